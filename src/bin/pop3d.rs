@@ -1,0 +1,2 @@
+//! pop3d
+fn main() {}

@@ -1,0 +1,2 @@
+//! qmqpd
+fn main() {}

@@ -1,0 +1,2 @@
+//! smtpd
+fn main() {}

@@ -1,0 +1,2 @@
+//! smtpsrvr
+fn main() {}

@@ -1,0 +1,2 @@
+//! submit
+fn main() {}

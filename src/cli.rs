@@ -1,0 +1,53 @@
+//! What all command lines share: `--config`, `-o`, `--show-config`, `--help`, and usage errors with exit status 64.
+
+use crate::exit::Error;
+use clap::Parser;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The options every program has.
+#[derive(Debug, Default, Clone, clap::Args)]
+pub struct Common {
+    /// Read main.cf and channels in this folder (default: $MAIL_CONFIG, else /etc/doorpost)
+    #[arg(long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    /// Set a parameter, over what main.cf says; may be repeated
+    #[arg(short = 'o', value_name = "NAME=VALUE")]
+    pub overrides: Vec<String>,
+    /// Print every parameter and where it came from, and exit
+    #[arg(long, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "all",
+          value_parser = ["all", "defaults", "set", "expanded", "values"])]
+    pub show_config: Option<String>,
+}
+
+impl Common {
+    /// The arguments that make another program of ours read the same configuration.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        if let Some(folder) = &self.config {
+            arguments.push("--config".into());
+            arguments.push(folder.into());
+        }
+        for setting in &self.overrides {
+            arguments.push("-o".into());
+            arguments.push(setting.into());
+        }
+        arguments
+    }
+}
+
+/// Reads the command line. Without arguments clap is not even started: each connection pays for it.
+///
+/// `--help` and `--version` print and end the program with status 0.
+pub fn parse<Args: Parser + Default>() -> Result<Args, Error> {
+    if std::env::args_os().len() <= 1 {
+        return Ok(Args::default());
+    }
+    Args::try_parse_from(std::env::args_os()).or_else(|problem| {
+        if problem.use_stderr() {
+            return Err(Error::Usage(problem.render().to_string().trim_end().replace("error: ", "")));
+        }
+        let _ = problem.print();
+        std::process::exit(0)
+    })
+}

@@ -1,0 +1,1 @@
+//! `$name`, `${name}`, `${name?yes}`, `${name:no}`: lazy, recursive, and `$$` is a dollar.

@@ -1,0 +1,60 @@
+//! Configuration: `main.cf` in Postfix's syntax, `-o name=value`, and the defaults; no file at all is a working one.
+//!
+//! `main_cf.rs` reads the file, `expand.rs` does `$name`, `value.rs` turns text into values, `parameters.rs` is the
+//! one table of what there is. Each wrong value is an `Error` with file, line and what was expected.
+
+pub mod expand;
+pub mod main_cf;
+pub mod parameters;
+pub mod pattern;
+pub mod show;
+pub mod value;
+
+pub use parameters::Config;
+
+use std::path::PathBuf;
+
+/// Where a setting was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A file and the line its logical line begins on, from 1.
+    File(PathBuf, usize),
+    /// `-o name=value`.
+    Option,
+    /// The parameter's default.
+    Default,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Origin::Option => f.write_str("option -o"),
+            Origin::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A file, line or parameter that cannot be used: where it stands, and what was expected there. Exit status 78.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// Where the wrong thing stands.
+    pub origin: Origin,
+    /// What is wrong, and what was expected.
+    pub problem: String,
+}
+
+impl Error {
+    /// An error in line `line` (from 1) of a file.
+    pub fn at(path: impl Into<PathBuf>, line: usize, problem: impl Into<String>) -> Self {
+        Error { origin: Origin::File(path.into(), line), problem: problem.into() }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.origin, self.problem)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,107 @@
+//! The one table of parameters: name, type, default and meaning, each declared once.
+//!
+//! Names, units and value syntax are Postfix's where Postfix has the parameter. The macro makes the fields of
+//! [`Config`] and the rows of [`PARAMETERS`] from the same lines, so neither can lack what the other has.
+
+use super::pattern::PatternList;
+use super::value::{AuthMethod, Days, Facility, List, MailboxSpec, OptionalPath, Seconds, UserSource, Value};
+use super::{Error, Origin};
+use std::path::PathBuf;
+
+/// A row of the table.
+#[derive(Debug)]
+pub struct Parameter {
+    /// As it is written in main.cf.
+    pub name: &'static str,
+    /// Its default, before expansion.
+    pub default: &'static str,
+    /// One line for `--show-config` and the manual page.
+    pub help: &'static str,
+}
+
+macro_rules! parameters {
+    ($( $name:ident : $type:ty = $default:literal, $help:literal; )+) => {
+        /// All settings, read and checked.
+        #[derive(Debug, Clone)]
+        pub struct Config {
+            /// Where each setting came from and what it was before and after expansion.
+            pub settings: Vec<Setting>,
+            $( #[doc = $help] pub $name: $type, )+
+        }
+
+        /// Every parameter there is, in the order of the manual page.
+        pub static PARAMETERS: &[Parameter] = &[
+            $( Parameter { name: stringify!($name), default: $default, help: $help }, )+
+        ];
+
+        impl Config {
+            /// Reads every value out of its expanded text; `settings` has one row a parameter, in the table's order.
+            pub fn from_settings(settings: Vec<Setting>) -> Result<Config, Error> {
+                let mut rows = settings.iter();
+                $( let $name = read::<$type>(rows.next(), stringify!($name))?; )+
+                Ok(Config { settings, $( $name, )+ })
+            }
+        }
+    };
+}
+
+/// One parameter as it was found.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// The parameter's name.
+    pub name: &'static str,
+    /// Its text before expansion.
+    pub raw: String,
+    /// Its text after expansion.
+    pub expanded: String,
+    /// Where it was set.
+    pub origin: Origin,
+}
+
+fn read<T: Value>(setting: Option<&Setting>, name: &str) -> Result<T, Error> {
+    let setting = setting.filter(|s| s.name == name).expect("one setting for each parameter, in the table's order");
+    T::parse(&setting.expanded).map_err(|expected| Error {
+        origin: setting.origin.clone(),
+        problem: format!("{name} = {}: expected {expected}", setting.expanded.escape_debug()),
+    })
+}
+
+parameters! {
+    myhostname: String = "", "name of this machine in greetings, Received fields and unqualified addresses; empty: gethostname()";
+    mail_owner: String = "doorpost", "user that owns queue_directory; the servers become it when started as root";
+    net_owner: String = "", "user the protocol parsers become instead, if set";
+    daemon_directory: OptionalPath = "", "where the programs find each other; empty: the folder of the running program";
+    queue_directory: PathBuf = "/var/spool/doorpost", "top of the queue";
+    config_directory: PathBuf = "/etc/doorpost", "where main.cf and channels are looked for; set by --config or MAIL_CONFIG";
+    channels: PathBuf = "$config_directory/channels", "the channels file; where it is missing two built-in lines hold";
+    users: UserSource = "system", "who has a mailbox here: system, or passwd-file:PATH";
+    authentication: List<AuthMethod> = "system", "how passwords are checked, in order: pam, shadow, system, generic, passwd-file[:PATH], checkpassword:PROGRAM";
+    mailbox: MailboxSpec = "maildir:~/Maildir", "where a user's mail is kept: maildir:PATH, mbox:PATH or mmdf:PATH, with ~, %u, %n and %d";
+    alias_maps: OptionalPath = "", "the alias file, a path or hash:PATH; empty: /etc/aliases where it exists";
+    message_size_limit: u64 = "10240000", "largest message with its envelope, in octets; 0: no limit";
+    hopcount_limit: u32 = "50", "a message with this many Received fields, ours counted, is refused";
+    line_length_limit: u64 = "2048", "longest command line and longest QMQP address, in octets";
+    smtpd_timeout: Seconds = "300s", "how long an SMTP client may take for a command, or be silent in a message";
+    smtpd_recipient_limit: u32 = "1000", "most recipients of a message that comes by SMTP";
+    smtpd_hard_error_limit: u32 = "20", "errors after which an SMTP session is ended";
+    qmqpd_timeout: Seconds = "300s", "how long a QMQP client may be silent";
+    qmqpd_authorized_clients: PatternList = "", "who may use QMQP; empty: nobody";
+    qmqpd_error_delay: Seconds = "1s", "pause before a negative QMQP reply";
+    pop3d_timeout: Seconds = "600s", "how long a POP3 client may be silent";
+    daemon_timeout: Seconds = "18000s", "longest that one session may last";
+    ipc_timeout: Seconds = "3600s", "how long programs of ours wait for each other";
+    soft_bounce: bool = "no", "answer temporarily where the answer would be a permanent refusal";
+    children: u32 = "50", "most processes of an accept loop at once";
+    idle_children: u32 = "0", "processes of an accept loop that wait for a connection";
+    max_use: u32 = "1", "connections that a process of an accept loop serves before it ends; 0: no limit";
+    max_idle: Seconds = "100s", "an accept loop on somebody else's socket ends after so long without a connection; 0: never";
+    minimal_backoff_time: Seconds = "300s", "shortest time between two tries of a recipient";
+    maximal_backoff_time: Seconds = "4000s", "longest time between two tries of a recipient";
+    maximal_queue_lifetime: Days = "5d", "how long a message may wait before it is returned; 0: one try";
+    queue_run_delay: Seconds = "300s", "time between two looks of deliver --watch at the queue";
+    tls_cert_file: OptionalPath = "", "PEM file of certificates";
+    tls_key_file: OptionalPath = "$tls_cert_file", "PEM file of the key";
+    tls_auth_only: bool = "yes", "no plain password before TLS, except from loopback and pipes";
+    syslog_name: String = "doorpost", "first part of the tag in log records";
+    syslog_facility: Facility = "mail", "facility of log records";
+}

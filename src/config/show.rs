@@ -1,0 +1,1 @@
+//! `--show-config`: every parameter, its value and where it came from.

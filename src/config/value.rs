@@ -1,0 +1,218 @@
+//! Text to value, one type a kind of parameter; the error says what was expected.
+//!
+//! Times are Postfix's: a whole number and at most one letter `s m h d w`; without it the parameter's own unit.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Something a parameter can be.
+pub trait Value: Sized {
+    /// Reads it; the error is what was expected, for a sentence that begins with "expected".
+    fn parse(text: &str) -> Result<Self, String>;
+}
+
+/// A time whose unit is the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seconds(pub Duration);
+
+/// A time whose unit is the day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Days(pub Duration);
+
+/// A path, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OptionalPath(pub Option<PathBuf>);
+
+/// Words separated by commas or blanks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct List<T>(pub Vec<T>);
+
+/// `users`: who has a mailbox here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserSource {
+    /// The users of this system, getpwnam(3).
+    System,
+    /// The users of a password file in Dovecot's layout.
+    PasswdFile(PathBuf),
+}
+
+/// One way to check a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// A PAM helper program.
+    Pam,
+    /// The shadow file; Mailutils calls this `system` or `generic`.
+    Shadow,
+    /// A password file; without a path the one of `users`.
+    PasswdFile(Option<PathBuf>),
+    /// A program with DJB's checkpassword interface.
+    Checkpassword(PathBuf),
+}
+
+/// The format of a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailboxFormat {
+    /// A folder with tmp, new and cur; a file a message.
+    Maildir,
+    /// One file; messages begin with a `From ` line.
+    Mbox,
+    /// One file; messages stand between lines of four ^A.
+    Mmdf,
+}
+
+/// `mailbox`: format and path, the path still with `~`, `%u`, `%n` and `%d`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailboxSpec {
+    /// The format.
+    pub format: MailboxFormat,
+    /// The path before anything is put in.
+    pub path: String,
+}
+
+/// A syslog facility, already shifted (mail is 16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facility(pub u8);
+
+impl Value for String {
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+}
+
+impl Value for PathBuf {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') { Ok(PathBuf::from(text)) } else { Err("an absolute path".to_owned()) }
+    }
+}
+
+impl Value for OptionalPath {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(OptionalPath(None));
+        }
+        let path = text.strip_prefix("hash:").unwrap_or(text);
+        PathBuf::parse(path).map(|path| OptionalPath(Some(path))).map_err(|_| "an absolute path or nothing".to_owned())
+    }
+}
+
+impl Value for bool {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "yes" => Ok(true),
+            "no" => Ok(false),
+            _ => Err("yes or no".to_owned()),
+        }
+    }
+}
+
+macro_rules! whole_number {
+    ($($type:ty),+) => { $(
+        impl Value for $type {
+            fn parse(text: &str) -> Result<Self, String> {
+                digits(text).and_then(|number| <$type>::try_from(number).ok())
+                    .ok_or_else(|| format!("a whole number up to {}", <$type>::MAX))
+            }
+        }
+    )+ };
+}
+whole_number!(u32, u64);
+
+impl Value for Seconds {
+    fn parse(text: &str) -> Result<Self, String> {
+        time(text, 's').map(Seconds)
+    }
+}
+
+impl Value for Days {
+    fn parse(text: &str) -> Result<Self, String> {
+        time(text, 'd').map(Days)
+    }
+}
+
+impl<T: Value> Value for List<T> {
+    fn parse(text: &str) -> Result<Self, String> {
+        let words = text.split([',', ' ', '\t', '\r', '\n']).filter(|word| !word.is_empty());
+        words.map(T::parse).collect::<Result<_, _>>().map(List)
+    }
+}
+
+impl Value for UserSource {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "system" => Ok(UserSource::System),
+            Some(("passwd-file", path)) if path.starts_with('/') => Ok(UserSource::PasswdFile(PathBuf::from(path))),
+            _ => Err("system, or passwd-file: and an absolute path".to_owned()),
+        }
+    }
+}
+
+impl Value for AuthMethod {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (kind, path) = match text.split_once(':') {
+            None => (text, None),
+            Some((kind, path)) => (kind, Some(PathBuf::from(path))),
+        };
+        match (kind, path) {
+            ("pam", None) => Ok(AuthMethod::Pam),
+            ("shadow" | "system" | "generic", None) => Ok(AuthMethod::Shadow),
+            ("passwd-file", None) => Ok(AuthMethod::PasswdFile(None)),
+            ("passwd-file", Some(path)) if path.is_absolute() => Ok(AuthMethod::PasswdFile(Some(path))),
+            ("checkpassword", Some(path)) if path.is_absolute() => Ok(AuthMethod::Checkpassword(path)),
+            _ => Err("pam, shadow, system, generic, passwd-file[:/path] or checkpassword:/path".to_owned()),
+        }
+    }
+}
+
+impl Value for MailboxSpec {
+    fn parse(text: &str) -> Result<Self, String> {
+        let format = match text.split_once(':').map(|(format, _)| format) {
+            Some("maildir") => MailboxFormat::Maildir,
+            Some("mbox") => MailboxFormat::Mbox,
+            Some("mmdf") => MailboxFormat::Mmdf,
+            _ => return Err("maildir:, mbox: or mmdf: and a path".to_owned()),
+        };
+        let path = text.split_once(':').map_or("", |(_, path)| path);
+        if !path.starts_with("~/") && !path.starts_with('/') {
+            return Err("a path that begins with / or ~/ behind the mailbox format".to_owned());
+        }
+        Ok(MailboxSpec { format, path: path.to_owned() })
+    }
+}
+
+impl Value for Facility {
+    fn parse(text: &str) -> Result<Self, String> {
+        const NAMES: [&str; 12] =
+            ["kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp"];
+        let name = text.to_ascii_lowercase();
+        let name = name.strip_prefix("log_").unwrap_or(&name);
+        let local = name.strip_prefix("local").and_then(|digit| digit.parse::<u8>().ok()).filter(|&n| n < 8);
+        let number = match local {
+            Some(n) => Some(16 + n),
+            None => NAMES.iter().position(|known| *known == name).and_then(|n| u8::try_from(n).ok()),
+        };
+        number.map(|n| Facility(n << 3)).ok_or_else(|| "a syslog facility such as mail, daemon or local0".to_owned())
+    }
+}
+
+/// Digits only: `str::parse` alone would also take a sign.
+fn digits(text: &str) -> Option<u64> {
+    if text.bytes().all(|octet| octet.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+fn time(text: &str, unit: char) -> Result<Duration, String> {
+    let expected = || "a whole number and at most one of the letters s, m, h, d, w".to_owned();
+    let (number, unit) = match text.chars().last() {
+        Some(letter @ ('s' | 'm' | 'h' | 'd' | 'w')) => (&text[..text.len() - 1], letter),
+        _ => (text, unit),
+    };
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => 604_800,
+    };
+    let seconds = digits(number).and_then(|n| n.checked_mul(factor)).ok_or_else(expected)?;
+    // More than an i64 of seconds cannot be added to a clock.
+    if seconds > u64::from(u32::MAX) { Err(expected()) } else { Ok(Duration::from_secs(seconds)) }
+}

@@ -1,0 +1,1 @@
+//! Taking queued messages on: to mailboxes here, later to other hosts.

@@ -1,0 +1,37 @@
+//! doorpost: small Unix mail servers, one process per connection, the protocol on standard input and output.
+//!
+//! The layers, and which may use which (use goes downwards only):
+//!
+//! ```text
+//! src/bin/*                                  one page a program
+//! smtp::server  pop3::server  qmqp::server   read, ask the session, do what it says
+//! submit  deliver  queue  mailbox            what keeps the mail
+//! users  auth  channel  config  net          tables, accounts, the connection
+//! smtp::session  pop3::session               state machines: no clock, file, socket or environment from here down
+//! */command  */reply  qmqp::request
+//! message  wire                              addresses, envelope, trace; lines, dots, netstrings
+//! ```
+//!
+//! Beside them: `exit` (outcome to exit status), `logging`, `cli`, `privilege`, and `sys`, the one room where
+//! `unsafe` may stand.
+
+pub mod auth;
+pub mod channel;
+pub mod cli;
+pub mod config;
+pub mod deliver;
+pub mod exit;
+pub mod logging;
+pub mod lookup;
+pub mod mailbox;
+pub mod message;
+pub mod net;
+pub mod pop3;
+pub mod privilege;
+pub mod qmqp;
+pub mod queue;
+pub mod smtp;
+pub mod submit;
+pub mod sys;
+pub mod users;
+pub mod wire;

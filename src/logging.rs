@@ -1,0 +1,177 @@
+//! Where records go: standard error, or syslog when standard error is the client.
+//!
+//! Under inetd and under systemd's `StandardInput=socket` descriptor 2 is the client too, and a panic, an allocation
+//! failure, ld.so and clap all write there. So [`start`] is the first act of every main: if descriptor 2 may be the
+//! client, /dev/null is put over it, and records go to /dev/log.
+//!
+//! A record is one line of printable ASCII, at most 1 KB; whatever else stands in it is written `\xNN`.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Mutex, OnceLock};
+
+/// What stands on standard input and output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// A client and its protocol: nothing else may ever be written there.
+    ToClient,
+    /// A person or a script: a tool.
+    ToPeople,
+}
+
+/// Longest record, in octets.
+const LONGEST: usize = 1024;
+
+struct Tag {
+    program: &'static str,
+    name: String,
+    facility: u8,
+}
+
+static TAG: OnceLock<Mutex<Tag>> = OnceLock::new();
+
+enum Sink {
+    Stderr,
+    Journal,
+    Syslog(Option<UnixDatagram>),
+}
+
+/// Secures descriptor 2, then starts logging. Must come before anything that can fail or print.
+pub fn start(program: &'static str, speaks: Speaks) {
+    let sink = choose(speaks);
+    let _ = TAG.set(Mutex::new(Tag { program, name: "doorpost".to_owned(), facility: 2 << 3 }));
+    let with_priority = !matches!(sink, Sink::Stderr);
+    let with_facility = matches!(sink, Sink::Syslog(_));
+    env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Info)
+        .parse_filters(&std::env::var("RUST_LOG").unwrap_or_default())
+        .format(move |out, record| {
+            let mut line = String::with_capacity(200);
+            if let Some(tag) = TAG.get().and_then(|tag| tag.lock().ok()) {
+                if with_priority {
+                    let facility = if with_facility { tag.facility } else { 0 };
+                    let _ = write!(line, "<{}>", facility | severity(record.level()));
+                }
+                let _ = write!(line, "{}/{}[{}]: ", tag.name, tag.program, std::process::id());
+            }
+            if record.level() <= log::Level::Warn {
+                line.push_str(if record.level() == log::Level::Warn { "warning: " } else { "error: " });
+            }
+            let _ = write!(line, "{}", record.args());
+            out.write_all(clean(line.as_bytes(), LONGEST).as_bytes())?;
+            if with_facility { Ok(()) } else { out.write_all(b"\n") }
+        })
+        .target(env_logger::Target::Pipe(Box::new(sink)))
+        .init();
+}
+
+/// Takes name and facility from the configuration (`syslog_name`, `syslog_facility`).
+pub fn configure(name: &str, facility: u8) {
+    if let Some(mut tag) = TAG.get().and_then(|tag| tag.lock().ok()) {
+        tag.name = name.to_owned();
+        tag.facility = facility;
+    }
+}
+
+/// Printable ASCII as it is, everything else as `\xNN`, at most `limit` octets: for records and reports.
+pub fn clean(octets: &[u8], limit: usize) -> String {
+    let mut text = String::with_capacity(octets.len().min(limit));
+    for &octet in octets {
+        if text.len() + 4 > limit {
+            text.push_str("...");
+            break;
+        }
+        match octet {
+            b' '..=b'~' => text.push(char::from(octet)),
+            _ => {
+                let _ = write!(text, "\\x{octet:02x}");
+            }
+        }
+    }
+    text
+}
+
+fn severity(level: log::Level) -> u8 {
+    match level {
+        log::Level::Error => 3,
+        log::Level::Warn => 4,
+        log::Level::Info => 6,
+        log::Level::Debug | log::Level::Trace => 7,
+    }
+}
+
+fn choose(speaks: Speaks) -> Sink {
+    if is_journal() {
+        return Sink::Journal;
+    }
+    if !may_be_client(speaks) {
+        return Sink::Stderr;
+    }
+    if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stderr(&null);
+    }
+    Sink::Syslog(connect())
+}
+
+/// systemd names the journal's stream by device and inode, so that we can tell it from a client.
+fn is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    identity(&io::stderr()).is_some_and(|(device, inode)| stream == format!("{device}:{inode}"))
+}
+
+fn may_be_client(speaks: Speaks) -> bool {
+    use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
+    use std::io::IsTerminal;
+    use std::os::fd::AsRawFd;
+    let stderr = io::stderr();
+    let family = getsockname::<SockaddrStorage>(stderr.as_raw_fd()).ok().and_then(|name| name.family());
+    if matches!(family, Some(AddressFamily::Inet | AddressFamily::Inet6)) {
+        return true;
+    }
+    if speaks == Speaks::ToPeople {
+        return false;
+    }
+    // Started by hand: client and administrator are one.
+    if io::stdin().is_terminal() && stderr.is_terminal() {
+        return false;
+    }
+    let same =
+        identity(&stderr).is_none_or(|own| identity(&io::stdin()) == Some(own) || identity(&io::stdout()) == Some(own));
+    same || std::env::var_os("SSH_CONNECTION").is_some()
+}
+
+fn identity(stream: &impl AsFd) -> Option<(u64, u64)> {
+    let file = std::fs::File::from(stream.as_fd().try_clone_to_owned().ok()?);
+    file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Opened early, for later there may be no /dev; non-blocking, for a stuck syslogd must not hold up mail.
+fn connect() -> Option<UnixDatagram> {
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.set_nonblocking(true).ok()?;
+    socket.connect("/dev/log").ok()?;
+    Some(socket)
+}
+
+impl Write for Sink {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        match self {
+            Sink::Stderr | Sink::Journal => {
+                let _ = io::stderr().write_all(record);
+            }
+            Sink::Syslog(Some(socket)) => {
+                let _ = socket.send(record);
+            }
+            Sink::Syslog(None) => {}
+        }
+        // A log that cannot be written must never be a reason to lose mail.
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

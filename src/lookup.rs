@@ -1,0 +1,26 @@
+//! The answer of every table, account and name look-up: yes, no, or cannot tell.
+//!
+//! "Cannot tell" (a table that cannot be read, a name server that does not answer) is always a temporary failure
+//! and never a no: a no would return mail that could be delivered tomorrow.
+
+/// What a look-up found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup<T> {
+    /// It is there, and this is it.
+    Yes(T),
+    /// It is certainly not there.
+    No,
+    /// Nobody can say now; the text is for the log, never for a client.
+    CannotTell(String),
+}
+
+impl<T> Lookup<T> {
+    /// The same answer about something made from what was found.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Lookup<U> {
+        match self {
+            Lookup::Yes(found) => Lookup::Yes(make(found)),
+            Lookup::No => Lookup::No,
+            Lookup::CannotTell(why) => Lookup::CannotTell(why),
+        }
+    }
+}

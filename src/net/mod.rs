@@ -1,0 +1,5 @@
+//! The connection a program serves, who is on its other end, and the loop that accepts more.
+
+pub mod accept;
+pub mod connection;
+pub mod peer;

@@ -1,0 +1,1 @@
+//! QMQP (cr.yp.to/proto/qmqp.html): one request, one reply, so no session.

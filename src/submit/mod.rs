@@ -1,0 +1,98 @@
+//! Submission into the queue: what servers and `submit` say to each other, its two ends, and the one oracle that
+//! says whether a recipient is taken.
+
+pub mod client;
+pub mod frames;
+pub mod server;
+pub mod verify;
+
+use crate::exit::Error;
+use crate::message::path::{Address, ReversePath};
+use crate::message::trace::{Client, Protocol};
+
+/// Whether an address is taken, and if not, why not. Each protocol's `reply.rs` finds the words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is taken; mail for it stays here or may go there.
+    Accepted,
+    /// It is a local address, and nobody has it (550 5.1.1).
+    UnknownUser,
+    /// No channel lists its domain (550 5.1.2).
+    UnknownHost,
+    /// Mail of this channel may not go to that one (550 5.7.1).
+    NotAllowed,
+    /// It is not an address we can use (501 5.1.3).
+    BadAddress,
+    /// Nobody can say now (451 4.4.3).
+    CannotTell,
+    /// The message has as many recipients as it may have (452 4.5.3).
+    TooMany,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is on disk, file and directory both; this is its queue id.
+    Queued(String),
+    /// It is not.
+    Refused(Refusal),
+}
+
+/// Why a message was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is larger than message_size_limit, its envelope counted (552 5.3.4).
+    TooLarge,
+    /// It has hopcount_limit Received fields or more (554 5.4.6).
+    TooManyHops,
+    /// The disk is full (452 4.3.1).
+    NoRoom,
+    /// No recipient was taken (554 5.5.1).
+    NoRecipients,
+    /// Anything else that may be better later; the log says what (451 4.3.0).
+    Trouble,
+}
+
+/// How recipients are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// By the channels file and the users there are.
+    Channels,
+    /// Everything that is an address is taken, and unknown users are found at delivery: authorised QMQP clients, for
+    /// whom no single recipient can be refused, and mail from this machine.
+    Anywhere,
+}
+
+/// Who hands a message in, and how; said once, before the first message of a connection, and again when it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Introduction {
+    /// The channel mail comes in on.
+    pub channel: String,
+    /// How recipients are judged.
+    pub policy: Policy,
+    /// For the Received field.
+    pub protocol: Protocol,
+    /// For the Received field; none for local submission without one.
+    pub client: Client,
+}
+
+/// The way into the queue, as the protocol servers see it. [`client::Submitter`] is the real one.
+///
+/// Calls of one message: `introduce`, then `reverse_path`, `recipient` and `content` in the order of SMTP (content
+/// last) or of QMQP (content first), then `commit`, or `reset` to abandon it. `verify` at any time outside content.
+pub trait Submit {
+    /// Says who hands mail in.
+    fn introduce(&mut self, introduction: &Introduction) -> Result<(), Error>;
+    /// Judges an address without taking it (VRFY).
+    fn verify(&mut self, address: &Address) -> Result<Verdict, Error>;
+    /// Sets the reverse-path.
+    fn reverse_path(&mut self, path: &ReversePath) -> Result<(), Error>;
+    /// Adds a recipient, if the verdict is `Accepted`.
+    fn recipient(&mut self, address: &Address) -> Result<Verdict, Error>;
+    /// Adds octets to the content; line ends are LF where they came as lines. Trouble is told by `commit`.
+    fn content(&mut self, octets: &[u8]) -> Result<(), Error>;
+    /// Asks for the message to be put on disk, and waits until it is.
+    fn commit(&mut self) -> Result<Outcome, Error>;
+    /// Abandons the message.
+    fn reset(&mut self) -> Result<(), Error>;
+}

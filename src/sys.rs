@@ -1,0 +1,91 @@
+//! The one file where `unsafe` may stand: the few system calls that neither `std` nor `nix` wrap safely, each behind
+//! a safe function that says why it is one. 200 lines at most.
+#![allow(unsafe_code)]
+
+use nix::unistd::{ForkResult, Pid};
+use std::ffi::{CStr, CString};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// Forks; the child runs `child` and ends with the status it gives. Gives the parent the child's process id.
+///
+/// The child starts with SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGUSR1 at their defaults and nothing blocked, so that
+/// handlers of the parent (an accept loop) do not live on in a session.
+pub fn fork(child: impl FnOnce() -> u8) -> nix::Result<Pid> {
+    // SAFETY: no program of ours ever starts a thread, so no lock can be held by one that is not there in the child,
+    // and the child may do whatever the parent may.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            default_signals();
+            std::process::exit(i32::from(child()))
+        }
+    }
+}
+
+/// Sets the signals that servers catch back to their defaults and unblocks all.
+pub fn default_signals() {
+    use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+    for caught in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGUSR1, Signal::SIGALRM] {
+        // SAFETY: the default action is no function of ours that could run at a wrong time.
+        let _ = unsafe { signal(caught, SigHandler::SigDfl) };
+    }
+    let _ = SigSet::empty().thread_set_mask();
+}
+
+/// Ignores SIGXFSZ, so that a file over RLIMIT_FSIZE is an error of write and not the end of the process. (SIGPIPE
+/// is ignored by Rust's start-up code.)
+pub fn ignore_file_size_signal() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: "ignore" is no function of ours that could run at a wrong time.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
+/// Takes a descriptor that whoever started us left open (`LISTEN_FDS`, a notification descriptor).
+///
+/// Gives nothing if it is not open. To be called once for a number: the caller becomes its owner.
+pub fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: fcntl on a number that is no descriptor only fails.
+    if number <= 2 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, and above 2, so nothing in this program opened it before main.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor from `first` on. Only for a child that is about to exec or that owns none of them.
+pub fn close_from(first: u32) {
+    // SAFETY: callers hold no OwnedFd at or above `first` that they will use again.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
+/// Seconds east of UTC at a time, by the zone of this machine.
+pub fn offset_from_utc(unix_time: i64) -> i64 {
+    // SAFETY: both pointers are to live values of the right type; localtime_r keeps neither. TZ is not changed by us.
+    unsafe {
+        let mut broken_down: libc::tm = std::mem::zeroed();
+        if libc::localtime_r(&unix_time, &mut broken_down).is_null() { 0 } else { broken_down.tm_gmtoff }
+    }
+}
+
+/// Hashes a password by the method and salt of `setting` (crypt(5)); nothing where libxcrypt cannot.
+pub fn crypt(password: &[u8], setting: &str) -> Option<Vec<u8>> {
+    #[link(name = "crypt")]
+    unsafe extern "C" {
+        fn crypt_rn(
+            phrase: *const libc::c_char,
+            setting: *const libc::c_char,
+            data: *mut libc::c_void,
+            size: libc::c_int,
+        ) -> *mut libc::c_char;
+    }
+    // sizeof(struct crypt_data) of libxcrypt, part of its ABI.
+    const SIZE: usize = 32_768;
+    let (password, setting) = (CString::new(password).ok()?, CString::new(setting).ok()?);
+    let mut data = vec![0_u64; SIZE / 8];
+    // SAFETY: both strings end in NUL, `data` is SIZE octets and aligned for anything; the result points into it.
+    unsafe {
+        let size = libc::c_int::try_from(SIZE).ok()?;
+        let hash = crypt_rn(password.as_ptr(), setting.as_ptr(), data.as_mut_ptr().cast(), size);
+        if hash.is_null() { None } else { Some(CStr::from_ptr(hash).to_bytes().to_vec()) }
+    }
+}

@@ -1,0 +1,5 @@
+//! Framing: octets to lines, dot-stuffed text and netstrings, all pushed in and bounded. No I/O.
+
+pub mod dot;
+pub mod line;
+pub mod netstring;
