@@ -1,0 +1,262 @@
+//! A scratch installation (configuration, queue, mailboxes, users) and the player of transcripts.
+//!
+//! Everything lies in a temporary folder and goes with it. As root the servers become `mail_owner`, which is `nobody`
+//! here, so the folder is made nobody's; as anybody else all stays with that user.
+#![allow(dead_code, clippy::print_stderr, missing_docs)]
+
+pub mod transcript;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// uid and gid of nobody, whom the servers become when the tests run as root.
+pub const NOBODY: u32 = 65534;
+
+/// The password of every user of a scratch installation.
+pub const PASSWORD: &str = "secret";
+
+/// An installation of its own in a temporary folder: users alice, bob and carol with Maildirs, host mx.example.
+pub struct Scratch {
+    folder: tempfile::TempDir,
+    /// Keeps the queue's FIFO open, so that nobody starts deliver behind the test's back; dropped by `let_deliver_start`.
+    trigger: Option<fs::File>,
+}
+
+impl Scratch {
+    /// A fresh installation.
+    pub fn new() -> Scratch {
+        Scratch::with("")
+    }
+
+    /// A fresh installation with more lines in main.cf; later lines win.
+    pub fn with(main_cf: &str) -> Scratch {
+        let folder = tempfile::Builder::new().prefix("doorpost-test-").tempdir().expect("a temporary folder");
+        let mut scratch = Scratch { folder, trigger: None };
+        let path = scratch.path().to_owned();
+        fs::create_dir(scratch.queue()).expect("queue folder");
+        fs::set_permissions(scratch.queue(), fs::Permissions::from_mode(0o700)).expect("mode of the queue");
+        fs::create_dir(path.join("mail")).expect("mail folder");
+        nix::unistd::mkfifo(&scratch.queue().join("trigger"), nix::sys::stat::Mode::from_bits_truncate(0o600))
+            .expect("trigger");
+        fs::write(
+            path.join("main.cf"),
+            format!(
+                "myhostname = mx.example\nmail_owner = nobody\nqueue_directory = {0}/queue\nusers = passwd-file:{0}/passwd\n\
+                 mailbox = maildir:{0}/mail/%u\nqmqpd_error_delay = 0\ndaemon_directory = {1}\n{main_cf}\n",
+                path.display(),
+                bin_folder().display(),
+            ),
+        )
+        .expect("main.cf");
+        let users: String = ["alice", "bob", "carol"]
+            .iter()
+            .map(|user| format!("{user}:{{PLAIN}}{PASSWORD}::::{}/home/{user}::\n", path.display()))
+            .collect();
+        fs::write(path.join("passwd"), users).expect("passwd-file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode of the folder");
+        scratch.hand_over(&path);
+        scratch.trigger = Some(
+            fs::OpenOptions::new()
+                .read(true)
+                .custom_flags(nix::libc::O_NONBLOCK)
+                .open(scratch.queue().join("trigger"))
+                .expect("opening the trigger"),
+        );
+        scratch
+    }
+
+    /// Where it all lies; also the folder for `--config`.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// queue_directory.
+    pub fn queue(&self) -> PathBuf {
+        self.path().join("queue")
+    }
+
+    /// A user's Maildir.
+    pub fn maildir(&self, user: &str) -> PathBuf {
+        self.path().join("mail").join(user)
+    }
+
+    /// Adds lines to main.cf.
+    pub fn configure(&self, lines: &str) {
+        let mut file = fs::OpenOptions::new().append(true).open(self.path().join("main.cf")).expect("main.cf");
+        writeln!(file, "{lines}").expect("main.cf");
+    }
+
+    /// Writes a file of the installation (`channels`, `passwd`, ...).
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path().join(name), text).expect("a file of the installation");
+        self.hand_over(&self.path().join(name));
+    }
+
+    /// From now on `submit` finds nobody reading the FIFO and starts deliver.
+    pub fn let_deliver_start(&mut self) {
+        self.trigger = None;
+    }
+
+    /// Puts a message into new/ of a user's Maildir, which is made where it is missing. Gives its path.
+    pub fn put_mail(&self, user: &str, name: &str, content: &[u8]) -> PathBuf {
+        let maildir = self.maildir(user);
+        for part in ["tmp", "new", "cur"] {
+            fs::create_dir_all(maildir.join(part)).expect("Maildir");
+        }
+        let file = maildir.join("new").join(name);
+        fs::write(&file, content).expect("a message");
+        for path in [&maildir, &maildir.join("tmp"), &maildir.join("new"), &maildir.join("cur"), &file] {
+            self.hand_over(path);
+        }
+        file
+    }
+
+    /// The messages in a user's Maildir (new/ and cur/), in the order of their names.
+    pub fn mail(&self, user: &str) -> Vec<Vec<u8>> {
+        let mut files = Vec::new();
+        for part in ["new", "cur"] {
+            let Ok(entries) = fs::read_dir(self.maildir(user).join(part)) else { continue };
+            files.extend(entries.map(|entry| entry.expect("an entry").path()));
+        }
+        files.sort_by_key(|path| path.file_name().map(OsStr::to_owned));
+        files.iter().map(|path| fs::read(path).expect("a message")).collect()
+    }
+
+    /// One of our programs, told to use this installation and nothing else of the environment.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(binary(program));
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", self.path());
+        command
+    }
+
+    /// Runs a program to its end with `input` on standard input.
+    pub fn run(&self, program: &str, arguments: &[&str], input: &[u8]) -> Output {
+        feed(self.command(program).args(arguments), input)
+    }
+
+    /// One sweep of deliver, which must succeed.
+    pub fn deliver(&self) -> Output {
+        let output = self.run("deliver", &[], b"");
+        assert!(output.status.success(), "deliver: {output:?}");
+        output
+    }
+
+    /// What is queued, oldest first: reverse-path, recipients and content behind our Received field. Taken apart by
+    /// the library, so nothing incomplete is ever seen here.
+    pub fn queued(&self) -> Vec<Queued> {
+        let queue = doorpost::queue::Queue { path: self.queue() };
+        let future = std::time::SystemTime::now() + Duration::from_secs(86_400 * 365);
+        let mut ids = queue.due(future).unwrap_or_default();
+        ids.sort();
+        ids.iter()
+            .filter_map(|id| queue.take(id).expect("a readable message"))
+            .map(|message| Queued::read(&message))
+            .collect()
+    }
+
+    /// Gives a path to the user that the servers become.
+    pub fn hand_over(&self, path: &Path) {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        chown(path, Some(NOBODY), Some(NOBODY)).expect("chown");
+        if path.is_dir() {
+            for entry in fs::read_dir(path).expect("a folder") {
+                self.hand_over(&entry.expect("an entry").path());
+            }
+        }
+    }
+}
+
+/// A message of the queue.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Queued {
+    pub id: String,
+    pub reverse_path: Vec<u8>,
+    pub recipients: Vec<Vec<u8>>,
+    /// Trace field and content.
+    pub whole: Vec<u8>,
+}
+
+impl Queued {
+    fn read(message: &doorpost::queue::Message) -> Queued {
+        let mut whole = vec![0; usize::try_from(message.size).expect("a size")];
+        let mut filled = 0;
+        while filled < whole.len() {
+            let count = message.read_at(&mut whole[filled..], filled as u64).expect("reading a message");
+            assert!(count > 0, "a message shorter than its size");
+            filled += count;
+        }
+        Queued {
+            id: format!("{:?}", message.id),
+            reverse_path: message.reverse_path.as_bytes().to_vec(),
+            recipients: message.recipients.iter().map(|r| r.address.as_bytes().to_vec()).collect(),
+            whole,
+        }
+    }
+
+    /// The content as the client sent it: without the one Received field in front.
+    pub fn content(&self) -> &[u8] {
+        assert!(self.whole.starts_with(b"Received: "), "no Received field: {:?}", String::from_utf8_lossy(&self.whole));
+        let mut at = 0;
+        loop {
+            at += self.whole[at..].iter().position(|octet| *octet == b'\n').expect("an end of the Received field") + 1;
+            if !matches!(self.whole.get(at), Some(b' ' | b'\t')) {
+                return &self.whole[at..];
+            }
+        }
+    }
+}
+
+/// Runs a command to its end with `input` on standard input; a child that does not read all of it is no error.
+pub fn feed(command: &mut Command, input: &[u8]) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a program of ours");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || {
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().expect("the end of a program");
+    let _ = writer.join();
+    output
+}
+
+/// Waits for something that another process does, at most 20 s; polling, because there is nothing to wait on.
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The path of one of our programs.
+pub fn binary(name: &str) -> PathBuf {
+    bin_folder().join(name)
+}
+
+/// The folder of our programs. Where nobody could not reach the build folder, they are copied to one that can.
+pub fn bin_folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let built = Path::new(env!("CARGO_BIN_EXE_submit")).parent().expect("a folder").to_owned();
+        let open = |path: &Path| fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o001 != 0);
+        if !nix::unistd::geteuid().is_root() || built.ancestors().all(open) {
+            return built;
+        }
+        let copy = std::env::temp_dir().join(format!("doorpost-bin-{}", std::process::id()));
+        fs::create_dir_all(&copy).expect("a folder for the programs");
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("its mode");
+        for program in ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver"] {
+            fs::copy(built.join(program), copy.join(program)).expect("a copy of a program");
+        }
+        copy
+    })
+}
