@@ -1,18 +1,27 @@
 //! Who has a mailbox here: the users of this system, or those of a passwd-file (`users`).
+//!
+//! A name from the network ends up in a path (`%u`), so what could leave the mail folder is no user at all. Names are
+//! compared exactly first and then without regard to ASCII case, for nobody expects `Bob@` to be another than `bob@`;
+//! what goes into paths and logs is the name as the table spells it.
+
+pub mod passwd_file;
 
 use crate::config::Config;
-use crate::config::value::MailboxSpec;
+use crate::config::value::{MailboxSpec, UserSource};
+use crate::exit::Error;
 use crate::lookup::Lookup;
-use std::path::PathBuf;
+use nix::errno::Errno;
+use passwd_file::{Record, Trouble};
+use std::path::{Path, PathBuf};
 
 /// Somebody with a mailbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct User {
     /// The name that was found, which may be spelled otherwise than what was asked for.
     pub name: String,
     /// Who owns the mailbox; none: whoever runs us (a passwd-file without uids).
     pub owner: Option<(u32, u32)>,
-    /// The home folder.
+    /// The home folder; empty where a passwd-file gives none.
     pub home: PathBuf,
     /// Where the mail is kept, when not where `mailbox` says.
     pub mailbox: Option<MailboxSpec>,
@@ -22,12 +31,161 @@ pub struct User {
 
 impl User {
     /// The mailbox with `~`, `%u`, `%n` and `%d` put in.
-    pub fn mailbox_path(&self, _config: &Config) -> MailboxSpec {
-        todo!()
+    ///
+    /// `%u` is the whole name, `%n` what stands before its last `@`, `%d` what stands behind it (nothing without `@`).
+    /// Each is put in once: a `%` or `~` in a name is only a character.
+    pub fn mailbox_path(&self, config: &Config) -> MailboxSpec {
+        let spec = self.mailbox.as_ref().unwrap_or(&config.mailbox);
+        let (local, domain) = self.name.rsplit_once('@').unwrap_or((&self.name, ""));
+        let mut path = String::with_capacity(spec.path.len() + self.name.len());
+        let mut rest = spec.path.as_str();
+        if let Some(below) = rest.strip_prefix("~/") {
+            path.push_str(&self.home.to_string_lossy());
+            path.push('/');
+            rest = below;
+        }
+        while let Some((before, behind)) = rest.split_once('%') {
+            path.push_str(before);
+            let (value, length) = match behind.bytes().next() {
+                Some(b'u') => (self.name.as_str(), 1),
+                Some(b'n') => (local, 1),
+                Some(b'd') => (domain, 1),
+                Some(b'%') => ("%", 1),
+                _ => ("%", 0),
+            };
+            path.push_str(value);
+            rest = behind.get(length..).unwrap_or_default();
+        }
+        path.push_str(rest);
+        MailboxSpec { format: spec.format, path }
+    }
+}
+
+/// Never shows the password.
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("User").field("name", &self.name).field("owner", &self.owner).finish_non_exhaustive()
     }
 }
 
 /// Looks a local part (or, for virtual users, a whole address) up.
-pub fn find(_config: &Config, _name: &[u8]) -> Lookup<User> {
-    todo!()
+pub fn find(config: &Config, name: &[u8]) -> Lookup<User> {
+    find_with_sample(config, name).0
 }
+
+/// Like [`find`], and gives beside it some password of the same table, for hashing when there is no such user.
+pub(crate) fn find_with_sample(config: &Config, name: &[u8]) -> (Lookup<User>, Option<String>) {
+    // A name that cannot be is looked up all the same, as one that nobody has: it must not be answered faster.
+    let name = std::str::from_utf8(name).ok().filter(|name| is_possible_name(name.as_bytes())).unwrap_or("");
+    match &config.users {
+        UserSource::System => (in_system(name), None),
+        UserSource::PasswdFile(path) => in_file(config, path, name),
+    }
+}
+
+/// Reads the whole file that `users` names, so that a wrong line or a missing file is told at the start.
+pub fn check_file(config: &Config) -> Result<(), Error> {
+    let UserSource::PasswdFile(path) = &config.users else { return Ok(()) };
+    passwd_file::read(path, |record| user(config, record).map(drop)).map_err(|trouble| match trouble {
+        Trouble::Line(error) => Error::Config(error),
+        Trouble::Io(error) => unreadable(config, "users", path, &error),
+    })
+}
+
+/// What a passwd-file that cannot be read is: a wrong configuration, if it is not there or not for us.
+pub(crate) fn unreadable(config: &Config, parameter: &str, path: &Path, error: &std::io::Error) -> Error {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
+            let setting = config.settings.iter().find(|setting| setting.name == parameter);
+            let origin = setting.map_or(crate::config::Origin::Default, |setting| setting.origin.clone());
+            let problem = format!("{parameter}: expected a readable file at {}: {error}", path.display());
+            Error::Config(crate::config::Error { origin, problem })
+        }
+        _ => Error::Temporary(format!("{}: {error}", path.display())),
+    }
+}
+
+/// Whether a name may be looked up and put into a path: not empty, UTF-8, no control characters, no `/`, and neither
+/// of the parts `%u`, `%n` and `%d` begins with a dot.
+pub(crate) fn is_possible_name(name: &[u8]) -> bool {
+    const LONGEST: usize = 255;
+    let Ok(text) = std::str::from_utf8(name) else { return false };
+    let (local, domain) = text.rsplit_once('@').map_or((text, None), |(local, domain)| (local, Some(domain)));
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.');
+    text.len() <= LONGEST
+        && !text.chars().any(|c| c.is_control() || c == '/' || c == ':')
+        && part(local)
+        && domain.is_none_or(part)
+}
+
+fn in_system(name: &str) -> Lookup<User> {
+    if name.is_empty() {
+        return Lookup::No;
+    }
+    let lower = name.to_ascii_lowercase();
+    match by_name(name) {
+        Lookup::No if lower != name => by_name(&lower),
+        found => found,
+    }
+}
+
+fn by_name(name: &str) -> Lookup<User> {
+    let entry = loop {
+        match nix::unistd::User::from_name(name) {
+            Err(Errno::EINTR) => {}
+            // glibc gives an error only where a source of users did not answer; "not found" is no error.
+            Err(errno) => return Lookup::CannotTell(format!("getpwnam: {errno}")),
+            Ok(None) => return Lookup::No,
+            Ok(Some(entry)) => break entry,
+        }
+    };
+    if !is_possible_name(entry.name.as_bytes()) || entry.dir.to_str().is_none_or(|home| !home.starts_with('/')) {
+        return Lookup::CannotTell("the system gives a user a name or home that cannot be used".to_owned());
+    }
+    Lookup::Yes(User {
+        name: entry.name,
+        owner: Some((entry.uid.as_raw(), entry.gid.as_raw())),
+        home: entry.dir,
+        mailbox: None,
+        password: None,
+    })
+}
+
+fn in_file(config: &Config, path: &Path, name: &str) -> (Lookup<User>, Option<String>) {
+    let (mut exact, mut alike, mut sample) = (None, None, None);
+    let result = passwd_file::read(path, |record| {
+        if sample.is_none() {
+            sample.clone_from(&record.password);
+        }
+        let user = user(config, record)?;
+        if user.name == name {
+            exact.get_or_insert(user);
+        } else if user.name.eq_ignore_ascii_case(name) {
+            alike.get_or_insert(user);
+        }
+        Ok(())
+    });
+    match result {
+        Ok(()) => (exact.or(alike).map_or(Lookup::No, Lookup::Yes), sample),
+        Err(trouble) => (Lookup::CannotTell(format!("{}: {trouble}", path.display())), sample),
+    }
+}
+
+/// The user of a line; the error is what was expected there.
+fn user(config: &Config, record: Record) -> Result<User, String> {
+    let mailbox = record.mailbox.as_ref().unwrap_or(&config.mailbox);
+    if record.home.is_none() && mailbox.path.starts_with("~/") {
+        return Err("a home folder in the sixth field, for the mailbox is below it".to_owned());
+    }
+    Ok(User {
+        name: record.name,
+        owner: record.owner,
+        home: record.home.unwrap_or_default(),
+        mailbox: record.mailbox,
+        password: record.password,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Stored passwords: `{SCHEME}hash`, or a hash of crypt(5) by itself, and how a password is checked against one.
+//!
+//! What libxcrypt knows is asked of libxcrypt; Argon2 comes from a crate. Comparisons take the same time wherever the
+//! difference lies. A password that begins with `!` or `*` is locked: nothing matches it.
+
+use crate::sys;
+use subtle::ConstantTimeEq;
+
+/// How a hash is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    Plain,
+    Crypt,
+    Argon2,
+}
+
+/// Scheme names (Dovecot's, in any case), and what a hash of that scheme begins with.
+const SCHEMES: [(&str, Method, &str); 13] = [
+    ("PLAIN", Method::Plain, ""),
+    ("CLEAR", Method::Plain, ""),
+    ("CLEARTEXT", Method::Plain, ""),
+    ("CRYPT", Method::Crypt, ""),
+    ("MD5-CRYPT", Method::Crypt, "$1$"),
+    ("SHA256-CRYPT", Method::Crypt, "$5$"),
+    ("SHA512-CRYPT", Method::Crypt, "$6$"),
+    ("BLF-CRYPT", Method::Crypt, "$2"),
+    ("BCRYPT", Method::Crypt, "$2"),
+    ("YESCRYPT", Method::Crypt, "$y$"),
+    ("ARGON2ID", Method::Argon2, "$argon2id$"),
+    ("ARGON2I", Method::Argon2, "$argon2i$"),
+    ("ARGON2D", Method::Argon2, "$argon2d$"),
+];
+
+/// Hashed for unknown users where there is no password to take the method from.
+pub const DUMMY: &str = "$6$doorpostdoorpost$";
+
+/// Whether a stored password can be used at all; the error is what was expected, and never says the password.
+pub fn check_form(stored: &str) -> Result<(), String> {
+    if stored.is_empty() || is_locked(stored) { Ok(()) } else { split(stored).map(drop) }
+}
+
+/// Whether no password can match.
+pub fn is_locked(stored: &str) -> bool {
+    stored.starts_with(['!', '*'])
+}
+
+/// Whether the password is the stored one. The error is for the log, and holds no secret.
+pub fn verify(stored: &str, password: &[u8]) -> Result<bool, String> {
+    if stored.is_empty() || is_locked(stored) || password.contains(&0) {
+        return Ok(false);
+    }
+    match split(stored)? {
+        (Method::Plain, secret) => Ok(secret.as_bytes().ct_eq(password).into()),
+        (Method::Crypt, hash) => match sys::crypt(password, hash) {
+            Some(own) => Ok(own.as_slice().ct_eq(hash.as_bytes()).into()),
+            None => Err("crypt(3) does not know the method of a stored password".to_owned()),
+        },
+        (Method::Argon2, hash) => argon2id(hash, password),
+    }
+}
+
+fn argon2id(hash: &str, password: &[u8]) -> Result<bool, String> {
+    use argon2::password_hash::{Error, PasswordHash, PasswordVerifier};
+    let wrong = |error: Error| format!("an Argon2 hash cannot be used: {error}");
+    let hash = PasswordHash::new(hash).map_err(wrong)?;
+    if hash.hash.is_none() {
+        return Err("an Argon2 hash is cut short".to_owned());
+    }
+    match argon2::Argon2::default().verify_password(password, &hash) {
+        Ok(()) => Ok(true),
+        Err(Error::Password) => Ok(false),
+        Err(error) => Err(wrong(error)),
+    }
+}
+
+fn split(stored: &str) -> Result<(Method, &str), String> {
+    let Some((name, hash)) = stored.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
+        return match stored {
+            _ if stored.starts_with("$argon2") => Ok((Method::Argon2, stored)),
+            _ if stored.starts_with('$') => Ok((Method::Crypt, stored)),
+            _ => Err("{SCHEME} before the password, or a hash of crypt(5) that begins with $".to_owned()),
+        };
+    };
+    let known = SCHEMES.iter().find(|(known, ..)| known.eq_ignore_ascii_case(name));
+    let Some((_, method, prefix)) = known else {
+        let names: Vec<&str> = SCHEMES.iter().map(|(name, ..)| *name).collect();
+        return Err(format!("one of the schemes {}", names.join(", ")));
+    };
+    match hash.starts_with(prefix) {
+        true if !hash.is_empty() => Ok((*method, hash)),
+        _ => Err(format!("a password that begins with {prefix} behind its scheme")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crypt(setting: &str) -> String {
+        String::from_utf8(sys::crypt(b"sesame", setting).unwrap()).unwrap()
+    }
+
+    fn argon2(kind: argon2::Algorithm) -> String {
+        use argon2::password_hash::{PasswordHasher, SaltString};
+        let params = argon2::Params::new(64, 1, 1, None).unwrap();
+        let hasher = argon2::Argon2::new(kind, argon2::Version::V0x13, params);
+        hasher.hash_password(b"sesame", &SaltString::encode_b64(b"saltsaltsalt").unwrap()).unwrap().to_string()
+    }
+
+    #[test]
+    fn every_scheme_knows_right_from_wrong() {
+        let (sha512, sha256, md5) = (crypt("$6$rounds=1000$abcd$"), crypt("$5$rounds=1000$abcd$"), crypt("$1$abcd$"));
+        let (yescrypt, bcrypt) = (crypt("$y$j75$abcdefgh$"), crypt("$2b$04$abcdefghijklmnopqrstuu"));
+        let (id, i) = (argon2(argon2::Algorithm::Argon2id), argon2(argon2::Algorithm::Argon2i));
+        for stored in [
+            "{PLAIN}sesame".to_owned(),
+            "{plain}sesame".to_owned(),
+            sha512.clone(),
+            sha256.clone(),
+            md5.clone(),
+            yescrypt.clone(),
+            bcrypt.clone(),
+            id.clone(),
+            format!("{{CRYPT}}{sha512}"),
+            format!("{{SHA512-CRYPT}}{sha512}"),
+            format!("{{SHA256-CRYPT}}{sha256}"),
+            format!("{{MD5-CRYPT}}{md5}"),
+            format!("{{YESCRYPT}}{yescrypt}"),
+            format!("{{BLF-CRYPT}}{bcrypt}"),
+            format!("{{ARGON2ID}}{id}"),
+            format!("{{ARGON2I}}{i}"),
+        ] {
+            assert_eq!(check_form(&stored), Ok(()), "{stored}");
+            assert_eq!(verify(&stored, b"sesame"), Ok(true), "{stored}");
+            for wrong in [b"sesam".as_slice(), b"sesamf", b"", b"Sesame", b"sesame ", b"sesame\0", b"\0"] {
+                assert_eq!(verify(&stored, wrong), Ok(false), "{stored}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_known_vector_of_sha512_crypt_matches() {
+        let stored =
+            "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjl/O817G3uBnIFNjnQJuesI68u4OTLiBFdcbYEdFCoEOfaS35inz1";
+        assert_eq!(verify(stored, b"Hello world!"), Ok(true));
+    }
+
+    #[test]
+    fn locked_and_empty_passwords_match_nothing() {
+        for stored in ["", "!", "*", "!!", "!{PLAIN}sesame", "*{PLAIN}sesame"] {
+            assert_eq!(check_form(stored), Ok(()));
+            assert_eq!(verify(stored, b"sesame"), Ok(false));
+            assert_eq!(verify(stored, b""), Ok(false));
+            assert_eq!(verify(stored, stored.as_bytes()), Ok(false));
+        }
+    }
+
+    #[test]
+    fn unusable_passwords_are_refused_without_showing_them() {
+        for stored in ["sesame", "{PLAIN}", "{ROT13}sesame", "{PLAINsesame", "{SHA512-CRYPT}$5$sesame", "{}sesame"] {
+            let expected = check_form(stored).expect_err(stored);
+            assert!(!expected.contains("sesame"), "{expected}");
+        }
+    }
+
+    #[test]
+    fn a_method_nobody_knows_is_trouble_and_not_a_no() {
+        assert!(verify("$zz$abc$def", b"sesame").is_err());
+        assert!(verify("{ARGON2ID}$argon2id$v=19$broken", b"sesame").is_err());
+    }
+
+    #[test]
+    fn the_dummy_can_be_hashed() {
+        assert_eq!(verify(DUMMY, b"sesame"), Ok(false));
+    }
+}

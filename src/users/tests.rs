@@ -1,0 +1,110 @@
+use super::*;
+use crate::config::value::MailboxFormat;
+use std::io::Write as _;
+
+fn file(lines: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(lines.as_bytes()).unwrap();
+    file
+}
+
+fn config(file: &tempfile::NamedTempFile, mailbox: &str) -> Config {
+    Config::with(&[("users", &format!("passwd-file:{}", file.path().display())), ("mailbox", mailbox)])
+}
+
+fn mailbox_of(name: &str, home: &str, template: &str) -> String {
+    let spec = MailboxSpec { format: MailboxFormat::Maildir, path: template.to_owned() };
+    let user =
+        User { name: name.to_owned(), owner: None, home: PathBuf::from(home), mailbox: Some(spec), password: None };
+    user.mailbox_path(&Config::with(&[])).path
+}
+
+#[test]
+fn names_that_could_leave_the_mail_folder_are_no_users() {
+    for name in ["", ".", "..", ".bob", "../x", "a/b", "/", "bob\0", "bob\n", "a@..", "a@.b", "@x", "a@", "a:b", "..@x"]
+    {
+        assert!(!is_possible_name(name.as_bytes()), "{name:?}");
+    }
+    assert!(!is_possible_name(b"b\xffb"));
+    assert!(!is_possible_name(&[b'a'; 256]));
+    for name in ["bob", "b.o.b", "bob@example.net", "~root", "%u", "a b", "b\u{f6}b"] {
+        assert!(is_possible_name(name.as_bytes()), "{name:?}");
+    }
+}
+
+#[test]
+fn parts_of_the_name_are_put_in_once() {
+    assert_eq!(mailbox_of("bob@example.net", "/home/bob", "~/Maildir"), "/home/bob/Maildir");
+    assert_eq!(mailbox_of("bob@example.net", "", "/mail/%d/%n/%u"), "/mail/example.net/bob/bob@example.net");
+    assert_eq!(mailbox_of("bob", "", "/mail/%d/%n"), "/mail//bob");
+    assert_eq!(mailbox_of("%d%u", "", "/mail/%u"), "/mail/%d%u");
+    assert_eq!(mailbox_of("~", "/home/x", "/mail/%u"), "/mail/~");
+    assert_eq!(mailbox_of("bob", "/home/%u", "~/%u"), "/home/%u/bob");
+    assert_eq!(mailbox_of("bob", "", "/mail/100%%/%x/%"), "/mail/100%/%x/%");
+}
+
+#[test]
+fn a_name_is_matched_exactly_before_without_case() {
+    let file = file("Bob:{PLAIN}1\nbob:{PLAIN}2\ncarol:{PLAIN}3\n");
+    let config = config(&file, "maildir:/mail/%u");
+    let name = |asked: &str| match find(&config, asked.as_bytes()) {
+        Lookup::Yes(user) => user.name,
+        other => panic!("{asked}: {other:?}"),
+    };
+    assert_eq!(name("bob"), "bob");
+    assert_eq!(name("Bob"), "Bob");
+    assert_eq!(name("BOB"), "Bob");
+    assert_eq!(name("CAROL"), "carol");
+    assert_eq!(find(&config, b"dave"), Lookup::No);
+    assert_eq!(find(&config, b"../carol"), Lookup::No);
+    assert_eq!(find(&config, b""), Lookup::No);
+}
+
+#[test]
+fn an_address_is_a_user_only_as_a_whole() {
+    let file = file("bob@example.net:{PLAIN}1\n");
+    let config = config(&file, "maildir:/mail/%d/%n");
+    assert!(matches!(find(&config, b"bob@EXAMPLE.net"), Lookup::Yes(_)));
+    assert_eq!(find(&config, b"bob"), Lookup::No);
+    assert_eq!(find(&config, b"bob@example.org"), Lookup::No);
+}
+
+#[test]
+fn a_file_that_is_away_is_not_a_no() {
+    let config = Config::with(&[("users", "passwd-file:/nonexistent/users")]);
+    assert!(matches!(find(&config, b"bob"), Lookup::CannotTell(_)));
+    assert!(matches!(check_file(&config), Err(Error::Config(_))));
+}
+
+#[test]
+fn a_wrong_line_is_neither_a_no_nor_the_end_of_the_check() {
+    let file = file("bob:{PLAIN}1:::::\ncarol:plain\n");
+    let config = config(&file, "maildir:/mail/%u");
+    assert!(matches!(find(&config, b"dave"), Lookup::CannotTell(_)));
+    let Err(Error::Config(error)) = check_file(&config) else { panic!("taken") };
+    assert_eq!(error.origin, crate::config::Origin::File(file.path().to_owned(), 2));
+}
+
+#[test]
+fn a_mailbox_below_home_needs_a_home() {
+    let file = file("bob:{PLAIN}1\n");
+    assert!(matches!(check_file(&config(&file, "maildir:~/Maildir")), Err(Error::Config(_))));
+    assert!(check_file(&config(&file, "maildir:/mail/%u")).is_ok());
+}
+
+#[test]
+fn users_of_the_system_are_found() {
+    let config = Config::with(&[("users", "system")]);
+    let Lookup::Yes(root) = find(&config, b"ROOT") else { panic!("no root") };
+    assert_eq!((root.name.as_str(), root.owner), ("root", Some((0, 0))));
+    assert_eq!(find(&config, b"no-such-user-here"), Lookup::No);
+    assert!(check_file(&config).is_ok());
+}
+
+#[test]
+fn a_password_is_not_shown() {
+    let file = file("bob:{PLAIN}sesame\n");
+    let found = find(&config(&file, "maildir:/mail/%u"), b"bob");
+    assert!(matches!(&found, Lookup::Yes(user) if user.password.is_some()));
+    assert!(!format!("{found:?}").contains("sesame"));
+}
