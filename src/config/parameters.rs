@@ -75,7 +75,7 @@ parameters! {
     config_directory: PathBuf = "/etc/doorpost", "where main.cf and channels are looked for; set by --config or MAIL_CONFIG";
     channels: PathBuf = "$config_directory/channels", "the channels file; where it is missing two built-in lines hold";
     users: UserSource = "system", "who has a mailbox here: system, or passwd-file:PATH";
-    authentication: List<AuthMethod> = "system", "how passwords are checked, in order: pam, shadow, system, generic, passwd-file[:PATH], checkpassword:PROGRAM";
+    authentication: List<AuthMethod> = "system", "how passwords are checked, in order: shadow (or system, generic), passwd-file[:PATH]; left alone, like users";
     mailbox: MailboxSpec = "maildir:~/Maildir", "where a user's mail is kept: maildir:PATH, mbox:PATH or mmdf:PATH, with ~, %u, %n and %d";
     alias_maps: OptionalPath = "", "the alias file, a path or hash:PATH; empty: /etc/aliases where it exists";
     message_size_limit: u64 = "10240000", "largest message with its envelope, in octets; 0: no limit";
@@ -88,6 +88,7 @@ parameters! {
     qmqpd_authorized_clients: PatternList = "", "who may use QMQP; empty: nobody";
     qmqpd_error_delay: Seconds = "1s", "pause before a negative QMQP reply";
     pop3d_timeout: Seconds = "600s", "how long a POP3 client may be silent";
+    auth_failure_delay: Seconds = "2s", "pause before a password is called wrong";
     daemon_timeout: Seconds = "18000s", "longest that one session may last";
     ipc_timeout: Seconds = "3600s", "how long programs of ours wait for each other";
     soft_bounce: bool = "no", "answer temporarily where the answer would be a permanent refusal";
