@@ -1,1 +1,171 @@
-//! `$name`, `${name}`, `${name?yes}`, `${name:no}`: lazy, recursive, and `$$` is a dollar.
+//! `$name`, `${name}`, `$(name)`, `${name?yes}`, `${name:no}`, `${name?{yes}:{no}}`: lazy, recursive; `$$` is a dollar.
+//!
+//! A value may refer to names set further down, since nothing is expanded before all is read. A name that is set
+//! nowhere is empty. Where values come from is left to [`Names`].
+
+use super::{Error, Origin};
+
+/// Where expansion looks names up.
+pub trait Names {
+    /// The text of `name` before expansion, and where it was set; nothing if it is not.
+    fn look_up(&mut self, name: &str) -> Option<(String, Origin)>;
+    /// What a name means once it is expanded; `myhostname` is never empty, for one.
+    fn finish(&mut self, _name: &str, expanded: String) -> String {
+        expanded
+    }
+}
+
+/// Longest text a value may become, in octets.
+const LONGEST: usize = 1 << 20;
+
+/// Most look-ups for one value: names that refer twice to the next of a chain would take for ever.
+const MOST_LOOKUPS: usize = 10_000;
+
+/// Expands `text`, which was set at `origin`. The error stands where the wrong text does, which may be another value.
+pub fn expand(text: &str, origin: &Origin, names: &mut dyn Names) -> Result<String, Error> {
+    let mut expansion = Expansion { names, under_way: Vec::new(), lookups: 0 };
+    let mut out = String::new();
+    expansion.text(text, origin, &mut out)?;
+    Ok(out)
+}
+
+/// Expands `$name` for a known name.
+pub fn expand_name(name: &str, names: &mut dyn Names) -> Result<String, Error> {
+    Expansion { names, under_way: Vec::new(), lookups: 0 }.value(name, &Origin::Default)
+}
+
+struct Expansion<'a> {
+    names: &'a mut dyn Names,
+    under_way: Vec<String>,
+    lookups: usize,
+}
+
+impl Expansion<'_> {
+    fn text(&mut self, text: &str, origin: &Origin, out: &mut String) -> Result<(), Error> {
+        let wrong = |problem: String| Error { origin: origin.clone(), problem };
+        let mut rest = text;
+        while let Some((plain, after)) = rest.split_once('$') {
+            out.push_str(plain);
+            rest = after;
+            match rest.bytes().next() {
+                Some(b'$') => {
+                    out.push('$');
+                    rest = &rest[1..];
+                }
+                Some(open @ (b'{' | b'(')) => {
+                    let (inside, after) = balanced(rest, open).ok_or_else(|| {
+                        wrong(format!("expected a closing bracket for ${} in \"{}\"", char::from(open), shown(text)))
+                    })?;
+                    self.bracketed(inside, origin, out)?;
+                    rest = after;
+                }
+                _ => {
+                    let (name, after) = split_name(rest);
+                    if name.is_empty() {
+                        return Err(wrong(format!("expected a name behind $ in \"{}\"; $$ is a dollar", shown(text))));
+                    }
+                    out.push_str(&self.value(name, origin)?);
+                    rest = after;
+                }
+            }
+            if out.len() > LONGEST {
+                return Err(wrong(format!("expected a text that stays below {LONGEST} octets")));
+            }
+        }
+        out.push_str(rest);
+        Ok(())
+    }
+
+    /// What stands between `${` and `}`.
+    fn bracketed(&mut self, inside: &str, origin: &Origin, out: &mut String) -> Result<(), Error> {
+        let wrong = || Error {
+            origin: origin.clone(),
+            problem: format!(
+                "expected ${{name}}, ${{name?text}}, ${{name:text}} or ${{name?{{text}}:{{text}}}} instead of \"${{{}}}\"",
+                shown(inside)
+            ),
+        };
+        let (name, rest) = split_name(inside.trim_start());
+        if name.is_empty() {
+            return Err(wrong());
+        }
+        let value = self.value(name, origin)?;
+        let rest = rest.trim_start();
+        let (yes, no) = match rest.bytes().next() {
+            None => {
+                out.push_str(&value);
+                return Ok(());
+            }
+            Some(b'?') => alternatives(&rest[1..]).ok_or_else(wrong)?,
+            Some(b':') => match alternatives(&rest[1..]).ok_or_else(wrong)? {
+                (no, None) => ("", Some(no)),
+                (_, Some(_)) => return Err(wrong()),
+            },
+            Some(_) => return Err(wrong()),
+        };
+        let chosen = if value.is_empty() { no.unwrap_or("") } else { yes };
+        self.text(chosen, origin, out)
+    }
+
+    fn value(&mut self, name: &str, asked_at: &Origin) -> Result<String, Error> {
+        let wrong = |problem: String| Error { origin: asked_at.clone(), problem };
+        self.lookups += 1;
+        if self.lookups > MOST_LOOKUPS {
+            return Err(wrong(format!("expected fewer than {MOST_LOOKUPS} names in one value")));
+        }
+        if self.under_way.iter().any(|known| known == name) {
+            let chain = self.under_way.join(" -> ");
+            return Err(wrong(format!("expected a value that does not refer to itself: {chain} -> {name}")));
+        }
+        let Some((raw, origin)) = self.names.look_up(name) else { return Ok(self.names.finish(name, String::new())) };
+        self.under_way.push(name.to_owned());
+        let mut out = String::new();
+        self.text(&raw, &origin, &mut out)?;
+        self.under_way.pop();
+        Ok(self.names.finish(name, out))
+    }
+}
+
+/// `text`, `{text}` or `{text}:{text}`; blanks around and just inside of the braces do not count.
+fn alternatives(text: &str) -> Option<(&str, Option<&str>)> {
+    let trimmed = text.trim_start();
+    if !trimmed.starts_with('{') {
+        return Some((text, None));
+    }
+    let (first, rest) = balanced(trimmed, b'{')?;
+    let rest = rest.trim();
+    if rest.is_empty() {
+        return Some((first.trim(), None));
+    }
+    let (second, rest) = balanced(rest.strip_prefix(':')?.trim_start(), b'{')?;
+    rest.is_empty().then_some((first.trim(), Some(second.trim())))
+}
+
+/// What stands inside of the bracket that `text` begins with, and behind it.
+fn balanced(text: &str, open: u8) -> Option<(&str, &str)> {
+    let close = if open == b'{' { b'}' } else { b')' };
+    let mut depth = 0_usize;
+    for (at, octet) in text.bytes().enumerate() {
+        if octet == open {
+            depth += 1;
+        } else if octet == close {
+            depth = depth.checked_sub(1)?;
+        }
+        if depth == 0 {
+            return (at > 0).then(|| (&text[1..at], &text[at + 1..]));
+        }
+    }
+    None
+}
+
+fn split_name(text: &str) -> (&str, &str) {
+    let end = text.bytes().position(|octet| !(octet.is_ascii_alphanumeric() || octet == b'_'));
+    text.split_at(end.unwrap_or(text.len()))
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(60).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,25 +1,198 @@
-//! Reading main.cf: logical lines, comments, continuation.
+//! Reading main.cf: logical lines, comments, continuation, exactly as Postfix reads them.
+//!
+//! A line that begins with a blank continues the logical line before it; the line end goes, the blanks stay. Empty
+//! lines and lines whose first other octet is `#` are skipped, also inside a logical line; a `#` later in a line is
+//! data. There is no quoting and no escape. What the values mean is left to `expand.rs` and `value.rs`.
 
-use super::parameters::Config;
-use crate::cli::Common;
-use crate::exit::Error;
+use super::{Error, Origin};
+use std::path::Path;
 
-impl Config {
-    /// Reads main.cf as the options say, applies `-o`, expands and checks everything, sets up logging by it, and answers
-    /// `--show-config` (which ends the program).
-    ///
-    /// A missing main.cf is no error; an unreadable one is. A program that gained rights by setgid ignores the options.
-    pub fn load(_common: &Common) -> Result<Config, Error> {
-        todo!()
+/// `name = value`, as it stands in a file or behind `-o`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// What stands before the `=`.
+    pub name: String,
+    /// What stands behind it, without blanks at either end, before expansion.
+    pub raw: String,
+    /// Where.
+    pub origin: Origin,
+}
+
+/// A file's definitions in their order, and what was odd about it.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// Every definition; of several with one name the last holds.
+    pub definitions: Vec<Definition>,
+    /// For the log.
+    pub warnings: Vec<Error>,
+}
+
+/// Splits the text of a main.cf. `path` is for messages only.
+pub fn parse(octets: &[u8], path: &Path) -> Result<Parsed, Error> {
+    let mut parsed = Parsed::default();
+    for (number, logical) in logical_lines(octets, path, &mut parsed.warnings) {
+        let text = std::str::from_utf8(&logical).map_err(|_| Error::at(path, number, "expected text in UTF-8"))?;
+        if text.contains('\0') {
+            parsed.warnings.push(Error::at(path, number, "there is a NUL in this line"));
+        }
+        let (name, raw) = name_and_value(text).map_err(|expected| Error::at(path, number, expected))?;
+        if let Some(earlier) = parsed.definitions.iter().find(|earlier| earlier.name == name) {
+            let problem = format!("{name} is set again; {} does not count", earlier.origin);
+            parsed.warnings.push(Error::at(path, number, problem));
+        }
+        parsed.definitions.retain(|earlier| earlier.name != name);
+        let origin = Origin::File(path.to_owned(), number);
+        parsed.definitions.push(Definition { name: name.to_owned(), raw: raw.to_owned(), origin });
+    }
+    Ok(parsed)
+}
+
+/// Takes `name=value` or `{ name = value }` from behind `-o`; the error says what was expected.
+pub fn parse_option(text: &str) -> Result<Definition, String> {
+    let text = text.trim();
+    let text = text.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')).unwrap_or(text);
+    if text.contains(['\n', '\0']) {
+        return Err("expected one line".to_owned());
+    }
+    let (name, raw) = name_and_value(text.trim())?;
+    Ok(Definition { name: name.to_owned(), raw: raw.to_owned(), origin: Origin::Option })
+}
+
+/// Logical lines with the number their first physical line has, from 1.
+fn logical_lines(octets: &[u8], path: &Path, warnings: &mut Vec<Error>) -> Vec<(usize, Vec<u8>)> {
+    let mut logical: Vec<(usize, Vec<u8>)> = Vec::new();
+    for (number, line) in (1..).zip(octets.split(|octet| *octet == b'\n')) {
+        match line.iter().find(|octet| !is_blank(**octet)) {
+            None | Some(b'#') => continue,
+            Some(_) => {}
+        }
+        let continues = line.first().is_some_and(|octet| is_blank(*octet));
+        match logical.last_mut() {
+            Some((_, before)) if continues => before.extend_from_slice(line),
+            None if continues => {
+                let problem = "the first line begins with a blank and continues nothing; it does not count";
+                warnings.push(Error::at(path, number, problem));
+            }
+            _ => logical.push((number, line.to_vec())),
+        }
+    }
+    logical
+}
+
+/// C's isspace, which decides in Postfix.
+fn is_blank(octet: u8) -> bool {
+    matches!(octet, b' ' | b'\t' | b'\n' | b'\x0b' | b'\x0c' | b'\r')
+}
+
+fn name_and_value(text: &str) -> Result<(&str, &str), String> {
+    let blank = |c: char| u8::try_from(c).is_ok_and(is_blank);
+    let Some((name, value)) = text.split_once('=') else {
+        return Err(format!("expected name = value, and there is no = in \"{}\"", shortened(text)));
+    };
+    let name = name.trim_matches(blank);
+    if name.is_empty() {
+        return Err("expected a name before the =".to_owned());
+    }
+    if name.contains(blank) {
+        return Err(format!("expected = behind the first word of \"{}\"", shortened(name)));
+    }
+    Ok((name, value.trim_matches(blank)))
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(40).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Vec<(String, String, usize)> {
+        let parsed = parse(text.as_bytes(), Path::new("main.cf")).unwrap();
+        let line = |origin: &Origin| if let Origin::File(_, line) = origin { *line } else { 0 };
+        parsed.definitions.into_iter().map(|d| (d.name, d.raw, line(&d.origin))).collect()
     }
 
-    /// The defaults with some settings over them, for tests.
-    pub fn with(_settings: &[(&str, &str)]) -> Config {
-        todo!()
+    fn one(name: &str, raw: &str, line: usize) -> (String, String, usize) {
+        (name.to_owned(), raw.to_owned(), line)
     }
 
-    /// Where another program of ours is: daemon_directory, else the folder of the real file of the running program.
-    pub fn program(&self, _name: &str) -> std::path::PathBuf {
-        todo!()
+    #[test]
+    fn blanks_around_name_and_value_do_not_count() {
+        assert_eq!(read("a=1\n  \n\tb  =  2 3\t\r\nc =\n"), [one("a", "1\tb  =  2 3", 1), one("c", "", 4)]);
+        assert_eq!(read("b  =  2 3\t\r\n"), [one("b", "2 3", 1)]);
+    }
+
+    #[test]
+    fn a_continuation_keeps_its_blanks_and_loses_the_line_end() {
+        assert_eq!(read("a = 1\n  2\n"), [one("a", "1  2", 1)]);
+    }
+
+    #[test]
+    fn comments_and_empty_lines_do_not_end_a_logical_line() {
+        assert_eq!(
+            read("a = 1\n# no\n\n   # neither\n\t2\nb = 3 # data\n"),
+            [one("a", "1\t2", 1), one("b", "3 # data", 6)]
+        );
+    }
+
+    #[test]
+    fn a_first_line_with_a_leading_blank_is_left_out_with_a_warning() {
+        let parsed = parse(b"\n  x = 1\ny = 2", Path::new("main.cf")).unwrap();
+        assert_eq!(parsed.definitions.len(), 1);
+        assert!(parsed.warnings[0].to_string().starts_with("main.cf:2: the first line begins with a blank"));
+    }
+
+    #[test]
+    fn a_line_without_equals_is_an_error_with_its_line() {
+        let error = parse(b"a = 1\n\nfoo\n  bar\n", Path::new("main.cf")).unwrap_err();
+        assert_eq!(error.to_string(), "main.cf:3: expected name = value, and there is no = in \"foo  bar\"");
+        assert!(parse(b"a b = 1", Path::new("main.cf")).unwrap_err().problem.contains("expected = behind"));
+        assert!(parse(b"= 1", Path::new("main.cf")).unwrap_err().problem.contains("expected a name"));
+    }
+
+    #[test]
+    fn of_two_definitions_the_last_holds_and_a_warning_names_both_lines() {
+        let parsed = parse(b"a = 1\nb = 2\na = 3\n", Path::new("main.cf")).unwrap();
+        let values: Vec<&str> = parsed.definitions.iter().map(|d| d.raw.as_str()).collect();
+        assert_eq!(values, ["2", "3"]);
+        assert_eq!(parsed.warnings[0].to_string(), "main.cf:3: a is set again; main.cf:1 does not count");
+    }
+
+    #[test]
+    fn octets_that_are_no_utf8_are_an_error_outside_comments_only() {
+        assert!(parse(b"# \xe4\na = 1", Path::new("main.cf")).is_ok());
+        assert_eq!(
+            parse(b"\na = \xe4", Path::new("main.cf")).unwrap_err().to_string(),
+            "main.cf:2: expected text in UTF-8"
+        );
+    }
+
+    #[test]
+    fn options_may_stand_in_braces() {
+        let plain = parse_option("a=1 2").unwrap();
+        assert_eq!((plain.name.as_str(), plain.raw.as_str()), ("a", "1 2"));
+        assert_eq!(parse_option("{ a = 1 2 }").unwrap(), plain);
+        assert!(parse_option("a").is_err());
+        assert!(parse_option("a=1\nb=2").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_parse_or_are_an_error(octets in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&octets, Path::new("main.cf"));
+        }
+
+        #[test]
+        fn any_lines_parse_or_are_an_error(text in "([ a=#\r\t]{0,6}\n){0,8}") {
+            let _ = parse(text.as_bytes(), Path::new("main.cf"));
+        }
+
+        #[test]
+        fn a_value_comes_back_as_written(value in "[!-~]([ -~]{0,60}[!-~])?") {
+            let text = format!("name = {value}\n");
+            prop_assert_eq!(read(&text), [one("name", &value, 1)]);
+        }
     }
 }

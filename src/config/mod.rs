@@ -1,9 +1,11 @@
 //! Configuration: `main.cf` in Postfix's syntax, `-o name=value`, and the defaults; no file at all is a working one.
 //!
 //! `main_cf.rs` reads the file, `expand.rs` does `$name`, `value.rs` turns text into values, `parameters.rs` is the
-//! one table of what there is. Each wrong value is an `Error` with file, line and what was expected.
+//! one table of what there is, `load.rs` brings them together, `show.rs` prints the outcome. Each wrong value is an
+//! `Error` with file, line and what was expected.
 
 pub mod expand;
+pub mod load;
 pub mod main_cf;
 pub mod parameters;
 pub mod pattern;
@@ -17,10 +19,12 @@ use std::path::PathBuf;
 /// Where a setting was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// A file and the line its logical line begins on, from 1.
+    /// A file and the line its logical line begins on, from 1; 0: the file as a whole.
     File(PathBuf, usize),
     /// `-o name=value`.
     Option,
+    /// What named the folder of main.cf: `option --config`, or `environment MAIL_CONFIG`.
+    Folder(&'static str),
     /// The parameter's default.
     Default,
 }
@@ -28,8 +32,10 @@ pub enum Origin {
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Origin::File(path, 0) => path.display().fmt(f),
             Origin::File(path, line) => write!(f, "{}:{line}", path.display()),
             Origin::Option => f.write_str("option -o"),
+            Origin::Folder(named_by) => f.write_str(named_by),
             Origin::Default => f.write_str("default"),
         }
     }

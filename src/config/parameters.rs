@@ -26,6 +26,8 @@ macro_rules! parameters {
         pub struct Config {
             /// Where each setting came from and what it was before and after expansion.
             pub settings: Vec<Setting>,
+            /// Names that are no parameters, set by the administrator for `$name`, and what they expand to.
+            pub own_names: Vec<(String, String)>,
             $( #[doc = $help] pub $name: $type, )+
         }
 
@@ -39,7 +41,7 @@ macro_rules! parameters {
             pub fn from_settings(settings: Vec<Setting>) -> Result<Config, Error> {
                 let mut rows = settings.iter();
                 $( let $name = read::<$type>(rows.next(), stringify!($name))?; )+
-                Ok(Config { settings, $( $name, )+ })
+                Ok(Config { settings, own_names: Vec::new(), $( $name, )+ })
             }
         }
     };

@@ -1,0 +1,351 @@
+//! From the command line to a checked [`Config`]: which folder, which definitions, expansion, and what else must hold.
+
+use super::expand::{self, Names};
+use super::main_cf::{self, Definition};
+use super::parameters::{Config, PARAMETERS, Setting};
+use super::{Error, Origin, show};
+use crate::cli::Common;
+use crate::exit;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Largest main.cf or table read, in octets.
+pub(crate) const LARGEST_FILE: u64 = 1 << 20;
+
+impl Config {
+    /// Reads main.cf as the options say, applies `-o`, expands and checks everything, sets up logging by it, and answers
+    /// `--show-config` (which ends the program).
+    ///
+    /// A missing main.cf is no error; an unreadable one is. A program that gained rights by setgid ignores the options.
+    pub fn load(common: &Common) -> Result<Config, exit::Error> {
+        let nobody_asked = Common { show_config: common.show_config.clone(), ..Common::default() };
+        let trusted = is_trusted();
+        let common = if trusted { common } else { &nobody_asked };
+        let mut options = Vec::new();
+        for text in &common.overrides {
+            let option = main_cf::parse_option(text)
+                .map_err(|expected| exit::Error::Usage(format!("-o {}: {expected}", text.escape_debug())))?;
+            options.push(option);
+        }
+        let folder = folder(common, &options, trusted)?;
+        let (config, warnings) = read(&folder, options)?;
+        crate::logging::configure(&config.syslog_name, config.syslog_facility.0);
+        for warning in warnings {
+            log::warn!("{warning}");
+        }
+        if let Some(kind) = &common.show_config {
+            show::print(&config, kind);
+            std::process::exit(0);
+        }
+        Ok(config)
+    }
+
+    /// The defaults with some settings over them, for tests; a wrong one panics.
+    pub fn with(settings: &[(&str, &str)]) -> Config {
+        let definition = |(name, raw): &(&str, &str)| Definition {
+            name: (*name).to_owned(),
+            raw: (*raw).to_owned(),
+            origin: Origin::Option,
+        };
+        match assemble(settings.iter().map(definition).collect()) {
+            Ok((config, _)) => config,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Where another program of ours is: daemon_directory, else the folder of the real file of the running program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        let folder = self.daemon_directory.0.clone();
+        let folder = folder.or_else(|| Some(std::env::current_exe().ok()?.parent()?.to_owned()));
+        // Never a bare name: that would be looked for in PATH.
+        folder.unwrap_or_else(|| PathBuf::from("/usr/lib/doorpost")).join(name)
+    }
+}
+
+/// Whether whoever started this program may choose its configuration: not if it gained rights by it.
+fn is_trusted() -> bool {
+    use nix::unistd::{getegid, geteuid, getgid, getuid};
+    getuid() == geteuid() && getgid() == getegid()
+}
+
+/// The folder of main.cf, and what named it.
+struct Folder {
+    path: PathBuf,
+    origin: Origin,
+}
+
+fn folder(common: &Common, options: &[Definition], trusted: bool) -> Result<Folder, Error> {
+    let option = options.iter().rev().find(|option| option.name == "config_directory");
+    let environment = std::env::var_os("MAIL_CONFIG").filter(|value| trusted && !value.is_empty());
+    let (path, origin) = match (&common.config, option, environment) {
+        (Some(path), ..) => (path.clone(), Origin::Folder("option --config")),
+        (None, Some(option), _) => (PathBuf::from(&option.raw), Origin::Option),
+        (None, None, Some(value)) => (PathBuf::from(value), Origin::Folder("environment MAIL_CONFIG")),
+        (None, None, None) => return Ok(Folder { path: PathBuf::from("/etc/doorpost"), origin: Origin::Default }),
+    };
+    let wrong = |problem: String| Error { origin: origin.clone(), problem };
+    // Somebody named it: a folder that is not there is a slip of the pen, and the defaults are not what was meant.
+    match std::path::absolute(&path) {
+        Ok(absolute) if absolute.is_dir() => Ok(Folder { path: absolute, origin }),
+        _ => Err(wrong(format!("expected a folder, and \"{}\" is none that can be read", path.display()))),
+    }
+}
+
+fn read(folder: &Folder, options: Vec<Definition>) -> Result<(Config, Vec<Error>), Error> {
+    let path = folder.path.join("main.cf");
+    let mut parsed = match contents(&path)? {
+        Some(octets) => main_cf::parse(&octets, &path)?,
+        None => main_cf::Parsed::default(),
+    };
+    let text = |path: &Path| path.to_str().map(|text| text.replace('$', "$$"));
+    let raw = text(&folder.path).ok_or_else(|| Error {
+        origin: folder.origin.clone(),
+        problem: "expected a folder whose name is UTF-8".to_owned(),
+    })?;
+    for definition in parsed.definitions.iter().filter(|definition| definition.name == "config_directory") {
+        let problem = "config_directory does not count here; use --config or the environment variable MAIL_CONFIG";
+        parsed.warnings.push(Error { origin: definition.origin.clone(), problem: problem.to_owned() });
+    }
+    let mut definitions = parsed.definitions;
+    definitions.extend(options);
+    definitions.retain(|definition| definition.name != "config_directory");
+    if folder.origin != Origin::Default {
+        let name = "config_directory".to_owned();
+        definitions.push(Definition { name, raw, origin: folder.origin.clone() });
+    }
+    let (config, warnings) = assemble(definitions)?;
+    parsed.warnings.extend(warnings);
+    Ok((config, parsed.warnings))
+}
+
+/// What a configuration file holds; nothing if it is not there.
+pub(crate) fn contents(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let wrong = |problem: String| Error::at(path, 0, problem);
+    // Non-blocking, so that a FIFO in its place cannot hold a server up for ever.
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(wrong(format!("expected a readable file: {error}"))),
+    };
+    let mut octets = Vec::new();
+    file.take(LARGEST_FILE + 1)
+        .read_to_end(&mut octets)
+        .map_err(|error| wrong(format!("expected a readable file: {error}")))?;
+    if octets.len() as u64 > LARGEST_FILE {
+        return Err(wrong(format!("expected a file of at most {LARGEST_FILE} octets")));
+    }
+    Ok(Some(octets))
+}
+
+/// Every name there is: what was set, else defaults, and the two that tell about the process.
+struct Table {
+    set: BTreeMap<String, (String, Origin)>,
+    used: BTreeSet<String>,
+}
+
+impl Names for Table {
+    fn look_up(&mut self, name: &str) -> Option<(String, Origin)> {
+        self.used.insert(name.to_owned());
+        if let Some(value) = about_process(name) {
+            return Some((value.replace('$', "$$"), Origin::Default));
+        }
+        let default = || PARAMETERS.iter().find(|parameter| parameter.name == name);
+        let found = self.set.get(name).cloned();
+        found.or_else(|| default().map(|parameter| (parameter.default.to_owned(), Origin::Default)))
+    }
+
+    fn finish(&mut self, name: &str, expanded: String) -> String {
+        if name == "myhostname" && expanded.is_empty() { host_name() } else { expanded }
+    }
+}
+
+/// The read-only names, which may stand in values.
+pub(crate) fn about_process(name: &str) -> Option<String> {
+    match name {
+        "process_id" => Some(std::process::id().to_string()),
+        "process_name" => {
+            let program = std::env::args_os().next().unwrap_or_default();
+            Some(Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned())
+        }
+        _ => None,
+    }
+}
+
+fn assemble(definitions: Vec<Definition>) -> Result<(Config, Vec<Error>), Error> {
+    let mut table = Table { set: BTreeMap::new(), used: BTreeSet::new() };
+    for definition in definitions {
+        table.set.insert(definition.name, (definition.raw, definition.origin));
+    }
+    let mut settings = Vec::with_capacity(PARAMETERS.len());
+    for parameter in PARAMETERS {
+        let expanded = expand::expand_name(parameter.name, &mut table)?;
+        let (raw, origin) =
+            table.set.get(parameter.name).cloned().unwrap_or_else(|| (parameter.default.to_owned(), Origin::Default));
+        settings.push(Setting { name: parameter.name, raw, expanded, origin });
+    }
+    let mut config = Config::from_settings(settings)?;
+    config.check()?;
+    // A name of the administrator's own is known by the values that refer to it; the channels file may do so too.
+    let mut warnings = Vec::new();
+    for (name, (_, origin)) in table.set.clone() {
+        if PARAMETERS.iter().any(|parameter| parameter.name == name) {
+            continue;
+        }
+        if about_process(&name).is_some() {
+            warnings.push(Error { origin, problem: format!("{name} cannot be set") });
+            continue;
+        }
+        if !table.used.contains(&name) {
+            warnings.push(Error { origin, problem: format!("unknown parameter {}", name.escape_debug()) });
+        }
+        let expanded = expand::expand_name(&name, &mut table)?;
+        config.own_names.push((name, expanded));
+    }
+    Ok((config, warnings))
+}
+
+impl Config {
+    /// What a type alone cannot say.
+    fn check(&self) -> Result<(), Error> {
+        self.expect("myhostname", is_host_name(&self.myhostname), "a host name of letters, digits, - and dots")?;
+        let zero = [
+            ("smtpd_timeout", self.smtpd_timeout.0.is_zero()),
+            ("qmqpd_timeout", self.qmqpd_timeout.0.is_zero()),
+            ("pop3d_timeout", self.pop3d_timeout.0.is_zero()),
+            ("daemon_timeout", self.daemon_timeout.0.is_zero()),
+            ("ipc_timeout", self.ipc_timeout.0.is_zero()),
+            ("minimal_backoff_time", self.minimal_backoff_time.0.is_zero()),
+            ("maximal_backoff_time", self.maximal_backoff_time.0.is_zero()),
+            ("queue_run_delay", self.queue_run_delay.0.is_zero()),
+            ("children", self.children == 0),
+            ("line_length_limit", self.line_length_limit == 0),
+            ("hopcount_limit", self.hopcount_limit == 0),
+            ("smtpd_recipient_limit", self.smtpd_recipient_limit == 0),
+            ("smtpd_hard_error_limit", self.smtpd_hard_error_limit == 0),
+        ];
+        for (name, is_zero) in zero {
+            self.expect(name, !is_zero, "something above 0")?;
+        }
+        self.expect("authentication", !self.authentication.0.is_empty(), "at least one way to check a password")
+    }
+
+    fn expect(&self, name: &str, holds: bool, expected: &str) -> Result<(), Error> {
+        match self.settings.iter().find(|setting| setting.name == name) {
+            Some(setting) if !holds => Err(Error {
+                origin: setting.origin.clone(),
+                problem: format!("{name} = {}: expected {expected}", setting.expanded.escape_debug()),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the kernel calls this machine; no name server is asked, and the answer need not be qualified.
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| is_host_name(name)).unwrap_or_else(|| "localhost".to_owned())
+}
+
+/// Labels of letters, digits, `-` and, since there are such machines, `_`; not digits alone, which an address has.
+fn is_host_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let known = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_';
+        (1..=63).contains(&label.len()) && label.bytes().all(known) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label) && name.bytes().any(|octet| octet.is_ascii_alphabetic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(main_cf: &str, options: &[&str]) -> Result<(Config, Vec<String>), String> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("main.cf"), main_cf).unwrap();
+        let options = options.iter().map(|text| main_cf::parse_option(text).unwrap()).collect();
+        let named = Folder { path: folder.path().to_owned(), origin: Origin::Folder("option --config") };
+        let shorter = |error: Error| error.to_string().replace(&format!("{}/", folder.path().display()), "");
+        let (config, warnings) = read(&named, options).map_err(shorter)?;
+        assert_eq!(config.config_directory, folder.path());
+        Ok((config, warnings.into_iter().map(shorter).collect()))
+    }
+
+    #[test]
+    fn no_file_gives_the_defaults() {
+        let config = Config::with(&[]);
+        assert_eq!(config.message_size_limit, 10_240_000);
+        assert_eq!(config.channels, Path::new("/etc/doorpost/channels"));
+        assert!(!config.myhostname.is_empty());
+    }
+
+    #[test]
+    fn options_win_over_the_file_before_expansion() {
+        let (config, warnings) = load("syslog_name = $base-x\nbase = file\n", &["base=option"]).unwrap();
+        assert_eq!(config.syslog_name, "option-x");
+        assert_eq!(warnings, [] as [&str; 0]);
+    }
+
+    #[test]
+    fn the_channels_file_is_beside_main_cf() {
+        let (config, _) = load("", &[]).unwrap();
+        assert_eq!(config.channels, config.config_directory.join("channels"));
+    }
+
+    #[test]
+    fn a_bad_value_tells_file_line_and_expectation() {
+        assert_eq!(
+            load("# x\n\nsoft_bounce = maybe\n", &[]).unwrap_err(),
+            "main.cf:3: soft_bounce = maybe: expected yes or no"
+        );
+        assert_eq!(load("children = 0\n", &[]).unwrap_err(), "main.cf:1: children = 0: expected something above 0");
+        assert_eq!(
+            load("", &["smtpd_timeout=5x"]).unwrap_err(),
+            "option -o: smtpd_timeout = 5x: expected a whole number and at most one of the letters s, m, h, d, w"
+        );
+        assert!(load("myhostname = a b\n", &[]).unwrap_err().contains("expected a host name"));
+    }
+
+    #[test]
+    fn unknown_names_are_warned_of_unless_a_value_refers_to_them() {
+        let (config, warnings) = load("mine = x\nsyslog_name = $mine\nsmtpd_timout = 5s\n", &[]).unwrap();
+        assert_eq!(warnings, ["main.cf:3: unknown parameter smtpd_timout"]);
+        assert!(config.own_names.contains(&("mine".to_owned(), "x".to_owned())));
+    }
+
+    #[test]
+    fn names_about_the_process_can_be_used_and_not_set() {
+        let (config, warnings) = load("process_id = 1\nsyslog_name = p${process_id}\n", &[]).unwrap();
+        assert_eq!(config.syslog_name, format!("p{}", std::process::id()));
+        assert_eq!(warnings, ["main.cf:1: process_id cannot be set"]);
+    }
+
+    #[test]
+    fn an_empty_host_name_is_the_machines_own_also_in_other_values() {
+        let (config, _) = load("syslog_name = $myhostname\n", &[]).unwrap();
+        assert_eq!(config.syslog_name, host_name());
+        assert_eq!(config.myhostname, host_name());
+    }
+
+    #[test]
+    fn a_fifo_or_a_folder_in_place_of_main_cf_does_not_hold_us_up() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("main.cf")).unwrap();
+        assert!(contents(&folder.path().join("main.cf")).is_err());
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(contents(&fifo), Ok(Some(Vec::new())));
+    }
+
+    #[test]
+    fn host_names_are_told_from_what_is_none() {
+        for name in ["localhost", "mx.example.net", "a_b", "3com.example", &"a".repeat(63)] {
+            assert!(is_host_name(name), "{name}");
+        }
+        for name in ["", "a b", ".a", "a.", "-a", "127.0.0.1", "[::1]", "ä", &"a".repeat(64), &"a.".repeat(130)] {
+            assert!(!is_host_name(name), "{name}");
+        }
+    }
+}
