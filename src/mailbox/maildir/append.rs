@@ -1,0 +1,146 @@
+//! Appending a message to a Maildir, so that neither a crash nor a repeat loses or doubles it.
+
+use super::folders::{Folders, again, each_message, open_message, sync};
+use super::name::{Count, base as base_of, is_base, with_sizes};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::{Mode, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// What lies longer in tmp/ was left by a crash: no delivery takes so long (the Maildir convention).
+const FORGOTTEN: Duration = Duration::from_secs(36 * 3600);
+
+/// How many files of tmp/ one delivery looks at for that.
+const LOOKED_AT: usize = 100;
+
+/// Appends a message: tmp, fsync, link into new/, fsync new/. `base` is the unique part of the name, the same at every
+/// repeat; sizes are added to it. If a file of that base is in new/ already, or (`search`: the last try may have
+/// crashed) in cur/, nothing is done.
+///
+/// `content` gives exactly what is to be stored, with LF line ends; an error of its own abandons the delivery.
+pub fn deliver(path: &Path, base: &str, search: bool, content: &mut dyn Read) -> io::Result<()> {
+    if !is_base(base) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a name for a message"));
+    }
+    let folders = Folders::open(path)?;
+    if search && is_there(&folders, base)? {
+        // The try that put it there may have ended before this.
+        sync(&folders.new)?;
+        sync(&folders.cur)?;
+        let _ = remove_stale(&folders.tmp, base);
+        return Ok(());
+    }
+    let draft = Draft::create(&folders.tmp, base)?;
+    draft.fill(content).and_then(|name| publish(&folders, &draft, &name))?;
+    drop(draft);
+    forget_old(&folders.tmp);
+    Ok(())
+}
+
+/// A file in tmp/, locked while it is written, gone when dropped.
+struct Draft<'a> {
+    tmp: &'a OwnedFd,
+    base: &'a str,
+    file: Flock<File>,
+}
+
+impl<'a> Draft<'a> {
+    /// The lock tells a file that a crash left from one that is still being written by a delivery whose deliver was
+    /// killed: that one must not find its name on our file when it links.
+    fn create(tmp: &'a OwnedFd, base: &'a str) -> io::Result<Self> {
+        remove_stale(tmp, base)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = File::from(again(|| openat(tmp, base, flags, Mode::S_IRUSR | Mode::S_IWUSR))?);
+        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+        let draft = Draft { tmp, base, file };
+        // Between the two calls another may have taken it for a stale one.
+        if fstat(&*draft.file)?.st_nlink == 1 { Ok(draft) } else { Err(Errno::EAGAIN.into()) }
+    }
+
+    /// Writes the content and puts it on disk; gives the name it is to have.
+    fn fill(&self, content: &mut dyn Read) -> io::Result<String> {
+        let mut buffer = [0; 32 * 1024];
+        let mut count = Count::default();
+        loop {
+            let piece = match content.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => buffer.get(..length).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            count.add(piece);
+            (&*self.file).write_all(piece)?;
+        }
+        self.file.sync_all()?;
+        // Programs do not agree how much a last line without its end counts, so they had better count themselves.
+        let virtual_octets = count.ends_in_a_line_end().then(|| count.virtual_octets());
+        Ok(with_sizes(self.base, count.octets, virtual_octets))
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if fstat(&*self.file).is_ok_and(|status| status.st_nlink > 0) {
+            let _ = again(|| unlinkat(self.tmp, self.base, UnlinkatFlags::NoRemoveDir));
+        }
+    }
+}
+
+/// Links the file into new/ and puts that on disk. That it is there already is what a repeat finds.
+fn publish(folders: &Folders, draft: &Draft, name: &str) -> io::Result<()> {
+    match again(|| linkat(&folders.tmp, draft.base, &folders.new, name, AtFlags::empty())) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    sync(&folders.new).map_err(|errno| {
+        // A second fsync of a failed folder may succeed and lie, so nothing may be left for a repeat to find.
+        let _ = again(|| unlinkat(&folders.new, name, UnlinkatFlags::NoRemoveDir));
+        errno.into()
+    })
+}
+
+/// Whether an earlier try put the message into new/, or that and another program moved it on.
+fn is_there(folders: &Folders, base: &str) -> nix::Result<bool> {
+    let mut there = false;
+    for folder in [&folders.new, &folders.cur] {
+        each_message(folder, |name| there |= base_of(name) == base.as_bytes())?;
+    }
+    Ok(there)
+}
+
+/// Removes what a crashed try left in tmp/; an error if that try still goes on.
+fn remove_stale(tmp: &OwnedFd, base: &str) -> io::Result<()> {
+    match open_message(tmp, base.as_bytes()) {
+        Ok(stale) => {
+            let _lock = Flock::lock(stale, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+            Ok(again(|| unlinkat(tmp, base, UnlinkatFlags::NoRemoveDir))?)
+        }
+        Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Removes what others left in tmp/ long ago. Failing at it is nobody's trouble.
+fn forget_old(tmp: &OwnedFd) {
+    let mut left = LOOKED_AT;
+    let mut old = Vec::new();
+    let _ = each_message(tmp, |name| {
+        if left > 0 {
+            left -= 1;
+            old.push(name.to_vec());
+        }
+    });
+    let Some(limit) = SystemTime::now().checked_sub(FORGOTTEN) else { return };
+    let limit = limit.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    for name in old {
+        let status = fstatat(tmp, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        if status.is_ok_and(|status| u64::try_from(status.st_mtime).is_ok_and(|time| time < limit)) {
+            let _ = unlinkat(tmp, name.as_slice(), UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+use super::*;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::{Duration, SystemTime};
+
+fn scratch() -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("home/Maildir");
+    (folder, path)
+}
+
+fn put(path: &Path, base: &str, content: &str) {
+    deliver(path, base, false, &mut content.as_bytes()).unwrap();
+}
+
+fn names(folder: impl AsRef<Path>) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn read(maildir: &Maildir, number: usize) -> io::Result<String> {
+    let mut text = String::new();
+    maildir.open(number)?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn ids(maildir: &Maildir) -> Vec<String> {
+    maildir.entries().iter().map(|entry| entry.unique_id.clone()).collect()
+}
+
+/// Content that ends in an error, as a pipe does whose writer is gone.
+struct Broken<'a>(&'a [u8]);
+
+impl Read for Broken<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.0.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { self.0.read(buffer) }
+    }
+}
+
+#[test]
+fn a_delivered_message_is_in_new_with_its_sizes() {
+    let (_scratch, path) = scratch();
+    put(&path, "1700000000.Q1R0.mx", "a\nb\n");
+    assert_eq!(names(path.join("new")), ["1700000000.Q1R0.mx,S=4,W=6"]);
+    assert_eq!(names(path.join("tmp")), [""; 0]);
+    assert_eq!(fs::read_to_string(path.join("new/1700000000.Q1R0.mx,S=4,W=6")).unwrap(), "a\nb\n");
+    for folder in ["", "tmp", "new", "cur"] {
+        assert_eq!(fs::metadata(path.join(folder)).unwrap().permissions().mode() & 0o777, 0o700, "{folder}");
+    }
+    assert_eq!(fs::metadata(path.join("new/1700000000.Q1R0.mx,S=4,W=6")).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_repeat_finds_the_message_in_new() {
+    let (_scratch, path) = scratch();
+    put(&path, "1.a", "text\n");
+    put(&path, "1.a", "text\n");
+    assert_eq!(names(path.join("new")).len(), 1);
+    assert_eq!(names(path.join("tmp")).len(), 0);
+}
+
+#[test]
+fn a_repeat_with_search_finds_the_message_in_cur() {
+    let (_scratch, path) = scratch();
+    put(&path, "1.a", "text\n");
+    fs::rename(path.join("new/1.a,S=5,W=6"), path.join("cur/1.a,S=5,W=6:2,S")).unwrap();
+    deliver(&path, "1.a", true, &mut "text\n".as_bytes()).unwrap();
+    assert_eq!(names(path.join("new")).len(), 0);
+    // Another name that only begins alike is another message.
+    deliver(&path, "1", true, &mut "text\n".as_bytes()).unwrap();
+    assert_eq!(names(path.join("new")), ["1,S=5,W=6"]);
+}
+
+#[test]
+fn what_a_crash_left_in_tmp_is_replaced() {
+    let (_scratch, path) = scratch();
+    put(&path, "1.a", "one\n");
+    fs::write(path.join("tmp/2.b"), "half of a mess").unwrap();
+    put(&path, "2.b", "two\n");
+    assert_eq!(fs::read_to_string(path.join("new/2.b,S=4,W=5")).unwrap(), "two\n");
+    assert_eq!(names(path.join("tmp")).len(), 0);
+}
+
+#[test]
+fn a_delivery_that_still_goes_on_is_left_alone() {
+    let (_scratch, path) = scratch();
+    put(&path, "1.a", "one\n");
+    let other = fs::File::create(path.join("tmp/2.b")).unwrap();
+    let other = Flock::lock(other, FlockArg::LockExclusiveNonblock).unwrap();
+    assert!(deliver(&path, "2.b", false, &mut "two\n".as_bytes()).is_err());
+    assert_eq!(names(path.join("tmp")), ["2.b"]);
+    drop(other);
+    put(&path, "2.b", "two\n");
+}
+
+#[test]
+fn content_that_breaks_off_leaves_nothing() {
+    let (_scratch, path) = scratch();
+    assert!(deliver(&path, "1.a", false, &mut Broken(b"half")).is_err());
+    assert_eq!((names(path.join("new")).len(), names(path.join("tmp")).len()), (0, 0));
+}
+
+#[test]
+fn a_base_that_is_a_path_is_refused() {
+    let (_scratch, path) = scratch();
+    for base in ["../1.a", "/tmp/x", "", "."] {
+        assert!(deliver(&path, base, false, &mut "x\n".as_bytes()).is_err());
+    }
+}
+
+#[test]
+fn folders_that_are_symbolic_links_are_refused() {
+    let (scratch, path) = scratch();
+    put(&path, "1.a", "one\n");
+    fs::remove_dir_all(path.join("new")).unwrap();
+    symlink(scratch.path(), path.join("new")).unwrap();
+    assert!(deliver(&path, "2.b", false, &mut "two\n".as_bytes()).is_err());
+    assert!(matches!(Maildir::open(&path), Err(Error::Io(_))));
+}
+
+#[test]
+fn old_files_in_tmp_are_forgotten_and_young_ones_kept() {
+    let (_scratch, path) = scratch();
+    put(&path, "1.a", "one\n");
+    for (name, hours) in [("old", 37), ("young", 35)] {
+        let file = fs::File::create(path.join("tmp").join(name)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
+    }
+    put(&path, "2.b", "two\n");
+    assert_eq!(names(path.join("tmp")), ["young"]);
+}
+
+#[test]
+fn a_session_sees_messages_in_the_order_they_came() {
+    let (_scratch, path) = scratch();
+    put(&path, "1000000000.b", "three\n");
+    put(&path, "999999999.c", "one\n");
+    put(&path, "1000000000.a", "two\n");
+    fs::rename(path.join("new/999999999.c,S=4,W=5"), path.join("cur/999999999.c,S=4,W=5:2,T")).unwrap();
+    let maildir = Maildir::open(&path).unwrap();
+    assert_eq!(ids(&maildir), ["999999999.c,S=4,W=5", "1000000000.a,S=4,W=5", "1000000000.b,S=6,W=7"]);
+    assert_eq!(maildir.entries().iter().map(|entry| entry.octets).collect::<Vec<_>>(), [5, 5, 7]);
+    assert_eq!(read(&maildir, 1).unwrap(), "two\n");
+    assert!(read(&maildir, 3).is_err());
+}
+
+#[test]
+fn a_missing_maildir_is_made_and_empty() {
+    let (_scratch, path) = scratch();
+    assert_eq!(Maildir::open(&path).unwrap().entries(), []);
+    assert!(path.join("tmp").is_dir());
+}
+
+#[test]
+fn a_second_session_finds_it_in_use_until_the_first_ends() {
+    let (_scratch, path) = scratch();
+    let first = Maildir::open(&path).unwrap();
+    assert!(matches!(Maildir::open(&path), Err(Error::InUse)));
+    put(&path, "1.a", "mail still arrives\n");
+    drop(first);
+    assert_eq!(Maildir::open(&path).unwrap().entries().len(), 1);
+}
+
+#[test]
+fn sizes_are_believed_if_they_can_be_true_and_else_counted() {
+    let (_scratch, path) = scratch();
+    put(&path, "1.a", "no end");
+    assert_eq!(names(path.join("new")), ["1.a,S=6"]);
+    fs::write(path.join("new/2.b"), "a\nb\n").unwrap();
+    fs::write(path.join("new/3.c,S=9,W=4"), "a\nb\n").unwrap();
+    fs::write(path.join("new/4.d,S=1000,W=1001"), "a\n").unwrap();
+    let maildir = Maildir::open(&path).unwrap();
+    assert_eq!(maildir.entries().iter().map(|entry| entry.octets).collect::<Vec<_>>(), [8, 6, 6, 1001]);
+}
+
+#[test]
+fn a_message_renamed_by_another_program_is_found_and_removed() {
+    let (_scratch, path) = scratch();
+    put(&path, "1.a", "one\n");
+    put(&path, "2.b", "two\n");
+    put(&path, "3.c", "three\n");
+    let mut maildir = Maildir::open(&path).unwrap();
+    fs::rename(path.join("new/1.a,S=4,W=5"), path.join("cur/1.a,S=4,W=5:2,S")).unwrap();
+    assert_eq!(read(&maildir, 0).unwrap(), "one\n");
+    fs::rename(path.join("cur/1.a,S=4,W=5:2,S"), path.join("cur/1.a,S=4,W=5:2,FS")).unwrap();
+    fs::remove_file(path.join("new/2.b,S=4,W=5")).unwrap();
+    assert_eq!(maildir.remove(&[0, 1]).unwrap(), 0);
+    assert_eq!((names(path.join("new")), names(path.join("cur"))), (vec!["3.c,S=6,W=7".to_owned()], vec![]));
+}
+
+#[test]
+fn a_message_that_cannot_be_removed_is_counted() {
+    let (_scratch, path) = scratch();
+    put(&path, "1.a", "one\n");
+    put(&path, "2.b", "two\n");
+    let mut maildir = Maildir::open(&path).unwrap();
+    fs::remove_file(path.join("new/1.a,S=4,W=5")).unwrap();
+    fs::create_dir(path.join("new/1.a,S=4,W=5")).unwrap();
+    assert_eq!(maildir.remove(&[0, 1]).unwrap(), 1);
+    assert_eq!(names(path.join("new")), ["1.a,S=4,W=5"]);
+}
+
+#[test]
+fn only_regular_files_are_messages() {
+    let (scratch, path) = scratch();
+    put(&path, "1.a", "one\n");
+    let secret = scratch.path().join("secret");
+    fs::write(&secret, "secret\n").unwrap();
+    symlink(&secret, path.join("new/2.b")).unwrap();
+    symlink(&secret, path.join("new/3.c,S=7,W=8")).unwrap();
+    fs::create_dir(path.join("new/4.d")).unwrap();
+    nix::unistd::mkfifo(&path.join("new/5.e"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    fs::write(path.join("new/.hidden"), "x\n").unwrap();
+    let maildir = Maildir::open(&path).unwrap();
+    assert_eq!(ids(&maildir), ["1.a,S=4,W=5"]);
+    fs::remove_file(path.join("new/1.a,S=4,W=5")).unwrap();
+    symlink(&secret, path.join("new/1.a,S=4,W=5")).unwrap();
+    assert!(read(&maildir, 0).is_err());
+}
+
+#[test]
+fn names_that_are_no_unique_ids_get_stable_ones() {
+    let (_scratch, path) = scratch();
+    put(&path, "1.a", "one\n");
+    let long = format!("2.{}", "x".repeat(80));
+    fs::write(path.join("new").join(&long), "long\n").unwrap();
+    fs::write(path.join("new/3.with blank"), "blank\n").unwrap();
+    fs::write(path.join("cur/1.a,S=4,W=5:2,S"), "twin\n").unwrap();
+    let before = ids(&Maildir::open(&path).unwrap());
+    assert_eq!(before.len(), 4);
+    for id in &before {
+        assert!((1..=70).contains(&id.len()) && id.bytes().all(|octet| octet.is_ascii_graphic()), "{id}");
+    }
+    assert_eq!(before.iter().collect::<std::collections::HashSet<_>>().len(), 4);
+    fs::rename(path.join("new").join(&long), path.join("cur").join(format!("{long}:2,RS"))).unwrap();
+    assert_eq!(ids(&Maildir::open(&path).unwrap()), before);
+}
+
+#[test]
+fn twins_are_removed_only_where_they_were_seen() {
+    let (_scratch, path) = scratch();
+    put(&path, "1.a", "one\n");
+    fs::write(path.join("cur/1.a,S=4,W=5:2,S"), "two\n").unwrap();
+    let mut maildir = Maildir::open(&path).unwrap();
+    fs::remove_file(path.join("new/1.a,S=4,W=5")).unwrap();
+    assert_eq!(maildir.remove(&[0]).unwrap(), 0);
+    assert_eq!(names(path.join("cur")), ["1.a,S=4,W=5:2,S"]);
+}
