@@ -65,3 +65,79 @@ pub fn put(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend_from_slice(payload);
     out.push(b',');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netstring::{ReadNetstring, WriteNetstring};
+    use proptest::prelude::*;
+
+    /// The length, and how many octets it took with its colon.
+    fn read(input: &[u8], limit: u64) -> Result<Option<(u64, usize)>, Fault> {
+        let mut reader = LengthReader::new(limit);
+        for (position, octet) in input.iter().enumerate() {
+            if let Some(length) = reader.push(*octet)? {
+                return Ok(Some((length, position + 1)));
+            }
+        }
+        Ok(None)
+    }
+
+    #[test]
+    fn a_length_ends_at_the_colon() {
+        assert_eq!(read(b"12:3:", 100), Ok(Some((12, 3))));
+        assert_eq!(read(b"0:", 0), Ok(Some((0, 2))));
+        assert_eq!(read(b"12", 100), Ok(None));
+        assert_eq!(read(b"", 100), Ok(None));
+    }
+
+    #[test]
+    fn only_digits_make_a_length() {
+        for wrong in [&b":"[..], b"+5:", b"-5:", b" 5:", b"5 :", b"5;", b"\r\n", b"\0", b"\xb2:"] {
+            assert_eq!(read(wrong, 100), Err(Fault::NotALength), "{}", wrong.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_leading_zero_is_refused() {
+        for wrong in [&b"00:"[..], b"05:", b"0000000000"] {
+            assert_eq!(read(wrong, 100), Err(Fault::LeadingZero));
+        }
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_before_its_colon() {
+        assert_eq!(read(b"100:", 100), Ok(Some((100, 4))));
+        assert_eq!(read(b"101", 100), Err(Fault::TooLong));
+        assert_eq!(read(b"18446744073709551615:", u64::MAX), Ok(Some((u64::MAX, 21))));
+        assert_eq!(read(b"18446744073709551616", u64::MAX), Err(Fault::TooLong));
+        assert_eq!(read(&[b'9'; 1000], u64::MAX), Err(Fault::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_crate_writes_we_read(text in "\\PC{0,300}") {
+            let mut written = Vec::new();
+            written.write_netstring(&text).expect("a write into memory");
+            let (length, at) = read(&written, 10_000).expect("a length").expect("all of it");
+            prop_assert_eq!(length, text.len() as u64);
+            prop_assert_eq!(&written[at..], [text.as_bytes(), b","].concat());
+        }
+
+        #[test]
+        fn what_we_write_the_crate_reads(text in "\\PC{0,300}") {
+            let mut written = Vec::new();
+            put(&mut written, text.as_bytes());
+            prop_assert_eq!((&written[..]).read_netstring().expect("a netstring"), text);
+        }
+
+        #[test]
+        fn any_octets_are_answered_as_the_crate_answers_or_refused(input in "[0-9:+ a]{0,12}:") {
+            // The crate announces what it reads by allocating it, so it is asked about short lengths only.
+            if let Ok(Some((length, at))) = read(input.as_bytes(), 9_999) {
+                let whole = [&input.as_bytes()[..at], &vec![b'x'; usize::try_from(length).unwrap()], b","].concat();
+                prop_assert_eq!((&whole[..]).read_netstring().expect("a netstring").len() as u64, length);
+            }
+        }
+    }
+}

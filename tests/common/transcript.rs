@@ -6,6 +6,7 @@
 //! C: a line, sent with CRLF; neighbouring lines in one write
 //! C| raw octets: \r \n \t \0 \\ \xHH, nothing added
 //! S: an expected line; a final * is any rest
+//! S| expected octets up to an LF or the end, escaped as above; a final * is any rest
 //! Q: <reverse-path> <recipient>... "content": a queued message, in order
 //! L: alice 2: messages left in a mailbox at the end
 //! X: exit status
@@ -161,7 +162,8 @@ fn dialogue(
             };
             batch.clear();
         }
-        let Some(expected) = line.strip_prefix("S: ").or((line == "S:").then_some("")) else { continue };
+        let raw = line.strip_prefix("S| ");
+        let Some(expected) = raw.or(line.strip_prefix("S: ")).or((line == "S:").then_some("")) else { continue };
         let got = match lines.recv_timeout(WAIT) {
             Ok(got) => got,
             Err(RecvTimeoutError::Timeout) => {
@@ -171,12 +173,14 @@ fn dialogue(
                 return Err(format!("line {}: end instead of {expected}", number + 1));
             }
         };
-        let Some(got) = got.strip_suffix(b"\r\n") else {
+        let ended = if raw.is_some() { Some(&got[..]) } else { got.strip_suffix(b"\r\n") };
+        let Some(got) = ended else {
             return Err(format!("line {}: no CRLF: {}", number + 1, got.escape_ascii()));
         };
+        let octets = |text: &str| if raw.is_some() { unescape(text) } else { Ok(text.as_bytes().to_vec()) };
         let fits = match expected.strip_suffix('*') {
-            Some(beginning) => got.starts_with(beginning.as_bytes()),
-            None => got == expected.as_bytes(),
+            Some(beginning) => got.starts_with(&octets(beginning)?),
+            None => got == octets(expected)?,
         };
         if !fits {
             return Err(format!("line {}: expected {expected}, got {}", number + 1, got.escape_ascii()));
