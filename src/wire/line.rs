@@ -83,3 +83,82 @@ impl LineReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Every line of `input`, fed in pieces of `step` octets, and whether one was begun at the end.
+    fn lines(input: &[u8], limit: usize, line_end: LineEnd, step: usize) -> (Vec<String>, bool) {
+        let (mut reader, mut found) = (LineReader::new(limit, line_end), Vec::new());
+        for mut piece in input.chunks(step) {
+            while !piece.is_empty() {
+                let (taken, line) = reader.push(piece);
+                assert!(taken > 0 && (line.is_some() || taken == piece.len()));
+                match line {
+                    Some(Line::Whole(line)) => found.push(String::from_utf8_lossy(line).into_owned()),
+                    Some(Line::TooLong) => found.push("(too long)".to_owned()),
+                    Some(Line::BareLineEnd) => found.push("(bare)".to_owned()),
+                    None => {}
+                }
+                piece = &piece[taken..];
+            }
+        }
+        (found, reader.in_line())
+    }
+
+    #[test]
+    fn crlf_split_across_reads_ends_one_line() {
+        for step in 1..12 {
+            let (found, open) = lines(b"HELO a\r\n\r\nQUIT\r\nNO", 100, LineEnd::Strict, step);
+            assert_eq!((found, open), (vec!["HELO a".into(), String::new(), "QUIT".into()], true), "pieces of {step}");
+        }
+    }
+
+    #[test]
+    fn a_line_at_the_limit_is_whole_and_one_octet_more_is_too_long() {
+        for step in 1..12 {
+            let (found, open) = lines(b"12345\r\n123456\r\n12\r\n", 5, LineEnd::Strict, step);
+            assert_eq!((found, open), (vec!["12345".into(), "(too long)".into(), "12".into()], false));
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_takes_no_memory() {
+        let mut reader = LineReader::new(64, LineEnd::Strict);
+        for _ in 0..1000 {
+            assert_eq!(reader.push(&[b'x'; 4096]), (4096, None));
+        }
+        assert!(reader.in_line() && reader.line.capacity() <= 128);
+        assert_eq!(reader.push(b"\r\n"), (2, Some(Line::TooLong)));
+        assert_eq!(reader.push(b"a\r\n"), (3, Some(Line::Whole(b"a"))));
+    }
+
+    #[test]
+    fn bare_line_ends_are_reported_where_only_crlf_counts() {
+        for text in ["a\n", "\n", "a\rb", "a\r\r\n", "\r\r"] {
+            assert_eq!(lines(text.as_bytes(), 100, LineEnd::Strict, 1).0[0], "(bare)", "{text:?}");
+        }
+        assert_eq!(lines(b"123456789\n", 5, LineEnd::Strict, 1).0, ["(bare)"], "in a line that is too long as well");
+    }
+
+    #[test]
+    fn lenient_readers_take_lf_and_keep_a_cr_inside() {
+        for step in 1..12 {
+            let (found, _) = lines(b"a\nb\r\nc\rd\n\r\r\n", 100, LineEnd::Lenient, step);
+            assert_eq!(found, ["a", "b", "c\rd", "\r"], "pieces of {step}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_make_no_difference(input in "[\r\nab]{0,40}", limit in 1..9_usize, step in 1..9_usize, strict: bool) {
+            let line_end = if strict { LineEnd::Strict } else { LineEnd::Lenient };
+            prop_assert_eq!(
+                lines(input.as_bytes(), limit, line_end, step),
+                lines(input.as_bytes(), limit, line_end, 100)
+            );
+        }
+    }
+}
