@@ -52,6 +52,12 @@ pub fn inherited(number: RawFd) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Removes a variable from our environment, and so from that of the programs we start.
+pub fn forget_variable(name: &str) {
+    // SAFETY: no program of ours ever starts a thread, so nobody reads the environment meanwhile.
+    unsafe { std::env::remove_var(name) };
+}
+
 /// Closes every descriptor from `first` on. Only for a child that is about to exec or that owns none of them.
 pub fn close_from(first: u32) {
     // SAFETY: callers hold no OwnedFd at or above `first` that they will use again.

@@ -1,12 +1,99 @@
-//! The accept loop for a listening socket on descriptor 0 (inetd `wait`, systemd `Accept=no`), or on 3 under LISTEN_FDS.
+//! What a program finds where its connection should be: a connection, or a listening socket to accept from.
+//!
+//! inetd's `wait` and systemd's `Accept=no` with `StandardInput=socket` put the listening socket on descriptor 0;
+//! systemd without that puts it on 3 and up and says so by LISTEN_PID and LISTEN_FDS (sd_listen_fds(3)).
+//! `systemd-socket-activate --accept` even passes a connection that way.
 
+use super::acceptor::{Acceptor, Given, Service};
+use super::listener::Listener;
 use crate::config::Config;
-use crate::exit::{Ended, Error};
+use crate::exit::{self, Ended, Error};
+use crate::sys;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// First descriptor of LISTEN_FDS.
+const LISTEN_FDS_START: i32 = 3;
+/// More sockets than any unit has.
+const MOST_LISTENERS: i32 = 64;
 
 /// Runs `session` on descriptors 0 and 1: once, if they are a connection, pipe, file or terminal; if descriptor 0 (or 3
 /// under LISTEN_FDS) is a listening socket, in a forked child for each connection, at most `children` at once, until
-/// TERM, or `max_idle` without a child.
-pub fn serve(_config: &Config, session: impl FnMut() -> Result<Ended, Error>) -> Result<Ended, Error> {
-    let mut session = session;
-    session()
+/// TERM, or `max_idle` without a child (whoever holds the socket starts us again).
+///
+/// Descriptor 2 stays the log. An error of `session` in a child is logged there and becomes the child's exit status,
+/// so `session` itself must tell the client what it is to be told.
+pub fn serve(config: &Config, mut session: impl FnMut() -> Result<Ended, Error>) -> Result<Ended, Error> {
+    let listeners = listeners().map_err(|error| Error::Connection(format!("the connection: {error}")))?;
+    if listeners.is_empty() {
+        return session();
+    }
+    let limit = usize::try_from(config.children).unwrap_or(usize::MAX).max(1);
+    let max_idle = Some(config.max_idle.0).filter(|time| !time.is_zero());
+    let mut acceptor = Acceptor::new(vec![Service::new("session", listeners, limit)]).map_err(broken)?;
+    let fork = |acceptor: &mut Acceptor, _, given| fork(acceptor, given, &mut session);
+    acceptor.run(max_idle, fork).map_err(broken)?;
+    Ok(Ended::Done)
+}
+
+fn broken(error: io::Error) -> Error {
+    Error::Temporary(format!("accept loop: {error}"))
+}
+
+/// The listening sockets among what we were given; none if there is a connection, which then is on 0 and 1.
+fn listeners() -> io::Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for fd in passed_descriptors() {
+        // Programs that a session starts have no use for it.
+        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        match Listener::from_descriptor(fd) {
+            Ok(listener) => listeners.push(listener),
+            Err(connection) => put_on_stdio(&connection)?,
+        }
+    }
+    if listeners.is_empty() {
+        let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+        listeners.extend(Listener::from_descriptor(stdin));
+    }
+    Ok(listeners)
+}
+
+/// The descriptors of LISTEN_FDS if they are meant for this process. The variables go, so that no program we start
+/// takes them for its own.
+fn passed_descriptors() -> Vec<OwnedFd> {
+    let value = |name| std::env::var(name).ok();
+    let is_for_us = value("LISTEN_PID").is_some_and(|pid| pid == std::process::id().to_string());
+    let count = value("LISTEN_FDS").and_then(|count| count.parse::<i32>().ok()).filter(|_| is_for_us).unwrap_or(0);
+    for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+        sys::forget_variable(name);
+    }
+    (0..count.clamp(0, MOST_LISTENERS)).filter_map(|number| sys::inherited(LISTEN_FDS_START + number)).collect()
+}
+
+fn put_on_stdio(connection: &OwnedFd) -> io::Result<()> {
+    dup2_stdin(connection)?;
+    dup2_stdout(connection)?;
+    Ok(())
+}
+
+fn fork(
+    acceptor: &mut Acceptor,
+    given: Given,
+    session: &mut impl FnMut() -> Result<Ended, Error>,
+) -> io::Result<Option<Pid>> {
+    let (Given::Connection(connection) | Given::Listener(connection)) = given;
+    let child = || {
+        acceptor.close();
+        let result = put_on_stdio(&connection).map_err(broken);
+        // The session may end by closing 0 and 1, and the client must see that.
+        drop(connection);
+        let result = result.and_then(|()| session());
+        if let Err(error) = &result {
+            log::error!("{error}");
+        }
+        exit::code(&result)
+    };
+    Ok(Some(sys::fork(child)?))
 }

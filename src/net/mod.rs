@@ -1,5 +1,7 @@
 //! The connection a program serves, who is on its other end, and the loop that accepts more.
 
 pub mod accept;
+pub mod acceptor;
 pub mod connection;
+pub mod listener;
 pub mod peer;

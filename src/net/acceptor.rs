@@ -1,0 +1,266 @@
+//! The loop of every server that accepts connections itself: wait, accept, start a child, count it, reap it, stop.
+//!
+//! It never starts more children than a service may have: while a service is full its sockets are simply not looked
+//! at, and clients wait in the kernel's backlog. What a child is (a forked session, a program) the caller says.
+//!
+//! Signals arrive as octets of a signalfd and are blocked everywhere else in this process. So no handler runs, no system
+//! call is interrupted, and a signal that hits a child before it is itself is not taken for one of ours.
+//! CHLD reaps; the first TERM or INT closes the sockets and lets the children finish, the second ends at once and
+//! passes TERM on to them; HUP is logged and means nothing yet.
+
+use super::listener::Listener;
+use crate::sys;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long a service is left alone when a child could not be started, or a connection not accepted: the machine is
+/// out of something, and turning clients away in a tight loop would not give it back.
+const REST: Duration = Duration::from_secs(1);
+
+/// What is handed to a child.
+#[derive(Debug)]
+pub enum Given {
+    /// One connection.
+    Connection(OwnedFd),
+    /// The listening socket itself (inetd's `wait`); nobody looks at it until the child ends.
+    Listener(OwnedFd),
+}
+
+/// Sockets that share a name and a limit.
+#[derive(Debug)]
+pub struct Service {
+    /// For the log.
+    pub name: String,
+    /// Where its connections come in.
+    pub listeners: Vec<Listener>,
+    /// Most children at once.
+    pub limit: usize,
+    /// Whether a child gets the listening socket.
+    pub hands_over_listener: bool,
+    running: usize,
+    rests_until: Option<Instant>,
+}
+
+impl Service {
+    /// A service whose children get one connection each.
+    pub fn new(name: impl Into<String>, listeners: Vec<Listener>, limit: usize) -> Service {
+        let name = name.into();
+        Service { name, listeners, limit, hands_over_listener: false, running: 0, rests_until: None }
+    }
+
+    fn is_open(&self) -> bool {
+        self.running < self.limit && self.rests_until.is_none()
+    }
+}
+
+/// Services, and the children that run for them.
+#[derive(Debug)]
+pub struct Acceptor {
+    services: Vec<Service>,
+    children: HashMap<Pid, usize>,
+    signals: Option<SignalFd>,
+    idle_since: Instant,
+    stopping: bool,
+}
+
+impl Acceptor {
+    /// Blocks the signals that the loop waits for, for the rest of this process's life.
+    pub fn new(services: Vec<Service>) -> io::Result<Acceptor> {
+        // Whoever started us may have ignored CHLD, and the kernel would reap the children before they are counted.
+        sys::default_signals();
+        let mut caught = SigSet::empty();
+        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            caught.add(signal);
+        }
+        caught.thread_block()?;
+        let signals = SignalFd::with_flags(&caught, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let children = HashMap::new();
+        Ok(Acceptor { services, children, signals: Some(signals), idle_since: Instant::now(), stopping: false })
+    }
+
+    /// Closes everything the loop holds: for a forked child, which has no business with it.
+    pub fn close(&mut self) {
+        self.services.clear();
+        self.signals = None;
+    }
+
+    /// The service with this number, as given to [`Acceptor::new`].
+    pub fn service(&self, number: usize) -> Option<&Service> {
+        self.services.get(number)
+    }
+
+    /// Serves until TERM or INT, or until there was no child for `max_idle`.
+    ///
+    /// `start` makes a child for the service of the given number; nothing means that none was needed after all.
+    pub fn run<Start>(&mut self, max_idle: Option<Duration>, mut start: Start) -> io::Result<()>
+    where
+        Start: FnMut(&mut Acceptor, usize, Given) -> io::Result<Option<Pid>>,
+    {
+        loop {
+            if self.children.is_empty() && (self.stopping || max_idle.is_some_and(|time| self.is_idle_for(time))) {
+                return Ok(());
+            }
+            let (signalled, ready) = self.wait(max_idle)?;
+            if signalled && self.take_signals() == Stop::Now {
+                self.signal_children(|_| true);
+                return Ok(());
+            }
+            for (service, listener) in ready {
+                self.admit(service, listener, &mut start);
+            }
+        }
+    }
+
+    fn is_idle_for(&self, time: Duration) -> bool {
+        self.idle_since.elapsed() >= time
+    }
+
+    /// Waits for signals and clients; gives whether there are signals, and where clients are, as service and listener.
+    fn wait(&mut self, max_idle: Option<Duration>) -> io::Result<(bool, Vec<(usize, usize)>)> {
+        let now = Instant::now();
+        for service in &mut self.services {
+            service.rests_until = service.rests_until.filter(|until| *until > now);
+        }
+        let rests = self.services.iter().filter_map(|service| service.rests_until);
+        let idle_end = max_idle.filter(|_| self.children.is_empty()).and_then(|time| self.idle_since.checked_add(time));
+        let timeout = match rests.chain(idle_end).min() {
+            // Rounded up, or the last millisecond would be spent spinning.
+            Some(until) => PollTimeout::try_from(until.saturating_duration_since(now) + Duration::from_millis(1))
+                .unwrap_or(PollTimeout::MAX),
+            None => PollTimeout::NONE,
+        };
+        let mut places = Vec::new();
+        let mut descriptors = Vec::new();
+        if let Some(signals) = &self.signals {
+            descriptors.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+        }
+        for (number, service) in self.services.iter().enumerate().filter(|(_, service)| service.is_open()) {
+            for (which, listener) in service.listeners.iter().enumerate() {
+                places.push((number, which));
+                descriptors.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+            }
+        }
+        match poll(&mut descriptors, timeout) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok((false, Vec::new())),
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut ready = descriptors.iter().map(|descriptor| descriptor.any().unwrap_or(false));
+        let signalled = ready.next().unwrap_or(false);
+        Ok((signalled, places.into_iter().zip(ready).filter_map(|(place, ready)| ready.then_some(place)).collect()))
+    }
+
+    fn take_signals(&mut self) -> Stop {
+        while let Some(Ok(Some(signal))) = self.signals.as_ref().map(SignalFd::read_signal) {
+            match i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()) {
+                Some(Signal::SIGTERM | Signal::SIGINT) if self.stopping => {
+                    log::info!("ended at once children={}", self.children.len());
+                    return Stop::Now;
+                }
+                Some(Signal::SIGTERM | Signal::SIGINT) => self.stop(),
+                Some(Signal::SIGHUP) => log::info!("signal HUP has no meaning yet"),
+                _ => {}
+            }
+        }
+        // CHLD is one signal for any number of children, so the signal itself counts for nothing.
+        self.reap();
+        Stop::NotNow
+    }
+
+    fn stop(&mut self) {
+        log::info!("stopping children={}", self.children.len());
+        self.stopping = true;
+        for service in &mut self.services {
+            service.listeners.clear();
+        }
+        // A child that accepts by itself would go on for ever.
+        self.signal_children(|service| service.hands_over_listener);
+    }
+
+    fn signal_children(&self, concerned: impl Fn(&Service) -> bool) {
+        for (pid, service) in &self.children {
+            if self.services.get(*service).is_none_or(&concerned) {
+                let _ = kill(*pid, Signal::SIGTERM);
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(status @ (WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..))) => self.forget(pid, status),
+                Ok(WaitStatus::StillAlive) => return,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Takes a child that ended off the count, once; one that was never ours (we may be process 1 of a container, or
+    /// have been exec'ed by somebody with children) is not counted.
+    fn forget(&mut self, pid: Pid, status: WaitStatus) {
+        let Some(number) = self.children.remove(&pid) else {
+            log::debug!("reaped a stranger pid={pid}");
+            return;
+        };
+        if self.children.is_empty() {
+            self.idle_since = Instant::now();
+        }
+        let Some(service) = self.services.get_mut(number) else { return };
+        service.running = service.running.saturating_sub(1);
+        match status {
+            WaitStatus::Exited(_, 0) => log::debug!("child ended service={} pid={pid}", service.name),
+            WaitStatus::Exited(_, code) => log::info!("child ended service={} pid={pid} status={code}", service.name),
+            WaitStatus::Signaled(_, signal, _) => {
+                log::warn!("child killed service={} pid={pid} signal={signal}", service.name);
+            }
+            _ => {}
+        }
+    }
+
+    /// Starts a child for a client. Nothing that goes wrong here may end the loop.
+    fn admit<Start>(&mut self, number: usize, which: usize, start: &mut Start)
+    where
+        Start: FnMut(&mut Acceptor, usize, Given) -> io::Result<Option<Pid>>,
+    {
+        // Asked again for each client: the one before may have taken the last place.
+        let Some(service) = self.services.get(number).filter(|service| service.is_open()) else { return };
+        let Some(listener) = service.listeners.get(which) else { return };
+        let given = if service.hands_over_listener {
+            listener.as_fd().try_clone_to_owned().map(|fd| Some(Given::Listener(fd)))
+        } else {
+            listener.accept().map(|connection| connection.map(Given::Connection))
+        };
+        let started = match given {
+            Ok(Some(given)) => start(self, number, given),
+            Ok(None) => return,
+            Err(error) => Err(error),
+        };
+        let Some(service) = self.services.get_mut(number) else { return };
+        match started {
+            Ok(Some(pid)) => {
+                service.running += 1;
+                self.children.insert(pid, number);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                log::error!("cannot serve service={} cause=\"{error}\"", service.name);
+                service.rests_until = Instant::now().checked_add(REST);
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Stop {
+    NotNow,
+    Now,
+}
