@@ -8,10 +8,12 @@ pub mod transcript;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -226,6 +228,25 @@ pub fn feed(command: &mut Command, input: &[u8]) -> Output {
     let output = child.wait_with_output().expect("the end of a program");
     let _ = writer.join();
     output
+}
+
+/// Runs a command as inetd does, with one TCP connection on descriptors 0, 1 and 2. The client sends `input`, closes
+/// its half, and reads to the end.
+pub fn under_inetd(command: &mut Command, input: &[u8]) -> (String, ExitStatus) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let mut client = TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("a time limit");
+    let server = OwnedFd::from(listener.accept().expect("the other end").0);
+    let end = || Stdio::from(server.try_clone().expect("a descriptor"));
+    let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("the program");
+    // The builder keeps its own copies of the descriptors.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    drop(server);
+    client.write_all(input).expect("sending");
+    let _ = client.shutdown(Shutdown::Write);
+    let mut seen = Vec::new();
+    client.read_to_end(&mut seen).expect("reading to the end");
+    (seen.escape_ascii().to_string(), child.wait().expect("its end"))
 }
 
 /// Waits for something that another process does, at most 20 s; polling, because there is nothing to wait on.
