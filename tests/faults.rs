@@ -1,0 +1,402 @@
+//! Nothing lost: SIGKILL at every instance of every system call, and errors injected into every file call.
+//!
+//! strace counts the calls of a plain run, then one run for each (call, instance) is killed or made to fail just there.
+//! strace delivers the signal before the call runs. After each run the same must hold: what was acknowledged is
+//! there, whole and once; what is there is whole; and one ordinary sweep later nothing is left over.
+
+mod common;
+
+use common::{Scratch, feed};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const BODY: &str = "Subject: precious\n\nline one\n.dot\nlast line\n";
+
+/// Which process is traced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Traced {
+    /// The program itself.
+    Itself,
+    /// The program and all its children.
+    Family,
+    /// The `submit` it starts.
+    Submit,
+}
+
+struct Case {
+    program: &'static str,
+    traced: Traced,
+    input: Vec<u8>,
+}
+
+impl Case {
+    /// Runs it under strace with more options; the trace is in `scratch`/trace.
+    fn run(&self, scratch: &Scratch, options: &[String]) -> Output {
+        let trace = scratch.path().join("trace");
+        let _ = fs::remove_file(&trace);
+        let mut strace: Vec<OsString> = vec!["strace".into(), "-qq".into(), "-o".into(), trace.into()];
+        strace.extend(options.iter().map(OsString::from));
+        if self.traced == Traced::Family {
+            strace.push("-f".into());
+        }
+        if self.traced == Traced::Submit {
+            let folder = wrapped(scratch, "submit", &strace);
+            let setting = format!("daemon_directory={}", folder.display());
+            return feed(scratch.command(self.program).args(["-o", &setting]), &self.input);
+        }
+        strace.push(common::binary(self.program).into());
+        let mut command = Command::new(&strace[0]);
+        command.args(&strace[1..]).env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
+        feed(&mut command, &self.input)
+    }
+
+    /// How often each system call is made in a plain run.
+    fn calls(&self, prepare: &dyn Fn() -> Scratch) -> BTreeMap<String, usize> {
+        let scratch = prepare();
+        let output = self.run(&scratch, &[]);
+        let mut calls = BTreeMap::new();
+        let mut most: BTreeMap<(String, String), usize> = BTreeMap::new();
+        for (process, name) in traced_calls(&scratch) {
+            *most.entry((process, name)).or_insert(0) += 1;
+        }
+        for ((_, name), count) in most {
+            let highest = calls.entry(name).or_insert(0);
+            *highest = count.max(*highest);
+        }
+        assert!(calls.len() > 5, "{}: strace saw nothing: {output:?}", self.program);
+        calls
+    }
+
+    /// Kills it at every call of every name; `check` looks at what is left.
+    fn kill_everywhere(&self, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
+        let (mut fired, mut cases) = (0, 0);
+        for (name, count) in self.calls(prepare) {
+            for instance in 1..=count {
+                // The first execve is strace's own, and a process cannot be killed at its own end.
+                if (name == "execve" && instance == 1) || name == "exit_group" {
+                    continue;
+                }
+                let scratch = prepare();
+                let inject = format!("inject={name}:signal=SIGKILL:when={instance}");
+                let output = self.run(&scratch, &["-e".into(), format!("trace={name}"), "-e".into(), inject]);
+                let trace = fs::read_to_string(scratch.path().join("trace")).unwrap_or_default();
+                cases += 1;
+                fired += usize::from(trace.contains("killed by SIGKILL"));
+                check(&scratch, &output, &format!("{} {:?} killed at {name} {instance}", self.program, self.traced));
+            }
+        }
+        assert!(fired * 10 > cases * 9, "{}: only {fired} of {cases} kills fired", self.program);
+    }
+
+    /// Makes each file call fail in each way.
+    fn fail_everywhere(&self, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
+        const FILE_CALLS: [&str; 16] = [
+            "openat",
+            "write",
+            "pwrite64",
+            "fsync",
+            "fdatasync",
+            "close",
+            "link",
+            "linkat",
+            "unlink",
+            "unlinkat",
+            "mkdir",
+            "mkdirat",
+            "fstat",
+            "newfstatat",
+            "utimensat",
+            "flock",
+        ];
+        const ERRORS: [&str; 7] = ["EIO", "ENOSPC", "EDQUOT", "EINTR", "EMFILE", "EROFS", "ENOMEM"];
+        let mut cases = 0;
+        for (name, count) in self.calls(prepare) {
+            if !FILE_CALLS.contains(&name.as_str()) {
+                continue;
+            }
+            for (instance, error) in (1..=count).flat_map(|instance| ERRORS.map(|error| (instance, error))) {
+                let scratch = prepare();
+                let inject = format!("inject={name}:error={error}:when={instance}");
+                let output = self.run(&scratch, &["-e".into(), format!("trace={name}"), "-e".into(), inject]);
+                check(&scratch, &output, &format!("{} {:?} {error} at {name} {instance}", self.program, self.traced));
+                cases += 1;
+            }
+        }
+        assert!(cases > 50, "{}: only {cases} errors were injected", self.program);
+    }
+}
+
+/// A folder in which `program` runs under strace, and the others are themselves.
+fn wrapped(scratch: &Scratch, program: &str, strace: &[OsString]) -> PathBuf {
+    let folder = scratch.path().join("bin");
+    let _ = fs::create_dir(&folder);
+    let words: Vec<String> = strace.iter().map(|word| format!("'{}'", word.to_string_lossy())).collect();
+    let real = common::binary(program);
+    let script = format!("#!/bin/sh\nexec {} '{}' \"$@\"\n", words.join(" "), real.display());
+    let path = folder.join(program);
+    fs::write(&path, script).expect("a wrapper");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+    scratch.hand_over(&folder);
+    folder
+}
+
+/// Process and name of each call in the trace.
+fn traced_calls(scratch: &Scratch) -> Vec<(String, String)> {
+    let trace = fs::read_to_string(scratch.path().join("trace")).expect("a trace");
+    let call = |line: &str| {
+        let (process, rest) = match line.split_once(char::is_whitespace) {
+            Some((pid, rest)) if pid.bytes().all(|b| b.is_ascii_digit()) => (pid.to_owned(), rest.trim_start()),
+            _ => (String::new(), line),
+        };
+        let name = rest.split_once('(')?.0;
+        let named = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        named.then(|| (process, name.to_owned()))
+    };
+    trace.lines().filter_map(call).collect()
+}
+
+fn smtp(traced: Traced) -> Case {
+    let body = BODY.replace("\n.", "\n..").replace('\n', "\r\n");
+    let input = format!(
+        "EHLO client.example\r\nMAIL FROM:<alice@mx.example>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\n{body}.\r\nQUIT\r\n"
+    );
+    Case { program: "smtpsrvr", traced, input: input.into() }
+}
+
+fn qmqp(traced: Traced) -> Case {
+    let netstring = |text: &str| format!("{}:{text},", text.len());
+    let inner = [BODY, "alice@mx.example", "bob@mx.example"].map(netstring).concat();
+    Case { program: "qmqpd", traced, input: netstring(&inner).into() }
+}
+
+fn receiving() -> Scratch {
+    Scratch::with("qmqpd_authorized_clients = stdin\nipc_timeout = 20s")
+}
+
+fn acknowledged(output: &Output) -> bool {
+    let said = String::from_utf8_lossy(&output.stdout);
+    said.contains("\r\n250 2.0.0 Ok: queued as ") || said.contains(":KOk: queued as ")
+}
+
+/// What must hold after any run in which the one message was or was not taken.
+fn kept(scratch: &Scratch, output: &Output, what: &str) {
+    let queued = scratch.queued();
+    assert!(queued.len() <= 1, "{what}: doubled in the queue");
+    for message in &queued {
+        assert_eq!(message.content(), BODY.as_bytes(), "{what}: torn");
+    }
+    assert!(queued.len() == 1 || !acknowledged(output), "{what}: acknowledged and lost: {output:?}");
+    delivered_once(scratch, queued.len(), what);
+}
+
+/// One ordinary sweep delivers what is queued, once, and leaves nothing.
+fn delivered_once(scratch: &Scratch, messages: usize, what: &str) {
+    scratch.deliver();
+    let mail = scratch.mail("bob");
+    assert_eq!(mail.len(), messages, "{what}: messages in the mailbox");
+    for message in &mail {
+        let text = String::from_utf8_lossy(message);
+        assert!(text.starts_with("Return-Path: <alice@mx.example>\nReceived: "), "{what}: {text}");
+        assert!(text.ends_with(BODY), "{what}: {text}");
+    }
+    assert_eq!(scratch.queued().len(), 0, "{what}: left in the queue");
+    let left = files(&scratch.maildir("bob").join("tmp"));
+    assert!(left.is_empty(), "{what}: left in tmp: {left:?}");
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder)
+        .map(|entries| entries.map(|entry| entry.expect("an entry").path()).collect())
+        .unwrap_or_default()
+}
+
+#[test]
+fn smtpsrvr_killed_anywhere_loses_nothing_acknowledged() {
+    smtp(Traced::Itself).kill_everywhere(&receiving, &kept);
+}
+
+#[test]
+fn submit_killed_anywhere_loses_nothing_acknowledged() {
+    smtp(Traced::Submit).kill_everywhere(&receiving, &kept);
+    qmqp(Traced::Submit).kill_everywhere(&receiving, &kept);
+}
+
+#[test]
+fn qmqpd_killed_anywhere_loses_nothing_acknowledged() {
+    qmqp(Traced::Itself).kill_everywhere(&receiving, &kept);
+}
+
+/// No error makes a false acknowledgement, a crash, or silence: the protocol server itself is well, so it must answer.
+fn answered(scratch: &Scratch, output: &Output, what: &str) {
+    assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let later = said.contains("\r\n45") || said.contains("421 ") || said.contains(":Z");
+    assert!(acknowledged(output) || later, "{what}: neither taken nor told to come later: {output:?}");
+    kept(scratch, output, what);
+}
+
+#[test]
+fn an_error_of_any_file_call_of_submit_is_told_as_temporary() {
+    smtp(Traced::Submit).fail_everywhere(&receiving, &answered);
+    qmqp(Traced::Submit).fail_everywhere(&receiving, &answered);
+}
+
+#[test]
+fn an_error_of_any_file_call_of_the_servers_makes_no_false_acknowledgement() {
+    let check = |scratch: &Scratch, output: &Output, what: &str| {
+        assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
+        kept(scratch, output, what);
+    };
+    smtp(Traced::Itself).fail_everywhere(&receiving, &check);
+    qmqp(Traced::Itself).fail_everywhere(&receiving, &check);
+}
+
+/// An installation with one message for bob in its queue.
+fn queued() -> Scratch {
+    let scratch = receiving();
+    let output = scratch.run("submit", &["-f", "alice@mx.example", "bob@mx.example"], BODY.as_bytes());
+    assert!(output.status.success(), "{output:?}");
+    scratch
+}
+
+fn deliver(traced: Traced) -> Case {
+    Case { program: "deliver", traced, input: Vec::new() }
+}
+
+#[test]
+fn deliver_killed_anywhere_delivers_once() {
+    for traced in [Traced::Itself, Traced::Family] {
+        deliver(traced).kill_everywhere(&queued, &|scratch, _, what| delivered_once(scratch, 1, what));
+    }
+}
+
+#[test]
+fn an_error_of_any_file_call_of_deliver_keeps_the_message() {
+    deliver(Traced::Family).fail_everywhere(&queued, &|scratch, output, what| {
+        assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
+        // Deferred by the error, it would wait for its next try.
+        for message in scratch.queued() {
+            let folder = scratch.queue().join("message").join(&message.id[message.id.len() - 1..]);
+            let file = fs::File::open(folder.join(&message.id)).expect("the queue file");
+            file.set_modified(std::time::SystemTime::now()).expect("its time");
+        }
+        delivered_once(scratch, 1, what);
+    });
+}
+
+/// A mailbox with two messages, of which a session removes the first.
+fn mailbox() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.put_mail("bob", "1700000000.M0.mx", b"Subject: one\n\nto be removed\n");
+    scratch.put_mail("bob", "1700000001.M1.mx", b"Subject: two\n\nto be kept\n");
+    scratch
+}
+
+fn pop3(traced: Traced) -> Case {
+    let input = format!("USER bob\r\nPASS {}\r\nRETR 1\r\nDELE 1\r\nQUIT\r\n", common::PASSWORD);
+    Case { program: "pop3d", traced, input: input.into() }
+}
+
+/// Said goodbye: the first is gone. Else both or only the second are there; the second always.
+fn unmarked_is_kept(scratch: &Scratch, output: &Output, what: &str) {
+    let mail = scratch.mail("bob");
+    assert!(mail.iter().any(|message| message.ends_with(b"to be kept\n")), "{what}: the unmarked message is gone");
+    let replies = String::from_utf8_lossy(&output.stdout);
+    let removed = replies.matches("\r\n+OK").count() == 5;
+    assert!(mail.len() == 1 || !removed, "{what}: said +OK to QUIT and did not remove: {replies}");
+}
+
+#[test]
+fn pop3d_killed_anywhere_removes_nothing_unmarked() {
+    for traced in [Traced::Itself, Traced::Family] {
+        pop3(traced).kill_everywhere(&mailbox, &unmarked_is_kept);
+    }
+}
+
+#[test]
+fn an_error_of_any_file_call_of_pop3d_removes_nothing_unmarked() {
+    pop3(Traced::Family).fail_everywhere(&mailbox, &unmarked_is_kept);
+}
+
+/// A file system of its own for the queue, small and soon full. Only root can mount one.
+struct SmallDisk<'a>(&'a Scratch);
+
+impl<'a> SmallDisk<'a> {
+    fn on(scratch: &'a Scratch, options: &str) -> SmallDisk<'a> {
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(scratch.queue())
+            .status()
+            .expect("mount(8)");
+        assert!(mounted.success(), "mounting a small tmpfs needs root");
+        fs::set_permissions(scratch.queue(), fs::Permissions::from_mode(0o700)).expect("mode of the queue");
+        scratch.hand_over(&scratch.queue());
+        SmallDisk(scratch)
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.queue()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_as_temporary_and_is_well_again_when_space_returns() {
+    for options in ["size=64k", "size=1m,nr_inodes=8"] {
+        let mut scratch = receiving();
+        scratch.let_deliver_start();
+        let disk = SmallDisk::on(&scratch, options);
+        let big = smtp_with(&"x".repeat(900), 60);
+        let mut refused = None;
+        let reader = hold_trigger(&scratch);
+        for case in [&smtp(Traced::Itself), &big].into_iter().cycle().take(40) {
+            let output = feed(&mut scratch.command(case.program), &case.input);
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(output.status.code(), Some(0), "{options}: {output:?}");
+            if !acknowledged(&output) {
+                assert!(said.contains("\r\n452 4.3.1") || said.contains("\r\n451 4.3.0"), "{options}: {said}");
+                refused = Some(said);
+                break;
+            }
+        }
+        assert!(refused.is_some(), "{options}: the disk never filled");
+        let before = scratch.queued().len();
+        assert!(before > 0, "{options}: nothing was taken before the disk filled");
+        let output = feed(&mut scratch.command("qmqpd"), &qmqp_with(60).input);
+        assert!(String::from_utf8_lossy(&output.stdout).contains(":Z"), "{options}: {output:?}");
+        assert_eq!(scratch.queued().len(), before, "{options}: the queue changed");
+        scratch.deliver();
+        assert_eq!((scratch.queued().len(), scratch.mail("bob").len()), (0, before), "{options}: delivered");
+        let output = feed(&mut scratch.command("smtpsrvr"), &smtp(Traced::Itself).input);
+        assert!(acknowledged(&output), "{options}: not well again: {output:?}");
+        drop((reader, disk));
+    }
+}
+
+fn hold_trigger(scratch: &Scratch) -> fs::File {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = scratch.queue().join("trigger");
+    let _ = nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600));
+    scratch.hand_over(&path);
+    fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).expect("the trigger")
+}
+
+fn smtp_with(line: &str, lines: usize) -> Case {
+    let body = format!("{line}\r\n").repeat(lines);
+    let input = format!(
+        "EHLO c\r\nMAIL FROM:<alice@mx.example>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\nSubject: big\r\n\r\n{body}.\r\nQUIT\r\n"
+    );
+    Case { program: "smtpsrvr", traced: Traced::Itself, input: input.into() }
+}
+
+fn qmqp_with(lines: usize) -> Case {
+    let netstring = |text: &str| format!("{}:{text},", text.len());
+    let body = format!("Subject: big\n\n{}", format!("{}\n", "y".repeat(900)).repeat(lines));
+    let inner = [&body, "alice@mx.example", "bob@mx.example"].map(netstring).concat();
+    Case { program: "qmqpd", traced: Traced::Itself, input: netstring(&inner).into() }
+}
