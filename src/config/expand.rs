@@ -1,4 +1,5 @@
-//! `$name`, `${name}`, `$(name)`, `${name?yes}`, `${name:no}`, `${name?{yes}:{no}}`: lazy, recursive; `$$` is a dollar.
+//! `$name`, `${name}`, `$(name)`, `${name?yes}`, `${name:no}`, `${name?{yes}:{no}}`, `${{a} == {b}?{yes}:{no}}`:
+//! lazy, recursive; `$$` is a dollar.
 //!
 //! A value may refer to names set further down, since nothing is expanded before all is read. A name that is set
 //! nowhere is empty. Where values come from is left to [`Names`].
@@ -78,33 +79,43 @@ impl Expansion<'_> {
 
     /// What stands between `${` and `}`.
     fn bracketed(&mut self, inside: &str, origin: &Origin, out: &mut String) -> Result<(), Error> {
+        const FORMS: &str = "${name}, ${name?text}, ${name:text}, ${name?{text}:{text}} or ${{a} == {b}?{text}:{text}}";
         let wrong = || Error {
             origin: origin.clone(),
-            problem: format!(
-                "expected ${{name}}, ${{name?text}}, ${{name:text}} or ${{name?{{text}}:{{text}}}} instead of \"${{{}}}\"",
-                shown(inside)
-            ),
+            problem: format!("expected {FORMS} instead of \"${{{}}}\"", shown(inside)),
         };
-        let (name, rest) = split_name(inside.trim_start());
-        if name.is_empty() {
+        let inside_trimmed = inside.trim_start();
+        let (name, rest) = split_name(inside_trimmed);
+        let (holds, rest) = if inside_trimmed.starts_with('{') {
+            let (left, operator, right, rest) = comparison(inside_trimmed).ok_or_else(wrong)?;
+            let (mut a, mut b) = (String::new(), String::new());
+            self.text(left, origin, &mut a)?;
+            self.text(right, origin, &mut b)?;
+            (compare(&a, operator, &b), rest)
+        } else if name.is_empty() {
             return Err(wrong());
-        }
-        let value = self.value(name, origin)?;
+        } else if rest.trim_start().is_empty() {
+            out.push_str(&self.value(name, origin)?);
+            return Ok(());
+        } else {
+            (self.is_set(name), rest)
+        };
         let rest = rest.trim_start();
         let (yes, no) = match rest.bytes().next() {
-            None => {
-                out.push_str(&value);
-                return Ok(());
-            }
             Some(b'?') => alternatives(&rest[1..]).ok_or_else(wrong)?,
             Some(b':') => match alternatives(&rest[1..]).ok_or_else(wrong)? {
                 (no, None) => ("", Some(no)),
                 (_, Some(_)) => return Err(wrong()),
             },
-            Some(_) => return Err(wrong()),
+            _ => return Err(wrong()),
         };
-        let chosen = if value.is_empty() { no.unwrap_or("") } else { yes };
-        self.text(chosen, origin, out)
+        self.text(if holds { yes } else { no.unwrap_or("") }, origin, out)
+    }
+
+    /// As in Postfix, `${name?...}` asks whether something was set, which may itself expand to nothing.
+    fn is_set(&mut self, name: &str) -> bool {
+        let raw = self.names.look_up(name).map_or(String::new(), |(raw, _)| raw);
+        !raw.is_empty() || !self.names.finish(name, raw).is_empty()
     }
 
     fn value(&mut self, name: &str, asked_at: &Origin) -> Result<String, Error> {
@@ -126,7 +137,35 @@ impl Expansion<'_> {
     }
 }
 
-/// `text`, `{text}` or `{text}:{text}`; blanks around and just inside of the braces do not count.
+/// `{a} == {b}` and what stands behind it.
+fn comparison(text: &str) -> Option<(&str, &str, &str, &str)> {
+    let (left, rest) = balanced(text, b'{')?;
+    let rest = rest.trim_start();
+    let end = rest.bytes().position(|octet| !matches!(octet, b'=' | b'!' | b'<' | b'>'))?;
+    let (operator, rest) = rest.split_at(end);
+    let (right, rest) = balanced(rest.trim_start(), b'{')?;
+    matches!(operator, "==" | "!=" | "<" | "<=" | ">=" | ">").then_some((left, operator, right, rest))
+}
+
+/// By number if both are digits only, else by octets.
+fn compare(a: &str, operator: &str, b: &str) -> bool {
+    let number =
+        |text: &str| text.bytes().all(|octet| octet.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let order = match (number(a), number(b)) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        _ => a.cmp(b),
+    };
+    match operator {
+        "==" => order.is_eq(),
+        "!=" => order.is_ne(),
+        "<" => order.is_lt(),
+        "<=" => order.is_le(),
+        ">=" => order.is_ge(),
+        _ => order.is_gt(),
+    }
+}
+
+/// `text`, `{text}` or `{text}:{text}`; blanks around the braces do not count, those inside do.
 fn alternatives(text: &str) -> Option<(&str, Option<&str>)> {
     let trimmed = text.trim_start();
     if !trimmed.starts_with('{') {
@@ -135,10 +174,10 @@ fn alternatives(text: &str) -> Option<(&str, Option<&str>)> {
     let (first, rest) = balanced(trimmed, b'{')?;
     let rest = rest.trim();
     if rest.is_empty() {
-        return Some((first.trim(), None));
+        return Some((first, None));
     }
     let (second, rest) = balanced(rest.strip_prefix(':')?.trim_start(), b'{')?;
-    rest.is_empty().then_some((first.trim(), Some(second.trim())))
+    rest.is_empty().then_some((first, Some(second)))
 }
 
 /// What stands inside of the bracket that `text` begins with, and behind it.

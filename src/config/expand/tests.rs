@@ -14,7 +14,15 @@ impl Names for Known {
 }
 
 fn known() -> Known {
-    let text = [("a", "1"), ("b", "$a-$a"), ("empty", ""), ("c", "<$b>"), ("self", "$other"), ("other", "x${self}")];
+    let text = [
+        ("a", "1"),
+        ("b", "$a-$a"),
+        ("empty", ""),
+        ("c", "<$b>"),
+        ("self", "$other"),
+        ("other", "x${self}"),
+        ("indirect", "$empty"),
+    ];
     Known(text.iter().map(|(name, raw)| (*name, (*raw).to_owned())).collect())
 }
 
@@ -47,9 +55,23 @@ fn alternatives_depend_on_the_value_being_empty() {
     assert_eq!(expanded("${a?yes}${empty?no}"), Ok("yes".to_owned()));
     assert_eq!(expanded("${a:no}${empty:yes}"), Ok("yes".to_owned()));
     assert_eq!(expanded("${a?{$b}:{no}}${empty?{no}:{$c}}"), Ok("1-1<1-1>".to_owned()));
-    assert_eq!(expanded("${a ? { yes } : { no }}"), Ok("yes".to_owned()));
+    assert_eq!(expanded("${a ? { yes } : { no }}"), Ok(" yes ".to_owned()));
+    assert_eq!(expanded("${a?  x }|${a?}|${a?x:y}|$(a?z)"), Ok("  x ||x:y|z".to_owned()));
+    assert_eq!(expanded("${indirect?yes}"), Ok("yes".to_owned()));
     assert_eq!(expanded("${a?${empty:deep}}"), Ok("deep".to_owned()));
     assert_eq!(expanded("${empty:{no name}}"), Ok("no name".to_owned()));
+}
+
+#[test]
+fn values_can_be_compared() {
+    assert_eq!(expanded("${{10} < {9} ? {a} : {b}}"), Ok("b".to_owned()));
+    assert_eq!(expanded("${{a10} < {a9}?{a}:{b}}"), Ok("a".to_owned()));
+    assert_eq!(expanded("${{$a} != {2}?{<$a>}}"), Ok("<1>".to_owned()));
+    assert_eq!(expanded("${{$empty}=={}?{eq}:{ne}}${{2}>={2}?y}${{3}<={2}?n}${{3}>{2}:n}"), Ok("eqy".to_owned()));
+    assert_eq!(expanded("${{a b}=={a b}?t:{f}}"), Ok("t:{f}".to_owned()));
+    assert!(expanded("${{a}=={b}}").is_err());
+    assert!(expanded("${{a}=={b?c}").is_err());
+    assert!(expanded("${{a}=!{b}?c}").is_err());
 }
 
 #[test]
@@ -91,7 +113,7 @@ fn values_that_double_at_each_step_end() {
 
 proptest! {
     #[test]
-    fn any_text_expands_or_is_an_error(text in "[$(){}?:a-c ]{0,40}|.{0,60}") {
+    fn any_text_expands_or_is_an_error(text in "[$(){}?:a-c =<]{0,40}|.{0,60}") {
         let _ = expanded(&text);
     }
 
