@@ -1,6 +1,7 @@
 //! Who is calling: the kernel's peer of an inet socket, else what the builder of the pipe says, else nobody.
 
 use crate::lookup::Lookup;
+use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 
 /// What is known of the other end for certain.
@@ -12,6 +13,8 @@ pub enum Origin {
     Stdin,
     /// A socket that names nobody.
     Unknown,
+    /// A pipe or unix socket whose builder gave a name and no address; he is believed.
+    Named,
 }
 
 /// The other end of the connection.
@@ -27,9 +30,17 @@ pub struct Peer {
     pub claimed_name: Option<String>,
     /// Whether octets come over an inet socket, so that the peer can wait and can be made to.
     pub on_inet_socket: bool,
+    /// What `name` found at its first call.
+    pub looked_up: OnceCell<Lookup<String>>,
 }
 
 impl Peer {
+    /// A peer of which nothing but its origin is known.
+    pub fn new(origin: Origin) -> Peer {
+        let looked_up = OnceCell::new();
+        Peer { origin, port: None, local: None, claimed_name: None, on_inet_socket: false, looked_up }
+    }
+
     /// Its forward-confirmed name. Looked up at the first call only, 5 s at most, never for loopback; the answer is kept.
     pub fn name(&self) -> Lookup<String> {
         Lookup::No
@@ -40,7 +51,7 @@ impl Peer {
         match self.origin {
             Origin::Address(address) => address.is_loopback(),
             Origin::Stdin => true,
-            Origin::Unknown => false,
+            Origin::Unknown | Origin::Named => false,
         }
     }
 }
@@ -52,6 +63,7 @@ impl std::fmt::Display for Peer {
             Origin::Address(address) => address.fmt(f),
             Origin::Stdin => f.write_str("stdin"),
             Origin::Unknown => f.write_str("unknown"),
+            Origin::Named => f.write_str(self.claimed_name.as_deref().unwrap_or("unknown")),
         }
     }
 }
