@@ -4,6 +4,7 @@
 //! `@` divides. It is what QMQP carries and what the queue file holds. [`parse`] takes the quoted form of SMTP,
 //! `Display` gives it back.
 
+use core::net::{Ipv4Addr, Ipv6Addr};
 use std::fmt;
 
 /// RFC 5321 section 4.5.3.1.3 allows 254 octets between the angle brackets; quoting may double a local part.
@@ -117,7 +118,227 @@ impl fmt::Display for ReversePath {
     }
 }
 
+/// Reads a path as SMTP writes it, from `<` to `>`, and gives it with what follows. `None` is the null path `<>`.
+///
+/// A source route is read and dropped (RFC 5321 section 4.1.1.3); only `postmaster` may lack its domain (section
+/// 4.1.1.3 too); `%` and `!` are octets like others and never a route.
+pub fn parse(input: &[u8]) -> Result<(Option<Address>, &[u8]), Fault> {
+    let inside = input.strip_prefix(b"<").ok_or(Fault::Syntax)?;
+    if let Some(rest) = inside.strip_prefix(b">") {
+        return Ok((None, rest));
+    }
+    let read = || {
+        let (address, rest) = mailbox(source_route(inside)?)?;
+        Ok((Some(address), rest.strip_prefix(b">").ok_or(Fault::Syntax)?))
+    };
+    read().map_err(|fault| in_ascii(input, fault))
+}
+
+/// Reads an address that stands alone, as behind VRFY, without angle brackets.
+pub fn parse_mailbox(input: &[u8]) -> Result<Address, Fault> {
+    match mailbox(input) {
+        Ok((address, [])) => Ok(address),
+        Ok(_) => Err(in_ascii(input, Fault::Syntax)),
+        Err(fault) => Err(in_ascii(input, fault)),
+    }
+}
+
+/// Octets that need SMTPUTF8 have an answer of their own, wherever they stand.
+fn in_ascii(input: &[u8], fault: Fault) -> Fault {
+    if input.is_ascii() { fault } else { Fault::NotAscii }
+}
+
+/// Skips `@one,@two:`.
+fn source_route(mut input: &[u8]) -> Result<&[u8], Fault> {
+    if !input.starts_with(b"@") {
+        return Ok(input);
+    }
+    loop {
+        let hop = input.strip_prefix(b"@").ok_or(Fault::Syntax)?;
+        match domain(hop)?.1 {
+            [b',', rest @ ..] => input = rest,
+            [b':', rest @ ..] => return Ok(rest),
+            _ => return Err(Fault::Syntax),
+        }
+    }
+}
+
+fn mailbox(input: &[u8]) -> Result<(Address, &[u8]), Fault> {
+    let (mut internal, rest) = local_part(input)?;
+    match rest.strip_prefix(b"@") {
+        Some(rest) => {
+            let (domain, rest) = domain(rest)?;
+            internal.push(b'@');
+            internal.extend_from_slice(domain);
+            Ok((Address::from_internal(&internal)?, rest))
+        }
+        None if internal.eq_ignore_ascii_case(b"postmaster") => Ok((Address::from_internal(&internal)?, rest)),
+        None => Err(Fault::Syntax),
+    }
+}
+
+/// Reads a dot-string or a quoted string and gives it without its quoting. Longer ones than the 64 octets of RFC 5321
+/// section 4.5.3.1.1 are in use (VERP, SRS) and taken.
+fn local_part(input: &[u8]) -> Result<(Vec<u8>, &[u8]), Fault> {
+    let Some(mut quoted) = input.strip_prefix(b"\"") else {
+        let end = input.iter().position(|octet| !is_atext(*octet) && *octet != b'.').unwrap_or(input.len());
+        let (local, rest) = input.split_at(end);
+        let atoms = local.split(|octet| *octet == b'.').all(|atom| !atom.is_empty());
+        return if atoms { Ok((local.to_vec(), rest)) } else { Err(Fault::Syntax) };
+    };
+    let mut local = Vec::new();
+    loop {
+        let (octet, rest) = match quoted {
+            // The grammar allows nothing between the quotes, but nobody can have that as a mailbox.
+            [b'"', rest @ ..] if !local.is_empty() => return Ok((local, rest)),
+            [b'\\', octet, rest @ ..] => (*octet, rest),
+            [octet, rest @ ..] if !matches!(octet, b'"' | b'\\') => (*octet, rest),
+            _ => return Err(Fault::Syntax),
+        };
+        if !matches!(octet, b' '..=b'~') {
+            return Err(Fault::Syntax);
+        }
+        local.push(octet);
+        quoted = rest;
+    }
+}
+
+/// Reads a domain or an address literal. An underscore is no letter of a host name, but stands in names that are in
+/// use.
+fn domain(input: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
+    if let Some(literal) = input.strip_prefix(b"[") {
+        let end = literal.iter().position(|octet| *octet == b']').ok_or(Fault::Syntax)?;
+        let text = std::str::from_utf8(&literal[..end]).map_err(|_| Fault::Syntax)?;
+        let is_address = match text.split_at_checked(5) {
+            Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => address.parse::<Ipv6Addr>().is_ok(),
+            _ => text.parse::<Ipv4Addr>().is_ok(),
+        };
+        return if is_address { Ok(input.split_at(end + 2)) } else { Err(Fault::Syntax) };
+    }
+    let of_name = |octet: &u8| octet.is_ascii_alphanumeric() || b"-_.".contains(octet);
+    let (name, rest) = input.split_at(input.iter().position(|octet| !of_name(octet)).unwrap_or(input.len()));
+    if name.len() > 255 || name.split(|octet| *octet == b'.').any(|label| label.len() > 63) {
+        return Err(Fault::TooLong);
+    }
+    let fits = |label: &[u8]| !label.is_empty() && !label.starts_with(b"-") && !label.ends_with(b"-");
+    if name.split(|octet| *octet == b'.').all(fits) { Ok((name, rest)) } else { Err(Fault::Syntax) }
+}
+
 /// An octet of an atom (RFC 5322 section 3.2.3).
 pub fn is_atext(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&octet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn internal(path: &str) -> Result<String, Fault> {
+        let (address, rest) = parse(path.as_bytes())?;
+        assert!(rest.is_empty(), "{path}: {rest:?} is left");
+        Ok(address.map_or_else(|| "null".to_owned(), |a| String::from_utf8_lossy(a.as_bytes()).into_owned()))
+    }
+
+    #[test]
+    fn paths_lose_brackets_quoting_and_source_route() {
+        for (path, address) in [
+            ("<>", "null"),
+            ("<bob@mx.example>", "bob@mx.example"),
+            ("<bob+x=y%z!w@mx.example>", "bob+x=y%z!w@mx.example"),
+            ("<@a.example,@[192.0.2.1]:bob@mx.example>", "bob@mx.example"),
+            ("<\"bob\"@mx.example>", "bob@mx.example"),
+            ("<\"b o@\\\"b\"@mx.example>", "b o@\"b@mx.example"),
+            ("<bob@[192.0.2.1]>", "bob@[192.0.2.1]"),
+            ("<bob@[IPv6:2001:db8::1]>", "bob@[IPv6:2001:db8::1]"),
+            ("<a@b_c.example>", "a@b_c.example"),
+            ("<Postmaster>", "Postmaster"),
+        ] {
+            assert_eq!(internal(path).as_deref(), Ok(address), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_the_grammar_does_not_know_is_refused() {
+        for path in [
+            "",
+            "<",
+            ">",
+            "bob@mx.example",
+            "<bob@mx.example",
+            "<bob>",
+            "<bob@>",
+            "<@mx.example>",
+            "<@a:>",
+            "<@a,b:c@d>",
+            "<@a:b:c@d>",
+            "<.bob@d>",
+            "<bob.@d>",
+            "<b..b@d>",
+            "<\"\"@d>",
+            "<\"bob@d>",
+            "<\"a\".b@d>",
+            "<\"a\\\"@d>",
+            "<a b@d>",
+            "<a@b@c>",
+            "<a@-b>",
+            "<a@b->",
+            "<a@b..c>",
+            "<a@b.>",
+            "<a@.b>",
+            "<a@[1.2.3]>",
+            "<a@[1.2.3.4>",
+            "<a@[01.2.3.4]>",
+            "<a@[IPv6:1::2::3]>",
+            "<a@[x:y]>",
+            "<a@[IPv6:fe80::1%eth0]>",
+            "<a@b c>",
+            "<<a@b>>",
+            "<a@\0b>",
+            "<a\t@b>",
+            "<\"\0\"@b>",
+        ] {
+            assert_eq!(internal(path), Err(Fault::Syntax), "{path:?}");
+        }
+        assert_eq!(internal("<m\u{fc}ller@d>"), Err(Fault::NotAscii));
+        assert_eq!(internal("<a@m\u{fc}.example>"), Err(Fault::NotAscii));
+        assert_eq!(internal(&format!("<{}@d>", "a".repeat(999))), Err(Fault::TooLong));
+        assert_eq!(internal(&format!("<a@{}>", "b".repeat(64))), Err(Fault::TooLong));
+        assert_eq!(internal(&format!("<a@{}>", "b.".repeat(128) + "c")), Err(Fault::TooLong));
+    }
+
+    #[test]
+    fn what_follows_the_path_is_given_back() {
+        assert_eq!(parse(b"<> SIZE=1").map(|(_, rest)| rest), Ok(&b" SIZE=1"[..]));
+        assert_eq!(parse(b"<\">\"@d>x").map(|(_, rest)| rest), Ok(&b"x"[..]));
+    }
+
+    #[test]
+    fn an_address_alone_is_taken_whole_or_not_at_all() {
+        assert_eq!(parse_mailbox(b"bob@d").map(|address| address.to_string()).as_deref(), Ok("bob@d"));
+        assert_eq!(parse_mailbox(b"bob@d x"), Err(Fault::Syntax));
+        assert_eq!(parse_mailbox(b"bob"), Err(Fault::Syntax));
+    }
+
+    proptest! {
+        #[test]
+        fn what_display_writes_parse_reads(local in "[ -~]{1,40}", domain in "[a-z0-9]{1,9}(\\.[a-z0-9]{1,9}){0,3}") {
+            let address = Address::from_internal(format!("{local}@{domain}").as_bytes()).unwrap();
+            let written = format!("<{address}>");
+            prop_assert_eq!(parse(written.as_bytes()), Ok((Some(address), &b""[..])));
+        }
+
+        #[test]
+        fn whatever_comes_is_read_or_refused(input in prop::collection::vec(any::<u8>(), 0..60)) {
+            let _ = parse(&[b"<", &input[..]].concat());
+        }
+
+        #[test]
+        fn what_looks_like_a_path_is_read_or_refused(path in "<[@,:.\"\\\\a\\[\\]]{0,12}>") {
+            if let Ok((Some(address), _)) = parse(path.as_bytes()) {
+                let written = format!("<{address}>");
+                prop_assert_eq!(parse(written.as_bytes()), Ok((Some(address), &b""[..])));
+            }
+        }
+    }
 }
