@@ -1,1 +1,21 @@
 //! SMTP: what of RFC 5321 and its extensions we speak, what we leave out, and why.
+//!
+//! Commands HELO EHLO MAIL RCPT DATA RSET VRFY HELP NOOP QUIT; extensions PIPELINING (RFC 2920), SIZE (RFC 1870),
+//! 8BITMIME (RFC 6152), ENHANCEDSTATUSCODES (RFC 2034). EXPN, TURN, SEND, SOML, SAML, AUTH, STARTTLS and ETRN are known
+//! and answered 502. Clients may skip HELO, as they may with Postfix.
+//!
+//! Stricter than others, on purpose:
+//! - Only CR LF ends a line and only CR LF `.` CR LF ends a message. A CR or LF by itself, in a command or in a
+//!   message, is answered and the connection closed: taking it lets one message hide another (smuggling).
+//! - Paths stand in angle brackets and follow the grammar; only `<postmaster>` lacks a domain; source routes are dropped,
+//!   `%` and `!` are octets like others. Octets above 127 need SMTPUTF8, which is not spoken.
+//! - Nothing a client sent comes back in a reply, except an address that VRFY found.
+//!
+//! More lenient: blanks after `FROM:` and `TO:` and at the end of a line; ESMTP parameters after HELO; text lines of any
+//! length, which are stored as they came; NUL and octets above 127 in text, likewise.
+//!
+//! `command` reads a line, `reply` has every answer, `session` decides, `server` reads, asks and does it.
+
+pub mod command;
+pub mod reply;
+pub mod session;

@@ -1,0 +1,166 @@
+use super::*;
+use crate::smtp::command::parse;
+
+fn session() -> Session {
+    Session::new(Settings {
+        hostname: "mx.example".to_owned(),
+        message_size_limit: 1000,
+        recipient_limit: 3,
+        error_limit: 5,
+        junk_limit: 10,
+    })
+}
+
+/// Takes a line as the server does; every recipient is accepted.
+fn take(session: &mut Session, line: &str) -> Step {
+    let step = match parse(line.as_bytes()) {
+        Ok(command) => session.command(command),
+        Err(fault) => session.mistake(fault),
+    };
+    match &step {
+        Step::Say(reply) | Step::Reset(reply) | Step::Quit(reply) | Step::Refuse(reply) => session.count(reply),
+        Step::Begin(reverse_path) => session.begun(reverse_path.clone()),
+        Step::Judge(_) => session.judged(true),
+        Step::Verify(_) | Step::TakeMessage => {}
+    }
+    step
+}
+
+fn after(lines: &[&str]) -> (Session, Step) {
+    let mut session = session();
+    let mut last = Step::Say(session.greeting());
+    for line in lines {
+        last = take(&mut session, line);
+    }
+    (session, last)
+}
+
+#[test]
+fn rcpt_and_data_before_mail_are_refused() {
+    assert_eq!(after(&["RCPT TO:<bob@mx>"]).1, Step::Say(Reply::MAIL_FIRST));
+    assert_eq!(after(&["EHLO a", "DATA"]).1, Step::Say(Reply::MAIL_FIRST));
+}
+
+#[test]
+fn data_before_an_accepted_recipient_is_refused() {
+    assert_eq!(after(&["MAIL FROM:<>", "DATA"]).1, Step::Say(Reply::RCPT_FIRST));
+    let mut session = session();
+    take(&mut session, "MAIL FROM:<>");
+    session.command(Command::Rcpt(Address::from_internal(b"x@y").unwrap()));
+    session.judged(false);
+    assert_eq!(take(&mut session, "DATA"), Step::Say(Reply::NO_RECIPIENTS));
+}
+
+#[test]
+fn mail_in_a_message_is_refused_and_the_message_stays() {
+    let (mut session, step) = after(&["MAIL FROM:<a@b>", "RCPT TO:<bob@mx>", "MAIL FROM:<c@d>"]);
+    assert_eq!(step, Step::Say(Reply::NESTED_MAIL));
+    assert_eq!(session.envelope().map(|(path, count)| (path.to_string(), count)), Some(("<a@b>".to_owned(), 1)));
+    assert_eq!(take(&mut session, "DATA"), Step::TakeMessage);
+}
+
+#[test]
+fn helo_ehlo_and_rset_forget_the_message() {
+    for line in ["HELO again", "EHLO again", "RSET"] {
+        let (mut session, step) = after(&["EHLO a", "MAIL FROM:<a@b>", "RCPT TO:<bob@mx>", line]);
+        assert!(matches!(step, Step::Reset(_)), "{line}");
+        assert_eq!(take(&mut session, "DATA"), Step::Say(Reply::MAIL_FIRST), "{line}");
+    }
+}
+
+#[test]
+fn rset_keeps_the_name_and_helo_changes_it() {
+    assert_eq!(after(&["EHLO a", "RSET"]).0.hello(), (Protocol::Esmtp, Some(&b"a"[..])));
+    assert_eq!(after(&["EHLO a", "HELO b"]).0.hello(), (Protocol::Smtp, Some(&b"b"[..])));
+    assert_eq!(after(&["RSET"]).0.hello(), (Protocol::Smtp, None));
+}
+
+#[test]
+fn vrfy_noop_and_help_leave_the_message_alone() {
+    let lines = ["MAIL FROM:<>", "RCPT TO:<bob@mx>", "VRFY bob", "NOOP", "HELP", "EXPN x", "FOO", "DATA"];
+    assert_eq!(after(&lines).1, Step::TakeMessage);
+}
+
+#[test]
+fn a_size_over_the_limit_is_refused_at_mail() {
+    assert_eq!(after(&["MAIL FROM:<> SIZE=1001"]).1, Step::Say(Reply::TOO_LARGE));
+    assert!(matches!(after(&["MAIL FROM:<> SIZE=1000"]).1, Step::Begin(_)));
+}
+
+#[test]
+fn recipients_over_the_limit_are_put_off_and_after_a_thousand_they_are_mistakes() {
+    let mut lines = vec!["MAIL FROM:<>"];
+    lines.extend(["RCPT TO:<bob@mx>"; 4]);
+    let (mut session, step) = after(&lines);
+    assert_eq!(step, Step::Say(Reply::TOO_MANY_RECIPIENTS));
+    assert_eq!(session.envelope().map(|(_, count)| count), Some(3));
+    for _ in 1..OVERSHOOT {
+        take(&mut session, "RCPT TO:<bob@mx>");
+    }
+    assert!(!session.is_worn_out());
+    for _ in 0..5 {
+        take(&mut session, "RCPT TO:<bob@mx>");
+    }
+    assert!(session.is_worn_out());
+}
+
+#[test]
+fn when_submit_has_failed_all_of_the_message_is_put_off() {
+    let (mut session, _) = after(&["MAIL FROM:<>", "RCPT TO:<bob@mx>"]);
+    session.broken();
+    assert_eq!(take(&mut session, "RCPT TO:<bob@mx>"), Step::Say(Reply::TROUBLE));
+    assert_eq!(take(&mut session, "DATA"), Step::Say(Reply::TROUBLE));
+    assert!(matches!(take(&mut session, "RSET"), Step::Reset(_)));
+    assert!(matches!(take(&mut session, "MAIL FROM:<>"), Step::Begin(_)));
+}
+
+#[test]
+fn mistakes_are_counted_until_a_message_is_queued() {
+    let (mut session, _) = after(&["FOO", "FOO", "FOO", "FOO"]);
+    assert!(!session.is_worn_out());
+    session.message_over(true);
+    for _ in 0..4 {
+        take(&mut session, "FOO");
+    }
+    assert!(!session.is_worn_out());
+    take(&mut session, "FOO");
+    assert!(session.is_worn_out());
+}
+
+#[test]
+fn commands_that_move_no_mail_become_mistakes() {
+    let (mut session, _) = after(&["NOOP"; 14]);
+    assert!(!session.is_worn_out());
+    take(&mut session, "RSET");
+    assert!(session.is_worn_out());
+}
+
+#[test]
+fn no_limit_of_mistakes_is_no_limit() {
+    let mut session = session();
+    session.settings.error_limit = 0;
+    for _ in 0..1000 {
+        take(&mut session, "FOO");
+    }
+    assert!(!session.is_worn_out());
+}
+
+#[test]
+fn the_phase_says_what_was_waited_for() {
+    for (lines, phase) in [
+        (&[][..], "waiting for EHLO"),
+        (&["HELO a"], "waiting for MAIL"),
+        (&["HELO a", "MAIL FROM:<>"], "waiting for RCPT"),
+        (&["MAIL FROM:<>", "RCPT TO:<bob@mx>"], "waiting for RCPT or DATA"),
+        (&["MAIL FROM:<>", "RCPT TO:<bob@mx>", "DATA"], "receiving the message"),
+    ] {
+        assert_eq!(after(lines).0.phase(), phase);
+    }
+}
+
+#[test]
+fn strangers_and_chunks_end_the_session() {
+    assert_eq!(after(&["GET / HTTP/1.1"]).1, Step::Refuse(Reply::STRANGER));
+    assert_eq!(after(&["MAIL FROM:<>", "BDAT 3 LAST"]).1, Step::Refuse(Reply::NO_BDAT));
+    assert_eq!(after(&["QUIT"]).1, Step::Quit(Reply::GOODBYE));
+}
