@@ -1,11 +1,30 @@
-//! One message on disk.
+//! One message on disk: a [`Draft`] while it is written, a [`Message`] when it is read. The octets are in `layout.rs`.
+//!
+//! A file is created under its final name and written in place. Nought octets stand where its header will be until all
+//! else is written, so a crash leaves either an incomplete file, which nobody takes, or a whole one.
 
+use super::layout::{self, CONTENT, HEADER, Header, Kind, LONGEST_REPORT, Lines, SLOT, Slot};
 use super::{Error, Head, Id, Recipient};
-use crate::message::path::{Address, ReversePath};
-use std::time::SystemTime;
+use crate::logging;
+use crate::message::path::{Address, LONGEST_ADDRESS, ReversePath};
+use crc32fast::Hasher;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Room for the Received field in front of the content, which comes before the field's facts are known.
 pub const TRACE_ROOM: usize = 2048;
+
+/// Most octets of recipients that come before the content: they are kept in memory.
+pub const EARLY_ROOM: usize = 1 << 20;
+
+/// Longest channel name.
+const LONGEST_CHANNEL: usize = 255;
+
+/// Octets that are collected before a write; a small message goes to the file in one.
+const BUFFER: usize = 64 * 1024;
 
 /// How far a recipient is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,40 +44,219 @@ pub enum RecipientState {
 /// A message being written. Dropped without `commit`, its file is removed.
 #[derive(Debug)]
 pub struct Draft {
-    #[doc(hidden)]
-    pub todo: (),
+    id: Id,
+    path: PathBuf,
+    file: File,
+    folder: File,
+    created: SystemTime,
+    buffer: Vec<u8>,
+    /// Octets of the file that are written; `buffer` belongs behind them.
+    written: u64,
+    checksum: Hasher,
+    recipients: u32,
+    /// Addresses with their lengths that came before the content, and how many.
+    early: Vec<u8>,
+    content_end: Option<u64>,
+    has_cr: bool,
+    last_octet: u8,
+    committed: bool,
 }
 
 impl Draft {
+    /// Creates the file, exclusively, and locks it. `AlreadyExists` means just that.
+    pub(super) fn create(id: Id, path: PathBuf, folder: File, created: SystemTime) -> io::Result<Draft> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&path)?;
+        let draft = Draft {
+            id,
+            path,
+            file,
+            folder,
+            created,
+            buffer: Vec::with_capacity(4096),
+            written: CONTENT,
+            checksum: Hasher::new(),
+            recipients: 0,
+            early: Vec::new(),
+            content_end: None,
+            has_cr: false,
+            last_octet: b'\n',
+            committed: false,
+        };
+        // A reader that looks at the new file holds its lock for a moment only.
+        draft.file.lock()?;
+        Ok(draft)
+    }
+
     /// Its id.
     pub fn id(&self) -> &Id {
-        todo!()
+        &self.id
     }
 
     /// Adds octets of content; not after `end_content`.
-    pub fn content(&mut self, _octets: &[u8]) -> Result<(), Error> {
-        todo!()
+    pub fn content(&mut self, octets: &[u8]) -> Result<(), Error> {
+        if self.content_end.is_some() {
+            return Err(Error::Io(format!("{}: content behind its end", self.id)));
+        }
+        self.has_cr = self.has_cr || octets.contains(&b'\r');
+        self.last_octet = octets.last().copied().unwrap_or(self.last_octet);
+        self.checked(octets)
     }
 
     /// Adds a recipient; kept in memory until `end_content`, written through after it.
-    pub fn recipient(&mut self, _address: &Address) -> Result<(), Error> {
-        todo!()
+    pub fn recipient(&mut self, address: &Address) -> Result<(), Error> {
+        let more = self.recipients.checked_add(1).ok_or(Error::TooMany)?;
+        if self.content_end.is_some() {
+            self.write_recipient(address.as_bytes())?;
+        } else {
+            let octets = address.as_bytes();
+            if self.early.len() + 2 + octets.len() > EARLY_ROOM {
+                return Err(Error::TooMany);
+            }
+            self.early.extend_from_slice(&counted(octets)?);
+            self.early.extend_from_slice(octets);
+        }
+        self.recipients = more;
+        Ok(())
     }
 
     /// No content comes after this.
     pub fn end_content(&mut self) -> Result<(), Error> {
-        todo!()
+        if self.content_end.is_some() {
+            return Ok(());
+        }
+        self.content_end = Some(self.position());
+        let early = std::mem::take(&mut self.early);
+        let mut rest = &early[..];
+        while let Some((length, behind)) = rest.split_first_chunk::<2>() {
+            let (address, behind) = behind.split_at(usize::from(u16::from_be_bytes(*length)).min(behind.len()));
+            self.write_recipient(address)?;
+            rest = behind;
+        }
+        Ok(())
     }
 
-    /// Octets so far, content and envelope.
+    /// Octets so far, content and envelope, as they lie on disk.
     pub fn size(&self) -> u64 {
-        todo!()
+        let early = if self.content_end.is_some() { 0 } else { u64::from(self.recipients) * SLOT as u64 };
+        self.position() - CONTENT + early + self.early.len() as u64
     }
 
     /// Puts the message on disk: trace, envelope, complete, fsync of file and folder, link count. Only after this may
     /// a client be told that it is taken.
-    pub fn commit(self, _head: &Head) -> Result<Id, Error> {
-        todo!()
+    pub fn commit(mut self, head: &Head) -> Result<Id, Error> {
+        self.end_content()?;
+        let envelope_at = self.position();
+        if head.trace.len() > TRACE_ROOM || head.channel.len() > LONGEST_CHANNEL {
+            return Err(Error::Io(format!("{}: trace field or channel name too long", self.id)));
+        }
+        for text in [head.reverse_path.as_bytes(), head.channel.as_bytes()] {
+            self.checked(&counted(text)?)?;
+            self.checked(text)?;
+        }
+        self.checked(layout::END)?;
+        let header = Header {
+            lines: if self.has_cr || self.last_octet != b'\n' { Lines::Exact } else { Lines::Lf },
+            recipients: self.recipients,
+            created: microseconds(self.created),
+            trace_at: CONTENT - head.trace.len() as u64,
+            recipients_at: self.content_end.unwrap_or(CONTENT),
+            envelope_at,
+            length: self.position() + 4,
+        };
+        let octets = header.encode();
+        let mut checksum = Hasher::new();
+        layout::checked_parts(&octets).iter().for_each(|part| checksum.update(part));
+        checksum.update(&head.trace);
+        checksum.combine(&self.checksum);
+        self.plain(&checksum.finalize().to_be_bytes())?;
+        self.finish(&head.trace, header.trace_at, &octets).map_err(|e| self.trouble("write", e))?;
+        self.make_durable()?;
+        self.committed = true;
+        Ok(self.id)
+    }
+
+    /// What is left of the body, then the header, which makes the message complete.
+    fn finish(&mut self, trace: &[u8], trace_at: u64, header: &[u8; HEADER]) -> io::Result<()> {
+        if self.written == CONTENT {
+            self.buffer.splice(0..0, trace.iter().copied());
+            self.file.write_all_at(&self.buffer, trace_at)?;
+        } else {
+            self.file.write_all_at(&self.buffer, self.written)?;
+            self.file.write_all_at(trace, trace_at)?;
+        }
+        self.file.write_all_at(header, 0)
+    }
+
+    fn make_durable(&self) -> Result<(), Error> {
+        self.file.sync_all().map_err(|e| self.trouble("fsync", e))?;
+        // The name must survive as well as the file.
+        self.folder.sync_all().map_err(|e| self.trouble("fsync of the folder", e))?;
+        // A reader with a wrong clock may have taken us for an old failure and removed the name.
+        match self.file.metadata().map_err(|e| self.trouble("fstat", e))?.nlink() {
+            1 => Ok(()),
+            links => Err(Error::Io(format!("{}: {links} names instead of one", self.id))),
+        }
+    }
+
+    fn write_recipient(&mut self, octets: &[u8]) -> Result<(), Error> {
+        self.checked(&counted(octets)?)?;
+        self.checked(octets)?;
+        self.plain(&Slot::FRESH)
+    }
+
+    /// Adds octets that the checksum covers.
+    fn checked(&mut self, octets: &[u8]) -> Result<(), Error> {
+        self.checksum.update(octets);
+        self.plain(octets)
+    }
+
+    fn plain(&mut self, octets: &[u8]) -> Result<(), Error> {
+        if self.buffer.len() + octets.len() > BUFFER {
+            let buffer = std::mem::take(&mut self.buffer);
+            self.write_through(&buffer)?;
+            self.buffer = buffer;
+            self.buffer.clear();
+        }
+        if octets.len() > BUFFER {
+            return self.write_through(octets);
+        }
+        self.buffer.extend_from_slice(octets);
+        Ok(())
+    }
+
+    fn write_through(&mut self, octets: &[u8]) -> Result<(), Error> {
+        self.file.write_all_at(octets, self.written).map_err(|e| self.trouble("write", e))?;
+        self.written += octets.len() as u64;
+        Ok(())
+    }
+
+    fn position(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    fn trouble(&self, what: &str, error: io::Error) -> Error {
+        Error::from_io(&format!("{}: {what}", self.id), &error)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        // A disk that failed may not let go of the name either: without the state octet the file is never taken.
+        let _ = self.file.write_all_at(&[0], layout::STATE as u64);
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            log::warn!("id={} abandoned but not removed: {error}", self.id);
+        }
     }
 }
 
@@ -73,30 +271,270 @@ pub struct Message {
     pub channel: String,
     /// When it was queued.
     pub created: SystemTime,
+    /// How the lines of its content end.
+    pub lines: Lines,
     /// Octets of trace field and content.
     pub size: u64,
     /// All recipients, by number.
     pub recipients: Vec<Recipient>,
+    path: PathBuf,
+    file: File,
+    start: u64,
+    /// Where each recipient's slot is.
+    slots: Vec<u64>,
+}
+
+/// What a file in the queue turned out to be.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A message, locked.
+    Message(Box<Message>),
+    /// Another process has it.
+    Locked,
+    /// It is not there any more.
+    Gone,
+    /// Its writer did not come to its end; locked by us.
+    Incomplete(File, Metadata),
+    /// No message, and why.
+    Garbage(String),
 }
 
 impl Message {
-    /// Reads octets of trace field and content at `offset`; 0: at the end.
-    pub fn read_at(&self, _buffer: &mut [u8], _offset: u64) -> Result<usize, Error> {
-        todo!()
+    /// Opens and locks a file, and believes nothing of it before its checksum agrees.
+    pub(super) fn open(id: Id, path: PathBuf) -> io::Result<Found> {
+        // Non-blocking, for a FIFO put there must not hold us.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+        let file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Gone),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ELOOP | libc::EISDIR | libc::ENXIO | libc::EACCES) => {
+                    return Ok(Found::Garbage(error.to_string()));
+                }
+                _ => return Err(error),
+            },
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(Found::Locked),
+            Err(std::fs::TryLockError::Error(error)) => return Err(error),
+        }
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(Found::Garbage("it is no regular file".to_owned()));
+        }
+        match metadata.nlink() {
+            0 => return Ok(Found::Gone),
+            1 => {}
+            _ => return Ok(Found::Garbage("it has more than one name".to_owned())),
+        }
+        let (octets, kind) = read_header(&file, metadata.len())?;
+        let header = match kind {
+            Kind::Incomplete => return Ok(Found::Incomplete(file, metadata)),
+            Kind::Garbage(why) => return Ok(Found::Garbage(why.to_owned())),
+            Kind::Complete(header) => header,
+        };
+        let mut checksum = Hasher::new();
+        layout::checked_parts(&octets).iter().for_each(|part| checksum.update(part));
+        Ok(match read_body(id, path, file, &header, checksum)? {
+            Ok(message) => Found::Message(Box::new(message)),
+            Err(why) => Found::Garbage(why.to_owned()),
+        })
     }
 
-    /// Records how far a recipient is. `durable`: on disk before this returns.
-    pub fn mark(&mut self, _number: usize, _state: RecipientState, _report: &str, _durable: bool) -> Result<(), Error> {
-        todo!()
+    /// Reads octets of trace field and content at `offset`; 0: at the end.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Error> {
+        let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let room = buffer.len().min(left);
+        if room == 0 {
+            return Ok(0);
+        }
+        loop {
+            match self.file.read_at(&mut buffer[..room], self.start + offset) {
+                // The length was checked: it was cut off by somebody since.
+                Ok(0) => return Err(Error::Io(format!("{}: the file has shrunk", self.id))),
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.trouble("read", error)),
+            }
+        }
+    }
+
+    /// Records how far a recipient is; `Trying` counts one attempt more. `durable`: on disk before this returns. The
+    /// report is cleaned and cut.
+    pub fn mark(&mut self, number: usize, state: RecipientState, report: &str, durable: bool) -> Result<(), Error> {
+        let (Some(recipient), Some(&at)) = (self.recipients.get_mut(number), self.slots.get(number)) else {
+            return Err(Error::Io(format!("{}: there is no recipient {number}", self.id)));
+        };
+        let attempts = recipient.attempts.saturating_add(u32::from(state == RecipientState::Trying));
+        let report = logging::clean(report.as_bytes(), LONGEST_REPORT);
+        let slot = Slot { state, attempts, time: microseconds(SystemTime::now()), report };
+        self.file.write_all_at(&slot.encode(), at).map_err(|e| Error::from_io(&format!("{}: mark", self.id), &e))?;
+        if durable {
+            self.file.sync_data().map_err(|e| Error::from_io(&format!("{}: fdatasync", self.id), &e))?;
+        }
+        (recipient.state, recipient.attempts, recipient.report) = (slot.state, slot.attempts, slot.report);
+        Ok(())
     }
 
     /// Sets the next try. To be called after the marks of a try, which change the file's time.
-    pub fn defer_until(&self, _time: SystemTime) -> Result<(), Error> {
-        todo!()
+    pub fn defer_until(&self, time: SystemTime) -> Result<(), Error> {
+        self.file.set_modified(time).map_err(|e| self.trouble("set its time", e))
     }
 
     /// Removes it: every recipient is done.
     pub fn remove(self) -> Result<(), Error> {
-        todo!()
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.trouble("remove", error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn trouble(&self, what: &str, error: io::Error) -> Error {
+        Error::from_io(&format!("{}: {what}", self.id), &error)
     }
 }
+
+fn read_header(file: &File, length: u64) -> io::Result<([u8; HEADER], Kind)> {
+    let mut octets = [0; HEADER];
+    if length < HEADER as u64 {
+        // Nothing but noughts is written before the header, and that last.
+        let mut start = Vec::new();
+        At { file, offset: 0 }.take(HEADER as u64).read_to_end(&mut start)?;
+        let blank = start.iter().all(|octet| *octet == 0);
+        let kind = if blank { Kind::Incomplete } else { Kind::Garbage("it is shorter than a header") };
+        return Ok((octets, kind));
+    }
+    file.read_exact_at(&mut octets, 0)?;
+    Ok((octets, Header::decode(&octets, length)))
+}
+
+/// Why a file is no message after all.
+type Refused = &'static str;
+
+const SHORT: Refused = "its records do not fit its offsets";
+
+fn read_body(
+    id: Id,
+    path: PathBuf,
+    file: File,
+    header: &Header,
+    mut checksum: Hasher,
+) -> io::Result<Result<Message, Refused>> {
+    let mut from = BufReader::with_capacity(BUFFER, At { file: &file, offset: header.trace_at });
+    let mut left = header.recipients_at - header.trace_at;
+    while left > 0 {
+        let octets = from.fill_buf()?;
+        let count = octets.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if count == 0 {
+            return Ok(Err(SHORT));
+        }
+        checksum.update(&octets[..count]);
+        from.consume(count);
+        left -= count as u64;
+    }
+    let (recipients, slots) = match read_recipients(&mut from, header, &mut checksum)? {
+        Ok(found) => found,
+        Err(why) => return Ok(Err(why)),
+    };
+    let Some((reverse_path, channel)) = read_envelope(&mut from, header, checksum)? else {
+        return Ok(Err("its checksum does not agree"));
+    };
+    drop(from);
+    let created = UNIX_EPOCH.checked_add(Duration::from_micros(header.created)).unwrap_or(UNIX_EPOCH);
+    let (start, size) = (header.trace_at, header.recipients_at - header.trace_at);
+    let lines = header.lines;
+    Ok(Ok(Message { id, reverse_path, channel, created, lines, size, recipients, path, file, start, slots }))
+}
+
+type Recipients = (Vec<Recipient>, Vec<u64>);
+
+fn read_recipients(
+    from: &mut impl Read,
+    header: &Header,
+    checksum: &mut Hasher,
+) -> io::Result<Result<Recipients, Refused>> {
+    let (mut recipients, mut slots) = (Vec::new(), Vec::new());
+    let mut at = header.recipients_at;
+    let mut address = [0; LONGEST_ADDRESS];
+    while at < header.envelope_at {
+        let mut length = [0; 2];
+        from.read_exact(&mut length)?;
+        checksum.update(&length);
+        let length = usize::from(u16::from_be_bytes(length));
+        at += (2 + length + SLOT) as u64;
+        if length > LONGEST_ADDRESS || at > header.envelope_at {
+            return Ok(Err(SHORT));
+        }
+        from.read_exact(&mut address[..length])?;
+        checksum.update(&address[..length]);
+        let mut slot = [0; SLOT];
+        from.read_exact(&mut slot)?;
+        let (Ok(address), Some(slot)) = (Address::from_internal(&address[..length]), Slot::decode(&slot)) else {
+            return Ok(Err("a recipient is no address or in no state"));
+        };
+        recipients.push(Recipient { address, state: slot.state, attempts: slot.attempts, report: slot.report });
+        slots.push(at - SLOT as u64);
+    }
+    if recipients.len() != header.recipients as usize {
+        return Ok(Err("its number of recipients is another"));
+    }
+    Ok(Ok((recipients, slots)))
+}
+
+/// The rest of the file; nothing if it is not what the checksum was made of.
+fn read_envelope(
+    from: &mut impl Read,
+    header: &Header,
+    mut checksum: Hasher,
+) -> io::Result<Option<(ReversePath, String)>> {
+    const LONGEST: u64 = (2 + LONGEST_ADDRESS + 2 + LONGEST_CHANNEL + layout::END_RECORD) as u64;
+    let mut octets = Vec::new();
+    from.take(LONGEST + 1).read_to_end(&mut octets)?;
+    if octets.len() as u64 != header.length - header.envelope_at {
+        return Ok(None);
+    }
+    let Some((covered, sum)) = octets.split_last_chunk::<4>() else { return Ok(None) };
+    checksum.update(covered);
+    if checksum.finalize() != u32::from_be_bytes(*sum) {
+        return Ok(None);
+    }
+    Ok((|| {
+        let (reverse_path, rest) = take_counted(covered)?;
+        let (channel, rest) = take_counted(rest)?;
+        let reverse_path = ReversePath::from_internal(reverse_path).ok()?;
+        let channel = std::str::from_utf8(channel).ok()?.to_owned();
+        (rest == layout::END).then_some((reverse_path, channel))
+    })())
+}
+
+fn take_counted(octets: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = octets.split_first_chunk::<2>()?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
+}
+
+fn counted(octets: &[u8]) -> Result<[u8; 2], Error> {
+    let length = u16::try_from(octets.len()).map_err(|_| Error::Io("a text of the envelope is too long".to_owned()))?;
+    Ok(length.to_be_bytes())
+}
+
+fn microseconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Reads a file onwards from an offset, and leaves alone the position that other descriptors share.
+struct At<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,153 @@
 //! Queue ids: time and chance, so that neither two processes, nor two process id namespaces, nor a clock set back
 //! give the same one twice.
 
-/// The name of a message: 11 characters of microseconds since 1970 and 4 of chance, from `0-9 b-z` without vowels.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Id(String);
+use std::fmt;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Digits and lower-case letters without `i`, `l`, `o`, `u`, in ASCII order, so that ids sort by time and one read
+/// out over a telephone is understood.
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// Characters of time: 55 bits of microseconds last until the year 3111.
+const TIME: usize = 11;
+
+/// Characters of chance: 20 bits.
+const CHANCE: usize = 4;
+
+/// Characters of an id.
+pub const LENGTH: usize = TIME + CHANCE;
+
+/// What one return message's id is further from its parent's than the one before it; odd, so that the first 2^20
+/// children of a message all differ.
+const STRIDE: u64 = 0x9_e375;
+
+/// The name of a message: 11 characters of microseconds since 1970 and 4 of chance, base 32 with the characters
+/// `0-9 a-z` without `i l o u`. It is used as a file name, so nothing else can be in it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id([u8; LENGTH]);
+
+impl Id {
+    /// A new one. Two made in the same microsecond are the same once in a million times; the exclusive creation of
+    /// the file finds that out.
+    pub fn new(now: SystemTime) -> Id {
+        let microseconds = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64);
+        // Without a source of chance (a jail without getrandom) the time alone must do, and O_EXCL still holds.
+        let chance = getrandom::u32().unwrap_or(std::process::id());
+        Id::from_parts(microseconds, u64::from(chance))
+    }
+
+    /// The id of the `number`th return message (from 0) about this message: the parent's time, and its chance
+    /// advanced by `number + 1` strides. The same at every call, so that a repeat after a crash finds its own file.
+    pub fn child(&self, number: u32) -> Id {
+        let chance = self.0[TIME..].iter().fold(0, |value, digit| value << 5 | value_of(*digit).unwrap_or(0));
+        let time = self.0[..TIME].iter().fold(0, |value, digit| value << 5 | value_of(*digit).unwrap_or(0));
+        Id::from_parts(time, chance.wrapping_add(STRIDE.wrapping_mul(u64::from(number) + 1)))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The name of the hash folder its file is in: its last character, which is chance.
+    pub fn folder(&self) -> &str {
+        &self.as_str()[LENGTH - 1..]
+    }
+
+    fn from_parts(time: u64, chance: u64) -> Id {
+        let mut text = [0; LENGTH];
+        for (position, digit) in text[..TIME].iter_mut().rev().enumerate() {
+            *digit = ALPHABET[(time >> (5 * position) & 31) as usize];
+        }
+        for (position, digit) in text[TIME..].iter_mut().rev().enumerate() {
+            *digit = ALPHABET[(chance >> (5 * position) & 31) as usize];
+        }
+        Id(text)
+    }
+}
+
+fn value_of(digit: u8) -> Option<u64> {
+    ALPHABET.iter().position(|known| *known == digit).map(|value| value as u64)
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text is no queue id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAnId;
+
+impl fmt::Display for NotAnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a queue id")
+    }
+}
+
+impl std::error::Error for NotAnId {}
+
+/// Strict: exactly the length, exactly the alphabet.
+impl FromStr for Id {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Id, NotAnId> {
+        let octets: [u8; LENGTH] = text.as_bytes().try_into().map_err(|_| NotAnId)?;
+        if octets.iter().all(|octet| ALPHABET.contains(octet)) { Ok(Id(octets)) } else { Err(NotAnId) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    #[test]
+    fn an_id_is_its_own_text_and_nothing_else_is_one() {
+        let id = Id::new(SystemTime::now());
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(id.as_str().len(), LENGTH);
+        for wrong in [
+            "",
+            ".",
+            "..",
+            "0000000000/0000",
+            "00000000000000",
+            "0000000000000000",
+            "00000000000000A",
+            "0000000000000ü",
+        ] {
+            assert_eq!(wrong.parse::<Id>(), Err(NotAnId), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ids_sort_by_time() {
+        let now = UNIX_EPOCH + Duration::from_micros(1_800_000_000_000_031);
+        assert!(Id::new(now) < Id::new(now + Duration::from_micros(1)));
+    }
+
+    #[test]
+    fn a_clock_before_1970_still_gives_an_id() {
+        assert!(Id::new(UNIX_EPOCH - Duration::from_secs(1)).as_str().starts_with("00000000000"));
+    }
+
+    #[test]
+    fn children_differ_from_each_other_and_from_their_parent_and_are_the_same_every_time() {
+        let parent = Id::new(SystemTime::now());
+        let children: HashSet<Id> = (0..10_000).map(|number| parent.child(number)).collect();
+        assert_eq!(children.len(), 10_000);
+        assert!(!children.contains(&parent));
+        assert_eq!(parent.child(7), parent.child(7));
+        assert_eq!(parent.child(7).to_string().parse(), Ok(parent.child(7)));
+    }
+}

@@ -6,64 +6,254 @@
 
 pub mod file;
 pub mod id;
+pub mod layout;
 
+use crate::exit;
 use crate::message::path::{Address, ReversePath};
-use std::io;
+use file::Found;
+use nix::errno::Errno;
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
 
 pub use file::{Draft, Message, RecipientState};
 pub use id::Id;
+pub use layout::Lines;
+
+/// An incomplete file that nobody writes any more is removed when it is so old.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// A next try that is further away than this was set by a wrong clock.
+const LONGEST_WAIT: Duration = Duration::from_secs(8 * 86_400);
+
+/// Most names that are remembered as complained about.
+const COMPLAINTS: usize = 1000;
 
 /// Why the queue could not do it.
 #[derive(Debug)]
 pub enum Error {
-    /// No space, no inodes, over quota.
+    /// No space, no inodes, over quota, or over the limit of a file's size.
     Full,
+    /// More recipients than may come before the content, or than a file can number.
+    TooMany,
     /// Anything else; for the log.
     Io(String),
 }
+
+impl Error {
+    fn from_io(what: &str, error: &io::Error) -> Error {
+        match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {
+                log::error!("{what}: {error}");
+                Error::Full
+            }
+            _ => Error::Io(format!("{what}: {error}")),
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::Full => f.write_str("the disk is full"),
+            Error::TooMany => f.write_str("too many recipients"),
+            Error::Io(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
 
 /// The queue of this machine.
 #[derive(Debug)]
 pub struct Queue {
     /// Its top folder.
     pub path: PathBuf,
+    complained: Mutex<HashSet<OsString>>,
 }
 
 impl Queue {
     /// Opens the queue; makes its folders (0700) and the FIFO where they are missing. It must belong to this process's
     /// user (exit 77 otherwise: `crate::exit::Error::Permission`).
-    pub fn open(_path: &Path) -> Result<Queue, crate::exit::Error> {
-        todo!()
+    pub fn open(path: &Path) -> Result<Queue, exit::Error> {
+        let trouble = |e: io::Error| match e.kind() {
+            ErrorKind::PermissionDenied => exit::Error::Permission(format!("queue_directory {}: {e}", path.display())),
+            _ => exit::Error::Temporary(format!("queue_directory {}: {e}", path.display())),
+        };
+        let top = folder(path).and_then(|folder| folder.metadata()).map_err(trouble)?;
+        let us = nix::unistd::geteuid();
+        if top.uid() != us.as_raw() || top.mode() & 0o002 != 0 {
+            let owner = top.uid();
+            let text = format!("queue_directory {}: of uid {owner}, must be of uid {us} alone", path.display());
+            return Err(exit::Error::Permission(text));
+        }
+        folder(&path.join("message")).map_err(trouble)?;
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+        match nix::unistd::mkfifo(&path.join("trigger"), mode) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            // A file system without FIFOs: messages wait for the next sweep.
+            Err(errno) => log::warn!("queue_directory {}: no trigger: {errno}", path.display()),
+        }
+        Ok(Queue { path: path.to_owned(), complained: Mutex::default() })
     }
 
     /// Begins a message: content, reverse-path and recipients are added, then it is committed; dropped, it is gone.
     pub fn begin(&self) -> Result<Draft, Error> {
-        todo!()
+        let now = SystemTime::now();
+        for _ in 0..100 {
+            if let Some(draft) = self.create(Id::new(now), now)? {
+                return Ok(draft);
+            }
+        }
+        Err(Error::Io("no free queue id".to_owned()))
     }
 
     /// The same under a given id, for return messages, whose id comes from the message they return, so that a repeat
     /// after a crash finds its own file. `None` if it is there already.
-    pub fn begin_as(&self, _id: &Id) -> Result<Option<Draft>, Error> {
-        todo!()
+    pub fn begin_as(&self, id: &Id) -> Result<Option<Draft>, Error> {
+        for _ in 0..3 {
+            if let Some(draft) = self.create(*id, SystemTime::now())? {
+                return Ok(Some(draft));
+            }
+            match self.find(id)? {
+                Found::Message(_) => return Ok(None),
+                // What a crash left of the last try, of whatever age: only who has the parent's lock writes this one.
+                Found::Incomplete(..) => self.discard(id),
+                Found::Gone => {}
+                Found::Locked => return Err(Error::Io(format!("{id}: locked by another"))),
+                Found::Garbage(why) => return Err(Error::Io(format!("{id}: {why}"))),
+            }
+        }
+        Err(Error::Io(format!("{id}: comes and goes")))
     }
 
     /// Wakes a waiting `deliver --watch`. False: nobody reads the FIFO.
     pub fn wake(&self) -> bool {
-        todo!()
+        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let Ok(mut trigger) = OpenOptions::new().write(true).custom_flags(flags).open(self.path.join("trigger")) else {
+            return false;
+        };
+        if !trigger.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+            return false;
+        }
+        // Full is as good as written: whoever reads it has not yet looked.
+        match trigger.write(b"!") {
+            Ok(_) => true,
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        }
     }
 
     /// Every message whose next try is not after `now`, oldest due first, without opening any.
-    pub fn due(&self, _now: SystemTime) -> io::Result<Vec<Id>> {
-        todo!()
+    pub fn due(&self, now: SystemTime) -> io::Result<Vec<Id>> {
+        let mut due = Vec::new();
+        let far = now.checked_add(LONGEST_WAIT).unwrap_or(now);
+        for folder in std::fs::read_dir(self.path.join("message"))? {
+            let folder = folder?;
+            let entries = match std::fs::read_dir(folder.path()) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == ErrorKind::NotADirectory => {
+                    self.complain(&folder.file_name(), "it is no folder of messages");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                let name = entry.file_name();
+                let id = name.to_str().and_then(|name| name.parse::<Id>().ok());
+                let Some(id) = id.filter(|id| id.folder() == folder.file_name()) else {
+                    self.complain(&name, "its name is no queue id");
+                    continue;
+                };
+                // Gone since: delivered by another.
+                let Ok(time) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
+                if time <= now || time > far {
+                    due.push((time, id));
+                }
+            }
+        }
+        due.sort_unstable();
+        Ok(due.into_iter().map(|(_, id)| id).collect())
     }
 
     /// Locks and opens a message. `None`: gone, locked by another, or incomplete (removed if an hour old).
     /// A file that is no message of ours is left alone and logged.
-    pub fn take(&self, _id: &Id) -> Result<Option<Message>, Error> {
-        todo!()
+    pub fn take(&self, id: &Id) -> Result<Option<Message>, Error> {
+        match self.find(id)? {
+            Found::Message(message) => return Ok(Some(*message)),
+            Found::Locked | Found::Gone => {}
+            Found::Incomplete(_locked, metadata) => {
+                let written = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                if SystemTime::now().duration_since(written).is_ok_and(|age| age >= ABANDONED) {
+                    log::info!("id={id} removed: its writer never completed it");
+                    self.discard(id);
+                }
+            }
+            Found::Garbage(why) => self.complain(id.as_str().as_ref(), &why),
+        }
+        Ok(None)
     }
+
+    fn create(&self, id: Id, now: SystemTime) -> Result<Option<Draft>, Error> {
+        let trouble = |e: io::Error| Error::from_io(&format!("{id}: create"), &e);
+        let path = self.path_of(&id);
+        let folder = folder(path.parent().unwrap_or(&self.path)).map_err(trouble)?;
+        match Draft::create(id, path, folder, now) {
+            Ok(draft) => Ok(Some(draft)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(trouble(error)),
+        }
+    }
+
+    fn find(&self, id: &Id) -> Result<Found, Error> {
+        Message::open(*id, self.path_of(id)).map_err(|e| Error::from_io(&format!("{id}: open"), &e))
+    }
+
+    fn path_of(&self, id: &Id) -> PathBuf {
+        self.path.join("message").join(id.folder()).join(id.as_str())
+    }
+
+    fn discard(&self, id: &Id) {
+        if let Err(error) = std::fs::remove_file(self.path_of(id)) {
+            log::warn!("id={id} incomplete and not removed: {error}");
+        }
+    }
+
+    /// Logs once a name that what is there is no message.
+    fn complain(&self, name: &std::ffi::OsStr, why: &str) {
+        let Ok(mut complained) = self.complained.lock() else { return };
+        if complained.len() < COMPLAINTS && complained.insert(name.to_owned()) {
+            log::warn!("queue file={} left alone: {why}", name.display());
+        }
+    }
+}
+
+/// Opens a folder of the queue, and makes it where it is missing.
+///
+/// A new folder is without write permission until its name is on disk. So nobody can put a message into a folder that
+/// a power cut may take away, and a crash in between leaves a folder that whoever comes next sees to.
+fn folder(path: &Path) -> io::Result<File> {
+    let open = || OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC).open(path);
+    let folder = match open() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            match DirBuilder::new().mode(0o500).create(path) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            open()?
+        }
+        other => other?,
+    };
+    if folder.metadata()?.mode() & 0o200 == 0 {
+        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+        folder.set_permissions(Permissions::from_mode(0o700))?;
+    }
+    Ok(folder)
 }
 
 /// A recipient in the queue.

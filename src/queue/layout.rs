@@ -1,0 +1,286 @@
+//! The octets of a queue file, to values and back; no I/O. doc/internals.md draws them.
+//!
+//! Everything of variable length is counted in front, so no octet of an address can be taken for a record. Numbers
+//! are big-endian.
+
+use super::file::{RecipientState, TRACE_ROOM};
+use crate::logging;
+
+/// Octets of the header.
+pub const HEADER: usize = 64;
+
+/// Where the content begins: the trace field ends there.
+pub const CONTENT: u64 = (HEADER + TRACE_ROOM) as u64;
+
+/// First octets of every queue file that is complete.
+pub const MAGIC: &[u8; 8] = b"doorpost";
+
+/// The version of this layout.
+pub const VERSION: u8 = 1;
+
+/// Where the state octet of the header is.
+pub const STATE: usize = 9;
+
+/// The state octet of a message that may be delivered; anything else is nought.
+pub const COMPLETE: u8 = b'c';
+
+/// Longest report in a status slot.
+pub const LONGEST_REPORT: usize = 120;
+
+/// Octets of the status slot behind each address: state, attempts, time, report length, report.
+pub const SLOT: usize = 1 + 4 + 8 + 1 + LONGEST_REPORT;
+
+/// First octets of the end record; the checksum follows.
+pub const END: &[u8; 4] = b"end.";
+
+/// Octets of the end record.
+pub const END_RECORD: usize = 8;
+
+/// How the lines of the content end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lines {
+    /// Every line ends in LF, the last one too, and no CR is in it: the mapping to CR LF and back is one to one.
+    Lf,
+    /// Anything else, kept octet by octet; to be converted or returned when SMTP must carry it.
+    Exact,
+}
+
+/// The fixed part in front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// How lines end.
+    pub lines: Lines,
+    /// Number of recipients.
+    pub recipients: u32,
+    /// Microseconds since 1970.
+    pub created: u64,
+    /// Where the trace field begins.
+    pub trace_at: u64,
+    /// Where the recipients begin, and the content ends.
+    pub recipients_at: u64,
+    /// Where the envelope begins, and the recipients end.
+    pub envelope_at: u64,
+    /// Octets of the whole file.
+    pub length: u64,
+}
+
+/// What a header says of the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The writer has not come to its end.
+    Incomplete,
+    /// It is nothing this program writes, and why.
+    Garbage(&'static str),
+    /// A whole message, if the checksum agrees.
+    Complete(Header),
+}
+
+impl Header {
+    /// Writes it, marked complete.
+    pub fn encode(&self) -> [u8; HEADER] {
+        let mut octets = [0; HEADER];
+        octets[..8].copy_from_slice(MAGIC);
+        octets[8] = VERSION;
+        octets[STATE] = COMPLETE;
+        octets[10] = match self.lines {
+            Lines::Lf => b'l',
+            Lines::Exact => b'x',
+        };
+        octets[12..16].copy_from_slice(&self.recipients.to_be_bytes());
+        let numbers = [self.created, self.trace_at, self.recipients_at, self.envelope_at, self.length];
+        for (place, number) in octets[16..56].chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&number.to_be_bytes());
+        }
+        octets
+    }
+
+    /// Reads it and makes sure that its offsets are in order and within a file of `file_length` octets.
+    pub fn decode(octets: &[u8; HEADER], file_length: u64) -> Kind {
+        if octets.iter().all(|octet| *octet == 0) {
+            return Kind::Incomplete;
+        }
+        if &octets[..8] != MAGIC {
+            return Kind::Garbage("it does not begin like a queue file");
+        }
+        if octets[8] != VERSION {
+            return Kind::Garbage("it is of another version");
+        }
+        match octets[STATE] {
+            COMPLETE => {}
+            0 => return Kind::Incomplete,
+            _ => return Kind::Garbage("its state is unknown"),
+        }
+        let lines = match octets[10] {
+            b'l' => Lines::Lf,
+            b'x' => Lines::Exact,
+            _ => return Kind::Garbage("its kind of line ends is unknown"),
+        };
+        let header = Header {
+            lines,
+            recipients: u32::from_be_bytes([octets[12], octets[13], octets[14], octets[15]]),
+            created: number(&octets[16..24]),
+            trace_at: number(&octets[24..32]),
+            recipients_at: number(&octets[32..40]),
+            envelope_at: number(&octets[40..48]),
+            length: number(&octets[48..56]),
+        };
+        let ordered = HEADER as u64 <= header.trace_at
+            && header.trace_at <= CONTENT
+            && CONTENT <= header.recipients_at
+            && header.recipients_at <= header.envelope_at
+            && header.envelope_at.checked_add(END_RECORD as u64).is_some_and(|end| end <= header.length);
+        if !ordered || header.length != file_length {
+            return Kind::Garbage("its offsets do not fit its length");
+        }
+        Kind::Complete(header)
+    }
+}
+
+/// The part of an encoded header that the checksum covers: all but the state.
+pub fn checked_parts(header: &[u8; HEADER]) -> [&[u8]; 2] {
+    [&header[..STATE], &header[STATE + 1..]]
+}
+
+/// How far a recipient is, as it lies in its slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// How far it is.
+    pub state: RecipientState,
+    /// How often it has been tried.
+    pub attempts: u32,
+    /// When that was written, in microseconds since 1970.
+    pub time: u64,
+    /// What the last try came to; printable ASCII, at most [`LONGEST_REPORT`] octets.
+    pub report: String,
+}
+
+impl Slot {
+    /// That of a recipient nobody has tried.
+    pub const FRESH: [u8; SLOT] = {
+        let mut octets = [0; SLOT];
+        octets[0] = state_octet(RecipientState::Waiting);
+        octets
+    };
+
+    /// Writes it. A longer report is cut.
+    pub fn encode(&self) -> [u8; SLOT] {
+        let mut octets = [0; SLOT];
+        octets[0] = state_octet(self.state);
+        octets[1..5].copy_from_slice(&self.attempts.to_be_bytes());
+        octets[5..13].copy_from_slice(&self.time.to_be_bytes());
+        let report = &self.report.as_bytes()[..self.report.len().min(LONGEST_REPORT)];
+        octets[13] = report.len() as u8;
+        octets[14..14 + report.len()].copy_from_slice(report);
+        octets
+    }
+
+    /// Reads it. A slot is not covered by the checksum and may be torn by a crash, so only its first octet decides;
+    /// nothing: that is no state.
+    pub fn decode(octets: &[u8; SLOT]) -> Option<Slot> {
+        let mut report = logging::clean(&octets[14..][..usize::from(octets[13]).min(LONGEST_REPORT)], SLOT * 4);
+        report.truncate(LONGEST_REPORT);
+        Some(Slot {
+            state: state_of(octets[0])?,
+            attempts: u32::from_be_bytes([octets[1], octets[2], octets[3], octets[4]]),
+            time: number(&octets[5..13]),
+            report,
+        })
+    }
+}
+
+/// Digits of even parity, so that no single bit makes one state of another.
+const fn state_octet(state: RecipientState) -> u8 {
+    match state {
+        RecipientState::Waiting => b'0',
+        RecipientState::Trying => b'3',
+        RecipientState::Delivered => b'5',
+        RecipientState::Failed => b'6',
+        RecipientState::Returned => b'9',
+    }
+}
+
+fn state_of(octet: u8) -> Option<RecipientState> {
+    use RecipientState::{Delivered, Failed, Returned, Trying, Waiting};
+    [Waiting, Trying, Delivered, Failed, Returned].into_iter().find(|state| state_octet(*state) == octet)
+}
+
+fn number(octets: &[u8]) -> u64 {
+    octets.iter().fold(0, |value, octet| value << 8 | u64::from(*octet))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header() -> Header {
+        Header {
+            lines: Lines::Lf,
+            recipients: 3,
+            created: 1_800_000_000_000_000,
+            trace_at: 100,
+            recipients_at: 5000,
+            envelope_at: 6000,
+            length: 7000,
+        }
+    }
+
+    #[test]
+    fn a_header_is_read_as_it_was_written() {
+        assert_eq!(Header::decode(&header().encode(), 7000), Kind::Complete(header()));
+    }
+
+    #[test]
+    fn a_header_of_noughts_or_without_its_state_is_incomplete() {
+        assert_eq!(Header::decode(&[0; HEADER], 7000), Kind::Incomplete);
+        let mut blanked = header().encode();
+        blanked[STATE] = 0;
+        assert_eq!(Header::decode(&blanked, 7000), Kind::Incomplete);
+    }
+
+    #[test]
+    fn offsets_out_of_order_are_garbage() {
+        let wrong = [
+            Header { trace_at: 63, ..header() },
+            Header { trace_at: CONTENT + 1, ..header() },
+            Header { recipients_at: CONTENT - 1, ..header() },
+            Header { envelope_at: 4999, ..header() },
+            Header { envelope_at: 6993, ..header() },
+            Header { envelope_at: u64::MAX, ..header() },
+            Header { length: 7001, ..header() },
+        ];
+        for header in wrong {
+            assert!(matches!(Header::decode(&header.encode(), 7000), Kind::Garbage(_)), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn no_single_bit_makes_one_state_of_another() {
+        for state in *b"03569" {
+            assert!((0..8).all(|bit| state_of(state ^ 1 << bit).is_none()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_decoded_without_panic(octets in proptest::collection::vec(any::<u8>(), SLOT), length: u64) {
+            let mut header = [0; HEADER];
+            header.copy_from_slice(&octets[..HEADER]);
+            Header::decode(&header, length);
+            header[..8].copy_from_slice(MAGIC);
+            header[8..11].copy_from_slice(&[VERSION, COMPLETE, b'l']);
+            Header::decode(&header, length);
+            let mut slot = [0; SLOT];
+            slot.copy_from_slice(&octets);
+            Slot::decode(&slot);
+            slot[0] = b'3';
+            prop_assert!(Slot::decode(&slot).is_some_and(|slot| slot.report.len() <= LONGEST_REPORT));
+        }
+
+        #[test]
+        fn a_slot_is_read_as_it_was_written(attempts: u32, time: u64, report in "[ -~]{0,120}") {
+            let slot = Slot { state: RecipientState::Failed, attempts, time, report };
+            prop_assert_eq!(Slot::decode(&slot.encode()), Some(slot));
+        }
+    }
+}
