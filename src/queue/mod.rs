@@ -99,7 +99,12 @@ impl Queue {
             // A file system without FIFOs: messages wait for the next sweep.
             Err(errno) => log::warn!("queue_directory {}: no trigger: {errno}", path.display()),
         }
-        Ok(Queue { path: path.to_owned(), complained: Mutex::default() })
+        Ok(Queue::at(path))
+    }
+
+    /// The queue at a place where `open` has been before; nothing is looked at or made.
+    pub fn at(path: &Path) -> Queue {
+        Queue { path: path.to_owned(), complained: Mutex::default() }
     }
 
     /// Begins a message: content, reverse-path and recipients are added, then it is committed; dropped, it is gone.
@@ -142,8 +147,8 @@ impl Queue {
             return false;
         }
         // Full is as good as written: whoever reads it has not yet looked.
-        match trigger.write(b"!") {
-            Ok(_) => true,
+        match trigger.write_all(b"!") {
+            Ok(()) => true,
             Err(error) => error.kind() == ErrorKind::WouldBlock,
         }
     }

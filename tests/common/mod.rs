@@ -152,7 +152,7 @@ impl Scratch {
     /// What is queued, oldest first: reverse-path, recipients and content behind our Received field. Taken apart by
     /// the library, so nothing incomplete is ever seen here.
     pub fn queued(&self) -> Vec<Queued> {
-        let queue = doorpost::queue::Queue { path: self.queue() };
+        let queue = doorpost::queue::Queue::at(&self.queue());
         let future = std::time::SystemTime::now() + Duration::from_secs(86_400 * 365);
         let mut ids = queue.due(future).unwrap_or_default();
         ids.sort();
