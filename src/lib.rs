@@ -6,6 +6,7 @@
 //! src/bin/*                                  one page a program
 //! smtp::server  pop3::server  qmqp::server   read, ask the session, do what it says
 //! submit  deliver  queue  mailbox            what keeps the mail
+//! smtpd                                      the connection server, which knows no protocol
 //! users  auth  channel  config  net          tables, accounts, the connection
 //! smtp::session  pop3::session               state machines: no clock, file, socket or environment from here down
 //! */command  */reply  qmqp::request
@@ -31,6 +32,7 @@ pub mod privilege;
 pub mod qmqp;
 pub mod queue;
 pub mod smtp;
+pub mod smtpd;
 pub mod submit;
 pub mod sys;
 pub mod users;

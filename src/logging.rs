@@ -45,9 +45,10 @@ pub fn start(program: &'static str, speaks: Speaks) {
     let _ = TAG.set(Mutex::new(Tag { program, name: "doorpost".to_owned(), facility: 2 << 3 }));
     let with_priority = !matches!(sink, Sink::Stderr);
     let with_facility = matches!(sink, Sink::Syslog(_));
+    let filters = std::env::var("RUST_LOG").ok();
     env_logger::Builder::new()
-        .filter_level(log::LevelFilter::Info)
-        .parse_filters(&std::env::var("RUST_LOG").unwrap_or_default())
+        .filter_level(if filters.is_some() { log::LevelFilter::Info } else { log::LevelFilter::Trace })
+        .parse_filters(filters.as_deref().unwrap_or_default())
         .format(move |out, record| {
             let mut line = String::with_capacity(200);
             if let Some(tag) = TAG.get().and_then(|tag| tag.lock().ok()) {
@@ -66,6 +67,16 @@ pub fn start(program: &'static str, speaks: Speaks) {
         })
         .target(env_logger::Target::Pipe(Box::new(sink)))
         .init();
+    if filters.is_none() {
+        log::set_max_level(log::LevelFilter::Info);
+    }
+}
+
+/// From now on records of level debug as well, unless RUST_LOG says what is wanted.
+pub fn debug() {
+    if std::env::var_os("RUST_LOG").is_none() {
+        log::set_max_level(log::LevelFilter::Debug);
+    }
 }
 
 /// Takes name and facility from the configuration (`syslog_name`, `syslog_facility`).

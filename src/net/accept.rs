@@ -12,7 +12,7 @@ use crate::sys;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// First descriptor of LISTEN_FDS.
 const LISTEN_FDS_START: i32 = 3;
@@ -33,7 +33,7 @@ pub fn serve(config: &Config, mut session: impl FnMut() -> Result<Ended, Error>)
     let limit = usize::try_from(config.children).unwrap_or(usize::MAX).max(1);
     let max_idle = Some(config.max_idle.0).filter(|time| !time.is_zero());
     let mut acceptor = Acceptor::new(vec![Service::new("session", listeners, limit)]).map_err(broken)?;
-    let fork = |acceptor: &mut Acceptor, _, given| fork(acceptor, given, &mut session);
+    let fork = |acceptor: &mut Acceptor, _: usize, given: &Given| fork(acceptor, given, &mut session);
     acceptor.run(max_idle, fork).map_err(broken)?;
     Ok(Ended::Done)
 }
@@ -80,15 +80,16 @@ fn put_on_stdio(connection: &OwnedFd) -> io::Result<()> {
 
 fn fork(
     acceptor: &mut Acceptor,
-    given: Given,
+    given: &Given,
     session: &mut impl FnMut() -> Result<Ended, Error>,
 ) -> io::Result<Option<Pid>> {
     let (Given::Connection(connection) | Given::Listener(connection)) = given;
     let child = || {
         acceptor.close();
-        let result = put_on_stdio(&connection).map_err(broken);
-        // The session may end by closing 0 and 1, and the client must see that.
-        drop(connection);
+        let result = put_on_stdio(connection).map_err(broken);
+        // By its number, for the parent's loop owns it, which in this process never runs again: a session that closes
+        // 0 and 1 must have closed the connection.
+        let _ = nix::unistd::close(connection.as_raw_fd());
         let result = result.and_then(|()| session());
         if let Err(error) = &result {
             log::error!("{error}");

@@ -47,13 +47,15 @@ pub struct Service {
     pub hands_over_listener: bool,
     running: usize,
     rests_until: Option<Instant>,
+    /// The client for whom no child could be started, and who gets a second chance after the rest.
+    held: Option<Given>,
 }
 
 impl Service {
     /// A service whose children get one connection each.
     pub fn new(name: impl Into<String>, listeners: Vec<Listener>, limit: usize) -> Service {
         let name = name.into();
-        Service { name, listeners, limit, hands_over_listener: false, running: 0, rests_until: None }
+        Service { name, listeners, limit, hands_over_listener: false, running: 0, rests_until: None, held: None }
     }
 
     fn is_open(&self) -> bool {
@@ -102,12 +104,13 @@ impl Acceptor {
     /// `start` makes a child for the service of the given number; nothing means that none was needed after all.
     pub fn run<Start>(&mut self, max_idle: Option<Duration>, mut start: Start) -> io::Result<()>
     where
-        Start: FnMut(&mut Acceptor, usize, Given) -> io::Result<Option<Pid>>,
+        Start: FnMut(&mut Acceptor, usize, &Given) -> io::Result<Option<Pid>>,
     {
         loop {
             if self.children.is_empty() && (self.stopping || max_idle.is_some_and(|time| self.is_idle_for(time))) {
                 return Ok(());
             }
+            self.retry(&mut start);
             let (signalled, ready) = self.wait(max_idle)?;
             if signalled && self.take_signals() == Stop::Now {
                 self.signal_children(|_| true);
@@ -126,9 +129,6 @@ impl Acceptor {
     /// Waits for signals and clients; gives whether there are signals, and where clients are, as service and listener.
     fn wait(&mut self, max_idle: Option<Duration>) -> io::Result<(bool, Vec<(usize, usize)>)> {
         let now = Instant::now();
-        for service in &mut self.services {
-            service.rests_until = service.rests_until.filter(|until| *until > now);
-        }
         let rests = self.services.iter().filter_map(|service| service.rests_until);
         let idle_end = max_idle.filter(|_| self.children.is_empty()).and_then(|time| self.idle_since.checked_add(time));
         let timeout = match rests.chain(idle_end).min() {
@@ -180,6 +180,7 @@ impl Acceptor {
         self.stopping = true;
         for service in &mut self.services {
             service.listeners.clear();
+            service.held = None;
         }
         // A child that accepts by itself would go on for ever.
         self.signal_children(|service| service.hands_over_listener);
@@ -229,7 +230,7 @@ impl Acceptor {
     /// Starts a child for a client. Nothing that goes wrong here may end the loop.
     fn admit<Start>(&mut self, number: usize, which: usize, start: &mut Start)
     where
-        Start: FnMut(&mut Acceptor, usize, Given) -> io::Result<Option<Pid>>,
+        Start: FnMut(&mut Acceptor, usize, &Given) -> io::Result<Option<Pid>>,
     {
         // Asked again for each client: the one before may have taken the last place.
         let Some(service) = self.services.get(number).filter(|service| service.is_open()) else { return };
@@ -239,22 +240,62 @@ impl Acceptor {
         } else {
             listener.accept().map(|connection| connection.map(Given::Connection))
         };
-        let started = match given {
-            Ok(Some(given)) => start(self, number, given),
-            Ok(None) => return,
-            Err(error) => Err(error),
-        };
-        let Some(service) = self.services.get_mut(number) else { return };
-        match started {
-            Ok(Some(pid)) => {
-                service.running += 1;
-                self.children.insert(pid, number);
+        match given {
+            Ok(Some(given)) => {
+                if !self.start(number, &given, start)
+                    && let Some(service) = self.services.get_mut(number)
+                {
+                    service.held = Some(given);
+                }
             }
             Ok(None) => {}
-            Err(error) => {
-                log::error!("cannot serve service={} cause=\"{error}\"", service.name);
-                service.rests_until = Instant::now().checked_add(REST);
+            Err(error) => self.rest(number, &error),
+        }
+    }
+
+    /// Ends rests that are over, and tries once more to start the children that could not be started before them.
+    /// Who fails again is closed without a word: what the words would be, only a session knows.
+    fn retry<Start>(&mut self, start: &mut Start)
+    where
+        Start: FnMut(&mut Acceptor, usize, &Given) -> io::Result<Option<Pid>>,
+    {
+        let now = Instant::now();
+        for number in 0..self.services.len() {
+            let Some(service) = self.services.get_mut(number) else { return };
+            if service.rests_until.is_some_and(|until| until <= now) {
+                service.rests_until = None;
+                if let Some(given) = service.held.take() {
+                    self.start(number, &given, start);
+                }
             }
+        }
+    }
+
+    /// Starts a child; gives whether that could be done, or need not be done any more.
+    fn start<Start>(&mut self, number: usize, given: &Given, start: &mut Start) -> bool
+    where
+        Start: FnMut(&mut Acceptor, usize, &Given) -> io::Result<Option<Pid>>,
+    {
+        match start(self, number, given) {
+            Ok(Some(pid)) => {
+                if let Some(service) = self.services.get_mut(number) {
+                    service.running += 1;
+                }
+                self.children.insert(pid, number);
+                true
+            }
+            Ok(None) => true,
+            Err(error) => {
+                self.rest(number, &error);
+                false
+            }
+        }
+    }
+
+    fn rest(&mut self, number: usize, error: &io::Error) {
+        if let Some(service) = self.services.get_mut(number) {
+            log::error!("cannot serve service={} cause=\"{error}\"", service.name);
+            service.rests_until = Instant::now().checked_add(REST);
         }
     }
 }

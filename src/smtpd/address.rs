@@ -1,0 +1,202 @@
+//! Where to listen: addresses and ports as people write them.
+
+use crate::net::listener::Listener;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+
+/// Which families a service takes (`tcp`, `tcp4`, `tcp6` in a services file).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Whatever the address is, and both if it is the wildcard.
+    Any,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+/// One socket to listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Address {
+    /// Every address of this machine, of both families where it has both.
+    Everywhere(u16),
+    /// One address; `::` is IPv6 only here.
+    Only(SocketAddr),
+}
+
+impl Address {
+    /// Starts to listen.
+    pub fn listen(&self) -> io::Result<Listener> {
+        match self {
+            Address::Everywhere(port) => Listener::bind_everywhere(*port),
+            Address::Only(address) => Listener::bind(*address, true),
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Everywhere(port) => write!(f, "*:{port}"),
+            Address::Only(address) => address.fmt(f),
+        }
+    }
+}
+
+/// Reads `HOST` or `HOST:PORT`, for `--listen-address`. HOST is an address, with or without brackets if it is IPv6 (with
+/// them if a port follows), `*`, or a name.
+pub fn parse(text: &str, port: u16) -> Result<Vec<Address>, String> {
+    let is_bare_v6 = text.parse::<Ipv6Addr>().is_ok();
+    match text.rsplit_once(':') {
+        Some((before, number)) if !is_bare_v6 && !text.ends_with(']') => host(before, self::port(number)?, Family::Any),
+        _ => host(text, port, Family::Any),
+    }
+}
+
+/// Reads `PORT` or `HOST[,HOST]:PORT`, the first column of a services file.
+pub fn parse_service(text: &str, family: Family) -> Result<Vec<Address>, String> {
+    let (hosts, port) = text.rsplit_once(':').unwrap_or(("*", text));
+    let port = self::port(port)?;
+    let mut addresses = Vec::new();
+    for host in hosts.split(',') {
+        addresses.extend(self::host(host, port, family)?);
+    }
+    Ok(addresses)
+}
+
+/// A port by number or by name, from /etc/services, or where that is missing (containers) from what mail uses.
+pub fn port(text: &str) -> Result<u16, String> {
+    const MAIL: [(&str, u16); 9] = [
+        ("lmtp", 24),
+        ("smtp", 25),
+        ("pop3", 110),
+        ("qmtp", 209),
+        ("smtps", 465),
+        ("submissions", 465),
+        ("submission", 587),
+        ("qmqp", 628),
+        ("pop3s", 995),
+    ];
+    if !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit()) {
+        return text.parse().map_err(|_| format!("{text}: expected a port from 0 to 65535"));
+    }
+    let known = std::fs::read_to_string("/etc/services").ok().and_then(|table| look_up(&table, text));
+    let known = known.or_else(|| MAIL.iter().find(|(name, _)| *name == text).map(|(_, port)| *port));
+    known.ok_or_else(|| format!("{}: expected a port, or a service of /etc/services", text.escape_debug()))
+}
+
+/// services(5): `name number/protocol alias...`.
+fn look_up(table: &str, wanted: &str) -> Option<u16> {
+    table.lines().find_map(|line| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let name = words.next()?;
+        let number = words.next()?.strip_suffix("/tcp")?;
+        if name == wanted || words.any(|alias| alias == wanted) { number.parse().ok() } else { None }
+    })
+}
+
+fn host(text: &str, port: u16, family: Family) -> Result<Vec<Address>, String> {
+    if matches!(text, "*" | "") {
+        return Ok(vec![match family {
+            Family::Any => Address::Everywhere(port),
+            Family::V4 => Address::Only((Ipv4Addr::UNSPECIFIED, port).into()),
+            Family::V6 => Address::Only((Ipv6Addr::UNSPECIFIED, port).into()),
+        }]);
+    }
+    let mut addresses = Vec::new();
+    for address in resolve(text, port)? {
+        let fits = match family {
+            Family::Any => true,
+            Family::V4 => address.is_ipv4(),
+            Family::V6 => address.is_ipv6(),
+        };
+        let address = match address.ip() {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if family == Family::Any => Address::Everywhere(port),
+            _ => Address::Only(address),
+        };
+        // A name may stand in /etc/hosts more than once.
+        if fits && !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        return Err(format!("{}: expected an address of the family that the protocol names", text.escape_debug()));
+    }
+    Ok(addresses)
+}
+
+fn resolve(text: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let shown = text.escape_debug();
+    if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        let address: Ipv6Addr = inner.parse().map_err(|_| format!("{shown}: expected an IPv6 address in brackets"))?;
+        return Ok(vec![(address, port).into()]);
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(vec![(address, port).into()]);
+    }
+    let found = (text, port).to_socket_addrs();
+    Ok(found.map_err(|error| format!("{shown}: expected an address, or a name that has one ({error})"))?.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn only(text: &str) -> Vec<Address> {
+        vec![Address::Only(text.parse().unwrap())]
+    }
+
+    #[test]
+    fn addresses_with_and_without_port_are_read() {
+        assert_eq!(parse("127.0.0.1", 25).unwrap(), only("127.0.0.1:25"));
+        assert_eq!(parse("127.0.0.1:2525", 25).unwrap(), only("127.0.0.1:2525"));
+        assert_eq!(parse("::1", 25).unwrap(), only("[::1]:25"));
+        assert_eq!(parse("[::1]", 25).unwrap(), only("[::1]:25"));
+        assert_eq!(parse("[::1]:2525", 25).unwrap(), only("[::1]:2525"));
+        assert_eq!(parse("127.0.0.1:smtp", 0).unwrap(), only("127.0.0.1:25"));
+        assert!(parse("localhost:7", 0).unwrap().iter().all(|address| address.to_string().ends_with(":7")));
+    }
+
+    #[test]
+    fn the_ipv6_wildcard_takes_both_families_unless_told_otherwise() {
+        for text in ["::", "[::]", "*"] {
+            assert_eq!(parse(text, 25).unwrap(), [Address::Everywhere(25)], "{text}");
+        }
+        assert_eq!(parse("0.0.0.0", 25).unwrap(), only("0.0.0.0:25"));
+        assert_eq!(parse_service("25", Family::V6).unwrap(), only("[::]:25"));
+        assert_eq!(parse_service("25", Family::V4).unwrap(), only("0.0.0.0:25"));
+        assert_eq!(parse_service("[::]:25", Family::V6).unwrap(), only("[::]:25"));
+    }
+
+    #[test]
+    fn the_first_column_of_a_services_file_is_read() {
+        assert_eq!(parse_service("smtp", Family::Any).unwrap(), [Address::Everywhere(25)]);
+        assert_eq!(parse_service("127.0.0.1:pop3", Family::Any).unwrap(), only("127.0.0.1:110"));
+        assert_eq!(parse_service("[::1]:628", Family::V6).unwrap(), only("[::1]:628"));
+        let two = parse_service("127.0.0.1,[::1]:25", Family::Any).unwrap();
+        assert_eq!(two, [only("127.0.0.1:25"), only("[::1]:25")].concat());
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_what_was_expected() {
+        for text in
+            ["[::1", "[127.0.0.1]:25", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:+25", "[]:25"]
+        {
+            assert!(parse(text, 25).unwrap_err().contains("expected"), "{text}");
+        }
+        for text in ["", ":", "nosuch-service", "127.0.0.1:nosuch-service"] {
+            assert!(parse_service(text, Family::Any).unwrap_err().contains("expected"), "{text}");
+        }
+        assert!(parse_service("127.0.0.1:25", Family::V6).unwrap_err().contains("family"));
+    }
+
+    #[test]
+    fn services_are_found_by_name_and_alias_and_only_for_tcp() {
+        let table = "# comment\nsmtp 25/tcp mail # sends\nonly 99/udp\nbad\nworse 99999/tcp\n";
+        assert_eq!(look_up(table, "smtp"), Some(25));
+        assert_eq!(look_up(table, "mail"), Some(25));
+        assert_eq!(look_up(table, "sends"), None);
+        assert_eq!(look_up(table, "only"), None);
+        assert_eq!(look_up(table, "worse"), None);
+    }
+}
