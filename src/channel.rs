@@ -1,8 +1,25 @@
 //! The channels file: on which channel mail comes in, by which it leaves, what may go where.
+//!
+//! ```text
+//! # channel  clients on it            domains on it              how mail leaves          mail from it may go to
+//! local      127.0.0.0/8,[::1]        $myhostname, localhost     mailbox:                 *
+//! smtp       *                        *                          smtp:                    local
+//! ```
+//!
+//! These two lines hold where there is no file. Search goes from top to bottom. Columns are separated by blanks; blanks
+//! behind a comma belong to the list. Reading the lines is left to `channel/parse.rs`, the patterns to
+//! `config::pattern`.
 
-use crate::config::{Config, Error};
+use crate::config::pattern::PatternList;
+use crate::config::{Config, Error, Origin};
 use crate::lookup::Lookup;
 use crate::net::peer::Peer;
+
+mod parse;
+
+/// The channel of clients that have logged in. Nobody comes in on it otherwise, and without a line of its own its
+/// mail may go anywhere.
+pub const AUTHENTICATED: &str = "authenticated";
 
 /// How mail leaves by a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +41,23 @@ pub struct Channel {
     pub name: String,
     /// How mail leaves.
     pub transport: Transport,
+    /// Who is on it when mail comes in.
+    pub clients: PatternList,
+    /// For which domains mail leaves by it.
+    pub domains: PatternList,
+    /// Where mail that came in on it may go.
+    pub may_go: MayGo,
+    /// Where it was read.
+    pub origin: Origin,
+}
+
+/// The last column: the channels that mail from this one may leave by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MayGo {
+    /// `*`.
+    Anywhere,
+    /// These; none for `-`.
+    To(Vec<String>),
 }
 
 /// All channels, in search order.
@@ -31,25 +65,111 @@ pub struct Channel {
 pub struct Channels(pub Vec<Channel>);
 
 impl Channels {
-    /// Reads the file `channels` names, or the two built-in lines where it is missing.
-    pub fn load(_config: &Config) -> Result<Channels, Error> {
-        todo!()
+    /// Reads the file `channels` names, or the two built-in lines where it is missing. A channel by which anybody in the
+    /// world can send mail on is warned of.
+    pub fn load(config: &Config) -> Result<Channels, Error> {
+        let channels = parse::load(config)?;
+        for (from, to) in channels.open_relays() {
+            log::warn!(
+                "{}: OPEN RELAY: clients from anywhere are on channel {}, and their mail may leave by {}, which is not \
+                 local",
+                from.origin,
+                from.name,
+                to.name
+            );
+        }
+        Ok(channels)
     }
 
     /// The channel a client's mail comes in on. `only` limits the search to these names, in this order
     /// (`smtpsrvr remotehost localhost channels`); empty: all. Without a match the last one searched, or `No` if
     /// `finicky`. An unknown name in `only` is an error.
-    pub fn incoming(&self, _peer: &Peer, _only: &[String], _finicky: bool) -> Result<Lookup<&Channel>, Error> {
-        todo!()
+    pub fn incoming(&self, peer: &Peer, only: &[String], finicky: bool) -> Result<Lookup<&Channel>, Error> {
+        let searched = self.searched(only)?;
+        for channel in &searched {
+            match channel.clients.matches_peer(peer) {
+                Lookup::Yes(()) => return Ok(Lookup::Yes(channel)),
+                Lookup::No => {}
+                Lookup::CannotTell(why) => return Ok(Lookup::CannotTell(why)),
+            }
+        }
+        Ok(match searched.last() {
+            Some(last) if !finicky => Lookup::Yes(last),
+            _ => Lookup::No,
+        })
     }
 
     /// The channel by which mail for a domain leaves.
-    pub fn outgoing(&self, _domain: &[u8]) -> Lookup<&Channel> {
-        todo!()
+    pub fn outgoing(&self, domain: &[u8]) -> Lookup<&Channel> {
+        match self.0.iter().find(|channel| channel.domains.matches_domain(domain)) {
+            Some(channel) => Lookup::Yes(channel),
+            None => Lookup::No,
+        }
     }
 
     /// Whether mail that came in on channel `from` (by name; `authenticated` and unknown names included) may leave by `to`.
-    pub fn may_go(&self, _from: &str, _to: &Channel) -> bool {
-        todo!()
+    pub fn may_go(&self, from: &str, to: &Channel) -> bool {
+        match self.by_name(from) {
+            Some(channel) => channel.may_go_to(to),
+            None => from == AUTHENTICATED,
+        }
+    }
+
+    /// The channel of that name, if there is one.
+    pub fn by_name(&self, name: &str) -> Option<&Channel> {
+        self.0.iter().find(|channel| channel.name == name)
+    }
+
+    fn searched(&self, only: &[String]) -> Result<Vec<&Channel>, Error> {
+        if only.is_empty() {
+            return Ok(self.0.iter().filter(|channel| channel.name != AUTHENTICATED).collect());
+        }
+        let found = |name: &String| {
+            self.by_name(name).filter(|channel| channel.name != AUTHENTICATED).ok_or_else(|| Error {
+                origin: Origin::Arguments,
+                problem: format!("expected the name of a channel instead of {}", name.escape_debug()),
+            })
+        };
+        only.iter().map(found).collect()
+    }
+
+    /// Which channel anybody in the world may be on, and one by which mail from it leaves this machine.
+    ///
+    /// Whoever matches no line is on the last one, so that counts as open too.
+    fn open_relays(&self) -> Vec<(&Channel, &Channel)> {
+        let last = self.0.iter().rev().find(|channel| channel.name != AUTHENTICATED);
+        let is_open = |channel: &Channel| {
+            let is_last = last.is_some_and(|last| last.name == channel.name);
+            channel.name != AUTHENTICATED && (channel.clients.is_open() || is_last)
+        };
+        let mut found = Vec::new();
+        for from in self.0.iter().filter(|channel| is_open(channel)) {
+            let leaves = |to: &&Channel| from.may_go_to(to) && !to.is_local() && !to.domains.0.is_empty();
+            if let Some(to) = self.0.iter().find(leaves) {
+                found.push((from, to));
+            }
+            // Nobody gets past a line that takes everybody.
+            if from.clients.is_open() {
+                break;
+            }
+        }
+        found
     }
 }
+
+impl Channel {
+    /// Whether mail that leaves by it stays on this machine.
+    pub fn is_local(&self) -> bool {
+        matches!(self.transport, Transport::Mailbox | Transport::None)
+    }
+
+    fn may_go_to(&self, to: &Channel) -> bool {
+        match &self.may_go {
+            MayGo::Anywhere => true,
+            MayGo::To(names) => names.contains(&to.name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

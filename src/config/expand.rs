@@ -14,6 +14,10 @@ pub trait Names {
     fn finish(&mut self, _name: &str, expanded: String) -> String {
         expanded
     }
+    /// Whether a name that is set nowhere is an error, and not empty as in main.cf.
+    fn must_be_set(&self) -> bool {
+        false
+    }
 }
 
 /// Longest text a value may become, in octets.
@@ -128,7 +132,12 @@ impl Expansion<'_> {
             let chain = self.under_way.join(" -> ");
             return Err(wrong(format!("expected a value that does not refer to itself: {chain} -> {name}")));
         }
-        let Some((raw, origin)) = self.names.look_up(name) else { return Ok(self.names.finish(name, String::new())) };
+        let Some((raw, origin)) = self.names.look_up(name) else {
+            if self.names.must_be_set() {
+                return Err(wrong(format!("expected a name that main.cf sets instead of ${name}")));
+            }
+            return Ok(self.names.finish(name, String::new()));
+        };
         self.under_way.push(name.to_owned());
         let mut out = String::new();
         self.text(&raw, &origin, &mut out)?;

@@ -143,12 +143,13 @@ pub(crate) fn contents(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 /// Every name there is: what was set, else defaults, and the two that tell about the process.
 struct Table {
     set: BTreeMap<String, (String, Origin)>,
-    used: BTreeSet<String>,
+    /// By another value.
+    referred_to: BTreeSet<String>,
 }
 
 impl Names for Table {
     fn look_up(&mut self, name: &str) -> Option<(String, Origin)> {
-        self.used.insert(name.to_owned());
+        self.referred_to.insert(name.to_owned());
         if let Some(value) = about_process(name) {
             return Some((value.replace('$', "$$"), Origin::Default));
         }
@@ -175,7 +176,7 @@ pub(crate) fn about_process(name: &str) -> Option<String> {
 }
 
 fn assemble(definitions: Vec<Definition>) -> Result<(Config, Vec<Error>), Error> {
-    let mut table = Table { set: BTreeMap::new(), used: BTreeSet::new() };
+    let mut table = Table { set: BTreeMap::new(), referred_to: BTreeSet::new() };
     for definition in definitions {
         table.set.insert(definition.name, (definition.raw, definition.origin));
     }
@@ -188,23 +189,41 @@ fn assemble(definitions: Vec<Definition>) -> Result<(Config, Vec<Error>), Error>
     }
     let mut config = Config::from_settings(settings)?;
     config.check()?;
-    // A name of the administrator's own is known by the values that refer to it; the channels file may do so too.
+    let warnings = take_own_names(&mut config, table)?;
+    Ok((config, warnings))
+}
+
+/// Keeps the names that are no parameters. A misspelt parameter is one that nothing refers to, in main.cf or channels.
+fn take_own_names(config: &mut Config, mut table: Table) -> Result<Vec<Error>, Error> {
     let mut warnings = Vec::new();
-    for (name, (_, origin)) in table.set.clone() {
-        if PARAMETERS.iter().any(|parameter| parameter.name == name) {
-            continue;
+    let set = table.set.clone();
+    for name in set.keys().filter(|name| PARAMETERS.iter().all(|parameter| parameter.name != name.as_str())) {
+        if about_process(name).is_none() {
+            let is_referred_to = table.referred_to.contains(name);
+            config.own_names.push((name.clone(), expand::expand_name(name, &mut table)?));
+            if !is_referred_to {
+                table.referred_to.remove(name);
+            }
         }
+    }
+    for (name, (_, origin)) in set {
         if about_process(&name).is_some() {
             warnings.push(Error { origin, problem: format!("{name} cannot be set") });
-            continue;
-        }
-        if !table.used.contains(&name) {
+        } else if config.own_names.iter().any(|(own, _)| *own == name)
+            && !table.referred_to.contains(&name)
+            && !is_in_channels(config, &name)
+        {
             warnings.push(Error { origin, problem: format!("unknown parameter {}", name.escape_debug()) });
         }
-        let expanded = expand::expand_name(&name, &mut table)?;
-        config.own_names.push((name, expanded));
     }
-    Ok((config, warnings))
+    Ok(warnings)
+}
+
+/// Whether the channels file may refer to a name; only asked for the few that main.cf itself does not use.
+fn is_in_channels(config: &Config, name: &str) -> bool {
+    let text = contents(&config.channels).ok().flatten().unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    ["$", "${", "$("].iter().any(|before| text.contains(&format!("{before}{name}")))
 }
 
 impl Config {
@@ -312,7 +331,18 @@ mod tests {
     fn unknown_names_are_warned_of_unless_a_value_refers_to_them() {
         let (config, warnings) = load("mine = x\nsyslog_name = $mine\nsmtpd_timout = 5s\n", &[]).unwrap();
         assert_eq!(warnings, ["main.cf:3: unknown parameter smtpd_timout"]);
+        let (_, warnings) = load("a_unused = 1\nb_used = 2\nz_unused = $b_used\n", &[]).unwrap();
+        assert_eq!(warnings, ["main.cf:1: unknown parameter a_unused", "main.cf:3: unknown parameter z_unused"]);
         assert!(config.own_names.contains(&("mine".to_owned(), "x".to_owned())));
+    }
+
+    #[test]
+    fn names_that_the_channels_file_refers_to_are_known() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("channels"), "a ${mine} - - -\n").unwrap();
+        let channels = format!("channels = {}/channels\n", folder.path().display());
+        let (_, warnings) = load(&format!("{channels}mine = 127.0.0.1\nother = 1\n"), &[]).unwrap();
+        assert_eq!(warnings, ["main.cf:3: unknown parameter other"]);
     }
 
     #[test]

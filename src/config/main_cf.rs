@@ -59,7 +59,7 @@ pub fn parse_option(text: &str) -> Result<Definition, String> {
 }
 
 /// Logical lines with the number their first physical line has, from 1.
-fn logical_lines(octets: &[u8], path: &Path, warnings: &mut Vec<Error>) -> Vec<(usize, Vec<u8>)> {
+pub(crate) fn logical_lines(octets: &[u8], path: &Path, warnings: &mut Vec<Error>) -> Vec<(usize, Vec<u8>)> {
     let mut logical: Vec<(usize, Vec<u8>)> = Vec::new();
     for (number, line) in (1..).zip(octets.split(|octet| *octet == b'\n')) {
         match line.iter().find(|octet| !is_blank(**octet)) {
@@ -70,7 +70,8 @@ fn logical_lines(octets: &[u8], path: &Path, warnings: &mut Vec<Error>) -> Vec<(
         match logical.last_mut() {
             Some((_, before)) if continues => before.extend_from_slice(line),
             None if continues => {
-                let problem = "the first line begins with a blank and continues nothing; it does not count";
+                let problem =
+                    "expected no blank at the beginning of the first line, which continues nothing; it does not count";
                 warnings.push(Error::at(path, number, problem));
             }
             _ => logical.push((number, line.to_vec())),
@@ -141,7 +142,7 @@ mod tests {
     fn a_first_line_with_a_leading_blank_is_left_out_with_a_warning() {
         let parsed = parse(b"\n  x = 1\ny = 2", Path::new("main.cf")).unwrap();
         assert_eq!(parsed.definitions.len(), 1);
-        assert!(parsed.warnings[0].to_string().starts_with("main.cf:2: the first line begins with a blank"));
+        assert!(parsed.warnings[0].to_string().starts_with("main.cf:2: expected no blank at the beginning"));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum Origin {
     File(PathBuf, usize),
     /// `-o name=value`.
     Option,
+    /// The operands of the command line.
+    Arguments,
     /// What named the folder of main.cf: `option --config`, or `environment MAIL_CONFIG`.
     Folder(&'static str),
     /// The parameter's default.
@@ -35,6 +37,7 @@ impl std::fmt::Display for Origin {
             Origin::File(path, 0) => path.display().fmt(f),
             Origin::File(path, line) => write!(f, "{}:{line}", path.display()),
             Origin::Option => f.write_str("option -o"),
+            Origin::Arguments => f.write_str("command line"),
             Origin::Folder(named_by) => f.write_str(named_by),
             Origin::Default => f.write_str("default"),
         }

@@ -1,13 +1,254 @@
 //! Lists of patterns for clients and domains: names, `.domain`, addresses, nets, `[IPv6]/len`, `*`, `/file`.
+//!
+//! The first pattern that matches decides; one that begins with `!` then says no. `*` is everybody who has an address
+//! or a name: a pipe or socket of which nothing is known matches the words `stdin` and `unknown` only, so that a
+//! careless `ncat -e` opens no relay.
 
+use super::load;
 use super::value::Value;
+use crate::lookup::Lookup;
+use crate::net::peer::{Origin, Peer};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 /// Patterns in the order they were written; the first that matches decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PatternList(pub Vec<String>);
+pub struct PatternList(pub Vec<Pattern>);
+
+/// One pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    /// Written with `!`: who matches is not meant.
+    pub negated: bool,
+    /// Who matches.
+    pub matches: Matches,
+}
+
+/// Who matches a pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Matches {
+    /// `*`: every domain, and every client that has an address or a name.
+    All,
+    /// `stdin`: a pipe, file or terminal that nobody vouched for.
+    Stdin,
+    /// `unknown`: a socket that names nobody.
+    Unknown,
+    /// A name, in lower case.
+    Name(String),
+    /// `.domain`: the names below it, not itself; in lower case, with its dot.
+    Below(String),
+    /// An address or a net.
+    Net(IpNet),
+}
 
 impl Value for PatternList {
-    fn parse(_text: &str) -> Result<Self, String> {
-        Ok(PatternList(Vec::new()))
+    fn parse(text: &str) -> Result<Self, String> {
+        let words = text.split([',', ' ', '\t', '\r', '\n', '\x0b', '\x0c']).filter(|word| !word.is_empty());
+        let mut patterns = Vec::new();
+        for word in words {
+            match word.trim_start_matches('!') {
+                path if path.starts_with('/') => {
+                    let negated = is_negated(word);
+                    let from_file = file(Path::new(path))?.into_iter();
+                    patterns.extend(from_file.map(|p| Pattern { negated: p.negated != negated, ..p }));
+                }
+                _ => patterns.push(pattern(word)?),
+            }
+        }
+        Ok(PatternList(patterns))
     }
 }
+
+impl PatternList {
+    /// Whether a client is meant. Its name is looked up only when a pattern of names is reached.
+    pub fn matches_peer(&self, peer: &Peer) -> Lookup<()> {
+        for pattern in &self.0 {
+            let matches = match (&pattern.matches, peer.origin) {
+                (Matches::All, Origin::Address(_) | Origin::Named) => true,
+                (Matches::Stdin, Origin::Stdin) | (Matches::Unknown, Origin::Unknown) => true,
+                (Matches::Net(net), Origin::Address(address)) => net.contains(&address),
+                (Matches::Name(_) | Matches::Below(_), Origin::Address(_) | Origin::Named) => match peer.name() {
+                    Lookup::Yes(name) => pattern.matches_name(name.as_bytes()),
+                    Lookup::No => false,
+                    Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+                },
+                (Matches::All | Matches::Stdin | Matches::Unknown, _) => false,
+                (Matches::Name(_) | Matches::Below(_) | Matches::Net(_), _) => false,
+            };
+            if matches {
+                return if pattern.negated { Lookup::No } else { Lookup::Yes(()) };
+            }
+        }
+        Lookup::No
+    }
+
+    /// Whether a domain is meant, by ASCII's letters without regard to case. An address pattern means `[address]`.
+    pub fn matches_domain(&self, domain: &[u8]) -> bool {
+        let decides = self.0.iter().find(|pattern| match &pattern.matches {
+            Matches::All => true,
+            Matches::Name(_) | Matches::Below(_) => pattern.matches_name(domain),
+            Matches::Net(net) => literal(domain).is_some_and(|address| net.contains(&address)),
+            Matches::Stdin | Matches::Unknown => false,
+        });
+        decides.is_some_and(|pattern| !pattern.negated)
+    }
+
+    /// Whether clients from anywhere in the world are meant, and not only those that somebody chose.
+    pub fn is_open(&self) -> bool {
+        let is_wide = |pattern: &&Pattern| match &pattern.matches {
+            Matches::All => true,
+            // 0.0.0.0/1 and its neighbour, or 2000::/3: as good as everybody. 10.0.0.0/8 is nobody from outside.
+            Matches::Net(IpNet::V4(net)) => net.prefix_len() < 8,
+            Matches::Net(IpNet::V6(net)) => net.prefix_len() < 16,
+            Matches::Stdin | Matches::Unknown | Matches::Name(_) | Matches::Below(_) => false,
+        };
+        self.0.iter().find(is_wide).is_some_and(|pattern| !pattern.negated)
+    }
+}
+
+impl Pattern {
+    fn matches_name(&self, name: &[u8]) -> bool {
+        match &self.matches {
+            Matches::Name(pattern) => name.eq_ignore_ascii_case(pattern.as_bytes()),
+            Matches::Below(pattern) => {
+                let start = name.len().checked_sub(pattern.len()).filter(|start| *start > 0);
+                start
+                    .and_then(|start| name.get(start..))
+                    .is_some_and(|end| end.eq_ignore_ascii_case(pattern.as_bytes()))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// One pattern that is no `/file`; the error is what was expected.
+fn pattern(word: &str) -> Result<Pattern, String> {
+    let matches = match word.trim_start_matches('!') {
+        "" => return Err("a pattern behind !".to_owned()),
+        "*" => Matches::All,
+        "stdin" => Matches::Stdin,
+        "unknown" => Matches::Unknown,
+        text if text.starts_with('[') => Matches::Net(bracketed(text)?),
+        text if is_bare_ipv6(text) => {
+            let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
+            let length = length.map_or(String::new(), |length| format!("/{length}"));
+            return Err(format!("[{address}]{length} instead of {}: an IPv6 address stands in brackets", shown(text)));
+        }
+        text if is_numeric(text) => Matches::Net(ipv4(text)?),
+        text => name(text)?,
+    };
+    Ok(Pattern { negated: is_negated(word), matches })
+}
+
+/// As in Postfix, each `!` turns the meaning round.
+fn is_negated(word: &str) -> bool {
+    word.bytes().take_while(|octet| *octet == b'!').count() % 2 == 1
+}
+
+fn name(text: &str) -> Result<Matches, String> {
+    let labels = text.strip_prefix('.').unwrap_or(text);
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_')
+    };
+    if text.len() > 254 || !labels.split('.').all(is_label) {
+        let kinds = "a name, .domain, an address, a net, [IPv6]/length, * or /file";
+        return Err(format!("{kinds} instead of {}", shown(text)));
+    }
+    let text = text.to_ascii_lowercase();
+    Ok(if text.starts_with('.') { Matches::Below(text) } else { Matches::Name(text) })
+}
+
+fn ipv4(text: &str) -> Result<IpNet, String> {
+    let (address, length) = text.split_once('/').unwrap_or((text, "32"));
+    let wrong =
+        || format!("an IPv4 address of four numbers, and no more than /32 behind it, instead of {}", shown(text));
+    let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+    let net = Ipv4Net::new(address, digits(length).ok_or_else(wrong)?).map_err(|_| wrong())?;
+    exact(IpNet::V4(net), text)
+}
+
+/// `[IPv6]` or `[IPv6]/length`.
+fn bracketed(text: &str) -> Result<IpNet, String> {
+    let wrong = || format!("[IPv6 address], and no more than /128 behind it, instead of {}", shown(text));
+    let (address, rest) = text.strip_prefix('[').and_then(|text| text.split_once(']')).ok_or_else(wrong)?;
+    let address: Ipv6Addr = address.parse().map_err(|_| wrong())?;
+    let length = match rest.strip_prefix('/') {
+        Some(length) => digits(length).ok_or_else(wrong)?,
+        None if rest.is_empty() => 128,
+        None => return Err(wrong()),
+    };
+    let net = Ipv6Net::new(address, length).map_err(|_| wrong())?;
+    // Peers are IPv4 where they come mapped, so patterns are too, or they would never match.
+    match (address.to_ipv4_mapped(), length.checked_sub(96)) {
+        (Some(mapped), Some(length)) => exact(IpNet::V4(Ipv4Net::new(mapped, length).map_err(|_| wrong())?), text),
+        _ => exact(IpNet::V6(net), text),
+    }
+}
+
+/// Host bits are a slip: was the length wrong, or the address? Nobody but the administrator knows.
+fn exact(net: IpNet, text: &str) -> Result<IpNet, String> {
+    if net.addr() == net.network() {
+        return Ok(net);
+    }
+    let meant = match net.trunc() {
+        IpNet::V4(net) => net.to_string(),
+        IpNet::V6(net) => format!("[{}]/{}", net.addr(), net.prefix_len()),
+    };
+    Err(format!("{meant} instead of {}: there are host bits behind the length of the net", shown(text)))
+}
+
+fn is_bare_ipv6(text: &str) -> bool {
+    text.split('/').next().unwrap_or(text).parse::<Ipv6Addr>().is_ok()
+}
+
+/// Not a name: no top-level domain is a number (RFC 3696 section 2).
+fn is_numeric(text: &str) -> bool {
+    let numeric = |octet: u8| octet.is_ascii_digit() || octet == b'.' || octet == b'/';
+    text.starts_with(|c: char| c.is_ascii_digit()) && text.bytes().all(numeric)
+}
+
+fn digits(text: &str) -> Option<u8> {
+    if text.bytes().all(|octet| octet.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+/// The address in an address literal (RFC 5321 section 4.1.3).
+fn literal(domain: &[u8]) -> Option<IpAddr> {
+    let inside = std::str::from_utf8(domain).ok()?.strip_prefix('[')?.strip_suffix(']')?;
+    match inside.get(..5) {
+        Some(tag) if tag.eq_ignore_ascii_case("IPv6:") => {
+            inside.get(5..)?.parse::<Ipv6Addr>().ok().map(|address| IpAddr::V6(address).to_canonical())
+        }
+        _ => inside.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+    }
+}
+
+/// The patterns of a file, one a line; `#` begins a comment line.
+fn file(path: &Path) -> Result<Vec<Pattern>, String> {
+    let octets = match load::contents(path) {
+        Ok(Some(octets)) => octets,
+        Ok(None) => return Err(format!("a file {}, and there is none", path.display())),
+        Err(error) => return Err(format!("patterns in a file: {error}")),
+    };
+    let mut patterns = Vec::new();
+    for (number, line) in (1..).zip(octets.split(|octet| *octet == b'\n')) {
+        let at = |expected: String| format!("{expected} (line {number} of {})", path.display());
+        let line = std::str::from_utf8(line).map_err(|_| at("text in UTF-8".to_owned()))?.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if line.trim_start_matches('!').starts_with('/') {
+            return Err(at("a pattern that is no file itself".to_owned()));
+        }
+        patterns.push(pattern(line).map_err(at)?);
+    }
+    Ok(patterns)
+}
+
+fn shown(text: &str) -> String {
+    let text: String = text.chars().take(60).flat_map(char::escape_debug).collect();
+    format!("\"{text}\"")
+}
+
+#[cfg(test)]
+mod tests;

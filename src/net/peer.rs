@@ -43,7 +43,7 @@ impl Peer {
 
     /// Its forward-confirmed name. Looked up at the first call only, 5 s at most, never for loopback; the answer is kept.
     pub fn name(&self) -> Lookup<String> {
-        Lookup::No
+        self.looked_up.get_or_init(|| Lookup::No).clone()
     }
 
     /// Loopback, or no network at all: passwords need no TLS on it.

@@ -1,0 +1,183 @@
+//! Reading the channels file: five columns a line, each checked; an error names file and line.
+
+use super::{AUTHENTICATED, Channel, Channels, MayGo, Transport};
+use crate::config::expand::{self, Names};
+use crate::config::pattern::{Matches, PatternList};
+use crate::config::value::Value;
+use crate::config::{Config, Error, Origin, load, main_cf};
+
+/// What holds where there is no file.
+const BUILT_IN: &str = "local 127.0.0.0/8,[::1] $myhostname,localhost mailbox: *\nsmtp * * smtp: local\n";
+
+/// The columns, as errors name them.
+const COLUMNS: &str = "five columns: channel, clients, domains, how mail leaves, where its mail may go";
+
+pub(super) fn load(config: &Config) -> Result<Channels, Error> {
+    match load::contents(&config.channels)? {
+        Some(octets) => parse(&octets, config, false),
+        None => {
+            let setting = config.settings.iter().find(|setting| setting.name == "channels");
+            if let Some(setting) = setting.filter(|setting| setting.origin != Origin::Default) {
+                log::warn!("{}: there is no file {}: the built-in channels hold", setting.origin, setting.expanded);
+            }
+            parse(BUILT_IN.as_bytes(), config, true)
+        }
+    }
+}
+
+pub(super) fn parse(octets: &[u8], config: &Config, built_in: bool) -> Result<Channels, Error> {
+    let origin = |line| if built_in { Origin::Default } else { Origin::File(config.channels.clone(), line) };
+    let mut warnings = Vec::new();
+    let lines = main_cf::logical_lines(octets, &config.channels, &mut warnings);
+    // To leave a line out would change who may send what.
+    if let Some(warning) = warnings.pop() {
+        return Err(warning);
+    }
+    let mut channels: Vec<Channel> = Vec::new();
+    for (number, line) in lines {
+        let origin = origin(number);
+        let wrong = |expected: String| Error { origin: origin.clone(), problem: format!("expected {expected}") };
+        let text = std::str::from_utf8(&line).map_err(|_| wrong("text in UTF-8".to_owned()))?;
+        let channel = channel(text, config, &origin)?;
+        if let Some(earlier) = channels.iter().find(|earlier| earlier.name == channel.name) {
+            return Err(wrong(format!("another name than {}, which is that of {}", channel.name, earlier.origin)));
+        }
+        channels.push(channel);
+    }
+    if !channels.iter().any(|channel| channel.name != AUTHENTICATED) {
+        return Err(Error { origin: origin(0), problem: "expected at least one channel".to_owned() });
+    }
+    for channel in &channels {
+        let MayGo::To(names) = &channel.may_go else { continue };
+        if let Some(unknown) = names.iter().find(|name| channels.iter().all(|known| known.name != **name)) {
+            let problem =
+                format!("expected the name of a channel in the last column instead of {}", unknown.escape_debug());
+            return Err(Error { origin: channel.origin.clone(), problem });
+        }
+    }
+    Ok(Channels(channels))
+}
+
+fn channel(text: &str, config: &Config, origin: &Origin) -> Result<Channel, Error> {
+    let wrong = |expected: String| Error { origin: origin.clone(), problem: format!("expected {expected}") };
+    let columns = columns(text).map_err(|expected| wrong(expected.to_owned()))?;
+    let [name, clients, domains, leaves, may_go] = columns[..] else {
+        return Err(wrong(format!("{COLUMNS}; there are {}", columns.len())));
+    };
+    let is_name = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.');
+    if name.len() > 64 || !name.bytes().all(is_name) || !name.bytes().any(|octet| octet.is_ascii_alphanumeric()) {
+        return Err(wrong(format!("a channel name of letters, digits, - _ and . instead of {}", name.escape_debug())));
+    }
+    let expanded = |column: &str| expand::expand(column, origin, &mut MainCf { config, origin });
+    let patterns = |column: &str, what: &str| match expanded(column)?.as_str() {
+        "-" => Ok(PatternList::default()),
+        text => PatternList::parse(text).map_err(|expected| wrong(format!("in the column of {what}: {expected}"))),
+    };
+    let clients = patterns(clients, "clients")?;
+    let domains = patterns(domains, "domains")?;
+    if domains.0.iter().any(|pattern| matches!(pattern.matches, Matches::Stdin | Matches::Unknown)) {
+        return Err(wrong("domains; stdin and unknown are clients".to_owned()));
+    }
+    let transport = transport(&expanded(leaves)?).map_err(wrong)?;
+    if transport == Transport::None && !domains.0.is_empty() {
+        return Err(wrong("a way for mail to leave, since there are domains on this channel".to_owned()));
+    }
+    let may_go = match expanded(may_go)?.as_str() {
+        "*" => MayGo::Anywhere,
+        "-" => MayGo::To(Vec::new()),
+        names => MayGo::To(words(names).map(str::to_owned).collect()),
+    };
+    Ok(Channel { name: name.to_owned(), transport, clients, domains, may_go, origin: origin.clone() })
+}
+
+/// Splits at blanks, but not behind a comma, nor inside of the brackets of `${name?...}`.
+fn columns(text: &str) -> Result<Vec<&str>, &'static str> {
+    let mut columns = Vec::new();
+    let mut start = None;
+    let (mut depth, mut behind_comma) = (0_usize, false);
+    for (at, octet) in text.bytes().enumerate() {
+        let is_blank = octet.is_ascii_whitespace();
+        match start {
+            None if is_blank => continue,
+            None if octet == b',' => return Err("blanks behind a comma, not before it"),
+            None => start = Some(at),
+            Some(begin) if is_blank && depth == 0 && !behind_comma => {
+                columns.extend(text.get(begin..at));
+                start = None;
+            }
+            Some(_) => {}
+        }
+        match octet {
+            b'{' | b'(' => depth += 1,
+            b'}' | b')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        behind_comma = octet == b',' || (behind_comma && is_blank);
+    }
+    if let Some(begin) = start {
+        columns.extend(text.get(begin..));
+    }
+    if behind_comma { Err("something behind the last comma") } else { Ok(columns) }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c == ',' || c.is_ascii_whitespace()).filter(|word| !word.is_empty())
+}
+
+/// What stands in the fourth column; the error is what was expected.
+fn transport(text: &str) -> Result<Transport, String> {
+    const OTHERS: [&str; 5] = ["lmtp", "qmqp", "qmtp", "pipe", "qmail-queue"];
+    match text.split_once(':') {
+        None if text == "-" => Ok(Transport::None),
+        Some(("mailbox", "")) => Ok(Transport::Mailbox),
+        Some(("mailbox", _)) => Err("nothing behind mailbox:; the parameter mailbox says where".to_owned()),
+        Some(("smtp", "")) => Ok(Transport::Smtp(None)),
+        Some(("smtp", next)) => host_and_port(next).map(|()| Transport::Smtp(Some(next.to_owned()))),
+        Some((name, rest)) if OTHERS.contains(&name) => Ok(Transport::Other(name.to_owned(), rest.to_owned())),
+        _ => Err(format!(
+            "mailbox:, smtp:, smtp:[host]:port, {}:... or - instead of {}",
+            OTHERS.join(":..., "),
+            text.escape_debug()
+        )),
+    }
+}
+
+/// Postfix's forms of a next hop: `[host]`, `[host]:port`, `domain`, `domain:port`.
+fn host_and_port(text: &str) -> Result<(), String> {
+    let wrong = || format!("host, [host] or [host]:port behind smtp: instead of {}", text.escape_debug());
+    let (host, port) = match text.strip_prefix('[').map(|text| text.split_once(']')) {
+        Some(Some((host, ""))) => (host, None),
+        Some(Some((host, rest))) => (host, Some(rest.strip_prefix(':').ok_or_else(wrong)?)),
+        Some(None) => return Err(wrong()),
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let is_port =
+        |port: &str| port.bytes().all(|octet| octet.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|n| n > 0);
+    let is_host = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.' | b':');
+    if host.is_empty() || !host.bytes().all(is_host) || !port.is_none_or(is_port) {
+        return Err(wrong());
+    }
+    Ok(())
+}
+
+/// The names of main.cf, already expanded. One that is not set is an error here: an empty column would be policy.
+struct MainCf<'a> {
+    config: &'a Config,
+    origin: &'a Origin,
+}
+
+impl Names for MainCf<'_> {
+    fn look_up(&mut self, name: &str) -> Option<(String, Origin)> {
+        let parameter = self.config.settings.iter().find(|setting| setting.name == name);
+        let own = || self.config.own_names.iter().find(|(known, _)| known == name);
+        let text = match parameter {
+            Some(setting) => Some(setting.expanded.clone()),
+            None => own().map(|(_, text)| text.clone()).or_else(|| load::about_process(name)),
+        };
+        text.map(|text| (text.replace('$', "$$"), self.origin.clone()))
+    }
+
+    fn must_be_set(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,192 @@
+//! Who matches which pattern, and what is told about those that are none.
+
+use super::*;
+use proptest::prelude::*;
+
+fn list(text: &str) -> PatternList {
+    PatternList::parse(text).unwrap()
+}
+
+fn at(address: &str) -> Peer {
+    Peer::new(Origin::Address(address.parse().unwrap()))
+}
+
+/// A peer whose look-up has already happened.
+fn called(address: &str, name: Lookup<String>) -> Peer {
+    let peer = at(address);
+    peer.looked_up.set(name).unwrap();
+    peer
+}
+
+fn is_in(text: &str, address: &str) -> bool {
+    list(text).matches_peer(&at(address)) == Lookup::Yes(())
+}
+
+#[test]
+fn an_empty_list_matches_nobody() {
+    assert!(!is_in("", "127.0.0.1"));
+    assert!(!list("").matches_domain(b"example.net"));
+}
+
+#[test]
+fn addresses_and_nets_match_what_is_in_them() {
+    assert!(is_in("192.0.2.1", "192.0.2.1"));
+    assert!(!is_in("192.0.2.1", "192.0.2.2"));
+    assert!(is_in("192.0.2.0/31, 10.0.0.0/8", "10.255.0.1"));
+    assert!(!is_in("10.0.0.0/8", "11.0.0.1"));
+    assert!(is_in("[2001:db8::]/32", "2001:db8:1::1"));
+    assert!(is_in("[::1]", "::1"));
+    assert!(!is_in("[::]/0", "192.0.2.1"));
+    assert!(is_in("0.0.0.0/0", "192.0.2.1"));
+    assert!(is_in("[::ffff:192.0.2.0]/120", "192.0.2.7"));
+}
+
+#[test]
+fn the_first_match_decides() {
+    assert!(!is_in("!10.1.0.0/16 10.0.0.0/8", "10.1.2.3"));
+    assert!(is_in("!10.1.0.0/16 10.0.0.0/8", "10.2.2.3"));
+    assert!(is_in("10.0.0.0/8 !10.1.0.0/16", "10.1.2.3"));
+    assert!(is_in("!!10.0.0.0/8", "10.1.2.3"));
+    assert!(!list("!a.example, .example").matches_domain(b"A.example"));
+}
+
+#[test]
+fn stdin_and_unknown_match_their_words_only() {
+    for (origin, word, other) in [(Origin::Stdin, "stdin", "unknown"), (Origin::Unknown, "unknown", "stdin")] {
+        let peer = Peer::new(origin);
+        assert_eq!(list("*, 0.0.0.0/0, [::]/0, .example").matches_peer(&peer), Lookup::No);
+        assert_eq!(list(other).matches_peer(&peer), Lookup::No);
+        assert_eq!(list(word).matches_peer(&peer), Lookup::Yes(()));
+    }
+    assert_eq!(list("stdin unknown").matches_peer(&at("127.0.0.1")), Lookup::No);
+    assert!(!list("stdin unknown").matches_domain(b"stdin"));
+}
+
+#[test]
+fn names_match_without_regard_to_case_and_domains_only_below() {
+    let peer = called("192.0.2.1", Lookup::Yes("Mail.Example.EDU".to_owned()));
+    for (text, expected) in [
+        ("mail.example.edu", true),
+        (".example.edu", true),
+        ("MAIL.EXAMPLE.edu", true),
+        (".edu", true),
+        ("example.edu", false),
+        (".mail.example.edu", false),
+        ("ail.example.edu", false),
+    ] {
+        assert_eq!(list(text).matches_peer(&peer) == Lookup::Yes(()), expected, "{text}");
+        assert_eq!(list(text).matches_domain(b"mAil.example.eDu"), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_name_that_cannot_be_told_is_not_no_where_it_is_reached() {
+    let peer = called("192.0.2.1", Lookup::CannotTell("time-out".to_owned()));
+    assert_eq!(list("!.example *").matches_peer(&peer), Lookup::CannotTell("time-out".to_owned()));
+    assert_eq!(list("192.0.2.1 .example").matches_peer(&peer), Lookup::Yes(()));
+}
+
+#[test]
+fn no_name_is_looked_up_before_a_pattern_of_names_is_reached() {
+    let peer = at("192.0.2.1");
+    assert_eq!(list("192.0.2.0/24, .example").matches_peer(&peer), Lookup::Yes(()));
+    assert_eq!(peer.looked_up.get(), None);
+}
+
+#[test]
+fn a_peer_with_a_believed_name_only_is_matched_by_it_and_by_all() {
+    let mut peer = Peer::new(Origin::Named);
+    peer.claimed_name = Some("client.example".to_owned());
+    peer.looked_up.set(Lookup::Yes("client.example".to_owned())).unwrap();
+    assert_eq!(list(".example").matches_peer(&peer), Lookup::Yes(()));
+    assert_eq!(list("*").matches_peer(&peer), Lookup::Yes(()));
+    assert_eq!(list("stdin unknown 0.0.0.0/0").matches_peer(&peer), Lookup::No);
+}
+
+#[test]
+fn address_literals_are_domains_that_nets_match() {
+    assert!(list("127.0.0.0/8").matches_domain(b"[127.0.0.1]"));
+    assert!(list("[::1]").matches_domain(b"[IPv6:::1]"));
+    assert!(!list("[::1]").matches_domain(b"[::1]"));
+    assert!(!list("127.0.0.0/8").matches_domain(b"127.0.0.1"));
+    assert!(list("*").matches_domain(b"[whatever]"));
+}
+
+#[test]
+fn files_hold_one_pattern_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("clients");
+    std::fs::write(&path, "# ours\n\n10.0.0.0/8\n  !192.0.2.1\n192.0.2.0/24\n").unwrap();
+    let text = format!("{}, [::1]", path.display());
+    assert!(is_in(&text, "10.0.0.1") && is_in(&text, "192.0.2.2") && is_in(&text, "::1"));
+    assert!(!is_in(&text, "192.0.2.1"));
+    assert!(!is_in(&format!("!{} *", path.display()), "10.0.0.1"));
+    assert!(is_in(&format!("!{} *", path.display()), "11.0.0.1"));
+
+    std::fs::write(&path, "10.0.0.0/8\n\n10.0.0.1/8\n").unwrap();
+    let error = PatternList::parse(&text).unwrap_err();
+    assert!(error.ends_with(&format!("(line 3 of {})", path.display())), "{error}");
+    std::fs::write(&path, "/etc/hosts\n").unwrap();
+    assert!(PatternList::parse(&text).unwrap_err().contains("no file itself"));
+    assert!(PatternList::parse("/no/such/file").unwrap_err().contains("/no/such/file, and there is none"));
+}
+
+#[test]
+fn what_is_no_pattern_is_told_with_what_was_meant() {
+    for (text, told) in [
+        ("10.1.2.3/8", "10.0.0.0/8 instead of \"10.1.2.3/8\": there are host bits"),
+        ("[2001:db8::1]/32", "[2001:db8::]/32 instead of"),
+        ("::1", "[::1] instead of \"::1\": an IPv6 address stands in brackets"),
+        ("2001:db8::/32", "[2001:db8::]/32 instead of"),
+        ("10.0.0.0/33", "no more than /32"),
+        ("10.0.0.0/", "no more than /32"),
+        ("10.0.0.0/+8", "a name, .domain"),
+        ("10.0.0", "an IPv4 address of four numbers"),
+        ("010.0.0.1", "an IPv4 address of four numbers"),
+        ("[::1]/129", "no more than /128"),
+        ("[::1", "[IPv6 address]"),
+        ("[::1]x", "[IPv6 address]"),
+        ("[127.0.0.1]", "[IPv6 address]"),
+        ("!", "a pattern behind !"),
+        ("a..b", "a name, .domain"),
+        (".", "a name, .domain"),
+        ("hash:/etc/clients", "a name, .domain"),
+        ("*.example", "a name, .domain"),
+        ("exämple.net", "a name, .domain"),
+    ] {
+        let error = PatternList::parse(text).unwrap_err();
+        assert!(error.contains(told), "{text}: {error}");
+    }
+}
+
+#[test]
+fn only_lists_that_mean_the_world_are_open() {
+    for text in ["*", "10.0.0.0/8 *", "0.0.0.0/1", "[2000::]/3", "!192.0.2.1 *"] {
+        assert!(list(text).is_open(), "{text}");
+    }
+    for text in ["", "10.0.0.0/8 .example stdin", "!* 192.0.2.1", "[2001:db8::]/32"] {
+        assert!(!list(text).is_open(), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_parses_or_is_an_error(text in "[0-9a-f.:!*\\[\\]/, -]{0,30}|[^/]{0,40}") {
+        if let Ok(list) = PatternList::parse(&text) {
+            let _ = list.matches_peer(&called("192.0.2.1", Lookup::No));
+        }
+    }
+
+    #[test]
+    fn any_octets_are_a_domain_or_not(domain in proptest::collection::vec(any::<u8>(), 0..40)) {
+        let _ = list(".example, a.example, 10.0.0.0/8").matches_domain(&domain);
+        let _ = list("[::1]").matches_domain(&[b"[IPv6:", &domain[..], b"]"].concat());
+        prop_assert!(list("*").matches_domain(&domain));
+    }
+
+    #[test]
+    fn every_address_is_in_its_own_net(octets in any::<u32>(), length in 0..=32_u8) {
+        let net = Ipv4Net::new(Ipv4Addr::from(octets), length).unwrap().trunc();
+        prop_assert!(is_in(&net.to_string(), &Ipv4Addr::from(octets).to_string()));
+    }
+}
