@@ -32,6 +32,15 @@ pub fn default_signals() {
     let _ = SigSet::empty().thread_set_mask();
 }
 
+/// Makes a program start with no signal blocked. (std hands on what its parent blocks.)
+pub fn start_with_nothing_blocked(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec only one system call is made, which is async-signal-safe and allocates nothing.
+    unsafe {
+        command.pre_exec(|| Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?));
+    }
+}
+
 /// Ignores SIGXFSZ, so that a file over RLIMIT_FSIZE is an error of write and not the end of the process. (SIGPIPE
 /// is ignored by Rust's start-up code.)
 pub fn ignore_file_size_signal() {

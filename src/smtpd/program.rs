@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::net::acceptor::Given;
+use crate::sys;
 use nix::unistd::{Gid, Pid, Uid};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -85,6 +86,8 @@ impl Program {
         if let Some(folder) = &self.config_directory {
             command.env("MAIL_CONFIG", folder);
         }
+        // The loop keeps TERM and others blocked in this process.
+        sys::start_with_nothing_blocked(&mut command);
         if let Some((uid, gid)) = self.identity {
             // With the uid, std drops all other groups as well.
             command.gid(gid.as_raw()).uid(uid.as_raw());

@@ -1,0 +1,445 @@
+//! The connection server through its binary: what a program finds, limits, signals, and everything that must not end it.
+//! Small programs of the system stand in for the mail servers.
+
+mod common;
+
+use common::{binary, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running smtpd; killed when the test is over.
+struct Server {
+    process: Child,
+    records: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Server {
+    fn start(command: &mut Command) -> Server {
+        let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("smtpd");
+        let stderr = BufReader::new(process.stderr.take().expect("a pipe"));
+        let (sender, records) = channel();
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Server { process, records, seen: Vec::new() }
+    }
+
+    /// Waits for a record with these words, and gives the first one.
+    fn record(&mut self, words: &str) -> String {
+        loop {
+            if let Some(found) = self.seen.iter().find(|record| record.contains(words)) {
+                return found.clone();
+            }
+            match self.records.recv_timeout(PATIENCE) {
+                Ok(record) => self.seen.push(record),
+                Err(_) => panic!("no record with {words:?} among {:?}", self.seen),
+            }
+        }
+    }
+
+    /// Where a service listens.
+    fn address(&mut self, service: &str) -> SocketAddr {
+        let record = self.record(&format!("service={service}"));
+        let (_, rest) = record.split_once("listening on=").expect("a record about listening");
+        rest.split(' ').next().expect("an address").parse().expect("an address")
+    }
+
+    fn connect(&mut self, service: &str) -> TcpStream {
+        let client = TcpStream::connect(self.address(service)).expect("a connection");
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        client
+    }
+
+    /// What a program says to a client that says nothing.
+    fn listen_to(&mut self, service: &str) -> String {
+        let mut client = self.connect(service);
+        client.shutdown(Shutdown::Write).expect("an end of input");
+        all(&mut client)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id().try_into().expect("a process id")), signal).expect("a signal");
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        until("the end of smtpd", || self.process.try_wait().expect("waiting").is_some());
+        self.process.wait().expect("waiting")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn all(client: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    // A program that is killed with octets unread resets the connection; what came before counts.
+    let _ = client.read_to_end(&mut text);
+    String::from_utf8(text).expect("text")
+}
+
+fn line(client: &mut TcpStream) -> String {
+    let mut text = String::new();
+    BufReader::with_capacity(1, client).read_line(&mut text).expect("a line");
+    text
+}
+
+/// smtpd with an empty configuration and environment.
+fn smtpd(folder: &Path) -> Command {
+    let mut command = Command::new(binary("smtpd"));
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder);
+    command
+}
+
+/// smtpd in its everyday form, on a free port of loopback.
+fn on_loopback(folder: &Path) -> Command {
+    let mut command = smtpd(folder);
+    command.args(["--listen-address", "127.0.0.1", "--port", "0"]);
+    command
+}
+
+fn with_services(folder: &Path, lines: &str) -> Command {
+    let file = folder.join("services");
+    fs::write(&file, lines).expect("a services file");
+    let mut command = smtpd(folder);
+    command.arg("--services").arg(file);
+    command
+}
+
+fn script(folder: &Path, name: &str, text: &str) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+    path.to_str().expect("a name").to_owned()
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("its mode");
+    folder
+}
+
+#[test]
+fn the_connection_is_on_0_and_1_and_the_log_on_2_and_nothing_else_is_open() {
+    let folder = folder();
+    let look = "cd /proc/$$/fd; for n in 0 1; do readlink $n; done; \
+                for n in 3 4 5 6 7 8 9 10 11 12; do test -e $n && echo stray $n; done; echo to the log >&2; cat";
+    // Descriptor 9 is what a careless shell leaves open.
+    let mut outer = Command::new("/bin/sh");
+    outer.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder.path());
+    outer.args(["-c", "exec 9</dev/null; exec \"$@\"", "sh"]).arg(binary("smtpd"));
+    outer.args(["--listen-address", "127.0.0.1", "--port", "0", "/bin/sh", "-c", look]);
+    let mut server = Server::start(&mut outer);
+    let mut client = server.connect("0");
+    client.write_all(b"hello\n").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let said = all(&mut client);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("socket:") && lines[0] == lines[1], "{said}");
+    assert_eq!(lines[2..], ["hello"]);
+    server.record("to the log");
+    let own = fs::read_link(format!("/proc/{}/fd/9", server.process.id()));
+    assert!(own.is_err() || own.is_ok_and(|file| file != Path::new("/dev/null")), "smtpd kept a stray descriptor");
+}
+
+#[test]
+fn the_environment_names_both_ends_as_ucspi_does() {
+    let folder = folder();
+    let mut command = on_loopback(folder.path());
+    command.env("TCPREMOTEHOST", "of.another.client").env("TCPREMOTEINFO", "x").env("KEPT", "yes");
+    let mut server = Server::start(command.arg("/usr/bin/env"));
+    let mut client = server.connect("0");
+    let (ours, theirs) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+    let said = all(&mut client);
+    let has = |setting: String| assert!(said.lines().any(|line| line == setting), "{setting} is not in {said}");
+    has("PROTO=TCP".to_owned());
+    has("TCPLOCALIP=127.0.0.1".to_owned());
+    has(format!("TCPLOCALPORT={}", theirs.port()));
+    has("TCPREMOTEIP=127.0.0.1".to_owned());
+    has(format!("TCPREMOTEPORT={}", ours.port()));
+    has("KEPT=yes".to_owned());
+    assert!(!said.contains("TCPREMOTEHOST") && !said.contains("TCPREMOTEINFO"), "{said}");
+}
+
+#[test]
+fn the_folder_given_by_option_is_handed_on_as_mail_config() {
+    let (folder, other) = (folder(), folder());
+    let mut command = on_loopback(folder.path());
+    command.current_dir(other.path().parent().unwrap());
+    command.arg("--config").arg(other.path().file_name().unwrap()).arg("/usr/bin/env");
+    let said = Server::start(&mut command).listen_to("0");
+    assert!(said.lines().any(|line| line == format!("MAIL_CONFIG={}", other.path().display())), "{said}");
+}
+
+#[test]
+fn no_more_clients_are_served_at_once_than_allowed_and_the_next_comes_in_as_one_leaves() {
+    let folder = folder();
+    // Who finds the folder there was let in while somebody else was being served.
+    let lock = folder.path().join("lock");
+    let program = format!("mkdir {0} && echo alone || echo crowded; cat; rmdir {0}", lock.display());
+    let mut server = Server::start(on_loopback(folder.path()).args(["-n", "1", "/bin/sh", "-c", &program]));
+    let mut clients: Vec<TcpStream> = (0..4).map(|_| server.connect("0")).collect();
+    for client in &mut clients {
+        assert_eq!(line(client), "alone\n");
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(all(client), "");
+    }
+}
+
+#[test]
+fn as_many_clients_as_allowed_are_served_at_once() {
+    let folder = folder();
+    let mut server = Server::start(on_loopback(folder.path()).args(["-n", "3", "/bin/sh", "-c", "echo served; cat"]));
+    let mut clients: Vec<TcpStream> = (0..3).map(|_| server.connect("0")).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(line(client), "served\n"));
+}
+
+#[test]
+fn hundreds_of_short_connections_leave_the_count_exact() {
+    let folder = folder();
+    let mut server = Server::start(on_loopback(folder.path()).args(["-n", "2", "/bin/echo", "served"]));
+    let address = server.address("0");
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            std::thread::spawn(move || {
+                for _ in 0..40 {
+                    let mut client = TcpStream::connect(address).unwrap();
+                    client.set_read_timeout(Some(PATIENCE)).unwrap();
+                    assert_eq!(all(&mut client), "served\n");
+                }
+            })
+        })
+        .collect();
+    clients.into_iter().for_each(|client| client.join().expect("all served"));
+    assert_eq!(server.listen_to("0"), "served\n");
+}
+
+#[test]
+fn children_that_are_not_its_own_are_reaped_and_not_counted() {
+    let folder = folder();
+    let left_behind = folder.path().join("pid");
+    let mut outer = Command::new("/bin/sh");
+    outer.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder.path());
+    outer.args(["-c", "true & echo $! >\"$0\"; exec \"$@\""]).arg(&left_behind).arg(binary("smtpd"));
+    outer.args(["--listen-address", "127.0.0.1", "--port", "0", "-n", "1", "/bin/echo", "served"]);
+    let mut server = Server::start(&mut outer);
+    assert_eq!(server.listen_to("0"), "served\n");
+    let pid = fs::read_to_string(left_behind).unwrap();
+    until("the stranger to be reaped", || !Path::new(&format!("/proc/{}", pid.trim())).exists());
+    (0..3).for_each(|_| assert_eq!(server.listen_to("0"), "served\n"));
+}
+
+#[test]
+fn children_that_fail_or_are_killed_end_nobody_else() {
+    let folder = folder();
+    let program = "read word; case $word in fail) exit 78;; die) kill -KILL $$;; esac; echo served";
+    let mut server = Server::start(on_loopback(folder.path()).args(["-n", "1", "/bin/sh", "-c", program]));
+    for (word, answer) in [("fail\n", ""), ("die\n", ""), ("live\n", "served\n")] {
+        let mut client = server.connect("0");
+        client.write_all(word.as_bytes()).unwrap();
+        assert_eq!(all(&mut client), answer);
+    }
+    server.record("status=78");
+    server.record("signal=SIGKILL");
+}
+
+#[test]
+fn a_program_that_cannot_be_started_costs_time_and_then_the_connection_but_not_the_server() {
+    let folder = folder();
+    let program = script(folder.path(), "program", "echo served");
+    let hidden = folder.path().join("hidden");
+    let mut server = Server::start(on_loopback(folder.path()).args(["-n", "1", &program]));
+    server.address("0");
+    fs::rename(&program, &hidden).unwrap();
+    assert_eq!(server.listen_to("0"), "", "tried twice, and closed");
+    server.record("cannot serve");
+    let mut client = server.connect("0");
+    fs::rename(&hidden, &program).unwrap();
+    assert_eq!(all(&mut client), "served\n");
+}
+
+#[test]
+fn term_stops_accepting_and_lets_sessions_finish() {
+    let folder = folder();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut server = Server::start(on_loopback(folder.path()).args(["/bin/sh", "-c", "echo served; cat"]));
+        let mut client = server.connect("0");
+        assert_eq!(line(&mut client), "served\n");
+        server.signal(signal);
+        server.record("stopping children=1");
+        assert!(TcpStream::connect(client.peer_addr().unwrap()).is_err(), "the socket is still open");
+        client.write_all(b"still there\n").unwrap();
+        assert_eq!(line(&mut client), "still there\n");
+        assert!(server.process.try_wait().unwrap().is_none(), "left before its child");
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(server.end().code(), Some(0));
+    }
+}
+
+#[test]
+fn the_second_term_ends_at_once_and_reaches_the_children() {
+    let folder = folder();
+    let mut server = Server::start(on_loopback(folder.path()).args(["/bin/sh", "-c", "echo served; read word"]));
+    let mut client = server.connect("0");
+    assert_eq!(line(&mut client), "served\n");
+    server.signal(Signal::SIGTERM);
+    server.record("stopping children=1");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
+    assert_eq!(all(&mut client), "");
+}
+
+#[test]
+fn hup_ends_nothing() {
+    let folder = folder();
+    let mut server = Server::start(on_loopback(folder.path()).args(["/bin/echo", "served"]));
+    assert_eq!(server.listen_to("0"), "served\n");
+    server.signal(Signal::SIGHUP);
+    server.record("HUP");
+    assert_eq!(server.listen_to("0"), "served\n");
+}
+
+#[test]
+fn signals_reach_programs_as_if_nobody_had_touched_them() {
+    let folder = folder();
+    let mut command = on_loopback(folder.path());
+    let said = Server::start(command.args(["/bin/cat", "/proc/self/status"])).listen_to("0");
+    let set = |name: &str| {
+        let line = said.lines().find_map(|line| line.strip_prefix(name)).expect("a set of signals");
+        u64::from_str_radix(line.trim(), 16).expect("a set of signals")
+    };
+    assert_eq!(set("SigBlk:"), 0);
+    assert_eq!(set("SigCgt:"), 0);
+    for signal in [Signal::SIGPIPE, Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        assert_eq!(set("SigIgn:") & 1 << (signal as u32 - 1), 0, "{signal} is ignored");
+    }
+}
+
+#[test]
+fn a_services_file_serves_several_programs_with_their_own_arguments_and_limits() {
+    let folder = folder();
+    let lines = "# name type protocol wait user program argv\n\
+                 127.0.0.1:0 stream tcp nowait/1 - /bin/cat cat /proc/self/cmdline\n\
+                 127.0.0.1:00 stream tcp4 nowait.6000 - /bin/echo echo second service\n";
+    let mut server = Server::start(&mut with_services(folder.path(), lines));
+    assert_eq!(server.listen_to("127.0.0.1:00"), "second service\n");
+    server.seen.retain(|record| !record.contains("127.0.0.1:00"));
+    assert_eq!(server.listen_to("127.0.0.1:0"), "cat\0/proc/self/cmdline\0");
+}
+
+#[test]
+fn a_wait_service_gets_the_listening_socket_and_is_left_alone_until_it_ends() {
+    let folder = folder();
+    let (starts, gate) = (folder.path().join("starts"), folder.path().join("gate"));
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let program = format!(
+        "test \"$(readlink /proc/$$/fd/0)\" = \"$(readlink /proc/$$/fd/1)\" && echo $TCPREMOTEIP start >>{}; read word <{}",
+        starts.display(),
+        gate.display()
+    );
+    let program = script(folder.path(), "program", &program);
+    let lines = format!("127.0.0.1:0 stream tcp wait - {program}\n");
+    let mut server = Server::start(&mut with_services(folder.path(), &lines));
+    // Nobody ever accepts these, so the socket stays readable all the time.
+    let _clients = [server.connect("127.0.0.1:0"), server.connect("127.0.0.1:0")];
+    for count in 1..4 {
+        until("the program to be started", || fs::read_to_string(&starts).unwrap_or_default().lines().count() >= count);
+        assert_eq!(fs::read_to_string(&starts).unwrap(), "start\n".repeat(count), "one at a time, and no client in it");
+        fs::write(&gate, "end\n").unwrap();
+    }
+    // The one that runs now would wait for ever.
+    until("the program to be started", || fs::read_to_string(&starts).unwrap().lines().count() >= 4);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
+}
+
+#[test]
+fn a_user_column_decides_who_the_program_runs_as() {
+    let folder = folder();
+    let root = nix::unistd::geteuid().is_root();
+    let user = if root { "65534:65533" } else { "-" };
+    let lines = format!("127.0.0.1:0 stream tcp nowait {user} /bin/sh sh -c id${{IFS}}-u;id${{IFS}}-g;id${{IFS}}-G\n");
+    let said = Server::start(&mut with_services(folder.path(), &lines)).listen_to("127.0.0.1:0");
+    if root {
+        assert_eq!(said, "65534\n65533\n65533\n", "uid, gid, and no group of root's");
+    } else {
+        assert_eq!(said.lines().next(), Some(nix::unistd::geteuid().to_string().as_str()));
+    }
+}
+
+#[test]
+fn smtpsrvr_with_channels_gets_the_operands_of_its_manual_page() {
+    let folder = folder();
+    fs::write(folder.path().join("main.cf"), "myhostname = mx.example\n").unwrap();
+    let program = folder.path().join("smtpsrvr");
+    // cat complains about operands that are no files, and shows its own command line.
+    std::os::unix::fs::symlink("/bin/cat", &program).unwrap();
+    let arguments = |options: &[&str], words: &[&str]| {
+        let mut command = on_loopback(folder.path());
+        command.args(options).arg(&program).args(words);
+        let said = Server::start(&mut command).listen_to("0");
+        said.split_terminator('\0').map(str::to_owned).collect::<Vec<_>>()
+    };
+    let shown = "/proc/self/cmdline";
+    assert_eq!(arguments(&[], &[shown]), ["smtpsrvr", "127.0.0.1", "mx.example", shown]);
+    assert_eq!(arguments(&["-d", "-f"], &[shown]), ["rsmtpsrvr", "127.0.0.1", "mx.example", shown]);
+    assert_eq!(arguments(&["-f"], &["-u", shown]), ["rsmtpsrvr", "-u", shown], "its own arguments stay as they are");
+}
+
+fn refused(command: &mut Command) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = command.stdin(Stdio::null()).output().expect("smtpd");
+    (status.code(), String::from_utf8(stderr).expect("text"))
+}
+
+#[test]
+fn wrong_command_lines_are_usage_errors() {
+    let folder = folder();
+    let cases: [&[&str]; 9] = [
+        &[],
+        &["-n", "0", "/bin/cat"],
+        &["-n", "x", "/bin/cat"],
+        &["--port", "nosuch", "/bin/cat"],
+        &["--port", "65536", "/bin/cat"],
+        &["--listen-address", "[::1", "/bin/cat"],
+        &["--nosuch", "/bin/cat"],
+        &["-f", "/bin/cat"],
+        &["/nosuch/program"],
+    ];
+    for arguments in cases {
+        let (status, text) = refused(smtpd(folder.path()).args(arguments));
+        assert_eq!(status, Some(64), "{arguments:?}: {text}");
+    }
+    let (status, _) = refused(with_services(folder.path(), "").arg("/bin/cat"));
+    assert_eq!(status, Some(64), "a file and a program");
+}
+
+#[test]
+fn a_wrong_services_file_is_named_with_its_line() {
+    let folder = folder();
+    let (status, text) =
+        refused(&mut with_services(folder.path(), "# comment\n127.0.0.1:0 dgram udp wait - /bin/cat\n"));
+    assert_eq!(status, Some(78), "{text}");
+    assert!(text.contains("/services:2: socket type dgram: expected stream"), "{text}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_temporary_trouble() {
+    let folder = folder();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (status, text) =
+        refused(smtpd(folder.path()).args(["--listen-address", "127.0.0.1", "--port", &port, "/bin/cat"]));
+    assert_eq!(status, Some(75), "{text}");
+}
