@@ -25,8 +25,8 @@ pub enum Command {
     Data,
     /// Forgets the message.
     Rset,
-    /// Asks whether there is such a mailbox.
-    Vrfy(Target),
+    /// Asks whether there is such a mailbox: an address, or a name without domain.
+    Vrfy(Address),
     /// Asks who is on a list.
     Expn,
     /// Asks what there is.
@@ -41,15 +41,6 @@ pub enum Command {
     Bdat,
     /// Another protocol, or a header field: whoever sends that does not listen to replies.
     Stranger,
-}
-
-/// What VRFY asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// An address.
-    Address(Address),
-    /// A name without domain: an atom.
-    User(Address),
 }
 
 /// Why a line is not a command. `reply.rs` has the words.
@@ -173,19 +164,19 @@ fn rcpt(argument: &[u8]) -> Result<Command, Fault> {
     path.map(Command::Rcpt).ok_or(Fault::Path(Which::Forward, path::Fault::Syntax))
 }
 
-fn vrfy(argument: &[u8]) -> Result<Target, Fault> {
+fn vrfy(argument: &[u8]) -> Result<Address, Fault> {
     let wrong = |fault| Fault::Path(Which::Forward, fault);
     if argument.is_empty() {
         return Err(Fault::NoArgument);
     }
     if argument.iter().all(|octet| path::is_atext(*octet) || *octet == b'.') {
-        return Address::from_internal(argument).map(Target::User).map_err(wrong);
+        return Address::from_internal(argument).map_err(wrong);
     }
     if !argument.starts_with(b"<") {
-        return path::parse_mailbox(argument).map(Target::Address).map_err(wrong);
+        return path::parse_mailbox(argument).map_err(wrong);
     }
     match path::parse(argument).map_err(wrong)? {
-        (Some(address), []) => Ok(Target::Address(address)),
+        (Some(address), []) => Ok(address),
         _ => Err(wrong(path::Fault::Syntax)),
     }
 }
@@ -199,8 +190,11 @@ fn path<'a>(argument: &'a [u8], keyword: &[u8], which: Which) -> Result<(Option<
     path::parse(trim_start(rest)).map_err(|fault| Fault::Path(which, fault))
 }
 
-/// Splits ` KEYWORD=value KEYWORD` (RFC 5321 section 4.1.2, `Mail-parameters`); a value is at most once.
-fn read_parameters(text: &[u8]) -> Result<Vec<(&[u8], &[u8])>, Fault> {
+/// Keyword and value; the value is empty where there is none.
+type Parameter<'a> = (&'a [u8], &'a [u8]);
+
+/// Splits ` KEYWORD=value KEYWORD` (RFC 5321 section 4.1.2, `Mail-parameters`).
+fn read_parameters(text: &[u8]) -> Result<Vec<Parameter<'_>>, Fault> {
     if !text.is_empty() && !text.starts_with(b" ") {
         return Err(Fault::BadParameter);
     }
@@ -266,9 +260,9 @@ mod tests {
             ("RCPT TO:<@a,@b:bob@mx>", Command::Rcpt(address("bob@mx"))),
             ("data\t", Command::Data),
             ("RSET", Command::Rset),
-            ("VRFY bob", Command::Vrfy(Target::User(address("bob")))),
-            ("VRFY bob@mx", Command::Vrfy(Target::Address(address("bob@mx")))),
-            ("VRFY <bob@mx>", Command::Vrfy(Target::Address(address("bob@mx")))),
+            ("VRFY bob", Command::Vrfy(address("bob"))),
+            ("VRFY bob@mx", Command::Vrfy(address("bob@mx"))),
+            ("VRFY <bob@mx>", Command::Vrfy(address("bob@mx"))),
             ("EXPN staff", Command::Expn),
             ("HELP me", Command::Help),
             ("NOOP x", Command::Noop),

@@ -18,4 +18,5 @@
 
 pub mod command;
 pub mod reply;
+pub mod server;
 pub mod session;

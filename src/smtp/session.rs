@@ -3,7 +3,7 @@
 //! What needs the world (is this recipient ours? is it on disk?) is a step for the server, which tells what came of it
 //! by [`Session::begun`], [`Session::judged`], [`Session::broken`] and [`Session::message_over`].
 
-use super::command::{Command, Fault, Target};
+use super::command::{Command, Fault};
 use super::reply::Reply;
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::Protocol;
@@ -38,7 +38,7 @@ pub enum Step {
     /// Ask about a recipient and add it.
     Judge(Address),
     /// Ask about an address for VRFY.
-    Verify(Target),
+    Verify(Address),
     /// Take the message.
     TakeMessage,
     /// Answer; the client has said goodbye.
@@ -126,7 +126,7 @@ impl Session {
                 Step::TakeMessage
             }
             (Command::Rset, _) => self.reset(self.hello.clone(), Reply::OK),
-            (Command::Vrfy(target), _) => Step::Verify(target),
+            (Command::Vrfy(address), _) => Step::Verify(address),
             (Command::Help, _) => Step::Say(Reply::HELP),
             (Command::Noop, _) => Step::Say(Reply::OK),
             (Command::Quit, _) => Step::Quit(Reply::GOODBYE),

@@ -1,0 +1,482 @@
+//! The loop of a session: read, ask the session, do what it says.
+//!
+//! Replies are collected and sent in one write when no whole command is left in the input (RFC 2920 section 3.2).
+//! Memory does not depend on what the client sends: an input buffer, a line of bounded length, and a piece of the
+//! message on its way to submit.
+
+use super::command;
+use super::reply::Reply;
+use super::session::{self, Session, Step};
+use crate::config::Config;
+use crate::exit::{Ended, Error};
+use crate::logging;
+use crate::lookup::Lookup;
+use crate::message::path::{Address, ReversePath};
+use crate::message::trace::Client;
+use crate::net::connection::{Fault, Stream};
+use crate::submit::{Introduction, Outcome, Policy, Submit, Verdict};
+use crate::wire::dot::{Text, Unstuffer};
+use crate::wire::line::{Line, LineEnd, LineReader};
+use std::time::Duration;
+
+/// What is read at once, and about what is handed to submit at once.
+const PIECE: usize = 64 * 1024;
+/// Collected replies are sent at this size even if more commands are there.
+const MOST_REPLIES: usize = 16 * 1024;
+/// How long a client may take to read the last reply of a connection that we close.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// What a server is told at its start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The session's part.
+    pub session: session::Settings,
+    /// How long a command may take, and how long a client may be silent in a message.
+    pub timeout: Duration,
+    /// Octets a second a client must send of a message, over each `timeout`; 0: any.
+    pub min_data_rate: u64,
+    /// Longest command line.
+    pub line_length_limit: usize,
+    /// Whether every "never" is said as "later".
+    pub soft_bounce: bool,
+    /// Whether a client that no channel lists is turned away before the greeting.
+    pub finicky: bool,
+}
+
+impl Settings {
+    /// What the configuration says; `hostname` replaces myhostname.
+    pub fn new(config: &Config, hostname: Option<&str>, finicky: bool) -> Settings {
+        Settings {
+            session: session::Settings {
+                hostname: hostname.unwrap_or(&config.myhostname).to_owned(),
+                message_size_limit: config.message_size_limit,
+                recipient_limit: config.smtpd_recipient_limit,
+                error_limit: config.smtpd_hard_error_limit,
+                junk_limit: config.smtpd_junk_command_limit,
+            },
+            timeout: config.smtpd_timeout.0,
+            min_data_rate: config.smtpd_min_data_rate,
+            line_length_limit: usize::try_from(config.line_length_limit).unwrap_or(usize::MAX),
+            soft_bounce: config.soft_bounce,
+            finicky,
+        }
+    }
+}
+
+/// What the server asks of its surroundings besides submit.
+pub trait Site {
+    /// The name of the channel the client's mail comes in on. Asked before the greeting if the server is finicky, else
+    /// at the first MAIL or VRFY, for it may take a look-up of the client's name.
+    fn channel(&self) -> Lookup<String>;
+    /// The client's confirmed name, if that has been looked up, and its address.
+    fn client(&self) -> (Option<String>, String);
+    /// The address with its domain, if mail for it stays here.
+    fn here(&self, address: &Address) -> Option<Address>;
+}
+
+/// Serves one session to its end. How the client leaves is logged and no error.
+pub fn serve(
+    stream: &mut impl Stream,
+    submit: &mut impl Submit,
+    site: &impl Site,
+    settings: &Settings,
+) -> Result<Ended, Error> {
+    let mut server = Server {
+        stream,
+        submit,
+        site,
+        settings,
+        client: site.client().1,
+        session: Session::new(settings.session.clone()),
+        lines: LineReader::new(settings.line_length_limit, LineEnd::Strict),
+        input: vec![0; PIECE],
+        start: 0,
+        end: 0,
+        out: Vec::new(),
+        channel: None,
+        introduced: None,
+        begun: false,
+        queued: 0,
+    };
+    log::info!("connect client={}", server.client);
+    let ended = server.run();
+    server.leave(ended)
+}
+
+struct Server<'a, S, M, W> {
+    stream: &'a mut S,
+    submit: &'a mut M,
+    site: &'a W,
+    settings: &'a Settings,
+    client: String,
+    session: Session,
+    lines: LineReader,
+    input: Vec<u8>,
+    start: usize,
+    end: usize,
+    out: Vec<u8>,
+    channel: Option<String>,
+    introduced: Option<Introduction>,
+    /// Whether submit holds a message of ours.
+    begun: bool,
+    queued: u32,
+}
+
+/// A line of input, or the lack of one.
+enum Input {
+    Command(Result<command::Command, command::Fault>),
+    TooLong,
+    BareLineEnd,
+    End,
+}
+
+/// What becomes of the message that is being received.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Submitted,
+    TooLarge,
+    Trouble,
+}
+
+impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+    fn run(&mut self) -> Result<Ended, Fault> {
+        if self.settings.finicky
+            && let Err(reply) = self.find_channel()
+        {
+            return Ok(self.refuse(if reply == Reply::NO_CHANNEL {
+                Reply::NOT_LISTED
+            } else {
+                Reply::CANNOT_TELL_YET
+            }));
+        }
+        self.say(self.session.greeting());
+        loop {
+            let step = match self.next_line()? {
+                Input::Command(Ok(command)) => self.session.command(command),
+                Input::Command(Err(fault)) => self.session.mistake(fault),
+                Input::TooLong => Step::Say(Reply::LINE_TOO_LONG),
+                Input::BareLineEnd => Step::Refuse(Reply::BARE_LINE_END),
+                Input::End => return Err(Fault::HungUp),
+            };
+            if let Some(ended) = self.act(step)? {
+                return Ok(ended);
+            }
+            if self.session.is_worn_out() {
+                return Ok(self.refuse(Reply::TOO_MANY_ERRORS));
+            }
+            if self.out.len() >= MOST_REPLIES {
+                self.flush()?;
+            }
+        }
+    }
+
+    fn act(&mut self, step: Step) -> Result<Option<Ended>, Fault> {
+        match step {
+            Step::Say(reply) => self.say(reply),
+            Step::Reset(reply) => {
+                self.abandon();
+                self.say(reply);
+            }
+            Step::Begin(reverse_path) => {
+                let reply = self.begin(reverse_path);
+                self.say(reply);
+            }
+            Step::Judge(address) => {
+                let reply = self.judge(&address);
+                self.say(reply);
+            }
+            Step::Verify(address) => {
+                let reply = self.verify(&address);
+                self.say(reply);
+            }
+            Step::TakeMessage => return self.take_message(),
+            Step::Quit(reply) => {
+                self.say(reply);
+                return Ok(Some(Ended::Done));
+            }
+            Step::Refuse(reply) => return Ok(Some(self.refuse(reply))),
+        }
+        Ok(None)
+    }
+
+    fn say(&mut self, reply: Reply) {
+        self.session.count(&reply);
+        reply.put(&mut self.out, self.settings.soft_bounce);
+    }
+
+    fn refuse(&mut self, reply: Reply) -> Ended {
+        log::info!("refused client={} while=\"{}\" reply=\"{}\"", self.client, self.session.phase(), brief(&reply));
+        self.say(reply);
+        Ended::Refused
+    }
+
+    fn begin(&mut self, reverse_path: ReversePath) -> Reply {
+        if let Err(reply) = self.introduce() {
+            return reply;
+        }
+        self.begun = true;
+        match self.submit.reverse_path(&reverse_path) {
+            Ok(()) => {
+                self.session.begun(reverse_path);
+                Reply::SENDER
+            }
+            Err(error) => self.trouble_with_message(&error),
+        }
+    }
+
+    fn judge(&mut self, address: &Address) -> Reply {
+        let verdict = match self.submit.recipient(address) {
+            Ok(verdict) => verdict,
+            Err(error) => return self.trouble(&error),
+        };
+        self.session.judged(verdict == Verdict::Accepted);
+        let reply = Reply::verdict(verdict);
+        if verdict != Verdict::Accepted {
+            let from = self.session.envelope().map_or_else(String::new, |(path, _)| path.to_string());
+            let to = format!("<{address}>");
+            let reply = brief(&reply);
+            log::info!("refused client={} from={} to={} reply=\"{reply}\"", self.client, field(&from), field(&to));
+        }
+        reply
+    }
+
+    fn verify(&mut self, address: &Address) -> Reply {
+        if let Err(reply) = self.introduce() {
+            return reply;
+        }
+        match self.submit.verify(address) {
+            Ok(Verdict::Accepted) if let Some(mailbox) = self.site.here(address) => Reply::mailbox(&mailbox),
+            // 250 is for what was really looked up (RFC 5321 section 3.5.3).
+            Ok(Verdict::Accepted) => Reply::CANNOT_VERIFY,
+            Ok(verdict) => Reply::verdict(verdict),
+            Err(error) => self.trouble(&error),
+        }
+    }
+
+    /// Tells submit who hands mail in, if it has not heard that yet.
+    fn introduce(&mut self) -> Result<(), Reply> {
+        let channel = self.find_channel()?;
+        let (protocol, helo) = self.session.hello();
+        let (name, address) = self.site.client();
+        let client = Client { helo: helo.map(<[u8]>::to_vec), name, address };
+        let introduction = Introduction { channel, policy: Policy::Channels, protocol, client };
+        if self.introduced.as_ref() != Some(&introduction) {
+            self.submit.introduce(&introduction).map_err(|error| self.trouble(&error))?;
+            self.introduced = Some(introduction);
+        }
+        Ok(())
+    }
+
+    fn find_channel(&mut self) -> Result<String, Reply> {
+        if let Some(channel) = &self.channel {
+            return Ok(channel.clone());
+        }
+        match self.site.channel() {
+            Lookup::Yes(channel) => Ok(self.channel.insert(channel).clone()),
+            Lookup::No => Err(Reply::NO_CHANNEL),
+            Lookup::CannotTell(why) => {
+                log::warn!("channel client={} problem=\"{why}\"", self.client);
+                Err(Reply::CANNOT_TELL_CHANNEL)
+            }
+        }
+    }
+
+    /// submit failed. The session goes on; whatever submit knew is said again with the next message.
+    fn trouble(&mut self, error: &Error) -> Reply {
+        log::error!("submit client={} while=\"{}\" problem=\"{error}\"", self.client, self.session.phase());
+        self.introduced = None;
+        self.session.broken();
+        Reply::TROUBLE
+    }
+
+    fn trouble_with_message(&mut self, error: &Error) -> Reply {
+        let reply = self.trouble(error);
+        self.abandon();
+        reply
+    }
+
+    fn abandon(&mut self) {
+        if std::mem::take(&mut self.begun)
+            && let Err(error) = self.submit.reset()
+        {
+            self.trouble(&error);
+        }
+    }
+
+    fn take_message(&mut self) -> Result<Option<Ended>, Fault> {
+        self.say(Reply::START);
+        let mut text = Unstuffer::new();
+        let mut piece = Vec::with_capacity(2 * PIECE);
+        let mut fate = Fate::Submitted;
+        let mut budget = 0;
+        loop {
+            if self.start == self.end {
+                budget = self.renew(budget);
+                if self.fill()? == 0 {
+                    return Err(Fault::HungUp);
+                }
+                budget = budget.saturating_sub((self.end - self.start) as u64);
+            }
+            let (taken, found) = text.push(&self.input[self.start..self.end], &mut piece);
+            self.start += taken;
+            if fate == Fate::Submitted && self.session.is_too_large(text.size()) {
+                self.abandon();
+                fate = Fate::TooLarge;
+            }
+            if piece.len() >= PIECE || found == Text::End {
+                fate = self.pass_on(&mut piece, fate);
+            }
+            match found {
+                Text::More => {}
+                Text::End => break,
+                Text::BareLineEnd => return Ok(Some(self.refuse(Reply::BARE_LINE_END_IN_MESSAGE))),
+            }
+        }
+        let reply = self.conclude(fate, text.size());
+        self.say(reply);
+        Ok(None)
+    }
+
+    /// A client may be silent for `timeout`, and must send `min_data_rate` times that much in it. Gives how many octets
+    /// it is to send before its time is renewed.
+    fn renew(&mut self, budget: u64) -> u64 {
+        if budget > 0 {
+            return budget;
+        }
+        self.stream.allow(self.settings.timeout);
+        self.settings.min_data_rate.saturating_mul(self.settings.timeout.as_secs())
+    }
+
+    /// Hands a piece of the message to submit, or drops it if the message is refused already: it must be read to its
+    /// end, or the rest of it would be taken for commands.
+    fn pass_on(&mut self, piece: &mut Vec<u8>, fate: Fate) -> Fate {
+        let mut fate = fate;
+        if fate == Fate::Submitted
+            && !piece.is_empty()
+            && let Err(error) = self.submit.content(piece)
+        {
+            self.trouble_with_message(&error);
+            fate = Fate::Trouble;
+        }
+        piece.clear();
+        fate
+    }
+
+    fn conclude(&mut self, fate: Fate, size: u64) -> Reply {
+        let reply = match fate {
+            Fate::TooLarge => Reply::TOO_LARGE,
+            Fate::Trouble => Reply::TROUBLE,
+            Fate::Submitted => match self.submit.commit() {
+                Ok(outcome) => {
+                    self.begun = false;
+                    self.log_outcome(&outcome, size);
+                    Reply::outcome(&outcome)
+                }
+                Err(error) => self.trouble_with_message(&error),
+            },
+        };
+        let queued = reply.code == 250;
+        if !queued {
+            log::info!("refused client={} while=\"{}\" reply=\"{}\"", self.client, self.session.phase(), brief(&reply));
+        }
+        self.session.message_over(queued);
+        reply
+    }
+
+    fn log_outcome(&mut self, outcome: &Outcome, size: u64) {
+        if let (Outcome::Queued(id), Some((reverse_path, count))) = (outcome, self.session.envelope()) {
+            self.queued = self.queued.saturating_add(1);
+            let (client, from) = (&self.client, reverse_path.to_string());
+            log::info!("queued id={id} client={client} from={} size={size} nrcpt={count}", field(&from));
+        }
+    }
+
+    /// The next line. It must be there within `timeout`, however many octets of it come at a time.
+    fn next_line(&mut self) -> Result<Input, Fault> {
+        let mut waiting = false;
+        loop {
+            if self.start == self.end {
+                if !std::mem::replace(&mut waiting, true) {
+                    self.stream.allow(self.settings.timeout);
+                }
+                if self.fill()? == 0 {
+                    return Ok(Input::End);
+                }
+            }
+            // A TLS handshake need not have a line end, and its client would wait for an answer.
+            if !self.lines.in_line() && command::is_tls(self.input[self.start]) {
+                return Ok(Input::Command(Ok(command::Command::Stranger)));
+            }
+            let (taken, line) = self.lines.push(&self.input[self.start..self.end]);
+            self.start += taken;
+            match line {
+                Some(Line::Whole(line)) => return Ok(Input::Command(command::parse(line))),
+                Some(Line::TooLong) => return Ok(Input::TooLong),
+                Some(Line::BareLineEnd) => return Ok(Input::BareLineEnd),
+                None => {}
+            }
+        }
+    }
+
+    /// Sends what is to be said, then waits for more input. 0: there will be none.
+    fn fill(&mut self) -> Result<usize, Fault> {
+        self.flush()?;
+        (self.start, self.end) = (0, 0);
+        self.end = self.stream.receive(&mut self.input)?;
+        Ok(self.end)
+    }
+
+    fn flush(&mut self) -> Result<(), Fault> {
+        self.flush_within(self.settings.timeout)
+    }
+
+    fn flush_within(&mut self, time: Duration) -> Result<(), Fault> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        self.stream.allow(time);
+        self.stream.send(&self.out)?;
+        self.out.clear();
+        Ok(())
+    }
+
+    /// The last reply, the end of an unfinished message, and the last line in the log.
+    fn leave(mut self, ended: Result<Ended, Fault>) -> Result<Ended, Error> {
+        let phase = self.session.phase();
+        let (ended, reason) = match ended {
+            Ok(Ended::Done) => (Ended::Done, "quit".to_owned()),
+            Ok(ended) => (ended, "refused".to_owned()),
+            Err(Fault::HungUp) => (Ended::HungUp, format!("lost connection while {phase}")),
+            Err(Fault::TimedOut) => {
+                self.say(Reply::TIMED_OUT);
+                (Ended::TimedOut, format!("timed out while {phase}"))
+            }
+            Err(Fault::Io(error)) => {
+                self.abandon();
+                return Err(Error::Connection(format!("client={} while {phase}: {error}", self.client)));
+            }
+        };
+        self.abandon();
+        if ended != Ended::HungUp {
+            // Whoever does not wait for the answer has asked for the connection to be closed all the same. Octets that
+            // are left unread would have the kernel destroy the answer.
+            if self.flush_within(FAREWELL).is_ok() && (ended != Ended::Done || self.start < self.end) {
+                self.stream.finish();
+            }
+        }
+        log::info!("disconnect client={} queued={} reason=\"{reason}\"", self.client, self.queued);
+        Ok(ended)
+    }
+}
+
+/// A text of the client as the value of a field in a record: without blanks, so that it cannot pretend to be another.
+fn field(text: &str) -> String {
+    logging::clean(text.as_bytes(), 300).replace(' ', "\\x20")
+}
+
+fn brief(reply: &Reply) -> String {
+    format!("{} {} {}", reply.code, reply.status, reply.text)
+}
+
+#[cfg(test)]
+mod tests;

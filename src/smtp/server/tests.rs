@@ -1,0 +1,474 @@
+use super::*;
+use crate::submit::Refusal;
+use proptest::prelude::*;
+use std::collections::VecDeque;
+
+/// A client in memory: what it sends comes in pieces of `step` octets, then `end`.
+struct Memory {
+    input: VecDeque<u8>,
+    step: usize,
+    end: Result<usize, Fault>,
+    output: Vec<u8>,
+    sends: usize,
+    finished: bool,
+    /// How many octets the client reads before it is gone.
+    reads: usize,
+}
+
+impl Memory {
+    fn new(input: &[u8], step: usize) -> Memory {
+        let input = input.iter().copied().collect();
+        Memory { input, step, end: Ok(0), output: Vec::new(), sends: 0, finished: false, reads: usize::MAX }
+    }
+}
+
+impl Stream for Memory {
+    fn allow(&mut self, _time: Duration) {}
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        let count = self.input.len().min(self.step).min(buffer.len());
+        if count == 0 {
+            return std::mem::replace(&mut self.end, Ok(0));
+        }
+        buffer.iter_mut().zip(self.input.drain(..count)).for_each(|(to, from)| *to = from);
+        Ok(count)
+    }
+    fn send(&mut self, octets: &[u8]) -> Result<(), Fault> {
+        if self.output.len() + octets.len() > self.reads {
+            return Err(Fault::HungUp);
+        }
+        self.output.extend_from_slice(octets);
+        self.sends += 1;
+        Ok(())
+    }
+    fn finish(&mut self) {
+        self.finished = true;
+    }
+}
+
+/// A submit in memory. Local parts say what is to happen: `nobody`, `later`, `broken`.
+#[derive(Default)]
+struct Queue {
+    introductions: Vec<Introduction>,
+    draft: Option<String>,
+    queued: Vec<String>,
+    largest_piece: usize,
+    resets: usize,
+    outcome: Option<Refusal>,
+    /// The call that fails, and how many calls come before it.
+    fails_after: Option<usize>,
+    calls: usize,
+}
+
+impl Queue {
+    fn call(&mut self) -> Result<(), Error> {
+        self.calls += 1;
+        match self.fails_after {
+            Some(after) if self.calls > after => Err(Error::Temporary("planted".to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Submit for Queue {
+    fn introduce(&mut self, introduction: &Introduction) -> Result<(), Error> {
+        self.call()?;
+        self.introductions.push(introduction.clone());
+        Ok(())
+    }
+    fn verify(&mut self, address: &Address) -> Result<Verdict, Error> {
+        self.call()?;
+        Ok(match address.local_part() {
+            b"nobody" => Verdict::UnknownUser,
+            b"later" => Verdict::CannotTell,
+            b"elsewhere" => Verdict::NotAllowed,
+            _ => Verdict::Accepted,
+        })
+    }
+    fn reverse_path(&mut self, path: &ReversePath) -> Result<(), Error> {
+        self.call()?;
+        assert!(self.draft.is_none(), "a message was begun and neither queued nor abandoned");
+        self.draft = Some(path.to_string());
+        Ok(())
+    }
+    fn recipient(&mut self, address: &Address) -> Result<Verdict, Error> {
+        let verdict = self.verify(address)?;
+        if verdict == Verdict::Accepted {
+            self.draft.as_mut().expect("a message").push_str(&format!(" <{address}>"));
+        }
+        Ok(verdict)
+    }
+    fn content(&mut self, octets: &[u8]) -> Result<(), Error> {
+        self.call()?;
+        self.largest_piece = self.largest_piece.max(octets.len());
+        self.draft.as_mut().expect("a message").push_str(&octets.escape_ascii().to_string());
+        Ok(())
+    }
+    fn commit(&mut self) -> Result<Outcome, Error> {
+        self.call()?;
+        let message = self.draft.take().expect("a message");
+        if let Some(refusal) = self.outcome {
+            return Ok(Outcome::Refused(refusal));
+        }
+        self.queued.push(message);
+        Ok(Outcome::Queued("4xyz".to_owned()))
+    }
+    fn reset(&mut self) -> Result<(), Error> {
+        self.draft = None;
+        self.resets += 1;
+        self.call()
+    }
+}
+
+struct Here(Lookup<String>);
+
+impl Site for Here {
+    fn channel(&self) -> Lookup<String> {
+        self.0.clone()
+    }
+    fn client(&self) -> (Option<String>, String) {
+        (None, "192.0.2.1".to_owned())
+    }
+    fn here(&self, address: &Address) -> Option<Address> {
+        let address = address.or_at("mx.example");
+        (address.domain() == Some(b"mx.example")).then_some(address)
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        session: session::Settings {
+            hostname: "mx.example".to_owned(),
+            message_size_limit: 200_000,
+            recipient_limit: 100,
+            error_limit: 20,
+            junk_limit: 100,
+        },
+        timeout: Duration::from_secs(300),
+        min_data_rate: 500,
+        line_length_limit: 2048,
+        soft_bounce: false,
+        finicky: false,
+    }
+}
+
+fn here() -> Here {
+    Here(Lookup::Yes("smtp".to_owned()))
+}
+
+struct Played {
+    ended: Result<Ended, Error>,
+    replies: String,
+    stream: Memory,
+    queue: Queue,
+}
+
+fn play_with(mut stream: Memory, mut queue: Queue, site: &Here, settings: &Settings) -> Played {
+    let ended = serve(&mut stream, &mut queue, site, settings);
+    let replies = String::from_utf8(stream.output.clone()).expect("replies are ASCII");
+    assert!(queue.draft.is_none(), "a message was left with submit");
+    Played { ended, replies, stream, queue }
+}
+
+fn play(input: &[u8]) -> Played {
+    play_with(Memory::new(input, usize::MAX), Queue::default(), &here(), &settings())
+}
+
+/// The codes of all replies, continuation lines left out.
+fn codes(replies: &str) -> Vec<u16> {
+    let last_line = |line: &&str| line.as_bytes().get(3) == Some(&b' ');
+    replies.lines().filter(last_line).map(|line| line[..3].parse().expect("a code")).collect()
+}
+
+const MESSAGE: &[u8] = b"EHLO c.example\r\nMAIL FROM:<a@c.example>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\n\
+    Subject: x\r\n\r\n..dot\r\nend\r\n.\r\nQUIT\r\n";
+
+#[test]
+fn a_message_is_queued_and_its_id_told() {
+    let played = play(MESSAGE);
+    assert_eq!(played.queue.queued, ["<a@c.example> <bob@mx.example>Subject: x\\n\\n.dot\\nend\\n"]);
+    assert_eq!(codes(&played.replies), [220, 250, 250, 250, 354, 250, 221]);
+    assert!(played.replies.contains("250 2.0.0 Ok: queued as 4xyz\r\n"), "{}", played.replies);
+    assert_eq!(played.ended.unwrap(), Ended::Done);
+    let introduction = &played.queue.introductions[0];
+    assert_eq!((introduction.channel.as_str(), introduction.policy), ("smtp", Policy::Channels));
+    assert_eq!(introduction.client.helo.as_deref(), Some(&b"c.example"[..]));
+}
+
+#[test]
+fn replies_to_pipelined_commands_leave_in_one_write() {
+    let played = play(MESSAGE);
+    // The greeting goes out before anything is read; all else was in one piece of input.
+    assert_eq!(played.stream.sends, 2, "{}", played.replies);
+    let played = play_with(Memory::new(MESSAGE, 1), Queue::default(), &here(), &settings());
+    assert_eq!(played.stream.sends, 7, "one a reply where input comes octet by octet");
+}
+
+#[test]
+fn submit_is_introduced_again_only_when_something_changed() {
+    let message = b"MAIL FROM:<>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\n.\r\n".repeat(3);
+    let played = play(&[b"HELO c\r\n", &message[..], b"EHLO c\r\n", &message, b"QUIT\r\n"].concat());
+    assert_eq!((played.queue.queued.len(), played.queue.introductions.len()), (6, 2));
+}
+
+#[test]
+fn a_refused_recipient_leaves_the_others() {
+    let played = play(
+        b"MAIL FROM:<>\r\nRCPT TO:<nobody@mx.example>\r\nRCPT TO:<later@mx.example>\r\nRCPT TO:<elsewhere@x>\r\n\
+          RCPT TO:<bob@mx.example>\r\nDATA\r\nx\r\n.\r\nQUIT\r\n",
+    );
+    assert_eq!(codes(&played.replies), [220, 250, 550, 451, 550, 250, 354, 250, 221]);
+    assert_eq!(played.queue.queued, ["<> <bob@mx.example>x\\n"]);
+}
+
+#[test]
+fn vrfy_answers_as_rcpt_would_and_says_250_only_of_mailboxes_here() {
+    let played = play(b"VRFY bob\r\nVRFY nobody\r\nVRFY later@mx.example\r\nVRFY <bob@far.example>\r\nQUIT\r\n");
+    assert_eq!(codes(&played.replies), [220, 250, 550, 451, 252, 221]);
+    assert!(played.replies.contains("250 2.1.5 <bob@mx.example>\r\n"), "{}", played.replies);
+}
+
+#[test]
+fn a_message_too_large_is_read_to_its_end_and_refused_and_the_next_is_taken() {
+    let line = [&[b'x'; 998][..], b"\r\n"].concat();
+    let begin = b"MAIL FROM:<>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\n";
+    let input = [&begin[..], &line.repeat(201), b".\r\n", begin, &line.repeat(200), b".\r\nQUIT\r\n"].concat();
+    let played = play(&input);
+    assert_eq!(codes(&played.replies), [220, 250, 250, 354, 552, 250, 250, 354, 250, 221]);
+    assert_eq!(played.queue.queued.len(), 1);
+    assert!(played.queue.largest_piece <= 2 * PIECE, "{}", played.queue.largest_piece);
+}
+
+#[test]
+fn one_line_longer_than_the_message_may_be_is_no_reason_to_keep_it() {
+    let played = play(&[b"MAIL FROM:<>\r\nRCPT TO:<b@mx>\r\nDATA\r\n", &[b'x'; 300_000][..], b"\r\n.\r\n"].concat());
+    assert_eq!(codes(&played.replies), [220, 250, 250, 354, 552]);
+}
+
+#[test]
+fn bare_line_ends_are_answered_and_close_the_connection() {
+    for (input, code) in [
+        (&b"MAIL FROM:<>\r\nRCPT TO:<b@mx>\r\nDATA\r\nx\n.\r\nMAIL FROM:<>\r\n"[..], 550),
+        (b"MAIL FROM:<>\r\nRCPT TO:<b@mx>\r\nDATA\r\nx\r.\r\n.\r\nMAIL FROM:<>\r\n", 550),
+        (b"MAIL FROM:<>\r\nNOOP\nRSET\r\n", 500),
+        (b"MAIL FROM:<>\r\nNOOP\rRSET\r\n", 500),
+    ] {
+        let played = play(input);
+        assert_eq!(codes(&played.replies).last(), Some(&code), "{}", input.escape_ascii());
+        assert_eq!((played.ended.unwrap(), played.stream.finished), (Ended::Refused, true));
+        assert!(played.queue.queued.is_empty() && played.queue.resets == 1);
+    }
+}
+
+#[test]
+fn a_long_line_is_one_mistake() {
+    let played = play(&[&[b'x'; 3000][..], b"\r\nNOOP\r\nQUIT\r\n"].concat());
+    assert_eq!(codes(&played.replies), [220, 500, 250, 221]);
+}
+
+#[test]
+fn twenty_mistakes_end_the_session() {
+    let played = play(&b"FOO\r\n".repeat(30));
+    let mut expected = vec![220];
+    expected.extend([500; 20]);
+    expected.push(421);
+    assert_eq!(codes(&played.replies), expected);
+    assert_eq!((played.ended.unwrap(), played.stream.finished), (Ended::Refused, true));
+}
+
+#[test]
+fn timeouts_are_answered() {
+    for (input, reason) in [(&b"EHLO c\r\n"[..], 421), (b"MAIL FROM:<>\r\nRCPT TO:<b@mx>\r\nDATA\r\nx\r\n", 421)] {
+        let mut stream = Memory::new(input, 3);
+        stream.end = Err(Fault::TimedOut);
+        let played = play_with(stream, Queue::default(), &here(), &settings());
+        assert_eq!(codes(&played.replies).last(), Some(&reason));
+        assert_eq!((played.ended.unwrap(), played.stream.finished), (Ended::TimedOut, true));
+    }
+}
+
+#[test]
+fn strangers_are_sent_away_at_their_first_line() {
+    for input in [&b"GET / HTTP/1.1\r\nHELO x\r\n"[..], b"\x16\x03\x01\x02\x00\x01no line end", b"Subject: x\r\n\r\n"] {
+        let played = play(input);
+        assert_eq!(codes(&played.replies), [220, 221], "{}", input.escape_ascii());
+        assert_eq!((played.ended.unwrap(), played.stream.finished), (Ended::Refused, true));
+    }
+}
+
+#[test]
+fn when_submit_fails_at_any_call_the_client_is_put_off_and_nothing_is_acknowledged() {
+    for fails_after in 0..5 {
+        let queue = Queue { fails_after: Some(fails_after), ..Queue::default() };
+        let played = play_with(Memory::new(MESSAGE, 64), queue, &here(), &settings());
+        assert!(played.queue.queued.is_empty(), "after {fails_after} calls");
+        assert!(played.replies.contains("451 4.3.0"), "after {fails_after} calls: {}", played.replies);
+        assert!(!played.replies.contains("queued"), "after {fails_after} calls: {}", played.replies);
+        let permanent = codes(&played.replies).iter().filter(|code| **code >= 500).count();
+        assert!(fails_after < 2 || permanent == 0, "after {fails_after} calls: {}", played.replies);
+    }
+}
+
+#[test]
+fn every_refusal_is_answered_and_the_session_goes_on() {
+    for (refusal, code) in [
+        (Refusal::TooLarge, 552),
+        (Refusal::TooManyHops, 554),
+        (Refusal::NoRoom, 452),
+        (Refusal::NoRecipients, 554),
+        (Refusal::Trouble, 451),
+    ] {
+        let queue = Queue { outcome: Some(refusal), ..Queue::default() };
+        let played = play_with(Memory::new(MESSAGE, 64), queue, &here(), &settings());
+        assert_eq!(codes(&played.replies), [220, 250, 250, 250, 354, code, 221]);
+    }
+}
+
+#[test]
+fn a_finicky_server_knows_its_clients_before_the_greeting() {
+    let settings = Settings { finicky: true, ..settings() };
+    for (answer, begins) in [
+        (Lookup::Yes("local".to_owned()), "220 "),
+        (Lookup::No, "421 4.7.1 "),
+        (Lookup::CannotTell("dns".to_owned()), "421 4.4.3 "),
+    ] {
+        let played = play_with(Memory::new(b"QUIT\r\n", 64), Queue::default(), &Here(answer), &settings);
+        assert!(played.replies.starts_with(begins), "{}", played.replies);
+    }
+}
+
+#[test]
+fn a_channel_that_cannot_be_told_puts_mail_off_and_none_refuses_it() {
+    for (answer, code) in [(Lookup::No, 550), (Lookup::CannotTell("dns".to_owned()), 451)] {
+        let input = Memory::new(b"EHLO c\r\nMAIL FROM:<>\r\nQUIT\r\n", 64);
+        let played = play_with(input, Queue::default(), &Here(answer), &settings());
+        assert_eq!(codes(&played.replies), [220, 250, code, 221]);
+    }
+}
+
+#[test]
+fn soft_bounce_holds_for_the_whole_session() {
+    let settings = Settings { soft_bounce: true, ..settings() };
+    let input = Memory::new(b"FOO\r\nMAIL FROM:<>\r\nRCPT TO:<nobody@mx>\r\nDATA\r\nx\ry", 64);
+    let played = play_with(input, Queue::default(), &here(), &settings);
+    assert_eq!(codes(&played.replies), [220, 400, 250, 450, 454, 400]);
+}
+
+#[test]
+fn a_client_gone_at_any_octet_leaves_all_or_nothing() {
+    for length in 0..=MESSAGE.len() {
+        let played = play(&MESSAGE[..length]);
+        let whole = length >= MESSAGE.len() - b"QUIT\r\n".len();
+        assert_eq!(played.queue.queued.len(), usize::from(whole), "gone after {length} octets");
+        let ended = if length == MESSAGE.len() { Ended::Done } else { Ended::HungUp };
+        assert_eq!(played.ended.unwrap(), ended, "gone after {length} octets");
+    }
+}
+
+#[test]
+fn a_client_that_reads_no_more_keeps_what_was_acknowledged_or_is_queued() {
+    let total = play(MESSAGE).replies.len();
+    for reads in 0..total {
+        let mut stream = Memory::new(MESSAGE, 16);
+        stream.reads = reads;
+        let played = play_with(stream, Queue::default(), &here(), &settings());
+        assert!(played.ended.is_ok(), "reads {reads} octets");
+        assert!(played.queue.queued.len() == 1 || !played.replies.contains("queued as"));
+    }
+}
+
+#[test]
+fn octets_behind_quit_are_not_commands() {
+    let played = play(b"QUIT\r\nMAIL FROM:<>\r\n");
+    assert_eq!(codes(&played.replies), [220, 221]);
+    assert!(played.stream.finished, "or the kernel would destroy the goodbye");
+}
+
+#[test]
+fn a_hundred_thousand_recipients_end_in_421() {
+    let rcpt = b"RCPT TO:<bob@mx.example>\r\n".repeat(100_000);
+    let played = play(&[b"MAIL FROM:<>\r\n", &rcpt[..]].concat());
+    let all = codes(&played.replies);
+    assert_eq!(all.iter().filter(|code| **code == 250).count(), 1 + 100);
+    assert_eq!(all.iter().filter(|code| **code == 452).count(), 1000 + 20);
+    assert_eq!(all.last(), Some(&421));
+}
+
+/// What a smuggler varies: what stands before, around and behind the dot.
+fn smuggling_variants() -> Vec<Vec<u8>> {
+    let ends: [&[u8]; 12] = [
+        b"\n", b"\r", b"\r\n", b"\n\r", b"\r\r\n", b"\r\n\n", b"\r\r", b"\n\n", b"\0\r\n", b"\r\0\n", b"\r\n\0",
+        b"\x85",
+    ];
+    let mut variants = Vec::new();
+    for before in ends {
+        for behind in ends {
+            for dots in [&b"."[..], b"..", b".\0"] {
+                variants.push([before, dots, behind].concat());
+            }
+        }
+    }
+    variants
+}
+
+#[test]
+fn no_way_to_write_the_end_of_a_message_makes_two_of_one() {
+    let variants = smuggling_variants();
+    assert!(variants.len() >= 400);
+    for variant in variants.iter().filter(|variant| **variant != b"\r\n.\r\n") {
+        let smuggled = b"MAIL FROM:<evil@x>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\nsmuggled\r\n.\r\n";
+        let begin = b"EHLO c\r\nMAIL FROM:<a@c>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\nSubject: x\r\n\r\nbody";
+        for step in [1, 7, usize::MAX] {
+            let input = [&begin[..], variant, smuggled, b"QUIT\r\n"].concat();
+            let played = play_with(Memory::new(&input, step), Queue::default(), &here(), &settings());
+            let shown = variant.escape_ascii();
+            // CRLF . CRLF inside of a variant with more around it does end the first message, as the sender wrote it.
+            let real_end = input.windows(5).filter(|window| window == b"\r\n.\r\n").count();
+            assert!(played.queue.queued.len() <= real_end.min(2), "{shown} in pieces of {step}");
+            let ends_before = variant.windows(5).any(|window| window == b"\r\n.\r\n");
+            assert!(ends_before || played.queue.queued.len() <= 1, "{shown} in pieces of {step}");
+            assert!(ends_before || !played.queue.queued.iter().any(|m| m.starts_with("<evil")), "{shown}");
+        }
+    }
+}
+
+/// Everything that must not depend on how the octets come.
+fn essence(input: &[u8], step: usize) -> (String, Vec<String>, Ended) {
+    let played = play_with(Memory::new(input, step), Queue::default(), &here(), &settings());
+    (played.replies, played.queue.queued, played.ended.unwrap())
+}
+
+#[test]
+fn a_session_is_the_same_in_pieces_of_every_size() {
+    let input = [MESSAGE.strip_suffix(b"QUIT\r\n").unwrap(), b"RSET\r\nfoo\r\nVRFY bob\r\n", MESSAGE].concat();
+    for step in 1..=input.len() {
+        assert_eq!(essence(&input, step), essence(&input, usize::MAX), "pieces of {step}");
+    }
+}
+
+fn line() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("EHLO c.example\r\n".to_owned()),
+        Just("MAIL FROM:<a@b>\r\n".to_owned()),
+        Just("RCPT TO:<bob@mx.example>\r\n".to_owned()),
+        Just("RCPT TO:<nobody@mx.example>\r\n".to_owned()),
+        Just("DATA\r\n".to_owned()),
+        Just(".\r\n".to_owned()),
+        Just("RSET\r\n".to_owned()),
+        Just("QUIT\r\n".to_owned()),
+        "[.\r\n\u{0}a ]{0,6}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn any_session_is_the_same_in_pieces(lines in prop::collection::vec(line(), 0..25), step in 1..40_usize) {
+        let input = lines.concat();
+        prop_assert_eq!(essence(input.as_bytes(), step), essence(input.as_bytes(), usize::MAX));
+    }
+
+    #[test]
+    fn any_octets_are_survived(input in prop::collection::vec(any::<u8>(), 0..300)) {
+        essence(&input, usize::MAX);
+    }
+}
