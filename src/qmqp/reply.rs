@@ -19,6 +19,16 @@ pub enum Kind {
     Never,
 }
 
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kind::Queued => "K",
+            Kind::Later => "Z",
+            Kind::Never => "D",
+        })
+    }
+}
+
 /// One reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
@@ -106,14 +116,9 @@ impl Reply {
 
     /// The octets to send.
     pub fn octets(&self) -> Vec<u8> {
-        let letter = match self.kind {
-            Kind::Queued => 'K',
-            Kind::Later => 'Z',
-            Kind::Never => 'D',
-        };
         let mut octets = Vec::new();
         // A write into memory does not fail.
-        let _ = octets.write_netstring(format!("{letter}{}", self.text));
+        let _ = octets.write_netstring(format!("{}{}", self.kind, self.text));
         octets
     }
 }

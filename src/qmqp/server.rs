@@ -1,0 +1,180 @@
+//! One QMQP connection: may this client, take the package, hand it to submit, answer once.
+//!
+//! Content goes on to submit piece by piece, so memory does not grow with the message. Whatever is answered before
+//! the client has sent all is followed by a half-close and a bounded drain, or the kernel's RST would destroy the
+//! answer. A client that goes away before the end gets none, and nothing is queued.
+
+use super::reply::{Kind, Reply};
+use super::request::{Event, Request};
+use crate::channel::Channels;
+use crate::config::Config;
+use crate::exit::{Ended, Error};
+use crate::lookup::Lookup;
+use crate::message::trace::{Client, Protocol};
+use crate::net::connection::{Fault, Stream};
+use crate::net::peer::Peer;
+use crate::submit::{Introduction, Policy, Submit, Verdict};
+use std::time::Duration;
+
+/// The specification lets neither side take longer than an hour.
+pub const LONGEST_SESSION: Duration = Duration::from_secs(3600);
+
+/// qmail's client gives up after 60 s: a pause before the reply must stay well below that.
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
+
+/// A client that does not even take a refusal is not waited for.
+const REFUSAL: Duration = Duration::from_secs(10);
+
+/// What one read may bring.
+const PIECE: usize = 32 * 1024;
+
+/// How a connection comes to its end.
+enum End {
+    /// With this reply; `unread`: the client has sent, or may still send, what nobody will read.
+    Reply { reply: Reply, ended: Ended, unread: bool },
+    /// The client went away in this phase.
+    HungUp(&'static str),
+}
+
+impl End {
+    fn early(reply: Reply) -> End {
+        End::Reply { reply, ended: Ended::Refused, unread: true }
+    }
+}
+
+/// Serves one connection. `start` makes the way to submit; it is called before an octet is read, and only for a client
+/// that is authorised.
+pub fn serve<S: Stream, Q: Submit>(
+    stream: &mut S,
+    config: &Config,
+    peer: &Peer,
+    channels: &Channels,
+    start: impl FnOnce() -> Result<Q, Error>,
+) -> Result<Ended, Error> {
+    log::debug!("client={peer} event=connect");
+    let taken = match authorize(config, peer, channels) {
+        Ok(Ok(channel)) => start().and_then(|submit| take(stream, config, introduction(peer, channel), submit)),
+        Ok(Err(reply)) => Ok(End::early(reply)),
+        Err(error) => Err(error),
+    };
+    match taken {
+        Ok(End::Reply { reply, ended, unread }) => {
+            let sent = say(stream, config, peer, reply);
+            if unread {
+                stream.finish();
+            }
+            Ok(if sent { ended } else { Ended::HungUp })
+        }
+        Ok(End::HungUp(phase)) => {
+            log::info!("client={peer} event=end lost connection while {phase}");
+            Ok(Ended::HungUp)
+        }
+        Err(error) => {
+            refuse(stream, &error);
+            Err(error)
+        }
+    }
+}
+
+/// Tells a client that we cannot serve it now, and never why: that stands in the log.
+pub fn refuse(stream: &mut impl Stream, error: &Error) {
+    let reply = if matches!(error, Error::Config(_)) { Reply::CONFIGURATION } else { Reply::TROUBLE };
+    stream.allow(REFUSAL);
+    let _ = stream.send(&reply.octets());
+    stream.finish();
+}
+
+/// The channel an authorised client's mail comes in on, or why it is turned away.
+fn authorize(config: &Config, peer: &Peer, channels: &Channels) -> Result<Result<String, Reply>, Error> {
+    match config.qmqpd_authorized_clients.matches_peer(peer) {
+        Lookup::Yes(()) => {}
+        Lookup::No => return Ok(Err(Reply::NOT_AUTHORIZED)),
+        Lookup::CannotTell(why) => {
+            log::warn!("client={peer} qmqpd_authorized_clients: {why}");
+            return Ok(Err(Reply::CANNOT_TELL));
+        }
+    }
+    match channels.incoming(peer, &[], false)? {
+        Lookup::Yes(channel) => Ok(Ok(channel.name.clone())),
+        Lookup::No => Ok(Err(Reply::NOT_AUTHORIZED)),
+        Lookup::CannotTell(why) => {
+            log::warn!("client={peer} channels: {why}");
+            Ok(Err(Reply::CANNOT_TELL))
+        }
+    }
+}
+
+/// An authorised client's mail may go anywhere: no single recipient can be refused.
+fn introduction(peer: &Peer, channel: String) -> Introduction {
+    // A name that no pattern asked for is not worth a wait for DNS.
+    let name = peer.looked_up.get().and_then(|looked_up| match looked_up {
+        Lookup::Yes(name) => Some(name.clone()),
+        Lookup::No | Lookup::CannotTell(_) => None,
+    });
+    let client = Client { helo: None, name, address: peer.to_string() };
+    Introduction { channel, policy: Policy::Anywhere, protocol: Protocol::Qmqp, client }
+}
+
+/// Takes the package and hands it on.
+fn take(
+    stream: &mut impl Stream,
+    config: &Config,
+    introduction: Introduction,
+    mut submit: impl Submit,
+) -> Result<End, Error> {
+    submit.introduce(&introduction)?;
+    let mut request = Request::new(config.message_size_limit, config.line_length_limit);
+    let mut buffer = vec![0; PIECE];
+    loop {
+        stream.allow(config.qmqpd_timeout.0);
+        let count = match stream.receive(&mut buffer) {
+            Ok(0) | Err(Fault::HungUp) => return Ok(End::HungUp(request.phase())),
+            Ok(count) => count,
+            Err(Fault::TimedOut) => {
+                let reply = Reply::timed_out(request.phase());
+                return Ok(End::Reply { reply, ended: Ended::TimedOut, unread: true });
+            }
+            Err(Fault::Io(error)) => return Err(Error::Connection(format!("reading from the client: {error}"))),
+        };
+        let mut input = &buffer[..count];
+        while !input.is_empty() {
+            let (taken, event) = match request.push(input) {
+                Ok(pushed) => pushed,
+                Err(fault) => return Ok(End::early(Reply::fault(fault, request.phase()))),
+            };
+            input = &input[taken..];
+            let verdict = match event {
+                Some(Event::Content(octets)) => submit.content(octets).map(|()| Verdict::Accepted)?,
+                Some(Event::ReversePath(path)) => submit.reverse_path(&path).map(|()| Verdict::Accepted)?,
+                Some(Event::Recipient(address)) => submit.recipient(&address)?,
+                Some(Event::End) => {
+                    let reply = Reply::outcome(submit.commit()?);
+                    let ended = if reply.kind == Kind::Queued { Ended::Done } else { Ended::Refused };
+                    return Ok(End::Reply { reply, ended, unread: !input.is_empty() });
+                }
+                None => Verdict::Accepted,
+            };
+            if let Some(reply) = Reply::verdict(verdict) {
+                return Ok(End::early(reply));
+            }
+        }
+    }
+}
+
+/// Sends the reply; a negative one after a pause, if there is a network to slow down.
+fn say(stream: &mut impl Stream, config: &Config, peer: &Peer, reply: Reply) -> bool {
+    let reply = if config.soft_bounce { reply.softened() } else { reply };
+    log::info!("client={peer} event=end reply={} text={:?}", reply.kind, reply.text);
+    if reply.kind != Kind::Queued && peer.on_inet_socket {
+        std::thread::sleep(config.qmqpd_error_delay.0.min(LONGEST_DELAY));
+    }
+    stream.allow(config.qmqpd_timeout.0);
+    let sent = stream.send(&reply.octets()).is_ok();
+    if !sent {
+        log::info!("client={peer} lost connection while sending completion status");
+    }
+    sent
+}
+
+#[cfg(test)]
+mod tests;
