@@ -1,47 +1,337 @@
 //! The servers' end: the way to `submit`, by its unix socket where there is one, else by a child of our own.
 
+use super::frames::{FrameReader, LONGEST_CONTENT, Reply, Request};
 use super::{Introduction, Outcome, Submit, Verdict};
 use crate::cli::Common;
 use crate::config::Config;
 use crate::exit::Error;
 use crate::message::path::{Address, ReversePath};
+use crate::sys;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, socket};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+/// Children that had not ended when their session did; a process that serves many sessions collects them later.
+static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// The connection to `submit`.
 #[derive(Debug)]
 pub struct Submitter {
-    #[doc(hidden)]
-    pub todo: (),
+    stream: UnixStream,
+    child: Option<Pid>,
+    reader: FrameReader,
+    /// Who hands mail in, until submit has been told: the first octet makes it start, so that is put off.
+    introduction: Option<Introduction>,
+    /// Frames that need no answer and wait for one that does.
+    out: Vec<u8>,
+    /// Content that is not in a frame yet.
+    content: Vec<u8>,
+    /// Something of the message at hand has been sent.
+    begun: bool,
+    /// An answer failed to come; a late one must not be taken for that to the next question.
+    broken: bool,
 }
 
 impl Submitter {
     /// Connects to `queue_directory/submit` if that is there and answers; else makes a socketpair and forks a child that
     /// holds nothing of the client's, waits for the first octet, then execs submit, or exits at end of input. To be
     /// called as mail_owner, before a byte of the client is read.
-    pub fn start(_config: &Config, _common: &Common) -> Result<Submitter, Error> {
-        todo!()
+    pub fn start(config: &Config, common: &Common) -> Result<Submitter, Error> {
+        let (stream, child) = match connect_to(&config.queue_directory.join("submit")) {
+            Some(stream) => (stream, None),
+            None => start_child(config.program("submit"), common.arguments())?,
+        };
+        let limit = Some(config.ipc_timeout.0).filter(|time| !time.is_zero());
+        let limited = stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit));
+        limited.map_err(|e| Error::Temporary(format!("way to submit: {e}")))?;
+        Ok(Submitter::over(stream, child))
+    }
+
+    fn over(stream: UnixStream, child: Option<Pid>) -> Submitter {
+        let reader = FrameReader::default();
+        let (out, content) = (Vec::new(), Vec::new());
+        Submitter { stream, child, reader, introduction: None, out, content, begun: false, broken: false }
+    }
+
+    /// Appends a frame behind the content that came before it.
+    fn put(&mut self, request: &Request<'_>) {
+        if !self.content.is_empty() {
+            Request::Content(&self.content).put(&mut self.out);
+            self.content.clear();
+        }
+        request.put(&mut self.out);
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        if self.broken {
+            return Err(Error::Temporary("submit was lost before".to_owned()));
+        }
+        if let Some(introduction) = self.introduction.take() {
+            let mut first = Vec::new();
+            Request::Introduce(introduction).put(&mut first);
+            self.out.splice(0..0, first);
+        }
+        let sent = self.stream.write_all(&self.out).map_err(|e| lost(&e));
+        self.out.clear();
+        self.begun = true;
+        self.broken = sent.is_err();
+        sent
+    }
+
+    fn ask(&mut self, request: &Request<'_>) -> Result<Reply, Error> {
+        self.put(request);
+        self.flush()?;
+        let reply = self.answer();
+        self.broken = reply.is_err();
+        reply
+    }
+
+    fn answer(&mut self) -> Result<Reply, Error> {
+        let mut piece = [0; 256];
+        loop {
+            let count = match self.stream.read(&mut piece) {
+                Ok(0) => return Err(Error::Temporary("submit ended; its own record says why".to_owned())),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(lost(&error)),
+            };
+            // One question at a time: nothing can follow the answer.
+            match self.reader.push(&piece[..count]) {
+                Ok((taken, Some(payload))) if taken == count => {
+                    return Reply::decode(payload).map_err(|_| not_an_answer());
+                }
+                Ok((_, None)) => {}
+                _ => return Err(not_an_answer()),
+            }
+        }
     }
 }
 
 impl Submit for Submitter {
-    fn introduce(&mut self, _introduction: &Introduction) -> Result<(), Error> {
-        todo!()
+    fn introduce(&mut self, introduction: &Introduction) -> Result<(), Error> {
+        self.introduction = Some(introduction.clone());
+        Ok(())
     }
-    fn verify(&mut self, _address: &Address) -> Result<Verdict, Error> {
-        todo!()
+
+    fn verify(&mut self, address: &Address) -> Result<Verdict, Error> {
+        verdict(self.ask(&Request::Verify(address.clone()))?)
     }
-    fn reverse_path(&mut self, _path: &ReversePath) -> Result<(), Error> {
-        todo!()
+
+    fn reverse_path(&mut self, path: &ReversePath) -> Result<(), Error> {
+        self.put(&Request::ReversePath(path.clone()));
+        Ok(())
     }
-    fn recipient(&mut self, _address: &Address) -> Result<Verdict, Error> {
-        todo!()
+
+    fn recipient(&mut self, address: &Address) -> Result<Verdict, Error> {
+        verdict(self.ask(&Request::Recipient(address.clone()))?)
     }
-    fn content(&mut self, _octets: &[u8]) -> Result<(), Error> {
-        todo!()
+
+    fn content(&mut self, octets: &[u8]) -> Result<(), Error> {
+        for piece in octets.chunks(LONGEST_CONTENT) {
+            if self.content.len() + piece.len() > LONGEST_CONTENT {
+                let full = std::mem::take(&mut self.content);
+                self.put(&Request::Content(&full));
+                self.flush()?;
+            }
+            self.content.extend_from_slice(piece);
+        }
+        Ok(())
     }
+
     fn commit(&mut self) -> Result<Outcome, Error> {
-        todo!()
+        let reply = self.ask(&Request::Commit)?;
+        self.begun = false;
+        match reply {
+            Reply::Outcome(outcome) => Ok(outcome),
+            Reply::Verdict(_) => Err(not_an_answer()),
+        }
     }
+
     fn reset(&mut self) -> Result<(), Error> {
-        todo!()
+        self.out.clear();
+        self.content.clear();
+        if !self.begun {
+            return Ok(());
+        }
+        self.put(&Request::Reset);
+        let sent = self.flush();
+        self.begun = false;
+        sent
+    }
+}
+
+impl Drop for Submitter {
+    fn drop(&mut self) {
+        // End of input: submit abandons what was not committed, and ends.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        if let Ok(mut left) = LEFT.lock() {
+            left.extend(self.child);
+            left.retain(|child| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_none()));
+        }
+    }
+}
+
+fn verdict(reply: Reply) -> Result<Verdict, Error> {
+    match reply {
+        Reply::Verdict(verdict) => Ok(verdict),
+        Reply::Outcome(_) => Err(not_an_answer()),
+    }
+}
+
+fn lost(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => Error::Temporary("submit did not answer within ipc_timeout".to_owned()),
+        _ => Error::Temporary(format!("way to submit: {error}")),
+    }
+}
+
+fn not_an_answer() -> Error {
+    Error::Temporary("submit said something else than an answer".to_owned())
+}
+
+/// Connects without waiting: where nobody accepts, a child of our own is as good.
+fn connect_to(path: &Path) -> Option<UnixStream> {
+    let address = UnixAddr::new(path).ok()?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let ours = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;
+    connect(std::os::fd::AsRawFd::as_raw_fd(&ours), &address).ok()?;
+    let stream = UnixStream::from(ours);
+    stream.set_nonblocking(false).ok()?;
+    Some(stream)
+}
+
+fn start_child(program: PathBuf, arguments: Vec<OsString>) -> Result<(UnixStream, Option<Pid>), Error> {
+    let trouble = |what: &str, error: io::Error| Error::Temporary(format!("{what} for submit: {error}"));
+    let (ours, theirs) = UnixStream::pair().map_err(|e| trouble("socketpair", e))?;
+    let theirs = OwnedFd::from(theirs);
+    let child = sys::fork(|| wait_and_exec(&theirs, &program, &arguments)).map_err(|e| trouble("fork", e.into()))?;
+    Ok((ours, Some(child)))
+}
+
+/// What the child does: lets go of everything of the client's, waits for the first octet, becomes submit.
+fn wait_and_exec(theirs: &OwnedFd, program: &Path, arguments: &[OsString]) -> u8 {
+    let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return 75 };
+    if dup2_stdin(theirs).is_err() || dup2_stdout(&null).is_err() {
+        return 75;
+    }
+    // Descriptor 2 stays: where it may be the client, logging has put /dev/null over it.
+    let _ = null.into_raw_fd();
+    sys::close_from(3);
+    loop {
+        match recv(0, &mut [0], MsgFlags::MSG_PEEK) {
+            Ok(0) => return 0,
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(_) => return 75,
+        }
+    }
+    let mut command = Command::new(program);
+    for ours in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"] {
+        command.env_remove(ours);
+    }
+    let error = command.args(arguments).exec();
+    log::error!("{}: {error}", program.display());
+    75
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::trace::{Client, Protocol};
+    use crate::submit::Policy;
+
+    fn pair() -> (Submitter, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (Submitter::over(ours, None), theirs)
+    }
+
+    fn introduction() -> Introduction {
+        let client = Client { helo: None, name: None, address: "192.0.2.1".to_owned() };
+        Introduction { channel: "local".to_owned(), policy: Policy::Anywhere, protocol: Protocol::Qmqp, client }
+    }
+
+    /// The kinds of the frames that have arrived.
+    fn kinds(stream: &mut UnixStream) -> String {
+        let (mut reader, mut kinds, mut octets) = (FrameReader::default(), String::new(), Vec::new());
+        let _ = stream.read_to_end(&mut octets);
+        let mut rest = &octets[..];
+        while !rest.is_empty() {
+            let (taken, payload) = reader.push(rest).unwrap();
+            kinds.extend(payload.map(|payload| char::from(payload[0])));
+            rest = &rest[taken..];
+        }
+        kinds
+    }
+
+    fn answer(stream: &mut UnixStream, reply: &Reply) {
+        let mut octets = Vec::new();
+        reply.put(&mut octets);
+        stream.write_all(&octets).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_sent_before_an_answer_is_needed() {
+        let (mut submitter, mut far) = pair();
+        submitter.introduce(&introduction()).unwrap();
+        submitter.reverse_path(&ReversePath::NULL).unwrap();
+        submitter.content(b"x\n").unwrap();
+        submitter.reset().unwrap();
+        assert_eq!(kinds(&mut far), "");
+        submitter.reverse_path(&ReversePath::NULL).unwrap();
+        submitter.content(b"x\n").unwrap();
+        submitter.content(b"y\n").unwrap();
+        answer(&mut far, &Reply::Outcome(Outcome::Queued("1".to_owned())));
+        assert_eq!(submitter.commit().unwrap(), Outcome::Queued("1".to_owned()));
+        assert_eq!(kinds(&mut far), "IFCE");
+        submitter.reset().unwrap();
+        assert_eq!(kinds(&mut far), "");
+    }
+
+    #[test]
+    fn a_message_that_was_begun_is_abandoned_by_reset() {
+        let (mut submitter, mut far) = pair();
+        submitter.reverse_path(&ReversePath::NULL).unwrap();
+        answer(&mut far, &Reply::Verdict(Verdict::Accepted));
+        let address = Address::from_internal(b"bob").unwrap();
+        assert_eq!(submitter.recipient(&address).unwrap(), Verdict::Accepted);
+        submitter.reset().unwrap();
+        assert_eq!(kinds(&mut far), "FRX");
+    }
+
+    #[test]
+    fn large_content_goes_in_frames_the_other_end_takes() {
+        let (mut submitter, mut far) = pair();
+        let big = vec![b'x'; 3 * LONGEST_CONTENT / 2];
+        let reader = std::thread::spawn(move || {
+            far.set_nonblocking(false).unwrap();
+            kinds(&mut far)
+        });
+        submitter.content(&big).unwrap();
+        submitter.content(&big).unwrap();
+        submitter.reset().unwrap();
+        drop(submitter);
+        assert_eq!(reader.join().unwrap(), "CCCX");
+    }
+
+    #[test]
+    fn after_a_lost_answer_nothing_is_believed() {
+        let (mut submitter, mut far) = pair();
+        submitter.stream.set_read_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
+        let address = Address::from_internal(b"bob").unwrap();
+        assert!(submitter.recipient(&address).is_err());
+        answer(&mut far, &Reply::Verdict(Verdict::Accepted));
+        assert!(submitter.recipient(&address).is_err());
+        assert!(submitter.commit().is_err());
     }
 }

@@ -1,1 +1,379 @@
 //! What servers and submit say to each other: bounded netstring frames, the first octet of each its kind.
+//!
+//! ```text
+//! request           I introduction   V address   F reverse-path   R address   C content   E   X
+//! is answered by    -                v verdict   -                v verdict   -           q id or n refusal   -
+//! ```
+//!
+//! `F` (no octets: the null one) begins a message, `E` asks for it to be committed, `X` abandons it, and so does the end
+//! of input. Recipients may come before the content or after it; the first `F` or `R` behind content ends that.
+//! What is not answered may be sent together with what follows. Addresses are in internal form. Inside an
+//! introduction each text is counted by two octets, most significant first, and a text that may be missing has an
+//! octet 1 or 0 in front. The letters of verdicts, refusals, policies and protocols are in the tables below; both
+//! ends are of one release, and yet letters are never used again for something else.
+
+use super::{Introduction, Outcome, Policy, Refusal, Verdict};
+use crate::message::path::{Address, ReversePath};
+use crate::message::trace::{Client, Protocol};
+use crate::wire::netstring::{self, LengthReader};
+
+/// Most octets of content in a frame.
+pub const LONGEST_CONTENT: usize = 64 * 1024;
+
+/// Most octets of a frame: its kind and the content.
+pub const LONGEST_FRAME: usize = LONGEST_CONTENT + 1;
+
+/// Most octets of each text of an introduction; longer ones are cut.
+pub const LONGEST_TEXT: usize = 1000;
+
+/// What a server asks of submit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// Who hands mail in.
+    Introduce(Introduction),
+    /// Judge an address.
+    Verify(Address),
+    /// Begin a message.
+    ReversePath(ReversePath),
+    /// Judge an address and take it.
+    Recipient(Address),
+    /// More of the content.
+    Content(&'a [u8]),
+    /// Put the message on disk.
+    Commit,
+    /// Abandon it.
+    Reset,
+}
+
+/// What submit answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// To `Verify` and `Recipient`.
+    Verdict(Verdict),
+    /// To `Commit`.
+    Outcome(Outcome),
+}
+
+/// The octets are nothing the other end may say; the connection is of no use any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault;
+
+const VERDICTS: [(Verdict, u8); 7] = [
+    (Verdict::Accepted, b'a'),
+    (Verdict::UnknownUser, b'u'),
+    (Verdict::UnknownHost, b'h'),
+    (Verdict::NotAllowed, b'p'),
+    (Verdict::BadAddress, b'b'),
+    (Verdict::CannotTell, b't'),
+    (Verdict::TooMany, b'm'),
+];
+
+const REFUSALS: [(Refusal, u8); 5] = [
+    (Refusal::TooLarge, b'l'),
+    (Refusal::TooManyHops, b'h'),
+    (Refusal::NoRoom, b'f'),
+    (Refusal::NoRecipients, b'r'),
+    (Refusal::Trouble, b't'),
+];
+
+const POLICIES: [(Policy, u8); 2] = [(Policy::Channels, b'c'), (Policy::Anywhere, b'a')];
+
+const PROTOCOLS: [(Protocol, u8); 4] =
+    [(Protocol::Smtp, b's'), (Protocol::Esmtp, b'e'), (Protocol::Qmqp, b'q'), (Protocol::Local, b'l')];
+
+impl Request<'_> {
+    /// Appends it as a frame.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Request::Introduce(introduction) => put_frame(out, b'I', &introduction_octets(introduction)),
+            Request::Verify(address) => put_frame(out, b'V', address.as_bytes()),
+            Request::ReversePath(path) => put_frame(out, b'F', path.as_bytes()),
+            Request::Recipient(address) => put_frame(out, b'R', address.as_bytes()),
+            Request::Content(octets) => put_frame(out, b'C', octets),
+            Request::Commit => put_frame(out, b'E', b""),
+            Request::Reset => put_frame(out, b'X', b""),
+        }
+    }
+
+    /// Reads the payload of a frame.
+    pub fn decode(payload: &[u8]) -> Result<Request<'_>, Fault> {
+        match payload.split_first().ok_or(Fault)? {
+            (b'I', rest) => read_introduction(rest).map(Request::Introduce).ok_or(Fault),
+            (b'V', rest) => Address::from_internal(rest).map(Request::Verify).map_err(|_| Fault),
+            (b'F', rest) => ReversePath::from_internal(rest).map(Request::ReversePath).map_err(|_| Fault),
+            (b'R', rest) => Address::from_internal(rest).map(Request::Recipient).map_err(|_| Fault),
+            (b'C', rest) => Ok(Request::Content(rest)),
+            (b'E', []) => Ok(Request::Commit),
+            (b'X', []) => Ok(Request::Reset),
+            _ => Err(Fault),
+        }
+    }
+}
+
+impl Reply {
+    /// Appends it as a frame.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Reply::Verdict(verdict) => put_frame(out, b'v', &[letter(&VERDICTS, verdict)]),
+            Reply::Outcome(Outcome::Queued(id)) => put_frame(out, b'q', id.as_bytes()),
+            Reply::Outcome(Outcome::Refused(refusal)) => put_frame(out, b'n', &[letter(&REFUSALS, refusal)]),
+        }
+    }
+
+    /// Reads the payload of a frame.
+    pub fn decode(payload: &[u8]) -> Result<Reply, Fault> {
+        match payload.split_first().ok_or(Fault)? {
+            (b'v', [octet]) => Ok(Reply::Verdict(meaning(&VERDICTS, *octet).ok_or(Fault)?)),
+            (b'n', [octet]) => Ok(Reply::Outcome(Outcome::Refused(meaning(&REFUSALS, *octet).ok_or(Fault)?))),
+            (b'q', id) if !id.is_empty() && id.iter().all(u8::is_ascii_alphanumeric) => {
+                Ok(Reply::Outcome(Outcome::Queued(String::from_utf8_lossy(id).into_owned())))
+            }
+            _ => Err(Fault),
+        }
+    }
+}
+
+/// Collects frames out of pushed octets.
+#[derive(Debug)]
+pub struct FrameReader {
+    length: LengthReader,
+    expected: Option<usize>,
+    payload: Vec<u8>,
+    given_out: bool,
+}
+
+impl Default for FrameReader {
+    fn default() -> Self {
+        let length = LengthReader::new(LONGEST_FRAME as u64);
+        FrameReader { length, expected: None, payload: Vec::new(), given_out: false }
+    }
+}
+
+impl FrameReader {
+    /// Takes octets up to the end of a frame. Gives how many were taken, and the payload if one ended with them;
+    /// without one all were taken.
+    pub fn push(&mut self, input: &[u8]) -> Result<(usize, Option<&[u8]>), Fault> {
+        if self.given_out {
+            self.payload.clear();
+            self.given_out = false;
+        }
+        let mut taken = 0;
+        while let Some(&octet) = input.get(taken) {
+            let Some(expected) = self.expected else {
+                self.expected = self.length.push(octet).map_err(|_| Fault)?.map(|length| length as usize);
+                taken += 1;
+                continue;
+            };
+            let missing = expected.saturating_sub(self.payload.len());
+            if missing == 0 {
+                if octet != b',' {
+                    return Err(Fault);
+                }
+                (self.expected, self.length, self.given_out) = (None, LengthReader::new(LONGEST_FRAME as u64), true);
+                return Ok((taken + 1, Some(&self.payload)));
+            }
+            let rest = &input[taken..];
+            let more = &rest[..rest.len().min(missing)];
+            self.payload.extend_from_slice(more);
+            taken += more.len();
+        }
+        Ok((taken, None))
+    }
+}
+
+fn put_frame(out: &mut Vec<u8>, kind: u8, rest: &[u8]) {
+    let mut payload = Vec::with_capacity(rest.len() + 1);
+    payload.push(kind);
+    payload.extend_from_slice(rest);
+    netstring::put(out, &payload);
+}
+
+fn letter<T: PartialEq>(table: &[(T, u8)], value: &T) -> u8 {
+    table.iter().find(|(known, _)| known == value).map_or(b'?', |(_, letter)| *letter)
+}
+
+fn meaning<T: Copy>(table: &[(T, u8)], letter: u8) -> Option<T> {
+    table.iter().find(|(_, known)| *known == letter).map(|(value, _)| *value)
+}
+
+fn introduction_octets(introduction: &Introduction) -> Vec<u8> {
+    let client = &introduction.client;
+    let mut out = vec![letter(&POLICIES, &introduction.policy), letter(&PROTOCOLS, &introduction.protocol)];
+    put_text(&mut out, introduction.channel.as_bytes());
+    for text in [client.helo.as_deref(), client.name.as_deref().map(str::as_bytes)] {
+        out.push(u8::from(text.is_some()));
+        put_text(&mut out, text.unwrap_or_default());
+    }
+    put_text(&mut out, client.address.as_bytes());
+    out
+}
+
+fn read_introduction(octets: &[u8]) -> Option<Introduction> {
+    let ([policy, protocol], rest) = octets.split_first_chunk::<2>()?;
+    let (channel, rest) = take_text(rest)?;
+    let (helo, rest) = take_optional(rest)?;
+    let (name, rest) = take_optional(rest)?;
+    let (address, rest) = take_text(rest)?;
+    let text = |octets: &[u8]| std::str::from_utf8(octets).map(str::to_owned).ok();
+    let name = match name {
+        Some(name) => Some(text(name)?),
+        None => None,
+    };
+    let client = Client { helo: helo.map(<[u8]>::to_vec), name, address: text(address)? };
+    let (policy, protocol) = (meaning(&POLICIES, *policy)?, meaning(&PROTOCOLS, *protocol)?);
+    rest.is_empty().then_some(Introduction { channel: text(channel)?, policy, protocol, client })
+}
+
+/// Cut at a length that two octets count. A UTF-8 text is cut between characters, for the reader is strict.
+fn put_text(out: &mut Vec<u8>, text: &[u8]) {
+    let mut length = text.len().min(LONGEST_TEXT);
+    while length < text.len() && length > 0 && text[length] & 0xC0 == 0x80 {
+        length -= 1;
+    }
+    out.extend_from_slice(&(length as u16).to_be_bytes());
+    out.extend_from_slice(&text[..length]);
+}
+
+fn take_text(octets: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = octets.split_first_chunk::<2>()?;
+    let length = usize::from(u16::from_be_bytes(*length));
+    if length > LONGEST_TEXT { None } else { rest.split_at_checked(length) }
+}
+
+fn take_optional(octets: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
+    let (present, rest) = octets.split_first()?;
+    let (text, rest) = take_text(rest)?;
+    match (present, text) {
+        (1, text) => Some((Some(text), rest)),
+        (0, []) => Some((None, rest)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    fn any_address() -> impl Strategy<Value = Address> {
+        vec(any::<u8>().prop_filter("no line end", |o| !matches!(o, 0 | b'\r' | b'\n')), 1..1000)
+            .prop_map(|octets| Address::from_internal(&octets).unwrap())
+    }
+
+    fn any_introduction() -> impl Strategy<Value = Introduction> {
+        let client = (option::of(vec(any::<u8>(), 0..1000)), option::of(".{0,200}"), ".{0,200}");
+        let letters = (0..POLICIES.len(), 0..PROTOCOLS.len());
+        (".{0,200}", letters, client).prop_map(|(channel, (policy, protocol), (helo, name, address))| Introduction {
+            channel,
+            policy: POLICIES[policy].0,
+            protocol: PROTOCOLS[protocol].0,
+            client: Client { helo, name, address },
+        })
+    }
+
+    #[derive(Debug, Clone)]
+    enum Sent {
+        Introduce(Introduction),
+        Verify(Address),
+        ReversePath(Option<Address>),
+        Recipient(Address),
+        Content(Vec<u8>),
+        Commit,
+        Reset,
+    }
+
+    impl Sent {
+        fn request(&self) -> Request<'_> {
+            match self {
+                Sent::Introduce(introduction) => Request::Introduce(introduction.clone()),
+                Sent::Verify(address) => Request::Verify(address.clone()),
+                Sent::ReversePath(path) => Request::ReversePath(ReversePath(path.clone())),
+                Sent::Recipient(address) => Request::Recipient(address.clone()),
+                Sent::Content(octets) => Request::Content(octets),
+                Sent::Commit => Request::Commit,
+                Sent::Reset => Request::Reset,
+            }
+        }
+    }
+
+    fn any_request() -> impl Strategy<Value = Sent> {
+        prop_oneof![
+            any_introduction().prop_map(Sent::Introduce),
+            any_address().prop_map(Sent::Verify),
+            option::of(any_address()).prop_map(Sent::ReversePath),
+            any_address().prop_map(Sent::Recipient),
+            vec(any::<u8>(), 0..3000).prop_map(Sent::Content),
+            Just(Sent::Commit),
+            Just(Sent::Reset),
+        ]
+    }
+
+    fn payloads(octets: &[u8], chunk: usize) -> Result<Vec<Vec<u8>>, Fault> {
+        let (mut reader, mut found) = (FrameReader::default(), Vec::new());
+        for mut piece in octets.chunks(chunk) {
+            while !piece.is_empty() {
+                let (taken, payload) = reader.push(piece)?;
+                found.extend(payload.map(<[u8]>::to_vec));
+                piece = &piece[taken..];
+            }
+        }
+        Ok(found)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_put_is_decoded_however_it_is_split(sent in vec(any_request(), 1..5), chunk in 1..4000_usize) {
+            let mut octets = Vec::new();
+            sent.iter().for_each(|one| one.request().put(&mut octets));
+            let found = payloads(&octets, chunk).unwrap();
+            let decoded: Vec<_> = found.iter().map(|payload| Request::decode(payload).unwrap()).collect();
+            let wanted: Vec<_> = sent.iter().map(Sent::request).collect();
+            prop_assert_eq!(decoded, wanted);
+        }
+
+        #[test]
+        fn any_octets_are_decoded_without_panic(octets in vec(any::<u8>(), 0..200), kind in 0..8_usize) {
+            let _ = Request::decode(&octets);
+            let _ = Reply::decode(&octets);
+            let _ = Request::decode(&[&b"IVFRCEXz"[kind..=kind], &octets].concat());
+            let _ = payloads(&octets, 7);
+        }
+    }
+
+    #[test]
+    fn every_reply_is_decoded() {
+        let outcomes = REFUSALS.iter().map(|(refusal, _)| Outcome::Refused(*refusal));
+        let queued = Outcome::Queued("0123456789abcde".to_owned());
+        let replies = VERDICTS.iter().map(|(verdict, _)| Reply::Verdict(*verdict));
+        for reply in replies.chain(outcomes.chain([queued]).map(Reply::Outcome)) {
+            let mut octets = Vec::new();
+            reply.put(&mut octets);
+            assert_eq!(Reply::decode(&payloads(&octets, 1).unwrap()[0]), Ok(reply));
+        }
+    }
+
+    #[test]
+    fn a_frame_over_the_limit_is_a_fault_before_it_is_read() {
+        assert!(payloads(b"65538:", 1).is_err());
+        assert!(payloads(b"65537:", 1).is_ok());
+        assert!(payloads(b"99999999999999999999999:", 1).is_err());
+        assert!(payloads(b"1:Ex", 1).is_err());
+    }
+
+    #[test]
+    fn texts_that_are_too_long_are_cut_between_characters() {
+        let long = Client { helo: Some(vec![b'x'; 5000]), name: Some("ü".repeat(700)), address: "1".repeat(1001) };
+        let introduction = Introduction {
+            channel: "local".to_owned(),
+            policy: Policy::Channels,
+            protocol: Protocol::Smtp,
+            client: long,
+        };
+        let read = read_introduction(&introduction_octets(&introduction)).unwrap();
+        assert_eq!(read.client.helo.unwrap().len(), LONGEST_TEXT);
+        assert_eq!(read.client.name.unwrap(), "ü".repeat(500));
+        assert_eq!(read.client.address.len(), LONGEST_TEXT);
+    }
+}
