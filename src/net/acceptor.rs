@@ -176,12 +176,12 @@ impl Acceptor {
     }
 
     fn stop(&mut self) {
-        log::info!("stopping children={}", self.children.len());
         self.stopping = true;
         for service in &mut self.services {
             service.listeners.clear();
             service.held = None;
         }
+        log::info!("stopping children={}", self.children.len());
         // A child that accepts by itself would go on for ever.
         self.signal_children(|service| service.hands_over_listener);
     }
