@@ -132,12 +132,5 @@ fn hash_in_vain(stored: &str, password: &[u8]) {
     let _ = std::hint::black_box(scheme::verify(stored, password));
 }
 
-/// Overwrites a secret that is no longer needed.
-pub fn wipe(secret: &mut [u8]) {
-    secret.fill(0);
-    // Without a reader the compiler would leave the writing out.
-    std::hint::black_box(secret);
-}
-
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, send, setsockopt, shutdown, sockopt};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Why a stream is at its end.
@@ -63,6 +63,11 @@ impl Connection {
         let _ = setsockopt(&output, sockopt::TcpNoDelay, &true);
         let is_socket = nix::sys::socket::getsockopt(&output, sockopt::SockType).is_ok();
         Connection { input, output, is_socket, command_deadline: None, session_deadline: deadline(session) }
+    }
+
+    /// Where it reads and where it writes, for whoever only carries octets.
+    pub fn descriptors(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.input.as_fd(), self.output.as_fd())
     }
 
     fn wait(&self, fd: &OwnedFd, what: PollFlags) -> Result<(), Fault> {

@@ -1,1 +1,22 @@
 //! POP3: what of RFC 1939 and its extensions we speak, what we leave out, and why.
+//!
+//! USER, PASS, STAT, LIST, RETR, DELE, NOOP, RSET, QUIT, TOP and UIDL of RFC 1939; CAPA, response codes and pipelining of
+//! RFC 2449 and RFC 3206; LAST of RFC 1460, for clients older than UIDL. Not yet: APOP, AUTH and STLS; APOP needs
+//! passwords in clear on the server, and a greeting that only looks like its stamp locks clients out.
+//!
+//! Numbers, sizes and unique-ids are those of the moment the maildrop was opened. Nothing is ever written into a
+//! message, and nothing is removed but at QUIT.
+//!
+//! `command` turns octets into commands, `session` is the state machine, `reply` holds every word we say, `content`
+//! puts messages on the wire; `server` does what the session says; `split` is the form with two processes in which
+//! nothing from the network is parsed with rights, and `relay` carries octets between the two.
+
+pub mod command;
+pub mod content;
+pub mod relay;
+pub mod reply;
+pub mod server;
+pub mod session;
+pub mod split;
+
+pub use server::{refuse, serve};

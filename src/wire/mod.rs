@@ -3,3 +3,4 @@
 pub mod dot;
 pub mod line;
 pub mod netstring;
+pub mod secret;

@@ -1,0 +1,118 @@
+//! Every reply there is (RFC 1939 section 3), with the response codes of RFC 2449 section 8 and RFC 3206.
+//!
+//! A code is given only where a client should act on it: `[AUTH]` asks for another password, `[IN-USE]` and
+//! `[SYS/TEMP]` say that later will do, `[SYS/PERM]` that somebody must mend something. Nothing tells of paths or errors
+//! of the system, and a wrong name reads like a wrong password.
+
+use super::command::Mistake;
+use crate::exit::Error;
+use std::borrow::Cow;
+
+/// The status line of a reply, without its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply(Cow<'static, str>);
+
+macro_rules! replies {
+    ($( $name:ident = $text:literal, $help:literal; )+) => {
+        impl Reply {
+            $( #[doc = $help] pub const $name: Reply = Reply(Cow::Borrowed($text)); )+
+        }
+    };
+}
+
+replies! {
+    // No angle brackets: clients take them for the stamp of APOP.
+    GREETING = "+OK doorpost POP3 ready", "The first line of all.";
+    SEND_PASSWORD = "+OK Send the password", "To USER, whoever it is.";
+    DONE = "+OK", "Where nothing else is to be said.";
+    CAPABILITIES = "+OK What this server can do", "Before the capabilities.";
+    LISTING = "+OK Listing follows", "Before a listing.";
+    MESSAGE = "+OK Message follows", "Before a message.";
+    DELETED = "+OK Marked as deleted", "To DELE.";
+    UNDELETED = "+OK No message is marked as deleted", "To RSET.";
+    GOODBYE = "+OK Goodbye", "To QUIT.";
+    UNKNOWN_COMMAND = "-ERR Unknown command", "No command we know.";
+    MISSING_ARGUMENT = "-ERR An argument is missing", "Too few arguments.";
+    EXTRA_ARGUMENT = "-ERR Too many arguments", "Too many arguments.";
+    NOT_A_NUMBER = "-ERR Not a number that can be used here", "Not digits, zero, or too large.";
+    TOO_LONG = "-ERR Line too long", "Over 255 octets.";
+    TOO_MANY_MISTAKES = "-ERR Too many bad commands, goodbye", "Before closing.";
+    LOG_IN_FIRST = "-ERR Log in first", "A command of the TRANSACTION state too early.";
+    USER_FIRST = "-ERR USER first", "PASS that does not follow USER.";
+    LOGGED_IN = "-ERR You are logged in already", "USER or PASS too late.";
+    TLS_FIRST = "-ERR [AUTH] No passwords without TLS here", "The password would be readable on its way.";
+    WRONG = "-ERR [AUTH] Wrong name or password", "One of the two; not which.";
+    WRONG_TOO_OFTEN = "-ERR [AUTH] Wrong name or password too often, goodbye", "Before closing.";
+    CANNOT_CHECK = "-ERR [SYS/TEMP] Passwords cannot be checked now, try again later", "A table cannot be read.";
+    IN_USE = "-ERR [IN-USE] Another session has this maildrop", "The maildrop is locked.";
+    NO_MAILDROP = "-ERR [SYS/TEMP] The maildrop cannot be opened now, try again later", "It could not be opened.";
+    NO_SUCH_MESSAGE = "-ERR No such message", "The number is too high.";
+    IS_DELETED = "-ERR That message is marked as deleted", "Only RSET brings it back.";
+    IS_GONE = "-ERR Another program has removed that message", "Its file is not there any more.";
+    UNREADABLE = "-ERR [SYS/TEMP] That message cannot be read now", "Its file could not be opened.";
+    NOT_ALL_REMOVED = "-ERR [SYS/TEMP] Some deleted messages were not removed", "To QUIT.";
+    TIMED_OUT = "-ERR Silent for too long, nothing was deleted, goodbye", "Before closing.";
+    TROUBLE = "-ERR [SYS/TEMP] Not possible now, try again later", "Anything of ours.";
+    MISCONFIGURED = "-ERR [SYS/PERM] This server is not set up properly", "A configuration error.";
+}
+
+impl Reply {
+    /// To PASS.
+    pub fn welcome(messages: usize, octets: u64) -> Reply {
+        Reply(Cow::Owned(format!("+OK {messages} messages, {octets} octets")))
+    }
+
+    /// To STAT and to LIST of one message: two numbers (RFC 1939 section 5).
+    pub fn numbers(first: u64, second: u64) -> Reply {
+        Reply(Cow::Owned(format!("+OK {first} {second}")))
+    }
+
+    /// To LAST.
+    pub fn number(number: u64) -> Reply {
+        Reply(Cow::Owned(format!("+OK {number}")))
+    }
+
+    /// To UIDL of one message.
+    pub fn unique_id(number: usize, unique_id: &str) -> Reply {
+        Reply(Cow::Owned(format!("+OK {number} {unique_id}")))
+    }
+
+    /// Appends the line with its end.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.0.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+impl From<Mistake> for Reply {
+    fn from(mistake: Mistake) -> Reply {
+        match mistake {
+            Mistake::TooLong => Reply::TOO_LONG,
+            Mistake::UnknownCommand => Reply::UNKNOWN_COMMAND,
+            Mistake::MissingArgument => Reply::MISSING_ARGUMENT,
+            Mistake::ExtraArgument => Reply::EXTRA_ARGUMENT,
+            Mistake::NotANumber => Reply::NOT_A_NUMBER,
+        }
+    }
+}
+
+impl From<&Error> for Reply {
+    fn from(error: &Error) -> Reply {
+        match error {
+            // A wrong command line stands in a configuration file of the superserver.
+            Error::Usage(_) | Error::Permission(_) | Error::Config(_) => Reply::MISCONFIGURED,
+            Error::Connection(_) | Error::Temporary(_) => Reply::TROUBLE,
+        }
+    }
+}
+
+/// Appends the lines of CAPA (RFC 2449 section 6): only what works now, and the same in both states but for USER, for
+/// clients decide before they log in whether they can work with us.
+pub fn put_capabilities(with_user: bool, out: &mut Vec<u8>) {
+    Reply::CAPABILITIES.put(out);
+    if with_user {
+        out.extend_from_slice(b"USER\r\n");
+    }
+    out.extend_from_slice(b"TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nEXPIRE NEVER\r\n");
+    out.extend_from_slice(concat!("IMPLEMENTATION doorpost-", env!("CARGO_PKG_VERSION"), "\r\n.\r\n").as_bytes());
+}

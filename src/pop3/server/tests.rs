@@ -1,0 +1,311 @@
+use super::*;
+use crate::mailbox::Entry;
+use crate::net::peer::Origin;
+use proptest::prelude::*;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// A client that says what it has to say in pieces, then is silent, gone, or at its end.
+struct Memory {
+    input: Vec<u8>,
+    piece: usize,
+    then: fn() -> Result<usize, Fault>,
+    heard: Rc<RefCell<Vec<u8>>>,
+    writes: usize,
+}
+
+impl Stream for Memory {
+    fn allow(&mut self, _: Duration) {}
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        let count = self.piece.min(self.input.len()).min(buffer.len());
+        if count == 0 {
+            return (self.then)();
+        }
+        for (place, octet) in buffer.iter_mut().zip(self.input.drain(..count)) {
+            *place = octet;
+        }
+        Ok(count)
+    }
+    fn send(&mut self, octets: &[u8]) -> Result<(), Fault> {
+        self.writes += 1;
+        self.heard.borrow_mut().extend_from_slice(octets);
+        Ok(())
+    }
+    fn finish(&mut self) {}
+}
+
+/// What became of a maildrop.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Fate {
+    removed: Vec<usize>,
+    /// What the client had heard when the maildrop was let go of.
+    heard_at_release: Option<Vec<u8>>,
+}
+
+struct Drop1 {
+    entries: Vec<Entry>,
+    messages: Vec<&'static [u8]>,
+    undeletable: bool,
+    heard: Rc<RefCell<Vec<u8>>>,
+    fate: Rc<RefCell<Fate>>,
+}
+
+impl Maildrop for Drop1 {
+    fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+    fn open(&self, number: usize) -> io::Result<Box<dyn Read>> {
+        match self.messages[number] {
+            b"gone" => Err(ErrorKind::NotFound.into()),
+            b"locked away" => Err(ErrorKind::PermissionDenied.into()),
+            b"broken" => Ok(Box::new(b"half of".chain(Broken))),
+            message => Ok(Box::new(message)),
+        }
+    }
+    fn remove(&mut self, numbers: &[usize]) -> io::Result<usize> {
+        self.fate.borrow_mut().removed = numbers.to_vec();
+        Ok(usize::from(self.undeletable))
+    }
+}
+
+impl Drop for Drop1 {
+    fn drop(&mut self) {
+        self.fate.borrow_mut().heard_at_release = Some(self.heard.borrow().clone());
+    }
+}
+
+struct Broken;
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::other("the disk"))
+    }
+}
+
+struct Played {
+    heard: String,
+    fate: Fate,
+    writes: usize,
+    ended: Result<Ended, Error>,
+}
+
+const MESSAGES: [&[u8]; 3] = [b"A: 1\n\n.dot\nend", b"B: 2\r\n\r\nx\r\n", b"\n"];
+
+struct Play {
+    input: Vec<u8>,
+    piece: usize,
+    messages: Vec<&'static [u8]>,
+    undeletable: bool,
+    then: fn() -> Result<usize, Fault>,
+    tls_auth_only: bool,
+}
+
+impl Play {
+    fn new(input: impl AsRef<[u8]>) -> Play {
+        Play {
+            input: input.as_ref().to_vec(),
+            piece: 4096,
+            messages: MESSAGES.to_vec(),
+            undeletable: false,
+            then: || Ok(0),
+            tls_auth_only: false,
+        }
+    }
+
+    /// A whole session: name "bob", password "x".
+    fn run(self) -> Played {
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let fate = Rc::new(RefCell::new(Fate::default()));
+        let stream =
+            Memory { input: self.input, piece: self.piece, then: self.then, heard: Rc::clone(&heard), writes: 0 };
+        let mut dialogue = Dialogue::new(stream, Duration::from_secs(1));
+        let peer = Peer::new(Origin::Unknown);
+        let mut out = Vec::new();
+        let entries = self.messages.iter().zip(1..).map(|(message, number)| {
+            out.clear();
+            let mut content = Content::whole();
+            content.push(message, &mut out);
+            content.finish(&mut out);
+            let stuffed = out.windows(3).filter(|three| *three == b"\n..").count();
+            Entry { octets: (out.len() - 3 - stuffed) as u64, unique_id: format!("uid{number}") }
+        });
+        let maildrop = Drop1 {
+            entries: entries.collect(),
+            messages: self.messages,
+            undeletable: self.undeletable,
+            heard: Rc::clone(&heard),
+            fate: Rc::clone(&fate),
+        };
+        let entered = authorize(&mut dialogue, &peer, !self.tls_auth_only, |name, secret, _| match &secret.0[..] {
+            b"x" if name == b"bob" => Ok(Lookup::Yes(())),
+            b"table" => Ok(Lookup::CannotTell(String::new())),
+            b"trouble" => Err(Error::Temporary(String::new())),
+            _ => Ok(Lookup::No),
+        });
+        let ended = match entered {
+            Ok(Entered::In(())) => transaction(&mut dialogue, maildrop, &peer, "bob"),
+            Ok(Entered::Out(ended)) => Ok(ended),
+            Err(error) => Err(error),
+        };
+        let writes = dialogue.stream.writes;
+        let heard = String::from_utf8_lossy(&heard.borrow()).into_owned();
+        Played { heard, fate: fate.take(), writes, ended }
+    }
+}
+
+const LOGIN: &str = "USER bob\r\nPASS x\r\n";
+
+fn after_login(commands: &str) -> Played {
+    Play::new(format!("{LOGIN}{commands}")).run()
+}
+
+fn answers(commands: &str) -> String {
+    let heard = after_login(commands).heard;
+    heard.split_once("octets\r\n").unwrap().1.to_owned()
+}
+
+#[test]
+fn a_whole_session_is_the_same_in_pieces_of_every_size() {
+    let all = format!(
+        "CAPA\r\nBOGUS\r\nUSER carol\r\nPASS y\r\n{LOGIN}STAT\r\nLIST\r\nLIST 2\r\nUIDL\r\nUIDL 3\r\nRETR 1\nRETR 2\r\n\
+         TOP 1 1\r\nTOP 3 0\r\nDELE 2\r\nDELE 2\r\nLIST\r\n{}\r\nRETR 9\r\nLAST\r\nCAPA\r\nNOOP\r\nQUIT\r\n",
+        "x".repeat(1000)
+    );
+    let whole = Play::new(&all).run();
+    assert_eq!(whole.fate.removed, [1]);
+    assert!(matches!(whole.ended, Ok(Ended::Done)));
+    for piece in 1..all.len() {
+        let played = Play { piece, ..Play::new(&all) }.run();
+        assert_eq!((&played.heard, &played.fate.removed), (&whole.heard, &whole.fate.removed), "pieces of {piece}");
+    }
+}
+
+#[test]
+fn pipelined_commands_are_answered_in_one_write() {
+    let played = after_login("STAT\r\nRETR 1\r\nDELE 1\r\nNOOP\r\n");
+    assert_eq!(played.writes, 2, "greeting and batch: {}", played.heard);
+}
+
+#[test]
+fn what_is_listed_is_what_is_sent() {
+    assert_eq!(answers("LIST\r\n"), "+OK Listing follows\r\n1 19\r\n2 11\r\n3 2\r\n.\r\n");
+    assert_eq!(answers("RETR 1\r\n"), "+OK Message follows\r\nA: 1\r\n\r\n..dot\r\nend\r\n.\r\n");
+    assert_eq!(answers("RETR 2\r\n"), "+OK Message follows\r\nB: 2\r\n\r\nx\r\n.\r\n");
+    assert_eq!(answers("RETR 3\r\n"), "+OK Message follows\r\n\r\n.\r\n");
+    assert_eq!(answers("STAT\r\n"), "+OK 3 32\r\n");
+    assert_eq!(answers("UIDL\r\n"), "+OK Listing follows\r\n1 uid1\r\n2 uid2\r\n3 uid3\r\n.\r\n");
+}
+
+#[test]
+fn top_0_is_the_header_and_the_empty_line() {
+    assert_eq!(answers("TOP 1 0\r\n"), "+OK Message follows\r\nA: 1\r\n\r\n.\r\n");
+    assert_eq!(answers("TOP 1 1\r\n"), "+OK Message follows\r\nA: 1\r\n\r\n..dot\r\n.\r\n");
+}
+
+#[test]
+fn the_maildrop_is_free_before_the_client_hears_goodbye() {
+    let played = Play { piece: 1, ..Play::new(format!("{LOGIN}DELE 1\r\nQUIT\r\n")) }.run();
+    assert_eq!(played.fate.removed, [0]);
+    assert!(played.heard.ends_with("+OK Goodbye\r\n"));
+    let before = String::from_utf8(played.fate.heard_at_release.unwrap()).unwrap();
+    assert!(before.ends_with("+OK Marked as deleted\r\n"), "{before}");
+}
+
+#[test]
+fn what_could_not_be_removed_is_told() {
+    let played = Play { undeletable: true, ..Play::new(format!("{LOGIN}DELE 1\r\nQUIT\r\n")) }.run();
+    assert!(played.heard.ends_with("-ERR [SYS/TEMP] Some deleted messages were not removed\r\n"), "{}", played.heard);
+}
+
+#[test]
+fn only_quit_removes() {
+    let ends: [fn() -> Result<usize, Fault>; 4] =
+        [|| Ok(0), || Err(Fault::HungUp), || Err(Fault::TimedOut), || Err(Fault::Io(io::Error::other("cable")))];
+    for then in ends {
+        for last in ["", "QUIT", "QUIT\r", "QUI", "QUIT 1\r\n", "XQUIT\r\n"] {
+            let played = Play { then, ..Play::new(format!("{LOGIN}DELE 1\r\n{last}")) }.run();
+            assert_eq!(played.fate.removed, Vec::<usize>::new(), "{last}");
+            assert!(played.fate.heard_at_release.is_some());
+        }
+    }
+}
+
+#[test]
+fn a_silent_client_is_told_why_it_is_left() {
+    let played = Play { then: || Err(Fault::TimedOut), ..Play::new(LOGIN) }.run();
+    assert!(played.heard.ends_with("-ERR Silent for too long, nothing was deleted, goodbye\r\n"), "{}", played.heard);
+    assert!(matches!(played.ended, Ok(Ended::TimedOut)));
+}
+
+#[test]
+fn three_wrong_passwords_end_it_and_say_nothing_of_the_user() {
+    let wrong = "-ERR [AUTH] Wrong name or password\r\n";
+    let played =
+        Play::new("USER bob\r\nPASS y\r\nUSER nobody\r\nPASS x\r\nUSER bob\r\nPASS\r\nUSER bob\r\nPASS \r\nSTAT\r\n")
+            .run();
+    assert_eq!(played.heard.matches(wrong).count(), 2, "{}", played.heard);
+    assert!(played.heard.ends_with("-ERR [AUTH] Wrong name or password too often, goodbye\r\n"), "{}", played.heard);
+    assert!(matches!(played.ended, Ok(Ended::Refused)));
+}
+
+#[test]
+fn trouble_of_ours_is_not_a_wrong_password() {
+    let played = Play::new(format!("USER bob\r\nPASS table\r\n{LOGIN}QUIT\r\n")).run();
+    assert!(played.heard.contains("-ERR [SYS/TEMP] Passwords"), "{}", played.heard);
+    assert!(matches!(played.ended, Ok(Ended::Done)));
+    let played = Play::new("USER bob\r\nPASS trouble\r\nNOOP\r\n").run();
+    assert!(played.heard.ends_with("-ERR [SYS/TEMP] Not possible now, try again later\r\n"), "{}", played.heard);
+    assert!(matches!(played.ended, Err(Error::Temporary(_))));
+}
+
+#[test]
+fn without_tls_there_is_no_user() {
+    let played = Play { tls_auth_only: true, ..Play::new(format!("CAPA\r\n{LOGIN}")) }.run();
+    assert!(!played.heard.contains("\r\nUSER\r\n"), "{}", played.heard);
+    assert_eq!(played.heard.matches("-ERR [AUTH] No passwords without TLS here\r\n").count(), 2);
+    let played = Play::new("CAPA\r\n").run();
+    assert!(played.heard.contains("\r\nUSER\r\n"), "{}", played.heard);
+}
+
+#[test]
+fn an_overlong_line_is_one_error_however_long() {
+    let played = Play::new([&vec![b'x'; 1 << 20][..], b"\r\nQUIT\r\n"].concat()).run();
+    assert_eq!(played.heard.matches("-ERR Line too long\r\n").count(), 1, "{}", played.heard);
+    assert!(played.heard.ends_with("+OK Goodbye\r\n"));
+}
+
+#[test]
+fn twenty_bad_commands_end_it() {
+    let played = after_login(&"BOGUS\r\n".repeat(30));
+    assert_eq!(played.heard.matches("-ERR Unknown command\r\n").count(), 19);
+    assert!(played.heard.ends_with("-ERR Too many bad commands, goodbye\r\n"), "{}", played.heard);
+}
+
+#[test]
+fn a_bad_message_hides_no_other() {
+    let messages: Vec<&[u8]> = vec![b"gone", b"locked away", b"A: 1\n"];
+    let played = Play { messages, ..Play::new(format!("{LOGIN}RETR 1\r\nTOP 2 0\r\nRETR 3\r\nQUIT\r\n")) }.run();
+    let expected = "-ERR Another program has removed that message\r\n-ERR [SYS/TEMP] That message cannot be read now\r\n\
+                    +OK Message follows\r\nA: 1\r\n.\r\n+OK Goodbye\r\n";
+    assert!(played.heard.ends_with(expected), "{}", played.heard);
+}
+
+#[test]
+fn half_a_message_is_never_ended_like_a_whole_one() {
+    let played = Play { messages: vec![b"broken"], ..Play::new(format!("{LOGIN}RETR 1\r\nQUIT\r\n")) }.run();
+    assert!(!played.heard.contains("\r\n.\r\n"), "{}", played.heard);
+    assert!(matches!(played.ended, Err(Error::Connection(_))));
+}
+
+proptest! {
+    #[test]
+    fn no_octets_make_it_panic(input in proptest::collection::vec(any::<u8>(), 0..600), piece in 1_usize..64) {
+        let after = [LOGIN.as_bytes(), &input].concat();
+        for input in [input, after] {
+            let played = Play { piece, ..Play::new(input) }.run();
+            let ended = matches!(played.ended, Ok(Ended::HungUp | Ended::Done | Ended::Refused));
+            prop_assert!(ended);
+            prop_assert!(played.heard.ends_with("\r\n"));
+        }
+    }
+}

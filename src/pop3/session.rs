@@ -1,0 +1,250 @@
+//! The states of a session (RFC 1939 section 3) and what each command does in them. No I/O: sizes and verdicts come
+//! in as arguments, and what is to be done goes out as a [`Step`].
+
+use super::command::{Command, MessageNumber, Mistake};
+use super::reply::Reply;
+use crate::wire::secret::Secret;
+
+/// Wrong passwords before the connection is closed.
+pub const MOST_FAILURES: u32 = 3;
+/// Bad commands before the connection is closed.
+pub const MOST_MISTAKES: u32 = 20;
+
+/// What is to be done next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Say it and read the next command.
+    Say(Reply),
+    /// Say it and close; nothing is removed.
+    Close(Reply),
+    /// Say what we can do; with USER or without.
+    Capabilities(bool),
+    /// Check name and password, and tell [`Session::refused`], [`Session::unchecked`] or [`Session::entered`].
+    Check(Vec<u8>, Secret),
+    /// List all messages that are not marked.
+    List,
+    /// Say the unique-id of a message (from 0).
+    UniqueId(usize),
+    /// List the unique-ids of all messages that are not marked.
+    UniqueIds,
+    /// Send a message (from 0).
+    Retrieve(usize),
+    /// Send the header of a message (from 0) and so many lines.
+    Top(usize, u32),
+    /// Remove what is marked, release the maildrop, say goodbye and close.
+    Update,
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct Session {
+    state: State,
+    passwords_allowed: bool,
+    mistakes: u32,
+    failures: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    /// With the name that USER gave, if it was the last command.
+    Authorization(Option<Vec<u8>>),
+    Transaction(Marks),
+    /// QUIT was said.
+    Update(Marks),
+}
+
+#[derive(Debug)]
+struct Marks {
+    octets: Vec<u64>,
+    deleted: Vec<bool>,
+    last: u64,
+}
+
+impl Session {
+    /// A session that begins. Passwords are allowed under TLS, from this machine, or where `tls_auth_only` is no.
+    pub fn new(passwords_allowed: bool) -> Session {
+        Session { state: State::Authorization(None), passwords_allowed, mistakes: 0, failures: 0 }
+    }
+
+    /// What is going on, for the log.
+    pub fn phase(&self) -> &'static str {
+        match self.state {
+            State::Authorization(_) => "authorization",
+            State::Transaction(_) => "transaction",
+            State::Update(_) => "update",
+        }
+    }
+
+    /// The password was right and the maildrop is open; it has messages of these sizes.
+    pub fn entered(&mut self, octets: Vec<u64>) -> Reply {
+        let reply = Reply::welcome(octets.len(), octets.iter().fold(0, |sum, size| sum.saturating_add(*size)));
+        let deleted = vec![false; octets.len()];
+        self.state = State::Transaction(Marks { octets, deleted, last: 0 });
+        reply
+    }
+
+    /// Name or password was wrong.
+    pub fn refused(&mut self) -> Step {
+        self.failed(Reply::WRONG)
+    }
+
+    /// Nobody could say whether the password was right.
+    pub fn unchecked(&mut self) -> Step {
+        self.failed(Reply::CANNOT_CHECK)
+    }
+
+    fn failed(&mut self, reply: Reply) -> Step {
+        self.failures = self.failures.saturating_add(1);
+        match (self.failures < MOST_FAILURES, reply == Reply::WRONG) {
+            (true, _) => Step::Say(reply),
+            (false, true) => Step::Close(Reply::WRONG_TOO_OFTEN),
+            (false, false) => Step::Close(reply),
+        }
+    }
+
+    /// A line that is no command.
+    pub fn mistake(&mut self, mistake: Mistake) -> Step {
+        if let State::Authorization(name) = &mut self.state {
+            *name = None;
+        }
+        self.bad(mistake.into())
+    }
+
+    /// A command.
+    pub fn command(&mut self, command: Command) -> Step {
+        match &mut self.state {
+            State::Authorization(name) => {
+                // PASS counts only directly behind USER (RFC 1939 section 7).
+                let name = name.take();
+                self.authorization(command, name)
+            }
+            State::Transaction(marks) => match marks.command(command) {
+                Ok(Step::Update) => {
+                    self.update();
+                    Step::Update
+                }
+                Ok(step) => step,
+                Err(reply) => self.bad(reply),
+            },
+            State::Update(_) => Step::Close(Reply::GOODBYE),
+        }
+    }
+
+    /// The messages that are marked, from 0; only after QUIT.
+    pub fn to_remove(&self) -> Vec<usize> {
+        match &self.state {
+            State::Authorization(_) | State::Transaction(_) => Vec::new(),
+            State::Update(marks) => (0..).zip(&marks.deleted).filter(|(_, d)| **d).map(|(index, _)| index).collect(),
+        }
+    }
+
+    /// The messages that are not marked, from 0, with their sizes.
+    pub fn listed(&self) -> impl Iterator<Item = (usize, u64)> {
+        let marks = match &self.state {
+            State::Authorization(_) | State::Update(_) => None,
+            State::Transaction(marks) => Some(marks),
+        };
+        marks.into_iter().flat_map(Marks::listed)
+    }
+
+    fn authorization(&mut self, command: Command, name: Option<Vec<u8>>) -> Step {
+        match (command, name) {
+            (Command::User(_) | Command::Pass(_), _) if !self.passwords_allowed => self.bad(Reply::TLS_FIRST),
+            (Command::User(name), _) => {
+                self.state = State::Authorization(Some(name));
+                Step::Say(Reply::SEND_PASSWORD)
+            }
+            (Command::Pass(secret), Some(name)) => Step::Check(name, secret),
+            (Command::Pass(_), None) => self.bad(Reply::USER_FIRST),
+            (Command::Capa, _) => Step::Capabilities(self.passwords_allowed),
+            (Command::Quit, _) => Step::Close(Reply::GOODBYE),
+            (
+                Command::Stat
+                | Command::List(_)
+                | Command::Retr(_)
+                | Command::Dele(_)
+                | Command::Noop
+                | Command::Rset
+                | Command::Top(..)
+                | Command::Uidl(_)
+                | Command::Last,
+                _,
+            ) => self.bad(Reply::LOG_IN_FIRST),
+        }
+    }
+
+    fn update(&mut self) {
+        let before = std::mem::replace(&mut self.state, State::Authorization(None));
+        self.state = match before {
+            State::Transaction(marks) | State::Update(marks) => State::Update(marks),
+            State::Authorization(name) => State::Authorization(name),
+        };
+    }
+
+    fn bad(&mut self, reply: Reply) -> Step {
+        self.mistakes = self.mistakes.saturating_add(1);
+        if self.mistakes < MOST_MISTAKES { Step::Say(reply) } else { Step::Close(Reply::TOO_MANY_MISTAKES) }
+    }
+}
+
+impl Marks {
+    /// The error is a command that has no place here. That a message is not there is no bad command: clients that
+    /// lost count ask so.
+    fn command(&mut self, command: Command) -> Result<Step, Reply> {
+        Ok(match command {
+            Command::User(_) | Command::Pass(_) => return Err(Reply::LOGGED_IN),
+            Command::Quit => Step::Update,
+            Command::Stat => {
+                let (count, octets) = self.listed().fold((0, 0_u64), |(n, sum), (_, o)| (n + 1, sum.saturating_add(o)));
+                Step::Say(Reply::numbers(count, octets))
+            }
+            Command::List(None) => Step::List,
+            Command::List(Some(number)) => self
+                .with(number, |index, octets, _| Step::Say(Reply::numbers((index as u64).saturating_add(1), octets))),
+            Command::Retr(number) => self.with(number, |index, _, marks| {
+                marks.used(index);
+                Step::Retrieve(index)
+            }),
+            Command::Dele(number) => self.with(number, |index, _, marks| {
+                marks.used(index);
+                if let Some(deleted) = marks.deleted.get_mut(index) {
+                    *deleted = true;
+                }
+                Step::Say(Reply::DELETED)
+            }),
+            Command::Noop => Step::Say(Reply::DONE),
+            Command::Rset => {
+                self.deleted.fill(false);
+                self.last = 0;
+                Step::Say(Reply::UNDELETED)
+            }
+            Command::Top(number, lines) => self.with(number, |index, _, _| Step::Top(index, lines)),
+            Command::Uidl(None) => Step::UniqueIds,
+            Command::Uidl(Some(number)) => self.with(number, |index, _, _| Step::UniqueId(index)),
+            Command::Last => Step::Say(Reply::number(self.last)),
+            Command::Capa => Step::Capabilities(true),
+        })
+    }
+
+    fn listed(&self) -> impl Iterator<Item = (usize, u64)> {
+        let all = (0..).zip(self.octets.iter().zip(&self.deleted));
+        all.filter(|(_, (_, deleted))| !**deleted).map(|(index, (octets, _))| (index, *octets))
+    }
+
+    fn used(&mut self, index: usize) {
+        self.last = self.last.max((index as u64).saturating_add(1));
+    }
+
+    /// Does it with a message that is there and not marked.
+    fn with(&mut self, number: MessageNumber, act: impl FnOnce(usize, u64, &mut Marks) -> Step) -> Step {
+        let index = number.index();
+        match (self.octets.get(index).copied(), self.deleted.get(index)) {
+            (Some(octets), Some(false)) => act(index, octets, self),
+            (Some(_), Some(true)) => Step::Say(Reply::IS_DELETED),
+            (None, _) | (_, None) => Step::Say(Reply::NO_SUCH_MESSAGE),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
