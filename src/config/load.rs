@@ -269,7 +269,7 @@ fn host_name() -> String {
 }
 
 /// Labels of letters, digits, `-` and, since there are such machines, `_`; not digits alone, which an address has.
-fn is_host_name(name: &str) -> bool {
+pub(crate) fn is_host_name(name: &str) -> bool {
     let is_label = |label: &str| {
         let known = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_';
         (1..=63).contains(&label.len()) && label.bytes().all(known) && !label.starts_with('-') && !label.ends_with('-')

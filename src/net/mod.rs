@@ -3,5 +3,6 @@
 pub mod accept;
 pub mod acceptor;
 pub mod connection;
+pub mod dns;
 pub mod listener;
 pub mod peer;
