@@ -31,6 +31,7 @@ pub mod pop3;
 pub mod privilege;
 pub mod qmqp;
 pub mod queue;
+pub mod record;
 pub mod smtp;
 pub mod smtpd;
 pub mod submit;
