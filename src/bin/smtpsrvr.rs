@@ -1,2 +1,112 @@
-//! smtpsrvr
-fn main() {}
+//! smtpsrvr - serve one SMTP session on standard input and output
+//!
+//! `smtpsrvr [remotehost [localhost [channels]]]`, as a networking daemon starts it with the connection on descriptors 0
+//! and 1; with a listening socket there it accepts connections by itself. Mail goes to submit. Under the name
+//! `rsmtpsrvr` it is finicky: a client that no channel lists is turned away. Before a byte is read it has read its
+//! configuration, made its way to submit, and is mail_owner (or net_owner).
+//!
+//! EXIT STATUS  0 however the client left; 64 usage; 74 no usable connection; 75 temporary trouble; 78 configuration
+
+use doorpost::channel::Channels;
+use doorpost::cli::{self, Common};
+use doorpost::config::Config;
+use doorpost::exit::{self, Ended, Error};
+use doorpost::logging::{self, Speaks};
+use doorpost::net::accept;
+use doorpost::net::connection::Connection;
+use doorpost::net::peer::Peer;
+use doorpost::privilege;
+use doorpost::record::{self, Recorder};
+use doorpost::smtp::server::{self, Settings};
+use doorpost::smtp::site::Here;
+use doorpost::submit::client::Submitter;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Serve one SMTP session on standard input and output
+#[derive(Debug, Default, clap::Parser)]
+#[command(name = "smtpsrvr", version)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Turn away clients that no channel lists, before the greeting (as under the name rsmtpsrvr)
+    #[arg(long)]
+    finicky: bool,
+    /// Write the session to a new file, as a transcript that can be played again
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Name or address of the client, believed on a pipe or unix socket
+    remotehost: Option<String>,
+    /// Our own name in greeting and replies, instead of myhostname
+    localhost: Option<String>,
+    /// Channels to look the client up in, joined by commas; without them all
+    channels: Option<String>,
+}
+
+fn main() -> ExitCode {
+    logging::start("smtpsrvr", Speaks::ToClient);
+    exit::status(run())
+}
+
+fn run() -> Result<Ended, Error> {
+    let (args, config, channels) = prepare().inspect_err(|_| refuse())?;
+    accept::serve(&config, || session(&args, &config, &channels).inspect_err(|_| refuse()))
+}
+
+/// Everything that does not depend on the connection.
+fn prepare() -> Result<(Args, Config, Channels), Error> {
+    let args: Args = cli::parse()?;
+    let config = Config::load(&args.common)?;
+    let channels = Channels::load(&config)?;
+    if config.net_owner.is_empty() {
+        privilege::become_named(&config.mail_owner, "mail_owner")?;
+    }
+    Ok((args, config, channels))
+}
+
+fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, Error> {
+    let submit = Submitter::start(config, &args.common);
+    if !config.net_owner.is_empty() {
+        // Only root can become net_owner, so submit was started as root and becomes mail_owner itself.
+        privilege::become_named(&config.net_owner, "net_owner")?;
+    }
+    let mut submit = submit?;
+    let only: Vec<String> =
+        args.channels.iter().flat_map(|list| list.split(',')).map(|n| n.trim().to_owned()).collect();
+    let finicky = args.finicky || started_as("rsmtpsrvr");
+    let peer = Peer::of_stdio(args.remotehost.as_deref(), args.localhost.as_deref());
+    let site = Here::new(channels, &peer, &only, finicky, &config.myhostname)?;
+    let settings = Settings::new(config, args.localhost.as_deref(), finicky);
+    let mut stream = Recorder::new(connection(config.daemon_timeout.0)?, record_file(args), &recorded(args));
+    let ended = server::serve(&mut stream, &mut submit, &site, &settings);
+    stream.end(exit::code(&ended));
+    ended
+}
+
+fn connection(time: Duration) -> Result<Connection, Error> {
+    Connection::from_stdio(time).map_err(|error| Error::Connection(format!("standard input and output: {error}")))
+}
+
+fn record_file(args: &Args) -> Option<std::fs::File> {
+    let path = args.record.as_ref()?;
+    let complain = |error: &std::io::Error| log::warn!("nothing is recorded, {}: {error}", path.display());
+    record::create(path).inspect_err(complain).ok()
+}
+
+fn recorded(args: &Args) -> record::Head {
+    let operands = [&args.remotehost, &args.localhost, &args.channels];
+    let arguments = operands.into_iter().flatten().cloned().collect();
+    record::Head { program: "smtpsrvr", arguments, varying: &["250 2.0.0 Ok: queued as "] }
+}
+
+fn refuse() {
+    if let Ok(mut stream) = connection(Duration::from_secs(60)) {
+        server::refuse(&mut stream);
+    }
+}
+
+/// Whether the last part of the name we were started by is this one, exactly.
+fn started_as(name: &str) -> bool {
+    std::env::args_os().next().is_some_and(|path| Path::new(&path).file_name().is_some_and(|last| last == name))
+}

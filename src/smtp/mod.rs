@@ -20,3 +20,4 @@ pub mod command;
 pub mod reply;
 pub mod server;
 pub mod session;
+pub mod site;

@@ -7,6 +7,7 @@
 use super::command;
 use super::reply::Reply;
 use super::session::{self, Session, Step};
+use super::site::Site;
 use crate::config::Config;
 use crate::exit::{Ended, Error};
 use crate::logging;
@@ -63,17 +64,6 @@ impl Settings {
     }
 }
 
-/// What the server asks of its surroundings besides submit.
-pub trait Site {
-    /// The name of the channel the client's mail comes in on. Asked before the greeting if the server is finicky, else
-    /// at the first MAIL or VRFY, for it may take a look-up of the client's name.
-    fn channel(&self) -> Lookup<String>;
-    /// The client's confirmed name, if that has been looked up, and its address.
-    fn client(&self) -> (Option<String>, String);
-    /// The address with its domain, if mail for it stays here.
-    fn here(&self, address: &Address) -> Option<Address>;
-}
-
 /// Serves one session to its end. How the client leaves is logged and no error.
 pub fn serve(
     stream: &mut impl Stream,
@@ -98,9 +88,18 @@ pub fn serve(
         begun: false,
         queued: 0,
     };
-    log::info!("connect client={}", server.client);
+    log::info!("client={} event=connect", server.client);
     let ended = server.run();
     server.leave(ended)
+}
+
+/// Tells a client that we cannot serve it at all, and never why: that stands in the log.
+pub fn refuse(stream: &mut impl Stream) {
+    let mut octets = Vec::new();
+    Reply::CLOSING.put(&mut octets, false);
+    stream.allow(FAREWELL);
+    let _ = stream.send(&octets);
+    stream.finish();
 }
 
 struct Server<'a, S, M, W> {
@@ -205,9 +204,14 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     }
 
     fn refuse(&mut self, reply: Reply) -> Ended {
-        log::info!("refused client={} while=\"{}\" reply=\"{}\"", self.client, self.session.phase(), brief(&reply));
+        self.log_refusal(&reply);
         self.say(reply);
         Ended::Refused
+    }
+
+    fn log_refusal(&self, reply: &Reply) {
+        let (client, phase) = (&self.client, self.session.phase());
+        log::info!("client={client} event=refused while=\"{phase}\" reply=\"{}\"", brief(reply));
     }
 
     fn begin(&mut self, reverse_path: ReversePath) -> Reply {
@@ -234,8 +238,8 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         if verdict != Verdict::Accepted {
             let from = self.session.envelope().map_or_else(String::new, |(path, _)| path.to_string());
             let to = format!("<{address}>");
-            let reply = brief(&reply);
-            log::info!("refused client={} from={} to={} reply=\"{reply}\"", self.client, field(&from), field(&to));
+            let (client, from, to) = (&self.client, field(&from), field(&to));
+            log::info!("client={client} event=refused from={from} to={to} reply=\"{}\"", brief(&reply));
         }
         reply
     }
@@ -275,7 +279,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             Lookup::Yes(channel) => Ok(self.channel.insert(channel).clone()),
             Lookup::No => Err(Reply::NO_CHANNEL),
             Lookup::CannotTell(why) => {
-                log::warn!("channel client={} problem=\"{why}\"", self.client);
+                log::warn!("client={} event=trouble with=channels problem=\"{why}\"", self.client);
                 Err(Reply::CANNOT_TELL_CHANNEL)
             }
         }
@@ -283,7 +287,8 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
 
     /// submit failed. The session goes on; whatever submit knew is said again with the next message.
     fn trouble(&mut self, error: &Error) -> Reply {
-        log::error!("submit client={} while=\"{}\" problem=\"{error}\"", self.client, self.session.phase());
+        let phase = self.session.phase();
+        log::error!("client={} event=trouble with=submit while=\"{phase}\" problem=\"{error}\"", self.client);
         self.introduced = None;
         self.session.broken();
         Reply::TROUBLE
@@ -377,7 +382,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         };
         let queued = reply.code == 250;
         if !queued {
-            log::info!("refused client={} while=\"{}\" reply=\"{}\"", self.client, self.session.phase(), brief(&reply));
+            self.log_refusal(&reply);
         }
         self.session.message_over(queued);
         reply
@@ -387,7 +392,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         if let (Outcome::Queued(id), Some((reverse_path, count))) = (outcome, self.session.envelope()) {
             self.queued = self.queued.saturating_add(1);
             let (client, from) = (&self.client, reverse_path.to_string());
-            log::info!("queued id={id} client={client} from={} size={size} nrcpt={count}", field(&from));
+            log::info!("client={client} event=queued id={id} from={} size={size} nrcpt={count}", field(&from));
         }
     }
 
@@ -464,7 +469,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                 self.stream.finish();
             }
         }
-        log::info!("disconnect client={} queued={} reason=\"{reason}\"", self.client, self.queued);
+        log::info!("client={} event=end queued={} reason=\"{reason}\"", self.client, self.queued);
         Ok(ended)
     }
 }

@@ -1,4 +1,6 @@
 use super::*;
+use crate::lookup::Lookup;
+use crate::message::path::Address;
 use crate::submit::Refusal;
 use proptest::prelude::*;
 use std::collections::VecDeque;
