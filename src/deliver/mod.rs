@@ -1,1 +1,179 @@
 //! Taking queued messages on: to mailboxes here, later to other hosts.
+//!
+//! `schedule.rs` says when, `attempt.rs` takes one message and all its recipients, `local.rs` (as root by way of
+//! `helper.rs`) carries it into a mailbox, `report.rs` returns what failed. Several may run at once: a message is
+//! locked by whoever works on it, and others pass it by.
+
+mod attempt;
+mod helper;
+mod local;
+mod report;
+mod schedule;
+mod settings;
+
+use crate::cli::Common;
+use crate::config::Config;
+use crate::exit::{Ended, Error};
+use crate::privilege;
+use crate::queue::{Id, Queue};
+use attempt::{Attempt, attempt};
+use helper::Helper;
+use schedule::{Alarms, Waker};
+use settings::Settings;
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
+
+/// What a try at a recipient came to. The texts begin with an enhanced status code (RFC 3463) and may be shown to
+/// anybody: they name no path and repeat no error of the system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in the mailbox, on disk.
+    Delivered,
+    /// It may be better later.
+    Deferred(String),
+    /// It will never be better.
+    Failed(String),
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Sweep until nothing new is due.
+    Sweep,
+    /// The same, then wait for more until a signal comes.
+    Watch,
+    /// Try these now, due or not.
+    These(Vec<Id>),
+}
+
+/// Runs deliver: gives up rights, opens the queue, and works.
+pub fn run(common: &Common, config: Config, work: &Work) -> Result<Ended, Error> {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    crate::sys::ignore_file_size_signal();
+    let settings = Settings::new(common, config)?;
+    let mut helper = None;
+    if privilege::is_root() {
+        privilege::named(&settings.config.mail_owner, "mail_owner")?;
+        helper = Some(Helper::start(settings.clone())?);
+        privilege::become_named(&settings.config.mail_owner, "mail_owner")?;
+    }
+    let queue = Queue::open(&settings.config.queue_directory)?;
+    let waker = Waker::open(&queue)?;
+    let mut deliver = Deliver { queue, settings, helper, waker, alarms: Alarms::default(), tried: HashSet::new() };
+    match work {
+        Work::These(ids) => deliver.these(ids),
+        Work::Sweep => deliver.until_nothing_is_new(),
+        Work::Watch => deliver.watch(),
+    }
+}
+
+struct Deliver {
+    queue: Queue,
+    settings: Settings,
+    helper: Option<Helper>,
+    waker: Waker,
+    alarms: Alarms,
+    /// Messages not to be tried again in this run, or before the next look at everything.
+    tried: HashSet<Id>,
+}
+
+impl Deliver {
+    fn these(&mut self, ids: &[Id]) -> Result<Ended, Error> {
+        self.waker.leave();
+        for id in ids {
+            if self.one(id) == Some(Attempt::NotOurs) {
+                log::warn!("id={id}: not in the queue, or another deliver has it");
+            }
+            self.check_helper()?;
+        }
+        Ok(Ended::Done)
+    }
+
+    fn until_nothing_is_new(&mut self) -> Result<Ended, Error> {
+        while self.sweep()? == Swept::Some {}
+        self.last_look()
+    }
+
+    fn watch(&mut self) -> Result<Ended, Error> {
+        log::info!("watching {}", self.queue.path.display());
+        loop {
+            // What could not even be noted as tried waits for the next sweep, not for the end of this process.
+            self.tried.clear();
+            if self.sweep()? == Swept::Stopped {
+                break;
+            }
+            let limit = self.settings.config.queue_run_delay.0;
+            let until_next = self.alarms.until_next(SystemTime::now(), limit);
+            // However short backoff times are, there is time to breathe.
+            self.waker.wait(until_next.max(Duration::from_secs(1)));
+            if self.waker.is_told_to_stop() {
+                break;
+            }
+        }
+        self.last_look()
+    }
+
+    /// A `submit` may have relied on us until we closed the FIFO: whatever it queued by then is seen by one look more.
+    fn last_look(&mut self) -> Result<Ended, Error> {
+        self.waker.leave();
+        self.sweep()?;
+        Ok(Ended::Done)
+    }
+
+    /// Tries every message that is due and was not tried in this run.
+    fn sweep(&mut self) -> Result<Swept, Error> {
+        self.waker.forget();
+        let due = self.queue.due(SystemTime::now());
+        let mut due = due.map_err(|error| Error::Temporary(format!("looking at the queue: {error}")))?;
+        due.retain(|id| !self.tried.contains(id));
+        schedule::parents_first(&mut due);
+        let mut swept = Swept::Nothing;
+        for (at, id) in due.iter().enumerate() {
+            if self.waker.is_told_to_stop() {
+                // These are not new: they wait for whoever comes after us.
+                self.tried.extend(due.iter().skip(at));
+                return Ok(Swept::Stopped);
+            }
+            self.settings.refresh();
+            self.one(id);
+            self.check_helper()?;
+            swept = Swept::Some;
+        }
+        Ok(swept)
+    }
+
+    fn one(&mut self, id: &Id) -> Option<Attempt> {
+        self.tried.insert(*id);
+        match attempt(&self.queue, &self.settings, self.helper.as_mut(), id) {
+            Ok(attempt) => {
+                if let Attempt::Deferred(next) = attempt {
+                    self.alarms.set(next);
+                }
+                Some(attempt)
+            }
+            Err(error) => {
+                log::error!("id={id}: {error}");
+                None
+            }
+        }
+    }
+
+    /// Nobody but root can start another.
+    fn check_helper(&self) -> Result<(), Error> {
+        match &self.helper {
+            Some(helper) if helper.is_gone => Err(Error::Temporary("the helper for local delivery is gone".to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a sweep came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Swept {
+    /// Nothing was due.
+    Nothing,
+    /// Something was tried.
+    Some,
+    /// A signal ended it.
+    Stopped,
+}

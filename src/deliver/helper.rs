@@ -1,0 +1,379 @@
+//! The one part of deliver that keeps root: it forks a child for each recipient, and that becomes the user before it
+//! opens anything.
+//!
+//! deliver, which is mail_owner by then, says whose mailbox and under what name, and hands over the reading end of a
+//! pipe; the queue file, which names every recipient, never reaches a process of the user's. The helper believes none
+//! of it: it looks the user up by itself, so the worst that a broken deliver can do is to send mail to somebody who
+//! has a mailbox here. What comes back is a number. Content is only passed through, and never looked at.
+
+use super::local::{self, Appended};
+use super::settings::Settings;
+use crate::config::Config;
+use crate::config::value::UserSource;
+use crate::exit::Error;
+use crate::lookup::Lookup;
+use crate::users::{self, User};
+use crate::{privilege, sys};
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv, recvmsg, send, sendmsg,
+    socketpair,
+};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Gid, Uid, pipe2};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+/// With `users = system` those below are not people but parts of the system.
+const FIRST_PERSON: u32 = 1000;
+
+/// Longest request: the numbers, a base and a user's name.
+const LONGEST: usize = 512;
+
+/// deliver's end.
+#[derive(Debug)]
+pub struct Helper {
+    socket: OwnedFd,
+    turn: u32,
+    patience: Duration,
+    /// It answers no more.
+    pub is_gone: bool,
+}
+
+impl Helper {
+    /// Forks it. To be called as root, before anything else is opened.
+    pub fn start(settings: Settings) -> Result<Helper, Error> {
+        let failed = |errno: Errno| Error::Temporary(format!("starting the helper for local delivery: {errno}"));
+        let patience = settings.config.ipc_timeout.0;
+        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, its) = pair.map_err(failed)?;
+        let mut start = Some((its, settings));
+        let held = ours.as_raw_fd();
+        sys::fork(move || {
+            // Else it would never see the end of the other side.
+            let _ = nix::unistd::close(held);
+            let Some((socket, settings)) = start.take() else { return 75 };
+            serve(&socket, settings)
+        })
+        .map_err(failed)?;
+        Ok(Helper { socket: ours, turn: 0, patience, is_gone: false })
+    }
+
+    /// Has `length` octets of content appended to a user's mailbox.
+    pub fn deliver(&mut self, user: &str, base: &str, search: bool, length: u64, content: &mut dyn Read) -> Appended {
+        self.turn = self.turn.wrapping_add(1);
+        let request = Request { turn: self.turn, search, length, base: base.to_owned(), user: user.to_owned() };
+        match self.pass(&request, content).and_then(|()| self.answer()) {
+            Ok(appended) => appended,
+            Err(error) => {
+                log::error!("the helper for local delivery: {error}");
+                self.is_gone |= error.kind() != io::ErrorKind::TimedOut;
+                Appended::Broken
+            }
+        }
+    }
+
+    fn pass(&self, request: &Request, content: &mut dyn Read) -> io::Result<()> {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let text = request.to_text();
+        let pipes = [reader.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&pipes)];
+        let text = [IoSlice::new(text.as_bytes())];
+        sendmsg::<()>(self.socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+        drop(reader);
+        let mut writer = File::from(writer);
+        let mut buffer = [0; 32 * 1024];
+        loop {
+            let count = match content.read(&mut buffer) {
+                Ok(count) => count,
+                // The pipe ends early: the other side gives up and says so.
+                Err(_) => return Ok(()),
+            };
+            let mut rest = buffer.get(..count).unwrap_or_default();
+            if rest.is_empty() {
+                return Ok(());
+            }
+            while !rest.is_empty() {
+                match writer.write(rest) {
+                    Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        wait(&[(&writer, PollFlags::POLLOUT)], self.patience)?;
+                    }
+                    // The other side wants no more: it knows why.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+
+    fn answer(&self) -> io::Result<Appended> {
+        let end = Instant::now() + self.patience;
+        loop {
+            wait(&[(&self.socket, PollFlags::POLLIN)], end.saturating_duration_since(Instant::now()))?;
+            let mut answer = [0; 5];
+            match recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT) {
+                Ok(5) => {
+                    let [a, b, c, d, code] = answer;
+                    // An older one is the answer we did not wait for any longer.
+                    if u32::from_be_bytes([a, b, c, d]) == self.turn {
+                        return Ok(Appended::from_code(code));
+                    }
+                }
+                Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+/// What deliver asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Request {
+    turn: u32,
+    search: bool,
+    length: u64,
+    base: String,
+    user: String,
+}
+
+impl Request {
+    fn to_text(&self) -> String {
+        format!("{}\n{}\n{}\n{}\n{}", self.turn, u8::from(self.search), self.length, self.base, self.user)
+    }
+
+    /// Strict; what base and user may look like is checked where they are used.
+    fn from_text(octets: &[u8]) -> Option<Request> {
+        let mut fields = std::str::from_utf8(octets).ok()?.splitn(5, '\n');
+        let (turn, search) = (fields.next()?.parse().ok()?, fields.next()?);
+        let search = match search {
+            "0" => false,
+            "1" => true,
+            _ => return None,
+        };
+        let (length, base, user) = (fields.next()?.parse().ok()?, fields.next()?, fields.next()?);
+        Some(Request { turn, search, length, base: base.to_owned(), user: user.to_owned() })
+    }
+}
+
+/// The helper's life: one request after another, until deliver is gone.
+fn serve(socket: &OwnedFd, mut settings: Settings) -> u8 {
+    // A signal to the whole group (a service being stopped) lets deliver finish its message; so must we.
+    let _ = SigSet::all().thread_block();
+    loop {
+        let (request, pipe) = match receive(socket) {
+            Ok(Some(request)) => request,
+            Ok(None) => return 0,
+            Err(error) => {
+                log::error!("the helper for local delivery ends: {error}");
+                return 75;
+            }
+        };
+        settings.refresh();
+        let Some(appended) = handle(&settings.config, &request, pipe, socket) else { return 0 };
+        let [a, b, c, d] = request.turn.to_be_bytes();
+        if send(socket.as_raw_fd(), &[a, b, c, d, appended.code()], MsgFlags::MSG_NOSIGNAL).is_err() {
+            return 0;
+        }
+    }
+}
+
+fn receive(socket: &OwnedFd) -> io::Result<Option<(Request, File)>> {
+    let mut octets = [0; LONGEST];
+    let mut space = cmsg_space!(RawFd);
+    let (length, pipe) = loop {
+        let mut into = [IoSliceMut::new(&mut octets)];
+        match recvmsg::<()>(socket.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+            Ok(message) => {
+                let rights = message.cmsgs()?.find_map(|control| match control {
+                    ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+                    _ => None,
+                });
+                break (message.bytes, rights.and_then(sys::inherited));
+            }
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+    };
+    if length == 0 {
+        return Ok(None);
+    }
+    match (octets.get(..length).and_then(Request::from_text), pipe) {
+        (Some(request), Some(pipe)) => Ok(Some((request, File::from(pipe)))),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a request that is none")),
+    }
+}
+
+/// One recipient. Nothing if deliver is gone meanwhile: then nobody wants the answer, and the child is ended.
+fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd) -> Option<Appended> {
+    let user = match users::find(config, request.user.as_bytes()) {
+        Lookup::Yes(user) => user,
+        Lookup::No => return Some(Appended::NoUser),
+        Lookup::CannotTell(why) => {
+            log::warn!("user={}: {why}", request.user);
+            return Some(Appended::CannotTell);
+        }
+    };
+    let Some((uid, gid)) = user.owner else { return Some(Appended::NotOurs) };
+    let least = if config.users == UserSource::System { FIRST_PERSON } else { 1 };
+    if uid < least {
+        log::warn!("user={} uid={uid}: mail for accounts of the system is not delivered", user.name);
+        return Some(Appended::SystemAccount);
+    }
+    let work = || {
+        // The user's process has no business with deliver.
+        let _ = nix::unistd::close(socket.as_raw_fd());
+        as_user(config, &user, uid, gid, request, pipe).code()
+    };
+    match in_child(work, socket, config.ipc_timeout.0) {
+        Ok(appended) => appended,
+        Err(error) => {
+            log::error!("user={}: {error}", user.name);
+            Some(Appended::Broken)
+        }
+    }
+}
+
+/// The child: becomes the user for good, then opens the mailbox for the first time.
+fn as_user(config: &Config, user: &User, uid: u32, gid: u32, request: &Request, pipe: File) -> Appended {
+    if let Err(error) = privilege::become_user(Uid::from_raw(uid), Gid::from_raw(gid)) {
+        log::error!("user={}: {error}", user.name);
+        return Appended::Broken;
+    }
+    // After becoming the user, for that clears it. Whoever killed the helper wants no mail written behind its back.
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let mut content = Exactly { pipe, left: request.length, patience: config.ipc_timeout.0 };
+    local::append(config, user, &request.base, request.search, &mut content)
+}
+
+/// Runs `work` in a child and gives its result. Nothing if the other end of `socket` is closed before; the child is
+/// ended then, and after `patience`.
+fn in_child(work: impl FnOnce() -> u8, socket: &OwnedFd, patience: Duration) -> io::Result<Option<Appended>> {
+    // The child holds the writing end while it lives.
+    let (alive, held) = pipe2(OFlag::O_CLOEXEC)?;
+    let child = sys::fork(work)?;
+    drop(held);
+    let ends = [(&alive as &dyn HasFd, PollFlags::POLLIN), (socket, PollFlags::empty())];
+    let waited = wait(&ends, patience);
+    let is_over = matches!(waited.as_deref(), Ok([true, _]));
+    if !is_over {
+        kill(child, Signal::SIGKILL)?;
+    }
+    let status = loop {
+        match waitpid(child, None) {
+            Err(Errno::EINTR) => {}
+            status => break status?,
+        }
+    };
+    match (status, waited.as_deref()) {
+        (WaitStatus::Exited(_, code), _) => Ok(Some(u8::try_from(code).map_or(Appended::Broken, Appended::from_code))),
+        (_, Ok([false, true])) => Ok(None),
+        (status, _) => Err(io::Error::other(format!("the child for local delivery: {status:?}"))),
+    }
+}
+
+/// The content out of the pipe: an end before its whole length is an error, so that nothing cut off is delivered.
+struct Exactly {
+    pipe: File,
+    left: u64,
+    patience: Duration,
+}
+
+impl Read for Exactly {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let Some(buffer) = buffer.get_mut(..room).filter(|buffer| !buffer.is_empty()) else { return Ok(0) };
+        loop {
+            match self.pipe.read(buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    self.left = self.left.saturating_sub(count as u64);
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait(&[(&self.pipe, PollFlags::POLLIN)], self.patience)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Anything that can be waited for.
+trait HasFd {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
+}
+
+impl<T: AsFd> HasFd for T {
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.as_fd()
+    }
+}
+
+/// Waits for any of these, a closed other end included, and gives which; too long is an error.
+fn wait(ends: &[(&dyn HasFd, PollFlags)], patience: Duration) -> io::Result<Vec<bool>> {
+    let end = Instant::now() + patience;
+    let mut ends: Vec<PollFd> = ends.iter().map(|(end, events)| PollFd::new(end.fd(), *events)).collect();
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        match poll(&mut ends, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(0) if left.is_zero() => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(0) => {}
+            Ok(_) => return Ok(ends.iter().map(|end| end.any().unwrap_or(true)).collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_comes_back_as_it_was_and_others_are_none() {
+        let request = Request { turn: 7, search: true, length: 12, base: "1.Q2R0.mx".into(), user: "bob".into() };
+        assert_eq!(Request::from_text(request.to_text().as_bytes()), Some(request));
+        for text in ["", "7\n1\n12\n1.a", "x\n1\n12\n1.a\nbob", "7\n2\n12\n1.a\nbob", "7\n1\n-1\n1.a\nbob"] {
+            assert_eq!(Request::from_text(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_that_ends_early_is_an_error_and_more_than_asked_for_is_left_in_it() {
+        for (sent, whole) in [("abc", false), ("abcdef", true), ("abcdefgh", true)] {
+            let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
+            File::from(writer).write_all(sent.as_bytes()).unwrap();
+            let mut content = Exactly { pipe: reader.into(), left: 6, patience: Duration::from_secs(5) };
+            let mut text = String::new();
+            assert_eq!(content.read_to_string(&mut text).is_ok(), whole, "{sent}");
+            if whole {
+                assert_eq!(text, "abcdef");
+            }
+        }
+    }
+
+    #[test]
+    fn a_child_that_hangs_or_is_killed_is_a_breakdown_and_its_status_is_the_answer() {
+        let (ours, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let long = Duration::from_secs(20);
+        assert_eq!(in_child(|| Appended::NoRoom.code(), &its, long).unwrap(), Some(Appended::NoRoom));
+        let hang = || loop {
+            nix::unistd::pause();
+        };
+        assert!(in_child(hang, &its, Duration::from_millis(1)).is_err());
+        drop(ours);
+        assert_eq!(in_child(hang, &its, long).unwrap(), None);
+    }
+}

@@ -1,0 +1,257 @@
+//! Delivery into a mailbox on this machine: whose it is, what is written, and who may write it.
+
+use super::Outcome;
+use super::helper::Helper;
+use crate::config::Config;
+use crate::config::value::MailboxFormat;
+use crate::lookup::Lookup;
+use crate::mailbox::maildir;
+use crate::message::path::{Address, ReversePath};
+use crate::queue::Message;
+use crate::users::{self, User};
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::SystemTime;
+
+/// What came of a try to append to a mailbox. It must fit an exit status: the child that becomes the user has no
+/// other way to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// It is there, on disk.
+    Done,
+    /// The device is full.
+    NoRoom,
+    /// The user has no room left.
+    OverQuota,
+    /// The mailbox cannot be opened or written.
+    Unusable,
+    /// The content did not come whole.
+    Incomplete,
+    /// We do not write this format yet.
+    UnknownFormat,
+    /// Nobody may become this user.
+    SystemAccount,
+    /// Only root could write it, and we are not started as root.
+    NotOurs,
+    /// The user could not be looked up.
+    CannotTell,
+    /// The user is gone since.
+    NoUser,
+    /// The helper or its child broke down.
+    Broken,
+}
+
+impl Appended {
+    const ALL: [Appended; 11] = [
+        Appended::Done,
+        Appended::NoRoom,
+        Appended::OverQuota,
+        Appended::Unusable,
+        Appended::Incomplete,
+        Appended::UnknownFormat,
+        Appended::SystemAccount,
+        Appended::NotOurs,
+        Appended::CannotTell,
+        Appended::NoUser,
+        Appended::Broken,
+    ];
+
+    /// As an exit status.
+    pub fn code(self) -> u8 {
+        Self::ALL.iter().position(|known| *known == self).and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+    }
+
+    /// From an exit status; whatever we never give is a breakdown.
+    pub fn from_code(code: u8) -> Appended {
+        Self::ALL.get(usize::from(code)).copied().unwrap_or(Appended::Broken)
+    }
+
+    fn outcome(self) -> Outcome {
+        match self {
+            Appended::Done => Outcome::Delivered,
+            Appended::NoRoom => Outcome::Deferred("4.3.1 no room on the disk of the mailbox".to_owned()),
+            Appended::OverQuota => Outcome::Deferred("4.2.2 the mailbox is full".to_owned()),
+            Appended::Unusable => Outcome::Deferred("4.2.0 the mailbox cannot be written now".to_owned()),
+            Appended::Incomplete => Outcome::Deferred("4.3.0 the message could not be read".to_owned()),
+            Appended::UnknownFormat => Outcome::Deferred("4.3.5 the mailbox has a format not written yet".to_owned()),
+            Appended::SystemAccount => Outcome::Deferred("4.2.1 a system account has no mailbox".to_owned()),
+            Appended::NotOurs => {
+                Outcome::Deferred("4.3.5 the mailbox is another user's, and deliver was not started as root".to_owned())
+            }
+            Appended::CannotTell => Outcome::Deferred("4.3.0 users cannot be looked up now".to_owned()),
+            Appended::NoUser => no_such_user(),
+            Appended::Broken => Outcome::Deferred("4.3.0 local delivery broke down".to_owned()),
+        }
+    }
+}
+
+fn no_such_user() -> Outcome {
+    Outcome::Failed("5.1.1 no such user here".to_owned())
+}
+
+/// Delivers one message to one recipient, whose domain is ours. `search`: an earlier try may have come to its end.
+pub fn deliver(
+    config: &Config,
+    helper: Option<&mut Helper>,
+    message: &Message,
+    number: usize,
+    address: &Address,
+    search: bool,
+) -> Outcome {
+    let user = match find(config, address) {
+        Lookup::Yes(user) => user,
+        Lookup::No => return no_such_user(),
+        Lookup::CannotTell(why) => {
+            log::warn!("id={} to=<{address}>: {why}", message.id);
+            return Appended::CannotTell.outcome();
+        }
+    };
+    let base = base(message, number, &config.myhostname);
+    let mut content = Content::new(message, &expand_verp(&message.reverse_path, address));
+    let own = nix::unistd::geteuid().as_raw();
+    match (user.owner, helper) {
+        (None, _) => append(config, &user, &base, search, &mut content),
+        (Some((uid, _)), _) if uid == own => append(config, &user, &base, search, &mut content),
+        (Some(_), Some(helper)) => helper.deliver(&user.name, &base, search, content.size(), &mut content),
+        (Some(_), None) => Appended::NotOurs,
+    }
+    .outcome()
+}
+
+/// The user an address means: by the whole address first where users are virtual, then by its local part.
+fn find(config: &Config, address: &Address) -> Lookup<User> {
+    match users::find(config, address.as_bytes()) {
+        Lookup::No => users::find(config, address.local_part()),
+        found => found,
+    }
+}
+
+/// Appends to a user's mailbox with the rights this process has.
+pub fn append(config: &Config, user: &User, base: &str, search: bool, content: &mut dyn Read) -> Appended {
+    let mailbox = user.mailbox_path(config);
+    let result = match mailbox.format {
+        MailboxFormat::Maildir => maildir::deliver(Path::new(&mailbox.path), base, search, content),
+        MailboxFormat::Mbox | MailboxFormat::Mmdf => return Appended::UnknownFormat,
+    };
+    let Err(error) = result else { return Appended::Done };
+    log::warn!("user={} mailbox={}: {error}", user.name, mailbox.path);
+    match error.kind() {
+        io::ErrorKind::StorageFull => Appended::NoRoom,
+        io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Appended::OverQuota,
+        io::ErrorKind::UnexpectedEof => Appended::Incomplete,
+        _ => Appended::Unusable,
+    }
+}
+
+/// The unique part of the message's file name: from the queue id and the recipient's number alone, so that a repeat
+/// has the same. Short, because it is a unique-id of POP3 with the sizes behind it: 70 octets in all.
+fn base(message: &Message, number: usize, host: &str) -> String {
+    let seconds = message.created.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let host = host.split('.').next().unwrap_or_default();
+    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(12).collect();
+    let host = if host.is_empty() { "localhost" } else { &host };
+    format!("{seconds}.Q{}R{number}.{host}", message.id)
+}
+
+/// A sender of the form `prefix-@host-@[]` becomes `prefix-user=domain@host` for each recipient (VERP, as qmail does),
+/// so that what comes back tells who it was about. Others stay as they are.
+pub fn expand_verp(reverse_path: &ReversePath, recipient: &Address) -> ReversePath {
+    let Some((local, host)) = verp(reverse_path) else { return reverse_path.clone() };
+    let domain = recipient.domain().unwrap_or_default();
+    let octets = [local, recipient.local_part(), b"=", domain, b"@", host].concat();
+    // Too long to be an address: better the list's owner than nobody.
+    ReversePath::from_internal(&octets).unwrap_or_else(|_| reverse_path.clone())
+}
+
+/// Whether a sender is one for each recipient.
+pub fn is_verp(reverse_path: &ReversePath) -> bool {
+    verp(reverse_path).is_some()
+}
+
+fn verp(reverse_path: &ReversePath) -> Option<(&[u8], &[u8])> {
+    let path = reverse_path.as_bytes().strip_suffix(b"-@[]")?;
+    let at = path.iter().rposition(|octet| *octet == b'@')?;
+    let (local, host) = path.split_at(at);
+    let host = host.get(1..).filter(|host| !host.is_empty())?;
+    local.ends_with(b"-").then_some((local, host))
+}
+
+/// What is written: the Return-Path field, then trace field and content as they are queued.
+///
+/// Return-Path fields that came with the message are left alone: ours is the first line, and what was sent arrives
+/// octet by octet (RFC 5321 section 4.4 lets us remove them, and asks for it of nobody but gateways).
+struct Content<'a> {
+    message: &'a Message,
+    field: Vec<u8>,
+    offset: u64,
+}
+
+impl<'a> Content<'a> {
+    fn new(message: &'a Message, reverse_path: &ReversePath) -> Self {
+        Content { message, field: format!("Return-Path: {reverse_path}\n").into_bytes(), offset: 0 }
+    }
+
+    fn size(&self) -> u64 {
+        (self.field.len() as u64).saturating_add(self.message.size)
+    }
+}
+
+impl Read for Content<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let in_field = self.field.len() as u64;
+        let count = match self.offset.checked_sub(in_field) {
+            None => {
+                let start = usize::try_from(self.offset).unwrap_or(usize::MAX);
+                self.field.get(start..).unwrap_or_default().read(buffer)?
+            }
+            Some(offset) => self.message.read_at(buffer, offset).map_err(|_| io::ErrorKind::UnexpectedEof)?,
+        };
+        if count == 0 && !buffer.is_empty() && self.offset < self.size() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.offset = self.offset.saturating_add(count as u64);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verp_of(sender: &str, recipient: &str) -> String {
+        let recipient = Address::from_internal(recipient.as_bytes()).unwrap();
+        expand_verp(&ReversePath::from_internal(sender.as_bytes()).unwrap(), &recipient).to_string()
+    }
+
+    #[test]
+    fn a_verp_sender_is_expanded_for_each_recipient() {
+        assert_eq!(verp_of("list-@a.example-@[]", "bob@b.example"), "<list-bob=b.example@a.example>");
+        for other in ["list@a.example", "", "-@[]", "list@a.example-@[]", "list-@-@[]", "list-@a.example-@[1]"] {
+            let plain = ReversePath::from_internal(other.as_bytes()).unwrap();
+            assert_eq!(verp_of(other, "bob@b.example"), plain.to_string(), "{other}");
+            assert!(!is_verp(&plain), "{other}");
+        }
+        let long = format!("{}@b.example", "x".repeat(980));
+        assert!(!verp_of("list-@a.example-@[]", &long).contains("xxx"));
+    }
+
+    #[test]
+    fn every_result_survives_the_exit_status() {
+        for result in Appended::ALL {
+            assert_eq!(Appended::from_code(result.code()), result);
+        }
+        assert_eq!(Appended::Done.code(), 0);
+        assert_eq!(Appended::from_code(200), Appended::Broken);
+    }
+
+    #[test]
+    fn every_reason_fits_the_queue_file_and_begins_with_its_status() {
+        for result in Appended::ALL {
+            match result.outcome() {
+                Outcome::Delivered => assert_eq!(result, Appended::Done),
+                Outcome::Deferred(why) => assert!(why.starts_with("4.") && why.len() <= 120, "{why}"),
+                Outcome::Failed(why) => assert!(why.starts_with("5.") && why.len() <= 120, "{why}"),
+            }
+        }
+    }
+}

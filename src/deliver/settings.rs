@@ -1,0 +1,62 @@
+//! The configuration of a process that lives long: read again before the next message when a file of it changed.
+
+use crate::channel::Channels;
+use crate::cli::Common;
+use crate::config::Config;
+use crate::exit::Error;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// main.cf and channels, as they were read last.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The parameters.
+    pub config: Config,
+    /// The routes.
+    pub channels: Channels,
+    common: Common,
+    files: Vec<(PathBuf, Stamp)>,
+}
+
+/// What tells one state of a file from the next: device, inode, length and the times of content and inode.
+type Stamp = Option<[i64; 7]>;
+
+impl Settings {
+    /// Takes a configuration that was just read, and reads the channels it names.
+    pub fn new(common: &Common, config: Config) -> Result<Settings, Error> {
+        // Before reading, so that a change in between is seen the next time.
+        let files = stamps(&config);
+        let channels = Channels::load(&config)?;
+        Ok(Settings { config, channels, common: common.clone(), files })
+    }
+
+    /// Reads everything again if a file changed. What is wrong is logged once, and the old settings hold on.
+    pub fn refresh(&mut self) {
+        let files = stamps(&self.config);
+        if files == self.files {
+            return;
+        }
+        match Config::load(&self.common).and_then(|config| Settings::new(&self.common, config)) {
+            Ok(settings) => {
+                log::info!("configuration read again");
+                *self = settings;
+            }
+            Err(error) => {
+                log::error!("{error}; the old configuration holds on");
+                self.files = files;
+            }
+        }
+    }
+}
+
+fn stamps(config: &Config) -> Vec<(PathBuf, Stamp)> {
+    let paths = [config.config_directory.join("main.cf"), config.channels.clone()];
+    paths.into_iter().map(|path| (path.clone(), stamp(&path))).collect()
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let file = std::fs::metadata(path).ok()?;
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let (inode, length) = (number(file.ino()), number(file.size()));
+    Some([number(file.dev()), inode, length, file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()])
+}

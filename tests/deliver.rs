@@ -1,0 +1,502 @@
+//! deliver, by its program: what arrives, what is tried again, what goes back, and who writes it.
+
+mod common;
+
+use common::{NOBODY, Scratch, binary, until};
+use doorpost::message::path::{Address, ReversePath};
+use doorpost::queue::{Head, Id, Message, Queue, RecipientState};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+const TRACE: &str = "Received: from client.example by mx.example; Thu, 1 Jan 2026 00:00:00 +0000\n";
+
+fn queue_of(scratch: &Scratch) -> Queue {
+    Queue::at(&scratch.queue())
+}
+
+/// Queues a message as submit does, without waking anybody.
+fn enqueue(scratch: &Scratch, from: &str, to: &[&str], content: &[u8]) -> Id {
+    fs::create_dir_all(scratch.queue().join("message")).unwrap();
+    let mut draft = queue_of(scratch).begin().unwrap();
+    draft.content(content).unwrap();
+    draft.end_content().unwrap();
+    for address in to {
+        draft.recipient(&Address::from_internal(address.as_bytes()).unwrap()).unwrap();
+    }
+    let reverse_path = ReversePath::from_internal(from.as_bytes()).unwrap();
+    let id = draft.commit(&Head { reverse_path, trace: TRACE.into(), channel: "local".into() }).unwrap();
+    scratch.hand_over(&scratch.queue());
+    id
+}
+
+fn take(scratch: &Scratch, id: &Id) -> Message {
+    queue_of(scratch).take(id).unwrap().expect("a message in the queue")
+}
+
+fn reports(scratch: &Scratch, id: &Id) -> Vec<String> {
+    take(scratch, id).recipients.into_iter().map(|recipient| recipient.report).collect()
+}
+
+fn next_try(scratch: &Scratch, id: &Id) -> SystemTime {
+    let path = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
+    fs::metadata(path).unwrap().modified().unwrap()
+}
+
+fn texts(scratch: &Scratch, user: &str) -> Vec<String> {
+    scratch.mail(user).into_iter().map(|mail| String::from_utf8_lossy(&mail).into_owned()).collect()
+}
+
+fn deliver_these(scratch: &Scratch, ids: &[&Id]) {
+    let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+    let output = scratch.run("deliver", &ids, b"");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// In the way of a user's mailbox, so that it cannot be written.
+fn block(scratch: &Scratch, user: &str) {
+    fs::write(scratch.maildir(user), "no folder").unwrap();
+}
+
+fn unblock(scratch: &Scratch, user: &str) {
+    fs::remove_file(scratch.maildir(user)).unwrap();
+}
+
+/// A running `deliver --watch`, ended when dropped.
+struct Watch(Child);
+
+impl Watch {
+    fn start(scratch: &Scratch) -> Watch {
+        let mut command = scratch.command("deliver");
+        Watch(command.arg("--watch").stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn terminate(mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn return_path_is_the_first_line_and_the_rest_is_octet_for_octet() {
+    let scratch = Scratch::new();
+    let content = b"Return-Path: <forged@mx.example>\nSubject: \xe4\n\n.dot\n\0\x1b\nno line end";
+    enqueue(&scratch, "a b@mx.example", &["alice@mx.example", "bob@MX.example"], content);
+    scratch.deliver();
+    let expected = [b"Return-Path: <\"a b\"@mx.example>\n", TRACE.as_bytes(), content].concat();
+    assert_eq!(scratch.mail("alice"), [expected.clone()]);
+    assert_eq!(scratch.mail("bob"), [expected]);
+    assert_eq!(scratch.queued(), []);
+}
+
+#[test]
+fn a_name_in_the_maildir_fits_a_unique_id_and_carries_its_sizes() {
+    let scratch = Scratch::with("myhostname = a-very-long-name-of-a-host.mx.example");
+    let id = enqueue(&scratch, "", &["alice"], b"text\n");
+    scratch.deliver();
+    let entries: Vec<_> = fs::read_dir(scratch.maildir("alice").join("new")).unwrap().collect();
+    let file = entries[0].as_ref().unwrap();
+    let name = file.file_name().into_string().unwrap();
+    let size = file.metadata().unwrap().len();
+    let lines = scratch.mail("alice")[0].iter().filter(|octet| **octet == b'\n').count() as u64;
+    assert!(name.contains(id.as_str()) && name.ends_with(&format!(",S={size},W={}", size + lines)), "{name}");
+    assert!(name.len() <= 70, "{name}");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_repeat_after_a_crash_doubles_nothing() {
+    let scratch = Scratch::new();
+    let id = enqueue(&scratch, "", &["alice@mx.example", "bob@mx.example"], b"text\n");
+    let file = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
+    let saved = fs::read(&file).unwrap();
+    scratch.deliver();
+    assert_eq!((scratch.mail("alice").len(), scratch.mail("bob").len()), (1, 1));
+    // As if it had crashed before it noted anything (alice), and after the mail was moved on (bob).
+    fs::write(&file, saved).unwrap();
+    let new = fs::read_dir(scratch.maildir("bob").join("new")).unwrap().next().unwrap().unwrap();
+    let moved = format!("{}:2,S", new.file_name().into_string().unwrap());
+    fs::rename(new.path(), scratch.maildir("bob").join("cur").join(moved)).unwrap();
+    take(&scratch, &id).mark(1, RecipientState::Trying, "", true).unwrap();
+    scratch.hand_over(&file);
+    scratch.deliver();
+    assert_eq!((scratch.mail("alice").len(), scratch.mail("bob").len()), (1, 1));
+    assert_eq!(scratch.queued(), []);
+}
+
+#[test]
+fn an_unknown_user_is_returned_in_one_report() {
+    let scratch = Scratch::new();
+    let to = ["nobody-here@mx.example", "bob@mx.example", "nor-here@mx.example"];
+    let id = enqueue(&scratch, "alice@mx.example", &to, b"Subject: lost\n\nbody \xe4\n");
+    scratch.deliver();
+    assert_eq!(scratch.mail("bob").len(), 1);
+    let reports = texts(&scratch, "alice");
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    let report = &reports[0];
+    assert!(report.starts_with("Return-Path: <>\nFrom: Mail delivery at mx.example <MAILER-DAEMON@mx.example>\n"));
+    let (header, body) = report.split_once("\n\n").unwrap();
+    assert!(header.contains("\nTo: <alice@mx.example>\n") && header.contains("\nAuto-Submitted: auto-replied\n"));
+    assert!(header.contains("\nContent-Type: multipart/report; report-type=delivery-status;"), "{header}");
+    let boundary = header.split_once("boundary=\"").unwrap().1.split_once('"').unwrap().0;
+    let parts: Vec<&str> = body.split(&format!("--{boundary}")).collect();
+    assert_eq!((parts.len(), parts[4]), (5, "--\n"), "{body}");
+    assert!(parts[1].contains("<nobody-here@mx.example>") && parts[1].contains("<nor-here@mx.example>"));
+    let status: Vec<&str> = parts[2].trim_matches('\n').split("\n\n").collect();
+    assert_eq!(status[0], "Content-Type: message/delivery-status");
+    assert!(
+        status[1].starts_with(&format!("Reporting-MTA: dns; mx.example\nX-Doorpost-Queue-Id: {id}\nArrival-Date: "))
+    );
+    for (fields, address) in [(status[2], "nobody-here@mx.example"), (status[3], "nor-here@mx.example")] {
+        assert_eq!(
+            fields,
+            format!(
+                "Final-Recipient: rfc822; {address}\nAction: failed\nStatus: 5.1.1\n\
+                 Diagnostic-Code: x-doorpost; no such user here"
+            )
+        );
+    }
+    let original = parts[3].split_once("\n\n").unwrap();
+    assert_eq!(original.0, "\nContent-Type: message/rfc822\nContent-Transfer-Encoding: 8bit");
+    assert_eq!(original.1, format!("{TRACE}Subject: lost\n\nbody \u{fffd}\n\n"));
+    assert_eq!(scratch.queued(), []);
+}
+
+#[test]
+fn of_a_large_message_only_the_header_is_returned() {
+    let scratch = Scratch::new();
+    let content = format!("Subject: large\n\n{}", "a line of the body\n".repeat(10_000));
+    enqueue(&scratch, "alice@mx.example", &["nobody-here@mx.example"], content.as_bytes());
+    scratch.deliver();
+    let report = texts(&scratch, "alice").remove(0);
+    assert!(report.contains("\nContent-Type: text/rfc822-headers\n"), "{report}");
+    assert!(report.contains("\nSubject: large\n") && !report.contains("a line of the body"));
+}
+
+#[test]
+fn what_a_crash_left_failed_is_returned_once() {
+    let scratch = Scratch::new();
+    let id = enqueue(&scratch, "alice@mx.example", &["nobody-here@mx.example", "bob@mx.example"], b"text\n");
+    let file = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
+    take(&scratch, &id).mark(0, RecipientState::Failed, "5.1.1 no such user here", true).unwrap();
+    let saved = fs::read(&file).unwrap();
+    // The return is queued but cannot be delivered yet; then the note of it is lost.
+    block(&scratch, "alice");
+    scratch.deliver();
+    assert_eq!(scratch.queued().len(), 1);
+    fs::write(&file, saved).unwrap();
+    scratch.hand_over(&file);
+    unblock(&scratch, "alice");
+    let child = scratch.queued().iter().find(|queued| queued.id != id.as_str()).unwrap().id.parse().unwrap();
+    deliver_these(&scratch, &[&id, &child]);
+    assert_eq!(scratch.mail("alice").len(), 1);
+    assert_eq!(scratch.mail("bob").len(), 1);
+    assert_eq!(scratch.queued(), []);
+}
+
+#[test]
+fn a_message_from_nobody_is_never_returned() {
+    let scratch = Scratch::new();
+    enqueue(&scratch, "", &["nobody-here@mx.example"], b"text\n");
+    let output = scratch.deliver();
+    assert_eq!(scratch.queued(), []);
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(log.contains("to=<nobody-here@mx.example> status=failed") && log.contains("status=lost"), "{log}");
+}
+
+#[test]
+fn a_temporary_failure_waits_for_its_next_try() {
+    let scratch = Scratch::with("minimal_backoff_time = 1000s");
+    block(&scratch, "bob");
+    let start = SystemTime::now();
+    let id = enqueue(&scratch, "alice@mx.example", &["bob@mx.example", "carol@mx.example"], b"text\n");
+    scratch.deliver();
+    assert_eq!(scratch.mail("carol").len(), 1);
+    assert_eq!(reports(&scratch, &id)[0], "4.2.0 the mailbox cannot be written now");
+    let message = take(&scratch, &id);
+    assert_eq!((message.recipients[0].state, message.recipients[0].attempts), (RecipientState::Waiting, 1));
+    assert_eq!(message.recipients[1].state, RecipientState::Delivered);
+    drop(message);
+    let wait = next_try(&scratch, &id).duration_since(start).unwrap();
+    assert!((1000..1060).contains(&wait.as_secs()), "{wait:?}");
+    unblock(&scratch, "bob");
+    scratch.deliver();
+    assert_eq!((scratch.mail("bob").len(), take(&scratch, &id).recipients[0].attempts), (0, 1));
+    deliver_these(&scratch, &[&id]);
+    assert_eq!((scratch.mail("bob").len(), scratch.mail("carol").len(), scratch.queued().len()), (1, 1, 0));
+}
+
+#[test]
+fn what_waited_too_long_is_returned_with_its_last_reason() {
+    let scratch = Scratch::with("maximal_queue_lifetime = 0");
+    block(&scratch, "bob");
+    enqueue(&scratch, "alice@mx.example", &["bob@mx.example"], b"text\n");
+    scratch.deliver();
+    let report = texts(&scratch, "alice").remove(0);
+    assert!(report.contains("\nStatus: 5.4.7\n"), "{report}");
+    assert!(report.contains("given up after 0 seconds: 4.2.0 the mailbox cannot be written now"), "{report}");
+    assert_eq!(scratch.queued(), []);
+}
+
+#[test]
+fn with_soft_bounce_an_unknown_user_waits() {
+    let scratch = Scratch::with("soft_bounce = yes");
+    let id = enqueue(&scratch, "alice@mx.example", &["nobody-here@mx.example"], b"text\n");
+    scratch.deliver();
+    assert_eq!(reports(&scratch, &id), ["4.1.1 no such user here"]);
+    assert_eq!(scratch.mail("alice").len(), 0);
+}
+
+#[test]
+fn a_domain_that_leaves_by_smtp_waits_with_a_clear_reason() {
+    let scratch = Scratch::new();
+    let id = enqueue(&scratch, "alice@mx.example", &["someone@elsewhere.example"], b"text\n");
+    scratch.deliver();
+    assert_eq!(reports(&scratch, &id), ["4.4.0 there is no transport smtp yet"]);
+}
+
+#[test]
+fn a_verp_sender_is_expanded_in_return_path_and_in_returns() {
+    let scratch = Scratch::new();
+    scratch.write(
+        "passwd",
+        &format!(
+            "{}list-bob=mx.example:{{PLAIN}}x::::/x::mailbox=maildir:{}/mail/list\n",
+            fs::read_to_string(scratch.path().join("passwd")).unwrap(),
+            scratch.path().display()
+        ),
+    );
+    block(&scratch, "bob");
+    scratch.configure("maximal_queue_lifetime = 0");
+    enqueue(&scratch, "list-@mx.example-@[]", &["alice@mx.example", "bob@mx.example"], b"text\n");
+    scratch.deliver();
+    assert!(texts(&scratch, "alice")[0].starts_with("Return-Path: <list-alice=mx.example@mx.example>\n"));
+    assert!(texts(&scratch, "list")[0].contains("\nTo: <list-bob=mx.example@mx.example>\n"));
+}
+
+#[test]
+fn two_at_once_deliver_each_message_once() {
+    let scratch = Scratch::new();
+    for number in 0..40 {
+        enqueue(&scratch, "", &["alice@mx.example"], format!("message {number}\n").as_bytes());
+    }
+    let start = || scratch.command("deliver").stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut both = [start(), start()];
+    for deliver in &mut both {
+        assert!(deliver.wait().unwrap().success());
+    }
+    let mut mail = scratch.mail("alice");
+    mail.sort();
+    mail.dedup();
+    assert_eq!((mail.len(), scratch.mail("alice").len(), scratch.queued().len()), (40, 40, 0));
+}
+
+#[test]
+fn a_watching_deliver_is_woken_and_ends_at_a_signal() {
+    let scratch = Scratch::with("queue_run_delay = 1h");
+    enqueue(&scratch, "", &["alice@mx.example"], b"before\n");
+    let watch = Watch::start(&scratch);
+    until("the first sweep", || scratch.mail("alice").len() == 1);
+    enqueue(&scratch, "", &["alice@mx.example"], b"after\n");
+    assert!(queue_of(&scratch).wake());
+    until("a delivery by the FIFO", || scratch.mail("alice").len() == 2);
+    // Without a wake: what came in until the end is seen by the last look.
+    until("the end of the message", || scratch.queued().is_empty());
+    enqueue(&scratch, "", &["alice@mx.example"], b"last\n");
+    watch.terminate();
+    assert_eq!((scratch.mail("alice").len(), scratch.queued().len()), (3, 0));
+}
+
+#[test]
+fn a_watching_deliver_tries_again_by_itself_when_the_time_has_come() {
+    let scratch = Scratch::with("queue_run_delay = 1h\nminimal_backoff_time = 1s\nmaximal_backoff_time = 1s");
+    block(&scratch, "alice");
+    let id = enqueue(&scratch, "", &["alice@mx.example"], b"text\n");
+    let watch = Watch::start(&scratch);
+    until("a failed try", || queue_of(&scratch).take(&id).unwrap().is_some_and(|m| m.recipients[0].attempts > 0));
+    unblock(&scratch, "alice");
+    until("the next try", || scratch.mail("alice").len() == 1);
+    watch.terminate();
+}
+
+#[test]
+fn a_changed_configuration_holds_from_the_next_message_on() {
+    let scratch = Scratch::with("queue_run_delay = 1h");
+    enqueue(&scratch, "", &["alice@mx.example"], b"before\n");
+    let watch = Watch::start(&scratch);
+    until("the first sweep", || scratch.mail("alice").len() == 1);
+    scratch.configure(&format!("mailbox = maildir:{}/mail/other-%u", scratch.path().display()));
+    enqueue(&scratch, "", &["alice@mx.example"], b"after\n");
+    assert!(queue_of(&scratch).wake());
+    until("a delivery by the new configuration", || scratch.mail("other-alice").len() == 1);
+    // A mistake in it changes nothing.
+    scratch.configure("message_size_limit = much");
+    enqueue(&scratch, "", &["alice@mx.example"], b"later\n");
+    assert!(queue_of(&scratch).wake());
+    until("a delivery by the old configuration", || scratch.mail("other-alice").len() == 2);
+    watch.terminate();
+}
+
+#[test]
+fn wrong_arguments_and_a_queue_of_somebody_else_are_told_by_the_status() {
+    let scratch = Scratch::new();
+    assert_eq!(scratch.run("deliver", &["no-id"], b"").status.code(), Some(64));
+    assert_eq!(scratch.run("deliver", &["--watch", "0123456789abcde"], b"").status.code(), Some(64));
+    assert_eq!(scratch.run("deliver", &["0123456789abcde"], b"").status.code(), Some(0));
+    scratch.configure("mail_owner = there-is-no-such-user");
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(scratch.run("deliver", &[], b"").status.code(), Some(78));
+        let mut stranger = scratch.command("deliver");
+        assert_eq!(stranger.uid(1).gid(1).output().unwrap().status.code(), Some(77));
+    }
+}
+
+/// Gives a folder and all below to a user.
+fn give(path: &Path, uid: u32) {
+    chown(path, Some(uid), Some(uid)).unwrap();
+    if path.is_dir() {
+        fs::read_dir(path).unwrap().for_each(|entry| give(&entry.unwrap().path(), uid));
+    }
+}
+
+/// A mailbox of a user that only root can become; nothing where the tests do not run as root.
+fn of_another(uid: u32) -> Option<Scratch> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let scratch = Scratch::new();
+    let home = scratch.path().join("dave");
+    fs::create_dir(&home).unwrap();
+    chown(&home, Some(uid), Some(uid)).unwrap();
+    scratch
+        .write("passwd", &format!("dave:{{PLAIN}}x:{uid}:{uid}::{0}::mailbox=maildir:{0}/Maildir\n", home.display()));
+    Some(scratch)
+}
+
+fn dave(scratch: &Scratch) -> Vec<fs::DirEntry> {
+    let new = fs::read_dir(scratch.path().join("dave/Maildir/new"));
+    new.map(|entries| entries.map(Result::unwrap).collect()).unwrap_or_default()
+}
+
+#[test]
+fn started_as_root_it_delivers_to_users_as_themselves() {
+    let Some(scratch) = of_another(4242) else { return };
+    // More than a pipe holds.
+    let content = "a line of the content\n".repeat(20_000);
+    enqueue(&scratch, "a@mx.example", &["dave@mx.example", "nobody-here@mx.example"], content.as_bytes());
+    enqueue(&scratch, "", &["dave@mx.example"], b"second\n");
+    scratch.deliver();
+    let files = dave(&scratch);
+    assert_eq!(files.len(), 2);
+    for file in &files {
+        let status = file.metadata().unwrap();
+        assert_eq!((status.uid(), status.gid(), status.mode() & 0o777), (4242, 4242, 0o600));
+    }
+    let large = files.iter().map(|file| fs::read_to_string(file.path()).unwrap()).find(|text| text.len() > 1000);
+    assert_eq!(large.unwrap(), format!("Return-Path: <a@mx.example>\n{TRACE}{content}"));
+}
+
+#[test]
+fn a_user_whose_home_is_closed_to_us_waits() {
+    let Some(scratch) = of_another(4242) else { return };
+    fs::set_permissions(scratch.path().join("dave"), fs::Permissions::from_mode(0o500)).unwrap();
+    let id = enqueue(&scratch, "", &["dave@mx.example"], b"text\n");
+    scratch.deliver();
+    assert_eq!(reports(&scratch, &id), ["4.2.0 the mailbox cannot be written now"]);
+}
+
+#[test]
+fn not_started_as_root_another_users_mailbox_waits_with_a_clear_reason() {
+    let Some(scratch) = of_another(4242) else { return };
+    let id = enqueue(&scratch, "", &["dave@mx.example"], b"text\n");
+    let status = scratch.command("deliver").uid(NOBODY).gid(NOBODY).status().unwrap();
+    assert!(status.success());
+    assert_eq!(reports(&scratch, &id), ["4.3.5 the mailbox is another user's, and deliver was not started as root"]);
+    assert_eq!(dave(&scratch).len(), 0);
+}
+
+#[test]
+fn nobody_becomes_root_or_a_part_of_the_system_to_deliver() {
+    let Some(scratch) = of_another(0) else { return };
+    let id = enqueue(&scratch, "", &["dave@mx.example"], b"text\n");
+    scratch.deliver();
+    assert_eq!(reports(&scratch, &id), ["4.2.1 a system account has no mailbox"]);
+    assert!(!scratch.path().join("dave/Maildir").exists());
+}
+
+/// Where the accounts are as usual: uid 1 is no person, and nobody is not below 1000.
+#[test]
+fn users_of_the_system_get_mail_and_its_accounts_do_not() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let name = |uid| nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).unwrap().map(|user| user.name);
+    let (Some(owner), Some(account), Some(person)) = (name(1), name(2), name(NOBODY)) else { return };
+    let scratch = Scratch::with(&format!("users = system\nmail_owner = {owner}"));
+    give(&scratch.queue(), 1);
+    let to = [person.as_str(), account.as_str(), "root"];
+    let id = enqueue(&scratch, "", &to, b"text\n");
+    give(&scratch.queue(), 1);
+    scratch.deliver();
+    assert_eq!(scratch.mail(&person).len(), 1);
+    let file = fs::read_dir(scratch.maildir(&person).join("new")).unwrap().next().unwrap().unwrap();
+    assert_eq!(file.metadata().unwrap().uid(), NOBODY);
+    let system = "4.2.1 a system account has no mailbox";
+    assert_eq!(reports(&scratch, &id), ["2.0.0 delivered", system, system]);
+}
+
+#[test]
+fn a_killed_deliver_leaves_no_process_behind() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::with("queue_run_delay = 1h");
+    enqueue(&scratch, "", &["alice@mx.example"], b"text\n");
+    let watch = Watch::start(&scratch);
+    until("the first sweep", || scratch.mail("alice").len() == 1);
+    let children = || {
+        let path = format!("/proc/{0}/task/{0}/children", watch.0.id());
+        fs::read_to_string(path).unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let helper = children();
+    drop(watch);
+    until("the end of the helper", || helper.iter().all(|pid| !runs_deliver(pid)));
+}
+
+fn runs_deliver(pid: &str) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program == binary("deliver"))
+}
+
+#[test]
+fn its_manual_page_is_in_order() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("man/deliver.8");
+    let text = fs::read_to_string(&page).unwrap();
+    for part in ["Fl -watch", "Ar ID", "Sh EXIT STATUS"] {
+        assert!(text.contains(part), "{part}");
+    }
+    if let Ok(output) = Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(&page).output() {
+        assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
+    }
+}
+
+#[test]
+fn a_message_whose_next_try_is_to_come_is_left_alone() {
+    let scratch = Scratch::new();
+    let id = enqueue(&scratch, "", &["alice@mx.example"], b"text\n");
+    let message = take(&scratch, &id);
+    message.defer_until(SystemTime::now() + Duration::from_secs(3600)).unwrap();
+    drop(message);
+    scratch.deliver();
+    assert_eq!(scratch.mail("alice").len(), 0);
+}
