@@ -94,6 +94,7 @@ impl<S, W: Write> Recorder<S, W> {
             Some("") => format!("{letter}:\n"),
             Some(line) if self.side == Side::Server => format!("S: {}\n", self.without_varying(line)),
             Some(line) => format!("C: {line}\n"),
+            None if self.side == Side::Server => format!("S| {}\n", self.without_varying(&escape(&octets))),
             None => format!("{letter}| {}\n", escape(&octets)),
         };
         self.write(line.as_bytes());

@@ -1,2 +1,84 @@
-//! qmqpd
-fn main() {}
+//! qmqpd - take one message by QMQP on standard input, answer on standard output
+//!
+//! Started for each connection by an inetd, a service manager or smtpd; or, with a listening socket on descriptor 0,
+//! serving each connection in a child. Only clients in qmqpd_authorized_clients are served.
+//!
+//! EXIT STATUS  0 answered, or the client went away; 64 usage; 74 no usable connection; 75 queue trouble;
+//! 78 configuration
+
+use doorpost::channel::Channels;
+use doorpost::cli::{self, Common};
+use doorpost::config::Config;
+use doorpost::exit::{self, Ended, Error};
+use doorpost::logging::{self, Speaks};
+use doorpost::net::accept;
+use doorpost::net::connection::Connection;
+use doorpost::net::peer::Peer;
+use doorpost::privilege;
+use doorpost::qmqp::server::{self, LONGEST_SESSION};
+use doorpost::record::{self, Recorder};
+use doorpost::submit::client::Submitter;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Take one message by QMQP on standard input, answer on standard output
+#[derive(Debug, Default, clap::Parser)]
+#[command(name = "qmqpd", version)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Write the session to a new file, as a transcript that can be played again
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    logging::start("qmqpd", Speaks::ToClient);
+    exit::status(run())
+}
+
+fn run() -> Result<Ended, Error> {
+    let (args, config, channels) = prepare().inspect_err(refuse)?;
+    accept::serve(&config, || session(&args, &config, &channels))
+}
+
+/// Everything that does not depend on the connection.
+fn prepare() -> Result<(Args, Config, Channels), Error> {
+    let args: Args = cli::parse()?;
+    let config = Config::load(&args.common)?;
+    let channels = Channels::load(&config)?;
+    if config.net_owner.is_empty() {
+        privilege::become_named(&config.mail_owner, "mail_owner")?;
+    }
+    Ok((args, config, channels))
+}
+
+fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, Error> {
+    let complain = |error: std::io::Error| log::warn!("event=nothing-recorded cause={error}");
+    let record = args.record.as_ref().and_then(|path| record::create(path).map_err(complain).ok());
+    let submit = Submitter::start(config, &args.common).and_then(|submit| {
+        if !config.net_owner.is_empty() {
+            // Only root can become net_owner, so submit was started as root and becomes mail_owner itself.
+            privilege::become_named(&config.net_owner, "net_owner")?;
+        }
+        Ok(submit)
+    });
+    let connection = connection(config.daemon_timeout.0.min(LONGEST_SESSION))?;
+    let head = record::Head { program: "qmqpd", arguments: Vec::new(), varying: &["30:KOk: queued as "] };
+    let mut stream = Recorder::new(connection, record, &head);
+    let ended = server::serve(&mut stream, config, &Peer::of_stdio(None, None), channels, submit);
+    stream.end(exit::code(&ended));
+    ended
+}
+
+fn connection(time: Duration) -> Result<Connection, Error> {
+    Connection::from_stdio(time).map_err(|error| Error::Connection(format!("standard input and output: {error}")))
+}
+
+/// The client hears that it is not its fault. (A listening socket takes no reply, and needs none.)
+fn refuse(error: &Error) {
+    if let Ok(mut connection) = connection(LONGEST_SESSION) {
+        server::refuse(&mut connection, error);
+    }
+}

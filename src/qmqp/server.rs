@@ -42,21 +42,20 @@ impl End {
     }
 }
 
-/// Serves one connection. `start` makes the way to submit; it is called before an octet is read, and only for a client
-/// that is authorised.
+/// Serves one connection. `submit` was made before an octet is read; if that failed, the client hears "later". An error
+/// given back has been told to the client already.
 pub fn serve<S: Stream, Q: Submit>(
     stream: &mut S,
     config: &Config,
     peer: &Peer,
     channels: &Channels,
-    start: impl FnOnce() -> Result<Q, Error>,
+    submit: Result<Q, Error>,
 ) -> Result<Ended, Error> {
     log::debug!("client={peer} event=connect");
-    let taken = match authorize(config, peer, channels) {
-        Ok(Ok(channel)) => start().and_then(|submit| take(stream, config, introduction(peer, channel), submit)),
-        Ok(Err(reply)) => Ok(End::early(reply)),
-        Err(error) => Err(error),
-    };
+    let taken = submit.and_then(|submit| match authorize(config, peer, channels)? {
+        Ok(channel) => take(stream, config, introduction(peer, channel), submit),
+        Err(reply) => Ok(End::early(reply)),
+    });
     match taken {
         Ok(End::Reply { reply, ended, unread }) => {
             let sent = say(stream, config, peer, reply);

@@ -117,7 +117,7 @@ fn play(memory: &mut Memory, submit: &Pretend, settings: &[(&str, &str)]) -> Res
     all.extend_from_slice(settings);
     let config = Config::with(&all);
     let channels = Channels::load(&config).expect("the built-in lines");
-    serve(memory, &config, &Peer::new(Origin::Stdin), &channels, || Ok(submit.clone()))
+    serve(memory, &config, &Peer::new(Origin::Stdin), &channels, Ok(submit.clone()))
 }
 
 fn got(memory: &Memory) -> String {
