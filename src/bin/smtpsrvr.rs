@@ -101,6 +101,7 @@ fn recorded(args: &Args) -> record::Head {
 }
 
 fn refuse() {
+    accept::meet_client();
     if let Ok(mut stream) = connection(Duration::from_secs(60)) {
         server::refuse(&mut stream);
     }
