@@ -26,7 +26,8 @@ impl Common {
         let mut arguments = Vec::new();
         if let Some(folder) = &self.config {
             arguments.push("--config".into());
-            arguments.push(folder.into());
+            // Whoever is started so may be in another folder.
+            arguments.push(std::path::absolute(folder).unwrap_or_else(|_| folder.clone()).into());
         }
         for setting in &self.overrides {
             arguments.push("-o".into());
