@@ -26,8 +26,7 @@ impl Common {
         let mut arguments = Vec::new();
         if let Some(folder) = &self.config {
             arguments.push("--config".into());
-            // Whoever is started so may be in another folder.
-            arguments.push(std::path::absolute(folder).unwrap_or_else(|_| folder.clone()).into());
+            arguments.push(folder.into());
         }
         for setting in &self.overrides {
             arguments.push("-o".into());

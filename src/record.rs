@@ -65,6 +65,21 @@ impl<S, W: Write> Recorder<S, W> {
         self.write(format!("Q: *\nX: {status}\n").as_bytes());
     }
 
+    /// What it stands around.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// Writes down what was received by other means than this stream.
+    pub fn heard(&mut self, octets: &[u8]) {
+        self.record(Side::Client, octets);
+    }
+
+    /// The same of what was sent.
+    pub fn said(&mut self, octets: &[u8]) {
+        self.record(Side::Server, octets);
+    }
+
     fn record(&mut self, side: Side, octets: &[u8]) {
         if self.file.is_none() {
             return;

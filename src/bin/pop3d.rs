@@ -14,6 +14,7 @@ use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
 use doorpost::pop3;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Let one client read its mail by POP3 on standard input and output
@@ -26,6 +27,9 @@ struct Args {
     /// End the session of a client that was silent for so long: pop3d_timeout
     #[arg(short, long, value_name = "SECONDS")]
     timeout: Option<u32>,
+    /// Write the session to a new file, as a transcript that can be played again
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
     /// Print this help and exit
@@ -36,15 +40,16 @@ struct Args {
     version: Option<bool>,
 }
 
-fn configure() -> Result<Config, Error> {
+fn prepare() -> Result<(Args, Config), Error> {
     let mut args: Args = cli::parse()?;
     args.common.overrides.extend(args.timeout.map(|seconds| format!("pop3d_timeout={seconds}")));
-    Config::load(&args.common)
+    let config = Config::load(&args.common)?;
+    Ok((args, config))
 }
 
 fn run() -> Result<Ended, Error> {
-    let config = configure().inspect_err(pop3::refuse)?;
-    accept::serve(&config, || pop3::serve(&config))
+    let (args, config) = prepare().inspect_err(pop3::refuse)?;
+    accept::serve(&config, || pop3::serve(&config, args.record.as_deref()))
 }
 
 fn main() -> ExitCode {

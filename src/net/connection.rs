@@ -35,6 +35,24 @@ pub trait Stream {
     fn finish(&mut self);
 }
 
+impl<S: Stream> Stream for &mut S {
+    fn allow(&mut self, time: Duration) {
+        (**self).allow(time);
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        (**self).receive(buffer)
+    }
+
+    fn send(&mut self, octets: &[u8]) -> Result<(), Fault> {
+        (**self).send(octets)
+    }
+
+    fn finish(&mut self) {
+        (**self).finish();
+    }
+}
+
 /// The connection on standard input and output.
 #[derive(Debug)]
 pub struct Connection {
@@ -94,7 +112,7 @@ fn deadline(time: Duration) -> Instant {
 }
 
 /// What a network does to a connection is how clients leave; only the rest is our trouble.
-fn fault(errno: Errno) -> Fault {
+pub(crate) fn fault(errno: Errno) -> Fault {
     match errno {
         Errno::EPIPE
         | Errno::ECONNRESET

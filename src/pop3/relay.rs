@@ -4,7 +4,7 @@
 //! arrived. Descriptors stay blocking, for others share them: poll says when to act, and what is written at once is
 //! so little that it cannot block.
 
-use crate::net::connection::Fault;
+use crate::net::connection::{Fault, fault};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, send, shutdown, sockopt};
@@ -27,10 +27,20 @@ pub struct Ends<'a> {
     pub server: BorrowedFd<'a>,
 }
 
+/// Is told of what goes by, in its order: what the client said (true) and what it was sent (false).
+pub type Witness<'a> = &'a mut dyn FnMut(bool, &[u8]);
+
 /// Relays until the server has closed and all it said has been sent. `waiting` is what was read of the client and what
 /// was said to it before, and has not gone on yet.
 /// `idle` is how long nothing at all may move, which is longer than either end waits by itself.
-pub fn relay(ends: Ends, waiting: (Vec<u8>, Vec<u8>), idle: Duration, session: Duration) -> Result<(), Fault> {
+pub fn relay(
+    ends: Ends,
+    waiting: (Vec<u8>, Vec<u8>),
+    idle: Duration,
+    session: Duration,
+    witness: Witness,
+) -> Result<(), Fault> {
+    witness(false, &waiting.1);
     let mut relay = Relay {
         output_is_socket: getsockopt(&ends.output, sockopt::SockType).is_ok(),
         ends,
@@ -42,7 +52,7 @@ pub fn relay(ends: Ends, waiting: (Vec<u8>, Vec<u8>), idle: Duration, session: D
     };
     let end = Instant::now() + session;
     while !(relay.server_ended && relay.to_client.is_empty()) {
-        relay.step(idle.min(end.saturating_duration_since(Instant::now())))?;
+        relay.step(idle.min(end.saturating_duration_since(Instant::now())), witness)?;
     }
     Ok(())
 }
@@ -58,7 +68,7 @@ struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    fn step(&mut self, patience: Duration) -> Result<(), Fault> {
+    fn step(&mut self, patience: Duration, witness: Witness) -> Result<(), Fault> {
         if self.client_ended && self.to_server.is_empty() && !self.told_server {
             let _ = shutdown(self.ends.server.as_raw_fd(), Shutdown::Write);
             self.told_server = true;
@@ -66,12 +76,14 @@ impl Relay<'_> {
         let ready = self.wait(patience)?;
         if ready.client_speaks {
             self.hear_client()?;
+            witness(true, &self.to_server);
         }
         if ready.server_listens {
             self.tell_server()?;
         }
         if ready.server_speaks {
             self.hear_server()?;
+            witness(false, &self.to_client);
         }
         if ready.client_listens {
             self.tell_client()?;
@@ -118,9 +130,7 @@ impl Relay<'_> {
         match heard {
             Ok(0) => self.client_ended = true,
             Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
-            // What the server still does, such as an UPDATE that was asked for, goes on; it hears that nobody is there.
-            Err(Errno::ECONNRESET | Errno::ETIMEDOUT | Errno::ENOTCONN) => return Err(Fault::HungUp),
-            Err(errno) => return Err(Fault::Io(errno.into())),
+            Err(errno) => return Err(fault(errno)),
         }
         Ok(())
     }
@@ -162,8 +172,7 @@ impl Relay<'_> {
         match sent {
             Ok(count) => drop(self.to_client.drain(..count)),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN | Errno::ETIMEDOUT) => return Err(Fault::HungUp),
-            Err(errno) => return Err(Fault::Io(errno.into())),
+            Err(errno) => return Err(fault(errno)),
         }
         Ok(())
     }
@@ -195,7 +204,7 @@ mod tests {
         let (server_end, server_socket) = UnixStream::pair().unwrap();
         let threads = [std::thread::spawn(move || client(client_end)), std::thread::spawn(move || server(server_end))];
         let ends = Ends { input: client_socket.as_fd(), output: client_socket.as_fd(), server: server_socket.as_fd() };
-        let result = relay(ends, (waiting.0.to_vec(), waiting.1.to_vec()), LONG, LONG);
+        let result = relay(ends, (waiting.0.to_vec(), waiting.1.to_vec()), LONG, LONG, &mut |_, _| {});
         drop((client_socket, server_socket));
         for thread in threads {
             thread.join().unwrap();
@@ -266,7 +275,7 @@ mod tests {
         let (_client, client_socket) = UnixStream::pair().unwrap();
         let (_server, server_socket) = UnixStream::pair().unwrap();
         let ends = Ends { input: client_socket.as_fd(), output: client_socket.as_fd(), server: server_socket.as_fd() };
-        let result = relay(ends, Default::default(), Duration::from_millis(1), LONG);
+        let result = relay(ends, Default::default(), Duration::from_millis(1), LONG, &mut |_, _| {});
         assert!(matches!(result, Err(Fault::TimedOut)));
     }
 }

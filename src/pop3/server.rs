@@ -12,14 +12,14 @@ use super::split;
 use crate::auth;
 use crate::config::value::MailboxFormat;
 use crate::config::{self, Config};
-use crate::exit::{Ended, Error};
+use crate::exit::{self, Ended, Error};
 use crate::logging;
 use crate::lookup::Lookup;
 use crate::mailbox::{self, Maildrop, maildir::Maildir};
-use crate::net::accept;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
 use crate::privilege;
+use crate::record::{self, Head, Recorder};
 use crate::users::{self, User};
 use crate::wire::line::{Line, LineEnd, LineReader};
 use crate::wire::secret::Secret;
@@ -33,49 +33,44 @@ const OUTPUT: usize = 32 * 1024;
 /// How long the last words to a client may take that was too slow already.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// What a record of a session begins with; POP3 says nothing that differs each time.
+pub(super) const HEAD: Head = Head { program: "pop3d", arguments: Vec::new(), varying: &[] };
+
 /// Serves the client on standard input and output: in two processes where we could become anybody, else in this one.
-pub fn serve(config: &Config) -> Result<Ended, Error> {
-    let peer = peer();
+/// The session is written down in the new file `record`.
+pub fn serve(config: &Config, record: Option<&Path>) -> Result<Ended, Error> {
+    let peer = Peer::of_stdio(None, None);
+    let record = record.and_then(|path| {
+        let complain = |error: &io::Error| warn!("nothing is recorded, {}: {error}", path.display());
+        record::create(path).inspect_err(complain).ok()
+    });
     if privilege::is_root() {
-        return split::serve(config, &peer);
+        return split::serve(config, &peer, record);
     }
     let connection = Connection::from_stdio(config.daemon_timeout.0).map_err(no_connection)?;
-    let mut dialogue = Dialogue::new(connection, idle_timeout(config));
-    if let Err(error) = check(config) {
-        dialogue.close(&Reply::from(&error));
-        return Err(error);
-    }
-    let entered = authorize(&mut dialogue, &peer, passwords_allowed(config, &peer), |name, secret, failures| {
-        Ok(judge(config, &peer, name, secret, failures))
+    let mut stream = Recorder::new(connection, record, &HEAD);
+    let ended = serve_alone(config, &peer, &mut stream);
+    stream.end(exit::code(&ended));
+    ended
+}
+
+fn serve_alone(config: &Config, peer: &Peer, stream: impl Stream) -> Result<Ended, Error> {
+    let mut dialogue = Dialogue::new(stream, idle_timeout(config));
+    check(config).inspect_err(|error| dialogue.close(&Reply::from(error)))?;
+    let entered = authorize(&mut dialogue, peer, passwords_allowed(config, peer), |name, secret, failures| {
+        Ok(judge(config, peer, name, secret, failures))
     })?;
     match entered {
-        Entered::In(user) => serve_user(config, &peer, &user, &mut dialogue),
+        Entered::In(user) => serve_user(config, peer, &user, &mut dialogue),
         Entered::Out(ended) => Ok(ended),
     }
 }
 
 /// Tells a client on standard output that there is no service, and why it is no use, or of use, to come again.
 pub fn refuse(error: &Error) {
-    accept::meet_client();
     if let Ok(connection) = Connection::from_stdio(LAST_WORDS) {
         Dialogue::new(connection, LAST_WORDS).close(&Reply::from(error));
     }
-}
-
-fn peer() -> Peer {
-    use crate::net::peer::Origin;
-    use nix::sys::socket::{SockaddrStorage, getpeername};
-    use std::os::fd::AsRawFd;
-    let address = getpeername::<SockaddrStorage>(io::stdin().as_raw_fd());
-    Peer::new(match address {
-        Err(nix::errno::Errno::ENOTSOCK) => Origin::Stdin,
-        Err(_) => Origin::Unknown,
-        Ok(address) => {
-            let v4 = address.as_sockaddr_in().map(|v4| std::net::IpAddr::from(v4.ip()));
-            let v6 = address.as_sockaddr_in6().map(|v6| v6.ip().to_canonical());
-            v4.or(v6).map_or(Origin::Unknown, Origin::Address)
-        }
-    })
 }
 
 /// Whether the files that passwords and users are in are right and can be used.
@@ -312,10 +307,10 @@ impl<S: Stream> Dialogue<S> {
         Dialogue { stream, timeout, lines, input: Vec::new(), used: 0, output: Vec::new() }
     }
 
-    /// For whoever goes on: the stream, what was read of it and not used, and what is still to be sent.
-    pub(super) fn into_rest(mut self) -> (S, Vec<u8>, Vec<u8>) {
+    /// For whoever goes on: what was read and not used, and what is still to be sent.
+    pub(super) fn into_rest(mut self) -> (Vec<u8>, Vec<u8>) {
         self.input.drain(..self.used);
-        (self.stream, self.input, self.output)
+        (self.input, self.output)
     }
 
     /// The next command; none at the end of the input. A command that was begun and not ended does not count.

@@ -21,6 +21,7 @@ use crate::lookup::Lookup;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
 use crate::privilege;
+use crate::record::Recorder;
 use crate::sys;
 use crate::wire::netstring::{self, LengthReader};
 use crate::wire::secret::{Secret, wipe};
@@ -28,8 +29,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, User, dup2_stdin, dup2_stdout};
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 const READY: u8 = b'R';
@@ -44,18 +46,14 @@ const LARGEST_FRAME: u64 = 1024;
 /// How much longer than the other process each waits, so that the one with a reason to give gives it.
 const SLACK: Duration = Duration::from_secs(30);
 
-/// Serves the client on standard input and output. Only for root.
-pub fn serve(config: &Config, peer: &Peer) -> Result<Ended, Error> {
+/// Serves the client on standard input and output, and writes it down if there is a file to. Only for root.
+pub fn serve(config: &Config, peer: &Peer, record: Option<File>) -> Result<Ended, Error> {
     let (owner, (ours, theirs)) = parser(config).and_then(|owner| Ok((owner, pair()?))).inspect_err(server::refuse)?;
     // Each process must hold one end only, or neither would hear that the other is gone.
     let mut ours = Some(ours);
     let child = sys::fork(|| {
         drop(ours.take());
-        let result = parse(config, peer, &owner, theirs);
-        if let Err(error) = &result {
-            log::error!("{error}");
-        }
-        exit::code(&result)
+        recorded(config, record, |stream| parse(config, peer, &owner, theirs, stream))
     });
     let child = child.map_err(|errno| Error::Temporary(format!("fork: {errno}"))).inspect_err(server::refuse)?;
     let result = leave_client().and_then(|()| match ours {
@@ -153,10 +151,36 @@ fn become_owner(config: &Config, owner: Option<(u32, u32)>) -> Result<(), Error>
     }
 }
 
+/// Runs the child's part on the client's stream, and gives its exit status.
+fn recorded(
+    config: &Config,
+    record: Option<File>,
+    run: impl FnOnce(&mut Recorder<Connection>) -> Result<Ended, Error>,
+) -> u8 {
+    let result = match Connection::from_stdio(config.daemon_timeout.0) {
+        Ok(connection) => {
+            let mut stream = Recorder::new(connection, record, &server::HEAD);
+            let result = run(&mut stream);
+            stream.end(exit::code(&result));
+            result
+        }
+        Err(error) => Err(server::no_connection(error)),
+    };
+    if let Err(error) = &result {
+        log::error!("{error}");
+    }
+    exit::code(&result)
+}
+
 /// The child: speaks with the client, first by itself, then for the parent.
-fn parse(config: &Config, peer: &Peer, owner: &User, socket: OwnedFd) -> Result<Ended, Error> {
-    let connection = Connection::from_stdio(config.daemon_timeout.0).map_err(server::no_connection)?;
-    let mut dialogue = Dialogue::new(connection, server::idle_timeout(config));
+fn parse(
+    config: &Config,
+    peer: &Peer,
+    owner: &User,
+    socket: OwnedFd,
+    stream: &mut Recorder<Connection>,
+) -> Result<Ended, Error> {
+    let mut dialogue = Dialogue::new(&mut *stream, server::idle_timeout(config));
     let mut parent = privilege::become_user(owner.uid, owner.gid)
         .and_then(|()| connect(config, socket))
         .inspect_err(|error| dialogue.close(&Reply::from(error)))?;
@@ -182,17 +206,28 @@ fn parse(config: &Config, peer: &Peer, owner: &User, socket: OwnedFd) -> Result<
             }
         })?;
     match entered {
-        Entered::In(()) => speak_for(config, dialogue, parent),
+        Entered::In(()) => {
+            let waiting = dialogue.into_rest();
+            speak_for(config, stream, waiting, parent)
+        }
         Entered::Out(ended) => Ok(ended),
     }
 }
 
-fn speak_for(config: &Config, dialogue: Dialogue<Connection>, parent: Connection) -> Result<Ended, Error> {
-    let (mut client, to_server, to_client) = dialogue.into_rest();
-    let ((input, output), (server, _)) = (client.descriptors(), parent.descriptors());
-    let ends = Ends { input, output, server };
+fn speak_for(
+    config: &Config,
+    client: &mut Recorder<Connection>,
+    waiting: (Vec<u8>, Vec<u8>),
+    parent: Connection,
+) -> Result<Ended, Error> {
+    let own = |fd: BorrowedFd| fd.try_clone_to_owned().map_err(server::no_connection);
+    let (input, output) = client.stream().descriptors();
+    let (input, output) = (own(input)?, own(output)?);
+    let ends = Ends { input: input.as_fd(), output: output.as_fd(), server: parent.descriptors().0 };
     let idle = server::idle_timeout(config).saturating_add(SLACK);
-    let result = relay(ends, (to_server, to_client), idle, config.daemon_timeout.0);
+    let result = relay(ends, waiting, idle, config.daemon_timeout.0, &mut |from_client, octets| {
+        if from_client { client.heard(octets) } else { client.said(octets) }
+    });
     // The parent is done, or must hear that the client is.
     drop(parent);
     match result {
