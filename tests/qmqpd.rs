@@ -1,0 +1,104 @@
+//! qmqpd from the outside: its transcripts, and what only a real socket shows.
+
+mod common;
+
+use common::{Scratch, feed, transcript};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Stdio};
+
+#[test]
+fn transcripts() {
+    transcript::play_all("qmqpd", 30);
+}
+
+/// qmqpd on an inet socket, and the client's end of it.
+fn on_socket(scratch: &Scratch) -> (Child, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let client = TcpStream::connect(listener.local_addr().expect("its number")).expect("a connection");
+    let server = OwnedFd::from(listener.accept().expect("a client").0);
+    let mut command = scratch.command("qmqpd");
+    command.stdin(Stdio::from(server.try_clone().expect("a descriptor"))).stdout(Stdio::from(server));
+    let child = command.stderr(Stdio::piped()).spawn().expect("qmqpd");
+    (child, client)
+}
+
+fn package(content: &[u8]) -> Vec<u8> {
+    let mut inside = Vec::new();
+    for part in [content, b"alice@client.example", b"bob@mx.example"] {
+        doorpost::wire::netstring::put(&mut inside, part);
+    }
+    let mut whole = Vec::new();
+    doorpost::wire::netstring::put(&mut whole, &inside);
+    whole
+}
+
+fn log_of(child: Child) -> String {
+    let output = child.wait_with_output().expect("the end of qmqpd");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr).expect("printable records")
+}
+
+#[test]
+fn the_peer_of_the_socket_is_the_client_whatever_the_environment_says() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = 192.0.2.1, stdin");
+    let (child, mut client) = on_socket(&scratch);
+    client.write_all(&package(b"x\n")).expect("sent");
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).expect("a reply");
+    assert_eq!(reply, "50:DError: you are not authorized to use this service,");
+    assert!(log_of(child).contains("client=127.0.0.1 "));
+    assert!(scratch.queued().is_empty());
+}
+
+#[test]
+fn a_refusal_before_the_client_has_sent_all_is_not_lost() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = 127.0.0.0/8\nmessage_size_limit = 1000");
+    let (child, mut client) = on_socket(&scratch);
+    let mut reply = String::new();
+    // Far more than the buffers of both ends hold would block; this much is in them, unread, when the reply comes.
+    client.write_all(&package(&[b'x'; 100_000])).expect("sent");
+    client.shutdown(Shutdown::Write).expect("half-closed");
+    client.read_to_string(&mut reply).expect("no reset");
+    assert_eq!(reply, "25:DError: message too large,");
+    log_of(child);
+}
+
+#[test]
+fn a_message_of_the_largest_size_is_queued_octet_for_octet() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = 127.0.0.0/8");
+    let content: Vec<u8> = (0..9_000_000_u32).map(|number| number.to_le_bytes()[(number % 3) as usize]).collect();
+    let (child, mut client) = on_socket(&scratch);
+    client.write_all(&package(&content)).expect("sent");
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).expect("a reply");
+    assert!(reply.contains(":KOk: queued as "), "{reply}");
+    log_of(child);
+    let queued = scratch.queued();
+    assert_eq!(queued.len(), 1);
+    assert!(queued[0].content() == content, "the content differs");
+}
+
+#[test]
+fn a_client_gone_at_any_octet_leaves_nothing_and_a_clean_log() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = stdin");
+    let whole = package(b"Subject: x\n\nhello\n");
+    for length in 0..whole.len() {
+        let output = feed(&mut scratch.command("qmqpd"), &whole[..length]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(output.stdout, b"");
+        let log = String::from_utf8(output.stderr).expect("printable records");
+        assert!(log.contains("lost connection while receiving "), "{log}");
+        assert!(!log.contains("error") && !log.contains("warning"), "{log}");
+    }
+    assert!(scratch.queued().is_empty());
+}
+
+#[test]
+fn wrong_arguments_are_a_usage_error_and_a_temporary_failure_for_the_client() {
+    let scratch = Scratch::new();
+    let output = scratch.run("qmqpd", &["--no-such-option"], b"");
+    assert_eq!(output.status.code(), Some(64));
+    assert!(output.stdout.starts_with(b"34:Z") || output.stdout.windows(2).any(|pair| pair == b":Z"), "{output:?}");
+}
