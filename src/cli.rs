@@ -25,8 +25,10 @@ impl Common {
     pub fn arguments(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();
         if let Some(folder) = &self.config {
+            // That program may run in another folder.
+            let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
             arguments.push("--config".into());
-            arguments.push(folder.into());
+            arguments.push(absolute.into());
         }
         for setting in &self.overrides {
             arguments.push("-o".into());
@@ -50,4 +52,20 @@ pub fn parse<Args: Parser + Default>() -> Result<Args, Error> {
         let _ = problem.print();
         std::process::exit(0)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_program_gets_the_same_configuration_wherever_it_runs() {
+        let overrides = vec!["a=1".to_owned(), "{ b = 2 }".to_owned()];
+        let common = Common { config: Some("conf".into()), overrides, show_config: Some("all".to_owned()) };
+        let folder = std::env::current_dir().unwrap().join("conf").into_os_string();
+        let expected: [OsString; 6] =
+            ["--config".into(), folder, "-o".into(), "a=1".into(), "-o".into(), "{ b = 2 }".into()];
+        assert_eq!(common.arguments(), expected);
+        assert_eq!(Common::default().arguments(), [] as [OsString; 0]);
+    }
 }
