@@ -92,6 +92,18 @@ pub fn check_file(config: &Config) -> Result<(), Error> {
     })
 }
 
+/// Whether a process of user `uid` may write every mailbox there is: a passwd-file without other uids. Those of the
+/// system's users belong to many.
+pub fn all_belong_to(config: &Config, uid: u32) -> bool {
+    let UserSource::PasswdFile(path) = &config.users else { return false };
+    let mut all = true;
+    let read = passwd_file::read(path, |record| {
+        all = all && record.owner.is_none_or(|(owner, _)| owner == uid);
+        Ok(())
+    });
+    read.is_ok() && all
+}
+
 /// What a passwd-file that cannot be read is: a wrong configuration, if it is not there or not for us.
 pub(crate) fn unreadable(config: &Config, parameter: &str, path: &Path, error: &std::io::Error) -> Error {
     use std::io::ErrorKind;

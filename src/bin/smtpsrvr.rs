@@ -77,7 +77,7 @@ fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, E
     let finicky = args.finicky || started_as("rsmtpsrvr");
     let peer = Peer::of_stdio(args.remotehost.as_deref(), args.localhost.as_deref());
     let site = Here::new(channels, &peer, &only, finicky, &config.myhostname)?;
-    let settings = Settings::new(config, args.localhost.as_deref(), finicky);
+    let settings = Settings::new(config, &peer, args.localhost.as_deref(), finicky);
     let mut stream = Recorder::new(connection(config.daemon_timeout.0)?, record_file(args), &recorded(args));
     let ended = server::serve(&mut stream, &mut submit, &site, &settings);
     stream.end(exit::code(&ended));
@@ -101,6 +101,7 @@ fn recorded(args: &Args) -> record::Head {
 }
 
 fn refuse() {
+    accept::meet_client();
     if let Ok(mut stream) = connection(Duration::from_secs(60)) {
         server::refuse(&mut stream);
     }

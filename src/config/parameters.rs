@@ -88,6 +88,7 @@ parameters! {
     smtpd_hard_error_limit: u32 = "20", "errors after which an SMTP session is ended";
     smtpd_junk_command_limit: u32 = "100", "commands of an SMTP session that move no mail (HELO, NOOP, RSET, VRFY ...) before each more is an error";
     smtpd_min_data_rate: u64 = "500", "octets a second that an SMTP client must send of a message, over each smtpd_timeout; 0: any";
+    smtpd_forbid_unauth_pipelining: bool = "no", "close SMTP connections over the network whose client does not wait where RFC 2920 says it must";
     qmqpd_timeout: Seconds = "300s", "how long a QMQP client may be silent";
     qmqpd_authorized_clients: PatternList = "", "who may use QMQP; empty: nobody";
     qmqpd_error_delay: Seconds = "1s", "pause before a negative QMQP reply";

@@ -197,7 +197,7 @@ fn header_of(octets: &[u8]) -> &[u8] {
 /// A time as RFC 5322 section 3.3 writes it, in the zone of this machine.
 fn date(time: SystemTime) -> String {
     let unix = time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0));
-    crate::message::trace::date(unix, sys::offset_from_utc(unix))
+    crate::message::date::date(unix, sys::offset_from_utc(unix))
 }
 
 #[cfg(test)]

@@ -38,6 +38,15 @@ pub fn serve(config: &Config, mut session: impl FnMut() -> Result<Ended, Error>)
     Ok(Ended::Done)
 }
 
+/// For a program that can serve nobody, before it says so: if 0 (or 3 under LISTEN_FDS) is a listening socket, puts the
+/// client that waits there on 0 and 1. Else does nothing.
+pub fn meet_client() {
+    let waiting = |listener: &Listener| listener.accept().ok().flatten();
+    if let Some(connection) = listeners().ok().and_then(|listeners| listeners.iter().find_map(waiting)) {
+        let _ = put_on_stdio(&connection);
+    }
+}
+
 fn broken(error: io::Error) -> Error {
     Error::Temporary(format!("accept loop: {error}"))
 }

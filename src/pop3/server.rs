@@ -16,6 +16,7 @@ use crate::exit::{self, Ended, Error};
 use crate::logging;
 use crate::lookup::Lookup;
 use crate::mailbox::{self, Maildrop, maildir::Maildir};
+use crate::net::accept;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
 use crate::privilege;
@@ -68,6 +69,7 @@ fn serve_alone(config: &Config, peer: &Peer, stream: impl Stream) -> Result<Ende
 
 /// Tells a client on standard output that there is no service, and why it is no use, or of use, to come again.
 pub fn refuse(error: &Error) {
+    accept::meet_client();
     if let Ok(connection) = Connection::from_stdio(LAST_WORDS) {
         Dialogue::new(connection, LAST_WORDS).close(&Reply::from(error));
     }

@@ -43,6 +43,20 @@ pub enum Command {
     Stranger,
 }
 
+impl Command {
+    /// Whether a client must wait for the reply before it sends more (RFC 2920 section 3.1). QUIT is one of these too, but
+    /// what follows it is not read anyway.
+    pub fn must_be_last(&self) -> bool {
+        match self {
+            Command::Ehlo(_) | Command::Helo(_) | Command::Data | Command::Vrfy(_) | Command::Expn | Command::Noop => {
+                true
+            }
+            Command::Mail { .. } | Command::Rcpt(_) | Command::Rset | Command::Help | Command::Quit => false,
+            Command::NotImplemented | Command::Bdat | Command::Stranger => false,
+        }
+    }
+}
+
 /// Why a line is not a command. `reply.rs` has the words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {

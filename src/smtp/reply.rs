@@ -69,6 +69,8 @@ impl Reply {
     /// A CR or LF alone in a message; the connection is closed.
     pub const BARE_LINE_END_IN_MESSAGE: Reply =
         fixed(550, "5.6.11", "<CR> or <LF> alone in the message, closing the connection");
+    /// The client sent more than it may before it had the reply; the connection is closed.
+    pub const EARLY: Reply = fixed(554, "5.5.0", "You did not wait for the reply, closing the connection");
     /// Our own trouble, whatever it is.
     pub const TROUBLE: Reply = fixed(451, "4.3.0", "Trouble here, try again later");
     /// We cannot go on at all; the connection is closed.
@@ -269,6 +271,7 @@ mod tests {
             R::CANNOT_TELL_YET,
             R::NOT_LISTED,
             R::NO_CHANNEL,
+            R::EARLY,
         ];
         all.push(R::greeting("mx.example"));
         all.push(R::hello("mx.example"));

@@ -4,7 +4,7 @@
 //! Memory does not depend on what the client sends: an input buffer, a line of bounded length, and a piece of the
 //! message on its way to submit.
 
-use super::command;
+use super::command::{self, Command};
 use super::reply::Reply;
 use super::session::{self, Session, Step};
 use super::site::Site;
@@ -15,6 +15,7 @@ use crate::lookup::Lookup;
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::Client;
 use crate::net::connection::{Fault, Stream};
+use crate::net::peer::Peer;
 use crate::submit::{Introduction, Outcome, Policy, Submit, Verdict};
 use crate::wire::dot::{Text, Unstuffer};
 use crate::wire::line::{Line, LineEnd, LineReader};
@@ -40,13 +41,15 @@ pub struct Settings {
     pub line_length_limit: usize,
     /// Whether every "never" is said as "later".
     pub soft_bounce: bool,
+    /// Whether a client that does not wait where it must is turned away. Not for pipes, which cannot wait.
+    pub forbid_early: bool,
     /// Whether a client that no channel lists is turned away before the greeting.
     pub finicky: bool,
 }
 
 impl Settings {
     /// What the configuration says; `hostname` replaces myhostname.
-    pub fn new(config: &Config, hostname: Option<&str>, finicky: bool) -> Settings {
+    pub fn new(config: &Config, peer: &Peer, hostname: Option<&str>, finicky: bool) -> Settings {
         Settings {
             session: session::Settings {
                 hostname: hostname.unwrap_or(&config.myhostname).to_owned(),
@@ -59,6 +62,7 @@ impl Settings {
             min_data_rate: config.smtpd_min_data_rate,
             line_length_limit: usize::try_from(config.line_length_limit).unwrap_or(usize::MAX),
             soft_bounce: config.soft_bounce,
+            forbid_early: config.smtpd_forbid_unauth_pipelining && peer.on_inet_socket,
             finicky,
         }
     }
@@ -123,7 +127,7 @@ struct Server<'a, S, M, W> {
 
 /// A line of input, or the lack of one.
 enum Input {
-    Command(Result<command::Command, command::Fault>),
+    Command(Result<Command, command::Fault>),
     TooLong,
     BareLineEnd,
     End,
@@ -151,6 +155,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         self.say(self.session.greeting());
         loop {
             let step = match self.next_line()? {
+                Input::Command(Ok(command)) if self.is_early(&command) => Step::Refuse(Reply::EARLY),
                 Input::Command(Ok(command)) => self.session.command(command),
                 Input::Command(Err(fault)) => self.session.mistake(fault),
                 Input::TooLong => Step::Say(Reply::LINE_TOO_LONG),
@@ -167,6 +172,10 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                 self.flush()?;
             }
         }
+    }
+
+    fn is_early(&self, command: &Command) -> bool {
+        self.settings.forbid_early && self.start < self.end && command.must_be_last()
     }
 
     fn act(&mut self, step: Step) -> Result<Option<Ended>, Fault> {
@@ -410,7 +419,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             }
             // A TLS handshake need not have a line end, and its client would wait for an answer.
             if !self.lines.in_line() && command::is_tls(self.input[self.start]) {
-                return Ok(Input::Command(Ok(command::Command::Stranger)));
+                return Ok(Input::Command(Ok(Command::Stranger)));
             }
             let (taken, line) = self.lines.push(&self.input[self.start..self.end]);
             self.start += taken;

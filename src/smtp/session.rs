@@ -20,7 +20,7 @@ pub struct Settings {
     pub message_size_limit: u64,
     /// Most recipients of a message.
     pub recipient_limit: u32,
-    /// Mistakes after which the session ends; 0: no limit.
+    /// Mistakes after which the session ends; at least 1.
     pub error_limit: u32,
     /// Commands that move no mail, after which each one more is a mistake.
     pub junk_limit: u32,
@@ -177,7 +177,7 @@ impl Session {
 
     /// Whether there were too many mistakes.
     pub fn is_worn_out(&self) -> bool {
-        self.settings.error_limit > 0 && self.errors >= self.settings.error_limit
+        self.errors >= self.settings.error_limit
     }
 
     /// Whether a message of so many octets is too large.

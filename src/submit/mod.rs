@@ -3,8 +3,10 @@
 
 pub mod client;
 pub mod frames;
+pub mod local;
 pub mod server;
 pub mod verify;
+pub mod wake;
 
 use crate::exit::Error;
 use crate::message::path::{Address, ReversePath};

@@ -1,1 +1,322 @@
 //! submit's end: one client after another, never two on one connection; end of input abandons.
+//!
+//! A [`Receiver`] makes messages of what it is told and is [`Submit`] itself, so the command line uses it as the
+//! servers use submit. [`serve`] reads requests off a socket and hands them to one.
+
+use super::frames::{FrameReader, Reply, Request};
+use super::{Introduction, Outcome, Refusal, Submit, Verdict, verify, wake};
+use crate::channel::Channels;
+use crate::cli::Common;
+use crate::config::Config;
+use crate::exit::{Ended, Error};
+use crate::logging::clean;
+use crate::message::date::date;
+use crate::message::path::{Address, ReversePath};
+use crate::message::trace::{HopCounter, Received};
+use crate::queue::{self, Draft, Head, Queue};
+use crate::{privilege, sys};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::unistd::geteuid;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Makes messages of what one client hands in.
+#[derive(Debug)]
+pub struct Receiver<'a> {
+    config: &'a Config,
+    common: &'a Common,
+    channels: Channels,
+    queue: Queue,
+    introduction: Option<Introduction>,
+    message: Message,
+}
+
+/// The message at hand.
+#[derive(Debug, Default)]
+struct Message {
+    reverse_path: Option<ReversePath>,
+    /// From the first recipient or octet of content on.
+    draft: Option<Draft>,
+    hops: HopCounter,
+    recipients: u32,
+    first_recipient: Option<Address>,
+    content_has_begun: bool,
+    content_has_ended: bool,
+    /// Why it will not be taken; told at the end, so that whoever sends can finish.
+    refusal: Option<Refusal>,
+}
+
+impl<'a> Receiver<'a> {
+    /// One that writes into the queue of a configuration.
+    pub fn new(config: &'a Config, common: &'a Common) -> Result<Receiver<'a>, Error> {
+        sys::ignore_file_size_signal();
+        let queue = Queue::open(&config.queue_directory)?;
+        let channels = Channels::load(config)?;
+        Ok(Receiver { config, common, channels, queue, introduction: None, message: Message::default() })
+    }
+
+    /// Tells whoever delivers that there is something to deliver.
+    pub fn wake(&self) {
+        wake::wake(self.config, self.common, &self.queue);
+    }
+
+    /// Who hands mail in; without an introduction nobody is trusted with anything.
+    fn introduction(&self) -> Result<&Introduction, Error> {
+        self.introduction.as_ref().ok_or_else(|| Error::Connection("a message without an introduction".to_owned()))
+    }
+
+    fn judge(&self, address: &Address) -> Result<Verdict, Error> {
+        let introduction = self.introduction()?;
+        Ok(verify::judge(self.config, &self.channels, &introduction.channel, introduction.policy, address))
+    }
+
+    /// Does something with the draft, which it begins if need be. Trouble ends the draft and is kept for the end; only
+    /// `TooMany` leaves what is there as it is.
+    fn write(&mut self, act: impl FnOnce(&mut Draft) -> Result<(), queue::Error>) -> Result<(), TooMany> {
+        if self.message.refusal.is_some() {
+            return Ok(());
+        }
+        let mut draft = match self.message.draft.take().map_or_else(|| self.queue.begin(), Ok) {
+            Ok(draft) => draft,
+            Err(error) => return self.give_up(&error),
+        };
+        let limit = self.config.message_size_limit;
+        match act(&mut draft) {
+            Ok(()) if limit > 0 && draft.size() > limit => self.message.refusal = Some(Refusal::TooLarge),
+            Ok(()) => self.message.draft = Some(draft),
+            Err(queue::Error::TooMany) => {
+                self.message.draft = Some(draft);
+                return Err(TooMany);
+            }
+            Err(error) => return self.give_up(&error),
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self, error: &queue::Error) -> Result<(), TooMany> {
+        self.message.refusal = Some(refusal(error));
+        Ok(())
+    }
+
+    fn end_content(&mut self) -> Result<(), TooMany> {
+        if !self.message.content_has_begun || self.message.content_has_ended {
+            return Ok(());
+        }
+        self.message.content_has_ended = true;
+        self.write(Draft::end_content)
+    }
+
+    /// The message, if there is one to put on disk.
+    fn finished(&mut self) -> Result<(Draft, Head), Refusal> {
+        let message = std::mem::take(&mut self.message);
+        if let Some(refusal) = message.refusal {
+            return Err(refusal);
+        }
+        if message.recipients == 0 {
+            return Err(Refusal::NoRecipients);
+        }
+        // Ours counts too.
+        if message.hops.hops() + 1 >= self.config.hopcount_limit {
+            return Err(Refusal::TooManyHops);
+        }
+        let (Some(draft), Some(reverse_path), Some(introduction)) =
+            (message.draft, message.reverse_path, &self.introduction)
+        else {
+            return Err(Refusal::Trouble);
+        };
+        let trace = Received {
+            client: &introduction.client,
+            protocol: introduction.protocol,
+            by: &self.config.myhostname,
+            id: draft.id().as_str(),
+            only_recipient: message.first_recipient.as_ref().filter(|_| message.recipients == 1),
+            date: &now(),
+        }
+        .field();
+        let head = Head { reverse_path, trace, channel: introduction.channel.clone() };
+        let envelope = head.reverse_path.as_bytes().len() + head.channel.len();
+        let limit = self.config.message_size_limit;
+        if limit > 0 && draft.size() + envelope as u64 > limit {
+            return Err(Refusal::TooLarge);
+        }
+        Ok((draft, head))
+    }
+
+    fn put_on_disk(&mut self) -> Result<String, Refusal> {
+        let recipients = self.message.recipients;
+        let (draft, head) = self.finished()?;
+        let size = draft.size();
+        match draft.commit(&head) {
+            Ok(id) => {
+                let from = clean(head.reverse_path.to_string().as_bytes(), 300);
+                let client = self.introduction.as_ref().map_or("", |introduction| &introduction.client.address);
+                let (client, channel) = (clean(client.as_bytes(), 100), clean(head.channel.as_bytes(), 100));
+                log::info!(
+                    "queued id={id} from={from} nrcpt={recipients} size={size} client={client} channel={channel}"
+                );
+                Ok(id.to_string())
+            }
+            Err(error) => Err(refusal(&error)),
+        }
+    }
+}
+
+/// No more recipients fit.
+struct TooMany;
+
+impl Submit for Receiver<'_> {
+    fn introduce(&mut self, introduction: &Introduction) -> Result<(), Error> {
+        self.introduction = Some(introduction.clone());
+        Ok(())
+    }
+
+    fn verify(&mut self, address: &Address) -> Result<Verdict, Error> {
+        self.judge(address)
+    }
+
+    fn reverse_path(&mut self, path: &ReversePath) -> Result<(), Error> {
+        self.introduction()?;
+        // Behind the content (QMQP) it belongs to that; a second one begins another message.
+        if self.message.reverse_path.is_some() {
+            self.reset()?;
+        }
+        self.message.reverse_path = Some(path.clone());
+        let _ = self.end_content();
+        Ok(())
+    }
+
+    fn recipient(&mut self, address: &Address) -> Result<Verdict, Error> {
+        let verdict = self.judge(address)?;
+        if verdict != Verdict::Accepted {
+            return Ok(verdict);
+        }
+        let complete = address.or_at(&self.config.myhostname);
+        if self.end_content().and_then(|()| self.write(|draft| draft.recipient(&complete))).is_err() {
+            return Ok(Verdict::TooMany);
+        }
+        self.message.recipients = self.message.recipients.saturating_add(1);
+        self.message.first_recipient.get_or_insert(complete);
+        Ok(verdict)
+    }
+
+    fn content(&mut self, octets: &[u8]) -> Result<(), Error> {
+        if self.message.content_has_ended {
+            return Err(Error::Connection("content behind its end".to_owned()));
+        }
+        self.message.content_has_begun = true;
+        self.message.hops.push(octets);
+        let _ = self.write(|draft| draft.content(octets));
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<Outcome, Error> {
+        self.introduction()?;
+        Ok(match self.put_on_disk() {
+            Ok(id) => Outcome::Queued(id),
+            Err(refusal) => {
+                log::info!("not queued reason={refusal:?}");
+                Outcome::Refused(refusal)
+            }
+        })
+    }
+
+    fn reset(&mut self) -> Result<(), Error> {
+        self.message = Message::default();
+        Ok(())
+    }
+}
+
+/// Serves one client on a unix socket until its end.
+///
+/// Whoever may speak here may put anything into the queue, so the other end must be one of ours, by the kernel's word:
+/// this process's user, root, `mail_owner` or `net_owner`. Of an inet socket the kernel cannot say that.
+pub fn serve(config: &Config, common: &Common, mut stream: UnixStream) -> Result<Ended, Error> {
+    let broken = |error: io::Error| Error::Connection(format!("connection to submit: {error}"));
+    check_peer(config, &stream)?;
+    // The client may think as long as its own session may last.
+    let patience = config.daemon_timeout.0.max(config.ipc_timeout.0);
+    stream.set_read_timeout(Some(patience)).map_err(broken)?;
+    stream.set_write_timeout(Some(config.ipc_timeout.0)).map_err(broken)?;
+    let mut receiver = Receiver::new(config, common)?;
+    let (mut reader, mut input) = (FrameReader::default(), vec![0; 64 * 1024]);
+    loop {
+        let count = match stream.read(&mut input) {
+            Ok(0) => return Ok(Ended::Done),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Ended::TimedOut),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Ended::HungUp),
+            Err(error) => return Err(broken(error)),
+        };
+        let mut rest = &input[..count];
+        while !rest.is_empty() {
+            let (taken, payload) = reader.push(rest).map_err(|_| nonsense())?;
+            rest = &rest[taken..];
+            let Some(payload) = payload else { continue };
+            let reply = obey(&mut receiver, &Request::decode(payload).map_err(|_| nonsense())?)?;
+            let Some(reply) = reply else { continue };
+            let mut out = Vec::new();
+            reply.put(&mut out);
+            let sent = stream.write_all(&out);
+            if matches!(reply, Reply::Outcome(Outcome::Queued(_))) {
+                // Behind the answer: the client need not wait for it.
+                receiver.wake();
+            }
+            if let Err(error) = sent {
+                log::info!("the client left before it had its answer: {error}");
+                return Ok(Ended::HungUp);
+            }
+        }
+    }
+}
+
+fn check_peer(config: &Config, stream: &UnixStream) -> Result<(), Error> {
+    let refused = |who: &str| Error::Permission(format!("{who} may not speak to submit"));
+    let credentials = getsockopt(stream, PeerCredentials).map_err(|_| refused("who is on no unix socket"))?;
+    let uid = credentials.uid();
+    if uid == 0 || uid == geteuid().as_raw() {
+        return Ok(());
+    }
+    for (name, parameter) in [(&config.mail_owner, "mail_owner"), (&config.net_owner, "net_owner")] {
+        if !name.is_empty() && privilege::named(name, parameter).is_ok_and(|user| user.uid.as_raw() == uid) {
+            return Ok(());
+        }
+    }
+    Err(refused(&format!("uid {uid}")))
+}
+
+fn obey(receiver: &mut Receiver<'_>, request: &Request<'_>) -> Result<Option<Reply>, Error> {
+    match request {
+        Request::Introduce(introduction) => receiver.introduce(introduction).map(|()| None),
+        Request::Verify(address) => receiver.verify(address).map(Reply::Verdict).map(Some),
+        Request::ReversePath(path) => receiver.reverse_path(path).map(|()| None),
+        Request::Recipient(address) => receiver.recipient(address).map(Reply::Verdict).map(Some),
+        Request::Content(octets) => receiver.content(octets).map(|()| None),
+        Request::Commit => receiver.commit().map(Reply::Outcome).map(Some),
+        Request::Reset => receiver.reset().map(|()| None),
+    }
+}
+
+fn nonsense() -> Error {
+    Error::Connection("what came is no request to submit".to_owned())
+}
+
+/// What the client is told of trouble in the queue; the log has the rest.
+fn refusal(error: &queue::Error) -> Refusal {
+    log::error!("queue: {error}");
+    match error {
+        queue::Error::Full => Refusal::NoRoom,
+        queue::Error::TooMany | queue::Error::Io(_) => Refusal::Trouble,
+    }
+}
+
+fn now() -> String {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+    let time = i64::try_from(time).unwrap_or(i64::MAX);
+    date(time, sys::offset_from_utc(time))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,230 @@
 //! May this recipient? The one oracle that RCPT, VRFY, checkaddr and deliver share.
+//!
+//! An address without a domain is completed with `myhostname`; the domain gives the channel by which mail leaves; the
+//! channel it came in on says whether it may; and where mail ends in a mailbox here, its user must exist.
+
+use super::{Policy, Verdict};
+use crate::channel::{Channel, Channels, Transport};
+use crate::config::Config;
+use crate::config::value::UserSource;
+use crate::lookup::Lookup;
+use crate::message::path::Address;
+use crate::users::{self, User};
+
+/// Longest domain (RFC 5321 section 4.5.3.1.2).
+const LONGEST_DOMAIN: usize = 255;
+
+/// System users below this run services and read no mail (login.defs(5), UID_MIN).
+const FIRST_PERSON: u32 = 1000;
+
+/// Judges an address whose mail came in on channel `from`.
+pub fn judge(config: &Config, channels: &Channels, from: &str, policy: Policy, address: &Address) -> Verdict {
+    if !is_usable(address) {
+        return Verdict::BadAddress;
+    }
+    if policy == Policy::Anywhere {
+        return Verdict::Accepted;
+    }
+    let address = address.or_at(&config.myhostname);
+    let channel = match outgoing(channels, &address) {
+        Lookup::Yes(channel) => channel,
+        Lookup::No => return Verdict::UnknownHost,
+        Lookup::CannotTell(why) => return cannot_tell(&address, &why),
+    };
+    if !channels.may_go(from, channel) {
+        return Verdict::NotAllowed;
+    }
+    if channel.transport != Transport::Mailbox {
+        return Verdict::Accepted;
+    }
+    match local_user(config, &address) {
+        Lookup::Yes(_) => Verdict::Accepted,
+        Lookup::No => Verdict::UnknownUser,
+        Lookup::CannotTell(why) => cannot_tell(&address, &why),
+    }
+}
+
+/// The channel by which mail for an address, completed already, leaves.
+pub fn outgoing<'a>(channels: &'a Channels, address: &Address) -> Lookup<&'a Channel> {
+    match channels.outgoing(address.domain().unwrap_or_default()) {
+        // A channel by which nothing leaves is no way to a host.
+        Lookup::Yes(channel) if channel.transport == Transport::None => Lookup::No,
+        found => found,
+    }
+}
+
+/// The user in whose mailbox mail for a local address ends: of a passwd-file whoever is listed under the whole address,
+/// else under its local part.
+pub fn local_user(config: &Config, address: &Address) -> Lookup<User> {
+    let found = match &config.users {
+        UserSource::System => users::find(config, address.local_part()),
+        UserSource::PasswdFile(_) => match users::find(config, address.as_bytes()) {
+            Lookup::No => users::find(config, address.local_part()),
+            found => found,
+        },
+    };
+    match found {
+        Lookup::Yes(user) if !may_receive(config, &user) => Lookup::No,
+        found => found,
+    }
+}
+
+/// root never receives mail, for no process of ours writes as root; nor do the system's service users.
+fn may_receive(config: &Config, user: &User) -> bool {
+    match (&config.users, user.owner) {
+        (_, Some((0, _))) => false,
+        (UserSource::System, Some((uid, _))) => uid >= FIRST_PERSON,
+        (UserSource::System, None) => false,
+        (UserSource::PasswdFile(_), _) => true,
+    }
+}
+
+/// Whether octets in internal form can be an address at all. QMQP hands in anything.
+fn is_usable(address: &Address) -> bool {
+    let local = address.local_part();
+    if local.is_empty() || address.as_bytes().iter().any(u8::is_ascii_control) {
+        return false;
+    }
+    let Some(domain) = address.domain() else { return true };
+    let literal = domain.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
+    let is_name = |label: &[u8]| {
+        let fits = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | 0x80..);
+        !label.is_empty() && label.iter().all(fits)
+    };
+    domain.len() <= LONGEST_DOMAIN
+        && std::str::from_utf8(domain).is_ok()
+        && match literal {
+            Some(literal) => is_literal(literal),
+            None => domain.split(|octet| *octet == b'.').all(is_name),
+        }
+}
+
+/// What stands in the brackets of an address literal (RFC 5321 section 4.1.3).
+fn is_literal(text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else { return false };
+    match text.get(..5) {
+        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => text[5..].parse::<std::net::Ipv6Addr>().is_ok(),
+        _ => text.parse::<std::net::Ipv4Addr>().is_ok(),
+    }
+}
+
+fn cannot_tell(address: &Address, why: &str) -> Verdict {
+    log::warn!("verify address=<{address}> cannot tell: {why}");
+    Verdict::CannotTell
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn address(text: &str) -> Address {
+        Address::from_internal(text.as_bytes()).unwrap()
+    }
+
+    /// Judges by a channels file of three lines and a passwd-file.
+    fn judged(folder: &Path, from: &str, to: &str) -> Verdict {
+        let file = |name: &str| folder.join(name).display().to_string();
+        let (channels, users) = (file("channels"), format!("passwd-file:{}", file("passwd")));
+        let config = Config::with(&[("myhostname", "mx.example"), ("channels", &channels), ("users", &users)]);
+        let channels = Channels::load(&config).unwrap();
+        judge(&config, &channels, from, Policy::Channels, &address(to))
+    }
+
+    fn site() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let channels = "local 127.0.0.0/8 $myhostname,other.example mailbox: *\n\
+                        partner 192.0.2.0/24 example.net smtp: local\n\
+                        inet * - - local\n";
+        std::fs::write(folder.path().join("channels"), channels).unwrap();
+        let users = "alice:{PLAIN}x::::/home/alice\npostmaster:{PLAIN}x::::/home/alice\n\
+                     carol@other.example:{PLAIN}x::::/home/carol\nroot:{PLAIN}x:0:0::/root\n";
+        std::fs::write(folder.path().join("passwd"), users).unwrap();
+        folder
+    }
+
+    #[test]
+    fn users_are_taken_and_others_are_not() {
+        let site = site();
+        let verdict = |to| judged(site.path(), "inet", to);
+        assert_eq!(verdict("alice@mx.example"), Verdict::Accepted);
+        assert_eq!(verdict("Alice@MX.example"), Verdict::Accepted);
+        assert_eq!(verdict("bob@mx.example"), Verdict::UnknownUser);
+        assert_eq!(verdict("postmaster"), Verdict::Accepted);
+        assert_eq!(verdict("PostMaster@other.example"), Verdict::Accepted);
+        assert_eq!(verdict("carol@other.example"), Verdict::Accepted);
+        assert_eq!(verdict("carol@mx.example"), Verdict::UnknownUser);
+        assert_eq!(verdict("root@mx.example"), Verdict::UnknownUser);
+    }
+
+    #[test]
+    fn mail_goes_where_the_channel_it_came_in_on_allows() {
+        let site = site();
+        let verdict = |from, to| judged(site.path(), from, to);
+        assert_eq!(verdict("local", "x@example.net"), Verdict::Accepted);
+        assert_eq!(verdict("inet", "x@example.net"), Verdict::NotAllowed);
+        assert_eq!(verdict("partner", "alice@mx.example"), Verdict::Accepted);
+        assert_eq!(verdict("local", "x@unlisted.example"), Verdict::UnknownHost);
+    }
+
+    /// RFC 5321 section 3.6.1: a route in a local part is no route of ours.
+    #[test]
+    fn relay_tricks_are_refused() {
+        let site = site();
+        for trick in
+            ["x%example.net@mx.example", "x@example.net@mx.example", "example.net!x@mx.example", "x%example.net"]
+        {
+            assert_eq!(judged(site.path(), "inet", trick), Verdict::UnknownUser, "{trick}");
+        }
+        assert_eq!(judged(site.path(), "inet", "alice@mx.example@example.net"), Verdict::NotAllowed);
+        assert_eq!(judged(site.path(), "inet", "x@[192.0.2.1]"), Verdict::UnknownHost);
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_so() {
+        let site = site();
+        for wrong in [
+            "@mx.example",
+            "a@",
+            "a@b..c",
+            "a@mx.example.",
+            "a@[x]",
+            "a@[IPv6:1]",
+            "a\t@mx.example",
+            "a@b c",
+            "a@b\x7f",
+        ] {
+            assert_eq!(judged(site.path(), "inet", wrong), Verdict::BadAddress, "{wrong:?}");
+        }
+        let long = format!("a@{}", "x".repeat(256));
+        assert_eq!(judged(site.path(), "inet", &long), Verdict::BadAddress);
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_is_no_refusal_for_good() {
+        let site = site();
+        std::fs::remove_file(site.path().join("passwd")).unwrap();
+        assert_eq!(judged(site.path(), "inet", "alice@mx.example"), Verdict::CannotTell);
+    }
+
+    #[test]
+    fn of_the_systems_users_only_people_receive() {
+        let config = Config::with(&[("myhostname", "mx.example"), ("channels", "/nonexistent"), ("users", "system")]);
+        let channels = Channels::load(&config).unwrap();
+        for service in ["root", "daemon@mx.example"] {
+            let verdict = judge(&config, &channels, "smtp", Policy::Channels, &address(service));
+            assert_eq!(verdict, Verdict::UnknownUser, "{service}");
+        }
+    }
+
+    #[test]
+    fn under_the_policy_anywhere_all_that_is_an_address_is_taken() {
+        let config = Config::with(&[("channels", "/nonexistent")]);
+        let channels = Channels(Vec::new());
+        let verdict = |to: &str| judge(&config, &channels, "x", Policy::Anywhere, &address(to));
+        assert_eq!(verdict("nobody-knows@unlisted.example"), Verdict::Accepted);
+        assert_eq!(verdict("b c@[192.0.2.1]"), Verdict::Accepted);
+        assert_eq!(verdict("a@[IPv6:2001:db8::1]"), Verdict::Accepted);
+        assert_eq!(verdict("a@b\u{1}"), Verdict::BadAddress);
+    }
+}

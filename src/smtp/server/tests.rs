@@ -15,17 +15,21 @@ struct Memory {
     finished: bool,
     /// How many octets the client reads before it is gone.
     reads: usize,
+    /// How often its time was renewed.
+    allowed: usize,
 }
 
 impl Memory {
     fn new(input: &[u8], step: usize) -> Memory {
         let input = input.iter().copied().collect();
-        Memory { input, step, end: Ok(0), output: Vec::new(), sends: 0, finished: false, reads: usize::MAX }
+        Memory { input, step, end: Ok(0), output: Vec::new(), sends: 0, finished: false, reads: usize::MAX, allowed: 0 }
     }
 }
 
 impl Stream for Memory {
-    fn allow(&mut self, _time: Duration) {}
+    fn allow(&mut self, _time: Duration) {
+        self.allowed += 1;
+    }
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
         let count = self.input.len().min(self.step).min(buffer.len());
         if count == 0 {
@@ -149,6 +153,7 @@ fn settings() -> Settings {
         min_data_rate: 500,
         line_length_limit: 2048,
         soft_bounce: false,
+        forbid_early: false,
         finicky: false,
     }
 }
@@ -289,6 +294,19 @@ fn timeouts_are_answered() {
 }
 
 #[test]
+fn time_is_for_a_whole_command_and_for_enough_of_a_message() {
+    // Before the first command, for its reply, and before the end.
+    let allowed =
+        |input: &[u8], step| play_with(Memory::new(input, step), Queue::default(), &here(), &settings()).stream.allowed;
+    let command = [&b"NOOP "[..], &[b'x'; 2000], b"\r\n"].concat();
+    assert_eq!(allowed(&command, 1), allowed(&command, usize::MAX), "no more time for single octets");
+    let message = |size| [&b"MAIL FROM:<>\r\nRCPT TO:<b@mx>\r\nDATA\r\n"[..], &vec![b'x'; size]].concat();
+    // 500 octets a second over 300 s.
+    assert_eq!(allowed(&message(149_000), 100), allowed(&message(1000), 100));
+    assert_eq!(allowed(&message(160_000), 100), allowed(&message(1000), 100) + 1);
+}
+
+#[test]
 fn strangers_are_sent_away_at_their_first_line() {
     for input in [&b"GET / HTTP/1.1\r\nHELO x\r\n"[..], b"\x16\x03\x01\x02\x00\x01no line end", b"Subject: x\r\n\r\n"] {
         let played = play(input);
@@ -345,6 +363,16 @@ fn a_channel_that_cannot_be_told_puts_mail_off_and_none_refuses_it() {
         let played = play_with(input, Queue::default(), &Here(answer), &settings());
         assert_eq!(codes(&played.replies), [220, 250, code, 221]);
     }
+}
+
+#[test]
+fn a_client_that_must_wait_and_does_not_is_turned_away_where_that_is_asked_for() {
+    let settings = Settings { forbid_early: true, ..settings() };
+    let play = |input: &[u8], step| play_with(Memory::new(input, step), Queue::default(), &here(), &settings);
+    assert_eq!(codes(&play(MESSAGE, usize::MAX).replies), [220, 554]);
+    let group = b"MAIL FROM:<>\r\nRCPT TO:<b@mx>\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<b@mx>\r\nDATA\r\n";
+    assert_eq!(codes(&play(group, usize::MAX).replies), [220, 250, 250, 250, 250, 250, 354]);
+    assert_eq!(play(MESSAGE, 1).queue.queued.len(), 1, "octet by octet nothing is seen to be early");
 }
 
 #[test]

@@ -136,16 +136,6 @@ fn commands_that_move_no_mail_become_mistakes() {
 }
 
 #[test]
-fn no_limit_of_mistakes_is_no_limit() {
-    let mut session = session();
-    session.settings.error_limit = 0;
-    for _ in 0..1000 {
-        take(&mut session, "FOO");
-    }
-    assert!(!session.is_worn_out());
-}
-
-#[test]
 fn the_phase_says_what_was_waited_for() {
     for (lines, phase) in [
         (&[][..], "waiting for EHLO"),
