@@ -284,3 +284,6 @@ pub struct Head {
     /// The channel it came in on.
     pub channel: String,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! The queue as a whole: folders, what is due, waking, ids given by others.
+
+use super::*;
+use std::fs;
+use std::io::Read;
+
+fn queue() -> (tempfile::TempDir, Queue) {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = Queue::open(&folder.path().join("queue")).unwrap();
+    (folder, queue)
+}
+
+fn head() -> Head {
+    Head { reverse_path: ReversePath::NULL, trace: Vec::new(), channel: "local".to_owned() }
+}
+
+fn put(queue: &Queue) -> Id {
+    queue.begin().unwrap().commit(&head()).unwrap()
+}
+
+fn set_time(queue: &Queue, id: &Id, time: SystemTime) {
+    File::options().write(true).open(queue.path_of(id)).unwrap().set_modified(time).unwrap();
+}
+
+#[test]
+fn a_new_queue_is_for_its_owner_alone() {
+    let (_folder, queue) = queue();
+    let id = put(&queue);
+    let path = queue.path_of(&id);
+    for (path, mode) in [(&queue.path, 0o700), (&queue.path.join("message"), 0o700), (&path, 0o600)] {
+        assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, mode, "{}", path.display());
+    }
+    assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o7777, 0o700);
+}
+
+#[test]
+fn a_queue_of_another_or_open_to_all_is_refused() {
+    let (_folder, queue) = queue();
+    fs::set_permissions(&queue.path, Permissions::from_mode(0o707)).unwrap();
+    assert!(matches!(Queue::open(&queue.path), Err(exit::Error::Permission(_))));
+    fs::set_permissions(&queue.path, Permissions::from_mode(0o700)).unwrap();
+    assert!(Queue::open(&queue.path).is_ok());
+    let ours = nix::unistd::geteuid().is_root();
+    if ours {
+        std::os::unix::fs::chown(&queue.path, Some(65534), None).unwrap();
+        assert!(matches!(Queue::open(&queue.path), Err(exit::Error::Permission(_))));
+    } else {
+        assert!(matches!(Queue::open(Path::new("/")), Err(exit::Error::Permission(_))));
+    }
+    assert!(matches!(Queue::open(Path::new("/nonexistent/queue")), Err(exit::Error::Temporary(_))));
+}
+
+/// What a crash between mkdir and fsync leaves: a folder that nobody but root could write to.
+#[test]
+fn a_folder_whose_name_may_not_be_on_disk_is_seen_to() {
+    let (_folder, queue) = queue();
+    let id = Id::new(SystemTime::now());
+    let path = queue.path_of(&id);
+    DirBuilder::new().mode(0o500).create(path.parent().unwrap()).unwrap();
+    queue.begin_as(&id).unwrap().unwrap().commit(&head()).unwrap();
+    assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o7777, 0o700);
+}
+
+#[test]
+fn what_is_due_comes_oldest_first_and_nothing_else() {
+    let (_folder, queue) = queue();
+    let now = SystemTime::now();
+    let minute = Duration::from_secs(60);
+    let [late, early, later, wrong] = [(); 4].map(|()| put(&queue));
+    set_time(&queue, &late, now - minute);
+    set_time(&queue, &early, now - 2 * minute);
+    set_time(&queue, &later, now + minute);
+    // Set while the clock was ten years ahead.
+    set_time(&queue, &wrong, now + Duration::from_secs(3650 * 86_400));
+    fs::write(queue.path.join("message/README"), "x").unwrap();
+    fs::write(queue.path_of(&late).with_file_name("core"), "x").unwrap();
+    assert_eq!(queue.due(now).unwrap(), [early, late, wrong]);
+    assert_eq!(queue.due(now + minute).unwrap(), [early, late, later, wrong]);
+}
+
+#[test]
+fn marks_make_a_message_due_until_it_is_deferred() {
+    let (_folder, queue) = queue();
+    let mut draft = queue.begin().unwrap();
+    draft.recipient(&Address::from_internal(b"bob").unwrap()).unwrap();
+    let id = draft.commit(&head()).unwrap();
+    let hour = SystemTime::now() + Duration::from_secs(3600);
+    let mut message = queue.take(&id).unwrap().unwrap();
+    message.defer_until(hour).unwrap();
+    message.mark(0, RecipientState::Trying, "", true).unwrap();
+    assert_eq!(queue.due(SystemTime::now()).unwrap(), [id]);
+    message.defer_until(hour).unwrap();
+    assert_eq!(queue.due(SystemTime::now()).unwrap(), []);
+}
+
+#[test]
+fn a_given_id_is_written_once() {
+    let (_folder, queue) = queue();
+    let child = put(&queue).child(0);
+    let draft = queue.begin_as(&child).unwrap().unwrap();
+    assert!(queue.begin_as(&child).is_err(), "somebody writes it");
+    drop(draft);
+    queue.begin_as(&child).unwrap().unwrap().commit(&head()).unwrap();
+    assert!(queue.begin_as(&child).unwrap().is_none());
+}
+
+#[test]
+fn what_a_crash_left_of_a_given_id_is_written_again() {
+    let (_folder, queue) = queue();
+    let child = put(&queue).child(0);
+    queue.begin_as(&child).unwrap().unwrap().commit(&head()).unwrap();
+    fs::write(queue.path_of(&child), [0; 3000]).unwrap();
+    queue.begin_as(&child).unwrap().unwrap().commit(&head()).unwrap();
+    assert!(queue.take(&child).unwrap().is_some());
+}
+
+#[test]
+fn waking_finds_out_whether_anybody_reads() {
+    let (_folder, queue) = queue();
+    assert!(!queue.wake());
+    let mut flags = OpenOptions::new();
+    flags.read(true).custom_flags(libc::O_NONBLOCK);
+    let mut reader = flags.open(queue.path.join("trigger")).unwrap();
+    // More than a pipe holds: a full one must neither block nor count as nobody.
+    assert!((0..70_000).all(|_| queue.wake()));
+    assert_eq!(reader.read(&mut [0; 10]).unwrap(), 10);
+    drop(reader);
+    assert!(!queue.wake());
+    fs::remove_file(queue.path.join("trigger")).unwrap();
+    fs::write(queue.path.join("trigger"), "").unwrap();
+    assert!(!queue.wake());
+    assert_eq!(fs::read(queue.path.join("trigger")).unwrap(), b"");
+}
