@@ -76,8 +76,9 @@ fn connection(time: Duration) -> Result<Connection, Error> {
     Connection::from_stdio(time).map_err(|error| Error::Connection(format!("standard input and output: {error}")))
 }
 
-/// The client hears that it is not its fault. (A listening socket takes no reply, and needs none.)
+/// The client hears that it is not its fault.
 fn refuse(error: &Error) {
+    accept::meet_client();
     if let Ok(mut connection) = connection(LONGEST_SESSION) {
         server::refuse(&mut connection, error);
     }
