@@ -68,9 +68,10 @@ fn greeted(client: &mut impl Read) {
     assert!(greeting.starts_with("+OK"), "{greeting:?}");
 }
 
-fn quit(client: &mut (impl Read + Write)) {
+/// Says goodbye and closes; a server waits some seconds for that.
+fn quit(mut client: impl Read + Write) {
     client.write_all(b"QUIT\r\n").unwrap();
-    greeted(client);
+    greeted(&mut client);
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).unwrap();
     assert!(rest.is_empty());
@@ -82,11 +83,11 @@ fn a_listening_socket_on_0_is_served_by_a_child_for_each_connection() {
     let server = Server::on_stdin(&scratch, &[]);
     let mut clients: Vec<TcpStream> = (0..5).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(greeted);
-    clients.iter_mut().for_each(quit);
+    clients.into_iter().for_each(quit);
     (0..50).for_each(|_| {
         let mut client = server.connect();
         greeted(&mut client);
-        quit(&mut client);
+        quit(client);
     });
 }
 
@@ -100,8 +101,8 @@ fn no_more_children_than_allowed_and_the_next_client_is_served_when_one_leaves()
     clients[2].set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     assert!(clients[2].read(&mut [0]).is_err(), "the third was served beside two others");
     clients[2].set_read_timeout(Some(PATIENCE)).unwrap();
-    quit(&mut clients[0]);
-    greeted(&mut clients[2]);
+    quit(clients.swap_remove(0));
+    greeted(&mut clients[0]);
 }
 
 #[test]
@@ -114,7 +115,7 @@ fn term_lets_sessions_finish_and_leaves_the_socket_to_its_owner() {
     client.write_all(b"NOOP\r\n").unwrap();
     let _ = line(&mut client);
     assert!(server.process.try_wait().unwrap().is_none(), "left before its child");
-    quit(&mut client);
+    quit(client);
     assert_eq!(server.end().code(), Some(0));
     let _waits_for_the_next_server = server.connect();
 }
@@ -128,7 +129,7 @@ fn it_leaves_when_nobody_came_for_max_idle() {
     // A session is no idleness, however long it is.
     std::thread::sleep(Duration::from_millis(1200));
     assert!(server.process.try_wait().unwrap().is_none(), "left although it had a child");
-    quit(&mut client);
+    quit(client);
     assert_eq!(server.end().code(), Some(0));
     server.listener.set_nonblocking(true).unwrap();
     assert!(server.listener.accept().is_err(), "a client was left behind");
@@ -143,7 +144,7 @@ fn the_descriptors_of_listen_fds_are_served_and_their_variables_removed() {
     let server = Server::start(command.args(["-c", script]).arg(binary("pop3d")));
     let mut clients = [server.connect(), server.connect()];
     clients.iter_mut().for_each(greeted);
-    clients.iter_mut().for_each(quit);
+    clients.into_iter().for_each(quit);
 }
 
 #[test]
@@ -168,7 +169,7 @@ fn a_connection_under_listen_fds_is_served_once() {
     // Drops our copy of the connection.
     drop(command);
     greeted(&mut client);
-    quit(&mut client);
+    quit(client);
     assert_eq!(process.wait().unwrap().code(), Some(0));
 }
 
@@ -187,7 +188,7 @@ fn a_unix_socket_is_served_too() {
     for _ in 0..2 {
         let mut client = UnixStream::connect(&path).unwrap();
         greeted(&mut client);
-        quit(&mut client);
+        quit(client);
     }
     process.kill().unwrap();
     process.wait().unwrap();
