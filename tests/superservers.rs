@@ -264,7 +264,8 @@ fn xinetd() {
     }
     text = text.replace("disable     = no", &format!("server_args = --config {}", site.config()));
     site.scratch.write("xinetd.conf", &text);
-    let program = std::env::var("DOORPOST_XINETD").unwrap_or_else(|_| "xinetd".to_owned());
+    let program =
+        std::env::var("DOORPOST_XINETD").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "xinetd".to_owned());
     let (file, pid) = (site.scratch.path().join("xinetd.conf"), site.scratch.path().join("xinetd.pid"));
     let options = ["-dontfork".as_ref(), "-f".as_ref(), file.as_os_str(), "-pidfile".as_ref(), pid.as_os_str()];
     site.run(&program, options.into_iter().chain(["-filelog".as_ref(), log.as_os_str()]));
