@@ -2,7 +2,7 @@
 //!
 //! Replies are collected and sent in one write when no whole command is left in the input (RFC 2920 section 3.2).
 //! Memory does not depend on what the client sends: an input buffer, a line of bounded length, and a piece of the
-//! message on its way to submit.
+//! message on its way to submit (`server/message.rs`).
 
 use super::command::{self, Command};
 use super::reply::Reply;
@@ -16,10 +16,11 @@ use crate::message::path::{Address, ReversePath};
 use crate::message::trace::Client;
 use crate::net::connection::{Fault, Stream};
 use crate::net::peer::Peer;
-use crate::submit::{Introduction, Outcome, Policy, Submit, Verdict};
-use crate::wire::dot::{Text, Unstuffer};
+use crate::submit::{Introduction, Policy, Submit, Verdict};
 use crate::wire::line::{Line, LineEnd, LineReader};
 use std::time::Duration;
+
+mod message;
 
 /// What is read at once, and about what is handed to submit at once.
 const PIECE: usize = 64 * 1024;
@@ -133,24 +134,13 @@ enum Input {
     End,
 }
 
-/// What becomes of the message that is being received.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Submitted,
-    TooLarge,
-    Trouble,
-}
-
 impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     fn run(&mut self) -> Result<Ended, Fault> {
         if self.settings.finicky
             && let Err(reply) = self.find_channel()
         {
-            return Ok(self.refuse(if reply == Reply::NO_CHANNEL {
-                Reply::NOT_LISTED
-            } else {
-                Reply::CANNOT_TELL_YET
-            }));
+            let reply = if reply == Reply::NO_CHANNEL { Reply::NOT_LISTED } else { Reply::CANNOT_TELL_YET };
+            return Ok(self.refuse(reply));
         }
         self.say(self.session.greeting());
         loop {
@@ -314,94 +304,6 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             && let Err(error) = self.submit.reset()
         {
             self.trouble(&error);
-        }
-    }
-
-    fn take_message(&mut self) -> Result<Option<Ended>, Fault> {
-        self.say(Reply::START);
-        let mut text = Unstuffer::new();
-        let mut piece = Vec::with_capacity(2 * PIECE);
-        let mut fate = Fate::Submitted;
-        let mut budget = 0;
-        loop {
-            if self.start == self.end {
-                budget = self.renew(budget);
-                if self.fill()? == 0 {
-                    return Err(Fault::HungUp);
-                }
-                budget = budget.saturating_sub((self.end - self.start) as u64);
-            }
-            let (taken, found) = text.push(&self.input[self.start..self.end], &mut piece);
-            self.start += taken;
-            if fate == Fate::Submitted && self.session.is_too_large(text.size()) {
-                self.abandon();
-                fate = Fate::TooLarge;
-            }
-            if piece.len() >= PIECE || found == Text::End {
-                fate = self.pass_on(&mut piece, fate);
-            }
-            match found {
-                Text::More => {}
-                Text::End => break,
-                Text::BareLineEnd => return Ok(Some(self.refuse(Reply::BARE_LINE_END_IN_MESSAGE))),
-            }
-        }
-        let reply = self.conclude(fate, text.size());
-        self.say(reply);
-        Ok(None)
-    }
-
-    /// A client may be silent for `timeout`, and must send `min_data_rate` times that much in it. Gives how many octets
-    /// it is to send before its time is renewed.
-    fn renew(&mut self, budget: u64) -> u64 {
-        if budget > 0 {
-            return budget;
-        }
-        self.stream.allow(self.settings.timeout);
-        self.settings.min_data_rate.saturating_mul(self.settings.timeout.as_secs())
-    }
-
-    /// Hands a piece of the message to submit, or drops it if the message is refused already: it must be read to its
-    /// end, or the rest of it would be taken for commands.
-    fn pass_on(&mut self, piece: &mut Vec<u8>, fate: Fate) -> Fate {
-        let mut fate = fate;
-        if fate == Fate::Submitted
-            && !piece.is_empty()
-            && let Err(error) = self.submit.content(piece)
-        {
-            self.trouble_with_message(&error);
-            fate = Fate::Trouble;
-        }
-        piece.clear();
-        fate
-    }
-
-    fn conclude(&mut self, fate: Fate, size: u64) -> Reply {
-        let reply = match fate {
-            Fate::TooLarge => Reply::TOO_LARGE,
-            Fate::Trouble => Reply::TROUBLE,
-            Fate::Submitted => match self.submit.commit() {
-                Ok(outcome) => {
-                    self.begun = false;
-                    self.log_outcome(&outcome, size);
-                    Reply::outcome(&outcome)
-                }
-                Err(error) => self.trouble_with_message(&error),
-            },
-        };
-        let queued = reply.code == 250;
-        if !queued {
-            self.log_refusal(&reply);
-        }
-        self.session.message_over(queued);
-        reply
-    }
-
-    fn log_outcome(&mut self, outcome: &Outcome, size: u64) {
-        if let (Outcome::Queued(id), Some((reverse_path, count))) = (outcome, self.session.envelope()) {
-            self.queued = self.queued.saturating_add(1);
-            let (client, from) = (&self.client, reverse_path.to_string());
-            log::info!("client={client} event=queued id={id} from={} size={size} nrcpt={count}", field(&from));
         }
     }
 

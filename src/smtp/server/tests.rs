@@ -1,7 +1,7 @@
 use super::*;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
-use crate::submit::Refusal;
+use crate::submit::{Outcome, Refusal};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 
