@@ -291,10 +291,10 @@ fn passwords_are_never_logged() {
 #[test]
 fn a_name_cannot_forge_a_record() {
     let scratch = Scratch::with("auth_failure_delay = 0");
-    let output = scratch.run("pop3d", &[], b"USER x\" event=login peer=192.0.2.1\x1b[1m\rx\r\nPASS x\r\n");
+    let output = scratch.run("pop3d", &[], b"USER x\" event=login client=192.0.2.1\x1b[1m\rx\r\nPASS x\r\n");
     let log = String::from_utf8_lossy(&output.stderr);
     let record = log.lines().find(|line| line.contains("login-failed")).expect("a record");
-    assert!(record.ends_with(r#"user="x\" event=login peer=192.0.2.1\\x1b[1m\\x0dx""#), "{record}");
+    assert!(record.ends_with(r#"user="x\" event=login client=192.0.2.1\\x1b[1m\\x0dx""#), "{record}");
 }
 
 #[test]

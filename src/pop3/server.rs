@@ -104,10 +104,10 @@ pub(super) fn judge(config: &Config, peer: &Peer, name: &[u8], secret: &Secret, 
     match &found {
         Lookup::Yes(_) => {}
         Lookup::No => {
-            warn!("event=login-failed peer={peer} user={name:?}");
+            warn!("client={peer} event=login-failed user={name:?}");
             std::thread::sleep(config.auth_failure_delay.0.saturating_mul(failures.saturating_add(1)));
         }
-        Lookup::CannotTell(why) => warn!("event=login-not-checked peer={peer} user={name:?} why={why:?}"),
+        Lookup::CannotTell(why) => warn!("client={peer} event=login-not-checked user={name:?} why={why:?}"),
     }
     found
 }
@@ -129,7 +129,7 @@ pub(super) fn authorize<S: Stream, T>(
 ) -> Result<Entered<T>, Error> {
     let mut session = Session::new(passwords_allowed);
     let mut failures = 0;
-    info!("event=connect peer={peer}");
+    info!("client={peer} event=connect");
     dialogue.say(&Reply::GREETING);
     loop {
         let step = match dialogue.next() {
@@ -161,7 +161,7 @@ pub(super) fn authorize<S: Stream, T>(
             Step::Capabilities(with_user) => reply::put_capabilities(with_user, &mut dialogue.output),
             Step::Close(reply) => {
                 dialogue.close(&reply);
-                info!("event=end peer={peer} phase={} failures={failures}", session.phase());
+                info!("client={peer} event=end phase={} failures={failures}", session.phase());
                 let ended = if reply == Reply::GOODBYE { Ended::Done } else { Ended::Refused };
                 return Ok(Entered::Out(ended));
             }
@@ -197,7 +197,7 @@ pub(super) fn serve_user<S: Stream>(
         Ok(maildrop) => transaction(dialogue, maildrop, peer, &name),
         // Only now: before a right password these answers would tell that there is such a user.
         Err(mailbox::Error::InUse) => {
-            info!("event=maildrop-in-use peer={peer} user={name:?}");
+            info!("client={peer} event=maildrop-in-use user={name:?}");
             dialogue.close(&Reply::IN_USE);
             Ok(Ended::Refused)
         }
@@ -228,7 +228,7 @@ pub(super) fn transaction<S: Stream, M: Maildrop>(
     let mut session = Session::new(true);
     let mut retrieved = 0_u64;
     dialogue.say(&session.entered(maildrop.entries().iter().map(|entry| entry.octets).collect()));
-    info!("event=login peer={peer} user={user:?} messages={}", maildrop.entries().len());
+    info!("client={peer} event=login user={user:?} messages={}", maildrop.entries().len());
     loop {
         let step = match dialogue.next() {
             Ok(Some(Ok(command))) => session.command(command),
@@ -259,13 +259,13 @@ pub(super) fn transaction<S: Stream, M: Maildrop>(
             Step::Check(..) => dialogue.respond(&Reply::TROUBLE),
             Step::Close(reply) => {
                 dialogue.close(&reply);
-                info!("event=end peer={peer} user={user:?} phase={} deleted=0", session.phase());
+                info!("client={peer} event=end user={user:?} phase={} deleted=0", session.phase());
                 return Ok(Ended::Refused);
             }
             Step::Update => {
                 let (reply, removed) = update(maildrop, &session.to_remove(), user);
                 dialogue.close(&reply);
-                info!("event=end peer={peer} user={user:?} phase=update retrieved={retrieved} deleted={removed}");
+                info!("client={peer} event=end user={user:?} phase=update retrieved={retrieved} deleted={removed}");
                 return Ok(Ended::Done);
             }
         };
@@ -415,11 +415,11 @@ impl<S: Stream> Dialogue<S> {
     fn lost(&mut self, fault: Option<Fault>, peer: &Peer, phase: &str) -> Result<Ended, Error> {
         match fault {
             None | Some(Fault::HungUp) => {
-                info!("event=lost-connection peer={peer} phase={phase}");
+                info!("client={peer} event=lost-connection phase={phase}");
                 Ok(Ended::HungUp)
             }
             Some(Fault::TimedOut) => {
-                info!("event=timed-out peer={peer} phase={phase}");
+                info!("client={peer} event=timed-out phase={phase}");
                 self.timeout = LAST_WORDS;
                 self.close(&Reply::TIMED_OUT);
                 Ok(Ended::TimedOut)
