@@ -85,13 +85,20 @@ impl Talk {
     }
 }
 
+/// One line of the dialogue; what is not printable in it is written as in a string of Rust.
 fn show(who: &str, octets: &[u8]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "{who} {}",
-        String::from_utf8_lossy(octets).escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
-    )
+    let mut line = who.to_owned();
+    if !octets.is_empty() {
+        line.push(' ');
+    }
+    for character in String::from_utf8_lossy(octets).chars() {
+        if character.is_control() && character != '\t' {
+            line.extend(character.escape_debug());
+        } else {
+            line.push(character);
+        }
+    }
+    writeln!(io::stdout(), "{line}")
 }
 
 fn message() -> io::Result<Vec<u8>> {
@@ -103,7 +110,7 @@ fn message() -> io::Result<Vec<u8>> {
 fn smtp(mut talk: Talk, sender: &str, recipient: &str) -> io::Result<()> {
     talk.expect("220")?;
     let commands = [
-        "EHLO quickstart.example".to_owned(),
+        "EHLO client.example".to_owned(),
         format!("MAIL FROM:<{sender}> BODY=8BITMIME"),
         format!("RCPT TO:<{recipient}>"),
     ];

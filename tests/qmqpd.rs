@@ -102,3 +102,17 @@ fn wrong_arguments_are_a_usage_error_and_a_temporary_failure_for_the_client() {
     assert_eq!(output.status.code(), Some(64));
     assert!(output.stdout.starts_with(b"34:Z") || output.stdout.windows(2).any(|pair| pair == b":Z"), "{output:?}");
 }
+
+#[test]
+fn a_recorded_session_plays_again() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = stdin");
+    let file = tempfile::tempdir().expect("a folder");
+    scratch.hand_over(file.path());
+    let record = file.path().join("session.qmqp");
+    let output = scratch.run("qmqpd", &["--record", record.to_str().expect("a path")], &package(b"x\n\xff\n"));
+    assert!(output.stdout.starts_with(b"30:KOk: queued as "), "{output:?}");
+    let text = std::fs::read_to_string(&record).expect("the record");
+    let authorized = "# config: qmqpd_authorized_clients = stdin\n";
+    std::fs::write(&record, text.replacen('\n', &format!("\n{authorized}"), 1)).expect("the record");
+    transcript::play("qmqpd", &record, transcript::Writes::Octets).expect("the same again");
+}
