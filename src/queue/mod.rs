@@ -161,10 +161,11 @@ impl Queue {
             let folder = folder?;
             let entries = match std::fs::read_dir(folder.path()) {
                 Ok(entries) => entries,
-                Err(error) if error.kind() == ErrorKind::NotADirectory => {
-                    self.complain(&folder.file_name(), "it is no folder of messages");
+                Err(error) if matches!(error.kind(), ErrorKind::NotADirectory | ErrorKind::PermissionDenied) => {
+                    self.complain(&folder.file_name(), "it is no folder of ours");
                     continue;
                 }
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
             for entry in entries {

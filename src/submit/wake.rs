@@ -4,6 +4,7 @@ use crate::cli::Common;
 use crate::config::Config;
 use crate::queue::Queue;
 use crate::{sys, users};
+use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, geteuid, setsid};
 use std::ffi::OsString;
@@ -28,8 +29,8 @@ pub fn wake(config: &Config, common: &Common, queue: &Queue) {
             Err(_) => 75,
         }
     });
-    match started.map(|child| waitpid(child, None)) {
-        Ok(_) => {}
+    match started {
+        Ok(child) => while waitpid(child, None) == Err(Errno::EINTR) {},
         Err(errno) => log::warn!("deliver not started: {errno}"),
     }
 }
