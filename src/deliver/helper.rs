@@ -20,11 +20,11 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv, recvmsg, send, sendmsg,
-    socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recv, recvmsg, send,
+    sendmsg, shutdown, socketpair,
 };
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Gid, Uid, pipe2};
+use nix::unistd::{Gid, Pid, Uid, pipe2};
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -40,6 +40,7 @@ const LONGEST: usize = 512;
 #[derive(Debug)]
 pub struct Helper {
     socket: OwnedFd,
+    process: Pid,
     turn: u32,
     patience: Duration,
     /// It answers no more.
@@ -55,14 +56,18 @@ impl Helper {
         let (ours, its) = pair.map_err(failed)?;
         let mut start = Some((its, settings));
         let held = ours.as_raw_fd();
-        sys::fork(move || {
-            // Else it would never see the end of the other side.
-            let _ = nix::unistd::close(held);
-            let Some((socket, settings)) = start.take() else { return 75 };
-            serve(&socket, settings)
+        let deliver = nix::unistd::getpid();
+        let process = sys::fork(move || {
+            // Two ways to learn that deliver is gone: the end of the socket, which is seen only by who does not hold
+            // the other end too, and a signal.
+            let heard = nix::unistd::close(held).and_then(|()| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL));
+            match (heard, start.take()) {
+                (Ok(()), Some((socket, settings))) if nix::unistd::getppid() == deliver => serve(&socket, settings),
+                _ => 75,
+            }
         })
         .map_err(failed)?;
-        Ok(Helper { socket: ours, turn: 0, patience, is_gone: false })
+        Ok(Helper { socket: ours, process, turn: 0, patience, is_gone: false })
     }
 
     /// Has `length` octets of content appended to a user's mailbox.
@@ -131,6 +136,15 @@ impl Helper {
                 Err(Errno::EINTR | Errno::EAGAIN) => {}
                 Err(errno) => return Err(errno.into()),
             }
+        }
+    }
+}
+
+/// Tells it to end, and takes its status, so that no system has to.
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if shutdown(self.socket.as_raw_fd(), Shutdown::Both).is_ok() {
+            while waitpid(self.process, None) == Err(Errno::EINTR) {}
         }
     }
 }

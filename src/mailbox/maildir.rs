@@ -11,10 +11,10 @@ mod name;
 pub use append::deliver;
 
 use super::{Entry, Error, Maildrop};
-use folders::{Folders, again, each_message, open_message, sync};
+use folders::{Folders, again, each_message, lock, open_message, sync};
 use name::{Count, hashed_unique_id, lasting, order, sizes, unique_id};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg};
+use nix::fcntl::{AtFlags, Flock};
 use nix::sys::stat::fstatat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::cell::RefCell;
@@ -52,7 +52,7 @@ impl Maildir {
         let failed = |what: &str, errno: Errno| Error::Io(format!("{what} {}: {errno}", path.display()));
         let folders = Folders::open(path).map_err(|errno| failed("opening", errno))?;
         let top = folders.top.try_clone().map_err(|error| Error::Io(error.to_string()))?;
-        let lock = Flock::lock(top, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        let lock = lock(top).map_err(|errno| match errno {
             Errno::EWOULDBLOCK => Error::InUse,
             errno => failed("locking", errno),
         })?;

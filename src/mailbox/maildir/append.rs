@@ -1,9 +1,9 @@
 //! Appending a message to a Maildir, so that neither a crash nor a repeat loses or doubles it.
 
-use super::folders::{Folders, again, each_message, open_message, sync};
+use super::folders::{Folders, again, each_message, lock, open_message, sync};
 use super::name::{Count, base as base_of, is_base, with_sizes};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
+use nix::fcntl::{AtFlags, Flock, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use std::fs::File;
@@ -56,10 +56,21 @@ impl<'a> Draft<'a> {
         remove_stale(tmp, base)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = File::from(again(|| openat(tmp, base, flags, Mode::S_IRUSR | Mode::S_IWUSR))?);
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
-        let draft = Draft { tmp, base, file };
-        // Between the two calls another may have taken it for a stale one.
-        if fstat(&*draft.file)?.st_nlink == 1 { Ok(draft) } else { Err(Errno::EAGAIN.into()) }
+        let file = lock(file).inspect_err(|errno| {
+            // Whoever locks it takes it for a stale one, and removes it.
+            if *errno != Errno::EWOULDBLOCK {
+                remove(tmp, base);
+            }
+        })?;
+        match fstat(&*file) {
+            // Between the two calls it was taken for a stale one; the name may be another's by now.
+            Ok(status) if status.st_nlink == 0 => Err(Errno::EAGAIN.into()),
+            result => {
+                let draft = Draft { tmp, base, file };
+                result?;
+                Ok(draft)
+            }
+        }
     }
 
     /// Writes the content and puts it on disk; gives the name it is to have.
@@ -85,10 +96,14 @@ impl<'a> Draft<'a> {
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
-        if fstat(&*self.file).is_ok_and(|status| status.st_nlink > 0) {
-            let _ = again(|| unlinkat(self.tmp, self.base, UnlinkatFlags::NoRemoveDir));
-        }
+        remove(self.tmp, self.base);
     }
+}
+
+/// Tries twice; what cannot be removed then is forgotten in 36 hours.
+fn remove(folder: &OwnedFd, name: &str) {
+    let unlink = || again(|| unlinkat(folder, name, UnlinkatFlags::NoRemoveDir));
+    let _ = unlink().or_else(|_| unlink());
 }
 
 /// Links the file into new/ and puts that on disk. That it is there already is what a repeat finds.
@@ -99,7 +114,7 @@ fn publish(folders: &Folders, draft: &Draft, name: &str) -> io::Result<()> {
     }
     sync(&folders.new).map_err(|errno| {
         // A second fsync of a failed folder may succeed and lie, so nothing may be left for a repeat to find.
-        let _ = again(|| unlinkat(&folders.new, name, UnlinkatFlags::NoRemoveDir));
+        remove(&folders.new, name);
         errno.into()
     })
 }
@@ -117,7 +132,7 @@ fn is_there(folders: &Folders, base: &str) -> nix::Result<bool> {
 fn remove_stale(tmp: &OwnedFd, base: &str) -> io::Result<()> {
     match open_message(tmp, base.as_bytes()) {
         Ok(stale) => {
-            let _lock = Flock::lock(stale, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+            let _lock = lock(stale)?;
             Ok(again(|| unlinkat(tmp, base, UnlinkatFlags::NoRemoveDir))?)
         }
         Err(Errno::ENOENT) => Ok(()),
