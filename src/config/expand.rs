@@ -26,9 +26,12 @@ const LONGEST: usize = 1 << 20;
 /// Most look-ups for one value: names that refer twice to the next of a chain would take for ever.
 const MOST_LOOKUPS: usize = 10_000;
 
+/// Deepest nesting of values and brackets, as in Postfix; each level is a call.
+const DEEPEST: usize = 100;
+
 /// Expands `text`, which was set at `origin`. The error stands where the wrong text does, which may be another value.
 pub fn expand(text: &str, origin: &Origin, names: &mut dyn Names) -> Result<String, Error> {
-    let mut expansion = Expansion { names, under_way: Vec::new(), lookups: 0 };
+    let mut expansion = Expansion::new(names);
     let mut out = String::new();
     expansion.text(text, origin, &mut out)?;
     Ok(out)
@@ -36,18 +39,39 @@ pub fn expand(text: &str, origin: &Origin, names: &mut dyn Names) -> Result<Stri
 
 /// Expands `$name` for a known name.
 pub fn expand_name(name: &str, names: &mut dyn Names) -> Result<String, Error> {
-    Expansion { names, under_way: Vec::new(), lookups: 0 }.value(name, &Origin::Default)
+    Expansion::new(names).value(name, &Origin::Default)
 }
 
 struct Expansion<'a> {
     names: &'a mut dyn Names,
     under_way: Vec<String>,
     lookups: usize,
+    depth: usize,
 }
 
-impl Expansion<'_> {
+impl<'a> Expansion<'a> {
+    fn new(names: &'a mut dyn Names) -> Self {
+        Expansion { names, under_way: Vec::new(), lookups: 0, depth: 0 }
+    }
+
     fn text(&mut self, text: &str, origin: &Origin, out: &mut String) -> Result<(), Error> {
         let wrong = |problem: String| Error { origin: origin.clone(), problem };
+        if self.depth == DEEPEST {
+            return Err(wrong(format!("expected at most {DEEPEST} levels of names and brackets")));
+        }
+        self.depth += 1;
+        self.pieces(text, &wrong, origin, out)?;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn pieces(
+        &mut self,
+        text: &str,
+        wrong: &dyn Fn(String) -> Error,
+        origin: &Origin,
+        out: &mut String,
+    ) -> Result<(), Error> {
         let mut rest = text;
         while let Some((plain, after)) = rest.split_once('$') {
             out.push_str(plain);

@@ -111,6 +111,15 @@ fn values_that_double_at_each_step_end() {
     }
 }
 
+#[test]
+fn nesting_is_bounded() {
+    let nested = |levels: usize| format!("{}x{}", "${a?{".repeat(levels), "}}".repeat(levels));
+    assert_eq!(expanded(&nested(DEEPEST - 1)), Ok("x".to_owned()));
+    assert!(expanded(&nested(DEEPEST)).unwrap_err().contains("levels"));
+    assert!(expanded(&nested(100_000)).is_err());
+    assert!(expanded(&"${".repeat(100_000)).is_err());
+}
+
 proptest! {
     #[test]
     fn any_text_expands_or_is_an_error(text in "[$(){}?:a-c =<]{0,40}|.{0,60}") {
