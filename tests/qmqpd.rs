@@ -95,6 +95,33 @@ fn a_client_gone_at_any_octet_leaves_nothing_and_a_clean_log() {
     assert!(scratch.queued().is_empty());
 }
 
+/// Most memory a live process ever had, in kB.
+fn peak(child: &Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("a live process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+fn memory_stays_bounded_whatever_is_sent() {
+    let recipients = "12:b@mx.example,".repeat(2000);
+    for (beginning, block) in [("100000000:99999900:", "x".repeat(1 << 20)), ("100000000:1:x,1:a,", recipients)] {
+        let scratch = Scratch::with("qmqpd_authorized_clients = stdin\nmessage_size_limit = 0");
+        let mut command = scratch.command("qmqpd");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("qmqpd");
+        let mut input = child.stdin.take().expect("a pipe");
+        input.write_all(beginning.as_bytes()).expect("a server that reads");
+        for _ in 0..50 {
+            input.write_all(block.as_bytes()).expect("a server that reads");
+        }
+        let most = peak(&child);
+        drop(input);
+        assert!(most < 8 * 1024, "{beginning:?} and 50 blocks: {most} kB");
+        assert_eq!(child.wait().expect("its end").code(), Some(0), "{beginning:?}");
+        assert!(scratch.queued().is_empty(), "a message that never ended was queued");
+    }
+}
+
 #[test]
 fn wrong_arguments_are_a_usage_error_and_a_temporary_failure_for_the_client() {
     let scratch = Scratch::new();

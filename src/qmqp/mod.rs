@@ -9,7 +9,7 @@
 //! the octet, no length begins with a zero, addresses hold no NUL, CR or LF, and no recipient is empty. Octets behind
 //! the package are ignored. Content is taken as it comes, octet for octet.
 //!
-//! A sender `prefix-@host-@[]` (a variable envelope return path) is queued as it is written; nothing expands it yet.
+//! A sender `prefix-@host-@[]` (a variable envelope return path) is queued as it is written; deliver expands it.
 
 pub mod reply;
 pub mod request;
