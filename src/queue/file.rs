@@ -252,7 +252,7 @@ impl Drop for Draft {
         }
         // A disk that failed may not let go of the name either: without the state octet the file is never taken.
         let _ = self.file.write_all_at(&[0], layout::STATE as u64);
-        if let Err(error) = std::fs::remove_file(&self.path)
+        if let Err(error) = super::remove_file(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
             log::warn!("id={} abandoned but not removed: {error}", self.id);
@@ -384,7 +384,7 @@ impl Message {
 
     /// Removes it: every recipient is done.
     pub fn remove(self) -> Result<(), Error> {
-        match std::fs::remove_file(&self.path) {
+        match super::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.trouble("remove", error)),
             _ => Ok(()),
         }

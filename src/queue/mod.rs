@@ -225,7 +225,7 @@ impl Queue {
     }
 
     fn discard(&self, id: &Id) {
-        if let Err(error) = std::fs::remove_file(self.path_of(id)) {
+        if let Err(error) = remove_file(&self.path_of(id)) {
             log::warn!("id={id} incomplete and not removed: {error}");
         }
     }
@@ -260,6 +260,18 @@ fn folder(path: &Path) -> io::Result<File> {
         folder.set_permissions(Permissions::from_mode(0o700))?;
     }
     Ok(folder)
+}
+
+/// Removes a file of the queue. A power cut may leave its folder as it was made, without write permission, though the
+/// message in it is on disk (btrfs does).
+fn remove_file(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            folder(path.parent().unwrap_or(Path::new("/")))?;
+            std::fs::remove_file(path)
+        }
+        other => other,
+    }
 }
 
 /// A recipient in the queue.

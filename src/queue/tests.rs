@@ -61,6 +61,32 @@ fn a_folder_whose_name_may_not_be_on_disk_is_seen_to() {
     assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o7777, 0o700);
 }
 
+/// The same folder after a power cut that kept the message in it and lost the change of its mode.
+#[test]
+fn a_message_in_a_folder_that_lost_its_write_permission_is_removed() {
+    let (top, queue) = queue();
+    let id = put(&queue);
+    let path = queue.path_of(&id);
+    let message = queue.take(&id).unwrap().unwrap();
+    fs::set_permissions(path.parent().unwrap(), Permissions::from_mode(0o500)).unwrap();
+    let removed = std::thread::scope(|scope| {
+        let remove = || {
+            if nix::unistd::geteuid().is_root() {
+                // Root needs no permission, so this thread alone becomes the owner of the queue.
+                fs::set_permissions(top.path(), Permissions::from_mode(0o755)).unwrap();
+                for folder in [&queue.path, &queue.path.join("message"), path.parent().unwrap()] {
+                    std::os::unix::fs::chown(folder, Some(65534), None).unwrap();
+                }
+                nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+            }
+            message.remove()
+        };
+        scope.spawn(remove).join().unwrap()
+    });
+    removed.unwrap();
+    assert!(!path.exists());
+}
+
 #[test]
 fn what_is_due_comes_oldest_first_and_nothing_else() {
     let (_folder, queue) = queue();
