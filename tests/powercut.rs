@@ -1,0 +1,270 @@
+//! Nothing acknowledged is lost when the power goes.
+//!
+//! The real programs run on file systems whose every write to the disk is logged; then the disk is put together again as
+//! a power cut at any point would leave it, mounted, and delivered from. What a client had been told is taken must be
+//! in its mailbox, whole and once; nothing may be there in part; and the file system must be sound.
+//!
+//! Two kinds of disk are cut: one that writes everything at once (prefix), and one with a cache, of which any part may
+//! be lost or torn that was not flushed (subset). With the queue and the mailboxes on two disks both lose power at the
+//! same moment, each with a cache of its own.
+//!
+//! A rig that finds nothing proves nothing: the same rig must find planted faults.
+//!
+//! Needs root, qemu-storage-daemon (Debian: qemu-utils), e2fsprogs, xfsprogs, btrfs-progs and strace.
+//! `POWERCUT_CUTS` says how many cuts there are in all (300), `POWERCUT_SEED` repeats a run.
+#![allow(clippy::print_stderr)]
+
+mod common;
+
+mod powercut {
+    pub mod chance;
+    pub mod check;
+    pub mod disk;
+    pub mod image;
+    pub mod log;
+    pub mod workload;
+}
+
+use powercut::chance::Chance;
+use powercut::check::Restarted;
+use powercut::disk::Kind;
+use powercut::image::{Mode, Replay};
+use powercut::workload::{Acknowledged, Plant, Recording, Site, record};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Most cuts of one recording.
+const CUTS_OF_ONE: usize = 1000;
+
+/// The disks are in memory, and two cores are soon busy: one test at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}: {e}")))
+}
+
+/// Cuts for a test that gets `percent` of them.
+fn cuts(percent: usize) -> usize {
+    (number("POWERCUT_CUTS", 300) as usize * percent / 100).max(5)
+}
+
+fn seed() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
+    number("POWERCUT_SEED", now % 1_000_000_000)
+}
+
+/// A line that is seen while tests run.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "powercut: {line}");
+}
+
+/// Cuts a recording at `count` moments. With `planted`, which says when a message is said to be acknowledged, it ends at
+/// the first violation. Gives the number of cuts and the violations.
+fn cut(
+    kind: Kind,
+    recording: &Recording,
+    mode: Mode,
+    count: usize,
+    chance: &mut Chance,
+    planted: Option<Moment>,
+) -> (usize, Vec<String>) {
+    let all = recording.moments.len();
+    let mut moments: Vec<usize> = match mode {
+        Mode::Subset => (0..count).map(|_| chance.below(all)).collect(),
+        // The same cut again would show nothing new.
+        Mode::Prefix => {
+            let mut left: Vec<usize> = (0..all).collect();
+            (0..count.min(all)).map(|_| left.swap_remove(chance.below(left.len()))).collect()
+        }
+    };
+    moments.sort_unstable();
+    let mut disks: Vec<Replay> =
+        recording.disks.iter().map(|folder| Replay::open(folder, kind.atom()).expect("a recording")).collect();
+    let machine = Restarted::new(kind, recording.disks.iter().map(|folder| folder.join("cut")).collect());
+    let mut wrong = Vec::new();
+    for (done, moment) in moments.iter().enumerate() {
+        let moment = &recording.moments[*moment];
+        for ((disk, position), image) in disks.iter_mut().zip(moment).zip(&machine.images) {
+            disk.cut(*position, mode, chance, image).expect("a disk after the cut");
+        }
+        let told = planted.unwrap_or(Moment::Reply);
+        let acknowledged: Vec<&Acknowledged> = recording
+            .acknowledged
+            .iter()
+            .filter(|message| told.of(message).iter().zip(moment).all(|(a, b)| a <= b))
+            .collect();
+        let found = machine.violations(&acknowledged);
+        if !found.is_empty() {
+            wrong.push(format!("at {moment:?}: {}", found.join("; ")));
+            if planted.is_some() {
+                return (done + 1, wrong);
+            }
+        }
+    }
+    (moments.len(), wrong)
+}
+
+/// When a message counts as acknowledged.
+#[derive(Clone, Copy)]
+enum Moment {
+    /// When the client had read the reply.
+    Reply,
+    /// Before it had sent the end of the message: a server that replies too early.
+    Early,
+}
+
+impl Moment {
+    fn of(self, message: &Acknowledged) -> &[u64] {
+        match self {
+            Moment::Reply => &message.position,
+            Moment::Early => &message.early,
+        }
+    }
+}
+
+fn in_memory() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("doorpost-powercut-").tempdir_in("/dev/shm").expect("a folder in memory")
+}
+
+/// Records and cuts in both modes until all cuts are made, and fails with every violation.
+fn nothing_is_lost(kind: Kind, disks: usize, percent: usize) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let seed = seed();
+    let mut chance = Chance(seed);
+    let mut left = cuts(percent);
+    let mut totals = [(Mode::Prefix, Total::default()), (Mode::Subset, Total::default())];
+    let mut violations = Vec::new();
+    while left > 0 {
+        let count = left.min(CUTS_OF_ONE);
+        left -= count;
+        let folder = in_memory();
+        let recording = record(kind, disks, (count / 5).clamp(12, 150), folder.path(), &|_| {});
+        assert_eq!(recording.acknowledged.len(), recording.messages, "not every message was acknowledged");
+        let mut rest = count;
+        for (mode, total) in &mut totals {
+            let share = if *mode == Mode::Prefix { count * 2 / 5 } else { rest };
+            let started = Instant::now();
+            let (done, wrong) = cut(kind, &recording, *mode, share, &mut chance, None);
+            rest -= done;
+            total.messages += recording.messages;
+            total.cuts += done;
+            total.violations += wrong.len();
+            total.time += started.elapsed();
+            violations.extend(wrong.into_iter().map(|text| format!("{mode:?} {text}")));
+        }
+    }
+    for (mode, total) in &totals {
+        let disks = if disks == 1 { "one disk" } else { "two disks" };
+        let speed = total.cuts as f64 / total.time.as_secs_f64();
+        say(&format!(
+            "| {} | {disks} | {mode:?} | {} | {} | {} | {speed:.1} | {seed}",
+            kind.name(),
+            total.messages,
+            total.cuts,
+            total.violations
+        ));
+    }
+    assert!(violations.is_empty(), "POWERCUT_SEED={seed}: {} violations:\n{}", violations.len(), violations.join("\n"));
+}
+
+#[derive(Default)]
+struct Total {
+    messages: usize,
+    cuts: usize,
+    violations: usize,
+    time: Duration,
+}
+
+#[test]
+fn ext4_loses_nothing_acknowledged() {
+    nothing_is_lost(Kind::Ext4, 1, 40);
+}
+
+#[test]
+fn xfs_loses_nothing_acknowledged() {
+    nothing_is_lost(Kind::Xfs, 1, 10);
+}
+
+#[test]
+fn btrfs_loses_nothing_acknowledged() {
+    nothing_is_lost(Kind::Btrfs, 1, 15);
+}
+
+#[test]
+fn two_disks_cut_at_one_moment_lose_nothing_acknowledged() {
+    nothing_is_lost(Kind::Ext4, 2, 25);
+    nothing_is_lost(Kind::Btrfs, 2, 10);
+}
+
+/// Records with a fault planted, which must be found in at most 60 cuts of some mode.
+fn is_found(what: &str, disks: usize, told: Moment, plant: &Plant) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let seed = seed();
+    let mut chance = Chance(seed);
+    let folder = in_memory();
+    let recording = record(Kind::Ext4, disks, 24, folder.path(), plant);
+    let mut found = false;
+    for mode in [Mode::Prefix, Mode::Subset] {
+        let (cuts, wrong) = cut(Kind::Ext4, &recording, mode, 60, &mut chance, Some(told));
+        found |= !wrong.is_empty();
+        let seen = wrong.first().map_or("not found", String::as_str);
+        say(&format!("planted {what}, {mode:?}: {cuts} cuts, {seen}"));
+    }
+    assert!(found, "POWERCUT_SEED={seed}: the rig does not see {what}, so it proves nothing");
+}
+
+/// Puts a script in the place of a program, which runs it under strace with `inject`: the calls it names are not
+/// made and return success.
+fn without_calls(site: &Site, program: &str, inject: &[String]) {
+    let folder = site.scratch.path().join("planted");
+    fs::create_dir(&folder).expect("a folder");
+    for other in ["smtpsrvr", "qmqpd", "submit", "deliver"] {
+        let real = common::binary(other);
+        let path = folder.join(other);
+        if other == program {
+            let script = format!(
+                "#!/bin/sh\nexec strace -f -qq -o /dev/null {} '{}' \"$@\"\n",
+                inject.join(" "),
+                real.display()
+            );
+            fs::write(&path, script).expect("a script");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+        } else {
+            std::os::unix::fs::symlink(real, path).expect("a link");
+        }
+    }
+    site.scratch.hand_over(&folder);
+    site.scratch.configure(&format!("daemon_directory = {}", folder.display()));
+}
+
+const NO_FSYNC: &str = "-e trace=fsync,fdatasync -e inject=fsync,fdatasync:retval=0";
+
+#[test]
+fn a_queue_without_fsync_is_found() {
+    is_found("submit without fsync", 1, Moment::Reply, &|site| without_calls(site, "submit", &[NO_FSYNC.to_owned()]));
+}
+
+#[test]
+fn a_delivery_without_fsync_is_found() {
+    is_found("deliver without fsync", 1, Moment::Reply, &|site| without_calls(site, "deliver", &[NO_FSYNC.to_owned()]));
+}
+
+/// The folder new/ alone is not synced: the queue forgets a message whose name in the mailbox is not on disk yet.
+#[test]
+fn a_delivery_without_fsync_of_the_folder_is_found() {
+    for disks in [1, 2] {
+        is_found(&format!("deliver without fsync of new/, {disks} disks"), disks, Moment::Reply, &|site| {
+            let mut inject = vec![NO_FSYNC.to_owned()];
+            inject.extend(site.folders_of_mail().iter().map(|folder| format!("-P '{}'", folder.display())));
+            without_calls(site, "deliver", &inject);
+        });
+    }
+}
+
+#[test]
+fn a_reply_before_the_message_is_on_disk_is_found() {
+    is_found("an early reply", 1, Moment::Early, &|_| {});
+}

@@ -1,0 +1,100 @@
+//! What must hold when the power comes back.
+
+use super::disk::{Kind, Mount};
+use super::workload::{Acknowledged, Site, content};
+use crate::common::feed;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+/// One machine that is switched on again and again.
+pub struct Restarted {
+    kind: Kind,
+    site: Site,
+    pub images: Vec<PathBuf>,
+}
+
+impl Restarted {
+    /// `images`: where the disks are put before each start.
+    pub fn new(kind: Kind, images: Vec<PathBuf>) -> Restarted {
+        Restarted { kind, site: Site::new(images.len()), images }
+    }
+
+    /// Mounts the disks, lets deliver run once, and gives everything that is wrong then. `acknowledged` are the messages
+    /// whose client had read the reply before the cut.
+    pub fn violations(&self, acknowledged: &[&Acknowledged]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut mounts = Vec::new();
+        for (number, image) in self.images.iter().enumerate() {
+            match Mount::new(self.kind, image, &self.site.mount_point(number), "loop") {
+                Ok(mount) => mounts.push(mount),
+                Err(problem) => return vec![format!("does not mount: {problem}")],
+            }
+        }
+        self.deliver(&mut wrong);
+        let found = self.mailboxes(&mut wrong);
+        for message in acknowledged {
+            if !found.contains_key(&message.number) {
+                wrong.push(format!("message {} is lost", message.number));
+            }
+        }
+        // A repeated delivery finds the file of the first: not even what was in flight may be there twice.
+        for (number, times) in found.iter().filter(|(_, times)| **times > 1) {
+            wrong.push(format!("message {number} is there {times} times"));
+        }
+        drop(mounts);
+        wrong.extend(self.images.iter().filter_map(|image| self.kind.check(image).err()));
+        wrong
+    }
+
+    /// One ordinary sweep, after which the queue is empty.
+    fn deliver(&self, wrong: &mut Vec<String>) {
+        if !self.site.queue().is_dir() {
+            wrong.push("the queue is gone".to_owned());
+            return;
+        }
+        let output = feed(&mut self.site.scratch.command("deliver"), b"");
+        if !output.status.success() {
+            wrong.push(format!("deliver: {output:?}"));
+        }
+        let queue = doorpost::queue::Queue::at(&self.site.queue());
+        let later = SystemTime::now() + Duration::from_secs(86_400 * 20);
+        for id in queue.due(later).unwrap_or_default() {
+            match queue.take(&id) {
+                Ok(None) => {}
+                Ok(Some(_)) => {
+                    wrong.push(format!("left in the queue: {id}; deliver said {}", output.stderr.escape_ascii()))
+                }
+                Err(error) => wrong.push(format!("{id} cannot be read: {error:?}")),
+            }
+        }
+    }
+
+    /// Each message and how often it is there; a file that is none of ours, whole, is wrong.
+    fn mailboxes(&self, wrong: &mut Vec<String>) -> BTreeMap<usize, usize> {
+        let mut found = BTreeMap::new();
+        for path in self.site.messages() {
+            let octets = fs::read(&path).unwrap_or_default();
+            let number = behind_trace(&octets).and_then(|rest| {
+                let line = rest.strip_prefix(b"Subject: message ")?.split(|octet| *octet == b'\n').next()?;
+                let number: usize = std::str::from_utf8(line).ok()?.parse().ok()?;
+                (rest == content(number)).then_some(number)
+            });
+            match number {
+                Some(number) => *found.entry(number).or_insert(0) += 1,
+                None => wrong.push(format!("torn: {} ({} octets)", path.display(), octets.len())),
+            }
+        }
+        found
+    }
+}
+
+/// What comes behind the two fields that doorpost puts in front.
+fn behind_trace(octets: &[u8]) -> Option<&[u8]> {
+    let rest = octets.strip_prefix(b"Return-Path: <alice@mx.example>\n")?;
+    rest.strip_prefix(b"Received: ")?;
+    let ends = rest.iter().enumerate().filter(|(_, octet)| **octet == b'\n');
+    let end = ends.map(|(at, _)| at + 1).find(|at| !matches!(rest.get(*at), Some(b' ' | b'\t')))?;
+    rest.get(end..)
+}

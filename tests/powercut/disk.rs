@@ -1,0 +1,202 @@
+//! A file system on a disk that keeps a log of all that is written to it.
+//!
+//! qemu-storage-daemon lays `blklogwrites` over a file and shows the result as another file through FUSE; a loop device
+//! on that is mounted. All of it lies in memory (/dev/shm), so that a flush costs nothing, and all of it goes with
+//! the value, whatever happens to the test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Ext4,
+    Xfs,
+    Btrfs,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Ext4 => "ext4",
+            Kind::Xfs => "xfs",
+            Kind::Btrfs => "btrfs",
+        }
+    }
+
+    /// Octets: the least that its mkfs takes, with room for the mail of a recording.
+    fn size(self) -> u64 {
+        match self {
+            Kind::Ext4 => 48 << 20,
+            Kind::Xfs => 300 << 20,
+            Kind::Btrfs => 160 << 20,
+        }
+    }
+
+    /// What the disk under it writes whole or not at all. btrfs needs that for its superblock: with a torn one it does
+    /// not mount, and nobody's fsync can help.
+    pub fn atom(self) -> usize {
+        match self {
+            Kind::Ext4 | Kind::Xfs => 512,
+            Kind::Btrfs => 4096,
+        }
+    }
+
+    fn make(self, image: &Path) {
+        fs::File::create(image).and_then(|file| file.set_len(self.size())).expect("an image");
+        let image = image.to_str().expect("a path");
+        match self {
+            Kind::Ext4 => run("mkfs.ext4", &["-q", "-b", "4096", image]),
+            Kind::Xfs => run("mkfs.xfs", &["-q", image]),
+            Kind::Btrfs => run("mkfs.btrfs", &["-q", image]),
+        };
+    }
+
+    /// Timers that write to the disk by themselves would hide a missing fsync.
+    fn options(self) -> &'static str {
+        match self {
+            Kind::Ext4 => "commit=999",
+            Kind::Xfs => "defaults",
+            Kind::Btrfs => "commit=999,nodiscard",
+        }
+    }
+
+    /// Looks for damage in an image that is not mounted, and mends nothing.
+    pub fn check(self, image: &Path) -> Result<(), String> {
+        let (program, arguments): (&str, &[&str]) = match self {
+            Kind::Ext4 => ("e2fsck", &["-fn"]),
+            Kind::Xfs => ("xfs_repair", &["-n", "-f"]),
+            Kind::Btrfs => ("btrfs", &["check", "--force"]),
+        };
+        let output = Command::new(program).args(arguments).arg(image).output().expect("a checker of file systems");
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(format!("{program}: {}{}", text(&output.stdout), text(&output.stderr)))
+    }
+}
+
+fn text(octets: &[u8]) -> String {
+    String::from_utf8_lossy(octets).into_owned()
+}
+
+/// Runs a program that must succeed; gives what it printed.
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|e| panic!("{program}: {e}"));
+    assert!(output.status.success(), "{program} {arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout).trim().to_owned()
+}
+
+/// A file system mounted from an image; unmounted when dropped.
+pub struct Mount(PathBuf);
+
+impl Mount {
+    /// Mounts an image file or a device; that runs the recovery of the journal.
+    pub fn new(kind: Kind, image: &Path, at: &Path, options: &str) -> Result<Mount, String> {
+        let output = Command::new("mount")
+            .args(["-t", kind.name(), "-o", &format!("{},{options}", kind.options())])
+            .args([image, at])
+            .output()
+            .expect("mount(8)");
+        if output.status.success() { Ok(Mount(at.to_owned())) } else { Err(text(&output.stderr)) }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // A process of the test that is just ending may still be in there.
+        for _ in 0..200 {
+            if nix::mount::umount(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// The recorder. Its parts are dropped in this order: file system, loop device, daemon.
+pub struct LoggedDisk {
+    _mount: Mount,
+    _device: Device,
+    _daemon: Daemon,
+    folder: PathBuf,
+}
+
+impl LoggedDisk {
+    /// Makes a file system in `folder` and mounts it at `at`.
+    pub fn new(kind: Kind, folder: &Path, at: &Path) -> LoggedDisk {
+        fs::create_dir_all(folder).expect("a folder");
+        fs::create_dir_all(at).expect("a mount point");
+        let base = folder.join("base");
+        kind.make(&base);
+        fs::copy(&base, folder.join("disk")).expect("a copy of the image");
+        let daemon = Daemon::start(folder);
+        let device = Device(run("losetup", &["-f", "--show", folder.join("shown").to_str().expect("a path")]));
+        let mount = Mount::new(kind, Path::new(&device.0), at, "rw").expect("a new file system");
+        LoggedDisk { _mount: mount, _device: device, _daemon: daemon, folder: folder.to_owned() }
+    }
+
+    /// The log, whose length tells how far the disk is.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// Unmounts; the log is complete. Gives the folder for `Replay::open`.
+    pub fn finish(self) -> PathBuf {
+        self.folder.clone()
+    }
+}
+
+/// A loop device.
+struct Device(String);
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+/// The process that writes the log.
+struct Daemon {
+    child: Child,
+    shown: PathBuf,
+}
+
+impl Daemon {
+    fn start(folder: &Path) -> Daemon {
+        let path = |name: &str| folder.join(name).to_str().expect("a path").to_owned();
+        for name in ["log", "shown"] {
+            fs::write(folder.join(name), b"").expect("a file");
+        }
+        let child = Command::new("qemu-storage-daemon")
+            .args(["--blockdev", &format!("driver=file,filename={},node-name=disk", path("disk"))])
+            .args(["--blockdev", &format!("driver=file,filename={},node-name=log", path("log"))])
+            .args(["--blockdev", "driver=blklogwrites,file=disk,log=log,log-sector-size=512,node-name=logged"])
+            .args(["--export"])
+            .arg(format!("type=fuse,id=shown,node-name=logged,mountpoint={},writable=on", path("shown")))
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("qemu-storage-daemon (Debian: qemu-utils)");
+        let mut daemon = Daemon { child, shown: folder.join("shown") };
+        let end = Instant::now() + Duration::from_secs(20);
+        while fs::metadata(&daemon.shown).is_ok_and(|metadata| metadata.len() == 0) {
+            assert!(daemon.child.try_wait().is_ok_and(|ended| ended.is_none()), "qemu-storage-daemon went away");
+            assert!(Instant::now() < end, "qemu-storage-daemon shows nothing");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        daemon
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It ends orderly and with a whole log on SIGTERM.
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.child.wait();
+        let _ = nix::mount::umount2(&self.shown, nix::mount::MntFlags::MNT_DETACH);
+    }
+}

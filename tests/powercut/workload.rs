@@ -1,0 +1,291 @@
+//! Mail through the real programs onto logged disks, and when each message was acknowledged.
+
+use super::disk::{Kind, LoggedDisk};
+use super::log::Log;
+use crate::common::{Scratch, feed};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+const USERS: [&str; 3] = ["alice", "bob", "carol"];
+
+/// An installation whose queue is on the first disk and whose mailboxes are on the last.
+pub struct Site {
+    pub scratch: Scratch,
+    disks: usize,
+}
+
+impl Site {
+    pub fn new(disks: usize) -> Site {
+        let scratch = Scratch::with("qmqpd_authorized_clients = stdin\nipc_timeout = 60s");
+        let site = Site { scratch, disks };
+        let [queue, mail] = [site.queue(), site.mail()];
+        site.scratch.configure(&format!(
+            "queue_directory = {}\nmailbox = maildir:{}/%u",
+            queue.display(),
+            mail.display()
+        ));
+        for disk in 0..disks {
+            fs::create_dir(site.mount_point(disk)).expect("a mount point");
+        }
+        site
+    }
+
+    pub fn mount_point(&self, disk: usize) -> PathBuf {
+        self.scratch.path().join(format!("disk{disk}"))
+    }
+
+    pub fn queue(&self) -> PathBuf {
+        self.mount_point(0).join("queue")
+    }
+
+    /// One of our programs, or what is planted in its place.
+    fn command(&self, program: &str) -> Command {
+        let real = self.scratch.command(program);
+        let planted = self.scratch.path().join("planted").join(program);
+        if !planted.exists() {
+            return real;
+        }
+        let mut command = Command::new(planted);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", self.scratch.path());
+        command
+    }
+
+    pub fn mail(&self) -> PathBuf {
+        self.mount_point(self.disks - 1).join("mail")
+    }
+
+    /// Where messages are seen in everybody's mailbox.
+    pub fn folders_of_mail(&self) -> Vec<PathBuf> {
+        USERS.iter().flat_map(|user| ["new", "cur"].map(|part| self.mail().join(user).join(part))).collect()
+    }
+
+    /// Every file there.
+    pub fn messages(&self) -> Vec<PathBuf> {
+        let folders = self.folders_of_mail();
+        let files = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+        files.map(|entry| entry.expect("an entry").path()).collect()
+    }
+
+    /// Makes the folders that whoever installs makes; the FIFO's reader keeps submit from starting deliver itself.
+    fn furnish(&self) -> fs::File {
+        fs::DirBuilder::new().mode(0o700).create(self.queue()).expect("the queue");
+        fs::DirBuilder::new().mode(0o755).create(self.mail()).expect("the mail folder");
+        let trigger = self.queue().join("trigger");
+        nix::unistd::mkfifo(&trigger, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("the trigger");
+        self.scratch.hand_over(&self.queue());
+        self.scratch.hand_over(&self.mail());
+        nix::unistd::sync();
+        fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(trigger).expect("the trigger")
+    }
+}
+
+/// The content of message `number`: its own, of any size from a line to 100 kB, with leading dots.
+pub fn content(number: usize) -> Vec<u8> {
+    let lines = match number % 8 {
+        0..4 => 1 + number % 20,
+        4..7 => 100 + number % 200,
+        _ => 900 + number % 700,
+    };
+    let mut text = format!("Subject: message {number}\n\n");
+    for line in 0..lines {
+        let dots = if line % 9 == 0 { "." } else { "" };
+        text.push_str(&format!("{dots}line {line} of message {number} {:x}\n", (line + 1) * (number + 7919) * 104_729));
+    }
+    text.into_bytes()
+}
+
+/// An acknowledged message.
+#[derive(Debug, Clone)]
+pub struct Acknowledged {
+    pub number: usize,
+    /// How long the logs were before the client had sent all: a reply then would have been a lie.
+    pub early: Vec<u64>,
+    /// How long the logs were when the client had read the reply.
+    pub position: Vec<u64>,
+}
+
+/// What a recording gives.
+pub struct Recording {
+    /// The folders of the recorders.
+    pub disks: Vec<PathBuf>,
+    pub acknowledged: Vec<Acknowledged>,
+    pub messages: usize,
+    /// Lengths that the logs had at one moment, from the first message on.
+    pub moments: Vec<Vec<u64>>,
+}
+
+/// A fault to plant: replaces a program by a script that runs it differently.
+pub type Plant = dyn Fn(&Site);
+
+/// Sends `messages` messages by SMTP and QMQP, one after another and then several at once, with deliver running after
+/// the first part and throughout the second.
+pub fn record(kind: Kind, disks: usize, messages: usize, folder: &Path, plant: &Plant) -> Recording {
+    let site = Site::new(disks);
+    let logged: Vec<LoggedDisk> = (0..disks)
+        .map(|number| LoggedDisk::new(kind, &folder.join(number.to_string()), &site.mount_point(number)))
+        .collect();
+    let logs: Vec<PathBuf> = logged.iter().map(LoggedDisk::log).collect();
+    let trigger = site.furnish();
+    plant(&site);
+    let done = AtomicBool::new(false);
+    let acknowledged = Mutex::new(Vec::new());
+    let mut moments = Vec::new();
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| watch(&logs, &done));
+        let work = scope.spawn(|| work(&site, &logs, messages, &acknowledged));
+        let worked = work.join();
+        done.store(true, Ordering::Release);
+        moments = watch.join().expect("the watch");
+        worked.expect("the work");
+    });
+    drop(trigger);
+    let disks: Vec<PathBuf> = logged.into_iter().map(LoggedDisk::finish).collect();
+    if let ([disk], Some(first), Some(last)) = (&disks[..], moments.first(), moments.last()) {
+        let ends = Log::open(&disk.join("log")).expect("a log").entries.into_iter().map(|entry| vec![entry.end]);
+        moments = ends.filter(|end| first <= end && end <= last).collect();
+    }
+    let acknowledged = acknowledged.into_inner().expect("acknowledgements");
+    Recording { disks, acknowledged, messages, moments }
+}
+
+/// The lengths of all logs.
+fn positions(logs: &[PathBuf]) -> Vec<u64> {
+    logs.iter().map(|log| fs::metadata(log).expect("a log").len()).collect()
+}
+
+/// Sees every length that two logs have together, and of one log the first and the last. Of two one may grow between two
+/// looks: what is seen twice running stood at one moment.
+fn watch(logs: &[PathBuf], done: &AtomicBool) -> Vec<Vec<u64>> {
+    let mut moments: Vec<Vec<u64>> = Vec::new();
+    loop {
+        let last = done.load(Ordering::Acquire);
+        let now = positions(logs);
+        if moments.last() != Some(&now) && positions(logs) == now {
+            moments.push(now);
+        }
+        match logs {
+            _ if last => return moments,
+            [_] => std::thread::sleep(Duration::from_millis(1)),
+            _ => std::thread::yield_now(),
+        }
+    }
+}
+
+fn work(site: &Site, logs: &[PathBuf], messages: usize, acknowledged: &Mutex<Vec<Acknowledged>>) {
+    let send = |number: usize| {
+        let ack = if number % 3 == 2 { qmqp(site, logs, number) } else { smtp(site, logs, number) };
+        acknowledged.lock().expect("acknowledgements").extend(ack);
+    };
+    let first_part = messages / 2;
+    (0..first_part).for_each(send);
+    sweep(site);
+    let next = AtomicUsize::new(first_part);
+    let sending = AtomicUsize::new(4);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let _ended = Ended(&sending);
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= messages {
+                        break;
+                    }
+                    send(number);
+                }
+            });
+        }
+        while sending.load(Ordering::Acquire) > 0 {
+            sweep(site);
+        }
+    });
+    sweep(site);
+}
+
+/// Counts a thread down even when it panics.
+struct Ended<'a>(&'a AtomicUsize);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+fn sweep(site: &Site) {
+    let output = feed(&mut site.command("deliver"), b"");
+    assert!(output.status.success(), "deliver: {output:?}");
+}
+
+/// One SMTP session with one message.
+fn smtp(site: &Site, logs: &[PathBuf], number: usize) -> Option<Acknowledged> {
+    let mut server = site
+        .command("smtpsrvr")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("smtpsrvr");
+    let mut to = server.stdin.take().expect("a pipe");
+    let mut from = BufReader::new(server.stdout.take().expect("a pipe"));
+    let mut reply = move || {
+        let mut line = String::new();
+        while from.read_line(&mut line).is_ok_and(|octets| octets > 0) && line.as_bytes().get(3) == Some(&b'-') {
+            line.clear();
+        }
+        line
+    };
+    let mut say = |octets: &[u8]| to.write_all(octets).expect("a server that listens");
+    let recipient = USERS[number % USERS.len()];
+    assert!(reply().starts_with("220 "), "no greeting");
+    for (command, expected) in [
+        ("EHLO client.example".to_owned(), "250 "),
+        ("MAIL FROM:<alice@mx.example>".to_owned(), "250 "),
+        (format!("RCPT TO:<{recipient}@mx.example>"), "250 "),
+        ("DATA".to_owned(), "354 "),
+    ] {
+        say(format!("{command}\r\n").as_bytes());
+        let answer = reply();
+        assert!(answer.starts_with(expected), "{command}: {answer}");
+    }
+    let text = String::from_utf8(content(number)).expect("text");
+    say(text.replace("\n.", "\n..").replace('\n', "\r\n").as_bytes());
+    let early = positions(logs);
+    say(b".\r\n");
+    let answer = reply();
+    let position = positions(logs);
+    say(b"QUIT\r\n");
+    let _ = reply();
+    let _ = server.wait();
+    assert!(answer.starts_with("250 2.0.0 "), "message {number}: {answer}");
+    Some(Acknowledged { number, early, position })
+}
+
+/// One QMQP package.
+fn qmqp(site: &Site, logs: &[PathBuf], number: usize) -> Option<Acknowledged> {
+    let netstring = |octets: &[u8]| [format!("{}:", octets.len()).as_bytes(), octets, b","].concat();
+    let recipient = format!("{}@mx.example", USERS[number % USERS.len()]);
+    let parts = [netstring(&content(number)), netstring(b"alice@mx.example"), netstring(recipient.as_bytes())];
+    let package = netstring(&parts.concat());
+    let mut server = site
+        .command("qmqpd")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("qmqpd");
+    let mut to = server.stdin.take().expect("a pipe");
+    let early = positions(logs);
+    to.write_all(&package).expect("a server that listens");
+    let mut answer = Vec::new();
+    BufReader::new(server.stdout.take().expect("a pipe")).read_until(b',', &mut answer).expect("an answer");
+    let position = positions(logs);
+    drop(to);
+    let _ = server.wait();
+    assert!(answer.windows(2).any(|two| two == b":K"), "message {number}: {}", answer.escape_ascii());
+    Some(Acknowledged { number, early, position })
+}
