@@ -8,11 +8,12 @@
 //! message, and nothing is removed but at QUIT.
 //!
 //! `command` turns octets into commands, `session` is the state machine, `reply` holds every word we say, `content`
-//! puts messages on the wire; `server` does what the session says; `split` is the form with two processes in which
+//! puts messages on the wire; `dialogue` reads and writes, `server` does what the session says; `split` is the form with two processes in which
 //! nothing from the network is parsed with rights, and `relay` carries octets between the two.
 
 pub mod command;
 pub mod content;
+mod dialogue;
 pub mod relay;
 pub mod reply;
 pub mod server;

@@ -4,9 +4,9 @@
 //! batch of pipelined commands. AUTHORIZATION yields an account of some kind, TRANSACTION runs on a maildrop; between
 //! the two may lie a change of process (`split`).
 
-use super::command::{self, Command, Mistake};
 use super::content::Content;
-use super::reply::{self, Reply};
+use super::dialogue::{Dialogue, Lost};
+use super::reply::Reply;
 use super::session::{Session, Step};
 use super::split;
 use crate::auth;
@@ -22,15 +22,12 @@ use crate::net::peer::Peer;
 use crate::privilege;
 use crate::record::{self, Head, Recorder};
 use crate::users::{self, User};
-use crate::wire::line::{Line, LineEnd, LineReader};
 use crate::wire::secret::Secret;
 use log::{info, warn};
-use std::io::{self, ErrorKind, Read};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-/// Output is sent when it is this long.
-const OUTPUT: usize = 32 * 1024;
 /// How long the last words to a client may take that was too slow already.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -56,7 +53,7 @@ pub fn serve(config: &Config, record: Option<&Path>) -> Result<Ended, Error> {
 }
 
 fn serve_alone(config: &Config, peer: &Peer, stream: impl Stream) -> Result<Ended, Error> {
-    let mut dialogue = Dialogue::new(stream, idle_timeout(config));
+    let mut dialogue = Dialogue::new(stream, config.pop3d_timeout.0);
     check(config).inspect_err(|error| dialogue.close(&Reply::from(error)))?;
     let entered = authorize(&mut dialogue, peer, passwords_allowed(config, peer), |name, secret, failures| {
         Ok(judge(config, peer, name, secret, failures))
@@ -79,18 +76,12 @@ pub fn refuse(error: &Error) {
 pub(super) fn check(config: &Config) -> Result<(), Error> {
     users::check_file(config)?;
     auth::check_methods(config)?;
-    is_supported(config.mailbox.format, "mailbox").map_err(Error::Config)
+    is_supported(config, config.mailbox.format, None)
 }
 
 /// No plain password before TLS, except on this machine.
 pub(super) fn passwords_allowed(config: &Config, peer: &Peer) -> bool {
     !config.tls_auth_only || peer.is_on_this_machine()
-}
-
-/// `pop3d_timeout`; 0 means that only the session is limited.
-pub(super) fn idle_timeout(config: &Config) -> Duration {
-    let idle = config.pop3d_timeout.0;
-    if idle.is_zero() { config.daemon_timeout.0 } else { idle }
 }
 
 pub(super) fn no_connection(error: io::Error) -> Error {
@@ -132,11 +123,11 @@ pub(super) fn authorize<S: Stream, T>(
     info!("client={peer} event=connect");
     dialogue.say(&Reply::GREETING);
     loop {
-        let step = match dialogue.next() {
+        let step = match dialogue.next_command() {
             Ok(Some(Ok(command))) => session.command(command),
             Ok(Some(Err(mistake))) => session.mistake(mistake),
-            Ok(None) => return Ok(Entered::Out(dialogue.lost(None, peer, session.phase())?)),
-            Err(fault) => return Ok(Entered::Out(dialogue.lost(Some(fault), peer, session.phase())?)),
+            Ok(None) => return Ok(Entered::Out(lost(dialogue, None, peer, session.phase())?)),
+            Err(fault) => return Ok(Entered::Out(lost(dialogue, Some(fault), peer, session.phase())?)),
         };
         let step = match step {
             Step::Check(name, secret) => match check(&name, &secret, failures) {
@@ -158,7 +149,7 @@ pub(super) fn authorize<S: Stream, T>(
         };
         match step {
             Step::Say(reply) => dialogue.say(&reply),
-            Step::Capabilities(with_user) => reply::put_capabilities(with_user, &mut dialogue.output),
+            Step::Capabilities(with_user) => dialogue.say_capabilities(with_user),
             Step::Close(reply) => {
                 dialogue.close(&reply);
                 info!("client={peer} event=end phase={} failures={failures}", session.phase());
@@ -184,16 +175,9 @@ pub(super) fn serve_user<S: Stream>(
     dialogue: &mut Dialogue<S>,
 ) -> Result<Ended, Error> {
     let spec = user.mailbox_path(config);
-    let opened = match is_supported(spec.format, "mailbox") {
-        Ok(()) => Maildir::open(Path::new(&spec.path)),
-        Err(error) => {
-            let error = Error::Config(error);
-            dialogue.close(&Reply::from(&error));
-            return Err(error);
-        }
-    };
     let name = logging::clean(user.name.as_bytes(), 100);
-    match opened {
+    is_supported(config, spec.format, Some(&name)).inspect_err(|error| dialogue.close(&Reply::from(error)))?;
+    match Maildir::open(Path::new(&spec.path)) {
         Ok(maildrop) => transaction(dialogue, maildrop, peer, &name),
         // Only now: before a right password these answers would tell that there is such a user.
         Err(mailbox::Error::InUse) => {
@@ -208,13 +192,15 @@ pub(super) fn serve_user<S: Stream>(
     }
 }
 
-fn is_supported(format: MailboxFormat, parameter: &str) -> Result<(), config::Error> {
+/// Without `user` the mailbox is that of main.cf.
+fn is_supported(config: &Config, format: MailboxFormat, user: Option<&str>) -> Result<(), Error> {
+    let setting = config.settings.iter().find(|setting| setting.name == "mailbox");
+    let origin = setting.map_or(config::Origin::Default, |setting| setting.origin.clone());
+    let whose = user.map_or(String::new(), |user| format!(" for {user:?} in the passwd-file"));
+    let problem = format!("mailbox{whose}: expected maildir:, for pop3d reads nothing else yet");
     match format {
         MailboxFormat::Maildir => Ok(()),
-        MailboxFormat::Mbox | MailboxFormat::Mmdf => Err(config::Error {
-            origin: config::Origin::Default,
-            problem: format!("{parameter}: expected maildir:, for pop3d reads nothing else yet"),
-        }),
+        MailboxFormat::Mbox | MailboxFormat::Mmdf => Err(Error::Config(config::Error { origin, problem })),
     }
 }
 
@@ -230,33 +216,37 @@ pub(super) fn transaction<S: Stream, M: Maildrop>(
     dialogue.say(&session.entered(maildrop.entries().iter().map(|entry| entry.octets).collect()));
     info!("client={peer} event=login user={user:?} messages={}", maildrop.entries().len());
     loop {
-        let step = match dialogue.next() {
+        let step = match dialogue.next_command() {
             Ok(Some(Ok(command))) => session.command(command),
             Ok(Some(Err(mistake))) => session.mistake(mistake),
-            Ok(None) => return dialogue.lost(None, peer, session.phase()),
-            Err(fault) => return dialogue.lost(Some(fault), peer, session.phase()),
+            Ok(None) => return lost(dialogue, None, peer, session.phase()),
+            Err(fault) => return lost(dialogue, Some(fault), peer, session.phase()),
         };
         let sent = match step {
-            Step::Say(reply) => dialogue.respond(&reply),
+            Step::Say(reply) => dialogue.respond(&reply).map_err(Lost::from),
             Step::Capabilities(with_user) => {
-                reply::put_capabilities(with_user, &mut dialogue.output);
+                dialogue.say_capabilities(with_user);
                 Ok(())
             }
-            Step::List => dialogue.list(session.listed().map(|(index, octets)| format!("{} {octets}", index + 1))),
+            Step::List => {
+                let lines = session.listed().map(|(index, octets)| format!("{} {octets}", index + 1));
+                dialogue.list(lines).map_err(Lost::from)
+            }
             Step::UniqueIds => {
                 let entry = |index: usize| maildrop.entries().get(index).map_or("", |entry| entry.unique_id.as_str());
-                dialogue.list(session.listed().map(|(index, _)| format!("{} {}", index + 1, entry(index))))
+                let lines = session.listed().map(|(index, _)| format!("{} {}", index + 1, entry(index)));
+                dialogue.list(lines).map_err(Lost::from)
             }
             Step::UniqueId(index) => {
                 let unique_id = maildrop.entries().get(index).map_or("", |entry| entry.unique_id.as_str());
-                dialogue.respond(&Reply::unique_id(index + 1, unique_id))
+                dialogue.respond(&Reply::unique_id(index + 1, unique_id)).map_err(Lost::from)
             }
             Step::Retrieve(index) => {
                 retrieved += 1;
                 dialogue.message(&maildrop, index, Content::whole())
             }
             Step::Top(index, lines) => dialogue.message(&maildrop, index, Content::top(lines)),
-            Step::Check(..) => dialogue.respond(&Reply::TROUBLE),
+            Step::Check(..) => dialogue.respond(&Reply::TROUBLE).map_err(Lost::from),
             Step::Close(reply) => {
                 dialogue.close(&reply);
                 info!("client={peer} event=end user={user:?} phase={} deleted=0", session.phase());
@@ -269,8 +259,14 @@ pub(super) fn transaction<S: Stream, M: Maildrop>(
                 return Ok(Ended::Done);
             }
         };
-        if let Err(fault) = sent {
-            return dialogue.lost(Some(fault), peer, session.phase());
+        match sent {
+            Ok(()) => {}
+            Err(Lost::Stream(fault)) => return lost(dialogue, Some(fault), peer, session.phase()),
+            Err(Lost::Message(error)) => {
+                return Err(Error::Temporary(format!(
+                    "client={peer} event=message-broke-off user={user:?} why={error}"
+                )));
+            }
         }
     }
 }
@@ -293,138 +289,20 @@ fn update<M: Maildrop>(mut maildrop: M, marked: &[usize], user: &str) -> (Reply,
     }
 }
 
-/// A stream with what was read and not yet used, and what is to be sent.
-pub(super) struct Dialogue<S> {
-    stream: S,
-    timeout: Duration,
-    lines: LineReader,
-    input: Vec<u8>,
-    used: usize,
-    output: Vec<u8>,
-}
-
-impl<S: Stream> Dialogue<S> {
-    pub(super) fn new(stream: S, timeout: Duration) -> Self {
-        let lines = LineReader::new(command::LONGEST_LINE, LineEnd::Lenient);
-        Dialogue { stream, timeout, lines, input: Vec::new(), used: 0, output: Vec::new() }
-    }
-
-    /// For whoever goes on: what was read and not used, and what is still to be sent.
-    pub(super) fn into_rest(mut self) -> (Vec<u8>, Vec<u8>) {
-        self.input.drain(..self.used);
-        (self.input, self.output)
-    }
-
-    /// The next command; none at the end of the input. A command that was begun and not ended does not count.
-    fn next(&mut self) -> Result<Option<Result<Command, Mistake>>, Fault> {
-        // Once a command: a client that sends an octet now and then is silent, too.
-        self.stream.allow(self.timeout);
-        loop {
-            let unused = self.input.get(self.used..).unwrap_or_default();
-            let (taken, line) = self.lines.push(unused);
-            self.used += taken;
-            match line {
-                Some(Line::Whole(line)) => return Ok(Some(command::parse(line))),
-                Some(Line::TooLong | Line::BareLineEnd) => return Ok(Some(Err(Mistake::TooLong))),
-                None => {}
-            }
-            self.flush()?;
-            self.input.resize(4096, 0);
-            self.used = 0;
-            let count = self.stream.receive(&mut self.input);
-            self.input.truncate(*count.as_ref().unwrap_or(&0));
-            if count? == 0 {
-                return Ok(None);
-            }
+/// The end of a session without QUIT: nothing is removed.
+fn lost<S: Stream>(dialogue: &mut Dialogue<S>, fault: Option<Fault>, peer: &Peer, phase: &str) -> Result<Ended, Error> {
+    match fault {
+        None | Some(Fault::HungUp) => {
+            info!("client={peer} event=lost-connection phase={phase}");
+            Ok(Ended::HungUp)
         }
-    }
-
-    fn say(&mut self, reply: &Reply) {
-        reply.put(&mut self.output);
-    }
-
-    /// Says it, and sends what there is if that is much.
-    fn respond(&mut self, reply: &Reply) -> Result<(), Fault> {
-        self.say(reply);
-        self.send_much()
-    }
-
-    fn send_much(&mut self) -> Result<(), Fault> {
-        if self.output.len() < OUTPUT {
-            return Ok(());
+        Some(Fault::TimedOut) => {
+            info!("client={peer} event=timed-out phase={phase}");
+            dialogue.close_within(LAST_WORDS, &Reply::TIMED_OUT);
+            Ok(Ended::TimedOut)
         }
-        self.stream.allow(self.timeout);
-        self.flush()
-    }
-
-    fn flush(&mut self) -> Result<(), Fault> {
-        if !self.output.is_empty() {
-            self.stream.send(&self.output)?;
-            self.output.clear();
-        }
-        Ok(())
-    }
-
-    fn list(&mut self, lines: impl Iterator<Item = String>) -> Result<(), Fault> {
-        self.say(&Reply::LISTING);
-        for line in lines {
-            self.output.extend_from_slice(line.as_bytes());
-            self.output.extend_from_slice(b"\r\n");
-            self.send_much()?;
-        }
-        self.output.extend_from_slice(b".\r\n");
-        Ok(())
-    }
-
-    fn message<M: Maildrop>(&mut self, maildrop: &M, index: usize, mut content: Content) -> Result<(), Fault> {
-        let mut file = match maildrop.open(index) {
-            Ok(file) => file,
-            Err(error) => {
-                warn!("event=message-not-opened message={} why={:?}", index + 1, error.to_string());
-                let is_gone = error.kind() == ErrorKind::NotFound;
-                return self.respond(if is_gone { &Reply::IS_GONE } else { &Reply::UNREADABLE });
-            }
-        };
-        self.say(&Reply::MESSAGE);
-        let mut piece = vec![0; OUTPUT];
-        while !content.is_done() {
-            let count = match file.read(&mut piece) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                // There is no other way to tell a client that this is not the whole message.
-                Err(error) => return Err(Fault::Io(error)),
-            };
-            content.push(piece.get(..count).unwrap_or_default(), &mut self.output);
-            self.send_much()?;
-        }
-        content.finish(&mut self.output);
-        Ok(())
-    }
-
-    /// Says a last word, and closes.
-    pub(super) fn close(&mut self, reply: &Reply) {
-        self.say(reply);
-        self.stream.allow(self.timeout);
-        if self.flush().is_ok() {
-            self.stream.finish();
-        }
-    }
-
-    /// The end of a session without QUIT: nothing is removed.
-    fn lost(&mut self, fault: Option<Fault>, peer: &Peer, phase: &str) -> Result<Ended, Error> {
-        match fault {
-            None | Some(Fault::HungUp) => {
-                info!("client={peer} event=lost-connection phase={phase}");
-                Ok(Ended::HungUp)
-            }
-            Some(Fault::TimedOut) => {
-                info!("client={peer} event=timed-out phase={phase}");
-                self.timeout = LAST_WORDS;
-                self.close(&Reply::TIMED_OUT);
-                Ok(Ended::TimedOut)
-            }
-            Some(Fault::Io(error)) => Err(Error::Connection(format!("peer {peer} while in {phase}: {error}"))),
+        Some(Fault::Io(error)) => {
+            Err(Error::Connection(format!("client={peer} event=trouble phase={phase} why={error}")))
         }
     }
 }

@@ -11,9 +11,10 @@
 //! child to parent: netstring(netstring("USER") netstring(name) netstring(secret))
 //! ```
 
+use super::dialogue::Dialogue;
 use super::relay::{Ends, relay};
 use super::reply::Reply;
-use super::server::{self, Dialogue, Entered};
+use super::server::{self, Entered};
 use super::session::MOST_FAILURES;
 use crate::config::Config;
 use crate::exit::{self, Ended, Error};
@@ -136,7 +137,7 @@ fn account(config: &Config, peer: &Peer, socket: OwnedFd) -> Result<Ended, Error
         if child.send(&[RIGHT]).is_err() {
             return Ok(Ended::HungUp);
         }
-        return server::serve_user(config, peer, &user, &mut Dialogue::new(child, server::idle_timeout(config)));
+        return server::serve_user(config, peer, &user, &mut Dialogue::new(child, config.pop3d_timeout.0));
     }
     let _ = child.send(&[answer]);
     Ok(Ended::Refused)
@@ -180,7 +181,7 @@ fn parse(
     socket: OwnedFd,
     stream: &mut Recorder<Connection>,
 ) -> Result<Ended, Error> {
-    let mut dialogue = Dialogue::new(&mut *stream, server::idle_timeout(config));
+    let mut dialogue = Dialogue::new(&mut *stream, config.pop3d_timeout.0);
     let mut parent = privilege::become_user(owner.uid, owner.gid)
         .and_then(|()| connect(config, socket))
         .inspect_err(|error| dialogue.close(&Reply::from(error)))?;
@@ -224,7 +225,7 @@ fn speak_for(
     let (input, output) = client.stream().descriptors();
     let (input, output) = (own(input)?, own(output)?);
     let ends = Ends { input: input.as_fd(), output: output.as_fd(), server: parent.descriptors().0 };
-    let idle = server::idle_timeout(config).saturating_add(SLACK);
+    let idle = config.pop3d_timeout.0.saturating_add(SLACK);
     let result = relay(ends, waiting, idle, config.daemon_timeout.0, &mut |from_client, octets| {
         if from_client { client.heard(octets) } else { client.said(octets) }
     });

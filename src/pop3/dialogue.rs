@@ -1,0 +1,164 @@
+//! A stream with what was read of it and not yet used, and with what is to be sent: commands in, replies, listings and
+//! messages out.
+//!
+//! Output leaves when nothing more is there to be read, or in large pieces, so that a batch of pipelined commands costs
+//! one write. What is said and when it ends is left to `server`.
+
+use super::command::{self, Command, Mistake};
+use super::content::Content;
+use super::reply::{self, Reply};
+use crate::mailbox::Maildrop;
+use crate::net::connection::{Fault, Stream};
+use crate::wire::line::{Line, LineEnd, LineReader};
+use log::warn;
+use std::io::{self, ErrorKind, Read};
+use std::time::Duration;
+
+/// Output is sent when it is this long.
+const OUTPUT: usize = 32 * 1024;
+
+/// Why a session ends in the middle.
+pub(super) enum Lost {
+    /// The stream did.
+    Stream(Fault),
+    /// A message broke off; only the missing end can tell a client that this was not the whole of it.
+    Message(io::Error),
+}
+
+impl From<Fault> for Lost {
+    fn from(fault: Fault) -> Self {
+        Lost::Stream(fault)
+    }
+}
+
+/// A stream with what was read and not yet used, and what is to be sent.
+pub(super) struct Dialogue<S> {
+    stream: S,
+    timeout: Duration,
+    lines: LineReader,
+    input: Vec<u8>,
+    used: usize,
+    output: Vec<u8>,
+}
+
+impl<S: Stream> Dialogue<S> {
+    pub(super) fn new(stream: S, timeout: Duration) -> Self {
+        let lines = LineReader::new(command::LONGEST_LINE, LineEnd::Lenient);
+        Dialogue { stream, timeout, lines, input: Vec::new(), used: 0, output: Vec::new() }
+    }
+
+    /// For whoever goes on: what was read and not used, and what is still to be sent.
+    pub(super) fn into_rest(mut self) -> (Vec<u8>, Vec<u8>) {
+        self.input.drain(..self.used);
+        (self.input, self.output)
+    }
+
+    /// The next command; none at the end of the input. A command that was begun and not ended does not count.
+    pub(super) fn next_command(&mut self) -> Result<Option<Result<Command, Mistake>>, Fault> {
+        // Once a command: a client that sends an octet now and then is silent, too.
+        self.stream.allow(self.timeout);
+        loop {
+            let unused = self.input.get(self.used..).unwrap_or_default();
+            let (taken, line) = self.lines.push(unused);
+            self.used += taken;
+            match line {
+                Some(Line::Whole(line)) => return Ok(Some(command::parse(line))),
+                Some(Line::TooLong | Line::BareLineEnd) => return Ok(Some(Err(Mistake::TooLong))),
+                None => {}
+            }
+            self.flush()?;
+            self.input.resize(4096, 0);
+            self.used = 0;
+            let count = self.stream.receive(&mut self.input);
+            self.input.truncate(*count.as_ref().unwrap_or(&0));
+            if count? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    pub(super) fn say(&mut self, reply: &Reply) {
+        reply.put(&mut self.output);
+    }
+
+    pub(super) fn say_capabilities(&mut self, with_user: bool) {
+        reply::put_capabilities(with_user, &mut self.output);
+    }
+
+    /// Says it, and sends what there is if that is much.
+    pub(super) fn respond(&mut self, reply: &Reply) -> Result<(), Fault> {
+        self.say(reply);
+        self.send_much()
+    }
+
+    fn send_much(&mut self) -> Result<(), Fault> {
+        if self.output.len() < OUTPUT {
+            return Ok(());
+        }
+        self.stream.allow(self.timeout);
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), Fault> {
+        if !self.output.is_empty() {
+            self.stream.send(&self.output)?;
+            self.output.clear();
+        }
+        Ok(())
+    }
+
+    pub(super) fn list(&mut self, lines: impl Iterator<Item = String>) -> Result<(), Fault> {
+        self.say(&Reply::LISTING);
+        for line in lines {
+            self.output.extend_from_slice(line.as_bytes());
+            self.output.extend_from_slice(b"\r\n");
+            self.send_much()?;
+        }
+        self.output.extend_from_slice(b".\r\n");
+        Ok(())
+    }
+
+    pub(super) fn message<M: Maildrop>(
+        &mut self,
+        maildrop: &M,
+        index: usize,
+        mut content: Content,
+    ) -> Result<(), Lost> {
+        let mut file = match maildrop.open(index) {
+            Ok(file) => file,
+            Err(error) => {
+                warn!("event=message-not-opened message={} why={:?}", index + 1, error.to_string());
+                let is_gone = error.kind() == ErrorKind::NotFound;
+                return Ok(self.respond(if is_gone { &Reply::IS_GONE } else { &Reply::UNREADABLE })?);
+            }
+        };
+        self.say(&Reply::MESSAGE);
+        let mut piece = vec![0; OUTPUT];
+        while !content.is_done() {
+            let count = match file.read(&mut piece) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Lost::Message(error)),
+            };
+            content.push(piece.get(..count).unwrap_or_default(), &mut self.output);
+            self.send_much()?;
+        }
+        content.finish(&mut self.output);
+        Ok(())
+    }
+
+    /// Says a last word, and closes.
+    pub(super) fn close(&mut self, reply: &Reply) {
+        self.close_within(self.timeout, reply);
+    }
+
+    /// The same, for a client that was too slow already.
+    pub(super) fn close_within(&mut self, time: Duration, reply: &Reply) {
+        self.say(reply);
+        self.stream.allow(time);
+        if self.flush().is_ok() {
+            self.stream.finish();
+        }
+    }
+}
