@@ -10,7 +10,7 @@
 //!
 //! A rig that finds nothing proves nothing: the same rig must find planted faults.
 //!
-//! Needs root, qemu-storage-daemon (Debian: qemu-utils), e2fsprogs, xfsprogs, btrfs-progs and strace.
+//! Needs root, qemu-storage-daemon (Debian: qemu-utils; Debian 12: qemu-system-common), e2fsprogs, xfsprogs, btrfs-progs and strace.
 //! `POWERCUT_CUTS` says how many cuts there are in all (300), `POWERCUT_SEED` repeats a run.
 #![allow(clippy::print_stderr)]
 

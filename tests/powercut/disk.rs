@@ -179,7 +179,7 @@ impl Daemon {
             .arg(format!("type=fuse,id=shown,node-name=logged,mountpoint={},writable=on", path("shown")))
             .stdin(Stdio::null())
             .spawn()
-            .expect("qemu-storage-daemon (Debian: qemu-utils)");
+            .expect("qemu-storage-daemon (Debian: qemu-utils; Debian 12: qemu-system-common)");
         let mut daemon = Daemon { child, shown: folder.join("shown") };
         let end = Instant::now() + Duration::from_secs(20);
         while fs::metadata(&daemon.shown).is_ok_and(|metadata| metadata.len() == 0) {
