@@ -271,6 +271,28 @@ fn a_program_that_cannot_be_started_costs_time_and_then_the_connection_but_not_t
 }
 
 #[test]
+fn being_out_of_descriptors_costs_time_and_nothing_else() {
+    let folder = folder();
+    let mut server = Server::start(on_loopback(folder.path()).args(["/bin/echo", "served"]));
+    let address = server.address("0");
+    let limit = |process: &Child, number: u32| {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--pid={}", process.id())).arg(format!("--nofile={number}:4096"));
+        assert!(command.status().expect("prlimit of util-linux").success());
+    };
+    assert_eq!(server.listen_to("0"), "served\n");
+    let numbers = fs::read_dir(format!("/proc/{}/fd", server.process.id())).expect("descriptors");
+    let numbers = numbers.map(|entry| entry.expect("one").file_name().to_str().expect("a number").parse::<u32>());
+    let highest = numbers.map(|number| number.expect("a number")).max().expect("descriptors");
+    limit(&server.process, highest + 1);
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    server.record("cannot serve");
+    limit(&server.process, 1024);
+    assert_eq!(all(&mut client), "served\n");
+}
+
+#[test]
 fn term_stops_accepting_and_lets_sessions_finish() {
     let folder = folder();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
