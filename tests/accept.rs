@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -192,6 +192,25 @@ fn a_unix_socket_is_served_too() {
     }
     process.kill().unwrap();
     process.wait().unwrap();
+}
+
+#[test]
+fn a_child_holds_nothing_of_the_loop() {
+    let scratch = Scratch::new();
+    let server = Server::on_stdin(&scratch, &[]);
+    let own = std::fs::read_link(format!("/proc/self/fd/{}", server.listener.as_raw_fd())).unwrap();
+    let mut client = server.connect();
+    greeted(&mut client);
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.process.id())).unwrap();
+    let open = |pid: &str| {
+        let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        entries.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok()).collect::<Vec<_>>()
+    };
+    for child in children.split_whitespace() {
+        let open = open(child);
+        assert!(!open.is_empty() && !open.contains(&own), "{open:?}");
+        assert!(!open.iter().any(|file| file.ends_with("anon_inode:[signalfd]")), "{open:?}");
+    }
 }
 
 #[test]

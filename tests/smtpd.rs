@@ -85,7 +85,9 @@ impl Drop for Server {
 fn all(client: &mut TcpStream) -> String {
     let mut text = Vec::new();
     // A program that is killed with octets unread resets the connection; what came before counts.
-    let _ = client.read_to_end(&mut text);
+    if let Err(error) = client.read_to_end(&mut text) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
     String::from_utf8(text).expect("text")
 }
 
@@ -242,6 +244,17 @@ fn children_that_are_not_its_own_are_reaped_and_not_counted() {
 }
 
 #[test]
+fn whoever_ignored_the_end_of_children_does_not_spoil_the_count() {
+    let folder = folder();
+    let mut outer = Command::new("/bin/sh");
+    outer.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder.path());
+    outer.args(["-c", "trap '' CHLD; exec \"$@\"", "sh"]).arg(binary("smtpd"));
+    outer.args(["--listen-address", "127.0.0.1", "--port", "0", "-n", "1", "/bin/echo", "served"]);
+    let mut server = Server::start(&mut outer);
+    (0..3).for_each(|_| assert_eq!(server.listen_to("0"), "served\n"));
+}
+
+#[test]
 fn children_that_fail_or_are_killed_end_nobody_else() {
     let folder = folder();
     let program = "read word; case $word in fail) exit 78;; die) kill -KILL $$;; esac; echo served";
@@ -364,10 +377,12 @@ fn a_services_file_serves_several_programs_with_their_own_arguments_and_limits()
 #[test]
 fn a_wait_service_gets_the_listening_socket_and_is_left_alone_until_it_ends() {
     let folder = folder();
-    let (starts, gate) = (folder.path().join("starts"), folder.path().join("gate"));
+    let [starts, gate, flags] = ["starts", "gate", "flags"].map(|name| folder.path().join(name));
     nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let program = format!(
-        "test \"$(readlink /proc/$$/fd/0)\" = \"$(readlink /proc/$$/fd/1)\" && echo $TCPREMOTEIP start >>{}; read word <{}",
+        "grep flags: /proc/$$/fdinfo/0 >{}
+         test \"$(readlink /proc/$$/fd/0)\" = \"$(readlink /proc/$$/fd/1)\" && echo $TCPREMOTEIP start >>{}; read word <{}",
+        flags.display(),
         starts.display(),
         gate.display()
     );
@@ -381,6 +396,9 @@ fn a_wait_service_gets_the_listening_socket_and_is_left_alone_until_it_ends() {
         assert_eq!(fs::read_to_string(&starts).unwrap(), "start\n".repeat(count), "one at a time, and no client in it");
         fs::write(&gate, "end\n").unwrap();
     }
+    let flags = fs::read_to_string(flags).unwrap();
+    let flags = u32::from_str_radix(flags.trim_start_matches("flags:").trim(), 8).expect("an octal number");
+    assert_eq!(flags & 0o4000, 0, "O_NONBLOCK is nothing that a program for inetd expects");
     // The one that runs now would wait for ever.
     until("the program to be started", || fs::read_to_string(&starts).unwrap().lines().count() >= 4);
     server.signal(Signal::SIGTERM);
