@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
 use crate::queue::{Error, Id, Message, Queue, RecipientState};
+use crate::submit::verify;
 use std::time::SystemTime;
 
 /// What an attempt at a message came to.
@@ -65,7 +66,7 @@ fn route(
     address: &Address,
     search: bool,
 ) -> Outcome {
-    let channel = match settings.channels.outgoing(address.domain().unwrap_or_default()) {
+    let channel = match verify::outgoing(&settings.channels, address) {
         Lookup::Yes(channel) => channel,
         Lookup::No => return Outcome::Failed("5.1.2 no channel leads to this domain".to_owned()),
         Lookup::CannotTell(why) => {
@@ -78,7 +79,7 @@ fn route(
         Transport::Mailbox => local::deliver(&settings.config, helper, message, number, address, search),
         Transport::Smtp(_) => missing("smtp"),
         Transport::Other(name, _) => missing(name),
-        Transport::None => Outcome::Failed("5.4.4 no mail leaves by the channel of this domain".to_owned()),
+        Transport::None => Outcome::Failed("5.1.2 no mail leaves by the channel of this domain".to_owned()),
     }
 }
 

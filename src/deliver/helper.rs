@@ -9,9 +9,9 @@
 use super::local::{self, Appended};
 use super::settings::Settings;
 use crate::config::Config;
-use crate::config::value::UserSource;
 use crate::exit::Error;
 use crate::lookup::Lookup;
+use crate::submit::verify::may_receive;
 use crate::users::{self, User};
 use crate::{privilege, sys};
 use nix::cmsg_space;
@@ -29,9 +29,6 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
-
-/// With `users = system` those below are not people but parts of the system.
-const FIRST_PERSON: u32 = 1000;
 
 /// Longest request: the numbers, a base and a user's name.
 const LONGEST: usize = 512;
@@ -238,8 +235,7 @@ fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd) -> O
         }
     };
     let Some((uid, gid)) = user.owner else { return Some(Appended::NotOurs) };
-    let least = if config.users == UserSource::System { FIRST_PERSON } else { 1 };
-    if uid < least {
+    if !may_receive(config, &user) {
         log::warn!("user={} uid={uid}: mail for accounts of the system is not delivered", user.name);
         return Some(Appended::SystemAccount);
     }

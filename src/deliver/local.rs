@@ -8,7 +8,8 @@ use crate::lookup::Lookup;
 use crate::mailbox::maildir;
 use crate::message::path::{Address, ReversePath};
 use crate::queue::Message;
-use crate::users::{self, User};
+use crate::submit::verify;
+use crate::users::User;
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::SystemTime;
@@ -98,7 +99,7 @@ pub fn deliver(
     address: &Address,
     search: bool,
 ) -> Outcome {
-    let user = match find(config, address) {
+    let user = match verify::local_user(config, address) {
         Lookup::Yes(user) => user,
         Lookup::No => return no_such_user(),
         Lookup::CannotTell(why) => {
@@ -116,14 +117,6 @@ pub fn deliver(
         (Some(_), None) => Appended::NotOurs,
     }
     .outcome()
-}
-
-/// The user an address means: by the whole address first where users are virtual, then by its local part.
-fn find(config: &Config, address: &Address) -> Lookup<User> {
-    match users::find(config, address.as_bytes()) {
-        Lookup::No => users::find(config, address.local_part()),
-        found => found,
-    }
 }
 
 /// Appends to a user's mailbox with the rights this process has.

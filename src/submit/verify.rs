@@ -69,8 +69,9 @@ pub fn local_user(config: &Config, address: &Address) -> Lookup<User> {
     }
 }
 
-/// root never receives mail, for no process of ours writes as root; nor do the system's service users.
-fn may_receive(config: &Config, user: &User) -> bool {
+/// root never receives mail, for no process of ours writes as root; nor do the system's service users. deliver's helper
+/// asks this too, before a process becomes the user.
+pub fn may_receive(config: &Config, user: &User) -> bool {
     match (&config.users, user.owner) {
         (_, Some((0, _))) => false,
         (UserSource::System, Some((uid, _))) => uid >= FIRST_PERSON,
