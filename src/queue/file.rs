@@ -1,4 +1,5 @@
-//! One message on disk: a [`Draft`] while it is written, a [`Message`] when it is read. The octets are in `layout.rs`.
+//! One message on disk: a [`Draft`] while it is written, a [`Message`] when it is read. The octets are in `layout.rs`, and
+//! `file/read.rs` takes a file apart.
 //!
 //! A file is created under its final name and written in place. Nought octets stand where its header will be until all
 //! else is written, so a crash leaves either an incomplete file, which nobody takes, or a whole one.
@@ -6,13 +7,15 @@
 use super::layout::{self, CONTENT, HEADER, Header, Kind, LONGEST_REPORT, Lines, SLOT, Slot};
 use super::{Error, Head, Id, Recipient};
 use crate::logging;
-use crate::message::path::{Address, LONGEST_ADDRESS, ReversePath};
+use crate::message::path::{Address, ReversePath};
 use crc32fast::Hasher;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+mod read;
 
 /// Room for the Received field in front of the content, which comes before the field's facts are known.
 pub const TRACE_ROOM: usize = 2048;
@@ -89,7 +92,7 @@ impl Draft {
             committed: false,
         };
         // A reader that looks at the new file holds its lock for a moment only.
-        draft.file.lock()?;
+        uninterrupted(|| draft.file.lock())?;
         Ok(draft)
     }
 
@@ -255,7 +258,7 @@ impl Drop for Draft {
         if let Err(error) = super::remove_file(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
-            log::warn!("id={} abandoned but not removed: {error}", self.id);
+            log::warn!("event=not-removed id={} reason=\"{error}\"", self.id);
         }
     }
 }
@@ -314,10 +317,10 @@ impl Message {
                 _ => return Err(error),
             },
         };
-        match file.try_lock() {
+        match uninterrupted(|| file.try_lock().map_err(io::Error::from)) {
             Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Ok(Found::Locked),
-            Err(std::fs::TryLockError::Error(error)) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Found::Locked),
+            Err(error) => return Err(error),
         }
         let metadata = file.metadata()?;
         if !metadata.is_file() {
@@ -328,7 +331,7 @@ impl Message {
             1 => {}
             _ => return Ok(Found::Garbage("it has more than one name".to_owned())),
         }
-        let (octets, kind) = read_header(&file, metadata.len())?;
+        let (octets, kind) = read::header(&file, metadata.len())?;
         let header = match kind {
             Kind::Incomplete => return Ok(Found::Incomplete(file, metadata)),
             Kind::Garbage(why) => return Ok(Found::Garbage(why.to_owned())),
@@ -336,7 +339,7 @@ impl Message {
         };
         let mut checksum = Hasher::new();
         layout::checked_parts(&octets).iter().for_each(|part| checksum.update(part));
-        Ok(match read_body(id, path, file, &header, checksum)? {
+        Ok(match read::body(id, path, file, &header, checksum)? {
             Ok(message) => Found::Message(Box::new(message)),
             Err(why) => Found::Garbage(why.to_owned()),
         })
@@ -349,14 +352,11 @@ impl Message {
         if room == 0 {
             return Ok(0);
         }
-        loop {
-            match self.file.read_at(&mut buffer[..room], self.start + offset) {
-                // The length was checked: it was cut off by somebody since.
-                Ok(0) => return Err(Error::Io(format!("{}: the file has shrunk", self.id))),
-                Ok(count) => return Ok(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.trouble("read", error)),
-            }
+        match uninterrupted(|| self.file.read_at(&mut buffer[..room], self.start + offset)) {
+            // The length was checked: it was cut off by somebody since.
+            Ok(0) => Err(Error::Io(format!("{}: the file has shrunk", self.id))),
+            Ok(count) => Ok(count),
+            Err(error) => Err(self.trouble("read", error)),
         }
     }
 
@@ -395,122 +395,14 @@ impl Message {
     }
 }
 
-fn read_header(file: &File, length: u64) -> io::Result<([u8; HEADER], Kind)> {
-    let mut octets = [0; HEADER];
-    if length < HEADER as u64 {
-        // Nothing but noughts is written before the header, and that last.
-        let mut start = Vec::new();
-        At { file, offset: 0 }.take(HEADER as u64).read_to_end(&mut start)?;
-        let blank = start.iter().all(|octet| *octet == 0);
-        let kind = if blank { Kind::Incomplete } else { Kind::Garbage("it is shorter than a header") };
-        return Ok((octets, kind));
-    }
-    file.read_exact_at(&mut octets, 0)?;
-    Ok((octets, Header::decode(&octets, length)))
-}
-
-/// Why a file is no message after all.
-type Refused = &'static str;
-
-const SHORT: Refused = "its records do not fit its offsets";
-
-fn read_body(
-    id: Id,
-    path: PathBuf,
-    file: File,
-    header: &Header,
-    mut checksum: Hasher,
-) -> io::Result<Result<Message, Refused>> {
-    let mut from = BufReader::with_capacity(BUFFER, At { file: &file, offset: header.trace_at });
-    let mut left = header.recipients_at - header.trace_at;
-    while left > 0 {
-        let octets = from.fill_buf()?;
-        let count = octets.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        if count == 0 {
-            return Ok(Err(SHORT));
+/// Again, as often as a signal comes in between.
+fn uninterrupted<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match act() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
         }
-        checksum.update(&octets[..count]);
-        from.consume(count);
-        left -= count as u64;
     }
-    let (recipients, slots) = match read_recipients(&mut from, header, &mut checksum)? {
-        Ok(found) => found,
-        Err(why) => return Ok(Err(why)),
-    };
-    let Some((reverse_path, channel)) = read_envelope(&mut from, header, checksum)? else {
-        return Ok(Err("its checksum does not agree"));
-    };
-    drop(from);
-    let created = UNIX_EPOCH.checked_add(Duration::from_micros(header.created)).unwrap_or(UNIX_EPOCH);
-    let (start, size) = (header.trace_at, header.recipients_at - header.trace_at);
-    let lines = header.lines;
-    Ok(Ok(Message { id, reverse_path, channel, created, lines, size, recipients, path, file, start, slots }))
-}
-
-type Recipients = (Vec<Recipient>, Vec<u64>);
-
-fn read_recipients(
-    from: &mut impl Read,
-    header: &Header,
-    checksum: &mut Hasher,
-) -> io::Result<Result<Recipients, Refused>> {
-    let (mut recipients, mut slots) = (Vec::new(), Vec::new());
-    let mut at = header.recipients_at;
-    let mut address = [0; LONGEST_ADDRESS];
-    while at < header.envelope_at {
-        let mut length = [0; 2];
-        from.read_exact(&mut length)?;
-        checksum.update(&length);
-        let length = usize::from(u16::from_be_bytes(length));
-        at += (2 + length + SLOT) as u64;
-        if length > LONGEST_ADDRESS || at > header.envelope_at {
-            return Ok(Err(SHORT));
-        }
-        from.read_exact(&mut address[..length])?;
-        checksum.update(&address[..length]);
-        let mut slot = [0; SLOT];
-        from.read_exact(&mut slot)?;
-        let (Ok(address), Some(slot)) = (Address::from_internal(&address[..length]), Slot::decode(&slot)) else {
-            return Ok(Err("a recipient is no address or in no state"));
-        };
-        recipients.push(Recipient { address, state: slot.state, attempts: slot.attempts, report: slot.report });
-        slots.push(at - SLOT as u64);
-    }
-    if recipients.len() != header.recipients as usize {
-        return Ok(Err("its number of recipients is another"));
-    }
-    Ok(Ok((recipients, slots)))
-}
-
-/// The rest of the file; nothing if it is not what the checksum was made of.
-fn read_envelope(
-    from: &mut impl Read,
-    header: &Header,
-    mut checksum: Hasher,
-) -> io::Result<Option<(ReversePath, String)>> {
-    const LONGEST: u64 = (2 + LONGEST_ADDRESS + 2 + LONGEST_CHANNEL + layout::END_RECORD) as u64;
-    let mut octets = Vec::new();
-    from.take(LONGEST + 1).read_to_end(&mut octets)?;
-    if octets.len() as u64 != header.length - header.envelope_at {
-        return Ok(None);
-    }
-    let Some((covered, sum)) = octets.split_last_chunk::<4>() else { return Ok(None) };
-    checksum.update(covered);
-    if checksum.finalize() != u32::from_be_bytes(*sum) {
-        return Ok(None);
-    }
-    Ok((|| {
-        let (reverse_path, rest) = take_counted(covered)?;
-        let (channel, rest) = take_counted(rest)?;
-        let reverse_path = ReversePath::from_internal(reverse_path).ok()?;
-        let channel = std::str::from_utf8(channel).ok()?.to_owned();
-        (rest == layout::END).then_some((reverse_path, channel))
-    })())
-}
-
-fn take_counted(octets: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = octets.split_first_chunk::<2>()?;
-    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
 }
 
 fn counted(octets: &[u8]) -> Result<[u8; 2], Error> {
@@ -520,20 +412,6 @@ fn counted(octets: &[u8]) -> Result<[u8; 2], Error> {
 
 fn microseconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX))
-}
-
-/// Reads a file onwards from an offset, and leaves alone the position that other descriptors share.
-struct At<'a> {
-    file: &'a File,
-    offset: u64,
-}
-
-impl Read for At<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.offset)?;
-        self.offset += count as u64;
-        Ok(count)
-    }
 }
 
 #[cfg(test)]

@@ -196,7 +196,7 @@ impl Queue {
             Found::Incomplete(_locked, metadata) => {
                 let written = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 if SystemTime::now().duration_since(written).is_ok_and(|age| age >= ABANDONED) {
-                    log::info!("id={id} removed: its writer never completed it");
+                    log::info!("event=removed id={id} reason=\"its writer never completed it\"");
                     self.discard(id);
                 }
             }
@@ -226,7 +226,7 @@ impl Queue {
 
     fn discard(&self, id: &Id) {
         if let Err(error) = remove_file(&self.path_of(id)) {
-            log::warn!("id={id} incomplete and not removed: {error}");
+            log::warn!("event=not-removed id={id} reason=\"{error}\"");
         }
     }
 
@@ -234,7 +234,7 @@ impl Queue {
     fn complain(&self, name: &std::ffi::OsStr, why: &str) {
         let Ok(mut complained) = self.complained.lock() else { return };
         if complained.len() < COMPLAINTS && complained.insert(name.to_owned()) {
-            log::warn!("queue file={} left alone: {why}", name.display());
+            log::warn!("event=left-alone file={} reason=\"{why}\"", name.display());
         }
     }
 }

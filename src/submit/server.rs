@@ -154,7 +154,7 @@ impl<'a> Receiver<'a> {
                 let client = self.introduction.as_ref().map_or("", |introduction| &introduction.client.address);
                 let (client, channel) = (clean(client.as_bytes(), 100), clean(head.channel.as_bytes(), 100));
                 log::info!(
-                    "queued id={id} from={from} nrcpt={recipients} size={size} client={client} channel={channel}"
+                    "event=queued id={id} from={from} nrcpt={recipients} size={size} client={client} channel={channel}"
                 );
                 Ok(id.to_string())
             }
@@ -216,7 +216,7 @@ impl Submit for Receiver<'_> {
         Ok(match self.put_on_disk() {
             Ok(id) => Outcome::Queued(id),
             Err(refusal) => {
-                log::info!("not queued reason={refusal:?}");
+                log::info!("event=refused reason={refusal:?}");
                 Outcome::Refused(refusal)
             }
         })

@@ -110,7 +110,7 @@ fn is_literal(text: &[u8]) -> bool {
 }
 
 fn cannot_tell(address: &Address, why: &str) -> Verdict {
-    log::warn!("verify address=<{address}> cannot tell: {why}");
+    log::warn!("event=cannot-tell address=<{address}> reason=\"{why}\"");
     Verdict::CannotTell
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::queue::Queue;
 use proptest::prelude::*;
 use std::fs;
+use std::time::Duration;
 
 fn queue() -> (tempfile::TempDir, Queue) {
     let folder = tempfile::tempdir().unwrap();

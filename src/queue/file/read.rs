@@ -1,0 +1,147 @@
+//! Taking a queue file apart. Nothing in it is believed before it has been compared with something else, and no memory
+//! is taken for a number that was only announced.
+
+use super::super::layout::{self, HEADER, Header, Kind, SLOT, Slot};
+use super::super::{Id, Recipient};
+use super::{BUFFER, LONGEST_CHANNEL, Message, uninterrupted};
+use crate::message::path::{Address, LONGEST_ADDRESS, ReversePath};
+use crc32fast::Hasher;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// The first octets of a file, and what they say of the rest.
+pub(super) fn header(file: &File, length: u64) -> io::Result<([u8; HEADER], Kind)> {
+    let mut octets = [0; HEADER];
+    if length < HEADER as u64 {
+        // Nothing but noughts is written before the header, and that last.
+        let mut start = Vec::new();
+        At { file, offset: 0 }.take(HEADER as u64).read_to_end(&mut start)?;
+        let blank = start.iter().all(|octet| *octet == 0);
+        let kind = if blank { Kind::Incomplete } else { Kind::Garbage("it is shorter than a header") };
+        return Ok((octets, kind));
+    }
+    file.read_exact_at(&mut octets, 0)?;
+    Ok((octets, Header::decode(&octets, length)))
+}
+
+/// Why a file is no message after all.
+type Refused = &'static str;
+
+const SHORT: Refused = "its records do not fit its offsets";
+
+/// Everything behind the header, believed only if the checksum agrees in the end; else why not.
+pub(super) fn body(
+    id: Id,
+    path: PathBuf,
+    file: File,
+    header: &Header,
+    mut checksum: Hasher,
+) -> io::Result<Result<Message, Refused>> {
+    let mut from = BufReader::with_capacity(BUFFER, At { file: &file, offset: header.trace_at });
+    let mut left = header.recipients_at - header.trace_at;
+    while left > 0 {
+        let octets = from.fill_buf()?;
+        let count = octets.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if count == 0 {
+            return Ok(Err(SHORT));
+        }
+        checksum.update(&octets[..count]);
+        from.consume(count);
+        left -= count as u64;
+    }
+    let (recipients, slots) = match recipients_of(&mut from, header, &mut checksum)? {
+        Ok(found) => found,
+        Err(why) => return Ok(Err(why)),
+    };
+    let Some((reverse_path, channel)) = envelope_of(&mut from, header, checksum)? else {
+        return Ok(Err("its checksum does not agree"));
+    };
+    drop(from);
+    let created = UNIX_EPOCH.checked_add(Duration::from_micros(header.created)).unwrap_or(UNIX_EPOCH);
+    let (start, size) = (header.trace_at, header.recipients_at - header.trace_at);
+    let lines = header.lines;
+    Ok(Ok(Message { id, reverse_path, channel, created, lines, size, recipients, path, file, start, slots }))
+}
+
+type Recipients = (Vec<Recipient>, Vec<u64>);
+
+fn recipients_of(
+    from: &mut impl Read,
+    header: &Header,
+    checksum: &mut Hasher,
+) -> io::Result<Result<Recipients, Refused>> {
+    let (mut recipients, mut slots) = (Vec::new(), Vec::new());
+    let mut at = header.recipients_at;
+    let mut address = [0; LONGEST_ADDRESS];
+    while at < header.envelope_at {
+        let mut length = [0; 2];
+        from.read_exact(&mut length)?;
+        checksum.update(&length);
+        let length = usize::from(u16::from_be_bytes(length));
+        at += (2 + length + SLOT) as u64;
+        if length > LONGEST_ADDRESS || at > header.envelope_at {
+            return Ok(Err(SHORT));
+        }
+        from.read_exact(&mut address[..length])?;
+        checksum.update(&address[..length]);
+        let mut slot = [0; SLOT];
+        from.read_exact(&mut slot)?;
+        let (Ok(address), Some(slot)) = (Address::from_internal(&address[..length]), Slot::decode(&slot)) else {
+            return Ok(Err("a recipient is no address or in no state"));
+        };
+        recipients.push(Recipient { address, state: slot.state, attempts: slot.attempts, report: slot.report });
+        slots.push(at - SLOT as u64);
+    }
+    if recipients.len() != header.recipients as usize {
+        return Ok(Err("its number of recipients is another"));
+    }
+    Ok(Ok((recipients, slots)))
+}
+
+/// The rest of the file; nothing if it is not what the checksum was made of.
+fn envelope_of(
+    from: &mut impl Read,
+    header: &Header,
+    mut checksum: Hasher,
+) -> io::Result<Option<(ReversePath, String)>> {
+    const LONGEST: u64 = (2 + LONGEST_ADDRESS + 2 + LONGEST_CHANNEL + layout::END_RECORD) as u64;
+    let mut octets = Vec::new();
+    from.take(LONGEST + 1).read_to_end(&mut octets)?;
+    if octets.len() as u64 != header.length - header.envelope_at {
+        return Ok(None);
+    }
+    let Some((covered, sum)) = octets.split_last_chunk::<4>() else { return Ok(None) };
+    checksum.update(covered);
+    if checksum.finalize() != u32::from_be_bytes(*sum) {
+        return Ok(None);
+    }
+    Ok((|| {
+        let (reverse_path, rest) = take_counted(covered)?;
+        let (channel, rest) = take_counted(rest)?;
+        let reverse_path = ReversePath::from_internal(reverse_path).ok()?;
+        let channel = std::str::from_utf8(channel).ok()?.to_owned();
+        (rest == layout::END).then_some((reverse_path, channel))
+    })())
+}
+
+fn take_counted(octets: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = octets.split_first_chunk::<2>()?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
+}
+
+/// Reads a file onwards from an offset, and leaves alone the position that other descriptors share.
+struct At<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = uninterrupted(|| self.file.read_at(buffer, self.offset))?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
