@@ -28,7 +28,12 @@ macro_rules! parameters {
             pub settings: Vec<Setting>,
             /// Names that are no parameters, set by the administrator for `$name`, and what they expand to.
             pub own_names: Vec<(String, String)>,
-            $( #[doc = $help] pub $name: $type, )+
+            $(
+                // A help text is plain text: what looks like a link in it is none.
+                #[allow(rustdoc::broken_intra_doc_links)]
+                #[doc = $help]
+                pub $name: $type,
+            )+
         }
 
         /// Every parameter there is, in the order of the manual page.

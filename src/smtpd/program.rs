@@ -30,7 +30,7 @@ const UCSPI: [&str; 8] = [
 pub struct Program {
     /// The file to execute.
     pub path: PathBuf,
-    /// argv[0]: some programs are several, by name.
+    /// `argv[0]`: some programs are several, by name.
     pub name: OsString,
     /// The other arguments.
     pub arguments: Vec<OsString>,
