@@ -1,0 +1,108 @@
+//! A manual page describes exactly what the binary does: the options of `--help` and of the page are the same, the exit
+//! statuses are those of `exit.rs`, and there is a page for each program.
+
+mod common;
+
+use common::Scratch;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const PROGRAMS: [&str; 6] = ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver"];
+
+fn pages() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("man")
+}
+
+fn page(program: &str) -> String {
+    fs::read_to_string(pages().join(format!("{program}.8"))).unwrap_or_else(|e| panic!("{program}.8: {e}"))
+}
+
+/// `-n`, `--port` and so on, as `--help` lists them.
+fn options_of_help(program: &str) -> BTreeSet<String> {
+    let output = Scratch::new().run(program, &["--help"], b"");
+    assert!(output.status.success(), "{program} --help: {output:?}");
+    let help = String::from_utf8(output.stdout).expect("UTF-8");
+    let listed = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    let words = listed.flat_map(|line| line.split("  ").next().unwrap_or_default().split([' ', ',', '=', '[']));
+    words.filter(|word| word.starts_with('-')).map(str::to_owned).collect()
+}
+
+/// The options that have an item of their own in the page: `.It Fl n Ar count`, `.It Fl -port Ar number`.
+fn options_of_page(program: &str) -> BTreeSet<String> {
+    let text = page(program);
+    let mut options = BTreeSet::new();
+    for item in text.lines().filter_map(|line| line.strip_prefix(".It Fl ")) {
+        let mut words = item.split_whitespace();
+        let mut dash = "-";
+        let mut expected = true;
+        while let Some(word) = words.next() {
+            match word {
+                "Fl" if expected => dash = "--",
+                "Fl" => (expected, dash) = (true, "-"),
+                flag if expected => {
+                    options.insert(format!("{dash}{flag}"));
+                    expected = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    options
+}
+
+#[test]
+fn the_options_of_a_page_are_those_of_the_program() {
+    for program in PROGRAMS {
+        let (help, page) = (options_of_help(program), options_of_page(program));
+        assert!(help.contains("--config") && help.contains("-o"), "{program}: {help:?}");
+        assert_eq!(help, page, "{program}: --help (left) and the page (right) list other options");
+    }
+}
+
+#[test]
+fn every_file_in_man_is_a_page_of_this_name_and_section() {
+    let mut sections = Vec::new();
+    for entry in fs::read_dir(pages()).expect("man/") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
+        let section = path.extension().and_then(|section| section.to_str()).expect("a section").to_owned();
+        let text = fs::read_to_string(&path).expect("a page");
+        let title = text.lines().find_map(|line| line.strip_prefix(".Dt ")).unwrap_or_default();
+        assert_eq!(title, format!("{} {section}", name.to_uppercase()), "{}", path.display());
+        assert!(text.contains(&format!("\n.Nm {name}\n")), "{}: no .Nm {name}", path.display());
+        sections.push(section);
+    }
+    assert!(sections.iter().filter(|section| *section == "8").count() >= PROGRAMS.len(), "{sections:?}");
+}
+
+#[test]
+fn a_page_tells_the_exit_statuses() {
+    for program in PROGRAMS {
+        let text = page(program);
+        assert!(text.contains(".Sh EXIT STATUS"), "{program}: no EXIT STATUS");
+        for status in ["0", "64", "78"] {
+            let item =
+                text.lines().any(|line| line == format!(".It {status}") || line.starts_with(&format!(".It {status} ")));
+            assert!(item, "{program}: no item for exit status {status}");
+        }
+    }
+}
+
+#[test]
+fn wrong_usage_is_64_and_wrong_configuration_is_78_everywhere() {
+    for program in PROGRAMS {
+        let scratch = Scratch::new();
+        assert_eq!(scratch.run(program, &["--no-such-option"], b"").status.code(), Some(64), "{program}");
+        scratch.configure("soft_bounce = perhaps");
+        let output = scratch.run(program, &[], b"");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        // smtpd needs to be told what to serve before it reads anything.
+        if program != "smtpd" {
+            assert_eq!(output.status.code(), Some(78), "{program}: {log}");
+            let place =
+                format!("{}:9: soft_bounce = perhaps: expected yes or no", scratch.path().join("main.cf").display());
+            assert!(log.contains(&place), "{program}: {log}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What surrounds every program: under a superserver descriptor 2 is the client too, and nothing but the protocol may
+//! ever be seen there. (planted.rs has the panic and the failing allocation.)
+
+mod common;
+
+use common::{Scratch, under_inetd};
+use std::process::Command;
+
+#[test]
+fn wrong_configuration_and_usage_are_told_in_the_protocol_and_in_the_status() {
+    for (program, reply) in [("smtpsrvr", "421 "), ("pop3d", "-ERR "), ("qmqpd", ":Z")] {
+        let scratch = Scratch::new();
+        scratch.configure("message_size_limit = lots");
+        let (seen, status) = under_inetd(&mut scratch.command(program), b"");
+        assert!(seen.contains(reply) && !seen.contains("lots") && !seen.contains("main.cf"), "{program}: {seen}");
+        assert_eq!(status.code(), Some(78), "{program}");
+        let (seen, status) = under_inetd(Scratch::new().command(program).arg("--no-such-option"), b"");
+        assert!(seen.contains(reply) && !seen.contains("no-such-option"), "{program}: {seen}");
+        assert_eq!(status.code(), Some(64), "{program}");
+    }
+}
+
+#[test]
+fn a_session_under_inetd_says_nothing_but_the_protocol() {
+    let scratch = Scratch::new();
+    let input = b"EHLO client.example\r\nMAIL FROM:<a@client.example>\r\nRCPT TO:<nobody-here@mx.example>\r\nQUIT\r\n";
+    let (seen, status) = under_inetd(&mut scratch.command("smtpsrvr"), input);
+    assert!(seen.starts_with("220 mx.example") && seen.contains("\\r\\n221 2.0.0"), "{seen}");
+    for line in seen.trim_end_matches("\\r\\n").split("\\r\\n") {
+        assert!(line.as_bytes().iter().take(3).all(u8::is_ascii_digit), "no reply: {line}");
+    }
+    assert_eq!(status.code(), Some(0));
+}
+
+/// A program under a limit of its address space, in kB.
+fn limited(scratch: &Scratch, program: &str, limit: usize) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -v {limit}; exec \"$0\" \"$@\"")]).arg(common::binary(program));
+    command.env_clear().env("MAIL_CONFIG", scratch.path());
+    command
+}
+
+#[test]
+fn too_little_memory_shows_the_client_protocol_or_nothing() {
+    for (program, input) in [
+        ("smtpsrvr", &b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\nx\r\n.\r\nQUIT\r\n"[..]),
+        ("pop3d", b"USER bob\r\nPASS secret\r\nSTAT\r\nQUIT\r\n"),
+    ] {
+        // Below this the dynamic loader fails, which no program can help.
+        let starts = |limit: &usize| {
+            let scratch = Scratch::new();
+            common::feed(limited(&scratch, program, *limit).arg("--version"), b"").status.success()
+        };
+        let least = (3000..40_000).step_by(100).find(starts).expect("a limit under which it starts");
+        let mut broke = 0;
+        for limit in (least.saturating_sub(300)..least + 1500).step_by(100) {
+            let scratch = Scratch::new();
+            let (seen, status) = under_inetd(&mut limited(&scratch, program, limit), input);
+            broke += usize::from(!status.success());
+            if seen.contains("shared libraries") {
+                continue;
+            }
+            for line in seen.split("\\r\\n").filter(|line| !line.is_empty()) {
+                let is_reply =
+                    line.starts_with("+OK") || line.starts_with("-ERR") || line.as_bytes()[0].is_ascii_digit();
+                assert!(is_reply, "{program} with {limit} kB: {line}");
+            }
+        }
+        assert!(broke > 0, "{program}: no limit was too small");
+    }
+}
