@@ -38,7 +38,9 @@ impl Case {
     fn run(&self, scratch: &Scratch, options: &[String]) -> Output {
         let trace = scratch.path().join("trace");
         let _ = fs::remove_file(&trace);
-        let mut strace: Vec<OsString> = vec!["strace".into(), "-qq".into(), "-o".into(), trace.into()];
+        let mut strace: Vec<OsString> =
+            ["timeout", "-s", "KILL", "60", "strace", "-qq", "-o"].into_iter().map(OsString::from).collect();
+        strace.push(trace.into());
         strace.extend(options.iter().map(OsString::from));
         if self.traced == Traced::Family {
             strace.push("-f".into());
@@ -51,7 +53,9 @@ impl Case {
         strace.push(common::binary(self.program).into());
         let mut command = Command::new(&strace[0]);
         command.args(&strace[1..]).env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
-        feed(&mut command, &self.input)
+        let output = feed(&mut command, &self.input);
+        assert_ne!(output.status.code(), Some(137), "{} {options:?}: hung for a minute", self.program);
+        output
     }
 
     /// How often each system call is made in a plain run.
