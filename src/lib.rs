@@ -10,7 +10,7 @@
 //! users  auth  channel  config  net          tables, accounts, the connection
 //! smtp::session  pop3::session               state machines: no clock, file, socket or environment from here down
 //! */command  */reply  qmqp::request
-//! message  wire                              addresses, envelope, trace; lines, dots, netstrings
+//! message  wire                              addresses, trace, dates; lines, dots, netstrings
 //! ```
 //!
 //! Beside them: `exit` (outcome to exit status), `logging`, `cli`, `privilege`, and `sys`, the one room where

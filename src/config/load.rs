@@ -6,6 +6,7 @@ use super::parameters::{Config, PARAMETERS, Setting};
 use super::{Error, Origin, show};
 use crate::cli::Common;
 use crate::exit;
+use crate::message::path::is_host_name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -266,15 +267,6 @@ impl Config {
 fn host_name() -> String {
     let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     name.filter(|name| is_host_name(name)).unwrap_or_else(|| "localhost".to_owned())
-}
-
-/// Labels of letters, digits, `-` and, since there are such machines, `_`; not digits alone, which an address has.
-pub(crate) fn is_host_name(name: &str) -> bool {
-    let is_label = |label: &str| {
-        let known = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_';
-        (1..=63).contains(&label.len()) && label.bytes().all(known) && !label.starts_with('-') && !label.ends_with('-')
-    };
-    name.len() <= 253 && name.split('.').all(is_label) && name.bytes().any(|octet| octet.is_ascii_alphabetic())
 }
 
 #[cfg(test)]

@@ -229,6 +229,15 @@ pub fn is_atext(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&octet)
 }
 
+/// Whether a text can be the name of a host: labels of letters, digits, `-` and, since there are such machines, `_`; not digits alone, which an address has.
+pub fn is_host_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let known = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_';
+        (1..=63).contains(&label.len()) && label.bytes().all(known) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label) && name.bytes().any(|octet| octet.is_ascii_alphabetic())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,8 +5,8 @@
 //! 7766). Answers are three-valued: a name that is not there is `No`; time-out, SERVFAIL, or nobody to ask is
 //! `CannotTell`. The whole of a look-up ends at the deadline the caller gives.
 
-use crate::config::load::is_host_name;
 use crate::lookup::Lookup;
+use crate::message::path::is_host_name;
 use domain::base::iana::Rcode;
 use domain::base::{Message, MessageBuilder, Name, Rtype, ToName};
 use domain::rdata::{A, Aaaa, Ptr};

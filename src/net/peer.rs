@@ -191,7 +191,7 @@ fn name(text: &str) -> Option<String> {
     let text = text.trim();
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let is_word = matches!(name.as_str(), "unknown" | "stdin" | "paranoid");
-    (crate::config::load::is_host_name(&name) && address(&name).is_none() && !is_word).then_some(name)
+    (crate::message::path::is_host_name(&name) && address(&name).is_none() && !is_word).then_some(name)
 }
 
 /// Address and port of an inet socket's end; nothing for any other socket.
