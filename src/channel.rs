@@ -34,6 +34,13 @@ pub enum Transport {
     None,
 }
 
+impl Transport {
+    /// Takes what may stand in the fourth column; the error is what was expected.
+    pub fn parse(text: &str) -> Result<Transport, String> {
+        parse::transport(text)
+    }
+}
+
 /// One line of the file.
 #[derive(Debug, Clone)]
 pub struct Channel {

@@ -74,9 +74,21 @@ pub fn start(program: &'static str, speaks: Speaks) {
 
 /// From now on records of level debug as well, unless RUST_LOG says what is wanted.
 pub fn debug() {
-    if std::env::var_os("RUST_LOG").is_none() {
-        log::set_max_level(log::LevelFilter::Debug);
+    verbose(1);
+}
+
+/// From now on more is logged: 1 also debug, 2 and above also trace, 0 nothing more; never less than before, and not if
+/// RUST_LOG says what is wanted.
+pub fn verbose(level: u32) {
+    if std::env::var_os("RUST_LOG").is_some() {
+        return;
     }
+    let wanted = match level {
+        0 => return,
+        1 => log::LevelFilter::Debug,
+        _ => log::LevelFilter::Trace,
+    };
+    log::set_max_level(wanted.max(log::max_level()));
 }
 
 /// Takes name and facility from the configuration (`syslog_name`, `syslog_facility`).

@@ -135,6 +135,10 @@ impl<S: Stream, W: Write> Stream for Recorder<S, W> {
         self.stream.allow(time);
     }
 
+    fn allow_last_words(&mut self, time: Duration) {
+        self.stream.allow_last_words(time);
+    }
+
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
         let count = self.stream.receive(buffer)?;
         self.record(Side::Client, &buffer[..count]);

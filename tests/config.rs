@@ -61,6 +61,12 @@ fn wrong_settings_end_with_78_and_tell_file_line_and_expectation() {
         ("smtpd_timeout = 5 m\n", "FOLDER/main.cf:1: smtpd_timeout = 5 m: expected a whole number and at most one of"),
         ("smtpd_timeout = 0\n", "FOLDER/main.cf:1: smtpd_timeout = 0: expected something above 0"),
         ("users = ldap\n", "FOLDER/main.cf:1: users = ldap: expected system, or passwd-file: and an absolute path"),
+        (
+            "receive_override_options = no_milters x\n",
+            "main.cf:1: receive_override_options = no_milters x: expected words out of",
+        ),
+        ("debug_peer_level = 0\n", "FOLDER/main.cf:1: debug_peer_level = 0: expected something above 0"),
+        ("content_filter = a b:c\n", "FOLDER/main.cf:1: content_filter = a b:c: expected transport:nexthop"),
         ("queue_directory = queue\n", "FOLDER/main.cf:1: queue_directory = queue: expected an absolute path"),
         ("syslog_facility = post\n", "FOLDER/main.cf:1: syslog_facility = post: expected a syslog facility"),
         ("myhostname = my host\n", "FOLDER/main.cf:1: myhostname = my host: expected a host name"),

@@ -95,6 +95,106 @@ fn a_client_gone_at_any_octet_leaves_nothing_and_a_clean_log() {
     assert!(scratch.queued().is_empty());
 }
 
+/// One package through qmqpd on a pipe; its reply and its log.
+fn sent(scratch: &Scratch, arguments: &[&str], from: &str) -> (String, String) {
+    let mut inside = Vec::new();
+    for part in ["Subject: x\n\nhello\n", from, "bob@mx.example"] {
+        doorpost::wire::netstring::put(&mut inside, part.as_bytes());
+    }
+    let mut whole = Vec::new();
+    doorpost::wire::netstring::put(&mut whole, &inside);
+    let output = scratch.run("qmqpd", arguments, &whole);
+    let text = |octets: Vec<u8>| String::from_utf8(octets).expect("printable");
+    (text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn content_filter_is_recorded_and_decides_where_the_message_goes() {
+    let main_cf = "qmqpd_authorized_clients = stdin\ncontent_filter = scan:[127.0.0.1]:10025";
+    let scratch = Scratch::with(main_cf);
+    let (reply, log) = sent(&scratch, &[], "alice@client.example");
+    assert!(reply.contains(":KOk"), "{reply} {log}");
+    let log = String::from_utf8(scratch.deliver().stderr).expect("printable");
+    assert!(log.contains("status=deferred") && log.contains("content_filter scan:[127.0.0.1]:10025: no such"), "{log}");
+    assert_eq!(scratch.mail("bob").len(), 0);
+
+    // The way back from the filter has none; a channel's name is one too.
+    for arguments in [["-o", "content_filter="], ["-o", "content_filter=here:"]] {
+        let scratch = Scratch::with(main_cf);
+        scratch.write("channels", "here stdin - mailbox: *\nelsewhere - mx.example smtp:[192.0.2.1] *\n");
+        let (reply, log) = sent(&scratch, &arguments, "alice@client.example");
+        assert!(reply.contains(":KOk"), "{reply} {log}");
+        let log = String::from_utf8(scratch.deliver().stderr).expect("printable");
+        let filtered = arguments[1].ends_with("here:");
+        assert_eq!(scratch.mail("bob").len(), usize::from(filtered), "{log}");
+        assert_eq!(log.contains("transport smtp"), !filtered, "{log}");
+    }
+}
+
+#[test]
+fn more_is_logged_of_listed_clients_only() {
+    for (list, level, steps, pieces) in
+        [("stdin", 1, true, false), ("10.0.0.0/8, stdin", 2, true, true), ("!stdin, *", 2, false, false)]
+    {
+        let main_cf = format!("qmqpd_authorized_clients = stdin\ndebug_peer_list = {list}\ndebug_peer_level = {level}");
+        let log = sent(&Scratch::with(&main_cf), &[], "alice@client.example").1;
+        assert_eq!(log.contains("event=sender from=<alice@client.example>"), steps, "{list} {level}: {log}");
+        assert_eq!(log.contains("event=recipient to=<bob@mx.example> verdict=Accepted"), steps, "{log}");
+        assert_eq!(log.contains("event=content octets="), pieces, "{list} {level}: {log}");
+    }
+}
+
+#[test]
+fn the_port_is_logged_if_that_is_wanted() {
+    for wanted in ["yes", "no"] {
+        let authorized = "qmqpd_authorized_clients = 127.0.0.1";
+        let scratch = Scratch::with(&format!("{authorized}\nqmqpd_client_port_logging = {wanted}"));
+        let (child, mut client) = on_socket(&scratch);
+        let port = client.local_addr().expect("its address").port();
+        client.write_all(&package(b"x\n")).expect("sent");
+        client.read_to_string(&mut String::new()).expect("a reply");
+        let log = log_of(child);
+        assert_eq!(log.contains(&format!("client=127.0.0.1 port={port} event=end reply=K")), wanted == "yes", "{log}");
+    }
+}
+
+#[test]
+fn a_session_ends_with_daemon_timeout_however_it_is_stretched() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = 127.0.0.1\ndaemon_timeout = 1s");
+    let (child, mut client) = on_socket(&scratch);
+    let mut writer = client.try_clone().expect("a descriptor");
+    let trickle = std::thread::spawn(move || {
+        let begin = writer.write_all(b"1000000:900000:");
+        while begin.is_ok() && writer.write_all(b"x").is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    });
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).expect("a reply");
+    assert!(reply.contains(":ZError: timed out while receiving message content,"), "{reply}");
+    log_of(child);
+    drop(client);
+    trickle.join().expect("the end of the client");
+}
+
+#[test]
+fn a_submit_that_never_answers_is_given_up_after_ipc_timeout() {
+    use std::os::unix::fs::PermissionsExt;
+    for (ipc, daemon) in [("1s", "100s"), ("100s", "1s")] {
+        let scratch = Scratch::new();
+        let stuck = scratch.path().join("submit");
+        scratch.write("submit", "#!/bin/sh\nexec cat >/dev/null 2>&1\n");
+        std::fs::set_permissions(&stuck, PermissionsExt::from_mode(0o755)).expect("its mode");
+        scratch.configure(&format!(
+            "qmqpd_authorized_clients = stdin\nipc_timeout = {ipc}\ndaemon_timeout = {daemon}\ndaemon_directory = {}",
+            scratch.path().display()
+        ));
+        let (reply, log) = sent(&scratch, &[], "alice@client.example");
+        assert!(reply.contains(":ZError: "), "{reply} {log}");
+        assert!(log.contains("submit"), "{log}");
+    }
+}
+
 /// Most memory a live process ever had, in kB.
 fn peak(child: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("a live process");

@@ -67,7 +67,9 @@ fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, E
     let connection = connection(config.daemon_timeout.0.min(LONGEST_SESSION))?;
     let head = record::Head { program: "qmqpd", arguments: Vec::new(), varying: &["30:KOk: queued as "] };
     let mut stream = Recorder::new(connection, record, &head);
-    let ended = server::serve(&mut stream, config, &Peer::of_stdio(None, None), channels, submit);
+    let peer = Peer::of_stdio(None, None);
+    peer.debug_if_listed(config);
+    let ended = server::serve(&mut stream, config, &peer, channels, submit);
     stream.end(exit::code(&ended));
     ended
 }

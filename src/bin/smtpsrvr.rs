@@ -76,6 +76,7 @@ fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, E
         args.channels.iter().flat_map(|list| list.split(',')).map(|n| n.trim().to_owned()).collect();
     let finicky = args.finicky || started_as("rsmtpsrvr");
     let peer = Peer::of_stdio(args.remotehost.as_deref(), args.localhost.as_deref());
+    peer.debug_if_listed(config);
     let site = Here::new(channels, &peer, &only, finicky, &config.myhostname)?;
     let settings = Settings::new(config, &peer, args.localhost.as_deref(), finicky);
     let mut stream = Recorder::new(connection(config.daemon_timeout.0)?, record_file(args), &recorded(args));

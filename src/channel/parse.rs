@@ -125,7 +125,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// What stands in the fourth column; the error is what was expected.
-fn transport(text: &str) -> Result<Transport, String> {
+pub(super) fn transport(text: &str) -> Result<Transport, String> {
     const OTHERS: [&str; 5] = ["lmtp", "qmqp", "qmtp", "pipe", "qmail-queue"];
     match text.split_once(':') {
         None if text == "-" => Ok(Transport::None),

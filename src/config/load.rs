@@ -245,6 +245,7 @@ impl Config {
             ("hopcount_limit", self.hopcount_limit == 0),
             ("smtpd_recipient_limit", self.smtpd_recipient_limit == 0),
             ("smtpd_hard_error_limit", self.smtpd_hard_error_limit == 0),
+            ("debug_peer_level", self.debug_peer_level == 0),
         ];
         for (name, is_zero) in zero {
             self.expect(name, !is_zero, "something above 0")?;

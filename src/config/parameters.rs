@@ -4,7 +4,10 @@
 //! [`Config`] and the rows of [`PARAMETERS`] from the same lines, so neither can lack what the other has.
 
 use super::pattern::PatternList;
-use super::value::{AuthMethod, Days, Facility, List, MailboxSpec, OptionalPath, Seconds, UserSource, Value};
+use super::value::{
+    AuthMethod, ContentFilter, Days, Facility, List, MailboxSpec, OptionalPath, ReceiveOverride, Seconds, UserSource,
+    Value,
+};
 use super::{Error, Origin};
 use std::path::PathBuf;
 
@@ -96,7 +99,13 @@ parameters! {
     smtpd_forbid_unauth_pipelining: bool = "no", "close SMTP connections over the network whose client does not wait where RFC 2920 says it must";
     qmqpd_timeout: Seconds = "300s", "how long a QMQP client may be silent";
     qmqpd_authorized_clients: PatternList = "", "who may use QMQP; empty: nobody";
-    qmqpd_error_delay: Seconds = "1s", "pause before a negative QMQP reply";
+    qmqpd_error_delay: Seconds = "1s", "pause before a negative QMQP reply, 10 seconds at the most";
+    qmqpd_client_port_logging: bool = "no", "log the port of a QMQP client beside its address";
+    verp_delimiter_filter: String = "-=+", "characters that may delimit a variable envelope return path";
+    content_filter: ContentFilter = "", "transport:nexthop that messages which come in here leave by first, whoever they are for";
+    receive_override_options: List<ReceiveOverride> = "", "what is left out when mail comes in";
+    debug_peer_list: PatternList = "", "clients of which more is logged";
+    debug_peer_level: u32 = "2", "how much more is logged of them: 1 each step, 2 each piece of content too";
     pop3d_timeout: Seconds = "600s", "how long a POP3 client may be silent";
     auth_failure_delay: Seconds = "2s", "pause before a password is called wrong";
     daemon_timeout: Seconds = "18000s", "longest that one session may last";

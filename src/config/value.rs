@@ -69,6 +69,23 @@ pub struct MailboxSpec {
     pub path: String,
 }
 
+/// `content_filter`: what carries a message before anything else does, and where to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContentFilter(pub String);
+
+/// A word of `receive_override_options`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiveOverride {
+    /// Local recipients are taken without a look at who has a mailbox.
+    NoUnknownRecipientChecks,
+    /// Addresses are not rewritten; none is here.
+    NoAddressMappings,
+    /// The content is not looked into; it never is here.
+    NoHeaderBodyChecks,
+    /// No milter is asked; none ever is here.
+    NoMilters,
+}
+
 /// A syslog facility, already shifted (mail is 16).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facility(pub u8);
@@ -176,6 +193,35 @@ impl Value for MailboxSpec {
             return Err("a path that begins with / or ~/ behind the mailbox format".to_owned());
         }
         Ok(MailboxSpec { format, path: path.to_owned() })
+    }
+}
+
+impl Value for ContentFilter {
+    fn parse(text: &str) -> Result<Self, String> {
+        let name = text.split_once(':').map_or(text, |(name, _)| name);
+        let is_name = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.');
+        let fits = text.is_empty() || (!name.is_empty() && name.bytes().all(is_name));
+        // It is written into each queue file.
+        if fits && text.len() <= 500 && text.bytes().all(|octet| (b' '..=b'~').contains(&octet)) {
+            Ok(ContentFilter(text.to_owned()))
+        } else {
+            Err("transport:nexthop, as in smtp:[127.0.0.1]:10025, or nothing".to_owned())
+        }
+    }
+}
+
+impl Value for ReceiveOverride {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "no_unknown_recipient_checks" => Ok(ReceiveOverride::NoUnknownRecipientChecks),
+            "no_address_mappings" => Ok(ReceiveOverride::NoAddressMappings),
+            "no_header_body_checks" => Ok(ReceiveOverride::NoHeaderBodyChecks),
+            "no_milters" => Ok(ReceiveOverride::NoMilters),
+            _ => {
+                Err("words out of no_unknown_recipient_checks, no_address_mappings, no_header_body_checks, no_milters"
+                    .to_owned())
+            }
+        }
     }
 }
 

@@ -44,7 +44,8 @@ pub fn attempt(queue: &Queue, settings: &Settings, mut helper: Option<&mut Helpe
         let search = recipient.state == RecipientState::Trying || recipient.attempts > 0;
         message.mark(number, RecipientState::Trying, &recipient.report, false)?;
         let address = recipient.address.or_at(&config.myhostname);
-        let outcome = route(settings, helper.as_deref_mut(), &message, number, &address, search);
+        let copy = OneCopy { message: &message, number, address: &address, search };
+        let outcome = route(settings, helper.as_deref_mut(), &copy);
         let outcome = judge(config, outcome, message.created, now);
         note(&mut message, number, &address, &outcome)?;
     }
@@ -57,15 +58,24 @@ pub fn attempt(queue: &Queue, settings: &Settings, mut helper: Option<&mut Helpe
     returned.map(|()| Attempt::Deferred(next))
 }
 
-/// By its domain: which channel, and what carries mail there.
-fn route(
-    settings: &Settings,
-    helper: Option<&mut Helper>,
-    message: &Message,
+/// A message for one of its recipients.
+struct OneCopy<'a> {
+    message: &'a Message,
     number: usize,
-    address: &Address,
+    address: &'a Address,
+    /// An earlier try may have come to its end.
     search: bool,
-) -> Outcome {
+}
+
+/// By its content_filter, else by its domain: what carries it.
+fn route(settings: &Settings, helper: Option<&mut Helper>, copy: &OneCopy<'_>) -> Outcome {
+    let (message, address) = (copy.message, copy.address);
+    if let Some(filter) = message.attribute("content_filter") {
+        return match filtered(settings, filter) {
+            Some(transport) => carry(settings, &transport, helper, copy),
+            None => Outcome::Deferred(format!("4.3.5 content_filter {filter:.60}: no such transport or channel")),
+        };
+    }
     let channel = match verify::outgoing(&settings.channels, address) {
         Lookup::Yes(channel) => channel,
         Lookup::No => return Outcome::Failed("5.1.2 no channel leads to this domain".to_owned()),
@@ -74,8 +84,30 @@ fn route(
             return Outcome::Deferred("4.4.3 the domain cannot be looked up now".to_owned());
         }
     };
+    carry(settings, &channel.transport, helper, copy)
+}
+
+/// What `content_filter` names: a transport as in the channels file, or a channel of that name and what carries its mail.
+///
+/// The queue file says it, and that may come from a program that speaks with the network; so transports that run other
+/// programs must stand in the channels file, which only the administrator writes.
+fn filtered(settings: &Settings, filter: &str) -> Option<Transport> {
+    let runs_nothing = |transport: &Transport| match transport {
+        Transport::Smtp(_) => true,
+        Transport::Other(name, _) => matches!(name.as_str(), "lmtp" | "qmqp" | "qmtp"),
+        Transport::Mailbox | Transport::None => false,
+    };
+    let with_colon = if filter.contains(':') { filter.to_owned() } else { format!("{filter}:") };
+    let named = Transport::parse(&with_colon).ok().filter(runs_nothing);
+    let channel = with_colon.split(':').next().and_then(|name| settings.channels.by_name(name));
+    named.or_else(|| channel.map(|channel| channel.transport.clone()))
+}
+
+/// Hands a copy to a transport.
+fn carry(settings: &Settings, transport: &Transport, helper: Option<&mut Helper>, copy: &OneCopy<'_>) -> Outcome {
+    let OneCopy { message, number, address, search } = *copy;
     let missing = |transport: &str| Outcome::Deferred(format!("4.4.0 there is no transport {transport} yet"));
-    match &channel.transport {
+    match transport {
         Transport::Mailbox => local::deliver(&settings.config, helper, message, number, address, search),
         Transport::Smtp(_) => missing("smtp"),
         Transport::Other(name, _) => missing(name),

@@ -7,6 +7,7 @@ use crate::config::value::MailboxFormat;
 use crate::lookup::Lookup;
 use crate::mailbox::maildir;
 use crate::message::path::{Address, ReversePath};
+use crate::message::verp;
 use crate::queue::Message;
 use crate::submit::verify;
 use crate::users::User;
@@ -108,7 +109,7 @@ pub fn deliver(
         }
     };
     let base = base(message, number, &config.myhostname);
-    let mut content = Content::new(message, &expand_verp(&message.reverse_path, address));
+    let mut content = Content::new(message, &verp::expand(&message.reverse_path, address));
     let own = nix::unistd::geteuid().as_raw();
     match (user.owner, helper) {
         (None, _) => append(config, &user, &base, search, &mut content),
@@ -144,29 +145,6 @@ fn base(message: &Message, number: usize, host: &str) -> String {
     let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(12).collect();
     let host = if host.is_empty() { "localhost" } else { &host };
     format!("{seconds}.Q{}R{number}.{host}", message.id)
-}
-
-/// A sender of the form `prefix-@host-@[]` becomes `prefix-user=domain@host` for each recipient (VERP, as qmail does),
-/// so that what comes back tells who it was about. Others stay as they are.
-pub fn expand_verp(reverse_path: &ReversePath, recipient: &Address) -> ReversePath {
-    let Some((local, host)) = verp(reverse_path) else { return reverse_path.clone() };
-    let domain = recipient.domain().unwrap_or_default();
-    let octets = [local, recipient.local_part(), b"=", domain, b"@", host].concat();
-    // Too long to be an address: better the list's owner than nobody.
-    ReversePath::from_internal(&octets).unwrap_or_else(|_| reverse_path.clone())
-}
-
-/// Whether a sender is one for each recipient.
-pub fn is_verp(reverse_path: &ReversePath) -> bool {
-    verp(reverse_path).is_some()
-}
-
-fn verp(reverse_path: &ReversePath) -> Option<(&[u8], &[u8])> {
-    let path = reverse_path.as_bytes().strip_suffix(b"-@[]")?;
-    let at = path.iter().rposition(|octet| *octet == b'@')?;
-    let (local, host) = path.split_at(at);
-    let host = host.get(1..).filter(|host| !host.is_empty())?;
-    local.ends_with(b"-").then_some((local, host))
 }
 
 /// What is written: the Return-Path field, then trace field and content as they are queued.
@@ -210,23 +188,6 @@ impl Read for Content<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn verp_of(sender: &str, recipient: &str) -> String {
-        let recipient = Address::from_internal(recipient.as_bytes()).unwrap();
-        expand_verp(&ReversePath::from_internal(sender.as_bytes()).unwrap(), &recipient).to_string()
-    }
-
-    #[test]
-    fn a_verp_sender_is_expanded_for_each_recipient() {
-        assert_eq!(verp_of("list-@a.example-@[]", "bob@b.example"), "<list-bob=b.example@a.example>");
-        for other in ["list@a.example", "", "-@[]", "list@a.example-@[]", "list-@-@[]", "list-@a.example-@[1]"] {
-            let plain = ReversePath::from_internal(other.as_bytes()).unwrap();
-            assert_eq!(verp_of(other, "bob@b.example"), plain.to_string(), "{other}");
-            assert!(!is_verp(&plain), "{other}");
-        }
-        let long = format!("{}@b.example", "x".repeat(980));
-        assert!(!verp_of("list-@a.example-@[]", &long).contains("xxx"));
-    }
 
     #[test]
     fn every_result_survives_the_exit_status() {

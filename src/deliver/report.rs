@@ -4,10 +4,10 @@
 //! Its id comes from the message it returns and the first recipient it is about. A repeat after a crash finds it
 //! queued already, and only notes that.
 
-use super::local::{expand_verp, is_verp};
 use crate::config::Config;
 use crate::logging::clean;
 use crate::message::path::{Address, ReversePath};
+use crate::message::verp::{self, Verp};
 use crate::queue::{Draft, Error, Head, Message, Queue, RecipientState};
 use crate::sys;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,7 +24,7 @@ pub fn return_failed(queue: &Queue, config: &Config, message: &mut Message) -> R
         .filter(|number| message.recipients.get(*number).is_some_and(|r| r.state == RecipientState::Failed))
         .collect();
     // With VERP each recipient has a sender of its own.
-    let size = if is_verp(&message.reverse_path) { 1 } else { failed.len().max(1) };
+    let size = if Verp::of(&message.reverse_path).is_some() { 1 } else { failed.len().max(1) };
     for group in failed.chunks(size) {
         return_group(queue, config, message, group)?;
     }
@@ -34,7 +34,7 @@ pub fn return_failed(queue: &Queue, config: &Config, message: &mut Message) -> R
 fn return_group(queue: &Queue, config: &Config, message: &mut Message, group: &[usize]) -> Result<(), Error> {
     let failed: Vec<Failed> = group.iter().filter_map(|number| Failed::of(message, *number, config)).collect();
     let (Some(first), Some(one)) = (group.first(), failed.first()) else { return Ok(()) };
-    let to = expand_verp(&message.reverse_path, &one.address);
+    let to = verp::expand(&message.reverse_path, &one.address);
     match &to.0 {
         Some(to) => {
             let id = message.id.child(u32::try_from(*first).unwrap_or(u32::MAX));

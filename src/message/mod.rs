@@ -3,3 +3,4 @@
 pub mod date;
 pub mod path;
 pub mod trace;
+pub mod verp;

@@ -26,6 +26,10 @@ pub enum Fault {
 pub trait Stream {
     /// From now on, until called again, `receive` and `send` together may take this long.
     fn allow(&mut self, time: Duration);
+    /// The same for the last words: `send` and `finish` may take this long even where the session is over.
+    fn allow_last_words(&mut self, time: Duration) {
+        self.allow(time);
+    }
     /// Waits for octets. 0: the other side will send no more.
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault>;
     /// Sends all of it.
@@ -38,6 +42,10 @@ pub trait Stream {
 impl<S: Stream> Stream for &mut S {
     fn allow(&mut self, time: Duration) {
         (**self).allow(time);
+    }
+
+    fn allow_last_words(&mut self, time: Duration) {
+        (**self).allow_last_words(time);
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
@@ -129,6 +137,11 @@ pub(crate) fn fault(errno: Errno) -> Fault {
 impl Stream for Connection {
     fn allow(&mut self, time: Duration) {
         self.command_deadline = Some(deadline(time));
+    }
+
+    fn allow_last_words(&mut self, time: Duration) {
+        self.session_deadline = deadline(time);
+        self.command_deadline = None;
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
@@ -245,6 +258,21 @@ mod tests {
         connection.allow(LONG);
         assert!(matches!(connection.receive(&mut [0]), Err(Fault::TimedOut)));
         assert!(matches!(connection.send(b"late"), Err(Fault::TimedOut)));
+    }
+
+    #[test]
+    fn last_words_may_follow_the_end_of_the_session() {
+        let (mut connection, mut client) = on_tcp(Duration::ZERO);
+        client.write_all(&[b'x'; 10_000]).unwrap();
+        assert!(matches!(connection.send(b"late"), Err(Fault::TimedOut)));
+        connection.allow_last_words(LONG);
+        connection.send(b"bye").unwrap();
+        let closer = std::thread::spawn(move || connection.finish());
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).expect("no reset");
+        assert_eq!(got, b"bye");
+        drop(client);
+        closer.join().unwrap();
     }
 
     #[test]

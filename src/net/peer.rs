@@ -7,6 +7,8 @@
 //! name server says.
 
 use super::dns::Resolver;
+use crate::config::Config;
+use crate::logging;
 use crate::lookup::Lookup;
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 use std::cell::OnceCell;
@@ -104,6 +106,15 @@ impl Peer {
     /// Its forward-confirmed name. Looked up at the first call only, 5 s at most, never for loopback; the answer is kept.
     pub fn name(&self) -> Lookup<String> {
         self.looked_up.get_or_init(|| self.look_up(&Resolver::of_system())).clone()
+    }
+
+    /// Logs more from now on if the client is in debug_peer_list.
+    pub fn debug_if_listed(&self, config: &Config) {
+        match config.debug_peer_list.matches_peer(self) {
+            Lookup::Yes(()) => logging::verbose(config.debug_peer_level),
+            Lookup::No => {}
+            Lookup::CannotTell(why) => log::warn!("client={self} debug_peer_list: {why}"),
+        }
     }
 
     fn look_up(&self, resolver: &Resolver) -> Lookup<String> {

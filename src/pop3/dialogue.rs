@@ -156,7 +156,7 @@ impl<S: Stream> Dialogue<S> {
     /// The same, for a client that was too slow already.
     pub(super) fn close_within(&mut self, time: Duration, reply: &Reply) {
         self.say(reply);
-        self.stream.allow(time);
+        self.stream.allow_last_words(time);
         if self.flush().is_ok() {
             self.stream.finish();
         }

@@ -38,6 +38,7 @@ pub(super) const HEAD: Head = Head { program: "pop3d", arguments: Vec::new(), va
 /// The session is written down in the new file `record`.
 pub fn serve(config: &Config, record: Option<&Path>) -> Result<Ended, Error> {
     let peer = Peer::of_stdio(None, None);
+    peer.debug_if_listed(config);
     let record = record.and_then(|path| {
         let complain = |error: &io::Error| warn!("nothing is recorded, {}: {error}", path.display());
         record::create(path).inspect_err(complain).ok()

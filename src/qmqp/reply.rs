@@ -73,6 +73,14 @@ impl Reply {
         }
     }
 
+    /// A sender that asks for variable envelope return paths with delimiters that are not allowed. Postfix's words.
+    pub fn bad_delimiters(first: u8, allowed: &str) -> Reply {
+        let shown = |text: &str| text.bytes().filter(u8::is_ascii_graphic).map(char::from).collect::<String>();
+        let first = if first.is_ascii_graphic() { char::from(first) } else { '?' };
+        let need = format!("Need two characters from \"{}\"", shown(allowed));
+        Reply { kind: Kind::Never, text: Cow::Owned(format!("Error: Invalid VERP delimiters: \"{first}=\". {need}")) }
+    }
+
     /// A recipient that is not taken, and with it the message; nothing for one that is.
     pub fn verdict(verdict: Verdict) -> Option<Reply> {
         let reply = match verdict {

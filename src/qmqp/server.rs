@@ -3,6 +3,8 @@
 //! Content goes on to submit piece by piece, so memory does not grow with the message. Whatever is answered before
 //! the client has sent all is followed by a half-close and a bounded drain, or the kernel's RST would destroy the
 //! answer. A client that goes away before the end gets none, and nothing is queued.
+//!
+//! Records of level debug tell each step, those of level trace each piece of content too (`debug_peer_list`, `-v`).
 
 use super::reply::{Kind, Reply};
 use super::request::{Event, Request};
@@ -10,7 +12,9 @@ use crate::channel::Channels;
 use crate::config::Config;
 use crate::exit::{Ended, Error};
 use crate::lookup::Lookup;
+use crate::message::path::ReversePath;
 use crate::message::trace::{Client, Protocol};
+use crate::message::verp::Verp;
 use crate::net::connection::{Fault, Stream};
 use crate::net::peer::Peer;
 use crate::submit::{Introduction, Policy, Submit, Verdict};
@@ -51,21 +55,22 @@ pub fn serve<S: Stream, Q: Submit>(
     channels: &Channels,
     submit: Result<Q, Error>,
 ) -> Result<Ended, Error> {
-    log::debug!("client={peer} event=connect");
+    let who = who(config, peer);
+    log::debug!("client={who} event=connect");
     let taken = submit.and_then(|submit| match authorize(config, peer, channels)? {
-        Ok(channel) => take(stream, config, introduction(peer, channel), submit),
+        Ok(channel) => take(stream, config, &who, introduction(peer, channel), submit),
         Err(reply) => Ok(End::early(reply)),
     });
     match taken {
         Ok(End::Reply { reply, ended, unread }) => {
-            let sent = say(stream, config, peer, reply);
+            let sent = say(stream, config, peer, &who, reply);
             if unread {
                 stream.finish();
             }
             Ok(if sent { ended } else { Ended::HungUp })
         }
         Ok(End::HungUp(phase)) => {
-            log::info!("client={peer} event=end lost connection while {phase}");
+            log::info!("client={who} event=end lost connection while {phase}");
             Ok(Ended::HungUp)
         }
         Err(error) => {
@@ -78,9 +83,17 @@ pub fn serve<S: Stream, Q: Submit>(
 /// Tells a client that we cannot serve it now, and never why: that stands in the log.
 pub fn refuse(stream: &mut impl Stream, error: &Error) {
     let reply = if matches!(error, Error::Config(_)) { Reply::CONFIGURATION } else { Reply::TROUBLE };
-    stream.allow(REFUSAL);
+    stream.allow_last_words(REFUSAL);
     let _ = stream.send(&reply.octets());
     stream.finish();
+}
+
+/// The client as records show it, with its port if that is wanted (qmqpd_client_port_logging).
+fn who(config: &Config, peer: &Peer) -> String {
+    match peer.port.filter(|_| config.qmqpd_client_port_logging) {
+        Some(port) => format!("{peer} port={port}"),
+        None => peer.to_string(),
+    }
 }
 
 /// The channel an authorised client's mail comes in on, or why it is turned away.
@@ -118,6 +131,7 @@ fn introduction(peer: &Peer, channel: String) -> Introduction {
 fn take(
     stream: &mut impl Stream,
     config: &Config,
+    who: &str,
     introduction: Introduction,
     mut submit: impl Submit,
 ) -> Result<End, Error> {
@@ -143,9 +157,22 @@ fn take(
             };
             input = &input[taken..];
             let verdict = match event {
-                Some(Event::Content(octets)) => submit.content(octets).map(|()| Verdict::Accepted)?,
-                Some(Event::ReversePath(path)) => submit.reverse_path(&path).map(|()| Verdict::Accepted)?,
-                Some(Event::Recipient(address)) => submit.recipient(&address)?,
+                Some(Event::Content(octets)) => {
+                    log::trace!("client={who} event=content octets={}", octets.len());
+                    submit.content(octets).map(|()| Verdict::Accepted)?
+                }
+                Some(Event::ReversePath(path)) => {
+                    log::debug!("client={who} event=sender from={path}");
+                    if let Some(reply) = bad_delimiters(config, &path) {
+                        return Ok(End::early(reply));
+                    }
+                    submit.reverse_path(&path).map(|()| Verdict::Accepted)?
+                }
+                Some(Event::Recipient(address)) => {
+                    let verdict = submit.recipient(&address)?;
+                    log::debug!("client={who} event=recipient to=<{address}> verdict={verdict:?}");
+                    verdict
+                }
                 Some(Event::End) => {
                     let reply = Reply::outcome(submit.commit()?);
                     let ended = if reply.kind == Kind::Queued { Ended::Done } else { Ended::Refused };
@@ -160,17 +187,25 @@ fn take(
     }
 }
 
+/// A variable envelope return path whose delimiters the administrator does not allow.
+fn bad_delimiters(config: &Config, path: &ReversePath) -> Option<Reply> {
+    let allowed = config.verp_delimiter_filter.as_bytes();
+    let verp = Verp::of(path)?;
+    let fits = [verp.delimiter(), b'='].iter().all(|delimiter| allowed.contains(delimiter));
+    (!fits).then(|| Reply::bad_delimiters(verp.delimiter(), &config.verp_delimiter_filter))
+}
+
 /// Sends the reply; a negative one after a pause, if there is a network to slow down.
-fn say(stream: &mut impl Stream, config: &Config, peer: &Peer, reply: Reply) -> bool {
+fn say(stream: &mut impl Stream, config: &Config, peer: &Peer, who: &str, reply: Reply) -> bool {
     let reply = if config.soft_bounce { reply.softened() } else { reply };
-    log::info!("client={peer} event=end reply={} text={:?}", reply.kind, reply.text);
+    log::info!("client={who} event=end reply={} text={:?}", reply.kind, reply.text);
     if reply.kind != Kind::Queued && peer.on_inet_socket {
         std::thread::sleep(config.qmqpd_error_delay.0.min(LONGEST_DELAY));
     }
-    stream.allow(config.qmqpd_timeout.0);
+    stream.allow_last_words(config.qmqpd_timeout.0);
     let sent = stream.send(&reply.octets()).is_ok();
     if !sent {
-        log::info!("client={peer} lost connection while sending completion status");
+        log::info!("client={who} lost connection while sending completion status");
     }
     sent
 }

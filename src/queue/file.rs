@@ -59,6 +59,8 @@ pub struct Draft {
     recipients: u32,
     /// Addresses with their lengths that came before the content, and how many.
     early: Vec<u8>,
+    /// Attributes with their lengths.
+    attributes: Vec<u8>,
     content_end: Option<u64>,
     has_cr: bool,
     last_octet: u8,
@@ -86,6 +88,7 @@ impl Draft {
             checksum: Hasher::new(),
             recipients: 0,
             early: Vec::new(),
+            attributes: Vec::new(),
             content_end: None,
             has_cr: false,
             last_octet: b'\n',
@@ -128,6 +131,18 @@ impl Draft {
         Ok(())
     }
 
+    /// Adds a fact about the message: its name, which has no `=`, and its value. Written with the envelope.
+    pub fn attribute(&mut self, name: &str, value: &str) -> Result<(), Error> {
+        let text = format!("{name}={value}");
+        let length = counted(text.as_bytes())?;
+        if self.attributes.len() + 2 + text.len() > layout::ATTRIBUTES {
+            return Err(Error::Io(format!("{}: too many attributes", self.id)));
+        }
+        self.attributes.extend_from_slice(&length);
+        self.attributes.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+
     /// No content comes after this.
     pub fn end_content(&mut self) -> Result<(), Error> {
         if self.content_end.is_some() {
@@ -147,7 +162,7 @@ impl Draft {
     /// Octets so far, content and envelope, as they lie on disk.
     pub fn size(&self) -> u64 {
         let early = if self.content_end.is_some() { 0 } else { u64::from(self.recipients) * SLOT as u64 };
-        self.position() - CONTENT + early + self.early.len() as u64
+        self.position() - CONTENT + early + self.early.len() as u64 + self.attributes.len() as u64
     }
 
     /// Puts the message on disk: trace, envelope, complete, fsync of file and folder, link count. Only after this may
@@ -162,8 +177,11 @@ impl Draft {
             self.checked(&counted(text)?)?;
             self.checked(text)?;
         }
+        let attributes = std::mem::take(&mut self.attributes);
+        self.checked(&attributes)?;
         self.checked(layout::END)?;
         let header = Header {
+            has_attributes: !attributes.is_empty(),
             lines: if self.has_cr || self.last_octet != b'\n' { Lines::Exact } else { Lines::Lf },
             recipients: self.recipients,
             created: microseconds(self.created),
@@ -274,6 +292,8 @@ pub struct Message {
     pub channel: String,
     /// When it was queued.
     pub created: SystemTime,
+    /// Facts about it, by name: `content_filter`.
+    pub attributes: Vec<(String, String)>,
     /// How the lines of its content end.
     pub lines: Lines,
     /// Octets of trace field and content.
@@ -343,6 +363,11 @@ impl Message {
             Ok(message) => Found::Message(Box::new(message)),
             Err(why) => Found::Garbage(why.to_owned()),
         })
+    }
+
+    /// The value of an attribute.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// Reads octets of trace field and content at `offset`; 0: at the end.

@@ -15,8 +15,14 @@ pub const CONTENT: u64 = (HEADER + TRACE_ROOM) as u64;
 /// First octets of every queue file that is complete.
 pub const MAGIC: &[u8; 8] = b"doorpost";
 
-/// The version of this layout.
+/// The version of this layout without attributes in the envelope.
 pub const VERSION: u8 = 1;
+
+/// The same with attributes: programs that do not know of them must leave such a message alone.
+pub const VERSION_WITH_ATTRIBUTES: u8 = 2;
+
+/// Most octets of all attributes together, lengths included.
+pub const ATTRIBUTES: usize = 4096;
 
 /// Where the state octet of the header is.
 pub const STATE: usize = 9;
@@ -48,6 +54,8 @@ pub enum Lines {
 /// The fixed part in front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
+    /// Whether attributes stand behind the channel.
+    pub has_attributes: bool,
     /// How lines end.
     pub lines: Lines,
     /// Number of recipients.
@@ -80,7 +88,7 @@ impl Header {
     pub fn encode(&self) -> [u8; HEADER] {
         let mut octets = [0; HEADER];
         octets[..8].copy_from_slice(MAGIC);
-        octets[8] = VERSION;
+        octets[8] = if self.has_attributes { VERSION_WITH_ATTRIBUTES } else { VERSION };
         octets[STATE] = COMPLETE;
         octets[10] = match self.lines {
             Lines::Lf => b'l',
@@ -102,9 +110,11 @@ impl Header {
         if &octets[..8] != MAGIC {
             return Kind::Garbage("it does not begin like a queue file");
         }
-        if octets[8] != VERSION {
-            return Kind::Garbage("it is of another version");
-        }
+        let has_attributes = match octets[8] {
+            VERSION => false,
+            VERSION_WITH_ATTRIBUTES => true,
+            _ => return Kind::Garbage("it is of another version"),
+        };
         match octets[STATE] {
             COMPLETE => {}
             0 => return Kind::Incomplete,
@@ -116,6 +126,7 @@ impl Header {
             _ => return Kind::Garbage("its kind of line ends is unknown"),
         };
         let header = Header {
+            has_attributes,
             lines,
             recipients: u32::from_be_bytes([octets[12], octets[13], octets[14], octets[15]]),
             created: number(&octets[16..24]),
@@ -215,6 +226,7 @@ mod tests {
 
     fn header() -> Header {
         Header {
+            has_attributes: false,
             lines: Lines::Lf,
             recipients: 3,
             created: 1_800_000_000_000_000,
@@ -227,7 +239,10 @@ mod tests {
 
     #[test]
     fn a_header_is_read_as_it_was_written() {
-        assert_eq!(Header::decode(&header().encode(), 7000), Kind::Complete(header()));
+        for has_attributes in [false, true] {
+            let header = Header { has_attributes, ..header() };
+            assert_eq!(Header::decode(&header.encode(), 7000), Kind::Complete(header));
+        }
     }
 
     #[test]

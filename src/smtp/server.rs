@@ -102,7 +102,7 @@ pub fn serve(
 pub fn refuse(stream: &mut impl Stream) {
     let mut octets = Vec::new();
     Reply::CLOSING.put(&mut octets, false);
-    stream.allow(FAREWELL);
+    stream.allow_last_words(FAREWELL);
     let _ = stream.send(&octets);
     stream.finish();
 }
@@ -374,6 +374,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         };
         self.abandon();
         if ended != Ended::HungUp {
+            self.stream.allow_last_words(FAREWELL);
             // Whoever does not wait for the answer has asked for the connection to be closed all the same. Octets that
             // are left unread would have the kernel destroy the answer.
             if self.flush_within(FAREWELL).is_ok() && (ended != Ended::Done || self.start < self.end) {

@@ -32,6 +32,8 @@ pub struct Submitter {
     reader: FrameReader,
     /// Who hands mail in, until submit has been told: the first octet makes it start, so that is put off.
     introduction: Option<Introduction>,
+    /// What the queue file is to say besides, by the configuration of the server.
+    attributes: Vec<(String, String)>,
     /// Frames that need no answer and wait for one that does.
     out: Vec<u8>,
     /// Content that is not in a frame yet.
@@ -51,16 +53,20 @@ impl Submitter {
             Some(stream) => (stream, None),
             None => start_child(config.program("submit"), common.arguments())?,
         };
-        let limit = Some(config.ipc_timeout.0).filter(|time| !time.is_zero());
+        // Nor longer than the whole session may last.
+        let limit = Some(config.ipc_timeout.0.min(config.daemon_timeout.0)).filter(|time| !time.is_zero());
         let limited = stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit));
         limited.map_err(|e| Error::Temporary(format!("way to submit: {e}")))?;
-        Ok(Submitter::over(stream, child))
+        let mut submitter = Submitter::over(stream, child);
+        submitter.attributes = super::attributes(config);
+        Ok(submitter)
     }
 
     fn over(stream: UnixStream, child: Option<Pid>) -> Submitter {
         let reader = FrameReader::default();
         let (out, content) = (Vec::new(), Vec::new());
-        Submitter { stream, child, reader, introduction: None, out, content, begun: false, broken: false }
+        let (introduction, attributes) = (None, Vec::new());
+        Submitter { stream, child, reader, introduction, attributes, out, content, begun: false, broken: false }
     }
 
     /// Appends a frame behind the content that came before it.
@@ -79,6 +85,9 @@ impl Submitter {
         if let Some(introduction) = self.introduction.take() {
             let mut first = Vec::new();
             Request::Introduce(introduction).put(&mut first);
+            for (name, value) in &self.attributes {
+                Request::Attribute(name.clone(), value.clone()).put(&mut first);
+            }
             self.out.splice(0..0, first);
         }
         let sent = self.stream.write_all(&self.out).map_err(|e| lost(&e));
@@ -296,6 +305,17 @@ mod tests {
         assert_eq!(kinds(&mut far), "IFCE");
         submitter.reset().unwrap();
         assert_eq!(kinds(&mut far), "");
+    }
+
+    #[test]
+    fn attributes_follow_the_introduction() {
+        let (mut submitter, mut far) = pair();
+        submitter.attributes = vec![("content_filter".to_owned(), "scan:".to_owned())];
+        submitter.introduce(&introduction()).unwrap();
+        submitter.content(b"x\n").unwrap();
+        answer(&mut far, &Reply::Outcome(Outcome::Queued("1".to_owned())));
+        submitter.commit().unwrap();
+        assert_eq!(kinds(&mut far), "IACE");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What servers and submit say to each other: bounded netstring frames, the first octet of each its kind.
 //!
 //! ```text
-//! request           I introduction   V address   F reverse-path   R address   C content   E   X
-//! is answered by    -                v verdict   -                v verdict   -           q id or n refusal   -
+//! request           I introduction   A attribute   V address   F reverse-path   R address   C content   E      X
+//! is answered by    -                -             v verdict   -                v verdict   -           q or n -
 //! ```
 //!
-//! `F` (no octets: the null one) begins a message, `E` asks for it to be committed, `X` abandons it, and so does the end
+//! `A` (`name=value`) is written into the queue file of every message that follows; the next introduction forgets it.
+//! `q` brings the queue id, `n` a refusal. `F` (no octets: the null one) begins a message, `E` asks for it to be committed, `X` abandons it, and so does the end
 //! of input. Recipients may come before the content or after it; the first `F` or `R` behind content ends that.
 //! What is not answered may be sent together with what follows. Addresses are in internal form. Inside an
 //! introduction each text is counted by two octets, most significant first, and a text that may be missing has an
@@ -31,6 +32,8 @@ pub const LONGEST_TEXT: usize = 1000;
 pub enum Request<'a> {
     /// Who hands mail in.
     Introduce(Introduction),
+    /// What else the queue files of the messages to come are to say: a name and a value.
+    Attribute(String, String),
     /// Judge an address.
     Verify(Address),
     /// Begin a message.
@@ -86,6 +89,7 @@ impl Request<'_> {
     pub fn put(&self, out: &mut Vec<u8>) {
         match self {
             Request::Introduce(introduction) => put_frame(out, b'I', &introduction_octets(introduction)),
+            Request::Attribute(name, value) => put_frame(out, b'A', format!("{name}={value}").as_bytes()),
             Request::Verify(address) => put_frame(out, b'V', address.as_bytes()),
             Request::ReversePath(path) => put_frame(out, b'F', path.as_bytes()),
             Request::Recipient(address) => put_frame(out, b'R', address.as_bytes()),
@@ -99,6 +103,7 @@ impl Request<'_> {
     pub fn decode(payload: &[u8]) -> Result<Request<'_>, Fault> {
         match payload.split_first().ok_or(Fault)? {
             (b'I', rest) => read_introduction(rest).map(Request::Introduce).ok_or(Fault),
+            (b'A', rest) => attribute(rest).ok_or(Fault),
             (b'V', rest) => Address::from_internal(rest).map(Request::Verify).map_err(|_| Fault),
             (b'F', rest) => ReversePath::from_internal(rest).map(Request::ReversePath).map_err(|_| Fault),
             (b'R', rest) => Address::from_internal(rest).map(Request::Recipient).map_err(|_| Fault),
@@ -222,6 +227,11 @@ fn read_introduction(octets: &[u8]) -> Option<Introduction> {
     let client = Client { helo: helo.map(<[u8]>::to_vec), name, address: text(address)? };
     let (policy, protocol) = (meaning(&POLICIES, *policy)?, meaning(&PROTOCOLS, *protocol)?);
     rest.is_empty().then_some(Introduction { channel: text(channel)?, policy, protocol, client })
+}
+
+fn attribute(octets: &[u8]) -> Option<Request<'static>> {
+    let (name, value) = std::str::from_utf8(octets).ok()?.split_once('=')?;
+    (octets.len() <= LONGEST_TEXT).then(|| Request::Attribute(name.to_owned(), value.to_owned()))
 }
 
 /// Cut at a length that two octets count. A UTF-8 text is cut between characters, for the reader is strict.

@@ -8,6 +8,7 @@ pub mod server;
 pub mod verify;
 pub mod wake;
 
+use crate::config::Config;
 use crate::exit::Error;
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, Protocol};
@@ -76,6 +77,12 @@ pub struct Introduction {
     pub protocol: Protocol,
     /// For the Received field; none for local submission without one.
     pub client: Client,
+}
+
+/// What a server has written into the queue file besides the envelope.
+pub fn attributes(config: &Config) -> Vec<(String, String)> {
+    let filter = &config.content_filter.0;
+    if filter.is_empty() { Vec::new() } else { vec![("content_filter".to_owned(), filter.clone())] }
 }
 
 /// The way into the queue, as the protocol servers see it. [`client::Submitter`] is the real one.

@@ -12,7 +12,7 @@ use crate::exit::{Ended, Error};
 use crate::logging::clean;
 use crate::message::date::date;
 use crate::message::path::{Address, ReversePath};
-use crate::message::trace::{HopCounter, Received};
+use crate::message::trace::{HopCounter, Protocol, Received};
 use crate::queue::{self, Draft, Head, Queue};
 use crate::{privilege, sys};
 use nix::sys::socket::getsockopt;
@@ -30,6 +30,8 @@ pub struct Receiver<'a> {
     channels: Channels,
     queue: Queue,
     introduction: Option<Introduction>,
+    /// Belong to the introduction.
+    attributes: Vec<(String, String)>,
     message: Message,
 }
 
@@ -54,12 +56,25 @@ impl<'a> Receiver<'a> {
         sys::ignore_file_size_signal();
         let queue = Queue::open(&config.queue_directory)?;
         let channels = Channels::load(config)?;
-        Ok(Receiver { config, common, channels, queue, introduction: None, message: Message::default() })
+        Ok(Receiver {
+            config,
+            common,
+            channels,
+            queue,
+            introduction: None,
+            attributes: Vec::new(),
+            message: Message::default(),
+        })
     }
 
     /// Tells whoever delivers that there is something to deliver.
     pub fn wake(&self) {
         wake::wake(self.config, self.common, &self.queue);
+    }
+
+    /// Has something more written into the queue files to come, until the next introduction.
+    pub fn attribute(&mut self, name: &str, value: &str) {
+        self.attributes.push((name.to_owned(), value.to_owned()));
     }
 
     /// Who hands mail in; without an introduction nobody is trusted with anything.
@@ -121,7 +136,7 @@ impl<'a> Receiver<'a> {
         if message.hops.hops() + 1 >= self.config.hopcount_limit {
             return Err(Refusal::TooManyHops);
         }
-        let (Some(draft), Some(reverse_path), Some(introduction)) =
+        let (Some(mut draft), Some(reverse_path), Some(introduction)) =
             (message.draft, message.reverse_path, &self.introduction)
         else {
             return Err(Refusal::Trouble);
@@ -136,6 +151,9 @@ impl<'a> Receiver<'a> {
         }
         .field();
         let head = Head { reverse_path, trace, channel: introduction.channel.clone() };
+        for (name, value) in &self.attributes {
+            draft.attribute(name, value).map_err(|error| refusal(&error))?;
+        }
         let envelope = head.reverse_path.as_bytes().len() + head.channel.len();
         let limit = self.config.message_size_limit;
         if limit > 0 && draft.size() + envelope as u64 > limit {
@@ -169,6 +187,9 @@ struct TooMany;
 impl Submit for Receiver<'_> {
     fn introduce(&mut self, introduction: &Introduction) -> Result<(), Error> {
         self.introduction = Some(introduction.clone());
+        // The other protocols are spoken by programs that have their own configuration, and say what it says.
+        let is_local = introduction.protocol == Protocol::Local;
+        self.attributes = if is_local { super::attributes(self.config) } else { Vec::new() };
         Ok(())
     }
 
@@ -290,6 +311,10 @@ fn check_peer(config: &Config, stream: &UnixStream) -> Result<(), Error> {
 fn obey(receiver: &mut Receiver<'_>, request: &Request<'_>) -> Result<Option<Reply>, Error> {
     match request {
         Request::Introduce(introduction) => receiver.introduce(introduction).map(|()| None),
+        Request::Attribute(name, value) => {
+            receiver.attribute(name, value);
+            Ok(None)
+        }
         Request::Verify(address) => receiver.verify(address).map(Reply::Verdict).map(Some),
         Request::ReversePath(path) => receiver.reverse_path(path).map(|()| None),
         Request::Recipient(address) => receiver.recipient(address).map(Reply::Verdict).map(Some),

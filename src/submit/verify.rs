@@ -6,7 +6,7 @@
 use super::{Policy, Verdict};
 use crate::channel::{Channel, Channels, Transport};
 use crate::config::Config;
-use crate::config::value::UserSource;
+use crate::config::value::{ReceiveOverride, UserSource};
 use crate::lookup::Lookup;
 use crate::message::path::Address;
 use crate::users::{self, User};
@@ -34,7 +34,8 @@ pub fn judge(config: &Config, channels: &Channels, from: &str, policy: Policy, a
     if !channels.may_go(from, channel) {
         return Verdict::NotAllowed;
     }
-    if channel.transport != Transport::Mailbox {
+    let is_checked = !config.receive_override_options.0.contains(&ReceiveOverride::NoUnknownRecipientChecks);
+    if channel.transport != Transport::Mailbox || !is_checked {
         return Verdict::Accepted;
     }
     match local_user(config, &address) {

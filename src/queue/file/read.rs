@@ -56,14 +56,27 @@ pub(super) fn body(
         Ok(found) => found,
         Err(why) => return Ok(Err(why)),
     };
-    let Some((reverse_path, channel)) = envelope_of(&mut from, header, checksum)? else {
+    let Some(Envelope { reverse_path, channel, attributes }) = envelope_of(&mut from, header, checksum)? else {
         return Ok(Err("its checksum does not agree"));
     };
     drop(from);
     let created = UNIX_EPOCH.checked_add(Duration::from_micros(header.created)).unwrap_or(UNIX_EPOCH);
     let (start, size) = (header.trace_at, header.recipients_at - header.trace_at);
     let lines = header.lines;
-    Ok(Ok(Message { id, reverse_path, channel, created, lines, size, recipients, path, file, start, slots }))
+    Ok(Ok(Message {
+        id,
+        reverse_path,
+        channel,
+        created,
+        attributes,
+        lines,
+        size,
+        recipients,
+        path,
+        file,
+        start,
+        slots,
+    }))
 }
 
 type Recipients = (Vec<Recipient>, Vec<u64>);
@@ -101,13 +114,16 @@ fn recipients_of(
     Ok(Ok((recipients, slots)))
 }
 
+/// What stands behind the recipients.
+struct Envelope {
+    reverse_path: ReversePath,
+    channel: String,
+    attributes: Vec<(String, String)>,
+}
+
 /// The rest of the file; nothing if it is not what the checksum was made of.
-fn envelope_of(
-    from: &mut impl Read,
-    header: &Header,
-    mut checksum: Hasher,
-) -> io::Result<Option<(ReversePath, String)>> {
-    const LONGEST: u64 = (2 + LONGEST_ADDRESS + 2 + LONGEST_CHANNEL + layout::END_RECORD) as u64;
+fn envelope_of(from: &mut impl Read, header: &Header, mut checksum: Hasher) -> io::Result<Option<Envelope>> {
+    const LONGEST: u64 = (2 + LONGEST_ADDRESS + 2 + LONGEST_CHANNEL + layout::ATTRIBUTES + layout::END_RECORD) as u64;
     let mut octets = Vec::new();
     from.take(LONGEST + 1).read_to_end(&mut octets)?;
     if octets.len() as u64 != header.length - header.envelope_at {
@@ -121,10 +137,22 @@ fn envelope_of(
     Ok((|| {
         let (reverse_path, rest) = take_counted(covered)?;
         let (channel, rest) = take_counted(rest)?;
+        let attributes = read_attributes(rest.strip_suffix(layout::END)?, header.has_attributes)?;
         let reverse_path = ReversePath::from_internal(reverse_path).ok()?;
         let channel = std::str::from_utf8(channel).ok()?.to_owned();
-        (rest == layout::END).then_some((reverse_path, channel))
+        Some(Envelope { reverse_path, channel, attributes })
     })())
+}
+
+fn read_attributes(mut octets: &[u8], may_be: bool) -> Option<Vec<(String, String)>> {
+    let mut attributes = Vec::new();
+    while !octets.is_empty() && may_be {
+        let (text, rest) = take_counted(octets)?;
+        let (name, value) = std::str::from_utf8(text).ok()?.split_once('=')?;
+        attributes.push((name.to_owned(), value.to_owned()));
+        octets = rest;
+    }
+    octets.is_empty().then_some(attributes)
 }
 
 fn take_counted(octets: &[u8]) -> Option<(&[u8], &[u8])> {

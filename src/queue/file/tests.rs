@@ -62,6 +62,27 @@ fn a_committed_message_is_read_back() {
 }
 
 #[test]
+fn attributes_come_back_and_are_what_makes_the_second_version() {
+    let (_folder, queue) = queue();
+    let plain = put(&queue, b"x\n", &["bob@mx.example"]);
+    let mut draft = queue.begin().unwrap();
+    draft.recipient(&address("bob@mx.example")).unwrap();
+    draft.content(b"x\n").unwrap();
+    let before = draft.size();
+    draft.attribute("content_filter", "smtp:[127.0.0.1]:10025").unwrap();
+    draft.attribute("empty", "").unwrap();
+    assert_eq!(draft.size(), before + 2 + 37 + 2 + 6);
+    assert!(draft.attribute("long", &"x".repeat(5000)).is_err());
+    let attributed = draft.commit(&head()).unwrap();
+    let message = queue.take(&attributed).unwrap().unwrap();
+    assert_eq!(message.attribute("content_filter"), Some("smtp:[127.0.0.1]:10025"));
+    assert_eq!((message.attribute("empty"), message.attribute("other")), (Some(""), None));
+    assert_eq!(queue.take(&plain).unwrap().unwrap().attributes, []);
+    let version = |id: &Id| std::fs::read(queue.path_of(id)).unwrap()[8];
+    assert_eq!((version(&plain), version(&attributed)), (1, 2));
+}
+
+#[test]
 fn recipients_before_and_after_the_content_give_the_same_file() {
     let (_folder, queue) = queue();
     let big = vec![b'x'; 3 * BUFFER + 7];

@@ -44,6 +44,27 @@ fn introduction(policy: Policy) -> Introduction {
     Introduction { channel: "smtp".to_owned(), policy, protocol: Protocol::Esmtp, client }
 }
 
+#[test]
+fn attributes_are_written_into_each_message_until_the_next_introduction() {
+    let site = Site::with(&[("content_filter", "scan:")]);
+    let common = Common::default();
+    let mut receiver = site.receiver(&common);
+    for filter in [Some("smtp:[127.0.0.1]:1"), None] {
+        receiver.introduce(&introduction(Policy::Channels)).unwrap();
+        if let Some(filter) = filter {
+            let request = Request::Attribute("content_filter".to_owned(), filter.to_owned());
+            assert_eq!(obey(&mut receiver, &request).unwrap(), None);
+        }
+        receiver.reverse_path(&alice()).unwrap();
+        receiver.recipient(&address("bob@mx.example")).unwrap();
+        receiver.content(b"x\n").unwrap();
+        assert!(matches!(receiver.commit().unwrap(), Outcome::Queued(_)));
+    }
+    let mut found: Vec<_> = site.queued().iter().map(|m| m.attribute("content_filter").map(str::to_owned)).collect();
+    found.sort();
+    assert_eq!(found, [None, Some("smtp:[127.0.0.1]:1".to_owned())]);
+}
+
 fn address(text: &str) -> Address {
     Address::from_internal(text.as_bytes()).unwrap()
 }
