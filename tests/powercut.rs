@@ -27,7 +27,7 @@ mod powercut {
 
 use powercut::chance::Chance;
 use powercut::check::Restarted;
-use powercut::disk::Kind;
+use powercut::disk::{Kind, withdraw};
 use powercut::image::{Mode, Replay};
 use powercut::workload::{Acknowledged, Plant, Recording, Site, record};
 use std::fs;
@@ -132,6 +132,7 @@ fn in_memory() -> tempfile::TempDir {
 /// Records and cuts in both modes until all cuts are made, and fails with every violation.
 fn nothing_is_lost(kind: Kind, disks: usize, percent: usize) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    withdraw();
     let seed = seed();
     let mut chance = Chance(seed);
     let mut left = cuts(percent);
@@ -202,6 +203,7 @@ fn two_disks_cut_at_one_moment_lose_nothing_acknowledged() {
 /// Records with a fault planted, which must be found in at most 60 cuts of some mode.
 fn is_found(what: &str, disks: usize, told: Moment, plant: &Plant) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    withdraw();
     let seed = seed();
     let mut chance = Chance(seed);
     let folder = in_memory();

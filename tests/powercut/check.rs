@@ -1,6 +1,6 @@
 //! What must hold when the power comes back.
 
-use super::disk::{Kind, Mount};
+use super::disk::{Device, Kind, Mount};
 use super::workload::{Acknowledged, Site, content};
 use crate::common::feed;
 use std::collections::BTreeMap;
@@ -27,8 +27,10 @@ impl Restarted {
         let mut wrong = Vec::new();
         let mut mounts = Vec::new();
         for (number, image) in self.images.iter().enumerate() {
-            match Mount::new(self.kind, image, &self.site.mount_point(number), "loop") {
-                Ok(mount) => mounts.push(mount),
+            let device = Device::new(image);
+            match Mount::new(self.kind, &device, &self.site.mount_point(number)) {
+                // In this order: unmounted, then let go.
+                Ok(mount) => mounts.push((mount, device)),
                 Err(problem) => return vec![format!("does not mount: {problem}")],
             }
         }

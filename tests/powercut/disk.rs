@@ -89,15 +89,23 @@ fn run(program: &str, arguments: &[&str]) -> String {
     text(&output.stdout).trim().to_owned()
 }
 
-/// A file system mounted from an image; unmounted when dropped.
+/// Puts the calling thread, and what it starts, where nobody else sees what it mounts and everything is unmounted at its
+/// end.
+pub fn withdraw() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace (needs root)");
+    let private = nix::mount::MsFlags::MS_PRIVATE | nix::mount::MsFlags::MS_REC;
+    nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("a private mount namespace");
+}
+
+/// A mounted file system; unmounted when dropped.
 pub struct Mount(PathBuf);
 
 impl Mount {
-    /// Mounts an image file or a device; that runs the recovery of the journal.
-    pub fn new(kind: Kind, image: &Path, at: &Path, options: &str) -> Result<Mount, String> {
+    /// Mounts a device; that runs the recovery of the journal.
+    pub fn new(kind: Kind, device: &Device, at: &Path) -> Result<Mount, String> {
         let output = Command::new("mount")
-            .args(["-t", kind.name(), "-o", &format!("{},{options}", kind.options())])
-            .args([image, at])
+            .args(["-t", kind.name(), "-o", kind.options(), &device.0])
+            .arg(at)
             .output()
             .expect("mount(8)");
         if output.status.success() { Ok(Mount(at.to_owned())) } else { Err(text(&output.stderr)) }
@@ -134,8 +142,8 @@ impl LoggedDisk {
         kind.make(&base);
         fs::copy(&base, folder.join("disk")).expect("a copy of the image");
         let daemon = Daemon::start(folder);
-        let device = Device(run("losetup", &["-f", "--show", folder.join("shown").to_str().expect("a path")]));
-        let mount = Mount::new(kind, Path::new(&device.0), at, "rw").expect("a new file system");
+        let device = Device::new(&folder.join("shown"));
+        let mount = Mount::new(kind, &device, at).expect("a new file system");
         LoggedDisk { _mount: mount, _device: device, _daemon: daemon, folder: folder.to_owned() }
     }
 
@@ -151,11 +159,26 @@ impl LoggedDisk {
 }
 
 /// A loop device.
-struct Device(String);
+pub struct Device(String);
+
+impl Device {
+    /// One for this file and nothing else.
+    pub fn new(file: &Path) -> Device {
+        Device(run("losetup", &["-f", "--show", file.to_str().expect("a path")]))
+    }
+}
 
 impl Drop for Device {
+    /// Waits until the kernel has let go: whoever still has the file system mounted (another mount namespace, say) would
+    /// let the next cut see this one.
     fn drop(&mut self) {
         let _ = Command::new("losetup").args(["-d", &self.0]).status();
+        let used = Path::new("/sys/block").join(self.0.trim_start_matches("/dev/")).join("loop");
+        let end = Instant::now() + Duration::from_secs(20);
+        while used.exists() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert!(!used.exists() || std::thread::panicking(), "{} is still in use", self.0);
     }
 }
 

@@ -41,9 +41,10 @@ impl Image {
         }
     }
 
-    /// Makes a file of it.
+    /// Makes a new file of it.
     pub fn store(&self, path: &Path) -> io::Result<File> {
-        let file = File::create(path)?;
+        let _ = std::fs::remove_file(path);
+        let file = File::create_new(path)?;
         file.set_len(self.size)?;
         for (number, block) in &self.blocks {
             file.write_all_at(&block[..], number * BLOCK as u64)?;
