@@ -1,7 +1,7 @@
 //! What all command lines share: `--config`, `-o`, `--show-config`, `--help`, and usage errors with exit status 64.
 
 use crate::exit::Error;
-use clap::Parser;
+use clap::{FromArgMatches, Parser};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -45,7 +45,13 @@ pub fn parse<Args: Parser + Default>() -> Result<Args, Error> {
     if std::env::args_os().len() <= 1 {
         return Ok(Args::default());
     }
-    Args::try_parse_from(std::env::args_os()).or_else(|problem| {
+    parse_as(Args::command())
+}
+
+/// The same by a command line that was changed, always by clap.
+pub fn parse_as<Args: FromArgMatches>(command: clap::Command) -> Result<Args, Error> {
+    let matches = command.try_get_matches_from(std::env::args_os());
+    matches.and_then(|matches| Args::from_arg_matches(&matches)).or_else(|problem| {
         if problem.use_stderr() {
             return Err(Error::Usage(problem.render().to_string().trim_end().replace("error: ", "")));
         }

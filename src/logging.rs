@@ -91,6 +91,13 @@ pub fn verbose(level: u32) {
     log::set_max_level(wanted.max(log::max_level()));
 }
 
+/// From now on only warnings and errors, unless RUST_LOG says what is wanted.
+pub fn quiet() {
+    if std::env::var_os("RUST_LOG").is_none() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+}
+
 /// Takes name and facility from the configuration (`syslog_name`, `syslog_facility`).
 pub fn configure(name: &str, facility: u8) {
     if let Some(mut tag) = TAG.get().and_then(|tag| tag.lock().ok()) {

@@ -33,10 +33,10 @@ fn options_of_page(program: &str) -> BTreeSet<String> {
     let text = page(program);
     let mut options = BTreeSet::new();
     for item in text.lines().filter_map(|line| line.strip_prefix(".It Fl ")) {
-        let mut words = item.split_whitespace();
+        let words = item.split_whitespace();
         let mut dash = "-";
         let mut expected = true;
-        while let Some(word) = words.next() {
+        for word in words {
             match word {
                 "Fl" if expected => dash = "--",
                 "Fl" => (expected, dash) = (true, "-"),

@@ -3,135 +3,14 @@
 
 mod common;
 
+use common::connections::*;
 use common::{binary, until};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A running smtpd; killed when the test is over.
-struct Server {
-    process: Child,
-    records: Receiver<String>,
-    seen: Vec<String>,
-}
-
-impl Server {
-    fn start(command: &mut Command) -> Server {
-        let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("smtpd");
-        let stderr = BufReader::new(process.stderr.take().expect("a pipe"));
-        let (sender, records) = channel();
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Server { process, records, seen: Vec::new() }
-    }
-
-    /// Waits for a record with these words, and gives the first one.
-    fn record(&mut self, words: &str) -> String {
-        loop {
-            if let Some(found) = self.seen.iter().find(|record| record.contains(words)) {
-                return found.clone();
-            }
-            match self.records.recv_timeout(PATIENCE) {
-                Ok(record) => self.seen.push(record),
-                Err(_) => panic!("no record with {words:?} among {:?}", self.seen),
-            }
-        }
-    }
-
-    /// Where a service listens.
-    fn address(&mut self, service: &str) -> SocketAddr {
-        let record = self.record(&format!("service={service}"));
-        let (_, rest) = record.split_once("listening on=").expect("a record about listening");
-        rest.split(' ').next().expect("an address").parse().expect("an address")
-    }
-
-    fn connect(&mut self, service: &str) -> TcpStream {
-        let client = TcpStream::connect(self.address(service)).expect("a connection");
-        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        client
-    }
-
-    /// What a program says to a client that says nothing.
-    fn listen_to(&mut self, service: &str) -> String {
-        let mut client = self.connect(service);
-        client.shutdown(Shutdown::Write).expect("an end of input");
-        all(&mut client)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.process.id().try_into().expect("a process id")), signal).expect("a signal");
-    }
-
-    fn end(&mut self) -> ExitStatus {
-        until("the end of smtpd", || self.process.try_wait().expect("waiting").is_some());
-        self.process.wait().expect("waiting")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn all(client: &mut TcpStream) -> String {
-    let mut text = Vec::new();
-    // A program that is killed with octets unread resets the connection; what came before counts.
-    if let Err(error) = client.read_to_end(&mut text) {
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    }
-    String::from_utf8(text).expect("text")
-}
-
-fn line(client: &mut TcpStream) -> String {
-    let mut text = String::new();
-    BufReader::with_capacity(1, client).read_line(&mut text).expect("a line");
-    text
-}
-
-/// smtpd with an empty configuration and environment.
-fn smtpd(folder: &Path) -> Command {
-    let mut command = Command::new(binary("smtpd"));
-    command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder);
-    command
-}
-
-/// smtpd in its everyday form, on a free port of loopback.
-fn on_loopback(folder: &Path) -> Command {
-    let mut command = smtpd(folder);
-    command.args(["--listen-address", "127.0.0.1", "--port", "0"]);
-    command
-}
-
-fn with_services(folder: &Path, lines: &str) -> Command {
-    let file = folder.join("services");
-    fs::write(&file, lines).expect("a services file");
-    let mut command = smtpd(folder);
-    command.arg("--services").arg(file);
-    command
-}
-
-fn script(folder: &Path, name: &str, text: &str) -> String {
-    use std::os::unix::fs::PermissionsExt;
-    let path = folder.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
-    path.to_str().expect("a name").to_owned()
-}
-
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("its mode");
-    folder
-}
+use std::process::{Child, Command};
 
 #[test]
 fn the_connection_is_on_0_and_1_and_the_log_on_2_and_nothing_else_is_open() {
@@ -436,11 +315,6 @@ fn smtpsrvr_with_channels_gets_the_operands_of_its_manual_page() {
     assert_eq!(arguments(&[], &[shown]), ["smtpsrvr", "127.0.0.1", "mx.example", shown]);
     assert_eq!(arguments(&["-d", "-f"], &[shown]), ["rsmtpsrvr", "127.0.0.1", "mx.example", shown]);
     assert_eq!(arguments(&["-f"], &["-u", shown]), ["rsmtpsrvr", "-u", shown], "its own arguments stay as they are");
-}
-
-fn refused(command: &mut Command) -> (Option<i32>, String) {
-    let Output { status, stderr, .. } = command.stdin(Stdio::null()).output().expect("smtpd");
-    (status.code(), String::from_utf8(stderr).expect("text"))
 }
 
 #[test]

@@ -1,109 +1,246 @@
-//! The command line of smtpd: one program behind one port, or `--services FILE`.
+//! The command line of smtpd: one program behind one or more ports, `--services FILE`, MMDF's forms, qpsmtpd's names.
+//!
+//! What is listened on and what is started comes out of here; which letters there are says `personality.rs`.
 
 use super::address::{self, Address};
+use super::one_client::{self, Client};
+use super::personality::Personality;
 use super::program::{self, Program};
-use super::{Service, services};
-use crate::cli::Common;
+use super::{Plan, Service, services};
+use crate::cli::{self, Common};
 use crate::config::Config;
 use crate::exit::Error;
 use crate::logging;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-/// Connections at once, as MMDF's smtpd has it.
-const MAXCONNECTS: usize = 4;
-
 /// Listen for connections and start a program for each, with the connection on its standard input and output
 #[derive(Debug, Default, Parser)]
-#[command(name = "smtpd", version)]
+#[command(name = "smtpd", version, after_help = FORMS)]
 pub struct Args {
     /// What all programs have.
     #[command(flatten)]
     pub common: Common,
-    /// Debugging records on standard error
-    #[arg(short = 'd')]
+    /// Debugging records as well
+    #[arg(long, alias = "verbose")]
     pub debug: bool,
-    /// Finicky: start smtpsrvr as rsmtpsrvr, which refuses clients that no channel lists
-    #[arg(short = 'f')]
+    /// Start smtpsrvr as rsmtpsrvr, which refuses clients that no channel lists
+    #[arg(long)]
     pub finicky: bool,
     /// Most connections at once (default: 4)
-    #[arg(short = 'n', value_name = "MAXCONNECTS")]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "limit_connections")]
     pub maxconnects: Option<NonZeroU32>,
-    /// Port or service to listen on; 0: any that is free (default: smtp)
+    /// The same as qpsmtpd has it; 0: no limit (default: 15 as qpsmtpd-forkserver, none as qpsmtpd-prefork)
+    #[arg(long, value_name = "NUMBER")]
+    pub limit_connections: Option<u32>,
+    /// Port or service to listen on; 0: any that is free; may be repeated (default: smtp, under qpsmtpd's names 2525)
     #[arg(long)]
-    pub port: Option<String>,
+    pub port: Vec<String>,
     /// Address to listen on, perhaps with a port of its own; may be repeated (default: all)
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", alias = "interface")]
     pub listen_address: Vec<String>,
+    /// Nothing: names are only looked up where a channel asks for them
+    #[arg(long)]
+    pub no_rdns: bool,
+    /// Only warnings and errors are recorded
+    #[arg(long, conflicts_with = "debug")]
+    pub quiet: bool,
     /// Serve what this file in inetd.conf's format names
     #[arg(long, value_name = "FILE",
-          conflicts_with_all = ["finicky", "maxconnects", "port", "listen_address", "program"])]
+          conflicts_with_all = ["finicky", "maxconnects", "limit_connections", "port", "listen_address", "program"])]
     pub services: Option<PathBuf>,
     /// The program to start, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub program: Vec<OsString>,
+    /// The name we were started by.
+    #[arg(skip = Personality::of_this_process())]
+    pub personality: Personality,
+}
+
+const FORMS: &str = "\
+Forms:
+  smtpd --port 25 --listen-address 192.0.2.1 -n 20 smtpsrvr local,campus   every day
+  smtpd --services /etc/doorpost/services                                  everything in one
+  smtpd -f -n 20 /usr/mmdf/chans/smtpsrvr local,smtp                       MMDF on 4.2BSD
+  smtpd /usr/mmdf/chans/smtpsrvr local,smtp 25 20 mx.example               MMDF on 4.1BSD
+  smtpd -f /usr/mmdf/chans/smtpsrvr local,smtp     with a connection on 0: MMDF on 4.3BSD, from inetd
+  smtpd a000001.1025                               with a connection on 0: MMDF on SunOS, from inetd
+  smtpd - /usr/mmdf/chans/smtpsrvr local,smtp      the same with server and channels
+  qpsmtpd-forkserver -p 25 -l 192.0.2.1 -c 40 -m 5
+  qpsmtpd-prefork --port 25 --interface 192.0.2.1";
+
+/// What a command line comes to.
+#[derive(Debug)]
+pub enum Task {
+    /// Listen and serve.
+    Listen(Plan),
+    /// Become the program for the one client that is there already.
+    Become(Program, Client),
 }
 
 impl Args {
-    /// What is to be served.
-    pub fn services(&self, config: &Config) -> Result<Vec<Service>, Error> {
+    /// Reads the command line by the letters of the name we were started by.
+    pub fn parse() -> Result<Args, Error> {
+        cli::parse_as(Personality::of_this_process().dress(Args::command()))
+    }
+
+    /// What is to be done.
+    pub fn task(&self, config: &Config) -> Result<Task, Error> {
         if self.debug {
             logging::debug();
+        }
+        if self.quiet {
+            logging::quiet();
+        }
+        if let Some((program, client)) = self.one_client(config)? {
+            return Ok(Task::Become(self.configured(program, config)?, client));
         }
         let mut services = match &self.services {
             Some(file) => services::read(file, config)?,
             None => vec![self.service(config)?],
         };
-        if self.common.config.is_some() {
-            // Programs that we start are to read what we read.
-            let folder = std::path::absolute(&config.config_directory);
-            let folder = folder.map_err(|error| Error::Usage(format!("--config: {error}")))?;
-            services.iter_mut().for_each(|service| service.program.config_directory = Some(folder.clone()));
+        for service in &mut services {
+            service.program = self.configured(service.program.clone(), config)?;
         }
-        Ok(services)
+        Ok(Task::Listen(Plan { services }))
+    }
+
+    /// Programs that we start are to read what we read.
+    fn configured(&self, mut program: Program, config: &Config) -> Result<Program, Error> {
+        if self.common.config.is_some() {
+            let folder = std::path::absolute(&config.config_directory);
+            program.config_directory = Some(folder.map_err(|error| Error::Usage(format!("--config: {error}")))?);
+        }
+        Ok(program)
+    }
+
+    /// The forms for inetd: `smtpd HEX.PORT`, `smtpd - PROGRAM CHANNELS`, and `smtpd PROGRAM CHANNELS` where descriptor 0
+    /// is a client.
+    fn one_client(&self, config: &Config) -> Result<Option<(Program, Client)>, Error> {
+        let listens = self.services.is_some()
+            || self.maxconnects.is_some()
+            || self.limit_connections.is_some()
+            || !self.port.is_empty()
+            || !self.listen_address.is_empty();
+        if listens || self.personality != Personality::Smtpd {
+            return Ok(None);
+        }
+        let (words, client): (&[OsString], Client) = match self.program.as_slice() {
+            [word] if let Some(client) = word.to_str().and_then(one_client::hexadecimal) => {
+                (&["smtpsrvr".into(), "smtp".into()], client)
+            }
+            [dash, rest @ ..] if dash == "-" => (rest, Client::of_stdin()),
+            rest => match Client::of_stdin() {
+                client @ Client::Socket { .. } if !rest.is_empty() => (rest, client),
+                _ => return Ok(None),
+            },
+        };
+        let (word, arguments) = words.split_first().ok_or_else(no_program)?;
+        Ok(Some((self.program(word, arguments, &config.myhostname, config)?, client)))
     }
 
     fn service(&self, config: &Config) -> Result<Service, Error> {
-        let Some((word, arguments)) = self.program.split_first() else {
-            return Err(Error::Usage("expected a program to start, or --services FILE".to_owned()));
+        if let [word, channels, port, maxconnects, network] = self.program.as_slice()
+            && is_smtpsrvr(word)
+            && !self.program.iter().any(|word| word.as_encoded_bytes().starts_with(b"-"))
+        {
+            return self.five_operands(word, channels, [port, maxconnects, network], config);
+        }
+        let program = match self.program.split_first() {
+            Some((word, arguments)) => self.program(word, arguments, &config.myhostname, config)?,
+            None if self.personality == Personality::Smtpd => return Err(no_program()),
+            None => self.program("smtpsrvr".as_ref(), &[], &config.myhostname, config)?,
         };
+        let port = self.personality.port().to_owned();
+        let ports = if self.port.is_empty() { std::slice::from_ref(&port) } else { &self.port };
+        let addresses = self.addresses(ports)?;
+        let limit = self.maxconnects.map(NonZeroU32::get).or(self.limit_connections);
+        let limit = match limit.unwrap_or(self.personality.limit()) {
+            0 => usize::MAX,
+            limit => usize::try_from(limit).unwrap_or(usize::MAX),
+        };
+        Ok(Service { name: ports.join(","), addresses, limit, hands_over_listener: false, program })
+    }
+
+    /// MMDF on 4.1BSD: `smtpd smtpsrvr channels port maxconnects network`. The network was the name by which this host is
+    /// known on it, and what smtpsrvr got as `localhost`.
+    fn five_operands(
+        &self,
+        word: &OsString,
+        channels: &OsString,
+        rest: [&OsString; 3],
+        config: &Config,
+    ) -> Result<Service, Error> {
+        let [port, maxconnects, network] = rest.map(|word| word.to_string_lossy());
+        if self.maxconnects.is_some() || self.limit_connections.is_some() || !self.port.is_empty() {
+            return Err(Error::Usage("expected port and maxconnects as options or as operands, not both".to_owned()));
+        }
+        let limit = maxconnects.parse::<NonZeroU32>().ok().filter(|_| !maxconnects.starts_with('+'));
+        let limit = limit.ok_or_else(|| {
+            Error::Usage(format!("{}: expected maxconnects, a number above 0", maxconnects.escape_debug()))
+        })?;
+        let addresses = self.addresses(std::slice::from_ref(&port.clone().into_owned()))?;
+        let program = self.program(word, std::slice::from_ref(channels), &network, config)?;
+        let limit = usize::try_from(limit.get()).unwrap_or(usize::MAX);
+        Ok(Service { name: port.into_owned(), addresses, limit, hands_over_listener: false, program })
+    }
+
+    /// The program behind a word of the command line. `smtpsrvr channels` gets two operands before that one, as it wants.
+    fn program(
+        &self,
+        word: &std::ffi::OsStr,
+        arguments: &[OsString],
+        localhost: &str,
+        config: &Config,
+    ) -> Result<Program, Error> {
         if word.to_string_lossy().starts_with('-') {
             return Err(Error::Usage(format!("unexpected option {}", word.display())));
         }
         let path = program::find(word, config).map_err(Error::Usage)?;
         let mut program = Program::new(path, program::last_component(word).to_owned(), arguments.to_vec());
-        let is_smtpsrvr = program.name == "smtpsrvr";
+        if let [channels] = arguments
+            && is_smtpsrvr(word)
+            && !channels.as_encoded_bytes().starts_with(b"-")
+        {
+            program.localhost = Some(localhost.to_owned());
+        }
         if self.finicky {
-            if !is_smtpsrvr {
+            if !is_smtpsrvr(word) {
                 return Err(Error::Usage(format!("-f: expected smtpsrvr, not {}", word.display())));
             }
             program.name = "rsmtpsrvr".into();
         }
-        // `smtpd smtpsrvr channels`: smtpsrvr wants two operands before that one.
-        if let [channels] = arguments
-            && is_smtpsrvr
-            && !channels.to_string_lossy().starts_with('-')
-        {
-            program.localhost = Some(config.myhostname.clone());
-        }
-        let name = self.port.clone().unwrap_or_else(|| "smtp".to_owned());
-        let addresses = self.addresses(&name)?;
-        let limit = self.maxconnects.map_or(MAXCONNECTS, |most| usize::try_from(most.get()).unwrap_or(usize::MAX));
-        Ok(Service { name, addresses, limit, hands_over_listener: false, program })
+        Ok(program)
     }
 
-    fn addresses(&self, port: &str) -> Result<Vec<Address>, Error> {
-        let port = address::port(port).map_err(|problem| Error::Usage(format!("--port: {problem}")))?;
-        if self.listen_address.is_empty() {
-            return Ok(vec![Address::Everywhere(port)]);
-        }
+    /// Every address on every port; an address with a port of its own on that alone.
+    fn addresses(&self, ports: &[String]) -> Result<Vec<Address>, Error> {
         let mut addresses = Vec::new();
-        for text in &self.listen_address {
-            let wrong = |problem| Error::Usage(format!("--listen-address: {problem}"));
-            addresses.extend(address::parse(text, port).map_err(wrong)?);
+        for port in ports {
+            let port = address::port(port).map_err(|problem| Error::Usage(format!("--port: {problem}")))?;
+            if self.listen_address.is_empty() {
+                addresses.push(Address::Everywhere(port));
+            }
+            for text in &self.listen_address {
+                let wrong = |problem| Error::Usage(format!("--listen-address: {problem}"));
+                for address in address::parse(text, port).map_err(wrong)? {
+                    if !addresses.contains(&address) {
+                        addresses.push(address);
+                    }
+                }
+            }
         }
         Ok(addresses)
     }
+}
+
+fn is_smtpsrvr(word: &std::ffi::OsStr) -> bool {
+    let name = program::last_component(word);
+    name == "smtpsrvr" || name == "rsmtpsrvr"
+}
+
+fn no_program() -> Error {
+    Error::Usage("expected a program to start, or --services FILE".to_owned())
 }

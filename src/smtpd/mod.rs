@@ -1,11 +1,14 @@
 //! The connection server: which sockets, which program for each, and what that program is started with.
 //!
 //! `command_line.rs` and `services.rs` say what is to be served, the one from the arguments, the other from a file in
-//! inetd.conf's format; `address.rs` reads where, `program.rs` starts. The loop itself is `net::acceptor`.
+//! inetd.conf's format; `personality.rs` knows the names it stands in for; `address.rs` reads where, `program.rs` starts,
+//! `one_client.rs` becomes the program where the client is there already. The loop itself is `net::acceptor`.
 //! It knows no protocol and reads no octet of a client.
 
 pub mod address;
 pub mod command_line;
+pub mod one_client;
+pub mod personality;
 pub mod program;
 pub mod services;
 
@@ -30,11 +33,18 @@ pub struct Service {
     pub program: Program,
 }
 
+/// Everything that is to be served.
+#[derive(Debug)]
+pub struct Plan {
+    /// Each with its sockets.
+    pub services: Vec<Service>,
+}
+
 /// Listens, and starts programs, until TERM or INT. All sockets are bound before the first client is served.
-pub fn serve(services: Vec<Service>) -> Result<Ended, Error> {
+pub fn serve(plan: Plan) -> Result<Ended, Error> {
     let mut programs = Vec::new();
     let mut open = Vec::new();
-    for service in services {
+    for service in plan.services {
         open.push(listen(&service)?);
         programs.push(service.program);
     }

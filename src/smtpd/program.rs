@@ -6,7 +6,7 @@ use crate::sys;
 use nix::unistd::{Gid, Pid, Uid};
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -26,7 +26,7 @@ const UCSPI: [&str; 8] = [
 ];
 
 /// A program with its arguments.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Program {
     /// The file to execute.
     pub path: PathBuf,
@@ -55,14 +55,7 @@ impl Program {
             Given::Connection(fd) => {
                 let connection = TcpStream::from(fd.try_clone()?);
                 let (Ok(peer), Ok(local)) = (connection.peer_addr(), connection.local_addr()) else { return Ok(None) };
-                // IPv4 clients of a socket for both families are IPv4 clients all the same.
-                let (peer_ip, local_ip) = (peer.ip().to_canonical().to_string(), local.ip().to_canonical().to_string());
-                command.env("PROTO", "TCP");
-                command.env("TCPLOCALIP", local_ip).env("TCPLOCALPORT", local.port().to_string());
-                command.env("TCPREMOTEIP", &peer_ip).env("TCPREMOTEPORT", peer.port().to_string());
-                if let Some(localhost) = &self.localhost {
-                    command.args([&peer_ip, localhost]);
-                }
+                self.introduce(&mut command, peer, Some(local));
                 OwnedFd::from(connection)
             }
             Given::Listener(fd) => OwnedFd::from(TcpListener::from(fd.try_clone()?)),
@@ -77,7 +70,29 @@ impl Program {
         Ok(Some(pid))
     }
 
-    fn command(&self) -> Command {
+    /// Says who the client is, in ucspi's variables and to smtpsrvr in its operands.
+    pub fn introduce(&self, command: &mut Command, peer: SocketAddr, local: Option<SocketAddr>) {
+        // IPv4 clients of a socket for both families are IPv4 clients all the same.
+        let peer_ip = peer.ip().to_canonical().to_string();
+        command.env("PROTO", "TCP").env("TCPREMOTEIP", &peer_ip).env("TCPREMOTEPORT", peer.port().to_string());
+        if let Some(local) = local {
+            let local_ip = local.ip().to_canonical().to_string();
+            command.env("TCPLOCALIP", local_ip).env("TCPLOCALPORT", local.port().to_string());
+        }
+        if let Some(localhost) = &self.localhost {
+            command.args([&peer_ip, localhost]);
+        }
+    }
+
+    /// Says to smtpsrvr that nobody knows who the client is: a word that is neither an address nor a name.
+    pub fn introduce_nobody(&self, command: &mut Command) {
+        if let Some(localhost) = &self.localhost {
+            command.args(["-", localhost]);
+        }
+    }
+
+    /// As it is started, but for the arguments.
+    pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.arg0(&self.name);
         for name in UCSPI {

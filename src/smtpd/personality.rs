@@ -1,0 +1,99 @@
+//! Under which name smtpd was started, and so which letters, long names and defaults hold.
+//!
+//! The long options hold under every name; the letters are those of the page of that name, and no others but `-o`,
+//! `-h` and `-V`, which all our programs have. Where a page and the program it described differ, the page holds.
+
+use super::program::last_component;
+use clap::Command;
+use std::ffi::OsStr;
+
+/// The programs that smtpd stands in for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Personality {
+    /// MMDF's smtpd, and our own everyday form.
+    #[default]
+    Smtpd,
+    /// `qpsmtpd-forkserver`.
+    Forkserver,
+    /// `qpsmtpd-prefork`.
+    Prefork,
+}
+
+impl Personality {
+    /// By the last component of `argv[0]`, exactly.
+    pub fn of(argv0: &OsStr) -> Personality {
+        match last_component(argv0).to_str() {
+            Some("qpsmtpd-forkserver") => Personality::Forkserver,
+            Some("qpsmtpd-prefork") => Personality::Prefork,
+            _ => Personality::Smtpd,
+        }
+    }
+
+    /// Of this process.
+    pub fn of_this_process() -> Personality {
+        std::env::args_os().next().map_or(Personality::Smtpd, |argv0| Personality::of(&argv0))
+    }
+
+    /// The letters, and what they stand for.
+    fn letters(self) -> &'static [(&'static str, char)] {
+        match self {
+            Personality::Smtpd => &[("debug", 'd'), ("finicky", 'f'), ("maxconnects", 'n')],
+            Personality::Forkserver => &[
+                ("port", 'p'),
+                ("user", 'u'),
+                ("limit_connections", 'c'),
+                ("max_from_ip", 'm'),
+                ("listen_address", 'l'),
+                ("detach", 'd'),
+                ("no_rdns", 'H'),
+            ],
+            Personality::Prefork => &[],
+        }
+    }
+
+    /// Gives a command line the letters of this name. The qpsmtpd programs took any beginning of a long name that is
+    /// nobody else's.
+    pub fn dress(self, command: Command) -> Command {
+        let given = self.letters().iter().filter(|(id, _)| command.get_arguments().any(|arg| arg.get_id() == id));
+        let given: Vec<_> = given.collect();
+        let command =
+            given.into_iter().fold(command, |command, (id, letter)| command.mut_arg(id, |arg| arg.short(*letter)));
+        match self {
+            Personality::Smtpd => command,
+            Personality::Forkserver => command.name("qpsmtpd-forkserver").infer_long_args(true),
+            Personality::Prefork => command.name("qpsmtpd-prefork").infer_long_args(true),
+        }
+    }
+
+    /// The port where none is given.
+    pub fn port(self) -> &'static str {
+        match self {
+            Personality::Smtpd => "smtp",
+            Personality::Forkserver | Personality::Prefork => "2525",
+        }
+    }
+
+    /// Connections at once where no number is given; 0: no limit.
+    pub fn limit(self) -> u32 {
+        match self {
+            Personality::Smtpd => 4,
+            Personality::Forkserver => 15,
+            Personality::Prefork => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_is_the_last_component_and_exact() {
+        let of = |name: &str| Personality::of(OsStr::new(name));
+        assert_eq!(of("/usr/bin/qpsmtpd-forkserver"), Personality::Forkserver);
+        assert_eq!(of("qpsmtpd-prefork"), Personality::Prefork);
+        for name in ["smtpd", "", "qpsmtpd", "xqpsmtpd-prefork", "qpsmtpd-prefork.old", "qpsmtpd-prefork/smtpd"] {
+            assert_eq!(of(name), Personality::Smtpd, "{name}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! smtpd in place of MMDF's smtpd and of qpsmtpd's two servers, with the command lines of their manual pages.
+
+mod common;
+
+use common::connections::*;
+use std::fs;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A folder in which `smtpsrvr` shows the command line it was started with: cat, whose operands are no files.
+fn with_mirror() -> (tempfile::TempDir, String) {
+    let folder = folder();
+    let programs = folder.path().display().to_string();
+    fs::write(folder.path().join("main.cf"), format!("myhostname = mx.example\ndaemon_directory = {programs}\n"))
+        .unwrap();
+    let program = folder.path().join("smtpsrvr");
+    fs::copy("/bin/cat", &program).unwrap();
+    (folder, program.to_str().unwrap().to_owned())
+}
+
+/// smtpd under another name.
+fn named(folder: &Path, name: &str) -> Command {
+    let mut command = smtpd(folder);
+    command.arg0(format!("/usr/bin/{name}"));
+    command
+}
+
+/// Starts a command as inetd does, with a client on descriptors 0, 1 and 2; gives what the client hears and the status.
+fn called_by_inetd(command: &mut Command) -> (String, Option<i32>, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let served = listener.accept().unwrap().0;
+    let stdio = || Stdio::from(OwnedFd::from(served.try_clone().unwrap()));
+    command.stdin(stdio()).stdout(stdio()).stderr(stdio());
+    let mut process = command.spawn().unwrap();
+    // The command holds copies of the connection, and so would keep it open.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    drop(served);
+    let said = all(&mut client);
+    (said, process.wait().unwrap().code(), client)
+}
+
+fn words(said: &str) -> Vec<&str> {
+    said.split_terminator('\0').collect()
+}
+
+const SHOWN: &str = "/proc/self/cmdline";
+
+#[test]
+fn mmdf_on_4_2_listens_with_options() {
+    let (folder, program) = with_mirror();
+    let mut command = smtpd(folder.path());
+    command.args(["-d", "-f", "-n", "7", "--listen-address", "127.0.0.1", "--port", "0", &program, SHOWN]);
+    let mut server = Server::start(&mut command);
+    assert_eq!(words(&server.listen_to("0")), ["rsmtpsrvr", "127.0.0.1", "mx.example", SHOWN]);
+}
+
+#[test]
+fn mmdf_on_4_1_listens_by_five_operands() {
+    let (folder, program) = with_mirror();
+    let start = |words: &[&str]| {
+        let mut command = smtpd(folder.path());
+        command.args(["--listen-address", "127.0.0.1"]).args(words);
+        command
+    };
+    let mut server = Server::start(&mut start(&[&program, SHOWN, "0", "1", "net.example"]));
+    assert_eq!(words(&server.listen_to("0")), ["smtpsrvr", "127.0.0.1", "net.example", SHOWN]);
+    for wrong in [["nosuch", "1"], ["65536", "1"], ["0", "0"], ["0", "+1"], ["0", "many"], ["0", ""]] {
+        let (status, text) = refused(&mut start(&[&program, "local", wrong[0], wrong[1], "net.example"]));
+        assert_eq!(status, Some(64), "{wrong:?}: {text}");
+    }
+    let (status, text) = refused(&mut start(&["-n", "4", &program, "local", "0", "4", "net.example"]));
+    assert_eq!(status, Some(64), "{text}");
+}
+
+#[test]
+fn mmdf_on_4_3_becomes_the_server_for_the_client_on_descriptor_0() {
+    let (folder, program) = with_mirror();
+    let (said, status, _) = called_by_inetd(smtpd(folder.path()).args([&program, SHOWN]));
+    assert_eq!(words(&said)[..3], ["smtpsrvr", "127.0.0.1", "mx.example"], "{said}");
+    assert_eq!(status, Some(1), "what cat says to files that are not there");
+    let (said, ..) = called_by_inetd(smtpd(folder.path()).args(["-f", &program, SHOWN]));
+    assert_eq!(words(&said)[..1], ["rsmtpsrvr"]);
+    // Any program, with ucspi's variables, and no process between it and inetd.
+    let (said, status, client) = called_by_inetd(smtpd(folder.path()).arg("/usr/bin/env"));
+    assert_eq!(status, Some(0));
+    for line in ["TCPREMOTEIP=127.0.0.1".to_owned(), format!("TCPREMOTEPORT={}", client.local_addr().unwrap().port())] {
+        assert!(said.lines().any(|said| said == line), "{line} is not in {said}");
+    }
+}
+
+#[test]
+fn mmdf_on_sunos_becomes_the_server_that_is_beside_it_or_named() {
+    let (folder, program) = with_mirror();
+    fs::remove_file(&program).unwrap();
+    let program = script(folder.path(), "smtpsrvr", "echo \"$@\"; echo $TCPREMOTEIP $TCPREMOTEPORT");
+    let on_pipe = |words: &[&str]| {
+        let output = smtpd(folder.path()).args(words).stdin(Stdio::null()).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.code())
+    };
+    assert_eq!(on_pipe(&["a000001.1025"]), ("10.0.0.1 mx.example smtp\n10.0.0.1 1025\n".to_owned(), Some(0)));
+    assert_eq!(on_pipe(&["-", &program, "local,smtp"]), ("- mx.example local,smtp\n\n".to_owned(), Some(0)));
+    for wrong in [&["a000001.65536"][..], &["-"], &["-", "/nosuch/smtpsrvr", "local"]] {
+        assert_eq!(on_pipe(wrong), (String::new(), Some(64)), "{wrong:?}");
+    }
+    // The kernel knows better than an argument.
+    let (said, ..) = called_by_inetd(smtpd(folder.path()).arg("a000001.1025"));
+    assert!(said.starts_with("127.0.0.1 mx.example smtp\n127.0.0.1 "), "{said}");
+}
+
+#[test]
+fn a_client_on_descriptor_0_hears_later_and_never_why() {
+    let (folder, program) = with_mirror();
+    for wrong in [&["/nosuch/smtpsrvr", "local"][..], &["--nosuch", &program], &["-f", "/bin/cat"]] {
+        let (said, status, _) = called_by_inetd(smtpd(folder.path()).args(wrong));
+        assert!(said.starts_with("421 4.3.0 ") && said.lines().count() == 1, "{wrong:?}: {said}");
+        assert_eq!(status, Some(64));
+    }
+}
+
+#[test]
+fn under_qpsmtpds_names_smtpsrvr_is_started_with_all_channels() {
+    let (folder, program) = with_mirror();
+    fs::remove_file(&program).unwrap();
+    script(folder.path(), "smtpsrvr", "echo $# operands");
+    for (name, options) in [
+        ("qpsmtpd-forkserver", &["-p", "0", "-l", "127.0.0.1", "-c", "0", "-H"][..]),
+        ("qpsmtpd-forkserver", &["--port=0", "--listen-address=127.0.0.1", "--limit-connections=3"]),
+        ("qpsmtpd-forkserver", &["--po", "0", "--listen", "127.0.0.1", "--limit", "3"]),
+        ("qpsmtpd-prefork", &["--port", "0", "--interface", "127.0.0.1", "--limit-connections", "3", "--debug"]),
+    ] {
+        let mut server = Server::start(named(folder.path(), name).args(options));
+        assert_eq!(server.listen_to("0"), "0 operands\n", "{name} {options:?}");
+    }
+}
+
+#[test]
+fn addresses_and_ports_can_be_repeated() {
+    let (folder, _) = with_mirror();
+    let mut command = named(folder.path(), "qpsmtpd-forkserver");
+    command.args(["-l", "127.0.0.1", "-l", "127.0.0.2:0", "-l", "[::1]:0", "-p", "0", "/bin/echo", "served"]);
+    let mut server = Server::start(&mut command);
+    for host in ["127.0.0.1:", "127.0.0.2:", "[::1]:"] {
+        let record = server.record(&format!("listening on={host}"));
+        let address = record.split("on=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        assert_eq!(all(&mut TcpStream::connect(&address).unwrap()), "served\n", "{address}");
+    }
+}
+
+#[test]
+fn each_name_has_its_letters_and_no_others() {
+    let (folder, _) = with_mirror();
+    for (name, wrong) in [
+        ("smtpd", &["-p", "-u", "-c", "-m", "-l", "-H"][..]),
+        ("qpsmtpd-forkserver", &["-f", "-n"]),
+        ("qpsmtpd-prefork", &["-p", "-u", "-c", "-m", "-l", "-d", "-f", "-n", "-H"]),
+    ] {
+        for letter in wrong {
+            let (status, text) = refused(named(folder.path(), name).args([letter, "1", "/bin/cat"]));
+            assert_eq!(status, Some(64), "{name} {letter}: {text}");
+        }
+    }
+    let (status, text) = refused(named(folder.path(), "qpsmtpd-forkserver").args(["--l", "1"]));
+    assert_eq!(status, Some(64), "not the beginning of one name only: {text}");
+}
+
+#[test]
+fn help_shows_each_form() {
+    let folder = folder();
+    let output = smtpd(folder.path()).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for form in
+        ["smtpd -f -n 20", "25 20 mx.example", "smtpd a000001.1025", "smtpd - ", "qpsmtpd-forkserver -p", "--services"]
+    {
+        assert!(help.contains(form), "{form} is not in {help}");
+    }
+}
