@@ -6,6 +6,7 @@
 //! everything, passwords and messages included. A record that cannot be written is no reason to disturb the session.
 
 use crate::net::connection::{Fault, Stream};
+use crate::net::tls::{Failure, Identity};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -152,6 +153,11 @@ impl<S: Stream, W: Write> Stream for Recorder<S, W> {
 
     fn finish(&mut self) {
         self.stream.finish();
+    }
+
+    /// Not written down: a transcript has no words for it.
+    fn start_tls(&mut self, identity: &Identity) -> Result<String, Failure> {
+        self.stream.start_tls(identity)
     }
 }
 

@@ -15,6 +15,7 @@ use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
 use doorpost::net::connection::Connection;
 use doorpost::net::peer::Peer;
+use doorpost::net::tls::Offer;
 use doorpost::privilege;
 use doorpost::record::{self, Recorder};
 use doorpost::smtp::server::{self, Settings};
@@ -33,6 +34,9 @@ struct Args {
     /// Turn away clients that no channel lists, before the greeting (as under the name rsmtpsrvr)
     #[arg(long)]
     finicky: bool,
+    /// Begin with TLS, before the greeting, as on port 465
+    #[arg(long)]
+    tls: bool,
     /// Write the session to a new file, as a transcript that can be played again
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -50,22 +54,25 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<Ended, Error> {
-    let (args, config, channels) = prepare().inspect_err(|_| refuse())?;
-    accept::serve(&config, || session(&args, &config, &channels).inspect_err(|_| refuse()))
+    let (args, config, channels, mut tls) = prepare().inspect_err(|_| refuse())?;
+    let mut tls = || std::mem::take(&mut tls);
+    accept::serve(&config, || session(&args, &config, &channels, tls()).inspect_err(|_| refuse()))
 }
 
 /// Everything that does not depend on the connection.
-fn prepare() -> Result<(Args, Config, Channels), Error> {
+fn prepare() -> Result<(Args, Config, Channels, Offer), Error> {
     let args: Args = cli::parse()?;
     let config = Config::load(&args.common)?;
     let channels = Channels::load(&config)?;
+    // The key may be a file that only root can open.
+    let tls = Offer::open(&config, args.tls)?;
     if config.net_owner.is_empty() {
         privilege::become_named(&config.mail_owner, "mail_owner")?;
     }
-    Ok((args, config, channels))
+    Ok((args, config, channels, tls))
 }
 
-fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, Error> {
+fn session(args: &Args, config: &Config, channels: &Channels, tls: Offer) -> Result<Ended, Error> {
     let submit = Submitter::start(config, &args.common);
     if !config.net_owner.is_empty() {
         // Only root can become net_owner, so submit was started as root and becomes mail_owner itself.
@@ -80,7 +87,7 @@ fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, E
     let site = Here::new(channels, &peer, &only, finicky, &config.myhostname)?;
     let settings = Settings::new(config, &peer, args.localhost.as_deref(), finicky);
     let mut stream = Recorder::new(connection(config.daemon_timeout.0)?, record_file(args), &recorded(args));
-    let ended = server::serve(&mut stream, &mut submit, &site, &settings);
+    let ended = server::serve(&mut stream, &mut submit, &site, &settings, tls);
     stream.end(exit::code(&ended));
     ended
 }
@@ -101,7 +108,11 @@ fn recorded(args: &Args) -> record::Head {
     record::Head { program: "smtpsrvr", arguments, varying: &["250 2.0.0 Ok: queued as "] }
 }
 
+/// Under TLS there is no telling without the certificate.
 fn refuse() {
+    if std::env::args_os().any(|argument| argument == "--tls") {
+        return;
+    }
     accept::meet_client();
     if let Ok(mut stream) = connection(Duration::from_secs(60)) {
         server::refuse(&mut stream);

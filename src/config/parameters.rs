@@ -119,8 +119,8 @@ parameters! {
     maximal_backoff_time: Seconds = "4000s", "longest time between two tries of a recipient";
     maximal_queue_lifetime: Days = "5d", "how long a message may wait before it is returned; 0: one try";
     queue_run_delay: Seconds = "300s", "time between two looks of deliver --watch at the queue";
-    tls_cert_file: OptionalPath = "", "PEM file of certificates";
-    tls_key_file: OptionalPath = "$tls_cert_file", "PEM file of the key";
+    tls_cert_file: List<PathBuf> = "", "PEM files of certificates, the first for who names no server; none: no TLS";
+    tls_key_file: List<PathBuf> = "$tls_cert_file", "PEM files of the keys, one for each of tls_cert_file";
     tls_auth_only: bool = "yes", "no plain password before TLS, except from loopback and pipes";
     syslog_name: String = "doorpost", "first part of the tag in log records";
     syslog_facility: Facility = "mail", "facility of log records";

@@ -14,6 +14,12 @@ pub enum Protocol {
     Smtp,
     /// EHLO.
     Esmtp,
+    /// EHLO under TLS.
+    Esmtps,
+    /// EHLO, and the client has logged in.
+    Esmtpa,
+    /// Both.
+    Esmtpsa,
     /// QMQP.
     Qmqp,
     /// A program on this machine; no client to name.
@@ -73,6 +79,9 @@ impl Received<'_> {
         let with = match self.protocol {
             Protocol::Smtp => " with SMTP",
             Protocol::Esmtp => " with ESMTP",
+            Protocol::Esmtps => " with ESMTPS",
+            Protocol::Esmtpa => " with ESMTPA",
+            Protocol::Esmtpsa => " with ESMTPSA",
             Protocol::Qmqp => " with QMQP",
             Protocol::Local => "",
         };

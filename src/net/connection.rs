@@ -3,7 +3,11 @@
 //! Every wait is bounded twice: by the time the caller gives for the command at hand and by the deadline of the
 //! whole session. Descriptors stay blocking (they may be shared with other processes); poll says when to act, and a
 //! write is split so that it cannot block for ever behind a client that does not read.
+//!
+//! It becomes TLS in place (`tls.rs`), under the same deadlines. Its end is then announced, and an end of the client's
+//! that was not announced is a hang-up, whatever went before.
 
+use super::tls::{Failure, Identity, Tls};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, send, setsockopt, shutdown, sockopt};
@@ -37,6 +41,12 @@ pub trait Stream {
     /// Says that nothing more will be sent, and reads what the other side still sends, within a bound of octets and
     /// time: a close with unread octets makes the kernel send RST, which destroys the reply on its way.
     fn finish(&mut self);
+    /// Becomes TLS, as the server; the handshake must be over within the time last allowed. Gives what was agreed on,
+    /// for the log. What was read before must have been forgotten by the caller.
+    fn start_tls(&mut self, identity: &Identity) -> Result<String, Failure> {
+        let _ = identity;
+        Err(Failure::Handshake("this stream cannot become TLS".to_owned()))
+    }
 }
 
 impl<S: Stream> Stream for &mut S {
@@ -59,6 +69,10 @@ impl<S: Stream> Stream for &mut S {
     fn finish(&mut self) {
         (**self).finish();
     }
+
+    fn start_tls(&mut self, identity: &Identity) -> Result<String, Failure> {
+        (**self).start_tls(identity)
+    }
 }
 
 /// The connection on standard input and output.
@@ -69,7 +83,13 @@ pub struct Connection {
     is_socket: bool,
     command_deadline: Option<Instant>,
     session_deadline: Instant,
+    tls: Option<Box<Tls>>,
+    /// Our end has been announced; nothing may follow it.
+    finished: bool,
 }
+
+/// How long the announcement of our end may take: who does not listen does not need it.
+const LAST_RECORD: Duration = Duration::from_secs(1);
 
 /// What `finish` reads at the most, and how long it waits for it.
 const DRAIN_OCTETS: usize = 1 << 20;
@@ -88,7 +108,8 @@ impl Connection {
         // Replies leave in one write each batch; waiting for the client's ACK (Nagle) would cost 40 ms a batch.
         let _ = setsockopt(&output, sockopt::TcpNoDelay, &true);
         let is_socket = nix::sys::socket::getsockopt(&output, sockopt::SockType).is_ok();
-        Connection { input, output, is_socket, command_deadline: None, session_deadline: deadline(session) }
+        let session_deadline = deadline(session);
+        Connection { input, output, is_socket, command_deadline: None, session_deadline, tls: None, finished: false }
     }
 
     /// Where it reads and where it writes, for whoever only carries octets.
@@ -145,6 +166,56 @@ impl Stream for Connection {
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        match self.tls.take() {
+            None => self.receive_raw(buffer),
+            Some(mut tls) => {
+                let received = self.receive_sealed(&mut tls, buffer);
+                self.tls = Some(tls);
+                received
+            }
+        }
+    }
+
+    fn send(&mut self, mut octets: &[u8]) -> Result<(), Fault> {
+        let Some(mut tls) = self.tls.take() else { return self.send_raw(octets) };
+        let mut sent = if self.finished { Err(Fault::HungUp) } else { Ok(()) };
+        while sent.is_ok() && !octets.is_empty() {
+            sent = tls.seal(octets).and_then(|count| {
+                octets = octets.get(count..).unwrap_or_default();
+                self.send_sealed(&mut tls)
+            });
+        }
+        self.tls = Some(tls);
+        sent
+    }
+
+    fn finish(&mut self) {
+        self.announce_end();
+        if !self.is_socket || shutdown(self.output.as_raw_fd(), Shutdown::Write).is_err() {
+            return;
+        }
+        self.allow(DRAIN_TIME);
+        let mut rest = [0; 4096];
+        let mut octets = 0;
+        while octets < DRAIN_OCTETS {
+            match self.receive_raw(&mut rest) {
+                Ok(0) | Err(_) => return,
+                Ok(count) => octets += count,
+            }
+        }
+    }
+
+    fn start_tls(&mut self, identity: &Identity) -> Result<String, Failure> {
+        let mut tls = Box::new(Tls::new(identity)?);
+        self.shake_hands(&mut tls)?;
+        let facts = tls.facts();
+        self.tls = Some(tls);
+        Ok(facts)
+    }
+}
+
+impl Connection {
+    fn receive_raw(&self, buffer: &mut [u8]) -> Result<usize, Fault> {
         loop {
             self.wait(&self.input, PollFlags::POLLIN)?;
             match nix::unistd::read(&self.input, buffer) {
@@ -155,38 +226,92 @@ impl Stream for Connection {
         }
     }
 
-    fn send(&mut self, mut octets: &[u8]) -> Result<(), Fault> {
-        // A writable pipe takes PIPE_BUF octets (4096) without blocking, and promises no more.
-        const PIPE_BUF: usize = 4096;
+    fn send_raw(&self, mut octets: &[u8]) -> Result<(), Fault> {
         while !octets.is_empty() {
             self.wait(&self.output, PollFlags::POLLOUT)?;
-            let sent = if self.is_socket {
-                send(self.output.as_raw_fd(), octets, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
-            } else {
-                nix::unistd::write(&self.output, octets.get(..PIPE_BUF).unwrap_or(octets))
-            };
-            match sent {
-                Ok(count) => octets = octets.get(count..).unwrap_or_default(),
-                Err(Errno::EINTR | Errno::EAGAIN) => {}
-                Err(errno) => return Err(fault(errno)),
-            }
+            octets = octets.get(self.write_some(octets)?..).unwrap_or_default();
         }
         Ok(())
     }
 
-    fn finish(&mut self) {
-        if !self.is_socket || shutdown(self.output.as_raw_fd(), Shutdown::Write).is_err() {
+    /// Writes what goes out without waiting, when poll has said that something does.
+    fn write_some(&self, octets: &[u8]) -> Result<usize, Fault> {
+        // A writable pipe takes PIPE_BUF octets (4096) without blocking, and promises no more.
+        const PIPE_BUF: usize = 4096;
+        let sent = if self.is_socket {
+            send(self.output.as_raw_fd(), octets, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
+        } else {
+            nix::unistd::write(&self.output, octets.get(..PIPE_BUF).unwrap_or(octets))
+        };
+        match sent {
+            Ok(count) => Ok(count),
+            Err(Errno::EINTR | Errno::EAGAIN) => Ok(0),
+            Err(errno) => Err(fault(errno)),
+        }
+    }
+
+    fn receive_sealed(&self, tls: &mut Tls, buffer: &mut [u8]) -> Result<usize, Fault> {
+        loop {
+            let plaintext = tls.plaintext(buffer);
+            // Even if it broke: what TLS has to say of that.
+            self.send_sealed(tls)?;
+            if let Some(count) = plaintext? {
+                return Ok(count);
+            }
+            self.fill(tls)?;
+        }
+    }
+
+    /// Waits for octets of the network. Gives how many came.
+    fn fill(&self, tls: &mut Tls) -> Result<usize, Fault> {
+        let received = self.receive_raw(tls.room());
+        tls.filled(received.as_ref().ok().copied())?;
+        received
+    }
+
+    fn send_sealed(&self, tls: &mut Tls) -> Result<(), Fault> {
+        let sent = self.send_raw(&tls.sealed);
+        tls.sealed.clear();
+        sent
+    }
+
+    fn shake_hands(&self, tls: &mut Tls) -> Result<(), Failure> {
+        while tls.is_handshaking() {
+            match tls.take() {
+                Ok(true) => {}
+                Ok(false) => match self.fill(tls) {
+                    Ok(0) => return Err(Failure::Stream(Fault::HungUp)),
+                    Ok(_) => {}
+                    Err(fault) => return Err(Failure::Stream(fault)),
+                },
+                Err(error) => {
+                    let _ = self.send_sealed(tls);
+                    return Err(Failure::Handshake(error.to_string()));
+                }
+            }
+            self.send_sealed(tls).map_err(Failure::Stream)?;
+        }
+        Ok(())
+    }
+
+    fn announce_end(&mut self) {
+        if self.finished {
             return;
         }
-        self.allow(DRAIN_TIME);
-        let mut rest = [0; 4096];
-        let mut octets = 0;
-        while octets < DRAIN_OCTETS {
-            match self.receive(&mut rest) {
-                Ok(0) | Err(_) => return,
-                Ok(count) => octets += count,
-            }
+        if let Some(mut tls) = self.tls.take() {
+            self.finished = true;
+            self.allow(LAST_RECORD);
+            tls.seal_end();
+            let _ = self.send_sealed(&mut tls);
+            self.tls = Some(tls);
         }
+    }
+}
+
+/// Who hears the announcement knows that nobody cut the connection.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.announce_end();
     }
 }
 

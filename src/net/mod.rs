@@ -6,3 +6,4 @@ pub mod connection;
 pub mod dns;
 pub mod listener;
 pub mod peer;
+pub mod tls;

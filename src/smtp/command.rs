@@ -35,7 +35,9 @@ pub enum Command {
     Noop,
     /// The end.
     Quit,
-    /// A command of SMTP or of an extension that we do not have: SEND SOML SAML TURN AUTH STARTTLS ETRN.
+    /// Asks for TLS (RFC 3207).
+    StartTls,
+    /// A command of SMTP or of an extension that we do not have: SEND SOML SAML TURN AUTH ETRN.
     NotImplemented,
     /// BDAT, which we do not announce: what follows it would be read as commands.
     Bdat,
@@ -51,6 +53,7 @@ impl Command {
             Command::Ehlo(_) | Command::Helo(_) | Command::Data | Command::Vrfy(_) | Command::Expn | Command::Noop => {
                 true
             }
+            Command::StartTls => true,
             Command::Mail { .. } | Command::Rcpt(_) | Command::Rset | Command::Help | Command::Quit => false,
             Command::NotImplemented | Command::Bdat | Command::Stranger => false,
         }
@@ -92,7 +95,7 @@ pub enum Which {
 /// Verbs of HTTP and of proxies, the protocols a browser can be made to speak to us.
 const STRANGERS: [&[u8]; 10] =
     [b"CONNECT", b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PRI", b"PUT", b"TRACE"];
-const NOT_IMPLEMENTED: [&[u8]; 7] = [b"SEND", b"SOML", b"SAML", b"TURN", b"AUTH", b"STARTTLS", b"ETRN"];
+const NOT_IMPLEMENTED: [&[u8]; 6] = [b"SEND", b"SOML", b"SAML", b"TURN", b"AUTH", b"ETRN"];
 
 /// Reads one line, given without its CR LF.
 pub fn parse(line: &[u8]) -> Result<Command, Fault> {
@@ -123,6 +126,7 @@ pub fn parse(line: &[u8]) -> Result<Command, Fault> {
         b"NOOP" => Ok(Command::Noop),
         b"QUIT" => alone(argument, Command::Quit),
         b"BDAT" => Ok(Command::Bdat),
+        b"STARTTLS" => alone(argument, Command::StartTls),
         verb if NOT_IMPLEMENTED.contains(&verb) => Ok(Command::NotImplemented),
         _ => Err(Fault::Unknown),
     }

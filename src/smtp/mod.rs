@@ -1,8 +1,8 @@
 //! SMTP: what of RFC 5321 and its extensions we speak, what we leave out, and why.
 //!
 //! Commands HELO EHLO MAIL RCPT DATA RSET VRFY HELP NOOP QUIT; extensions PIPELINING (RFC 2920), SIZE (RFC 1870),
-//! 8BITMIME (RFC 6152), ENHANCEDSTATUSCODES (RFC 2034). EXPN, TURN, SEND, SOML, SAML, AUTH, STARTTLS and ETRN are known
-//! and answered 502. Clients may skip HELO, as they may with Postfix.
+//! 8BITMIME (RFC 6152), ENHANCEDSTATUSCODES (RFC 2034), STARTTLS (RFC 3207) where there is a certificate. EXPN, TURN,
+//! SEND, SOML, SAML, AUTH and ETRN are known and answered 502. Clients may skip HELO, as they may with Postfix.
 //!
 //! Stricter than others, on purpose:
 //! - Only CR LF ends a line and only CR LF `.` CR LF ends a message. A CR or LF by itself, in a command or in a

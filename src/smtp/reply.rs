@@ -45,6 +45,12 @@ impl Reply {
         "Commands: EHLO HELO MAIL RCPT DATA RSET VRFY HELP NOOP QUIT\nMAIL takes SIZE= and BODY=7BIT or 8BITMIME\n\
          RFC 5321 says the rest",
     );
+    /// STARTTLS: the handshake may begin (RFC 3207 section 4).
+    pub const START_TLS: Reply = fixed(220, "2.0.0", "Begin TLS now");
+    /// STARTTLS when certificate or key cannot be used.
+    pub const NO_TLS: Reply = fixed(454, "4.7.0", "TLS cannot be used now");
+    /// STARTTLS under TLS.
+    pub const UNDER_TLS: Reply = fixed(503, "5.5.1", "This is TLS already");
     /// SEND, TURN and others.
     pub const NOT_IMPLEMENTED: Reply = fixed(502, "5.5.1", "That command is not implemented here");
     /// BDAT; the connection is closed.
@@ -99,9 +105,11 @@ impl Reply {
     }
 
     /// EHLO: what there is. A SIZE of 0 is no limit (RFC 1870 section 4).
-    pub fn extensions(hostname: &str, message_size_limit: u64) -> Reply {
-        let text =
-            format!("{hostname}\nPIPELINING\nSIZE {message_size_limit}\nVRFY\n8BITMIME\nENHANCEDSTATUSCODES\nHELP");
+    pub fn extensions(hostname: &str, message_size_limit: u64, with_tls: bool) -> Reply {
+        let tls = if with_tls { "STARTTLS\n" } else { "" };
+        let text = format!(
+            "{hostname}\nPIPELINING\nSIZE {message_size_limit}\nVRFY\n{tls}8BITMIME\nENHANCEDSTATUSCODES\nHELP"
+        );
         Reply { code: 250, status: "", text: Cow::Owned(text) }
     }
 
@@ -203,7 +211,7 @@ mod tests {
     #[test]
     fn every_line_but_the_last_has_a_hyphen() {
         assert_eq!(
-            sent(&Reply::extensions("mx.example", 5), false),
+            sent(&Reply::extensions("mx.example", 5, false), false),
             "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 5\r\n250-VRFY\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n\
              250 HELP\r\n"
         );
@@ -272,10 +280,13 @@ mod tests {
             R::NOT_LISTED,
             R::NO_CHANNEL,
             R::EARLY,
+            R::START_TLS,
+            R::NO_TLS,
+            R::UNDER_TLS,
         ];
         all.push(R::greeting("mx.example"));
         all.push(R::hello("mx.example"));
-        all.push(R::extensions("mx.example", 0));
+        all.push(R::extensions("mx.example", 0, true));
         all.push(R::mailbox(&Address::from_internal(b"b o@mx.example").unwrap()));
         for which in [Which::Reverse, Which::Forward] {
             for fault in [path::Fault::Syntax, path::Fault::TooLong, path::Fault::NotAscii] {

@@ -16,11 +16,13 @@ use crate::message::path::{Address, ReversePath};
 use crate::message::trace::Client;
 use crate::net::connection::{Fault, Stream};
 use crate::net::peer::Peer;
+use crate::net::tls::Offer;
 use crate::submit::{Introduction, Policy, Submit, Verdict};
 use crate::wire::line::{Line, LineEnd, LineReader};
 use std::time::Duration;
 
 mod message;
+mod tls;
 
 /// What is read at once, and about what is handed to submit at once.
 const PIECE: usize = 64 * 1024;
@@ -58,6 +60,7 @@ impl Settings {
                 recipient_limit: config.smtpd_recipient_limit,
                 error_limit: config.smtpd_hard_error_limit,
                 junk_limit: config.smtpd_junk_command_limit,
+                tls: session::Tls::Never,
             },
             timeout: config.smtpd_timeout.0,
             min_data_rate: config.smtpd_min_data_rate,
@@ -75,14 +78,17 @@ pub fn serve(
     submit: &mut impl Submit,
     site: &impl Site,
     settings: &Settings,
+    tls: Offer,
 ) -> Result<Ended, Error> {
+    let offered = if tls.is_on_request() { session::Tls::Offered } else { session::Tls::Never };
+    let at_once = matches!(tls, Offer::AtOnce(_));
     let mut server = Server {
         stream,
         submit,
         site,
         settings,
         client: site.client().1,
-        session: Session::new(settings.session.clone()),
+        session: Session::new(session::Settings { tls: offered, ..settings.session.clone() }),
         lines: LineReader::new(settings.line_length_limit, LineEnd::Strict),
         input: vec![0; PIECE],
         start: 0,
@@ -92,9 +98,11 @@ pub fn serve(
         introduced: None,
         begun: false,
         queued: 0,
+        tls,
     };
     log::info!("client={} event=connect", server.client);
-    let ended = server.run();
+    let begun = if at_once { server.begin_with_tls()? } else { Ok(()) };
+    let ended = begun.and_then(|()| server.run());
     server.leave(ended)
 }
 
@@ -124,6 +132,7 @@ struct Server<'a, S, M, W> {
     /// Whether submit holds a message of ours.
     begun: bool,
     queued: u32,
+    tls: Offer,
 }
 
 /// A line of input, or the lack of one.
@@ -188,6 +197,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                 self.say(reply);
             }
             Step::TakeMessage => return self.take_message(),
+            Step::StartTls => self.start_tls()?,
             Step::Quit(reply) => {
                 self.say(reply);
                 return Ok(Some(Ended::Done));

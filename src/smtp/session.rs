@@ -24,6 +24,19 @@ pub struct Settings {
     pub error_limit: u32,
     /// Commands that move no mail, after which each one more is a mistake.
     pub junk_limit: u32,
+    /// Whether there is TLS, or may be.
+    pub tls: Tls,
+}
+
+/// How a session stands to TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// There is none.
+    Never,
+    /// STARTTLS is offered.
+    Offered,
+    /// It is under TLS.
+    On,
 }
 
 /// What the server is to do for a command.
@@ -41,6 +54,8 @@ pub enum Step {
     Verify(Address),
     /// Take the message.
     TakeMessage,
+    /// Answer, begin TLS, and tell [`Session::under_tls`]; or say that there is none.
+    StartTls,
     /// Answer; the client has said goodbye.
     Quit(Reply),
     /// Answer and close.
@@ -95,7 +110,8 @@ impl Session {
         }
         match (command, &mut self.transaction) {
             (Command::Ehlo(name), _) => {
-                let reply = Reply::extensions(&self.settings.hostname, self.settings.message_size_limit);
+                let with_tls = self.settings.tls == Tls::Offered;
+                let reply = Reply::extensions(&self.settings.hostname, self.settings.message_size_limit, with_tls);
                 self.reset(Some((Protocol::Esmtp, name)), reply)
             }
             (Command::Helo(name), _) => {
@@ -130,6 +146,11 @@ impl Session {
             (Command::Help, _) => Step::Say(Reply::HELP),
             (Command::Noop, _) => Step::Say(Reply::OK),
             (Command::Quit, _) => Step::Quit(Reply::GOODBYE),
+            (Command::StartTls, _) => match self.settings.tls {
+                Tls::Never => Step::Say(Reply::NOT_IMPLEMENTED),
+                Tls::Offered => Step::StartTls,
+                Tls::On => Step::Say(Reply::UNDER_TLS),
+            },
             (Command::Expn | Command::NotImplemented, _) => Step::Say(Reply::NOT_IMPLEMENTED),
             (Command::Bdat, _) => Step::Refuse(Reply::NO_BDAT),
             (Command::Stranger, _) => Step::Refuse(Reply::STRANGER),
@@ -170,6 +191,14 @@ impl Session {
         }
     }
 
+    /// After [`Step::StartTls`], or at the start: everything before it was said by anybody, and is forgotten (RFC 3207
+    /// section 4.2). Mistakes stay counted.
+    pub fn under_tls(&mut self) {
+        self.settings.tls = Tls::On;
+        self.hello = None;
+        self.transaction = None;
+    }
+
     /// Counts a reply that is about to be sent, if it tells of a mistake.
     pub fn count(&mut self, reply: &Reply) {
         self.errors = self.errors.saturating_add(u32::from(reply.is_mistake()));
@@ -187,7 +216,12 @@ impl Session {
 
     /// What the client called itself, and by which command.
     pub fn hello(&self) -> (Protocol, Option<&[u8]>) {
-        self.hello.as_ref().map_or((Protocol::Smtp, None), |(protocol, name)| (*protocol, Some(name)))
+        let Some((protocol, name)) = &self.hello else { return (Protocol::Smtp, None) };
+        let protocol = match (protocol, self.settings.tls) {
+            (Protocol::Esmtp, Tls::On) => Protocol::Esmtps,
+            (protocol, _) => *protocol,
+        };
+        (protocol, Some(name))
     }
 
     /// Reverse-path and number of recipients of the message at hand.

@@ -81,8 +81,15 @@ const REFUSALS: [(Refusal, u8); 5] = [
 
 const POLICIES: [(Policy, u8); 2] = [(Policy::Channels, b'c'), (Policy::Anywhere, b'a')];
 
-const PROTOCOLS: [(Protocol, u8); 4] =
-    [(Protocol::Smtp, b's'), (Protocol::Esmtp, b'e'), (Protocol::Qmqp, b'q'), (Protocol::Local, b'l')];
+const PROTOCOLS: [(Protocol, u8); 7] = [
+    (Protocol::Smtp, b's'),
+    (Protocol::Esmtp, b'e'),
+    (Protocol::Esmtps, b't'),
+    (Protocol::Esmtpa, b'a'),
+    (Protocol::Esmtpsa, b'b'),
+    (Protocol::Qmqp, b'q'),
+    (Protocol::Local, b'l'),
+];
 
 impl Request<'_> {
     /// Appends it as a frame.

@@ -148,6 +148,7 @@ fn settings() -> Settings {
             recipient_limit: 100,
             error_limit: 20,
             junk_limit: 100,
+            tls: session::Tls::Never,
         },
         timeout: Duration::from_secs(300),
         min_data_rate: 500,
@@ -170,7 +171,7 @@ struct Played {
 }
 
 fn play_with(mut stream: Memory, mut queue: Queue, site: &Here, settings: &Settings) -> Played {
-    let ended = serve(&mut stream, &mut queue, site, settings);
+    let ended = serve(&mut stream, &mut queue, site, settings, Offer::None);
     let replies = String::from_utf8(stream.output.clone()).expect("replies are ASCII");
     assert!(queue.draft.is_none(), "a message was left with submit");
     Played { ended, replies, stream, queue }

@@ -1,14 +1,19 @@
 use super::*;
 use crate::smtp::command::parse;
 
-fn session() -> Session {
-    Session::new(Settings {
+fn settings() -> Settings {
+    Settings {
         hostname: "mx.example".to_owned(),
         message_size_limit: 1000,
         recipient_limit: 3,
         error_limit: 5,
         junk_limit: 10,
-    })
+        tls: Tls::Never,
+    }
+}
+
+fn session() -> Session {
+    Session::new(settings())
 }
 
 /// Takes a line as the server does; every recipient is accepted.
@@ -21,7 +26,7 @@ fn take(session: &mut Session, line: &str) -> Step {
         Step::Say(reply) | Step::Reset(reply) | Step::Quit(reply) | Step::Refuse(reply) => session.count(reply),
         Step::Begin(reverse_path) => session.begun(reverse_path.clone()),
         Step::Judge(_) => session.judged(true),
-        Step::Verify(_) | Step::TakeMessage => {}
+        Step::Verify(_) | Step::TakeMessage | Step::StartTls => {}
     }
     step
 }
@@ -153,4 +158,23 @@ fn strangers_and_chunks_end_the_session() {
     assert_eq!(after(&["GET / HTTP/1.1"]).1, Step::Refuse(Reply::STRANGER));
     assert_eq!(after(&["MAIL FROM:<>", "BDAT 3 LAST"]).1, Step::Refuse(Reply::NO_BDAT));
     assert_eq!(after(&["QUIT"]).1, Step::Quit(Reply::GOODBYE));
+}
+
+#[test]
+fn starttls_is_known_where_it_is_offered_and_once() {
+    assert_eq!(after(&["EHLO c", "STARTTLS"]).1, Step::Say(Reply::NOT_IMPLEMENTED));
+    let mut session = Session::new(Settings { tls: Tls::Offered, ..settings() });
+    let Step::Reset(extensions) = take(&mut session, "EHLO c") else { panic!() };
+    assert!(extensions.text.contains("\nSTARTTLS\n"), "{extensions:?}");
+    assert!(matches!(take(&mut session, "STARTTLS now"), Step::Say(reply) if reply.code == 501));
+    take(&mut session, "MAIL FROM:<a@c.example>");
+    assert_eq!(take(&mut session, "STARTTLS"), Step::StartTls);
+    session.under_tls();
+    assert!(session.hello().1.is_none() && session.envelope().is_none(), "what was said in clear is forgotten");
+    assert_eq!(take(&mut session, "STARTTLS"), Step::Say(Reply::UNDER_TLS));
+    let Step::Reset(extensions) = take(&mut session, "EHLO c") else { panic!() };
+    assert!(!extensions.text.contains("STARTTLS"), "{extensions:?}");
+    assert_eq!(session.hello().0, Protocol::Esmtps);
+    take(&mut session, "HELO c");
+    assert_eq!(session.hello().0, Protocol::Smtp);
 }

@@ -1,0 +1,311 @@
+//! TLS for a server, by rustls: certificates and keys out of PEM files, and one session as octets in and octets out.
+//!
+//! Reading, writing and waiting are left to `connection`. A process serves one client, so nothing is kept for a client
+//! that comes again: no tickets, no session storage. Files are opened at the start, with the rights of that moment,
+//! and read only when a client asks for TLS, so that the others do not pay for it.
+
+use super::connection::Fault;
+use crate::config::{self, Config, Origin};
+use crate::exit::Error;
+use crate::wire::secret::Secret;
+use rustls::client::verify_server_name;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, ServerConnection};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Largest PEM file read, in octets.
+const LARGEST_FILE: usize = 1 << 20;
+/// Room for one record as it comes from the network (RFC 8446 section 5.2).
+const RECORD: usize = 18 * 1024;
+
+/// What a server offers.
+#[derive(Debug, Default)]
+pub enum Offer {
+    /// No TLS: no certificate is configured, or the connection is under TLS already.
+    #[default]
+    None,
+    /// By STARTTLS or STLS.
+    OnRequest(Files),
+    /// From the first octet on.
+    AtOnce(Files),
+}
+
+/// The files of certificates and keys, opened and not read.
+#[derive(Debug)]
+pub struct Files {
+    pairs: Vec<[Pem; 2]>,
+}
+
+#[derive(Debug)]
+struct Pem {
+    parameter: &'static str,
+    path: PathBuf,
+    file: File,
+}
+
+/// Certificates and keys that fit, ready for a handshake.
+#[derive(Debug, Clone)]
+pub struct Identity(Arc<ServerConfig>);
+
+/// Why there is no TLS after a handshake was begun. The connection is of no use any more.
+#[derive(Debug)]
+pub enum Failure {
+    /// The stream ended, was too slow or broke.
+    Stream(Fault),
+    /// The two sides could not agree, or the client did not speak TLS; for the log.
+    Handshake(String),
+}
+
+impl Offer {
+    /// What the configuration offers; `at_once` (option `--tls`) needs a certificate. A file that cannot be opened is
+    /// wrong configuration. To be called before rights are given up: a key may be for root's eyes alone.
+    pub fn open(config: &Config, at_once: bool) -> Result<Offer, Error> {
+        match (Files::open(config)?, at_once) {
+            (Some(files), true) => Ok(Offer::AtOnce(files)),
+            (Some(files), false) => Ok(Offer::OnRequest(files)),
+            (None, false) => Ok(Offer::None),
+            (None, true) => Err(wrong(Path::new("--tls"), "tls_cert_file", "a file of certificates to be set")),
+        }
+    }
+
+    /// Whether a client may ask for it now.
+    pub fn is_on_request(&self) -> bool {
+        matches!(self, Offer::OnRequest(_))
+    }
+
+    /// Takes the files, to read them: TLS is offered once.
+    pub fn take(&mut self) -> Option<Files> {
+        match std::mem::take(self) {
+            Offer::None => None,
+            Offer::OnRequest(files) | Offer::AtOnce(files) => Some(files),
+        }
+    }
+}
+
+impl Files {
+    fn open(config: &Config) -> Result<Option<Files>, Error> {
+        let (certificates, keys) = (&config.tls_cert_file.0, &config.tls_key_file.0);
+        if certificates.is_empty() {
+            return Ok(None);
+        }
+        if keys.len() != certificates.len() {
+            let origin = config.settings.iter().find(|s| s.name == "tls_key_file").map(|s| s.origin.clone());
+            let problem = format!("tls_key_file: expected {} files, one for each of tls_cert_file", certificates.len());
+            return Err(Error::Config(config::Error { origin: origin.unwrap_or(Origin::Default), problem }));
+        }
+        let pair = |(certificate, key): (&PathBuf, &PathBuf)| {
+            Ok([Pem::open("tls_cert_file", certificate)?, Pem::open("tls_key_file", key)?])
+        };
+        let pairs = certificates.iter().zip(keys).map(pair).collect::<Result<_, Error>>()?;
+        Ok(Some(Files { pairs }))
+    }
+
+    /// Reads them, and closes them. A process that has served others before sees them as they are now, as far as it
+    /// may open them again, and else as they were at its start; never some of each.
+    pub fn read(self) -> Result<Identity, Error> {
+        let again = |pem: &Pem| Pem::open(pem.parameter, &pem.path);
+        let now: Result<Vec<[Pem; 2]>, Error> =
+            self.pairs.iter().map(|[certificate, key]| Ok([again(certificate)?, again(key)?])).collect();
+        identity(now.as_ref().unwrap_or(&self.pairs))
+    }
+}
+
+impl Pem {
+    fn open(parameter: &'static str, path: &Path) -> Result<Pem, Error> {
+        match File::open(path) {
+            Ok(file) => Ok(Pem { parameter, path: path.to_owned(), file }),
+            Err(error) => Err(wrong(path, parameter, &format!("a PEM file that can be read: {error}"))),
+        }
+    }
+
+    /// Not by the file's own position, which other processes share.
+    fn octets(&self) -> Result<Secret, Error> {
+        let failed = |error: io::Error| wrong(&self.path, self.parameter, &format!("a PEM file: {error}"));
+        let mut octets = Secret(vec![0; LARGEST_FILE.min(self.length().map_err(failed)?)]);
+        let mut filled = 0;
+        while let Some(rest) = octets.0.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        octets.0.truncate(filled);
+        Ok(octets)
+    }
+
+    fn length(&self) -> io::Result<usize> {
+        Ok(usize::try_from(self.file.metadata()?.len()).unwrap_or(LARGEST_FILE))
+    }
+
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
+        let octets = self.octets()?;
+        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&octets.0).collect();
+        match read {
+            Ok(chain) if !chain.is_empty() => Ok(chain),
+            Ok(_) => Err(self.wrong("a PEM file with a certificate (-----BEGIN CERTIFICATE-----)")),
+            Err(error) => Err(self.wrong(&format!("certificates in PEM: {error}"))),
+        }
+    }
+
+    fn key(&self) -> Result<PrivateKeyDer<'static>, Error> {
+        let octets = self.octets()?;
+        PrivateKeyDer::from_pem_slice(&octets.0).map_err(|error| {
+            self.wrong(&format!("a PEM file with a key that has no password (-----BEGIN PRIVATE KEY-----): {error}"))
+        })
+    }
+
+    fn wrong(&self, expected: &str) -> Error {
+        wrong(&self.path, self.parameter, expected)
+    }
+}
+
+fn wrong(path: &Path, parameter: &str, expected: &str) -> Error {
+    Error::Config(config::Error::at(path, 0, format!("{parameter}: expected {expected}")))
+}
+
+fn identity(pairs: &[[Pem; 2]]) -> Result<Identity, Error> {
+    let provider = Arc::new(ring::default_provider());
+    let mut certified = Vec::new();
+    for [certificate, key] in pairs {
+        let read = CertifiedKey::from_der(certificate.certificates()?, key.key()?, &provider);
+        certified.push(Arc::new(read.map_err(|error| {
+            key.wrong(&format!("the key of the first certificate in {}: {error}", certificate.path.display()))
+        })?));
+    }
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| Error::Temporary(format!("TLS: {error}")))?;
+    let mut server = builder.with_no_client_auth().with_cert_resolver(Arc::new(ByName(certified)));
+    server.send_tls13_tickets = 0;
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Identity(Arc::new(server)))
+}
+
+/// The first certificate for the name the client asks for that it can check, else the first that it can check.
+#[derive(Debug)]
+struct ByName(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let usable = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
+        let fits = |key: &&Arc<CertifiedKey>| {
+            let certificate = key.end_entity_cert().ok().and_then(|der| ParsedCertificate::try_from(der).ok());
+            certificate
+                .zip(name.as_ref())
+                .is_some_and(|(certificate, name)| verify_server_name(&certificate, name).is_ok())
+        };
+        let mut all = self.0.iter().filter(usable);
+        // Who asks for a name nobody has gets an answer that he can judge by himself.
+        all.clone().find(fits).or_else(|| all.next()).cloned()
+    }
+}
+
+/// One TLS session, without its socket.
+#[derive(Debug)]
+pub(super) struct Tls {
+    session: ServerConnection,
+    /// What came from the network; up to `used` it has been taken.
+    raw: Vec<u8>,
+    used: usize,
+    /// What is to go to the network.
+    pub(super) sealed: Vec<u8>,
+}
+
+impl Tls {
+    pub(super) fn new(identity: &Identity) -> Result<Tls, Failure> {
+        let session = ServerConnection::new(identity.0.clone()).map_err(|e| Failure::Handshake(e.to_string()))?;
+        Ok(Tls { session, raw: Vec::new(), used: 0, sealed: Vec::new() })
+    }
+
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.session.is_handshaking()
+    }
+
+    /// Version and cipher suite, for the log.
+    pub(super) fn facts(&self) -> String {
+        let version = self.session.protocol_version().and_then(|version| version.as_str().map(str::to_owned));
+        let suite = self.session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let name = |text: Option<&str>| text.unwrap_or("unknown").replace("TLSv1_", "TLSv1.").replace("TLS13_", "TLS_");
+        format!("{}/{}", name(version.as_deref()), name(suite))
+    }
+
+    /// Room for octets from the network; to be followed by [`Tls::filled`]. Only when [`Tls::plaintext`] gave nothing.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        self.raw.resize(RECORD, 0);
+        &mut self.raw
+    }
+
+    /// So many octets came; 0 is the end of the stream, `None` that nothing came of it.
+    pub(super) fn filled(&mut self, count: Option<usize>) -> Result<(), Fault> {
+        self.raw.truncate(count.unwrap_or(0));
+        self.used = 0;
+        if count == Some(0) {
+            self.session.read_tls(&mut io::empty()).map_err(Fault::Io)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what came, as far as it goes without leaving plaintext lying; false: all has been taken.
+    pub(super) fn take(&mut self) -> Result<bool, rustls::Error> {
+        let mut rest = self.raw.get(self.used..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(false);
+        }
+        self.used += self.session.read_tls(&mut rest).map_err(|error| rustls::Error::General(error.to_string()))?;
+        let taken = self.session.process_new_packets().map(|_| true);
+        self.seal_pending();
+        taken
+    }
+
+    /// Octets of the client that are there. `None`: more must come from the network first. `Some(0)`: it said that
+    /// there will be no more.
+    pub(super) fn plaintext(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Fault> {
+        loop {
+            match self.session.reader().read(buffer) {
+                Ok(count) => return Ok(Some(count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                // An end that the client did not announce: somebody else may have cut the connection (truncation).
+                Err(_) => return Err(Fault::HungUp),
+            }
+            match self.take() {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(error) => {
+                    log::info!("event=tls-broken why=\"{error}\"");
+                    return Err(Fault::HungUp);
+                }
+            }
+        }
+    }
+
+    /// Puts octets of ours into `sealed`, as many as there is room for in one go; gives how many.
+    pub(super) fn seal(&mut self, octets: &[u8]) -> Result<usize, Fault> {
+        let count = self.session.writer().write(octets).map_err(Fault::Io)?;
+        self.seal_pending();
+        Ok(count)
+    }
+
+    /// Puts the announcement that we will say no more into `sealed`.
+    pub(super) fn seal_end(&mut self) {
+        self.session.send_close_notify();
+        self.seal_pending();
+    }
+
+    /// A session writes to memory, which does not fail.
+    fn seal_pending(&mut self) {
+        while self.session.wants_write() && self.session.write_tls(&mut self.sealed).is_ok_and(|count| count > 0) {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+use super::*;
+use crate::net::connection::{Connection, Stream};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(30);
+
+fn test_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
+}
+
+fn config(certificates: &str, keys: &str) -> Config {
+    Config::with(&[("tls_cert_file", certificates), ("tls_key_file", keys)])
+}
+
+/// Of several names, a certificate each.
+fn offer(names: &[&str]) -> Offer {
+    let list = |end: &str| {
+        names
+            .iter()
+            .map(|name| test_file(&format!("{name}.{end}.pem")).display().to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    Offer::open(&config(&list("crt"), &list("key")), false).unwrap()
+}
+
+fn mx() -> Identity {
+    offer(&["mx"]).take().unwrap().read().unwrap()
+}
+
+type Client = StreamOwned<ClientConnection, UnixStream>;
+
+/// A client that trusts the certificates of both names and asks for `name`.
+fn client(stream: UnixStream, name: &str) -> Client {
+    let mut roots = RootCertStore::empty();
+    for file in ["mx.crt.pem", "other.crt.pem"] {
+        roots.add(CertificateDer::from_pem_slice(&std::fs::read(test_file(file)).unwrap()).unwrap()).unwrap();
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream)
+}
+
+/// A connection under TLS for as long as `serve` runs, and a client for as long as `speak` does.
+fn between<T: Send + 'static>(
+    identity: &Identity,
+    speak: impl FnOnce(Client) -> T + Send + 'static,
+    serve: impl FnOnce(&mut Connection),
+) -> T {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let speaker = std::thread::spawn(move || speak(client(theirs, "mx.example")));
+    let mut connection = Connection::new(ours.try_clone().unwrap().into(), ours.into(), LONG);
+    let facts = connection.start_tls(identity).unwrap();
+    assert!(facts.starts_with("TLSv1.3/TLS_"), "{facts}");
+    serve(&mut connection);
+    drop(connection);
+    speaker.join().unwrap()
+}
+
+#[test]
+fn octets_go_both_ways_and_both_ends_are_announced() {
+    let speak = |mut client: Client| {
+        client.write_all(b"hello").unwrap();
+        let mut heard = Vec::new();
+        // An error here would be an end that was not announced.
+        let mut start = [0; 5];
+        client.read_exact(&mut start).unwrap();
+        client.conn.send_close_notify();
+        client.flush().unwrap();
+        client.read_to_end(&mut heard).unwrap();
+        [&start[..], &heard].concat()
+    };
+    let heard = between(&mx(), speak, |connection| {
+        let mut buffer = [0; 3];
+        let mut all = Vec::new();
+        while all.len() < 5 {
+            let count = connection.receive(&mut buffer).unwrap();
+            all.extend_from_slice(&buffer[..count]);
+        }
+        assert_eq!(all, b"hello");
+        connection.send(b"world").unwrap();
+        assert_eq!(connection.receive(&mut buffer).unwrap(), 0, "its announced end");
+        connection.send(b", bye").unwrap();
+    });
+    assert_eq!(heard, b"world, bye");
+}
+
+#[test]
+fn an_end_that_was_not_announced_is_a_hang_up() {
+    let speak = |mut client: Client| {
+        client.write_all(b"QUIT\r\n").unwrap();
+        client.sock.shutdown(std::net::Shutdown::Both).unwrap();
+    };
+    between(&mx(), speak, |connection| {
+        let mut buffer = [0; 100];
+        assert_eq!(connection.receive(&mut buffer).unwrap(), 6);
+        assert!(matches!(connection.receive(&mut buffer), Err(Fault::HungUp)));
+    });
+}
+
+#[test]
+fn much_goes_through_in_both_directions() {
+    const MUCH: usize = 1 << 20;
+    let speak = |mut client: Client| {
+        client.write_all(&vec![b'x'; MUCH]).unwrap();
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).unwrap();
+        heard
+    };
+    let heard = between(&mx(), speak, |connection| {
+        let (mut buffer, mut count) = (vec![0; 5000], 0);
+        while count < MUCH {
+            count += connection.receive(&mut buffer).unwrap();
+        }
+        connection.send(&vec![b'y'; MUCH]).unwrap();
+        connection.finish();
+        assert!(connection.send(b"too late").is_err(), "nothing in clear behind the end");
+    });
+    assert!(heard.len() == MUCH && heard.iter().all(|octet| *octet == b'y'));
+}
+
+#[test]
+fn who_does_not_speak_tls_is_found_out_and_who_is_silent_is_not_waited_for() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut connection = Connection::new(ours.try_clone().unwrap().into(), ours.into(), LONG);
+    theirs.write_all(b"EHLO client.example\r\n").unwrap();
+    assert!(matches!(connection.start_tls(&mx()), Err(Failure::Handshake(_))));
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut connection = Connection::new(ours.try_clone().unwrap().into(), ours.into(), LONG);
+    connection.allow(SHORT);
+    // The begin of a record that never ends.
+    theirs.write_all(b"\x16\x03\x01\x02\x00\x01").unwrap();
+    assert!(matches!(connection.start_tls(&mx()), Err(Failure::Stream(Fault::TimedOut))));
+    drop(theirs);
+    connection.allow(LONG);
+    assert!(matches!(connection.start_tls(&mx()), Err(Failure::Stream(Fault::HungUp))));
+}
+
+#[test]
+fn a_server_that_waits_times_out_and_can_still_speak() {
+    let speak = |mut client: Client| {
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).unwrap();
+        heard
+    };
+    let heard = between(&mx(), speak, |connection| {
+        connection.allow(SHORT);
+        assert!(matches!(connection.receive(&mut [0; 10]), Err(Fault::TimedOut)));
+        connection.allow(LONG);
+        connection.send(b"timed out").unwrap();
+    });
+    assert_eq!(heard, b"timed out");
+}
+
+#[test]
+fn the_certificate_is_that_of_the_name_and_else_the_first() {
+    let identity = offer(&["mx", "other"]).take().unwrap().read().unwrap();
+    for (name, verified) in [("mx.example", true), ("OTHER.example", true), ("third.example", false)] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let speaker = std::thread::spawn(move || client(theirs, name).write_all(b"x").map_err(|e| e.to_string()));
+        let mut connection = Connection::new(ours.try_clone().unwrap().into(), ours.into(), LONG);
+        let shaken = connection.start_tls(&identity);
+        assert_eq!(shaken.is_ok(), verified, "{name}: {shaken:?}");
+        drop(connection);
+        let result = speaker.join().unwrap();
+        assert_eq!(result.is_ok(), verified, "{name}: {result:?}");
+    }
+}
+
+#[test]
+fn a_wrong_file_is_named_with_what_was_expected() {
+    let folder = tempfile::tempdir().unwrap();
+    let junk = folder.path().join("junk.pem");
+    std::fs::write(&junk, "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").unwrap();
+    let empty = folder.path().join("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    let [certificate, key, other] = ["mx.crt.pem", "mx.key.pem", "other.key.pem"].map(test_file);
+    let nothing = folder.path().join("nothing.pem");
+    for (certificate, key, named, expected) in [
+        (&nothing, &key, &nothing, "tls_cert_file: expected a PEM file that can be read"),
+        (&certificate, &nothing, &nothing, "tls_key_file: expected a PEM file that can be read"),
+        (&empty, &key, &empty, "tls_cert_file: expected a PEM file with a certificate"),
+        (&junk, &key, &junk, "tls_cert_file: expected certificates in PEM"),
+        (&certificate, &empty, &empty, "tls_key_file: expected a PEM file with a key"),
+        (&certificate, &certificate, &certificate, "tls_key_file: expected a PEM file with a key"),
+        (&certificate, &other, &other, "tls_key_file: expected the key of the first certificate in "),
+    ] {
+        let config = config(&certificate.display().to_string(), &key.display().to_string());
+        let read = Offer::open(&config, true).and_then(|mut offer| offer.take().unwrap().read());
+        let Err(Error::Config(error)) = read else { panic!("{expected}: {read:?}") };
+        assert!(error.to_string().starts_with(&format!("{}: {expected}", named.display())), "{error}");
+    }
+    let two = format!("{0},{0}", certificate.display());
+    let Err(Error::Config(error)) = Offer::open(&config(&two, &key.display().to_string()), false) else { panic!() };
+    assert!(error.to_string().contains("tls_key_file: expected 2 files"), "{error}");
+}
+
+#[test]
+fn without_a_certificate_nothing_is_offered_and_nothing_can_be_demanded() {
+    let config = Config::with(&[]);
+    assert!(matches!(Offer::open(&config, false), Ok(Offer::None)));
+    assert!(matches!(Offer::open(&config, true), Err(Error::Config(_))));
+}
+
+#[test]
+fn files_that_cannot_be_opened_any_more_are_read_as_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key] = ["crt", "key"].map(|end| {
+        let copy = folder.path().join(end);
+        std::fs::copy(test_file(&format!("mx.{end}.pem")), &copy).unwrap();
+        copy
+    });
+    let config = config(&certificate.display().to_string(), &key.display().to_string());
+    let open = || Offer::open(&config, false).unwrap().take().unwrap();
+    let (first, second) = (open(), open());
+    // A new certificate whose key is for others: neither of the two is taken.
+    std::fs::remove_file(&certificate).unwrap();
+    std::fs::copy(test_file("other.crt.pem"), &certificate).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    assert!(first.read().is_ok());
+    std::fs::copy(test_file("other.key.pem"), &key).unwrap();
+    assert!(second.read().is_ok());
+}

@@ -1,0 +1,69 @@
+//! STARTTLS, and TLS from the first octet on.
+
+use super::{LineEnd, LineReader, Server};
+use crate::exit::Error;
+use crate::net::connection::{Fault, Stream};
+use crate::net::tls::{Failure, Files, Identity};
+use crate::smtp::reply::Reply;
+use crate::smtp::site::Site;
+use crate::submit::Submit;
+
+impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+    /// Answers STARTTLS and becomes TLS; or says that this cannot be now, and goes on without.
+    pub(super) fn start_tls(&mut self) -> Result<(), Fault> {
+        match self.tls.take().map(Files::read) {
+            Some(Ok(identity)) => {
+                self.abandon();
+                self.say(Reply::START_TLS);
+                self.forget_input();
+                self.flush()?;
+                self.shake_hands(&identity)
+            }
+            Some(Err(error)) => {
+                log::error!("client={} event=no-tls problem=\"{error}\"", self.client);
+                self.say(Reply::NO_TLS);
+                Ok(())
+            }
+            None => {
+                self.say(Reply::NO_TLS);
+                Ok(())
+            }
+        }
+    }
+
+    /// TLS before the greeting.
+    pub(super) fn begin_with_tls(&mut self) -> Result<Result<(), Fault>, Error> {
+        match self.tls.take() {
+            Some(files) => Ok(self.shake_hands(&files.read()?)),
+            None => Ok(Ok(())),
+        }
+    }
+
+    /// What came behind STARTTLS was not sent under TLS, and must not be taken for what was (command injection,
+    /// CVE-2011-0411).
+    fn forget_input(&mut self) {
+        if self.start < self.end {
+            log::warn!("client={} event=input-before-tls-dropped octets={}", self.client, self.end - self.start);
+        }
+        (self.start, self.end) = (0, 0);
+        self.lines = LineReader::new(self.settings.line_length_limit, LineEnd::Strict);
+    }
+
+    fn shake_hands(&mut self, identity: &Identity) -> Result<(), Fault> {
+        self.stream.allow(self.settings.timeout);
+        let why = match self.stream.start_tls(identity) {
+            Ok(facts) => {
+                log::info!("client={} event=tls tls={facts}", self.client);
+                self.session.under_tls();
+                return Ok(());
+            }
+            // In the middle of a handshake there is nothing that could be said to the client.
+            Err(Failure::Stream(Fault::TimedOut)) => "timed out".to_owned(),
+            Err(Failure::Stream(Fault::HungUp)) => "lost connection".to_owned(),
+            Err(Failure::Stream(fault)) => return Err(fault),
+            Err(Failure::Handshake(why)) => why,
+        };
+        log::info!("client={} event=tls-failed why=\"{why}\"", self.client);
+        Err(Fault::HungUp)
+    }
+}

@@ -1,0 +1,184 @@
+//! A client that begins in clear and becomes TLS, on one end of a unix socket whose other end a program of ours has.
+//!
+//! It trusts the certificates in tests/tls/, whose keys are published and good for nothing else.
+
+use super::Scratch;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A file of tests/tls/.
+pub fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
+}
+
+/// Lines of main.cf for the certificate of mx.example. Copies lie in the scratch folder, where a server without rights
+/// reaches them.
+pub fn configure(scratch: &Scratch) {
+    for name in ["mx.crt.pem", "mx.key.pem"] {
+        scratch.write(name, &std::fs::read_to_string(file(name)).expect("a PEM file"));
+    }
+    let folder = scratch.path().display();
+    scratch.configure(&format!("tls_cert_file = {folder}/mx.crt.pem\ntls_key_file = {folder}/mx.key.pem"));
+}
+
+/// The client.
+pub struct Client {
+    wire: Wire,
+    /// Read and not used.
+    heard: Vec<u8>,
+    child: Child,
+}
+
+enum Wire {
+    Clear(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, UnixStream>>),
+}
+
+impl Client {
+    /// Starts a program with the other end on its descriptors 0 and 1.
+    pub fn start(command: &mut Command) -> Client {
+        let (ours, theirs) = UnixStream::pair().expect("a socketpair");
+        ours.set_read_timeout(Some(Duration::from_secs(20))).expect("a time limit");
+        let theirs = OwnedFd::from(theirs);
+        let end = || Stdio::from(theirs.try_clone().expect("a descriptor"));
+        let child = command.stdin(end()).stdout(end()).stderr(Stdio::piped()).spawn().expect("the program");
+        // The builder keeps its own copies of the descriptors.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Client { wire: Wire::Clear(ours), heard: Vec::new(), child }
+    }
+
+    /// The same from another machine, as far as the program can know.
+    pub fn from_afar(command: &mut Command) -> Client {
+        Client::start(command.env("TCPREMOTEIP", "192.0.2.1"))
+    }
+
+    /// Sends octets as they are.
+    pub fn send(&mut self, octets: &[u8]) {
+        match &mut self.wire {
+            Wire::Clear(stream) => stream.write_all(octets),
+            Wire::Tls(stream) => stream.write_all(octets).and_then(|()| stream.flush()),
+        }
+        .expect("sending");
+    }
+
+    /// Sends a line.
+    pub fn say(&mut self, line: &str) {
+        self.send(format!("{line}\r\n").as_bytes());
+    }
+
+    /// The next line.
+    pub fn line(&mut self) -> String {
+        loop {
+            if let Some(end) = self.heard.iter().position(|octet| *octet == b'\n') {
+                let line: Vec<u8> = self.heard.drain(..=end).collect();
+                return String::from_utf8_lossy(&line).trim_end().to_owned();
+            }
+            let mut piece = [0; 4096];
+            let count = match &mut self.wire {
+                Wire::Clear(stream) => stream.read(&mut piece),
+                Wire::Tls(stream) => stream.read(&mut piece),
+            }
+            .expect("reading");
+            assert!(count > 0, "an end instead of a line, after {:?}", String::from_utf8_lossy(&self.heard));
+            self.heard.extend_from_slice(&piece[..count]);
+        }
+    }
+
+    /// Sends a line, and gives the next one.
+    pub fn ask(&mut self, line: &str) -> String {
+        self.say(line);
+        self.line()
+    }
+
+    /// All lines of a reply of SMTP.
+    pub fn reply(&mut self) -> Vec<String> {
+        let mut lines = vec![self.line()];
+        while lines.last().is_some_and(|line| line.as_bytes().get(3) == Some(&b'-')) {
+            lines.push(self.line());
+        }
+        lines
+    }
+
+    /// Shakes hands, and checks that the certificate is that of mx.example.
+    pub fn start_tls(&mut self) {
+        assert!(self.heard.is_empty(), "said in clear: {:?}", String::from_utf8_lossy(&self.heard));
+        let mut roots = RootCertStore::empty();
+        let certificate = std::fs::read(file("mx.crt.pem")).expect("a certificate");
+        roots.add(CertificateDer::from_pem_slice(&certificate).expect("a certificate")).expect("a root");
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("mx.example").expect("a name");
+        let session = ClientConnection::new(Arc::new(config), name).expect("a session");
+        let (placeholder, _) = UnixStream::pair().expect("a socketpair");
+        let Wire::Clear(stream) = std::mem::replace(&mut self.wire, Wire::Clear(placeholder)) else {
+            panic!("TLS in TLS")
+        };
+        let mut stream = StreamOwned::new(session, stream);
+        stream.conn.complete_io(&mut stream.sock).expect("a handshake");
+        self.wire = Wire::Tls(Box::new(stream));
+    }
+
+    /// The process that was started.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits, in clear, for the program's end; it must say nothing more.
+    pub fn wait_for_end(&mut self) {
+        let Wire::Clear(stream) = &mut self.wire else { panic!("not in clear") };
+        assert_eq!(stream.read(&mut [0; 100]).expect("an end"), 0);
+    }
+
+    /// Goes away without announcing it; gives the log and the exit status.
+    pub fn cut(mut self) -> (String, Option<i32>) {
+        match &self.wire {
+            Wire::Clear(stream) => stream.shutdown(Shutdown::Both),
+            Wire::Tls(stream) => stream.sock.shutdown(Shutdown::Both),
+        }
+        .expect("cutting");
+        let mut log = String::new();
+        self.child.stderr.take().expect("a pipe").read_to_string(&mut log).expect("the log");
+        (log, self.child.wait().expect("its end").code())
+    }
+
+    /// Hangs up, if the program has not; gives what it still said, its log, and its exit status. Under TLS the
+    /// program's end must be announced.
+    pub fn end(mut self) -> (String, String, Option<i32>) {
+        let mut said = std::mem::take(&mut self.heard);
+        match &mut self.wire {
+            Wire::Clear(stream) => {
+                let _ = stream.shutdown(Shutdown::Write);
+                let _ = stream.read_to_end(&mut said);
+            }
+            Wire::Tls(stream) => {
+                stream.conn.send_close_notify();
+                // It may have left already, with its last words on their way to us.
+                let _ = stream.conn.write_tls(&mut stream.sock);
+                loop {
+                    match stream.conn.reader().read_to_end(&mut said) {
+                        Ok(_) => break,
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "an end that was not announced"),
+                    }
+                    stream.conn.read_tls(&mut stream.sock).expect("reading");
+                    stream.conn.process_new_packets().expect("records");
+                }
+            }
+        }
+        let mut log = String::new();
+        self.child.stderr.take().expect("a pipe").read_to_string(&mut log).expect("the log");
+        (String::from_utf8_lossy(&said).into_owned(), log, self.child.wait().expect("its end").code())
+    }
+}
