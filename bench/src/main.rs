@@ -1,0 +1,168 @@
+//! compare - doorpost beside well-known mail servers: one run, medians and ratios
+//!
+//! `bench/compare` starts it. It builds nothing itself (cargo has built the release before), installs our programs into
+//! state folders, starts them in each way they can be started and the peers by the peers' scripts, loads them in
+//! turn over loopback, and prints tables. Everything is stopped by process id and removed at the end. `bench/README.md`
+//! says how to read it. It measures and judges nothing: no figure makes it fail.
+
+mod costs;
+mod load;
+mod mail;
+mod plot;
+mod process;
+mod sections;
+mod server;
+mod table;
+
+use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use sections::Plan;
+use server::{Peers, Site};
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Measure doorpost beside other mail servers on this machine
+#[derive(Debug, Parser)]
+#[command(name = "compare")]
+struct Args {
+    /// Shorter runs, fewer connections, three of five runs: ends in two minutes
+    #[arg(long)]
+    quick: bool,
+    /// The folder with the peers' up.sh and down.sh; without it ours are measured alone
+    #[arg(long, value_name = "DIR")]
+    peers: Option<PathBuf>,
+    /// Where to put what is to lie on disk
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    state: PathBuf,
+    /// Other programs than those just built
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+    /// Only this part: connect, mail, pop3 stat, pop3 retr, memory or costs
+    #[arg(long, value_name = "PART")]
+    only: Option<String>,
+    /// Draw a plot
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Write every run as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// What cargo says to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "compare: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> io::Result<()> {
+    let begun = Instant::now();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(20_000), hard)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    let folder = format!("doorpost-bench-{}", std::process::id());
+    let states = States::new(&[("disk", args.state.join(&folder)), ("tmpfs", Path::new("/dev/shm").join(&folder))])?;
+    let plan = Plan {
+        runs: if args.quick { 3 } else { 5 },
+        time: Duration::from_millis(if args.quick { 120 } else { 1000 }),
+        quick: args.quick,
+        only: args.only.clone(),
+        programs: programs(args)?,
+        peers: peers(args)?,
+        states: states.0.clone(),
+        stop: stop.clone(),
+        deadline: args.quick.then(|| begun + Duration::from_secs(105)),
+        say: Box::new(move |text| drop(writeln!(io::stderr(), "{:4.0} s  {text}", begun.elapsed().as_secs_f64()))),
+    };
+    let load_before = load_average();
+    let rows = sections::all(&plan)?;
+    let mut costs = String::new();
+    if args.only.as_deref().is_none_or(|only| "costs".contains(only)) && !stop.load(Ordering::Relaxed) {
+        let state = &states.0[0].1;
+        let site = Site::new(&state.join("ours"), &plan.programs, &state.join("ours/mail"))?;
+        costs = format!(
+            "\n### What a connection costs until its greeting\n\n{}",
+            costs::table(&site, if args.quick { 50 } else { 300 })?
+        );
+    }
+    let caption = format!(
+        "Medians of {} runs of {} ms; {} processors; load average before and after: {load_before} / {}; in parentheses \
+         how many times the best peer.",
+        plan.runs,
+        plan.time.as_millis(),
+        std::thread::available_parallelism().map_or(0, usize::from),
+        load_average()
+    );
+    writeln!(io::stdout(), "{caption}\n{}{costs}", table::markdown(&rows))?;
+    if let Some(file) = &args.svg {
+        fs::write(file, plot::svg(&rows, &caption))?;
+    }
+    if let Some(file) = &args.json {
+        fs::write(file, table::json(&rows, &caption))?;
+    }
+    Ok(())
+}
+
+/// Ours: what cargo has built for this benchmark, if nothing else is asked for.
+fn programs(args: &Args) -> io::Result<PathBuf> {
+    let built = Path::new(env!("CARGO_BIN_EXE_smtpsrvr")).parent().map(Path::to_owned).unwrap_or_default();
+    fs::canonicalize(args.programs.clone().unwrap_or(built))
+}
+
+fn peers(args: &Args) -> io::Result<Option<Peers>> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = args.peers.clone().unwrap_or_else(|| repository.join("../shared/peers"));
+    let nobody = |why: &str| drop(writeln!(io::stderr(), "compare: {why}: ours are measured alone"));
+    if !folder.join("up.sh").is_file() {
+        nobody(&format!("no up.sh in {}", folder.display()));
+        return Ok(None);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        nobody("the peers need root");
+        return Ok(None);
+    }
+    Peers::find(&fs::canonicalize(folder)?, Path::new(env!("CARGO_TARGET_TMPDIR"))).map(Some)
+}
+
+fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("unknown").to_owned()
+}
+
+/// State folders, removed when dropped.
+struct States(Vec<(&'static str, PathBuf)>);
+
+impl States {
+    fn new(folders: &[(&'static str, PathBuf)]) -> io::Result<States> {
+        let mut states = States(Vec::new());
+        for (name, folder) in folders {
+            fs::create_dir(folder)?;
+            states.0.push((name, folder.clone()));
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(states)
+    }
+}
+
+impl Drop for States {
+    fn drop(&mut self) {
+        for (_, folder) in &self.0 {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
