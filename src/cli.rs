@@ -53,16 +53,41 @@ pub fn parse_as<Args: FromArgMatches>(command: clap::Command) -> Result<Args, Er
     let matches = command.try_get_matches_from(std::env::args_os());
     matches.and_then(|matches| Args::from_arg_matches(&matches)).or_else(|problem| {
         if problem.use_stderr() {
-            return Err(Error::Usage(problem.render().to_string().trim_end().replace("error: ", "")));
+            return Err(Error::Usage(in_one_line(&problem.render().to_string())));
         }
         let _ = problem.print();
         std::process::exit(0)
     })
 }
 
+/// What clap says is wrong, without the summary and the hints below it: a record of the log is one line.
+fn in_one_line(text: &str) -> String {
+    let hint = |line: &&str| line.starts_with("Usage:") || line.starts_with("For more information");
+    let said = text.trim_start_matches("error: ").lines().map(str::trim).take_while(|line| !hint(line));
+    said.filter(|line| !line.is_empty() && !line.starts_with("tip:")).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_usage_error_is_one_line_that_says_what_is_wrong() {
+        let said = |words: &[&str]| {
+            #[derive(Debug, Parser)]
+            struct Args {
+                #[command(flatten)]
+                _common: Common,
+            }
+            let problem = Args::try_parse_from([&["program"], words].concat()).unwrap_err();
+            in_one_line(&problem.render().to_string())
+        };
+        assert_eq!(said(&["--no-such"]), "unexpected argument '--no-such' found");
+        assert_eq!(
+            said(&["--show-config=some"]),
+            "invalid value 'some' for '--show-config[=<KIND>]' [possible values: all, defaults, set, expanded, values]"
+        );
+    }
 
     #[test]
     fn another_program_gets_the_same_configuration_wherever_it_runs() {

@@ -82,7 +82,11 @@ pub fn serve<S: Stream, Q: Submit>(
 
 /// Tells a client that we cannot serve it now, and never why: that stands in the log.
 pub fn refuse(stream: &mut impl Stream, error: &Error) {
-    let reply = if matches!(error, Error::Config(_)) { Reply::CONFIGURATION } else { Reply::TROUBLE };
+    let reply = match error {
+        // Whoever wrote the command line must mend it, as with main.cf.
+        Error::Usage(_) | Error::Config(_) => Reply::CONFIGURATION,
+        Error::Connection(_) | Error::Temporary(_) | Error::Permission(_) => Reply::TROUBLE,
+    };
     stream.allow_last_words(REFUSAL);
     let _ = stream.send(&reply.octets());
     stream.finish();
