@@ -124,7 +124,7 @@ fn in_file(path: &Path, user: Option<&User>) -> Result<Stored, String> {
     });
     match result {
         Ok(()) => Ok(own.map_or(Stored::Nothing(sample), Stored::Password)),
-        Err(trouble) => Err(format!("{}: {trouble}", path.display())),
+        Err(trouble) => Err(trouble.with(path)),
     }
 }
 

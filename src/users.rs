@@ -180,7 +180,7 @@ fn in_file(config: &Config, path: &Path, name: &str) -> (Lookup<User>, Option<St
     });
     match result {
         Ok(()) => (exact.or(alike).map_or(Lookup::No, Lookup::Yes), sample),
-        Err(trouble) => (Lookup::CannotTell(format!("{}: {trouble}", path.display())), sample),
+        Err(trouble) => (Lookup::CannotTell(trouble.with(path)), sample),
     }
 }
 

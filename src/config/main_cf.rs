@@ -70,8 +70,7 @@ pub(crate) fn logical_lines(octets: &[u8], path: &Path, warnings: &mut Vec<Error
         match logical.last_mut() {
             Some((_, before)) if continues => before.extend_from_slice(line),
             None if continues => {
-                let problem =
-                    "expected no blank at the beginning of the first line, which continues nothing; it does not count";
+                let problem = "expected no blank at the beginning of the first line, which continues nothing";
                 warnings.push(Error::at(path, number, problem));
             }
             _ => logical.push((number, line.to_vec())),

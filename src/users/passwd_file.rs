@@ -39,11 +39,12 @@ pub enum Trouble {
     Io(io::Error),
 }
 
-impl std::fmt::Display for Trouble {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Trouble {
+    /// What a record says of it; `path` is that of the file.
+    pub fn with(&self, path: &Path) -> String {
         match self {
-            Trouble::Line(error) => error.fmt(f),
-            Trouble::Io(error) => error.fmt(f),
+            Trouble::Line(error) => error.to_string(),
+            Trouble::Io(error) => format!("{}: {error}", path.display()),
         }
     }
 }
