@@ -1,5 +1,5 @@
 //! A manual page describes exactly what the binary does: the options of `--help` and of the page are the same, the exit
-//! statuses are those of `exit.rs`, and there is a page for each program.
+//! statuses are those of `exit.rs`, there is a page for each program, and what is shown as an example works.
 
 mod common;
 
@@ -105,4 +105,60 @@ fn wrong_usage_is_64_and_wrong_configuration_is_78_everywhere() {
             assert!(log.contains(&place), "{program}: {log}");
         }
     }
+}
+
+/// The examples of a page: the literal displays of its section EXAMPLES.
+fn examples_of_page(page: &str) -> Vec<String> {
+    let text = fs::read_to_string(pages().join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+    let section = text.split(".Sh EXAMPLES\n").nth(1).unwrap_or_else(|| panic!("{page}: no EXAMPLES"));
+    let section = section.split("\n.Sh ").next().unwrap_or_default();
+    let displays = section.split(".Bd -literal").skip(1).filter_map(|display| display.split("\n.Ed").next());
+    displays.map(|display| display.split_once('\n').expect("lines").1.to_owned() + "\n").collect()
+}
+
+/// The files that README.md shows in its section on configuration.
+fn examples_of_readme() -> Vec<String> {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = fs::read_to_string(readme).expect("README.md");
+    let section = text.split("\n## Configuration\n").nth(1).expect("a section on configuration");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    section.split("```").skip(1).step_by(2).map(|block| block.trim_start_matches("text\n").to_owned()).collect()
+}
+
+/// A program that only greets and says goodbye has read all of its configuration, and had nothing to warn of.
+fn taken(program: &str, scratch: &Scratch, example: &str) {
+    let output = scratch.run(program, &[], b"QUIT\r\n");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !log.contains("warning") && !log.contains("error"), "{example}{log}");
+}
+
+#[test]
+fn examples_of_main_cf_are_taken() {
+    let readme = examples_of_readme().swap_remove(0);
+    for example in examples_of_page("main.cf.5").iter().chain([&readme]) {
+        let scratch = Scratch::new();
+        assert!(example.contains("\nqmqpd_authorized_clients = "), "no main.cf: {example}");
+        let needed = format!("mail_owner = nobody\nqueue_directory = {}\n", scratch.queue().display());
+        scratch.write("main.cf", &(needed + example));
+        taken("smtpsrvr", &scratch, example);
+        taken("pop3d", &scratch, example);
+    }
+}
+
+#[test]
+fn examples_of_channels_are_taken() {
+    let readme = examples_of_readme().swap_remove(1);
+    for example in examples_of_page("channels.5").iter().chain([&readme]) {
+        let scratch = Scratch::new();
+        scratch.write("channels", example);
+        taken("smtpsrvr", &scratch, example);
+    }
+}
+
+#[test]
+fn the_example_of_a_passwd_file_is_taken() {
+    let examples = examples_of_page("doorpost-passwd.5");
+    let scratch = Scratch::new();
+    scratch.write("passwd", &examples[0]);
+    taken("pop3d", &scratch, &examples[0]);
 }
