@@ -74,6 +74,10 @@ fn wrong_settings_end_with_78_and_tell_file_line_and_expectation() {
         ("a = $syslog_name\nsyslog_name = $a\n", "FOLDER/main.cf:1: expected a value that does not refer to itself: "),
         ("qmqpd_authorized_clients = 10.0.0.1/8\n", "expected 10.0.0.0/8 instead of \"10.0.0.1/8\""),
         ("qmqpd_authorized_clients = ::1\n", "expected [::1] instead of \"::1\""),
+        (
+            "qmqpd_authorized_clients = regexp:/etc/clients\n",
+            "expected a table of type cidr, hash, texthash or static instead of regexp",
+        ),
         ("qmqpd_authorized_clients = /no/file\n", "expected a file /no/file, and there is none"),
     ] {
         let (status, stdout, stderr) = shown(main_cf, &["--show-config"]);

@@ -145,6 +145,32 @@ fn more_is_logged_of_listed_clients_only() {
 }
 
 #[test]
+fn a_table_says_who_may_and_one_that_cannot_be_read_means_later() {
+    let scratch = Scratch::new();
+    let table = scratch.path().join("clients").display().to_string();
+    scratch.configure(&format!("qmqpd_authorized_clients = !hash:{table}.never, cidr:{table}"));
+    scratch.write("clients.never", "192.0.2.9 quarrel\n");
+    let reply_to = |client: &str| {
+        let mut command = scratch.command("qmqpd");
+        command.env("PROTO", "TCP").env("TCPREMOTEIP", client);
+        let output = feed(&mut command, &package(b"x\n"));
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let text = |octets: Vec<u8>| String::from_utf8(octets).expect("printable");
+        (text(output.stdout), text(output.stderr))
+    };
+    let (reply, log) = reply_to("192.0.2.1");
+    assert!(reply.contains(":ZError: cannot tell now"), "{reply}");
+    assert!(log.contains("warning: client=192.0.2.1 qmqpd_authorized_clients: expected a file"), "{log}");
+    scratch.write("clients", "192.0.2.0/24 ok\n");
+    assert!(reply_to("192.0.2.1").0.contains(":KOk"));
+    assert!(reply_to("192.0.2.9").0.contains(":DError: you are not authorized"));
+    assert!(reply_to("192.0.3.1").0.contains(":DError: you are not authorized"));
+    scratch.write("clients", "192.0.2.0/24 ok\n10.0.0.1/8 ok\n");
+    let (reply, log) = reply_to("192.0.2.1");
+    assert!(reply.contains(":ZError: cannot tell now") && log.contains("clients:2: expected 10.0.0.0/8"), "{log}");
+}
+
+#[test]
 fn the_port_is_logged_if_that_is_wanted() {
     for wanted in ["yes", "no"] {
         let authorized = "qmqpd_authorized_clients = 127.0.0.1";

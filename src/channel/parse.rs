@@ -75,8 +75,9 @@ fn channel(text: &str, config: &Config, origin: &Origin) -> Result<Channel, Erro
     };
     let clients = patterns(clients, "clients")?;
     let domains = patterns(domains, "domains")?;
-    if domains.0.iter().any(|pattern| matches!(pattern.matches, Matches::Stdin | Matches::Unknown)) {
-        return Err(wrong("domains; stdin and unknown are clients".to_owned()));
+    let is_of_clients = |matches: &Matches| matches!(matches, Matches::Stdin | Matches::Unknown | Matches::Table(..));
+    if domains.0.iter().any(|pattern| is_of_clients(&pattern.matches)) {
+        return Err(wrong("domains; stdin and unknown are clients, and tables are of clients".to_owned()));
     }
     let transport = transport(&expanded(leaves)?).map_err(wrong)?;
     if transport == Transport::None && !domains.0.is_empty() {

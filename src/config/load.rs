@@ -190,6 +190,7 @@ fn assemble(definitions: Vec<Definition>) -> Result<(Config, Vec<Error>), Error>
     }
     let mut config = Config::from_settings(settings)?;
     config.check()?;
+    config.widen();
     let warnings = take_own_names(&mut config, table)?;
     Ok((config, warnings))
 }
@@ -228,6 +229,17 @@ fn is_in_channels(config: &Config, name: &str) -> bool {
 }
 
 impl Config {
+    /// Postfix's parameter may name more lists than there are here.
+    fn widen(&mut self) {
+        let named = |name: &str| self.parent_domain_matches_subdomains.0.iter().any(|word| word == name);
+        let (debug, qmqpd) = (named("debug_peer_list"), named("qmqpd_authorized_clients"));
+        for (list, wanted) in [(&mut self.debug_peer_list, debug), (&mut self.qmqpd_authorized_clients, qmqpd)] {
+            if wanted {
+                list.with_subdomains();
+            }
+        }
+    }
+
     /// What a type alone cannot say.
     fn check(&self) -> Result<(), Error> {
         self.expect("myhostname", is_host_name(&self.myhostname), "a host name of letters, digits, - and dots")?;

@@ -1,7 +1,8 @@
 //! Configuration: `main.cf` in Postfix's syntax, `-o name=value`, and the defaults; no file at all is a working one.
 //!
 //! `main_cf.rs` reads the file, `expand.rs` does `$name`, `value.rs` turns text into values, `parameters.rs` is the
-//! one table of what there is, `load.rs` brings them together, `show.rs` prints the outcome. Each wrong value is an
+//! one table of what there is, `load.rs` brings them together, `pattern.rs` and `table.rs` are the lists of clients
+//! and domains, `show.rs` prints the outcome. Each wrong value is an
 //! `Error` with file, line and what was expected.
 
 pub mod expand;
@@ -10,6 +11,7 @@ pub mod main_cf;
 pub mod parameters;
 pub mod pattern;
 pub mod show;
+pub mod table;
 pub mod value;
 
 pub use parameters::Config;

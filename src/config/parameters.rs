@@ -104,6 +104,7 @@ parameters! {
     verp_delimiter_filter: String = "-=+", "characters that may delimit a variable envelope return path";
     content_filter: ContentFilter = "", "transport:nexthop that messages which come in here leave by first, whoever they are for";
     receive_override_options: List<ReceiveOverride> = "", "what is left out when mail comes in";
+    parent_domain_matches_subdomains: List<String> = "debug_peer_list, qmqpd_authorized_clients", "parameters with patterns in which a name means the names below it as well";
     debug_peer_list: PatternList = "", "clients of which more is logged";
     debug_peer_level: u32 = "2", "how much more is logged of them: 1 each step, 2 each piece of content too";
     pop3d_timeout: Seconds = "600s", "how long a POP3 client may be silent";

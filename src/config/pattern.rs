@@ -1,11 +1,13 @@
-//! Lists of patterns for clients and domains: names, `.domain`, addresses, nets, `[IPv6]/len`, `*`, `/file`.
+//! Lists of patterns for clients and domains: names, `.domain`, addresses, nets, `[IPv6]/len`, `*`, `/file`,
+//! `type:table`.
 //!
 //! The first pattern that matches decides; one that begins with `!` then says no. `*` is everybody who has an address
 //! or a name: a pipe or socket of which nothing is known matches the words `stdin` and `unknown` only, so that a
 //! careless `ncat -e` opens no relay.
 
-use super::load;
+use super::table::Table;
 use super::value::Value;
+use super::{load, main_cf};
 use crate::lookup::Lookup;
 use crate::net::peer::{Origin, Peer};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -38,29 +40,55 @@ pub enum Matches {
     Name(String),
     /// `.domain`: the names below it, not itself; in lower case, with its dot.
     Below(String),
+    /// A domain itself and the names below it (`parent_domain_matches_subdomains`); in lower case.
+    Within(String),
     /// An address or a net.
     Net(IpNet),
+    /// Who is in a table; with the domains above a name written without their dot, or with it.
+    Table(Table, bool),
 }
+
+/// Deepest that files of patterns may name others.
+const DEEPEST: usize = 10;
+
+/// Most patterns of a file and those it names: ten files that name the next one ten times would never end.
+const MOST_FROM_FILES: usize = 100_000;
 
 impl Value for PatternList {
     fn parse(text: &str) -> Result<Self, String> {
-        let words = text.split([',', ' ', '\t', '\r', '\n', '\x0b', '\x0c']).filter(|word| !word.is_empty());
-        let mut patterns = Vec::new();
-        for word in words {
-            match word.trim_start_matches('!') {
-                path if path.starts_with('/') => {
-                    let negated = is_negated(word);
-                    let from_file = file(Path::new(path))?.into_iter();
-                    patterns.extend(from_file.map(|p| Pattern { negated: p.negated != negated, ..p }));
-                }
-                _ => patterns.push(pattern(word)?),
-            }
-        }
-        Ok(PatternList(patterns))
+        patterns(text, 0).map(PatternList)
     }
 }
 
+/// Patterns separated by commas and blanks.
+fn patterns(text: &str, depth: usize) -> Result<Vec<Pattern>, String> {
+    let words = text.split([',', ' ', '\t', '\r', '\n', '\x0b', '\x0c']).filter(|word| !word.is_empty());
+    let mut patterns = Vec::new();
+    for word in words {
+        match word.trim_start_matches('!') {
+            path if path.starts_with('/') => {
+                let negated = is_negated(word);
+                let from_file = file(Path::new(path), depth)?.into_iter();
+                patterns.extend(from_file.map(|p| Pattern { negated: p.negated != negated, ..p }));
+            }
+            _ => patterns.push(pattern(word)?),
+        }
+    }
+    Ok(patterns)
+}
+
 impl PatternList {
+    /// From now on a name means the names below it as well, as `parent_domain_matches_subdomains` has it.
+    pub fn with_subdomains(&mut self) {
+        for pattern in &mut self.0 {
+            match &mut pattern.matches {
+                Matches::Name(name) => pattern.matches = Matches::Within(std::mem::take(name)),
+                Matches::Table(_, parents) => *parents = true,
+                _ => {}
+            }
+        }
+    }
+
     /// Whether a client is meant. Its name is looked up only when a pattern of names is reached.
     pub fn matches_peer(&self, peer: &Peer) -> Lookup<()> {
         for pattern in &self.0 {
@@ -68,13 +96,25 @@ impl PatternList {
                 (Matches::All, Origin::Address(_) | Origin::Named) => true,
                 (Matches::Stdin, Origin::Stdin) | (Matches::Unknown, Origin::Unknown) => true,
                 (Matches::Net(net), Origin::Address(address)) => net.contains(&address),
-                (Matches::Name(_) | Matches::Below(_), Origin::Address(_) | Origin::Named) => match peer.name() {
-                    Lookup::Yes(name) => pattern.matches_name(name.as_bytes()),
-                    Lookup::No => false,
-                    Lookup::CannotTell(why) => return Lookup::CannotTell(why),
-                },
+                (Matches::Name(_) | Matches::Below(_) | Matches::Within(_), Origin::Address(_) | Origin::Named) => {
+                    match name_of(peer) {
+                        Lookup::Yes(name) => pattern.matches_name(name.as_bytes()),
+                        Lookup::No => false,
+                        Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+                    }
+                }
+                (Matches::Table(table, parents), Origin::Address(_) | Origin::Named) => {
+                    match in_table(table, *parents, peer) {
+                        Lookup::Yes(()) => true,
+                        Lookup::No => false,
+                        Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+                    }
+                }
                 (Matches::All | Matches::Stdin | Matches::Unknown, _) => false,
-                (Matches::Name(_) | Matches::Below(_) | Matches::Net(_), _) => false,
+                (
+                    Matches::Name(_) | Matches::Below(_) | Matches::Within(_) | Matches::Net(_) | Matches::Table(..),
+                    _,
+                ) => false,
             };
             if matches {
                 return if pattern.negated { Lookup::No } else { Lookup::Yes(()) };
@@ -87,9 +127,10 @@ impl PatternList {
     pub fn matches_domain(&self, domain: &[u8]) -> bool {
         let decides = self.0.iter().find(|pattern| match &pattern.matches {
             Matches::All => true,
-            Matches::Name(_) | Matches::Below(_) => pattern.matches_name(domain),
+            Matches::Name(_) | Matches::Below(_) | Matches::Within(_) => pattern.matches_name(domain),
             Matches::Net(net) => literal(domain).is_some_and(|address| net.contains(&address)),
-            Matches::Stdin | Matches::Unknown => false,
+            // channel/parse.rs lets none of these stand for domains.
+            Matches::Stdin | Matches::Unknown | Matches::Table(..) => false,
         });
         decides.is_some_and(|pattern| !pattern.negated)
     }
@@ -101,7 +142,8 @@ impl PatternList {
             // 0.0.0.0/1 and its neighbour, or 2000::/3: as good as everybody. 10.0.0.0/8 is nobody from outside.
             Matches::Net(IpNet::V4(net)) => net.prefix_len() < 8,
             Matches::Net(IpNet::V6(net)) => net.prefix_len() < 16,
-            Matches::Stdin | Matches::Unknown | Matches::Name(_) | Matches::Below(_) => false,
+            Matches::Table(table, _) => *table == Table::Static,
+            Matches::Stdin | Matches::Unknown | Matches::Name(_) | Matches::Below(_) | Matches::Within(_) => false,
         };
         self.0.iter().find(is_wide).is_some_and(|pattern| !pattern.negated)
     }
@@ -111,14 +153,44 @@ impl Pattern {
     fn matches_name(&self, name: &[u8]) -> bool {
         match &self.matches {
             Matches::Name(pattern) => name.eq_ignore_ascii_case(pattern.as_bytes()),
-            Matches::Below(pattern) => {
-                let start = name.len().checked_sub(pattern.len()).filter(|start| *start > 0);
-                start
-                    .and_then(|start| name.get(start..))
-                    .is_some_and(|end| end.eq_ignore_ascii_case(pattern.as_bytes()))
+            Matches::Below(pattern) => ends_with(name, pattern).is_some_and(|before| !before.is_empty()),
+            Matches::Within(pattern) => {
+                ends_with(name, pattern).is_some_and(|before| before.is_empty() || before.ends_with(b"."))
             }
             _ => false,
         }
+    }
+}
+
+/// What stands before `end`, if that is the end.
+fn ends_with<'a>(name: &'a [u8], end: &str) -> Option<&'a [u8]> {
+    let (before, behind) = name.split_at_checked(name.len().checked_sub(end.len())?)?;
+    behind.eq_ignore_ascii_case(end.as_bytes()).then_some(before)
+}
+
+/// The client's name; that of loopback addresses is not looked up, for everybody knows it.
+fn name_of(peer: &Peer) -> Lookup<String> {
+    match peer.origin {
+        Origin::Address(address) if address.is_loopback() => Lookup::Yes("localhost".to_owned()),
+        _ => peer.name(),
+    }
+}
+
+/// By its address; only if that is not in it, by its name.
+fn in_table(table: &Table, parents: bool, peer: &Peer) -> Lookup<()> {
+    if let Origin::Address(address) = peer.origin {
+        match table.has_address(address) {
+            Lookup::No => {}
+            answer => return answer,
+        }
+    }
+    if matches!(table, Table::Cidr(_)) {
+        return Lookup::No;
+    }
+    match name_of(peer) {
+        Lookup::Yes(name) => table.has_name(&name.to_ascii_lowercase(), parents),
+        Lookup::No => Lookup::No,
+        Lookup::CannotTell(why) => Lookup::CannotTell(why),
     }
 }
 
@@ -135,6 +207,7 @@ fn pattern(word: &str) -> Result<Pattern, String> {
             let length = length.map_or(String::new(), |length| format!("/{length}"));
             return Err(format!("[{address}]{length} instead of {}: an IPv6 address stands in brackets", shown(text)));
         }
+        text if text.contains(':') => Matches::Table(Table::parse(text)?, false),
         text if is_numeric(text) => Matches::Net(ipv4(text)?),
         text => name(text)?,
     };
@@ -152,7 +225,7 @@ fn name(text: &str) -> Result<Matches, String> {
         !label.is_empty() && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_')
     };
     if text.len() > 254 || !labels.split('.').all(is_label) {
-        let kinds = "a name, .domain, an address, a net, [IPv6]/length, * or /file";
+        let kinds = "a name, .domain, an address, a net, [IPv6]/length, *, /file or type:table";
         return Err(format!("{kinds} instead of {}", shown(text)));
     }
     let text = text.to_ascii_lowercase();
@@ -223,26 +296,31 @@ fn literal(domain: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The patterns of a file, one a line; `#` begins a comment line.
-fn file(path: &Path) -> Result<Vec<Pattern>, String> {
+/// The patterns of a file, which has main.cf's lines: `#` begins a comment line, a blank continues the line before.
+fn file(path: &Path, depth: usize) -> Result<Vec<Pattern>, String> {
+    if depth == DEEPEST {
+        return Err(format!("at most {DEEPEST} files that name each other, and {} is one more", path.display()));
+    }
     let octets = match load::contents(path) {
         Ok(Some(octets)) => octets,
         Ok(None) => return Err(format!("a file {}, and there is none", path.display())),
         Err(error) => return Err(format!("patterns in a file: {error}")),
     };
-    let mut patterns = Vec::new();
-    for (number, line) in (1..).zip(octets.split(|octet| *octet == b'\n')) {
-        let at = |expected: String| format!("{expected} (line {number} of {})", path.display());
-        let line = std::str::from_utf8(line).map_err(|_| at("text in UTF-8".to_owned()))?.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        if line.trim_start_matches('!').starts_with('/') {
-            return Err(at("a pattern that is no file itself".to_owned()));
-        }
-        patterns.push(pattern(line).map_err(at)?);
+    let (mut found, mut warnings) = (Vec::new(), Vec::new());
+    let lines = main_cf::logical_lines(&octets, path, &mut warnings);
+    // To leave a line out would change who is meant.
+    if let Some(warning) = warnings.pop() {
+        return Err(format!("patterns in a file: {warning}"));
     }
-    Ok(patterns)
+    for (number, line) in lines {
+        let at = |expected: String| format!("{expected} (line {number} of {})", path.display());
+        let line = std::str::from_utf8(&line).map_err(|_| at("text in UTF-8".to_owned()))?;
+        found.extend(patterns(line, depth + 1).map_err(at)?);
+        if found.len() > MOST_FROM_FILES {
+            return Err(at(format!("fewer than {MOST_FROM_FILES} patterns")));
+        }
+    }
+    Ok(found)
 }
 
 fn shown(text: &str) -> String {

@@ -126,9 +126,67 @@ fn files_hold_one_pattern_a_line() {
     std::fs::write(&path, "10.0.0.0/8\n\n10.0.0.1/8\n").unwrap();
     let error = PatternList::parse(&text).unwrap_err();
     assert!(error.ends_with(&format!("(line 3 of {})", path.display())), "{error}");
-    std::fs::write(&path, "/etc/hosts\n").unwrap();
-    assert!(PatternList::parse(&text).unwrap_err().contains("no file itself"));
+    std::fs::write(&path, format!("{}\n", path.display())).unwrap();
+    assert!(PatternList::parse(&text).unwrap_err().contains("at most 10 files that name each other"));
     assert!(PatternList::parse("/no/such/file").unwrap_err().contains("/no/such/file, and there is none"));
+}
+
+#[test]
+fn files_have_main_cfs_lines_and_may_name_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("inner"), "!192.0.2.7\n192.0.2.0/24\n").unwrap();
+    std::fs::write(path("outer"), format!("10.0.0.0/8, 172.16.0.0/12\n#\n  [::1]\n!{}\n", path("inner"))).unwrap();
+    for (address, plain) in [("10.0.0.1", true), ("172.16.0.1", true), ("::1", true), ("192.0.2.1", false)] {
+        assert_eq!(is_in(&path("outer"), address), plain, "{address}");
+        assert_eq!(is_in(&format!("!{}", path("outer")), address), !plain, "{address}");
+    }
+    assert!(is_in(&path("outer"), "192.0.2.7"));
+    std::fs::write(path("outer"), " 10.0.0.0/8\n").unwrap();
+    assert!(PatternList::parse(&path("outer")).unwrap_err().contains("no blank at the beginning"));
+}
+
+#[test]
+fn a_name_means_the_names_below_it_where_that_is_wanted() {
+    for (name, below) in [("example.edu", true), ("Mail.Example.EDU", true), ("anexample.edu", false), ("edu", false)] {
+        let peer = called("192.0.2.1", Lookup::Yes(name.to_owned()));
+        let mut wide = list("example.edu");
+        wide.with_subdomains();
+        assert_eq!(wide.matches_peer(&peer) == Lookup::Yes(()), below, "{name}");
+        assert_eq!(wide.matches_domain(name.as_bytes()), below, "{name}");
+    }
+}
+
+#[test]
+fn loopback_is_localhost_without_a_question() {
+    let peer = at("127.0.0.9");
+    assert_eq!(list("localhost").matches_peer(&peer), Lookup::Yes(()));
+    assert_eq!(list(".example").matches_peer(&peer), Lookup::No);
+    assert_eq!(peer.looked_up.get(), None);
+}
+
+#[test]
+fn tables_answer_by_address_then_by_name_and_cannot_tell_is_no_no() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = format!("hash:{}/clients", folder.path().display());
+    let missing = list(&table).matches_peer(&at("192.0.2.1"));
+    assert!(matches!(missing, Lookup::CannotTell(_)));
+    assert!(matches!(list(&format!("!{table} *")).matches_peer(&at("192.0.2.1")), Lookup::CannotTell(_)));
+    std::fs::write(folder.path().join("clients"), "192.0.2.1 ok\nexample.edu ok\n").unwrap();
+    let by_address = at("192.0.2.1");
+    assert_eq!(list(&table).matches_peer(&by_address), Lookup::Yes(()));
+    assert_eq!(by_address.looked_up.get(), None);
+    assert_eq!(list(&format!("!{table} *")).matches_peer(&by_address), Lookup::No);
+    let by_name = called("192.0.2.2", Lookup::Yes("mail.Example.edu".to_owned()));
+    assert_eq!(list(&table).matches_peer(&by_name), Lookup::No);
+    let mut wide = list(&table);
+    wide.with_subdomains();
+    assert_eq!(wide.matches_peer(&by_name), Lookup::Yes(()));
+    let unclear = called("192.0.2.2", Lookup::CannotTell("time-out".to_owned()));
+    assert_eq!(wide.matches_peer(&unclear), Lookup::CannotTell("time-out".to_owned()));
+    assert_eq!(list("static:all").matches_peer(&at("192.0.2.9")), Lookup::Yes(()));
+    assert_eq!(list("static:all").matches_peer(&Peer::new(Origin::Stdin)), Lookup::No);
+    assert!(list("static:all").is_open() && !list(&table).is_open());
 }
 
 #[test]
@@ -150,7 +208,8 @@ fn what_is_no_pattern_is_told_with_what_was_meant() {
         ("!", "a pattern behind !"),
         ("a..b", "a name, .domain"),
         (".", "a name, .domain"),
-        ("hash:/etc/clients", "a name, .domain"),
+        ("hash:clients", "an absolute path behind hash:"),
+        ("ldap:/etc/clients", "a table of type cidr, hash, texthash or static instead of ldap"),
         ("*.example", "a name, .domain"),
         ("exämple.net", "a name, .domain"),
     ] {

@@ -1,0 +1,239 @@
+//! Tables that a list of patterns may name: `cidr:/path`, `hash:/path` (its text form, as postmap(1) reads it), `static:`.
+//!
+//! A table is read when somebody is looked up in it, so it may change without anybody being told. One that is missing or
+//! wrong anywhere is no empty table: the answer then is "cannot tell". What a key leads to does not count, only that it
+//! is there.
+
+use super::{load, main_cf};
+use crate::lookup::Lookup;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// A table by type and place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Table {
+    /// Lines of a net and a value; `!net` is all that is not in it. The first that fits decides.
+    Cidr(PathBuf),
+    /// Lines of a key and a value: a name, or an address without brackets.
+    Hash(PathBuf),
+    /// Everybody is in it.
+    Static,
+}
+
+impl Table {
+    /// Takes `type:place`; the error is what was expected. Nothing is read yet.
+    pub fn parse(text: &str) -> Result<Table, String> {
+        let (kind, place) = text.split_once(':').unwrap_or((text, ""));
+        let path = || match Path::new(place) {
+            path if path.is_absolute() => Ok(path.to_owned()),
+            _ => Err(format!("an absolute path behind {kind}: instead of \"{}\"", place.escape_debug())),
+        };
+        match kind {
+            "cidr" => path().map(Table::Cidr),
+            // Postfix calls by this name what others keep as a database: here both are text.
+            "hash" | "texthash" => path().map(Table::Hash),
+            "static" => Ok(Table::Static),
+            _ => Err(format!("a table of type cidr, hash, texthash or static instead of {}", kind.escape_debug())),
+        }
+    }
+
+    /// Whether an address is in it, by itself.
+    pub fn has_address(&self, address: IpAddr) -> Lookup<()> {
+        match self {
+            Table::Static => Lookup::Yes(()),
+            Table::Cidr(path) => read(path, |lines| cidr(lines, address)),
+            Table::Hash(path) => read(path, |lines| hash(lines, &|key| key == address.to_string())),
+        }
+    }
+
+    /// Whether a name is in it, or a domain above it: as `domain` if `parents`, else as `.domain`.
+    pub fn has_name(&self, name: &str, parents: bool) -> Lookup<()> {
+        let fits = |key: &str| {
+            let parent = if parents { format!(".{key}") } else { key.to_owned() };
+            name == key || (parent.starts_with('.') && parent.len() < name.len() && name.ends_with(&parent))
+        };
+        match self {
+            Table::Static => Lookup::Yes(()),
+            Table::Cidr(_) => Lookup::No,
+            Table::Hash(path) => read(path, |lines| hash(lines, &fits)),
+        }
+    }
+}
+
+/// A line with its number, as key and value.
+type Line<'a> = (usize, &'a str, &'a str);
+
+/// Reads a table and asks it; the error of `ask` is a line's number and what was expected there.
+fn read(path: &Path, ask: impl FnOnce(&[Line<'_>]) -> Result<bool, (usize, String)>) -> Lookup<()> {
+    let told =
+        |line: usize, expected: &str| Lookup::CannotTell(format!("{}:{line}: expected {expected}", path.display()));
+    let octets = match load::contents(path) {
+        Ok(Some(octets)) => octets,
+        Ok(None) => return Lookup::CannotTell(format!("expected a file {}, and there is none", path.display())),
+        Err(error) => return Lookup::CannotTell(error.to_string()),
+    };
+    let mut warnings = Vec::new();
+    let logical = main_cf::logical_lines(&octets, path, &mut warnings);
+    if let Some(warning) = warnings.pop() {
+        return Lookup::CannotTell(warning.to_string());
+    }
+    let mut lines = Vec::with_capacity(logical.len());
+    for (number, line) in &logical {
+        let Ok(text) = std::str::from_utf8(line) else { return told(*number, "text in UTF-8") };
+        match text.trim().split_once(|c: char| c.is_ascii_whitespace()) {
+            Some((key, value)) => lines.push((*number, key, value)),
+            None => return told(*number, "a key, blanks, and a value"),
+        }
+    }
+    match ask(&lines) {
+        Ok(true) => Lookup::Yes(()),
+        Ok(false) => Lookup::No,
+        Err((line, expected)) => told(line, &expected),
+    }
+}
+
+/// All lines are looked at, whoever asks: a table that is right for some clients only would be found out late.
+fn cidr(lines: &[Line<'_>], address: IpAddr) -> Result<bool, (usize, String)> {
+    let mut found = false;
+    for (number, key, _) in lines {
+        let (negated, text) = key.strip_prefix('!').map_or((false, *key), |text| (true, text));
+        found |= net(text).map_err(|expected| (*number, expected))?.contains(&address) != negated;
+    }
+    Ok(found)
+}
+
+/// `address`, `net/length`; IPv6 with or without brackets.
+fn net(text: &str) -> Result<IpNet, String> {
+    let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let bare = address.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(address);
+    let wrong = || format!("an address or a net instead of \"{}\"", text.escape_debug());
+    let address: IpAddr = bare.parse().map_err(|_| wrong())?;
+    let net = match length {
+        None => IpNet::from(address),
+        Some(length) if length.bytes().all(|octet| octet.is_ascii_digit()) => {
+            let length = length.parse().map_err(|_| wrong())?;
+            IpNet::new(address, length).map_err(|_| wrong())?
+        }
+        Some(_) => return Err(wrong()),
+    };
+    if net.addr() == net.network() {
+        Ok(net)
+    } else {
+        Err(format!("{} instead of {text}: there are host bits", net.trunc()))
+    }
+}
+
+fn hash(lines: &[Line<'_>], fits: &dyn Fn(&str) -> bool) -> Result<bool, (usize, String)> {
+    let quoted = lines.iter().find(|(_, key, _)| key.starts_with('"'));
+    if let Some((number, ..)) = quoted {
+        return Err((*number, "a key without quotes".to_owned()));
+    }
+    Ok(lines.iter().any(|(_, key, _)| fits(&key.to_ascii_lowercase())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    struct File(tempfile::TempDir);
+
+    impl File {
+        fn with(text: &str) -> File {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("table"), text).unwrap();
+            File(folder)
+        }
+
+        fn table(&self, kind: &str) -> Table {
+            Table::parse(&format!("{kind}:{}/table", self.0.path().display())).unwrap()
+        }
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn nets_hold_addresses_and_negated_nets_all_others() {
+        let file = File::with("# ours\n192.0.2.0/24 ok\n  of the office\n2001:db8::/32\tok\n[2001:db9::1] ok\n");
+        let table = file.table("cidr");
+        for (text, expected) in [
+            ("192.0.2.7", Lookup::Yes(())),
+            ("192.0.3.1", Lookup::No),
+            ("2001:db8::9", Lookup::Yes(())),
+            ("2001:db9::1", Lookup::Yes(())),
+            ("2001:db9::2", Lookup::No),
+        ] {
+            assert_eq!(table.has_address(address(text)), expected, "{text}");
+        }
+        assert_eq!(table.has_name("192.0.2.7", true), Lookup::No);
+        let others = File::with("!10.0.0.0/8 ok\n").table("cidr");
+        // The file is gone with its folder.
+        assert!(matches!(others.has_address(address("192.0.2.1")), Lookup::CannotTell(_)));
+        let file = File::with("!10.0.0.0/8 ok\n");
+        assert_eq!(file.table("cidr").has_address(address("192.0.2.1")), Lookup::Yes(()));
+        assert_eq!(file.table("cidr").has_address(address("10.0.0.1")), Lookup::No);
+    }
+
+    #[test]
+    fn keys_are_names_domains_above_them_and_addresses() {
+        let file = File::with("Client.Example ok\n.below.example ok\n192.0.2.1 ok\n2001:db8::1 ok\n");
+        for kind in ["hash", "texthash"] {
+            let table = file.table(kind);
+            assert_eq!(table.has_name("client.example", false), Lookup::Yes(()));
+            assert_eq!(table.has_name("a.client.example", false), Lookup::No);
+            assert_eq!(table.has_name("a.client.example", true), Lookup::Yes(()));
+            assert_eq!(table.has_name("aclient.example", true), Lookup::No);
+            assert_eq!(table.has_name("a.below.example", false), Lookup::Yes(()));
+            assert_eq!(table.has_name("below.example", false), Lookup::No);
+            assert_eq!(table.has_address(address("192.0.2.1")), Lookup::Yes(()));
+            assert_eq!(table.has_address(address("192.0.2.2")), Lookup::No);
+            assert_eq!(table.has_address(address("2001:db8::1")), Lookup::Yes(()));
+        }
+        assert_eq!(Table::parse("static:all").unwrap().has_address(address("::1")), Lookup::Yes(()));
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_or_is_wrong_anywhere_cannot_tell_and_says_where() {
+        for (kind, text, told) in [
+            ("cidr", "192.0.2.0/24 ok\n10.0.0.1/8 ok\n", "table:2: expected 10.0.0.0/8 instead of 10.0.0.1/8"),
+            ("cidr", "192.0.2.1 ok\nif 10.0.0.0/8\n", "table:2: expected an address or a net instead of \"if\""),
+            ("cidr", "192.0.2.1 ok\n10.0.0.0/33 ok\n", "table:2: expected an address or a net"),
+            ("cidr", "192.0.2.1\n", "table:1: expected a key, blanks, and a value"),
+            ("hash", "192.0.2.1 ok\nname\n", "table:2: expected a key, blanks, and a value"),
+            ("hash", "192.0.2.1 ok\n\"a b\" ok\n", "table:2: expected a key without quotes"),
+            ("hash", "192.0.2.1 ok\n\u{e4} \u{e4}\n continued\n x\n\n", ""),
+            ("hash", " 192.0.2.1 ok\n", "expected no blank at the beginning"),
+        ] {
+            let answer = File::with(text).0;
+            let table = Table::parse(&format!("{kind}:{}/table", answer.path().display())).unwrap();
+            match table.has_address(address("192.0.2.1")) {
+                Lookup::CannotTell(why) => assert!(why.contains(told) && !told.is_empty(), "{text}: {why}"),
+                other => assert!(told.is_empty(), "{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn other_types_are_refused_by_name() {
+        for (text, told) in [
+            ("regexp:/etc/clients", "cidr, hash, texthash or static instead of regexp"),
+            ("btree:/etc/clients", "instead of btree"),
+            ("hash:clients", "an absolute path behind hash:"),
+            ("cidr:", "an absolute path behind cidr:"),
+        ] {
+            assert!(Table::parse(text).unwrap_err().contains(told), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_is_answered(text in "([a-f0-9:./!\\[\\] \t\n#]{0,60}|.{0,60}\n)", kind in "cidr|hash") {
+            let file = File::with(&text);
+            let _ = file.table(&kind).has_address(address("192.0.2.1"));
+            let _ = file.table(&kind).has_name("client.example", true);
+        }
+    }
+}
