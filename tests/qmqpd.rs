@@ -132,6 +132,26 @@ fn content_filter_is_recorded_and_decides_where_the_message_goes() {
 }
 
 #[test]
+fn each_recipient_has_a_sender_of_its_own_and_returns_go_to_it() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = stdin");
+    let recipients: String =
+        ["alice", "bob", "nobody"].iter().map(|name| netstring(&format!("{name}@mx.example"))).collect();
+    let inside = [netstring("Subject: x\n\nhello\n"), netstring("carol+@mx.example-@[]"), recipients].concat();
+    let output = scratch.run("qmqpd", &[], netstring(&inside).as_bytes());
+    assert!(output.stdout.starts_with(b"30:KOk"), "{output:?}");
+    let log = String::from_utf8(scratch.deliver().stderr).expect("printable");
+    for name in ["alice", "bob"] {
+        let mail = String::from_utf8_lossy(&scratch.mail(name)[0]).into_owned();
+        assert!(mail.starts_with(&format!("Return-Path: <carol+{name}=mx.example@mx.example>\n")), "{mail}");
+    }
+    assert!(log.contains(" to=<carol+nobody=mx.example@mx.example> recipients=1"), "{log}");
+}
+
+fn netstring(text: &str) -> String {
+    format!("{}:{text},", text.len())
+}
+
+#[test]
 fn more_is_logged_of_listed_clients_only() {
     for (list, level, steps, pieces) in
         [("stdin", 1, true, false), ("10.0.0.0/8, stdin", 2, true, true), ("!stdin, *", 2, false, false)]
