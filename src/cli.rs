@@ -1,4 +1,5 @@
 //! What all command lines share: `--config`, `-o`, `--show-config`, `--help`, and usage errors with exit status 64.
+//! And the options that Postfix's daemons share, for the programs that a line of master.cf may name.
 
 use crate::exit::Error;
 use clap::{FromArgMatches, Parser};
@@ -35,6 +36,81 @@ impl Common {
             arguments.push(setting.into());
         }
         arguments
+    }
+}
+
+/// The generic options of Postfix's daemons. Those that speak of Postfix's master are taken and mean nothing here.
+#[derive(Debug, Default, Clone, clap::Args)]
+pub struct Daemon {
+    /// Serve one client on standard input and output; a pipe or unix socket of which nothing is known is localhost
+    #[arg(short = 'S')]
+    pub alone: bool,
+    /// Log each step; twice, each piece of content too
+    #[arg(short, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Name of the service, for $service_name
+    #[arg(short, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Set max_idle
+    #[arg(short = 'i', value_name = "SECONDS")]
+    pub idle: Option<String>,
+    /// Set max_use
+    #[arg(short = 'm', value_name = "COUNT")]
+    pub max_use: Option<String>,
+    /// One process only: set children to 1
+    #[arg(short = 'l')]
+    pub one_process: bool,
+    /// Refuse to change the root: nothing of ours is prepared for it (a service manager can do it)
+    #[arg(short = 'c')]
+    pub chroot: bool,
+    /// Would start a debugger
+    #[arg(short = 'D')]
+    pub debugger: bool,
+    /// Standard input may be a terminal; it always may
+    #[arg(short = 'd')]
+    pub terminal: bool,
+    /// Retire after so long; each process serves one connection anyway
+    #[arg(short = 'r', value_name = "SECONDS", value_parser = clap::value_parser!(u32))]
+    pub retire: Option<u32>,
+    /// Number of listening sockets; they are found without it
+    #[arg(short = 's', value_name = "COUNT", value_parser = clap::value_parser!(u32))]
+    pub sockets: Option<u32>,
+    /// Kind of listening socket; it is found without it
+    #[arg(short = 't', value_name = "KIND", value_parser = ["inet", "unix", "pass", "fifo"])]
+    pub kind: Option<String>,
+    /// Become mail_owner; that is done always
+    #[arg(short = 'u')]
+    pub unprivileged: bool,
+    /// Log to standard error too; that is done where it is not the client
+    #[arg(short = 'V')]
+    pub log_to_stderr: bool,
+    /// No limit of processes; children is the limit
+    #[arg(short = 'z')]
+    pub no_limit: bool,
+}
+
+impl Daemon {
+    /// Does what can be done before the configuration is read, and makes settings of the options that are some.
+    pub fn apply(&self, common: &mut Common) -> Result<(), Error> {
+        if self.chroot {
+            // To go on with other rights than were asked for would be worse than not to go on.
+            return Err(Error::Usage(
+                "option -c: expected no change of root, for which nothing is prepared".to_owned(),
+            ));
+        }
+        if self.debugger {
+            log::warn!("option -D: no debugger is started");
+        }
+        crate::logging::verbose(self.verbose.into());
+        if let Some(name) = &self.name {
+            crate::config::load::set_service_name(name);
+        }
+        let one = self.one_process.then(|| "1".to_owned());
+        let settings = [("max_idle", &self.idle), ("max_use", &self.max_use), ("children", &one)];
+        // In front, so that -o wins.
+        let settings = settings.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
+        common.overrides.splice(0..0, settings);
+        Ok(())
     }
 }
 

@@ -241,6 +241,66 @@ fn a_submit_that_never_answers_is_given_up_after_ipc_timeout() {
     }
 }
 
+#[test]
+fn stand_alone_a_pipe_or_unix_socket_is_localhost_and_an_inet_socket_is_not() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = 127.0.0.1");
+    for (arguments, kind) in
+        [(&["-S"][..], ":KOk"), (&[], ":DError"), (&["-S", "-o", "qmqpd_authorized_clients="], ":D")]
+    {
+        let (reply, log) = sent(&scratch, arguments, "alice@client.example");
+        assert!(reply.contains(kind), "{arguments:?}: {reply} {log}");
+        let (ours, mut client) = std::os::unix::net::UnixStream::pair().expect("a socketpair");
+        let mut command = scratch.command("qmqpd");
+        let ours = OwnedFd::from(ours);
+        command.args(arguments).stdin(ours.try_clone().expect("a descriptor")).stdout(ours).stderr(Stdio::null());
+        let mut child = command.spawn().expect("qmqpd");
+        drop(command);
+        client.write_all(&package(b"x\n")).expect("sent");
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).expect("a reply");
+        assert!(reply.contains(kind), "{arguments:?} on a unix socket: {reply}");
+        child.wait().expect("its end");
+    }
+    let scratch = Scratch::with("qmqpd_authorized_clients = localhost, !127.0.0.0/8");
+    assert!(sent(&scratch, &["-S"], "alice@client.example").0.contains(":KOk"));
+    let scratch = Scratch::with("qmqpd_authorized_clients = 127.0.0.9");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut client = TcpStream::connect(listener.local_addr().expect("its number")).expect("a connection");
+    let server = OwnedFd::from(listener.accept().expect("a client").0);
+    let mut command = scratch.command("qmqpd");
+    command.arg("-S").stdin(server.try_clone().expect("a descriptor")).stdout(server).stderr(Stdio::null());
+    let mut child = command.spawn().expect("qmqpd");
+    drop(command);
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).expect("a reply");
+    assert!(reply.contains(":DError"), "{reply}");
+    child.wait().expect("its end");
+}
+
+#[test]
+fn the_generic_options_of_postfix_are_taken() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = stdin\nsyslog_name = $service_name");
+    let all = [
+        "-d", "-l", "-u", "-V", "-z", "-v", "-v", "-n", "628", "-i", "5", "-m", "7", "-r", "9", "-s", "1", "-t", "inet",
+    ];
+    let (reply, log) = sent(&scratch, &all, "alice@client.example");
+    assert!(reply.contains(":KOk"), "{reply} {log}");
+    assert!(log.contains("628/qmqpd[") && log.contains("event=content"), "{log}");
+    let shown = scratch.run("qmqpd", &[&all[..], &["-o", "max_use=8", "--show-config=expanded"]].concat(), b"");
+    let shown = String::from_utf8(shown.stdout).expect("text");
+    for line in ["max_idle = 5\n", "max_use = 8\n", "children = 1\n"] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    assert!(sent(&scratch, &["-D"], "").1.contains("warning: option -D"));
+    for (wrong, status) in
+        [(&["-t", "tcp"][..], 64), (&["-c"], 64), (&["leftover"], 64), (&["-i", "x"], 78), (&["-r", "x"], 64)]
+    {
+        let output = scratch.run("qmqpd", wrong, b"");
+        assert_eq!(output.status.code(), Some(status), "{wrong:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains(":ZError"), "{output:?}");
+    }
+}
+
 /// Most memory a live process ever had, in kB.
 fn peak(child: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("a live process");

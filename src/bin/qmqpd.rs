@@ -7,7 +7,7 @@
 //! 78 configuration
 
 use doorpost::channel::Channels;
-use doorpost::cli::{self, Common};
+use doorpost::cli::{self, Common, Daemon};
 use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
@@ -24,10 +24,15 @@ use std::time::Duration;
 
 /// Take one message by QMQP on standard input, answer on standard output
 #[derive(Debug, Default, clap::Parser)]
-#[command(name = "qmqpd", version)]
+#[command(name = "qmqpd", version, disable_version_flag = true)]
 struct Args {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    daemon: Daemon,
+    /// Print the version
+    #[arg(long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
     /// Write the session to a new file, as a transcript that can be played again
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -45,7 +50,8 @@ fn run() -> Result<Ended, Error> {
 
 /// Everything that does not depend on the connection.
 fn prepare() -> Result<(Args, Config, Channels), Error> {
-    let args: Args = cli::parse()?;
+    let mut args: Args = cli::parse()?;
+    args.daemon.apply(&mut args.common)?;
     let config = Config::load(&args.common)?;
     let channels = Channels::load(&config)?;
     if config.net_owner.is_empty() {
@@ -68,6 +74,7 @@ fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, E
     let head = record::Head { program: "qmqpd", arguments: Vec::new(), varying: &["30:KOk: queued as "] };
     let mut stream = Recorder::new(connection, record, &head);
     let peer = Peer::of_stdio(None, None);
+    let peer = if args.daemon.alone { peer.or_localhost() } else { peer };
     peer.debug_if_listed(config);
     let ended = server::serve(&mut stream, config, &peer, channels, submit);
     stream.end(exit::code(&ended));

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Largest main.cf or table read, in octets.
 pub(crate) const LARGEST_FILE: u64 = 1 << 20;
@@ -164,11 +165,19 @@ impl Names for Table {
     }
 }
 
+static SERVICE_NAME: OnceLock<String> = OnceLock::new();
+
+/// What `$service_name` is, where it is not the program's own name (option -n).
+pub(crate) fn set_service_name(name: &str) {
+    let _ = SERVICE_NAME.set(name.to_owned());
+}
+
 /// The read-only names, which may stand in values.
 pub(crate) fn about_process(name: &str) -> Option<String> {
     match name {
+        "service_name" if SERVICE_NAME.get().is_some() => SERVICE_NAME.get().cloned(),
         "process_id" => Some(std::process::id().to_string()),
-        "process_name" => {
+        "process_name" | "service_name" => {
             let program = std::env::args_os().next().unwrap_or_default();
             Some(Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned())
         }

@@ -12,7 +12,7 @@ use crate::logging;
 use crate::lookup::Lookup;
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 use std::cell::OnceCell;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -101,6 +101,16 @@ impl Peer {
             (None, None) => {}
         }
         peer
+    }
+
+    /// The same, but on a pipe, file or unix socket of which nothing is known it is localhost (`-S`, as in Postfix).
+    pub fn or_localhost(self) -> Peer {
+        match self.origin {
+            Origin::Stdin | Origin::Unknown if !self.on_inet_socket => {
+                Peer { origin: Origin::Address(Ipv4Addr::LOCALHOST.into()), ..self }
+            }
+            _ => self,
+        }
     }
 
     /// Its forward-confirmed name. Looked up at the first call only, 5 s at most, never for loopback; the answer is kept.
@@ -279,6 +289,17 @@ mod tests {
         assert_eq!((peer.origin, peer.on_inet_socket), (Origin::Unknown, false));
         assert!(!peer.is_on_this_machine());
         assert_eq!((peer.to_string(), peer.name()), ("unknown".to_owned(), Lookup::No));
+    }
+
+    #[test]
+    fn only_what_is_not_on_a_network_may_count_as_localhost() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(on(&listener, [None, None], &[]).or_localhost().origin, Origin::Unknown);
+        assert_eq!(on_pipe([None, None], &UCSPI).or_localhost().to_string(), "192.0.2.1");
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        for peer in [on_pipe([None, None], &[]), on(&ours, [None, None], &[])] {
+            assert_eq!(peer.or_localhost().to_string(), "127.0.0.1");
+        }
     }
 
     #[test]
