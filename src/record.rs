@@ -66,9 +66,9 @@ impl<S, W: Write> Recorder<S, W> {
         self.write(format!("Q: *\nX: {status}\n").as_bytes());
     }
 
-    /// What it stands around.
-    pub fn stream(&self) -> &S {
-        &self.stream
+    /// What it stands around, for whoever tells what goes by with [`Recorder::heard`] and [`Recorder::said`].
+    pub fn stream(&mut self) -> &mut S {
+        &mut self.stream
     }
 
     /// Writes down what was received by other means than this stream.

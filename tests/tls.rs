@@ -2,8 +2,12 @@
 
 mod common;
 
-use common::Scratch;
 use common::tls::{Client, configure};
+use common::{NOBODY, Scratch};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 fn with_tls() -> Scratch {
     let scratch = Scratch::with("auth_failure_delay = 0");
@@ -167,4 +171,151 @@ fn a_connection_that_is_cut_in_a_message_queues_nothing() {
     let (log, status) = client.cut();
     assert!(log.contains("lost connection while receiving the message"), "{log}");
     assert_eq!((status, scratch.queued().len()), (Some(0), 0));
+}
+
+/// pop3d as it was started, and where that is root, as somebody else, too: in two processes and in one.
+fn pop3d_in_both_forms(scratch: &Scratch) -> Vec<Command> {
+    let mut commands = vec![scratch.command("pop3d")];
+    if nix::unistd::geteuid().is_root() {
+        let mut command = scratch.command("pop3d");
+        command.uid(NOBODY).gid(NOBODY);
+        commands.push(command);
+    }
+    commands
+}
+
+fn capabilities(client: &mut Client) -> Vec<String> {
+    client.say("CAPA");
+    std::iter::from_fn(|| Some(client.line()).filter(|line| line != ".")).collect()
+}
+
+#[test]
+fn stls_makes_passwords_safe_and_carries_mail_both_ways() {
+    let scratch = with_tls();
+    let large: String = (0..5_000).map(|n| format!("line {n} of a message that takes many records\n")).collect();
+    for mut command in pop3d_in_both_forms(&scratch) {
+        scratch.put_mail("bob", "1700000000.M0.mx", format!("Subject: x\n\n{large}").as_bytes());
+        let mut client = Client::from_afar(&mut command);
+        assert_eq!(client.line(), "+OK doorpost POP3 ready");
+        let before = capabilities(&mut client);
+        assert!(before.contains(&"STLS".to_owned()) && !before.contains(&"USER".to_owned()), "{before:?}");
+        assert!(client.ask("USER bob").starts_with("-ERR [AUTH] "));
+        assert_eq!(client.ask("STLS"), "+OK Begin TLS now");
+        client.start_tls();
+        let under = capabilities(&mut client);
+        assert!(!under.contains(&"STLS".to_owned()) && under.contains(&"USER".to_owned()), "{under:?}");
+        assert!(client.ask("STLS").starts_with("-ERR "));
+        // Over the login in one write, and more than a record.
+        client.say(&format!("USER bob\r\nPASS secret\r\nRETR 1\r\n{}DELE 1\r\nQUIT", "NOOP\r\n".repeat(1000)));
+        assert_eq!(client.line(), "+OK Send the password");
+        assert!(client.line().starts_with("+OK 1 messages, "));
+        assert_eq!(client.line(), "+OK Message follows");
+        let message: Vec<String> = std::iter::from_fn(|| Some(client.line()).filter(|line| line != ".")).collect();
+        assert_eq!(message[2..].join("\n") + "\n", large);
+        assert!((0..1000).all(|_| client.line() == "+OK"));
+        assert_eq!(client.line(), "+OK Marked as deleted");
+        assert_eq!(client.line(), "+OK Goodbye");
+        let (rest, log, status) = client.end();
+        assert_eq!((rest.as_str(), status), ("", Some(0)), "{log}");
+        assert!(log.contains("client=192.0.2.1 event=tls tls=TLSv1.3/TLS_"), "{log}");
+        assert_eq!(scratch.mail("bob").len(), 0);
+    }
+}
+
+#[test]
+fn commands_behind_stls_in_one_write_are_dropped() {
+    let scratch = with_tls();
+    for mut command in pop3d_in_both_forms(&scratch) {
+        let mut client = Client::from_here(&mut command);
+        client.line();
+        client.send(b"USER bob\r\nSTLS\r\nPASS secret\r\nQU");
+        assert_eq!((client.line(), client.line()), ("+OK Send the password".into(), "+OK Begin TLS now".into()));
+        client.start_tls();
+        assert_eq!(client.ask("PASS secret"), "-ERR USER first");
+        assert_eq!(client.ask("QUIT"), "+OK Goodbye");
+        let (said, log, status) = client.end();
+        assert_eq!((said.as_str(), status), ("", Some(0)), "{log}");
+        assert!(log.contains("event=input-before-tls-dropped octets=15"), "{log}");
+    }
+}
+
+#[test]
+fn pop3_with_tls_from_the_first_octet_on() {
+    let scratch = with_tls();
+    for mut command in pop3d_in_both_forms(&scratch) {
+        let mut client = Client::from_afar(command.arg("--tls"));
+        client.start_tls();
+        assert_eq!(client.line(), "+OK doorpost POP3 ready");
+        assert!(!capabilities(&mut client).contains(&"STLS".to_owned()));
+        assert!(client.ask("USER bob").starts_with("+OK"));
+        assert!(client.ask("PASS secret").starts_with("+OK 0 messages"));
+        assert_eq!(client.ask("QUIT"), "+OK Goodbye");
+        assert_eq!(client.end().2, Some(0));
+    }
+    scratch.write("mx.key.pem", "nothing of use\n");
+    for mut command in pop3d_in_both_forms(&scratch) {
+        let (said, log, status) = Client::start(command.arg("--tls")).end();
+        assert_eq!((said.as_str(), status), ("", Some(78)), "{log}");
+        assert!(log.contains("mx.key.pem: tls_key_file: expected a PEM file with a key"), "{log}");
+        let mut client = Client::start(&mut scratch.command("pop3d"));
+        client.line();
+        assert_eq!(client.ask("STLS"), "-ERR [SYS/PERM] TLS cannot be used now");
+        assert_eq!(client.ask("QUIT"), "+OK Goodbye");
+    }
+}
+
+#[test]
+fn a_connection_that_is_cut_deletes_nothing() {
+    let scratch = with_tls();
+    for mut command in pop3d_in_both_forms(&scratch) {
+        scratch.put_mail("bob", "1700000000.M0.mx", b"Subject: x\n\nx\n");
+        let mut client = Client::start(&mut command);
+        client.line();
+        assert!(client.ask("STLS").starts_with("+OK"));
+        client.start_tls();
+        assert!(client.ask("USER bob").starts_with("+OK"));
+        assert!(client.ask("PASS secret").starts_with("+OK"));
+        assert!(client.ask("DELE 1").starts_with("+OK"));
+        let (log, status) = client.cut();
+        assert!(log.contains("event=lost-connection phase=transaction"), "{log}");
+        assert_eq!((status, scratch.mail("bob").len()), (Some(0), 1));
+    }
+}
+
+/// What a process has open.
+fn open_files(pid: u32) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process").flatten();
+    entries.filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.display().to_string())).collect()
+}
+
+#[test]
+fn a_key_of_roots_alone_is_used_and_then_nobodys() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = with_tls();
+    let key = scratch.path().join("mx.key.pem");
+    nix::unistd::chown(&key, Some(0.into()), Some(0.into())).expect("chown");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("chmod");
+    for (program, ask, quit) in [("pop3d", "STLS", "+OK Goodbye"), ("smtpsrvr", "STARTTLS", "221 2.0.0 Goodbye")] {
+        let mut client = Client::start(&mut scratch.command(program));
+        client.line();
+        client.say(ask);
+        client.line();
+        client.start_tls();
+        assert_eq!(client.ask("QUIT"), quit);
+        assert_eq!(client.end().2, Some(0));
+    }
+    // Without TLS: once somebody is in, no process of the session has the key.
+    let mut client = Client::from_here(&mut scratch.command("pop3d"));
+    client.line();
+    assert!(client.ask("USER bob").starts_with("+OK"));
+    assert!(client.ask("PASS secret").starts_with("+OK"));
+    let parent = client.pid();
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("its children");
+    for pid in std::iter::once(parent).chain(children.split_whitespace().map(|pid| pid.parse().expect("a number"))) {
+        let open = open_files(pid);
+        assert!(!open.is_empty() && !open.iter().any(|name| name.contains(".pem")), "{pid}: {open:?}");
+    }
+    assert_eq!(client.ask("QUIT"), "+OK Goodbye");
 }

@@ -27,6 +27,9 @@ struct Args {
     /// End the session of a client that was silent for so long: pop3d_timeout
     #[arg(short, long, value_name = "SECONDS")]
     timeout: Option<u32>,
+    /// Begin with TLS, before the greeting, as on port 995
+    #[arg(long)]
+    tls: bool,
     /// Write the session to a new file, as a transcript that can be played again
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -49,7 +52,7 @@ fn prepare() -> Result<(Args, Config), Error> {
 
 fn run() -> Result<Ended, Error> {
     let (args, config) = prepare().inspect_err(pop3::refuse)?;
-    accept::serve(&config, || pop3::serve(&config, args.record.as_deref()))
+    accept::serve(&config, || pop3::serve(&config, args.record.as_deref(), args.tls))
 }
 
 fn main() -> ExitCode {

@@ -46,6 +46,8 @@ pub enum Command {
     Last,
     /// What the server can do (RFC 2449).
     Capa,
+    /// Asks for TLS (RFC 2595).
+    Stls,
 }
 
 /// What is wrong with a line.
@@ -84,6 +86,7 @@ pub fn parse(line: &[u8]) -> Result<Command, Mistake> {
         b"UIDL" => optional(rest).map(Command::Uidl),
         b"LAST" => nothing(rest).map(|()| Command::Last),
         b"CAPA" => nothing(rest).map(|()| Command::Capa),
+        b"STLS" => nothing(rest).map(|()| Command::Stls),
         _ => Err(Mistake::UnknownCommand),
     }
 }

@@ -6,9 +6,10 @@
 
 use super::command::{self, Command, Mistake};
 use super::content::Content;
-use super::reply::{self, Reply};
+use super::reply::{self, Capabilities, Reply};
 use crate::mailbox::Maildrop;
 use crate::net::connection::{Fault, Stream};
+use crate::net::tls::{Failure, Identity};
 use crate::wire::line::{Line, LineEnd, LineReader};
 use log::warn;
 use std::io::{self, ErrorKind, Read};
@@ -53,6 +54,20 @@ impl<S: Stream> Dialogue<S> {
         (self.input, self.output)
     }
 
+    /// Sends what is to be sent, forgets what was read, and becomes TLS.
+    pub(super) fn start_tls(&mut self, identity: &Identity) -> Result<String, Failure> {
+        let unused = self.input.len().saturating_sub(self.used);
+        if unused > 0 {
+            // Not sent under TLS, so not to be taken for what was (command injection, CVE-2011-0411).
+            warn!("event=input-before-tls-dropped octets={unused}");
+        }
+        (self.input, self.used) = (Vec::new(), 0);
+        self.lines = LineReader::new(command::LONGEST_LINE, LineEnd::Lenient);
+        self.stream.allow(self.timeout);
+        self.flush().map_err(Failure::Stream)?;
+        self.stream.start_tls(identity)
+    }
+
     /// The next command; none at the end of the input. A command that was begun and not ended does not count.
     pub(super) fn next_command(&mut self) -> Result<Option<Result<Command, Mistake>>, Fault> {
         // Once a command: a client that sends an octet now and then is silent, too.
@@ -81,8 +96,8 @@ impl<S: Stream> Dialogue<S> {
         reply.put(&mut self.output);
     }
 
-    pub(super) fn say_capabilities(&mut self, with_user: bool) {
-        reply::put_capabilities(with_user, &mut self.output);
+    pub(super) fn say_capabilities(&mut self, capabilities: Capabilities) {
+        reply::put_capabilities(capabilities, &mut self.output);
     }
 
     /// Says it, and sends what there is if that is much.

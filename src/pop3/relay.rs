@@ -4,46 +4,31 @@
 //! arrived. Descriptors stay blocking, for others share them: poll says when to act, and what is written at once is
 //! so little that it cannot block.
 
-use crate::net::connection::{Fault, fault};
+use crate::net::connection::{Connection, Fault};
+use crate::record::Recorder;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, send, shutdown, sockopt};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// Octets held in either direction.
 const HELD: usize = 64 * 1024;
-/// A pipe that poll calls writable takes this much without blocking (PIPE_BUF), and promises no more.
-const PIPE_ROOM: usize = 4096;
-
-/// The three ends.
-#[derive(Debug, Clone, Copy)]
-pub struct Ends<'a> {
-    /// The client speaks here.
-    pub input: BorrowedFd<'a>,
-    /// The client listens here; may be the same socket.
-    pub output: BorrowedFd<'a>,
-    /// The process that serves it: a unix stream socket.
-    pub server: BorrowedFd<'a>,
-}
-
-/// Is told of what goes by, in its order: what the client said (true) and what it was sent (false).
-pub type Witness<'a> = &'a mut dyn FnMut(bool, &[u8]);
-
 /// Relays until the server has closed and all it said has been sent. `waiting` is what was read of the client and what
 /// was said to it before, and has not gone on yet.
-/// `idle` is how long nothing at all may move, which is longer than either end waits by itself.
+/// `idle` is how long nothing at all may move, which is longer than either end waits by itself. `server` is a unix stream
+/// socket.
 pub fn relay(
-    ends: Ends,
+    client: &mut Recorder<Connection>,
+    server: BorrowedFd,
     waiting: (Vec<u8>, Vec<u8>),
     idle: Duration,
     session: Duration,
-    witness: Witness,
 ) -> Result<(), Fault> {
-    witness(false, &waiting.1);
+    client.said(&waiting.1);
     let mut relay = Relay {
-        output_is_socket: getsockopt(&ends.output, sockopt::SockType).is_ok(),
-        ends,
+        client,
+        server,
         to_server: waiting.0,
         to_client: waiting.1,
         client_ended: false,
@@ -51,15 +36,18 @@ pub fn relay(
         told_server: false,
     };
     let end = Instant::now() + session;
-    while !(relay.server_ended && relay.to_client.is_empty()) {
-        relay.step(idle.min(end.saturating_duration_since(Instant::now())), witness)?;
+    let before = relay.to_server.len();
+    relay.client_ended = !relay.client.stream().drain(&mut relay.to_server)?;
+    relay.client.heard(relay.to_server.get(before..).unwrap_or_default());
+    while !(relay.server_ended && relay.to_client.is_empty() && !relay.client.stream().holds_output()) {
+        relay.step(idle.min(end.saturating_duration_since(Instant::now())))?;
     }
     Ok(())
 }
 
 struct Relay<'a> {
-    ends: Ends<'a>,
-    output_is_socket: bool,
+    client: &'a mut Recorder<Connection>,
+    server: BorrowedFd<'a>,
     to_server: Vec<u8>,
     to_client: Vec<u8>,
     client_ended: bool,
@@ -68,22 +56,22 @@ struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    fn step(&mut self, patience: Duration, witness: Witness) -> Result<(), Fault> {
+    fn step(&mut self, patience: Duration) -> Result<(), Fault> {
         if self.client_ended && self.to_server.is_empty() && !self.told_server {
-            let _ = shutdown(self.ends.server.as_raw_fd(), Shutdown::Write);
+            let _ = shutdown(self.server.as_raw_fd(), Shutdown::Write);
             self.told_server = true;
         }
         let ready = self.wait(patience)?;
         if ready.client_speaks {
             self.hear_client()?;
-            witness(true, &self.to_server);
+            self.client.heard(&self.to_server);
         }
         if ready.server_listens {
             self.tell_server()?;
         }
         if ready.server_speaks {
             self.hear_server()?;
-            witness(false, &self.to_client);
+            self.client.said(&self.to_client);
         }
         if ready.client_listens {
             self.tell_client()?;
@@ -92,12 +80,15 @@ impl Relay<'_> {
     }
 
     /// Only ends that we want something of are asked: poll reports a hang-up of any, and would never wait again.
-    fn wait(&self, patience: Duration) -> Result<Ready, Fault> {
+    fn wait(&mut self, patience: Duration) -> Result<Ready, Fault> {
+        let client = self.client.stream();
+        let holds_output = client.holds_output();
+        let (input, output) = client.descriptors();
         let wants = [
-            (self.ends.input, PollFlags::POLLIN, !self.client_ended && self.to_server.is_empty()),
-            (self.ends.server, PollFlags::POLLOUT, !self.to_server.is_empty()),
-            (self.ends.server, PollFlags::POLLIN, !self.server_ended && self.to_client.is_empty()),
-            (self.ends.output, PollFlags::POLLOUT, !self.to_client.is_empty()),
+            (input, PollFlags::POLLIN, !self.client_ended && self.to_server.is_empty()),
+            (self.server, PollFlags::POLLOUT, !self.to_server.is_empty()),
+            (self.server, PollFlags::POLLIN, !self.server_ended && self.to_client.is_empty()),
+            (output, PollFlags::POLLOUT, !self.to_client.is_empty() || holds_output),
         ];
         let mut asked: Vec<PollFd> =
             wants.iter().filter(|(_, _, wanted)| *wanted).map(|(fd, what, _)| PollFd::new(fd.as_fd(), *what)).collect();
@@ -124,19 +115,12 @@ impl Relay<'_> {
     }
 
     fn hear_client(&mut self) -> Result<(), Fault> {
-        self.to_server.resize(PIPE_ROOM, 0);
-        let heard = nix::unistd::read(self.ends.input, &mut self.to_server);
-        self.to_server.truncate(*heard.as_ref().unwrap_or(&0));
-        match heard {
-            Ok(0) => self.client_ended = true,
-            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(errno) => return Err(fault(errno)),
-        }
+        self.client_ended = !self.client.stream().hear(&mut self.to_server)?;
         Ok(())
     }
 
     fn tell_server(&mut self) -> Result<(), Fault> {
-        match send(self.ends.server.as_raw_fd(), &self.to_server, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+        match send(self.server.as_raw_fd(), &self.to_server, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
             Ok(count) => drop(self.to_server.drain(..count)),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             // It has said its last word and does not listen any more.
@@ -151,7 +135,7 @@ impl Relay<'_> {
 
     fn hear_server(&mut self) -> Result<(), Fault> {
         self.to_client.resize(HELD, 0);
-        let heard = recv(self.ends.server.as_raw_fd(), &mut self.to_client, MsgFlags::MSG_DONTWAIT);
+        let heard = recv(self.server.as_raw_fd(), &mut self.to_client, MsgFlags::MSG_DONTWAIT);
         self.to_client.truncate(*heard.as_ref().unwrap_or(&0));
         match heard {
             Ok(0) | Err(Errno::ECONNRESET) => self.server_ended = true,
@@ -162,19 +146,7 @@ impl Relay<'_> {
     }
 
     fn tell_client(&mut self) -> Result<(), Fault> {
-        let sent = if self.output_is_socket {
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            send(self.ends.output.as_raw_fd(), &self.to_client, flags)
-        } else {
-            let length = self.to_client.len().min(PIPE_ROOM);
-            nix::unistd::write(self.ends.output, self.to_client.get(..length).unwrap_or_default())
-        };
-        match sent {
-            Ok(count) => drop(self.to_client.drain(..count)),
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(errno) => return Err(fault(errno)),
-        }
-        Ok(())
+        self.client.stream().tell(&mut self.to_client)
     }
 }
 
@@ -194,6 +166,11 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
+    fn connection(socket: UnixStream) -> Recorder<Connection> {
+        let connection = Connection::new(socket.try_clone().unwrap().into(), socket.into(), LONG);
+        Recorder::new(connection, None, &crate::pop3::server::HEAD)
+    }
+
     /// Runs a relay between a client and a server that are threads; gives what the relay ended with.
     fn between(
         waiting: (&[u8], &[u8]),
@@ -203,9 +180,10 @@ mod tests {
         let (client_end, client_socket) = UnixStream::pair().unwrap();
         let (server_end, server_socket) = UnixStream::pair().unwrap();
         let threads = [std::thread::spawn(move || client(client_end)), std::thread::spawn(move || server(server_end))];
-        let ends = Ends { input: client_socket.as_fd(), output: client_socket.as_fd(), server: server_socket.as_fd() };
-        let result = relay(ends, (waiting.0.to_vec(), waiting.1.to_vec()), LONG, LONG, &mut |_, _| {});
-        drop((client_socket, server_socket));
+        let mut connection = connection(client_socket);
+        let result =
+            relay(&mut connection, server_socket.as_fd(), (waiting.0.to_vec(), waiting.1.to_vec()), LONG, LONG);
+        drop((connection, server_socket));
         for thread in threads {
             thread.join().unwrap();
         }
@@ -274,8 +252,8 @@ mod tests {
     fn silence_has_an_end() {
         let (_client, client_socket) = UnixStream::pair().unwrap();
         let (_server, server_socket) = UnixStream::pair().unwrap();
-        let ends = Ends { input: client_socket.as_fd(), output: client_socket.as_fd(), server: server_socket.as_fd() };
-        let result = relay(ends, Default::default(), Duration::from_millis(1), LONG, &mut |_, _| {});
+        let mut connection = connection(client_socket);
+        let result = relay(&mut connection, server_socket.as_fd(), Default::default(), Duration::from_millis(1), LONG);
         assert!(matches!(result, Err(Fault::TimedOut)));
     }
 }

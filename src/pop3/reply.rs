@@ -53,6 +53,9 @@ replies! {
     NOT_ALL_REMOVED = "-ERR [SYS/TEMP] Some deleted messages were not removed", "To QUIT.";
     TIMED_OUT = "-ERR Silent for too long, nothing was deleted, goodbye", "Before closing.";
     TROUBLE = "-ERR [SYS/TEMP] Not possible now, try again later", "Anything of ours.";
+    START_TLS = "+OK Begin TLS now", "To STLS.";
+    NO_TLS = "-ERR [SYS/PERM] TLS cannot be used now", "To STLS, when certificate or key cannot be used.";
+    UNDER_TLS = "-ERR This is TLS already", "To STLS under TLS.";
     MISCONFIGURED = "-ERR [SYS/PERM] This server is not set up properly", "A configuration error.";
 }
 
@@ -106,12 +109,24 @@ impl From<&Error> for Reply {
     }
 }
 
+/// What depends on the session in the answer to CAPA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// USER and PASS.
+    pub user: bool,
+    /// STLS (RFC 2595 section 4): only before login.
+    pub stls: bool,
+}
+
 /// Appends the lines of CAPA (RFC 2449 section 6): only what works now, and the same in both states but for USER, for
 /// clients decide before they log in whether they can work with us.
-pub fn put_capabilities(with_user: bool, out: &mut Vec<u8>) {
+pub fn put_capabilities(capabilities: Capabilities, out: &mut Vec<u8>) {
     Reply::CAPABILITIES.put(out);
-    if with_user {
+    if capabilities.user {
         out.extend_from_slice(b"USER\r\n");
+    }
+    if capabilities.stls {
+        out.extend_from_slice(b"STLS\r\n");
     }
     out.extend_from_slice(b"TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nEXPIRE NEVER\r\n");
     out.extend_from_slice(concat!("IMPLEMENTATION doorpost-", env!("CARGO_PKG_VERSION"), "\r\n.\r\n").as_bytes());

@@ -19,6 +19,7 @@ use crate::mailbox::{self, Maildrop, maildir::Maildir};
 use crate::net::accept;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
+use crate::net::tls::{Failure, Files, Identity, Offer};
 use crate::privilege;
 use crate::record::{self, Head, Recorder};
 use crate::users::{self, User};
@@ -35,8 +36,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub(super) const HEAD: Head = Head { program: "pop3d", arguments: Vec::new(), varying: &[] };
 
 /// Serves the client on standard input and output: in two processes where we could become anybody, else in this one.
-/// The session is written down in the new file `record`.
-pub fn serve(config: &Config, record: Option<&Path>) -> Result<Ended, Error> {
+/// The session is written down in the new file `record`; `tls_at_once` begins it with TLS.
+pub fn serve(config: &Config, record: Option<&Path>, tls_at_once: bool) -> Result<Ended, Error> {
+    let tls = Offer::open(config, tls_at_once).inspect_err(refuse)?;
     let peer = Peer::of_stdio(None, None);
     peer.debug_if_listed(config);
     let record = record.and_then(|path| {
@@ -44,19 +46,19 @@ pub fn serve(config: &Config, record: Option<&Path>) -> Result<Ended, Error> {
         record::create(path).inspect_err(complain).ok()
     });
     if privilege::is_root() {
-        return split::serve(config, &peer, record);
+        return split::serve(config, &peer, record, tls);
     }
     let connection = Connection::from_stdio(config.daemon_timeout.0).map_err(no_connection)?;
     let mut stream = Recorder::new(connection, record, &HEAD);
-    let ended = serve_alone(config, &peer, &mut stream);
+    let ended = serve_alone(config, &peer, &mut stream, tls);
     stream.end(exit::code(&ended));
     ended
 }
 
-fn serve_alone(config: &Config, peer: &Peer, stream: impl Stream) -> Result<Ended, Error> {
+fn serve_alone(config: &Config, peer: &Peer, stream: impl Stream, tls: Offer) -> Result<Ended, Error> {
     let mut dialogue = Dialogue::new(stream, config.pop3d_timeout.0);
     check(config).inspect_err(|error| dialogue.close(&Reply::from(error)))?;
-    let entered = authorize(&mut dialogue, peer, passwords_allowed(config, peer), |name, secret, failures| {
+    let entered = authorize(&mut dialogue, peer, passwords_allowed(config, peer), tls, |name, secret, failures| {
         Ok(judge(config, peer, name, secret, failures))
     })?;
     match entered {
@@ -65,8 +67,12 @@ fn serve_alone(config: &Config, peer: &Peer, stream: impl Stream) -> Result<Ende
     }
 }
 
-/// Tells a client on standard output that there is no service, and why it is no use, or of use, to come again.
+/// Tells a client on standard output that there is no service, and why it is no use, or of use, to come again. Under TLS
+/// there is no telling without the certificate.
 pub fn refuse(error: &Error) {
+    if std::env::args_os().any(|argument| argument == "--tls") {
+        return;
+    }
     accept::meet_client();
     if let Ok(connection) = Connection::from_stdio(LAST_WORDS) {
         Dialogue::new(connection, LAST_WORDS).close(&Reply::from(error));
@@ -117,11 +123,23 @@ pub(super) fn authorize<S: Stream, T>(
     dialogue: &mut Dialogue<S>,
     peer: &Peer,
     passwords_allowed: bool,
+    mut tls: Offer,
     mut check: impl FnMut(&[u8], &Secret, u32) -> Result<Lookup<T>, Error>,
 ) -> Result<Entered<T>, Error> {
     let mut session = Session::new(passwords_allowed);
     let mut failures = 0;
     info!("client={peer} event=connect");
+    match &tls {
+        Offer::None => {}
+        Offer::OnRequest(_) => session.offer_tls(),
+        Offer::AtOnce(_) => {
+            if let Some(files) = tls.take()
+                && !shake_hands(dialogue, &files.read()?, &mut session, peer)?
+            {
+                return Ok(Entered::Out(Ended::HungUp));
+            }
+        }
+    }
     dialogue.say(&Reply::GREETING);
     loop {
         let step = match dialogue.next_command() {
@@ -150,7 +168,20 @@ pub(super) fn authorize<S: Stream, T>(
         };
         match step {
             Step::Say(reply) => dialogue.say(&reply),
-            Step::Capabilities(with_user) => dialogue.say_capabilities(with_user),
+            Step::Capabilities(capabilities) => dialogue.say_capabilities(capabilities),
+            Step::StartTls => match tls.take().map(Files::read) {
+                Some(Ok(identity)) => {
+                    dialogue.say(&Reply::START_TLS);
+                    if !shake_hands(dialogue, &identity, &mut session, peer)? {
+                        return Ok(Entered::Out(Ended::HungUp));
+                    }
+                }
+                Some(Err(error)) => {
+                    log::error!("client={peer} event=no-tls problem={:?}", error.to_string());
+                    dialogue.say(&Reply::NO_TLS);
+                }
+                None => dialogue.say(&Reply::NO_TLS),
+            },
             Step::Close(reply) => {
                 dialogue.close(&reply);
                 info!("client={peer} event=end phase={} failures={failures}", session.phase());
@@ -166,6 +197,31 @@ pub(super) fn authorize<S: Stream, T>(
             | Step::Update => dialogue.say(&Reply::TROUBLE),
         }
     }
+}
+
+/// Becomes TLS; false: the client would not, and has gone or is to go.
+fn shake_hands<S: Stream>(
+    dialogue: &mut Dialogue<S>,
+    identity: &Identity,
+    session: &mut Session,
+    peer: &Peer,
+) -> Result<bool, Error> {
+    let why = match dialogue.start_tls(identity) {
+        Ok(facts) => {
+            info!("client={peer} event=tls tls={facts}");
+            session.under_tls();
+            return Ok(true);
+        }
+        // In the middle of a handshake there is nothing that could be said to the client.
+        Err(Failure::Stream(Fault::TimedOut)) => "timed out".to_owned(),
+        Err(Failure::Stream(Fault::HungUp)) => "lost connection".to_owned(),
+        Err(Failure::Stream(Fault::Io(error))) => {
+            return Err(Error::Connection(format!("client={peer} event=trouble phase=tls why={error}")));
+        }
+        Err(Failure::Handshake(why)) => why,
+    };
+    info!("client={peer} event=tls-failed why={why:?}");
+    Ok(false)
 }
 
 /// Opens a user's maildrop and serves it; this process has the user's rights already, or keeps its own.
@@ -225,8 +281,8 @@ pub(super) fn transaction<S: Stream, M: Maildrop>(
         };
         let sent = match step {
             Step::Say(reply) => dialogue.respond(&reply).map_err(Lost::from),
-            Step::Capabilities(with_user) => {
-                dialogue.say_capabilities(with_user);
+            Step::Capabilities(capabilities) => {
+                dialogue.say_capabilities(capabilities);
                 Ok(())
             }
             Step::List => {
@@ -247,7 +303,7 @@ pub(super) fn transaction<S: Stream, M: Maildrop>(
                 dialogue.message(&maildrop, index, Content::whole())
             }
             Step::Top(index, lines) => dialogue.message(&maildrop, index, Content::top(lines)),
-            Step::Check(..) => dialogue.respond(&Reply::TROUBLE).map_err(Lost::from),
+            Step::Check(..) | Step::StartTls => dialogue.respond(&Reply::TROUBLE).map_err(Lost::from),
             Step::Close(reply) => {
                 dialogue.close(&reply);
                 info!("client={peer} event=end user={user:?} phase={} deleted=0", session.phase());

@@ -2,7 +2,7 @@
 //! in as arguments, and what is to be done goes out as a [`Step`].
 
 use super::command::{Command, MessageNumber, Mistake};
-use super::reply::Reply;
+use super::reply::{Capabilities, Reply};
 use crate::wire::secret::Secret;
 
 /// Wrong passwords before the connection is closed.
@@ -17,8 +17,10 @@ pub enum Step {
     Say(Reply),
     /// Say it and close; nothing is removed.
     Close(Reply),
-    /// Say what we can do; with USER or without.
-    Capabilities(bool),
+    /// Say what we can do.
+    Capabilities(Capabilities),
+    /// Answer, begin TLS, and tell [`Session::under_tls`]; or say that there is none.
+    StartTls,
     /// Check name and password, and tell [`Session::refused`], [`Session::unchecked`] or [`Session::entered`].
     Check(Vec<u8>, Secret),
     /// List all messages that are not marked.
@@ -40,8 +42,16 @@ pub enum Step {
 pub struct Session {
     state: State,
     passwords_allowed: bool,
+    tls: Tls,
     mistakes: u32,
     failures: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tls {
+    Never,
+    Offered,
+    On,
 }
 
 #[derive(Debug)]
@@ -63,7 +73,20 @@ struct Marks {
 impl Session {
     /// A session that begins. Passwords are allowed under TLS, from this machine, or where `tls_auth_only` is no.
     pub fn new(passwords_allowed: bool) -> Session {
-        Session { state: State::Authorization(None), passwords_allowed, mistakes: 0, failures: 0 }
+        Session { state: State::Authorization(None), passwords_allowed, tls: Tls::Never, mistakes: 0, failures: 0 }
+    }
+
+    /// STLS is there.
+    pub fn offer_tls(&mut self) {
+        self.tls = Tls::Offered;
+    }
+
+    /// TLS has begun: passwords are safe, and what was said before may have been anybody's (RFC 2595 section 4). Mistakes
+    /// stay counted.
+    pub fn under_tls(&mut self) {
+        self.state = State::Authorization(None);
+        self.tls = Tls::On;
+        self.passwords_allowed = true;
     }
 
     /// What is going on, for the log.
@@ -156,7 +179,14 @@ impl Session {
             }
             (Command::Pass(secret), Some(name)) => Step::Check(name, secret),
             (Command::Pass(_), None) => self.bad(Reply::USER_FIRST),
-            (Command::Capa, _) => Step::Capabilities(self.passwords_allowed),
+            (Command::Capa, _) => {
+                Step::Capabilities(Capabilities { user: self.passwords_allowed, stls: self.tls == Tls::Offered })
+            }
+            (Command::Stls, _) => match self.tls {
+                Tls::Never => self.bad(Reply::UNKNOWN_COMMAND),
+                Tls::Offered => Step::StartTls,
+                Tls::On => self.bad(Reply::UNDER_TLS),
+            },
             (Command::Quit, _) => Step::Close(Reply::GOODBYE),
             (
                 Command::Stat
@@ -192,7 +222,7 @@ impl Marks {
     /// lost count ask so.
     fn command(&mut self, command: Command) -> Result<Step, Reply> {
         Ok(match command {
-            Command::User(_) | Command::Pass(_) => return Err(Reply::LOGGED_IN),
+            Command::User(_) | Command::Pass(_) | Command::Stls => return Err(Reply::LOGGED_IN),
             Command::Quit => Step::Update,
             Command::Stat => {
                 let (count, octets) = self.listed().fold((0, 0_u64), |(n, sum), (_, o)| (n + 1, sum.saturating_add(o)));
@@ -222,7 +252,7 @@ impl Marks {
             Command::Uidl(None) => Step::UniqueIds,
             Command::Uidl(Some(number)) => self.with(number, |index, _, _| Step::UniqueId(index)),
             Command::Last => Step::Say(Reply::number(self.last)),
-            Command::Capa => Step::Capabilities(true),
+            Command::Capa => Step::Capabilities(Capabilities { user: true, stls: false }),
         })
     }
 

@@ -12,15 +12,16 @@
 //! ```
 
 use super::dialogue::Dialogue;
-use super::relay::{Ends, relay};
+use super::relay::relay;
 use super::reply::Reply;
 use super::server::{self, Entered};
 use super::session::MOST_FAILURES;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::exit::{self, Ended, Error};
 use crate::lookup::Lookup;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
+use crate::net::tls::Offer;
 use crate::privilege;
 use crate::record::Recorder;
 use crate::sys;
@@ -32,7 +33,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, User, dup2_stdin, dup2_stdout};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 const READY: u8 = b'R';
@@ -48,21 +49,29 @@ const LARGEST_FRAME: u64 = 1024;
 const SLACK: Duration = Duration::from_secs(30);
 
 /// Serves the client on standard input and output, and writes it down if there is a file to. Only for root.
-pub fn serve(config: &Config, peer: &Peer, record: Option<File>) -> Result<Ended, Error> {
+/// The key, which may be for root's eyes alone, is opened here and belongs to the child: neither the parent nor the user
+/// it becomes has it.
+pub fn serve(config: &Config, peer: &Peer, record: Option<File>, tls: Offer) -> Result<Ended, Error> {
     let (owner, (ours, theirs)) = parser(config).and_then(|owner| Ok((owner, pair()?))).inspect_err(server::refuse)?;
     // Each process must hold one end only, or neither would hear that the other is gone.
     let mut ours = Some(ours);
     let child = sys::fork(|| {
         drop(ours.take());
-        recorded(config, record, |stream| parse(config, peer, &owner, theirs, stream))
+        recorded(config, record, |stream| parse(config, peer, &owner, theirs, stream, tls))
     });
     let child = child.map_err(|errno| Error::Temporary(format!("fork: {errno}"))).inspect_err(server::refuse)?;
     let result = leave_client().and_then(|()| match ours {
         Some(socket) => account(config, peer, socket),
         None => Err(Error::Temporary("no socketpair".to_owned())),
     });
-    reap(child);
-    result
+    match (reap(child), result) {
+        // It has said in the log what is wrong, and there was no way to tell the client.
+        (Some(78), Ok(Ended::HungUp)) => Err(Error::Config(config::Error {
+            origin: config::Origin::Default,
+            problem: "the parsing process found the configuration wrong".to_owned(),
+        })),
+        (_, result) => result,
+    }
 }
 
 /// Whom the parser becomes.
@@ -89,15 +98,17 @@ fn leave_client() -> Result<(), Error> {
     leave().map_err(|error| Error::Temporary(format!("/dev/null: {error}")))
 }
 
-fn reap(child: Pid) {
+/// Gives its exit status, if it ended by itself.
+fn reap(child: Pid) -> Option<i32> {
     loop {
         match waitpid(child, None) {
             Err(Errno::EINTR) => {}
             Ok(WaitStatus::Signaled(_, signal, _)) => {
                 log::error!("event=parser-died signal={signal}");
-                return;
+                return None;
             }
-            Ok(_) | Err(_) => return,
+            Ok(WaitStatus::Exited(_, status)) => return Some(status),
+            Ok(_) | Err(_) => return None,
         }
     }
 }
@@ -180,6 +191,7 @@ fn parse(
     owner: &User,
     socket: OwnedFd,
     stream: &mut Recorder<Connection>,
+    tls: Offer,
 ) -> Result<Ended, Error> {
     let mut dialogue = Dialogue::new(&mut *stream, config.pop3d_timeout.0);
     let mut parent = privilege::become_user(owner.uid, owner.gid)
@@ -197,7 +209,7 @@ fn parse(
         }
     }
     let entered =
-        server::authorize(&mut dialogue, peer, server::passwords_allowed(config, peer), |name, secret, _| {
+        server::authorize(&mut dialogue, peer, server::passwords_allowed(config, peer), tls, |name, secret, _| {
             Frame::send(&mut parent, name, secret).map_err(|_| gone())?;
             match hear(config, &mut parent) {
                 RIGHT => Ok(Lookup::Yes(())),
@@ -221,14 +233,8 @@ fn speak_for(
     waiting: (Vec<u8>, Vec<u8>),
     parent: Connection,
 ) -> Result<Ended, Error> {
-    let own = |fd: BorrowedFd| fd.try_clone_to_owned().map_err(server::no_connection);
-    let (input, output) = client.stream().descriptors();
-    let (input, output) = (own(input)?, own(output)?);
-    let ends = Ends { input: input.as_fd(), output: output.as_fd(), server: parent.descriptors().0 };
     let idle = config.pop3d_timeout.0.saturating_add(SLACK);
-    let result = relay(ends, waiting, idle, config.daemon_timeout.0, &mut |from_client, octets| {
-        if from_client { client.heard(octets) } else { client.said(octets) }
-    });
+    let result = relay(client, parent.descriptors().0, waiting, idle, config.daemon_timeout.0);
     // The parent is done, or must hear that the client is.
     drop(parent);
     match result {

@@ -62,6 +62,11 @@ impl Client {
         Client::start(command.env("TCPREMOTEIP", "192.0.2.1"))
     }
 
+    /// The same from this machine.
+    pub fn from_here(command: &mut Command) -> Client {
+        Client::start(command.env("TCPREMOTEIP", "127.0.0.1"))
+    }
+
     /// Sends octets as they are.
     pub fn send(&mut self, octets: &[u8]) {
         match &mut self.wire {
@@ -175,6 +180,7 @@ impl Client {
                     stream.conn.read_tls(&mut stream.sock).expect("reading");
                     stream.conn.process_new_packets().expect("records");
                 }
+                let _ = stream.sock.shutdown(Shutdown::Both);
             }
         }
         let mut log = String::new();

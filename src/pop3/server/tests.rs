@@ -143,12 +143,13 @@ impl Play {
             heard: Rc::clone(&heard),
             fate: Rc::clone(&fate),
         };
-        let entered = authorize(&mut dialogue, &peer, !self.tls_auth_only, |name, secret, _| match &secret.0[..] {
-            b"x" if name == b"bob" => Ok(Lookup::Yes(())),
-            b"table" => Ok(Lookup::CannotTell(String::new())),
-            b"trouble" => Err(Error::Temporary(String::new())),
-            _ => Ok(Lookup::No),
-        });
+        let entered =
+            authorize(&mut dialogue, &peer, !self.tls_auth_only, Offer::None, |name, secret, _| match &secret.0[..] {
+                b"x" if name == b"bob" => Ok(Lookup::Yes(())),
+                b"table" => Ok(Lookup::CannotTell(String::new())),
+                b"trouble" => Err(Error::Temporary(String::new())),
+                _ => Ok(Lookup::No),
+            });
         let ended = match entered {
             Ok(Entered::In(())) => transaction(&mut dialogue, maildrop, &peer, "bob"),
             Ok(Entered::Out(ended)) => Ok(ended),

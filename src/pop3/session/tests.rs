@@ -35,7 +35,7 @@ fn pass_counts_only_directly_behind_user() {
 #[test]
 fn passwords_wait_for_tls_where_they_must() {
     let mut session = Session::new(false);
-    assert_eq!(say(&mut session, "CAPA"), Step::Capabilities(false));
+    assert_eq!(say(&mut session, "CAPA"), Step::Capabilities(Capabilities { user: false, stls: false }));
     assert_eq!(say(&mut session, "USER bob"), Step::Say(Reply::TLS_FIRST));
     assert_eq!(say(&mut session, "PASS x"), Step::Say(Reply::TLS_FIRST));
     assert_eq!(say(&mut session, "QUIT"), Step::Close(Reply::GOODBYE));
@@ -141,4 +141,19 @@ fn nobody_logs_in_twice() {
 fn sizes_that_do_not_fit_do_not_wrap() {
     let mut session = logged_in(&[u64::MAX, 1]);
     assert_eq!(say(&mut session, "STAT"), Step::Say(Reply::numbers(2, u64::MAX)));
+}
+
+#[test]
+fn stls_is_known_where_it_is_offered_and_once() {
+    let mut session = Session::new(false);
+    assert_eq!(say(&mut session, "STLS"), Step::Say(Reply::UNKNOWN_COMMAND));
+    session.offer_tls();
+    assert_eq!(say(&mut session, "CAPA"), Step::Capabilities(Capabilities { user: false, stls: true }));
+    assert_eq!(say(&mut session, "STLS"), Step::StartTls);
+    session.under_tls();
+    assert_eq!(say(&mut session, "CAPA"), Step::Capabilities(Capabilities { user: true, stls: false }));
+    assert_eq!(say(&mut session, "STLS"), Step::Say(Reply::UNDER_TLS));
+    assert_eq!(say(&mut session, "USER bob"), Step::Say(Reply::SEND_PASSWORD));
+    session.under_tls();
+    assert_eq!(say(&mut session, "PASS secret"), Step::Say(Reply::USER_FIRST), "USER was said before TLS");
 }
