@@ -4,7 +4,7 @@
 
 use nix::unistd::{ForkResult, Pid};
 use std::ffi::{CStr, CString};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Forks; the child runs `child` and ends with the status it gives. Gives the parent the child's process id.
 ///
@@ -102,5 +102,37 @@ pub fn crypt(password: &[u8], setting: &str) -> Option<Vec<u8>> {
         let size = libc::c_int::try_from(SIZE).ok()?;
         let hash = crypt_rn(password.as_ptr(), setting.as_ptr(), data.as_mut_ptr().cast(), size);
         if hash.is_null() { None } else { Some(CStr::from_ptr(hash).to_bytes().to_vec()) }
+    }
+}
+
+/// A read lease (fcntl(2), F_SETLEASE): granted only while nobody has the file open for writing. Released when dropped.
+#[derive(Debug)]
+pub struct Lease(OwnedFd);
+
+impl Lease {
+    /// Takes it; `EAGAIN` if the file is open for writing somewhere.
+    pub fn take(file: &impl std::os::fd::AsFd) -> nix::Result<Lease> {
+        use nix::sys::signal::{SigHandler, Signal, signal};
+        let fd = file.as_fd().try_clone_to_owned().map_err(|_| nix::Error::EMFILE)?;
+        // SAFETY: the signal would end us when somebody opens the file; "ignore" is no function that could run. The
+        // descriptor is ours, and the calls change nothing but the lease.
+        unsafe {
+            signal(Signal::SIGIO, SigHandler::SigIgn)?;
+            nix::errno::Errno::result(libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK))?;
+        }
+        Ok(Lease(fd))
+    }
+
+    /// Whether still nobody opened the file for writing, nor waits to.
+    pub fn holds(&self) -> bool {
+        // SAFETY: only asks.
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // SAFETY: as in `take`.
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
     }
 }

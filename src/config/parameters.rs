@@ -5,8 +5,8 @@
 
 use super::pattern::PatternList;
 use super::value::{
-    AuthMethod, ContentFilter, Days, Facility, List, MailboxSpec, OptionalPath, ReceiveOverride, Seconds, UserSource,
-    Value,
+    AuthMethod, ContentFilter, Days, Facility, List, LockKind, MailboxSpec, OptionalPath, ReceiveOverride, Seconds,
+    UserSource, Value,
 };
 use super::{Error, Origin};
 use std::path::PathBuf;
@@ -87,6 +87,10 @@ parameters! {
     users: UserSource = "system", "who has a mailbox here: system, or passwd-file:PATH";
     authentication: List<AuthMethod> = "system", "how passwords are checked, in order: shadow (or system, generic), passwd-file[:PATH]; left alone, like users";
     mailbox: MailboxSpec = "maildir:~/Maildir", "where a user's mail is kept: maildir:PATH, mbox:PATH or mmdf:PATH, with ~, %u, %n and %d";
+    mailbox_delivery_lock: List<LockKind> = "fcntl, dotlock", "how a mailbox that is one file is locked: fcntl, flock, dotlock";
+    deliver_lock_attempts: u32 = "20", "how often a lock of a mailbox is tried";
+    deliver_lock_delay: Seconds = "1s", "pause between two tries for a lock of a mailbox";
+    stale_lock_time: Seconds = "500s", "age at which a dot lock is taken for left behind; 0: never";
     alias_maps: OptionalPath = "", "the alias file, a path or hash:PATH; empty: /etc/aliases where it exists";
     message_size_limit: u64 = "10240000", "largest message with its envelope, in octets; 0: no limit";
     hopcount_limit: u32 = "50", "a message with this many Received fields, ours counted, is refused";

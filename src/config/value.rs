@@ -60,6 +60,17 @@ pub enum MailboxFormat {
     Mmdf,
 }
 
+/// `mailbox_delivery_lock`: a way to lock a mailbox that is one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockKind {
+    /// fcntl(2).
+    Fcntl,
+    /// flock(2).
+    Flock,
+    /// The file NAME.lock.
+    Dotlock,
+}
+
 /// `mailbox`: format and path, the path still with `~`, `%u`, `%n` and `%d`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MailboxSpec {
@@ -176,6 +187,17 @@ impl Value for AuthMethod {
             ("passwd-file", Some(path)) if path.is_absolute() => Ok(AuthMethod::PasswdFile(Some(path))),
             ("checkpassword", Some(path)) if path.is_absolute() => Ok(AuthMethod::Checkpassword(path)),
             _ => Err("pam, shadow, system, generic, passwd-file[:/path] or checkpassword:/path".to_owned()),
+        }
+    }
+}
+
+impl Value for LockKind {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "fcntl" => Ok(LockKind::Fcntl),
+            "flock" => Ok(LockKind::Flock),
+            "dotlock" => Ok(LockKind::Dotlock),
+            _ => Err("fcntl, flock or dotlock".to_owned()),
         }
     }
 }

@@ -3,16 +3,14 @@
 use super::Outcome;
 use super::helper::Helper;
 use crate::config::Config;
-use crate::config::value::MailboxFormat;
 use crate::lookup::Lookup;
-use crate::mailbox::maildir;
+use crate::mailbox;
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
 use crate::queue::Message;
 use crate::submit::verify;
 use crate::users::User;
 use std::io::{self, Read};
-use std::path::Path;
 use std::time::SystemTime;
 
 /// What came of a try to append to a mailbox. It must fit an exit status: the child that becomes the user has no
@@ -29,8 +27,8 @@ pub enum Appended {
     Unusable,
     /// The content did not come whole.
     Incomplete,
-    /// We do not write this format yet.
-    UnknownFormat,
+    /// Another program has it locked.
+    Locked,
     /// Nobody may become this user.
     SystemAccount,
     /// Only root could write it, and we are not started as root.
@@ -50,7 +48,7 @@ impl Appended {
         Appended::OverQuota,
         Appended::Unusable,
         Appended::Incomplete,
-        Appended::UnknownFormat,
+        Appended::Locked,
         Appended::SystemAccount,
         Appended::NotOurs,
         Appended::CannotTell,
@@ -75,7 +73,7 @@ impl Appended {
             Appended::OverQuota => Outcome::Deferred("4.2.2 the mailbox is full".to_owned()),
             Appended::Unusable => Outcome::Deferred("4.2.0 the mailbox cannot be written now".to_owned()),
             Appended::Incomplete => Outcome::Deferred("4.3.0 the message could not be read".to_owned()),
-            Appended::UnknownFormat => Outcome::Deferred("4.3.5 the mailbox has a format not written yet".to_owned()),
+            Appended::Locked => Outcome::Deferred("4.2.0 another program has the mailbox locked".to_owned()),
             Appended::SystemAccount => Outcome::Deferred("4.2.1 a system account has no mailbox".to_owned()),
             Appended::NotOurs => {
                 Outcome::Deferred("4.3.5 the mailbox is another user's, and deliver was not started as root".to_owned())
@@ -123,16 +121,14 @@ pub fn deliver(
 /// Appends to a user's mailbox with the rights this process has.
 pub fn append(config: &Config, user: &User, base: &str, search: bool, content: &mut dyn Read) -> Appended {
     let mailbox = user.mailbox_path(config);
-    let result = match mailbox.format {
-        MailboxFormat::Maildir => maildir::deliver(Path::new(&mailbox.path), base, search, content),
-        MailboxFormat::Mbox | MailboxFormat::Mmdf => return Appended::UnknownFormat,
-    };
+    let result = mailbox::deliver(config, &mailbox, base, search, content);
     let Err(error) = result else { return Appended::Done };
     log::warn!("user={} mailbox={}: {error}", user.name, mailbox.path);
     match error.kind() {
         io::ErrorKind::StorageFull => Appended::NoRoom,
         io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Appended::OverQuota,
         io::ErrorKind::UnexpectedEof => Appended::Incomplete,
+        io::ErrorKind::WouldBlock => Appended::Locked,
         _ => Appended::Unusable,
     }
 }

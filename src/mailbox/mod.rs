@@ -1,8 +1,19 @@
-//! Mailboxes: what POP3 reads (a [`Maildrop`]) and where deliver appends. Maildir; mbox and MMDF later.
+//! Mailboxes: what POP3 reads (a [`Maildrop`]) and where deliver appends. Maildir, and mbox and MMDF, which are one file.
 
+mod append;
+mod file;
+pub mod lock;
 pub mod maildir;
+mod mbox;
+mod mmdf;
+mod quote;
+mod scan;
 
-use std::io;
+use crate::config::Config;
+use crate::config::value::{MailboxFormat, MailboxSpec};
+use lock::Locking;
+use std::io::{self, Read};
+use std::path::Path;
 
 /// A message of a maildrop, as it stood when the maildrop was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,4 +41,46 @@ pub trait Maildrop {
     fn open(&self, number: usize) -> io::Result<Box<dyn io::Read>>;
     /// Removes messages for good (UPDATE). Gives how many could not be removed; gone already counts as removed.
     fn remove(&mut self, numbers: &[usize]) -> io::Result<usize>;
+}
+
+impl Maildrop for Box<dyn Maildrop> {
+    fn entries(&self) -> &[Entry] {
+        (**self).entries()
+    }
+
+    fn open(&self, number: usize) -> io::Result<Box<dyn Read>> {
+        (**self).open(number)
+    }
+
+    fn remove(&mut self, numbers: &[usize]) -> io::Result<usize> {
+        (**self).remove(numbers)
+    }
+}
+
+/// Opens a mailbox of any format.
+pub fn open(config: &Config, spec: &MailboxSpec) -> Result<Box<dyn Maildrop>, Error> {
+    let path = Path::new(&spec.path);
+    Ok(match spec.format {
+        MailboxFormat::Maildir => Box::new(maildir::Maildir::open(path)?),
+        format @ (MailboxFormat::Mbox | MailboxFormat::Mmdf) => {
+            Box::new(file::OneFile::open(path, format, Locking::of(config))?)
+        }
+    })
+}
+
+/// Appends a message to a mailbox of any format: see [`maildir::deliver`], whose arguments these are.
+pub fn deliver(
+    config: &Config,
+    spec: &MailboxSpec,
+    base: &str,
+    search: bool,
+    content: &mut dyn Read,
+) -> io::Result<()> {
+    let path = Path::new(&spec.path);
+    match spec.format {
+        MailboxFormat::Maildir => maildir::deliver(path, base, search, content),
+        format @ (MailboxFormat::Mbox | MailboxFormat::Mmdf) => {
+            append::deliver(path, format, &Locking::of(config), base, search, content)
+        }
+    }
 }

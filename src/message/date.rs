@@ -20,6 +20,16 @@ pub fn date(unix_time: i64, offset: i64) -> String {
     format!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} {sign}{zone_hours:02}{zone_minutes:02}")
 }
 
+/// `Sun Nov 22 03:19:37 2026`, in UTC, as asctime(3) writes it and the separators of mailboxes have it.
+pub fn asctime(unix_time: i64) -> String {
+    let text = date(unix_time, 0);
+    let words: Vec<&str> = text.split([' ', ',']).filter(|word| !word.is_empty()).collect();
+    match words[..] {
+        [weekday, day, month, year, time, _] => format!("{weekday} {month} {day:>2} {time} {year}"),
+        _ => text,
+    }
+}
+
 /// Year, month from 0 and day from 1 of a number of days since 1970, by counting whole years and months off.
 fn civil(mut days: i64) -> (i64, usize, i64) {
     // 400 years are always as long: the Gregorian calendar repeats.

@@ -10,12 +10,11 @@ use super::reply::Reply;
 use super::session::{Session, Step};
 use super::split;
 use crate::auth;
-use crate::config::value::MailboxFormat;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::exit::{self, Ended, Error};
 use crate::logging;
 use crate::lookup::Lookup;
-use crate::mailbox::{self, Maildrop, maildir::Maildir};
+use crate::mailbox::{self, Maildrop};
 use crate::net::accept;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
@@ -82,8 +81,7 @@ pub fn refuse(error: &Error) {
 /// Whether the files that passwords and users are in are right and can be used.
 pub(super) fn check(config: &Config) -> Result<(), Error> {
     users::check_file(config)?;
-    auth::check_methods(config)?;
-    is_supported(config, config.mailbox.format, None)
+    auth::check_methods(config)
 }
 
 /// No plain password before TLS, except on this machine.
@@ -233,8 +231,7 @@ pub(super) fn serve_user<S: Stream>(
 ) -> Result<Ended, Error> {
     let spec = user.mailbox_path(config);
     let name = logging::clean(user.name.as_bytes(), 100);
-    is_supported(config, spec.format, Some(&name)).inspect_err(|error| dialogue.close(&Reply::from(error)))?;
-    match Maildir::open(Path::new(&spec.path)) {
+    match mailbox::open(config, &spec) {
         Ok(maildrop) => transaction(dialogue, maildrop, peer, &name),
         // Only now: before a right password these answers would tell that there is such a user.
         Err(mailbox::Error::InUse) => {
@@ -246,18 +243,6 @@ pub(super) fn serve_user<S: Stream>(
             dialogue.close(&Reply::NO_MAILDROP);
             Err(Error::Temporary(format!("maildrop of {name:?} at {}: {why}", spec.path)))
         }
-    }
-}
-
-/// Without `user` the mailbox is that of main.cf.
-fn is_supported(config: &Config, format: MailboxFormat, user: Option<&str>) -> Result<(), Error> {
-    let setting = config.settings.iter().find(|setting| setting.name == "mailbox");
-    let origin = setting.map_or(config::Origin::Default, |setting| setting.origin.clone());
-    let whose = user.map_or(String::new(), |user| format!(" for {user:?} in the passwd-file"));
-    let problem = format!("mailbox{whose}: expected maildir:, for pop3d reads nothing else yet");
-    match format {
-        MailboxFormat::Maildir => Ok(()),
-        MailboxFormat::Mbox | MailboxFormat::Mmdf => Err(Error::Config(config::Error { origin, problem })),
     }
 }
 

@@ -1,0 +1,158 @@
+//! QUIT on a mailbox of one file: a new file without the marked messages takes its place, all deletions or none.
+//!
+//! ```text
+//! locks; nobody has it open for writing; scan         other programs wait
+//! `.NAME.doorpost` is written and fsynced             a crash leaves the old mailbox, and a file nobody asks for
+//! the two files change names, in one step             a crash leaves the new mailbox, and the old one beside it
+//! still nobody opened the old one for writing         else they change back, and all is tried again
+//! the old one is removed, the folder fsynced
+//! ```
+//!
+//! A program that opened the old file before it waited for a lock would write into a file that has no name any more.
+//! So a lease is asked for, which the kernel grants only while nobody has the file open for writing, and takes away
+//! when somebody wants to.
+
+use super::{OneFile, identities, stamp};
+use crate::mailbox::lock::{Held, again, lease};
+use crate::mailbox::scan::{Found, scan};
+use crate::sys::Lease;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, UnlinkatFlags, fchown, unlinkat};
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+
+/// Removes messages; gives how many could not be.
+pub fn remove(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
+    maildrop.locking.patiently(|| attempt(maildrop, numbers))
+}
+
+fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
+    let place = &maildrop.place;
+    let old = match place.open(OFlag::O_RDONLY) {
+        // All that was marked is gone.
+        Err(Errno::ENOENT) => return Ok(0),
+        old => old?,
+    };
+    let held = match Held::take(place, &old, &maildrop.locking, false, false) {
+        Err(Errno::ESTALE) => return Err(io::ErrorKind::WouldBlock.into()),
+        held => held?,
+    };
+    let lease = lease(&old)?;
+    if lease.is_none() && !held.has_dot() {
+        return Err(io::Error::other("who else writes into the mailbox cannot be known here without a dot lock"));
+    }
+    let before = stamp(&old)?;
+    let found = scan(&old, maildrop.format, None)?.messages;
+    let (doomed, doubtful) = doomed(maildrop, numbers, &found);
+    if doomed.is_empty() {
+        return Ok(doubtful);
+    }
+    let draft = place.beside(".", ".doorpost");
+    let written = write(&old, &found, &doomed, place.folder.try_clone()?, &draft).and_then(|()| {
+        // Somebody who knows none of our locks.
+        if stamp(&old)? != before || !is_ours(lease.as_ref()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        exchange(maildrop, &draft, lease.as_ref())
+    });
+    // Now the old mailbox, or the one that was not finished.
+    let _ = again(|| unlinkat(&place.folder, draft.as_os_str(), UnlinkatFlags::NoRemoveDir));
+    written?;
+    place.sync()?;
+    Ok(doubtful)
+}
+
+fn is_ours(lease: Option<&Lease>) -> bool {
+    lease.is_none_or(Lease::holds)
+}
+
+/// The messages of a scan that are to go, and how many marked ones cannot be told from one that is not marked.
+fn doomed(maildrop: &OneFile, numbers: &[usize], found: &[Found]) -> (HashSet<usize>, usize) {
+    let now = identities(found);
+    let count = |identities: &[(u128, u32, usize)]| {
+        let mut counts: HashMap<(u128, u32), usize> = HashMap::new();
+        for (fields, body, _) in identities {
+            *counts.entry((*fields, *body)).or_default() += 1;
+        }
+        counts
+    };
+    let (then_counts, now_counts) = (count(&maildrop.identities), count(&now));
+    let at: HashMap<_, usize> = now.iter().enumerate().map(|(index, identity)| (*identity, index)).collect();
+    let (mut doomed, mut doubtful) = (HashSet::new(), 0);
+    for identity in numbers.iter().filter_map(|number| maildrop.identities.get(*number)) {
+        let key = (identity.0, identity.1);
+        let (then, now) = (then_counts.get(&key).copied(), now_counts.get(&key).copied());
+        match at.get(identity) {
+            // Of twins another program took one: which, nobody can tell.
+            _ if now.is_some() && now < then => doubtful += 1,
+            Some(index) => drop(doomed.insert(*index)),
+            None => {}
+        }
+    }
+    (doomed, doubtful)
+}
+
+/// Writes what stays into a new file with the owner and the mode of the old one.
+fn write(
+    old: &File,
+    found: &[Found],
+    doomed: &HashSet<usize>,
+    folder: std::os::fd::OwnedFd,
+    draft: &OsStr,
+) -> io::Result<()> {
+    // What a crash left, under our locks.
+    match again(|| unlinkat(&folder, draft, UnlinkatFlags::NoRemoveDir)) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut new = File::from(again(|| openat(&folder, draft, flags, Mode::S_IRUSR | Mode::S_IWUSR))?);
+    let (was, is) = (old.metadata()?, new.metadata()?);
+    if (was.uid(), was.gid()) != (is.uid(), is.gid()) {
+        let owner = (was.uid() != is.uid()).then(|| nix::unistd::Uid::from_raw(was.uid()));
+        again(|| fchown(&new, owner, Some(Gid::from_raw(was.gid()))))?;
+    }
+    new.set_permissions(Permissions::from_mode(was.mode() & 0o7777))?;
+    let mut buffer = vec![0; 256 * 1024];
+    for (_, found) in found.iter().enumerate().filter(|(index, _)| !doomed.contains(index)) {
+        copy(old, found.start..found.next, &mut new, &mut buffer)?;
+    }
+    new.sync_all()
+}
+
+fn copy(old: &File, range: std::ops::Range<u64>, new: &mut File, buffer: &mut [u8]) -> io::Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let length = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(buffer.len());
+        let count = match old.read_at(buffer.get_mut(..length).unwrap_or_default(), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            count => count?,
+        };
+        new.write_all(buffer.get(..count).unwrap_or_default())?;
+        at += count as u64;
+    }
+    Ok(())
+}
+
+/// Gives the new file the mailbox's name, and takes it back if somebody opened the old one for writing meanwhile.
+fn exchange(maildrop: &OneFile, draft: &OsStr, lease: Option<&Lease>) -> io::Result<()> {
+    let (folder, name) = (&maildrop.place.folder, maildrop.place.name.as_os_str());
+    let exchange = || again(|| renameat2(folder, draft, folder, name, RenameFlags::RENAME_EXCHANGE));
+    match exchange() {
+        Ok(()) => {}
+        // A file system that cannot: no way back, and a moment longer in which somebody could come.
+        Err(Errno::EINVAL | Errno::ENOSYS) => return Ok(again(|| renameat(folder, draft, folder, name))?),
+        Err(errno) => return Err(errno.into()),
+    }
+    if is_ours(lease) {
+        return Ok(());
+    }
+    exchange()?;
+    Err(io::ErrorKind::WouldBlock.into())
+}

@@ -1,0 +1,151 @@
+use super::*;
+use crate::config::value::MailboxFormat::Mbox;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const LOCKING: Locking = Locking {
+    dot: true,
+    fcntl: true,
+    flock: false,
+    attempts: 1,
+    delay: Duration::ZERO,
+    stale: Duration::from_secs(500),
+};
+const FROM: &str = "From bob@mx.example Sun Nov 22 04:27:00 2026\n";
+
+fn message(number: usize) -> String {
+    format!("{FROM}Subject: {number}\n\nbody {number}\n>From x\n\n")
+}
+
+fn mailbox(numbers: &[usize]) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bob");
+    std::fs::write(&path, numbers.iter().map(|number| message(*number)).collect::<String>()).unwrap();
+    (folder, path)
+}
+
+fn open(path: &Path) -> OneFile {
+    OneFile::open(path, Mbox, LOCKING).unwrap()
+}
+
+fn read(maildrop: &OneFile, number: usize) -> io::Result<String> {
+    let mut text = String::new();
+    maildrop.open(number)?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn append(path: &Path, text: &str) {
+    std::fs::OpenOptions::new().append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
+
+#[test]
+fn messages_are_read_without_their_quotes_and_as_long_as_was_said() {
+    let (_folder, path) = mailbox(&[1, 2]);
+    let maildrop = open(&path);
+    assert_eq!(read(&maildrop, 1).unwrap(), "Subject: 2\n\nbody 2\nFrom x\n");
+    let octets: Vec<u64> = maildrop.entries().iter().map(|entry| entry.octets).collect();
+    assert_eq!(octets, [30, 30]);
+    assert!(read(&maildrop, 2).is_err());
+}
+
+#[test]
+fn a_second_session_is_refused_and_deliveries_are_not() {
+    let (_folder, path) = mailbox(&[1]);
+    let _first = open(&path);
+    assert!(matches!(OneFile::open(&path, Mbox, LOCKING), Err(Error::InUse)));
+    let mut content = b"Return-Path: <>\n".as_slice();
+    crate::mailbox::append::deliver(&path, Mbox, &LOCKING, "1.Q", false, &mut content).unwrap();
+}
+
+#[test]
+fn a_mailbox_that_is_not_there_is_empty_and_is_not_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut maildrop = open(&folder.path().join("bob"));
+    assert_eq!(maildrop.entries().len(), 0);
+    assert_eq!(maildrop.remove(&[]).unwrap(), 0);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert!(OneFile::open(&folder.path().join("no/bob"), Mbox, LOCKING).is_err());
+}
+
+#[test]
+fn what_is_marked_goes_and_what_arrived_meanwhile_stays_with_owner_and_mode() {
+    let (folder, path) = mailbox(&[1, 2, 3]);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let mut maildrop = open(&path);
+    append(&path, &message(4));
+    assert_eq!(maildrop.remove(&[0, 2]).unwrap(), 0);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), message(2) + &message(4));
+    assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o640);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn unique_ids_outlast_removals_and_status_fields() {
+    let (_folder, path) = mailbox(&[1, 2, 2, 3]);
+    let ids = |maildrop: &OneFile| -> Vec<String> { maildrop.entries().iter().map(|e| e.unique_id.clone()).collect() };
+    let mut maildrop = open(&path);
+    let before = ids(&maildrop);
+    assert_eq!(before[2], format!("{}-2", before[1]));
+    assert!(before.iter().all(|id| id.len() <= 70));
+    maildrop.remove(&[0]).unwrap();
+    drop(maildrop);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("Subject: 3\n", "Subject: 3\nStatus: RO\n")).unwrap();
+    assert_eq!(ids(&open(&path)), before[1..]);
+    // As they are today; they may never be others.
+    assert_eq!(before[0], "46ef9489af145af21be466ddca598c8496382bfb");
+}
+
+#[test]
+fn messages_are_found_where_another_program_put_them() {
+    let (_folder, path) = mailbox(&[1, 2, 3]);
+    let mut maildrop = open(&path);
+    // In place, as mail readers do it.
+    std::fs::write(&path, message(3) + &message(2).replace("Subject", "Status: RO\nSubject")).unwrap();
+    assert!(read(&maildrop, 2).unwrap().contains("body 3"));
+    assert!(read(&maildrop, 1).unwrap().contains("body 2"));
+    assert_eq!(read(&maildrop, 0).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(maildrop.remove(&[0, 2]).unwrap(), 0);
+    assert!(std::fs::read_to_string(&path).unwrap().ends_with("body 2\n>From x\n\n"));
+}
+
+#[test]
+fn a_message_changed_while_it_is_read_breaks_off() {
+    let (_folder, path) = mailbox(&[1, 2, 3]);
+    let maildrop = open(&path);
+    let mut content = maildrop.open(1).unwrap();
+    std::fs::write(&path, format!("{}{}{}", message(1), message(7), message(3))).unwrap();
+    assert!(content.read_to_string(&mut String::new()).is_err());
+}
+
+#[test]
+fn of_twins_none_is_removed_when_another_program_took_one() {
+    let (_folder, path) = mailbox(&[1, 1]);
+    let mut maildrop = open(&path);
+    std::fs::write(&path, message(1)).unwrap();
+    assert_eq!(maildrop.remove(&[0]).unwrap(), 1);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), message(1));
+}
+
+#[test]
+fn while_somebody_has_it_open_for_writing_nothing_is_removed() {
+    let (folder, path) = mailbox(&[1, 2]);
+    let mut maildrop = open(&path);
+    let writer = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    assert_eq!(maildrop.remove(&[0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), message(1) + &message(2));
+    drop(writer);
+    let _reader = File::open(&path).unwrap();
+    assert_eq!(maildrop.remove(&[0]).unwrap(), 0);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), message(2));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_locked_mailbox_is_in_use() {
+    let (folder, path) = mailbox(&[1]);
+    std::fs::write(folder.path().join("bob.lock"), "0").unwrap();
+    assert!(matches!(OneFile::open(&path, Mbox, LOCKING), Err(Error::InUse)));
+}

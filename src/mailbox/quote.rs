@@ -1,0 +1,238 @@
+//! Quoting: what a message may not look like inside a mailbox, going in and coming out.
+//!
+//! Both are pushed octets in pieces of any size and keep no more than the beginning of a line.
+
+use super::mbox::FROM;
+use super::mmdf::DELIMITER;
+use crate::config::value::MailboxFormat;
+use memchr::memchr;
+
+/// A field that would tell readers of mbox where the message ends. What a sender says there could hide the next one.
+const LENGTH: &[u8] = b"content-length:";
+
+#[derive(Debug, PartialEq, Eq)]
+enum At {
+    /// At the beginning of a line, perhaps behind some `>`; what may become a word of ours is held back.
+    Start { behind_marks: bool },
+    /// Somewhere in a line.
+    Middle,
+    /// In a field that is left out.
+    Dropped,
+}
+
+/// Writes a message so that it ends where it should.
+#[derive(Debug)]
+pub struct Quoter {
+    format: MailboxFormat,
+    at: At,
+    held: Vec<u8>,
+    in_header: bool,
+    was_dropped: bool,
+    line_is_ended: bool,
+}
+
+impl Quoter {
+    /// For a message that begins now.
+    pub fn new(format: MailboxFormat) -> Quoter {
+        let at = At::Start { behind_marks: false };
+        Quoter { format, at, held: Vec::new(), in_header: true, was_dropped: false, line_is_ended: true }
+    }
+
+    /// Takes a piece, and appends what is to be written.
+    pub fn push(&mut self, mut piece: &[u8], out: &mut Vec<u8>) {
+        while let Some(&octet) = piece.first() {
+            match self.at {
+                At::Start { behind_marks } => {
+                    piece = piece.get(1..).unwrap_or_default();
+                    self.start(octet, behind_marks, out);
+                }
+                At::Middle | At::Dropped => {
+                    let length = memchr(b'\n', piece).map_or(piece.len(), |at| at + 1);
+                    let (line, rest) = piece.split_at(length);
+                    piece = rest;
+                    if self.at == At::Middle {
+                        out.extend_from_slice(line);
+                        self.line_is_ended = line.ends_with(b"\n");
+                    }
+                    if line.ends_with(b"\n") {
+                        self.was_dropped = self.at == At::Dropped;
+                        self.at = At::Start { behind_marks: false };
+                    }
+                }
+            }
+        }
+    }
+
+    /// At the end of the message: its last line is ended, and it is closed.
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
+        self.release(out);
+        if !self.line_is_ended {
+            out.push(b'\n');
+        }
+        out.extend_from_slice(if self.format == MailboxFormat::Mmdf { DELIMITER } else { b"\n" });
+    }
+
+    fn start(&mut self, octet: u8, behind_marks: bool, out: &mut Vec<u8>) {
+        let is_first = self.held.is_empty() && !behind_marks;
+        if is_first && self.was_dropped && matches!(octet, b' ' | b'\t') {
+            // It goes on with the field.
+            self.at = At::Dropped;
+            return;
+        }
+        self.was_dropped = false;
+        self.line_is_ended = false;
+        let is_mbox = self.format != MailboxFormat::Mmdf;
+        if is_mbox && octet == b'>' && self.held.is_empty() {
+            out.push(octet);
+            self.at = At::Start { behind_marks: true };
+            return;
+        }
+        self.held.push(octet);
+        let may_be_length = is_mbox && self.in_header && !behind_marks;
+        if is_mbox && self.held == FROM {
+            out.push(b'>');
+        } else if !is_mbox && self.held == DELIMITER {
+            if let Some(first) = self.held.first_mut() {
+                *first = b' ';
+            }
+        } else if may_be_length && self.held.eq_ignore_ascii_case(LENGTH) {
+            self.held.clear();
+            self.at = At::Dropped;
+            return;
+        } else if self.may_become_ours(is_mbox, may_be_length) {
+            return;
+        }
+        let line_ended = octet == b'\n';
+        if line_ended && !behind_marks && matches!(self.held.as_slice(), b"\n" | b"\r\n") {
+            self.in_header = false;
+        }
+        self.release(out);
+        self.line_is_ended = line_ended;
+        self.at = if line_ended { At::Start { behind_marks: false } } else { At::Middle };
+    }
+
+    fn may_become_ours(&self, is_mbox: bool, may_be_length: bool) -> bool {
+        let word = if is_mbox { FROM } else { DELIMITER };
+        let begins = LENGTH.get(..self.held.len());
+        word.starts_with(&self.held)
+            || self.held == b"\r"
+            || (may_be_length && begins.is_some_and(|begin| begin.eq_ignore_ascii_case(&self.held)))
+    }
+
+    fn release(&mut self, out: &mut Vec<u8>) {
+        out.append(&mut self.held);
+    }
+}
+
+/// Takes the quoting of mbox off.
+#[derive(Debug, Default)]
+pub struct Unquoter {
+    in_line: bool,
+    /// One `>` that is given only if no `From ` follows.
+    mark: bool,
+    /// How much of `From ` stands behind it.
+    matched: usize,
+}
+
+impl Unquoter {
+    /// Takes a piece, and appends what was meant.
+    pub fn push(&mut self, mut piece: &[u8], out: &mut Vec<u8>) {
+        while let Some(&octet) = piece.first() {
+            if self.in_line {
+                let length = memchr(b'\n', piece).map_or(piece.len(), |at| at + 1);
+                let (line, rest) = piece.split_at(length);
+                out.extend_from_slice(line);
+                self.in_line = !line.ends_with(b"\n");
+                piece = rest;
+                continue;
+            }
+            if octet == b'>' && self.matched == 0 {
+                piece = piece.get(1..).unwrap_or_default();
+                // The last one and the first are the same octet, so the rest need not wait.
+                if std::mem::replace(&mut self.mark, true) {
+                    out.push(octet);
+                }
+            } else if self.mark && FROM.get(self.matched) == Some(&octet) {
+                piece = piece.get(1..).unwrap_or_default();
+                self.matched += 1;
+                if self.matched == FROM.len() {
+                    self.mark = false;
+                    self.release(out);
+                }
+            } else {
+                self.release(out);
+            }
+        }
+    }
+
+    /// At the end of the message.
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
+        self.release(out);
+    }
+
+    fn release(&mut self, out: &mut Vec<u8>) {
+        if std::mem::take(&mut self.mark) {
+            out.push(b'>');
+        }
+        out.extend_from_slice(FROM.get(..std::mem::take(&mut self.matched)).unwrap_or_default());
+        self.in_line = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn quote(format: MailboxFormat, message: &[u8], size: usize) -> Vec<u8> {
+        let (mut quoter, mut out) = (Quoter::new(format), Vec::new());
+        message.chunks(size).for_each(|piece| quoter.push(piece, &mut out));
+        quoter.finish(&mut out);
+        out
+    }
+
+    fn unquote(text: &[u8], size: usize) -> Vec<u8> {
+        let (mut unquoter, mut out) = (Unquoter::default(), Vec::new());
+        text.chunks(size).for_each(|piece| unquoter.push(piece, &mut out));
+        unquoter.finish(&mut out);
+        out
+    }
+
+    #[test]
+    fn what_looks_like_a_separator_is_quoted_and_nothing_else() {
+        let message = b"A: 1\n\nFrom x\n>From y\n>>From z\nFromage\n> From\n Fro\nF";
+        let expected = b"A: 1\n\n>From x\n>>From y\n>>>From z\nFromage\n> From\n Fro\nF\n\n";
+        for size in 1..message.len() {
+            assert_eq!(quote(MailboxFormat::Mbox, message, size), expected);
+        }
+    }
+
+    #[test]
+    fn a_delimiter_of_mmdf_gets_a_blank() {
+        let message = b"A: 1\n\n\x01\x01\x01\x01\n\x01\x01\x01\x01x\nFrom x\n";
+        let expected = b"A: 1\n\n \x01\x01\x01\n\x01\x01\x01\x01x\nFrom x\n\x01\x01\x01\x01\n";
+        for size in 1..message.len() {
+            assert_eq!(quote(MailboxFormat::Mmdf, message, size), expected);
+        }
+        assert_eq!(quote(MailboxFormat::Mmdf, b"\x01\x01\x01\x01", 1), b"\x01\x01\x01\x01\n\x01\x01\x01\x01\n");
+    }
+
+    #[test]
+    fn a_senders_content_length_is_left_out_of_the_header_only() {
+        let message = b"A: 1\ncontent-Length: 5\n 6\n\t7\nContent-Type: x\nContent-Length:9\n\nContent-Length: 5\n";
+        let expected = b"A: 1\nContent-Type: x\n\nContent-Length: 5\n\n";
+        for size in 1..message.len() {
+            assert_eq!(quote(MailboxFormat::Mbox, message, size), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_quoted_comes_out_again(message in "([>]{0,3}(F|Fr|From|From |[a-z]|\r){0,2}\n){0,6}", size in 1_usize..30) {
+            let text = quote(MailboxFormat::Mbox, message.as_bytes(), size);
+            prop_assert!(text.split(|octet| *octet == b'\n').all(|line| !line.starts_with(FROM)));
+            let back = unquote(text.strip_suffix(b"\n").unwrap(), size);
+            prop_assert_eq!(back.escape_ascii().to_string(), message.as_bytes().escape_ascii().to_string());
+        }
+    }
+}

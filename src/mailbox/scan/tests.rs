@@ -1,0 +1,169 @@
+use super::*;
+use proptest::prelude::*;
+use std::io::Write as _;
+
+const FROM_BOB: &str = "From bob@mx.example Sun Nov 22 04:27:00 2026\n";
+const D: &str = "\x01\x01\x01\x01\n";
+
+fn file(text: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text).unwrap();
+    file
+}
+
+/// Each message as it lies there, with its size in POP3.
+fn scanned(format: MailboxFormat, text: &str) -> Vec<(String, u64)> {
+    let scan = scan(&file(text.as_bytes()), format, None).unwrap();
+    let mut covered = 0;
+    let messages: Vec<_> = scan
+        .messages
+        .iter()
+        .map(|found| {
+            assert_eq!(found.start, covered, "nothing lies between messages");
+            covered = found.next;
+            assert!(found.start <= found.header && found.header <= found.body, "{found:?}");
+            assert!(found.body <= found.end && found.end <= found.next, "{found:?}");
+            let range = usize::try_from(found.header).unwrap()..usize::try_from(found.end).unwrap();
+            (text[range].to_owned(), found.octets)
+        })
+        .collect();
+    assert!(messages.is_empty() || covered == text.len() as u64, "all belongs to some message");
+    messages
+}
+
+fn mbox(text: &str) -> Vec<(String, u64)> {
+    scanned(MailboxFormat::Mbox, text)
+}
+
+fn owned(messages: &[(&str, u64)]) -> Vec<(String, u64)> {
+    messages.iter().map(|(text, octets)| ((*text).to_owned(), *octets)).collect()
+}
+
+#[test]
+fn the_empty_line_before_a_separator_is_the_mailboxes() {
+    let text = format!("{FROM_BOB}A: 1\n\none\n\n{FROM_BOB}A: 2\n\ntwo\n\n\n");
+    assert_eq!(mbox(&text), owned(&[("A: 1\n\none\n", 13), ("A: 2\n\ntwo\n\n", 15)]));
+    assert_eq!(
+        mbox(&text.replace('\n', "\r\n")),
+        owned(&[("A: 1\r\n\r\none\r\n", 13), ("A: 2\r\n\r\ntwo\r\n\r\n", 15)])
+    );
+}
+
+#[test]
+fn empty_mailboxes_and_messages_are_what_they_are() {
+    assert_eq!(mbox(""), []);
+    assert_eq!(mbox(&format!("{FROM_BOB}\n{FROM_BOB}\n")), owned(&[("", 0), ("", 0)]));
+    assert_eq!(mbox(&format!("{FROM_BOB}A: 1\n\n{FROM_BOB}A: 2")), owned(&[("A: 1\n", 6), ("A: 2", 6)]));
+    assert_eq!(scanned(MailboxFormat::Mmdf, ""), []);
+    assert_eq!(scanned(MailboxFormat::Mmdf, &format!("{D}{D}{D}A: 1\n\n{D}")), owned(&[("", 0), ("A: 1\n\n", 8)]));
+}
+
+#[test]
+fn a_line_that_begins_with_from_is_no_separator_within_a_paragraph_or_without_a_date() {
+    let body = format!("A: 1\n\none\n{FROM_BOB}two\n\nFrom here on\nthree\n");
+    assert_eq!(mbox(&format!("{FROM_BOB}{body}\n"))[0].0, body);
+    assert_eq!(mbox(&format!("{FROM_BOB}{body}\n")).len(), 1);
+}
+
+#[test]
+fn quoted_lines_count_without_their_quotes() {
+    assert_eq!(mbox(&format!("{FROM_BOB}A: 1\n\n>From x\n>>From y\n>Frog\nx >From\n\n"))[0].1, 6 + 2 + 8 + 9 + 7 + 9);
+}
+
+#[test]
+fn a_content_length_counts_if_a_separator_stands_there() {
+    let body = format!("one\n\n{FROM_BOB}>From x\n");
+    let text = format!("{FROM_BOB}Content-Length: {}\n\n{body}\n{FROM_BOB}A: 2\n\n", body.len());
+    let messages = mbox(&text);
+    assert_eq!(messages.len(), 2);
+    assert!(messages[0].0.ends_with(&body), "{messages:?}");
+    assert_eq!(messages[0].1, messages[0].0.len() as u64 + 6, "nothing is quoted where the length is given");
+    for wrong in [0, 3, body.len() - 1, body.len() + 2, 9_999_999] {
+        let text = format!("{FROM_BOB}Content-Length: {wrong}\n\n{body}\n{FROM_BOB}A: 2\n\n");
+        assert_eq!(mbox(&text).len(), 3, "{wrong}");
+    }
+    let last = format!("{FROM_BOB}Content-Length: {}\n\n{body}", body.len());
+    assert_eq!(mbox(&last).len(), 1);
+}
+
+#[test]
+fn mmdf_with_two_delimiters_or_one_between_messages_is_read() {
+    let expected = owned(&[("A: 1\n\none\n", 13), ("A: 2\n\nFrom x\n", 16)]);
+    for text in [
+        format!("{D}A: 1\n\none\n{D}{D}A: 2\n\nFrom x\n{D}"),
+        format!("{D}A: 1\n\none\n{D}A: 2\n\nFrom x\n{D}"),
+        format!("{D}A: 1\n\none\n{D}{D}A: 2\n\nFrom x\n"),
+        format!("{D}{FROM_BOB}A: 1\n\none\n{D}\n{D}A: 2\n\nFrom x\n{D}\n"),
+    ] {
+        assert_eq!(scanned(MailboxFormat::Mmdf, &text), expected, "{}", text.escape_debug());
+    }
+}
+
+#[test]
+fn other_files_are_no_mailboxes() {
+    for text in ["root:x:0:0\n", "A: 1\n\n", "\n\nFrom: bob\n"] {
+        assert!(scan(&file(text.as_bytes()), MailboxFormat::Mbox, None).is_err(), "{text}");
+    }
+    assert!(scan(&file(FROM_BOB.as_bytes()), MailboxFormat::Mmdf, None).is_err());
+}
+
+#[test]
+fn what_other_programs_write_into_a_message_does_not_change_what_tells_it_apart() {
+    let of = |text: String| {
+        let found = scan(&file(text.as_bytes()), MailboxFormat::Mbox, None).unwrap().messages[0];
+        (found.fields, found.body_sum)
+    };
+    let plain = of(format!("{FROM_BOB}Received: a\n\tb\nSubject: x\n\nbody\n\n"));
+    assert_eq!(plain, of(format!("{FROM_BOB}Received: a\n\tb\nStatus: RO\nX-UID: 7\n 8\nSubject: x\n\nbody\n\n\n\n")));
+    assert_eq!(plain, of(format!("{FROM_BOB}Received: a\n\tb\nSubject: x\nContent-Length: 5\n\nbody\n")));
+    for other in [
+        "Received: a\n\tc\nSubject: x\n\nbody\n",
+        "Received: a\n\tb\nSubject: y\n\nbody\n",
+        "Received: a\n\tb\nSubject: x\n\nbodz\n",
+    ] {
+        assert_ne!(plain, of(format!("{FROM_BOB}{other}\n")), "{other}");
+    }
+}
+
+#[test]
+fn a_mark_counts_in_the_second_line_only() {
+    let marked = |text: String| scan(&file(text.as_bytes()), MailboxFormat::Mbox, Some(b"1.Q")).unwrap().marked;
+    assert_eq!(marked(format!("{FROM_BOB}A: 1\n\n{FROM_BOB}R: x\nX-Delivery-ID: 1.Q whole  \n\n")), Some((1, true)));
+    assert_eq!(marked(format!("{FROM_BOB}R: x\nX-Delivery-ID: 1.Q partial\nA: 1\n\n")), Some((0, false)));
+    for other in [
+        "X-Delivery-ID: 1.Q whole  \n",
+        "R: x\nA: 1\nX-Delivery-ID: 1.Q whole  \n",
+        "R: x\nX-Delivery-ID: 1.QQ whole  \n",
+    ] {
+        assert_eq!(marked(format!("{FROM_BOB}{other}\n")), None, "{other}");
+    }
+}
+
+#[test]
+fn lines_and_messages_longer_than_what_is_read_at_once_are_whole() {
+    let long = "x".repeat(PIECE * 2 + 7);
+    for fill in [0, 1, 2, 7, PIECE - 60, PIECE - 50, PIECE - 49, PIECE - 5] {
+        let first = format!("A: 1\n\n{}\n", "y".repeat(fill));
+        let second = format!("A: {long}\n\n{long}\n\n>From x\n");
+        let text = format!("{FROM_BOB}{first}\n{FROM_BOB}{second}\n");
+        let expected = [(first.clone(), first.len() as u64 + 3), (second.clone(), second.len() as u64 + 4)];
+        assert_eq!(mbox(&text), expected, "{fill}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_file_is_scanned_or_refused_and_every_octet_belongs_to_one_message(
+        parts in proptest::collection::vec(
+            prop_oneof![
+                Just(FROM_BOB.to_owned()), Just(D.to_owned()), Just("\n".to_owned()), Just("\r\n".to_owned()),
+                Just(">From x\n".to_owned()), Just("Content-Length: 7\n".to_owned()), "[a-z: >\r\x01]{0,6}\n?",
+            ],
+            0..14,
+        ),
+        is_mmdf in any::<bool>(),
+    ) {
+        let (format, begin) = if is_mmdf { (MailboxFormat::Mmdf, D) } else { (MailboxFormat::Mbox, FROM_BOB) };
+        scanned(format, &format!("{begin}{}", parts.concat()));
+    }
+}
