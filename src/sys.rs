@@ -2,9 +2,12 @@
 //! a safe function that says why it is one. 200 lines at most.
 #![allow(unsafe_code)]
 
+use nix::sys::mman::{MapFlags, ProtFlags};
 use nix::unistd::{ForkResult, Pid};
 use std::ffi::{CStr, CString};
+use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU64;
 
 /// Forks; the child runs `child` and ends with the status it gives. Gives the parent the child's process id.
 ///
@@ -71,6 +74,17 @@ pub fn forget_variable(name: &str) {
 pub fn close_from(first: u32) {
     // SAFETY: callers hold no OwnedFd at or above `first` that they will use again.
     unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
+/// Memory of so many words, all 0, that the children forked from now on share with us. It is never given back.
+pub fn shared_words(count: usize) -> nix::Result<&'static [AtomicU64]> {
+    let length = NonZeroUsize::new(count.saturating_mul(size_of::<AtomicU64>())).ok_or(nix::errno::Errno::EINVAL)?;
+    let (access, kind) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE);
+    // SAFETY: a new mapping of zeroed pages, aligned to a page, never unmapped; others who see it use atomics too.
+    unsafe {
+        let start = nix::sys::mman::mmap_anonymous(None, length, access, kind)?;
+        Ok(std::slice::from_raw_parts(start.as_ptr().cast(), count))
+    }
 }
 
 /// Seconds east of UTC at a time, by the zone of this machine.

@@ -14,6 +14,7 @@ use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
 use doorpost::pop3;
+use doorpost::smtpd::refusal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -52,7 +53,7 @@ fn prepare() -> Result<(Args, Config), Error> {
 
 fn run() -> Result<Ended, Error> {
     let (args, config) = prepare().inspect_err(pop3::refuse)?;
-    accept::serve(&config, || pop3::serve(&config, args.record.as_deref(), args.tls))
+    accept::serve(&config, refusal::words("pop3d".as_ref()), || pop3::serve(&config, args.record.as_deref(), args.tls))
 }
 
 fn main() -> ExitCode {

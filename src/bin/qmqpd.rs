@@ -17,6 +17,7 @@ use doorpost::net::peer::Peer;
 use doorpost::privilege;
 use doorpost::qmqp::server::{self, LONGEST_SESSION};
 use doorpost::record::{self, Recorder};
+use doorpost::smtpd::refusal;
 use doorpost::submit::client::Submitter;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<Ended, Error> {
     let (args, config, channels) = prepare().inspect_err(refuse)?;
-    accept::serve(&config, || session(&args, &config, &channels))
+    accept::serve(&config, refusal::words("qmqpd".as_ref()), || session(&args, &config, &channels))
 }
 
 /// Everything that does not depend on the connection.

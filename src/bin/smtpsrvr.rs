@@ -20,6 +20,7 @@ use doorpost::privilege;
 use doorpost::record::{self, Recorder};
 use doorpost::smtp::server::{self, Settings};
 use doorpost::smtp::site::Here;
+use doorpost::smtpd::refusal;
 use doorpost::submit::client::Submitter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,7 +57,9 @@ fn main() -> ExitCode {
 fn run() -> Result<Ended, Error> {
     let (args, config, channels, mut tls) = prepare().inspect_err(|_| refuse())?;
     let mut tls = || std::mem::take(&mut tls);
-    accept::serve(&config, || session(&args, &config, &channels, tls()).inspect_err(|_| refuse()))
+    accept::serve(&config, refusal::words("smtpsrvr".as_ref()), || {
+        session(&args, &config, &channels, tls()).inspect_err(|_| refuse())
+    })
 }
 
 /// Everything that does not depend on the connection.

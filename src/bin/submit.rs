@@ -56,7 +56,7 @@ fn run() -> Result<Ended, Error> {
     if args.from.is_some() {
         return Err(Error::Usage("expected recipients behind -f FROM".to_owned()));
     }
-    accept::serve(&config, || serve(&config, &args.common))
+    accept::serve(&config, None, || serve(&config, &args.common))
 }
 
 fn queue(config: &Config, common: &Common, from: &str, recipients: &[String]) -> Result<Ended, Error> {

@@ -5,10 +5,11 @@
 
 use super::pattern::PatternList;
 use super::value::{
-    AuthMethod, ContentFilter, Days, Facility, List, LockKind, MailboxSpec, OptionalPath, ReceiveOverride, Seconds,
-    UserSource, Value,
+    AuthMethod, ContentFilter, Days, Facility, List, LockKind, MailboxSpec, OptionalPath, PrefixLength,
+    ReceiveOverride, Seconds, UserSource, Value, WhenFull,
 };
 use super::{Error, Origin};
+use ipnet::IpNet;
 use std::path::PathBuf;
 
 /// A row of the table.
@@ -120,6 +121,11 @@ parameters! {
     idle_children: u32 = "0", "processes of an accept loop that wait for a connection";
     max_use: u32 = "1", "connections that a process of an accept loop serves before it ends; 0: no limit";
     max_idle: Seconds = "100s", "an accept loop on somebody else's socket ends after so long without a connection; 0: never";
+    smtpd_client_connection_count_limit: u32 = "0", "connections that one client address may have at once; 0: no limit";
+    smtpd_client_connection_rate_limit: u32 = "0", "connections that one client address may make in a minute; 0: no limit";
+    smtpd_client_event_limit_exceptions: List<IpNet> = "", "addresses and nets that these two limits do not hold for";
+    smtpd_client_ipv6_prefix_length: PrefixLength = "64", "bits of an IPv6 address that are one client for these limits";
+    when_full: WhenFull = "defer", "clients that come while all children are busy: defer leaves them waiting, refuse tells them";
     minimal_backoff_time: Seconds = "300s", "shortest time between two tries of a recipient";
     maximal_backoff_time: Seconds = "4000s", "longest time between two tries of a recipient";
     maximal_queue_lifetime: Days = "5d", "how long a message may wait before it is returned; 0: one try";

@@ -157,6 +157,44 @@ impl Value for Days {
     }
 }
 
+/// `when_full`: what becomes of clients that come while all is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WhenFull {
+    /// They are told to come again later, and not left to wait.
+    pub refuses: bool,
+}
+
+impl Value for WhenFull {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "defer" => Ok(WhenFull { refuses: false }),
+            "refuse" => Ok(WhenFull { refuses: true }),
+            _ => Err("defer or refuse".to_owned()),
+        }
+    }
+}
+
+/// How many bits of an IPv6 address count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrefixLength(pub u8);
+
+impl Value for PrefixLength {
+    fn parse(text: &str) -> Result<Self, String> {
+        let length = digits(text).and_then(|number| u8::try_from(number).ok()).filter(|length| *length <= 128);
+        length.map(PrefixLength).ok_or_else(|| "a whole number up to 128".to_owned())
+    }
+}
+
+/// An address or a net.
+impl Value for ipnet::IpNet {
+    fn parse(text: &str) -> Result<Self, String> {
+        // As in all our tables an IPv6 address may stand in brackets: [2001:db8::]/32.
+        let bare: String = text.chars().filter(|letter| !matches!(letter, '[' | ']')).collect();
+        let net = bare.parse().ok().or_else(|| bare.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from));
+        net.ok_or_else(|| format!("addresses and nets, and not {}", text.escape_debug()))
+    }
+}
+
 impl<T: Value> Value for List<T> {
     fn parse(text: &str) -> Result<Self, String> {
         let words = text.split([',', ' ', '\t', '\r', '\n']).filter(|word| !word.is_empty());

@@ -5,6 +5,7 @@
 //! `systemd-socket-activate --accept` even passes a connection that way.
 
 use super::acceptor::{Acceptor, Given, Service};
+use super::limits::Limits;
 use super::listener::Listener;
 use crate::config::Config;
 use crate::exit::{self, Ended, Error};
@@ -24,15 +25,22 @@ const MOST_LISTENERS: i32 = 64;
 /// TERM, or `max_idle` without a child (whoever holds the socket starts us again).
 ///
 /// Descriptor 2 stays the log. An error of `session` in a child is logged there and becomes the child's exit status,
-/// so `session` itself must tell the client what it is to be told.
-pub fn serve(config: &Config, mut session: impl FnMut() -> Result<Ended, Error>) -> Result<Ended, Error> {
+/// so `session` itself must tell the client what it is to be told. `busy` is what one hears for whom there is no room.
+pub fn serve(
+    config: &Config,
+    busy: Option<Vec<u8>>,
+    mut session: impl FnMut() -> Result<Ended, Error>,
+) -> Result<Ended, Error> {
     let listeners = listeners().map_err(|error| Error::Connection(format!("the connection: {error}")))?;
     if listeners.is_empty() {
         return session();
     }
     let limit = usize::try_from(config.children).unwrap_or(usize::MAX).max(1);
     let max_idle = Some(config.max_idle.0).filter(|time| !time.is_zero());
-    let mut acceptor = Acceptor::new(vec![Service::new("session", listeners, limit)]).map_err(broken)?;
+    let mut service = Service::new("session", listeners, limit);
+    service.refusal = busy;
+    let mut acceptor = Acceptor::new(vec![service]).map_err(broken)?;
+    acceptor.limit(limit, Limits::of(config)).map_err(broken)?;
     let fork = |acceptor: &mut Acceptor, _: usize, given: &Given| fork(acceptor, given, &mut session);
     acceptor.run(max_idle, fork).map_err(broken)?;
     Ok(Ended::Done)

@@ -1,14 +1,18 @@
 //! The loop of every server that accepts connections itself: wait, accept, start a child, count it, reap it, stop.
 //!
-//! It never starts more children than a service may have: while a service is full its sockets are simply not looked
-//! at, and clients wait in the kernel's backlog. What a child is (a forked session, a program) the caller says.
+//! It never starts more children than a service may have, and all together: while a service is full its sockets are
+//! simply not looked at, and clients wait in the kernel's backlog, or they are told and let go (refused.rs). Nor does one
+//! client get more than its share (limits.rs). All that is decided before anything is started. What a child is (a forked
+//! session, a program) the caller says.
 //!
 //! Signals arrive as octets of a signalfd and are blocked everywhere else in this process. So no handler runs, no system
 //! call is interrupted, and a signal that hits a child before it is itself is not taken for one of ours.
 //! CHLD reaps; the first TERM or INT closes the sockets and lets the children finish, the second ends at once and
 //! passes TERM on to them; HUP is logged and means nothing yet.
 
+use super::limits::{self, Excess, Limits, Table};
 use super::listener::Listener;
+use super::refused::Refused;
 use crate::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,6 +28,8 @@ use std::time::{Duration, Instant};
 /// How long a service is left alone when a child could not be started, or a connection not accepted: the machine is
 /// out of something, and turning clients away in a tight loop would not give it back.
 const REST: Duration = Duration::from_secs(1);
+/// More than the system has processes for.
+const MOST_CHILDREN: usize = 65_536;
 
 /// What is handed to a child.
 #[derive(Debug)]
@@ -45,29 +51,48 @@ pub struct Service {
     pub limit: usize,
     /// Whether a child gets the listening socket.
     pub hands_over_listener: bool,
+    /// What a client hears that cannot be served; none: it is closed without a word.
+    pub refusal: Option<Vec<u8>>,
     running: usize,
     rests_until: Option<Instant>,
     /// The client for whom no child could be started, and who gets a second chance after the rest.
-    held: Option<Given>,
+    held: Option<(Given, Option<usize>)>,
 }
 
 impl Service {
     /// A service whose children get one connection each.
     pub fn new(name: impl Into<String>, listeners: Vec<Listener>, limit: usize) -> Service {
         let name = name.into();
-        Service { name, listeners, limit, hands_over_listener: false, running: 0, rests_until: None, held: None }
+        let (running, rests_until, held) = (0, None, None);
+        Service { name, listeners, limit, hands_over_listener: false, refusal: None, running, rests_until, held }
     }
 
-    fn is_open(&self) -> bool {
-        self.running < self.limit && self.rests_until.is_none()
+    fn has_room(&self) -> bool {
+        self.running < self.limit
     }
+}
+
+/// A process that serves a client, or the clients of a listener.
+#[derive(Debug, Clone, Copy)]
+struct Child {
+    service: usize,
+    /// Its place in the table of addresses.
+    slot: Option<usize>,
 }
 
 /// Services, and the children that run for them.
 #[derive(Debug)]
 pub struct Acceptor {
     services: Vec<Service>,
-    children: HashMap<Pid, usize>,
+    children: HashMap<Pid, Child>,
+    /// Most children at once, of all services.
+    total: usize,
+    limits: Limits,
+    table: Option<Table>,
+    /// Slots of the table that were given back, and the first that never was used.
+    free: Vec<usize>,
+    fresh: usize,
+    refused: Option<Refused>,
     signals: Option<SignalFd>,
     idle_since: Instant,
     stopping: bool,
@@ -84,14 +109,52 @@ impl Acceptor {
         }
         caught.thread_block()?;
         let signals = SignalFd::with_flags(&caught, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let children = HashMap::new();
-        Ok(Acceptor { services, children, signals: Some(signals), idle_since: Instant::now(), stopping: false })
+        let mut acceptor = Acceptor::of(services);
+        acceptor.signals = Some(signals);
+        acceptor.refused = Some(Refused::new()?);
+        Ok(acceptor)
+    }
+
+    fn of(services: Vec<Service>) -> Acceptor {
+        Acceptor {
+            services,
+            children: HashMap::new(),
+            total: usize::MAX,
+            limits: Limits::default(),
+            table: None,
+            free: Vec::new(),
+            fresh: 0,
+            refused: None,
+            signals: None,
+            idle_since: Instant::now(),
+            stopping: false,
+        }
+    }
+
+    /// Bounds what all services, and each client, may have at once, and each client in a minute.
+    pub fn limit(&mut self, total: usize, limits: Limits) -> io::Result<()> {
+        let all = self.services.iter().fold(0_usize, |sum, service| sum.saturating_add(service.limit));
+        self.table = Some(Table::shared(all.min(total).min(MOST_CHILDREN))?);
+        self.total = total;
+        self.limits = limits;
+        Ok(())
     }
 
     /// Closes everything the loop holds: for a forked child, which has no business with it.
     pub fn close(&mut self) {
         self.services.clear();
         self.signals = None;
+        self.refused = None;
+    }
+
+    fn has_room(&self, service: &Service) -> bool {
+        service.has_room() && self.children.len() < self.total.min(MOST_CHILDREN)
+    }
+
+    /// Whether its sockets are to be looked at.
+    fn is_open(&self, service: &Service) -> bool {
+        let refuses = self.limits.refuses_when_full && !service.hands_over_listener;
+        service.rests_until.is_none() && (refuses || self.has_room(service))
     }
 
     /// The service with this number, as given to [`Acceptor::new`].
@@ -119,6 +182,9 @@ impl Acceptor {
             for (service, listener) in ready {
                 self.admit(service, listener, &mut start);
             }
+            if let Some(refused) = &mut self.refused {
+                refused.tend();
+            }
         }
     }
 
@@ -130,6 +196,7 @@ impl Acceptor {
     fn wait(&mut self, max_idle: Option<Duration>) -> io::Result<(bool, Vec<(usize, usize)>)> {
         let now = Instant::now();
         let rests = self.services.iter().filter_map(|service| service.rests_until);
+        let rests = rests.chain(self.refused.as_ref().and_then(Refused::next_end));
         let idle_end = max_idle.filter(|_| self.children.is_empty()).and_then(|time| self.idle_since.checked_add(time));
         let timeout = match rests.chain(idle_end).min() {
             // Rounded up, or the last millisecond would be spent spinning.
@@ -142,7 +209,10 @@ impl Acceptor {
         if let Some(signals) = &self.signals {
             descriptors.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
         }
-        for (number, service) in self.services.iter().enumerate().filter(|(_, service)| service.is_open()) {
+        if let Some(refused) = &self.refused {
+            descriptors.push(PollFd::new(refused.as_fd(), PollFlags::POLLIN));
+        }
+        for (number, service) in self.services.iter().enumerate().filter(|(_, service)| self.is_open(service)) {
             for (which, listener) in service.listeners.iter().enumerate() {
                 places.push((number, which));
                 descriptors.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
@@ -154,7 +224,8 @@ impl Acceptor {
             Err(errno) => return Err(errno.into()),
         }
         let mut ready = descriptors.iter().map(|descriptor| descriptor.any().unwrap_or(false));
-        let signalled = ready.next().unwrap_or(false);
+        let signalled = self.signals.is_some() && ready.next().unwrap_or(false);
+        let _ = self.refused.is_some() && ready.next().unwrap_or(false);
         Ok((signalled, places.into_iter().zip(ready).filter_map(|(place, ready)| ready.then_some(place)).collect()))
     }
 
@@ -180,6 +251,7 @@ impl Acceptor {
         for service in &mut self.services {
             service.listeners.clear();
             service.held = None;
+            service.rests_until = None;
         }
         log::info!("stopping children={}", self.children.len());
         // A child that accepts by itself would go on for ever.
@@ -187,8 +259,8 @@ impl Acceptor {
     }
 
     fn signal_children(&self, concerned: impl Fn(&Service) -> bool) {
-        for (pid, service) in &self.children {
-            if self.services.get(*service).is_none_or(&concerned) {
+        for (pid, child) in &self.children {
+            if self.services.get(child.service).is_none_or(&concerned) {
                 let _ = kill(*pid, Signal::SIGTERM);
             }
         }
@@ -208,14 +280,18 @@ impl Acceptor {
     /// Takes a child that ended off the count, once; one that was never ours (we may be process 1 of a container, or
     /// have been exec'ed by somebody with children) is not counted.
     fn forget(&mut self, pid: Pid, status: WaitStatus) {
-        let Some(number) = self.children.remove(&pid) else {
+        let Some(child) = self.children.remove(&pid) else {
             log::debug!("reaped a stranger pid={pid}");
             return;
         };
+        if let (Some(table), Some(slot)) = (&self.table, child.slot) {
+            table.forget(slot, pid.as_raw());
+        }
+        self.free.extend(child.slot);
         if self.children.is_empty() {
             self.idle_since = Instant::now();
         }
-        let Some(service) = self.services.get_mut(number) else { return };
+        let Some(service) = self.services.get_mut(child.service) else { return };
         service.running = service.running.saturating_sub(1);
         match status {
             WaitStatus::Exited(_, 0) => log::debug!("child ended service={} pid={pid}", service.name),
@@ -233,28 +309,60 @@ impl Acceptor {
         Start: FnMut(&mut Acceptor, usize, &Given) -> io::Result<Option<Pid>>,
     {
         // Asked again for each client: the one before may have taken the last place.
-        let Some(service) = self.services.get(number).filter(|service| service.is_open()) else { return };
+        let Some(service) = self.services.get(number).filter(|service| self.is_open(service)) else { return };
         let Some(listener) = service.listeners.get(which) else { return };
+        let has_room = self.has_room(service);
         let given = if service.hands_over_listener {
             listener.as_fd().try_clone_to_owned().map(|fd| Some(Given::Listener(fd)))
         } else {
             listener.accept().map(|connection| connection.map(Given::Connection))
         };
         match given {
-            Ok(Some(given)) => {
-                if !self.start(number, &given, start)
-                    && let Some(service) = self.services.get_mut(number)
-                {
-                    service.held = Some(given);
-                }
-            }
+            Ok(Some(Given::Connection(connection))) if !has_room => self.refuse(number, connection, Excess::Full),
+            Ok(Some(Given::Connection(connection))) => match self.claim(&connection) {
+                Ok(slot) => self.start_or_hold(number, Given::Connection(connection), slot, start),
+                Err(excess) => self.refuse(number, connection, excess),
+            },
+            Ok(Some(listener)) => self.start_or_hold(number, listener, None, start),
             Ok(None) => {}
             Err(error) => self.rest(number, &error),
         }
     }
 
+    /// A place in the table for a client, if it may have one.
+    fn claim(&mut self, connection: &OwnedFd) -> Result<Option<usize>, Excess> {
+        let Some(table) = &self.table else { return Ok(None) };
+        let Some(address) = limits::address_of(connection) else { return Ok(None) };
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.fresh += 1;
+            self.fresh - 1
+        });
+        let claimed = table.claim(slot, address, &self.limits);
+        if claimed.is_err() {
+            self.free.push(slot);
+        }
+        claimed.map(|()| Some(slot))
+    }
+
+    fn give_back(&mut self, slot: Option<usize>) {
+        if let (Some(table), Some(slot)) = (&self.table, slot) {
+            table.release(slot);
+            self.free.push(slot);
+        }
+    }
+
+    fn refuse(&mut self, number: usize, connection: OwnedFd, excess: Excess) {
+        let Some(service) = self.services.get(number) else { return };
+        let client =
+            limits::address_of(&connection).map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        log::info!("refused client={client} service={} cause=\"{excess}\"", service.name);
+        if let Some(refused) = &mut self.refused {
+            refused.refuse(connection, service.refusal.as_deref());
+        }
+    }
+
     /// Ends rests that are over, and tries once more to start the children that could not be started before them.
-    /// Who fails again is closed without a word: what the words would be, only a session knows.
+    /// Who fails again is told to come later, as far as anybody knows the protocol.
     fn retry<Start>(&mut self, start: &mut Start)
     where
         Start: FnMut(&mut Acceptor, usize, &Given) -> io::Result<Option<Pid>>,
@@ -264,15 +372,31 @@ impl Acceptor {
             let Some(service) = self.services.get_mut(number) else { return };
             if service.rests_until.is_some_and(|until| until <= now) {
                 service.rests_until = None;
-                if let Some(given) = service.held.take() {
-                    self.start(number, &given, start);
+                if let Some((given, slot)) = service.held.take()
+                    && !self.start(number, &given, slot, start)
+                {
+                    self.give_back(slot);
+                    if let Given::Connection(connection) = given {
+                        self.refuse(number, connection, Excess::Full);
+                    }
                 }
             }
         }
     }
 
+    fn start_or_hold<Start>(&mut self, number: usize, given: Given, slot: Option<usize>, start: &mut Start)
+    where
+        Start: FnMut(&mut Acceptor, usize, &Given) -> io::Result<Option<Pid>>,
+    {
+        if !self.start(number, &given, slot, start)
+            && let Some(service) = self.services.get_mut(number)
+        {
+            service.held = Some((given, slot));
+        }
+    }
+
     /// Starts a child; gives whether that could be done, or need not be done any more.
-    fn start<Start>(&mut self, number: usize, given: &Given, start: &mut Start) -> bool
+    fn start<Start>(&mut self, number: usize, given: &Given, slot: Option<usize>, start: &mut Start) -> bool
     where
         Start: FnMut(&mut Acceptor, usize, &Given) -> io::Result<Option<Pid>>,
     {
@@ -281,10 +405,13 @@ impl Acceptor {
                 if let Some(service) = self.services.get_mut(number) {
                     service.running += 1;
                 }
-                self.children.insert(pid, number);
+                self.children.insert(pid, Child { service: number, slot });
                 true
             }
-            Ok(None) => true,
+            Ok(None) => {
+                self.give_back(slot);
+                true
+            }
             Err(error) => {
                 self.rest(number, &error);
                 false
@@ -313,8 +440,7 @@ mod tests {
 
     /// Without signals, for those belong to the whole process and so to all tests.
     fn acceptor(listener: Listener) -> Acceptor {
-        let services = vec![Service::new("test", vec![listener], 1)];
-        Acceptor { services, children: HashMap::new(), signals: None, idle_since: Instant::now(), stopping: false }
+        Acceptor::of(vec![Service::new("test", vec![listener], 1)])
     }
 
     fn loopback() -> Listener {
@@ -322,7 +448,7 @@ mod tests {
     }
 
     fn end_rest(acceptor: &mut Acceptor) {
-        assert!(!acceptor.services[0].is_open(), "no rest");
+        assert!(!acceptor.is_open(&acceptor.services[0]), "no rest");
         acceptor.services[0].rests_until = Some(Instant::now());
     }
 

@@ -4,6 +4,8 @@ pub mod accept;
 pub mod acceptor;
 pub mod connection;
 pub mod dns;
+pub mod limits;
 pub mod listener;
 pub mod peer;
+pub mod refused;
 pub mod tls;

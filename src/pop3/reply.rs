@@ -56,6 +56,7 @@ replies! {
     START_TLS = "+OK Begin TLS now", "To STLS.";
     NO_TLS = "-ERR [SYS/PERM] TLS cannot be used now", "To STLS, when certificate or key cannot be used.";
     UNDER_TLS = "-ERR This is TLS already", "To STLS under TLS.";
+    TOO_MANY_CONNECTIONS = "-ERR [SYS/TEMP] Too many connections, try again later", "Instead of the greeting.";
     MISCONFIGURED = "-ERR [SYS/PERM] This server is not set up properly", "A configuration error.";
 }
 

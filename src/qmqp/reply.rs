@@ -43,6 +43,8 @@ impl Reply {
     pub const TROUBLE: Reply = Reply::new(Kind::Later, "Error: queue file write error");
     /// The configuration cannot be used.
     pub const CONFIGURATION: Reply = Reply::new(Kind::Later, "Error: server configuration error");
+    /// More connections than there may be; nothing is read.
+    pub const TOO_MANY_CONNECTIONS: Reply = Reply::new(Kind::Later, "Error: too many connections");
     /// Whether the client is authorised cannot be told now.
     pub const CANNOT_TELL: Reply = Reply::new(Kind::Later, "Error: cannot tell now whether you may use this service");
     /// The client is not in qmqpd_authorized_clients.

@@ -81,6 +81,8 @@ impl Reply {
     pub const TROUBLE: Reply = fixed(451, "4.3.0", "Trouble here, try again later");
     /// We cannot go on at all; the connection is closed.
     pub const CLOSING: Reply = fixed(421, "4.3.0", "Trouble here, closing the connection, try again later");
+    /// More connections than there may be; the connection is closed before a word is said.
+    pub const TOO_MANY_CONNECTIONS: Reply = fixed(421, "4.3.2", "Too many connections, try again later");
     /// The client took too long; the connection is closed.
     pub const TIMED_OUT: Reply = fixed(421, "4.4.2", "Timed out, closing the connection");
     /// The client made too many mistakes; the connection is closed.

@@ -9,9 +9,12 @@ use super::program::{self, Program};
 use super::{Plan, Service, services};
 use crate::cli::{self, Common};
 use crate::config::Config;
+use crate::config::value::{List, Value};
 use crate::exit::Error;
 use crate::logging;
+use crate::net::limits::Limits;
 use clap::{CommandFactory, Parser};
+use ipnet::IpNet;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -32,9 +35,21 @@ pub struct Args {
     /// Most connections at once (default: 4)
     #[arg(long, value_name = "NUMBER", conflicts_with = "limit_connections")]
     pub maxconnects: Option<NonZeroU32>,
-    /// The same as qpsmtpd has it; 0: no limit (default: 15 as qpsmtpd-forkserver, none as qpsmtpd-prefork)
+    /// The same, also for all services together; 0: no limit (default: 15 as qpsmtpd-forkserver, else none)
     #[arg(long, value_name = "NUMBER")]
     pub limit_connections: Option<u32>,
+    /// Most connections at once from one address: smtpd_client_connection_count_limit
+    #[arg(long, value_name = "NUMBER")]
+    pub max_from_ip: Option<u32>,
+    /// Most connections a minute from one address: smtpd_client_connection_rate_limit
+    #[arg(long, value_name = "NUMBER")]
+    pub max_per_minute: Option<u32>,
+    /// Addresses and nets without these two limits: smtpd_client_event_limit_exceptions; may be repeated
+    #[arg(long, value_name = "NETS", value_parser = nets)]
+    pub exempt: Vec<String>,
+    /// What becomes of clients while all is full, defer or refuse: when_full
+    #[arg(long, value_name = "KIND", value_parser = ["defer", "refuse"])]
+    pub when_full: Option<String>,
     /// Port or service to listen on; 0: any that is free; may be repeated (default: smtp, under qpsmtpd's names 2525)
     #[arg(long)]
     pub port: Vec<String>,
@@ -49,7 +64,7 @@ pub struct Args {
     pub quiet: bool,
     /// Serve what this file in inetd.conf's format names
     #[arg(long, value_name = "FILE",
-          conflicts_with_all = ["finicky", "maxconnects", "limit_connections", "port", "listen_address", "program"])]
+          conflicts_with_all = ["finicky", "maxconnects", "port", "listen_address", "program"])]
     pub services: Option<PathBuf>,
     /// The program to start, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -83,7 +98,20 @@ pub enum Task {
 impl Args {
     /// Reads the command line by the letters of the name we were started by.
     pub fn parse() -> Result<Args, Error> {
-        cli::parse_as(Personality::of_this_process().dress(Args::command()))
+        let mut args: Args = cli::parse_as(Personality::of_this_process().dress(Args::command()))?;
+        let parameters = args.parameters();
+        args.common.overrides.extend(parameters);
+        Ok(args)
+    }
+
+    /// The options that are parameters by another name.
+    fn parameters(&self) -> Vec<String> {
+        let at_once = self.max_from_ip.map(|number| format!("smtpd_client_connection_count_limit={number}"));
+        let per_minute = self.max_per_minute.map(|number| format!("smtpd_client_connection_rate_limit={number}"));
+        let exempt = format!("smtpd_client_event_limit_exceptions={}", self.exempt.join(","));
+        let exempt = Some(exempt).filter(|_| !self.exempt.is_empty());
+        let when_full = self.when_full.as_ref().map(|kind| format!("when_full={kind}"));
+        [at_once, per_minute, exempt, when_full].into_iter().flatten().collect()
     }
 
     /// What is to be done.
@@ -104,7 +132,10 @@ impl Args {
         for service in &mut services {
             service.program = self.configured(service.program.clone(), config)?;
         }
-        Ok(Task::Listen(Plan { services }))
+        // For one service this is the limit of that.
+        let total = self.limit_connections.filter(|limit| *limit > 0 && self.services.is_some());
+        let total = total.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(Task::Listen(Plan { services, total, limits: Limits::of(config) }))
     }
 
     /// Programs that we start are to read what we read.
@@ -234,6 +265,11 @@ impl Args {
         }
         Ok(addresses)
     }
+}
+
+fn nets(text: &str) -> Result<String, String> {
+    let nets = <List<IpNet> as Value>::parse(text).map_err(|expected| format!("expected {expected}"))?;
+    if nets.0.is_empty() { Err("expected addresses and nets".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 fn is_smtpsrvr(word: &std::ffi::OsStr) -> bool {

@@ -10,10 +10,12 @@ pub mod command_line;
 pub mod one_client;
 pub mod personality;
 pub mod program;
+pub mod refusal;
 pub mod services;
 
 use crate::exit::{Ended, Error};
 use crate::net::acceptor::{self, Acceptor, Given};
+use crate::net::limits::Limits;
 use address::Address;
 use program::Program;
 use std::io;
@@ -38,6 +40,10 @@ pub struct Service {
 pub struct Plan {
     /// Each with its sockets.
     pub services: Vec<Service>,
+    /// Most programs at once, of all services.
+    pub total: usize,
+    /// What one client may have.
+    pub limits: Limits,
 }
 
 /// Listens, and starts programs, until TERM or INT. All sockets are bound before the first client is served.
@@ -50,6 +56,7 @@ pub fn serve(plan: Plan) -> Result<Ended, Error> {
     }
     let stuck = |error: io::Error| Error::Temporary(format!("accept loop: {error}"));
     let mut acceptor = Acceptor::new(open).map_err(stuck)?;
+    acceptor.limit(plan.total, plan.limits).map_err(stuck)?;
     let start = |_: &mut Acceptor, number: usize, given: &Given| match programs.get(number) {
         Some(program) => program.start(given),
         None => Ok(None),
@@ -76,5 +83,6 @@ fn listen(service: &Service) -> Result<acceptor::Service, Error> {
     }
     let mut open = acceptor::Service::new(&service.name, listeners, service.limit);
     open.hands_over_listener = service.hands_over_listener;
+    open.refusal = refusal::words(service.program.path.as_os_str());
     Ok(open)
 }

@@ -16,7 +16,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A running smtpd; killed when the test is over.
 pub struct Server {
     pub process: Child,
-    records: Receiver<String>,
+    pub records: Receiver<String>,
     pub seen: Vec<String>,
 }
 

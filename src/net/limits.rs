@@ -1,0 +1,331 @@
+//! How much one client may have at once and in a minute: the limits, and the table of who has what.
+//!
+//! The table is memory that forked children may share: whoever accepts a connection claims a slot in it with the
+//! client's address, and gives it back at the end. A process that is killed gives nothing back, so whoever reaps it
+//! does ([`Table::forget`]). Nothing in it grows with the number of clients.
+
+use crate::config::Config;
+use crate::sys;
+use ipnet::IpNet;
+use nix::sys::socket::{SockaddrStorage, getpeername};
+use nix::time::{ClockId, clock_gettime};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What one client may have; 0 is no limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once.
+    pub at_once: u32,
+    /// Connections in a minute, counted from the first one on.
+    pub per_minute: u32,
+    /// Clients that neither holds for.
+    pub exempt: Vec<IpNet>,
+    /// How much of an IPv6 address is one client.
+    pub v6_prefix: u8,
+    /// Whether clients are told that all is full, instead of being left to wait in the kernel.
+    pub refuses_when_full: bool,
+}
+
+/// What a client has too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// Connections at once.
+    AtOnce,
+    /// Connections in a minute.
+    PerMinute,
+    /// All clients together have all there is.
+    Full,
+}
+
+impl std::fmt::Display for Excess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Excess::AtOnce => "too many connections from this address",
+            Excess::PerMinute => "too many connections a minute from this address",
+            Excess::Full => "too many connections",
+        })
+    }
+}
+
+impl Limits {
+    /// As main.cf and the options say.
+    pub fn of(config: &Config) -> Limits {
+        Limits {
+            at_once: config.smtpd_client_connection_count_limit,
+            per_minute: config.smtpd_client_connection_rate_limit,
+            exempt: config.smtpd_client_event_limit_exceptions.0.clone(),
+            v6_prefix: config.smtpd_client_ipv6_prefix_length.0,
+            refuses_when_full: config.when_full.refuses,
+        }
+    }
+
+    fn concern(&self, address: IpAddr) -> bool {
+        (self.at_once > 0 || self.per_minute > 0) && !self.exempt.iter().any(|net| net.contains(&address))
+    }
+
+    /// What stands for the client in the table: the address, of an IPv6 one the network. IPv4 is written as IPv6.
+    fn key(&self, address: IpAddr) -> (u64, u64) {
+        let bits = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(address) => {
+                let rest = 128_u32.saturating_sub(u32::from(self.v6_prefix));
+                address.to_bits() & u128::MAX.checked_shl(rest).unwrap_or(0)
+            }
+        };
+        // All 0 is a free slot. `::1` is of the network `::`.
+        let bits = bits.max(1);
+        ((bits >> 64) as u64, bits as u64)
+    }
+}
+
+/// The address at the other end, IPv4 as IPv4; nothing on a unix socket, or where the client has left.
+pub fn address_of(connection: &impl AsFd) -> Option<IpAddr> {
+    let name = getpeername::<SockaddrStorage>(connection.as_fd().as_raw_fd()).ok()?;
+    let v4 = name.as_sockaddr_in().map(|name| IpAddr::V4(name.ip()));
+    v4.or_else(|| name.as_sockaddr_in6().map(|name| IpAddr::V6(name.ip()).to_canonical()))
+}
+
+/// Words in front of the slots: who holds the lock, and how many slots were ever used.
+const HEAD: usize = 2;
+const LOCK: usize = 0;
+const USED: usize = 1;
+/// Words of a slot: an address, or 0 twice.
+const SLOT: usize = 2;
+/// Words of a rate: an address, the time of the first connection of this minute, and how many there were.
+const RATE: usize = 4;
+/// An address may be in so many places, all in one set; the set is by the address, mixed with a secret, so that nobody
+/// can choose addresses that push each other out.
+const WAYS: usize = 8;
+const SETS: usize = 512;
+const MINUTE: u64 = 60_000;
+
+/// Who has how much.
+#[derive(Debug)]
+pub struct Table {
+    words: &'static [AtomicU64],
+    slots: usize,
+    secret: RandomState,
+}
+
+impl Table {
+    /// With room for so many connections at once, shared with the children that are forked from now on. Never freed; pages
+    /// that are not used cost nothing.
+    pub fn shared(slots: usize) -> io::Result<Table> {
+        let words = HEAD + slots * SLOT + SETS * WAYS * RATE;
+        Ok(Table { words: sys::shared_words(words)?, slots, secret: RandomState::new() })
+    }
+
+    /// How many connections there is room for.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Takes a slot for a client, if it may have one more. The slot must be the caller's, and free.
+    pub fn claim(&self, slot: usize, address: IpAddr, limits: &Limits) -> Result<(), Excess> {
+        if !limits.concern(address) || slot >= self.slots {
+            return Ok(());
+        }
+        let key = limits.key(address);
+        let _locked = self.lock();
+        if limits.at_once > 0 && self.count(key) >= u64::from(limits.at_once) {
+            return Err(Excess::AtOnce);
+        }
+        if limits.per_minute > 0 && !self.count_rate(key, limits.per_minute) {
+            return Err(Excess::PerMinute);
+        }
+        self.put(HEAD + slot * SLOT, key);
+        if self.get(USED) <= slot as u64 {
+            self.set(USED, slot as u64 + 1);
+        }
+        Ok(())
+    }
+
+    /// Gives a slot back.
+    pub fn release(&self, slot: usize) {
+        if slot < self.slots {
+            self.put(HEAD + slot * SLOT, (0, 0));
+        }
+    }
+
+    /// Gives back what a process had that is gone: its slot, and the lock if it was killed with that.
+    pub fn forget(&self, slot: usize, pid: i32) {
+        if let Some(lock) = self.words.get(LOCK) {
+            let _ = lock.compare_exchange(pid as u64, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+        self.release(slot);
+    }
+
+    fn count(&self, key: (u64, u64)) -> u64 {
+        let used = usize::try_from(self.get(USED)).unwrap_or(usize::MAX).min(self.slots);
+        let slots = self.words.get(HEAD..HEAD + used * SLOT).unwrap_or_default();
+        slots.chunks_exact(SLOT).filter(|slot| matches!(slot, [high, low] if is(high, key.0) && is(low, key.1))).count()
+            as u64
+    }
+
+    /// Counts one more connection of this minute, if that may be.
+    fn count_rate(&self, key: (u64, u64), limit: u32) -> bool {
+        let set = usize::try_from(self.secret.hash_one(key) % SETS as u64).unwrap_or(0);
+        let first = HEAD + self.slots * SLOT + set * WAYS * RATE;
+        let places = || (0..WAYS).map(|way| first + way * RATE);
+        let now = milliseconds();
+        let known = places().find(|place| self.get(*place) == key.0 && self.get(place + 1) == key.1);
+        if let Some(place) = known
+            && now.saturating_sub(self.get(place + 2)) < MINUTE
+        {
+            let count = self.get(place + 3);
+            if count >= u64::from(limit) {
+                return false;
+            }
+            self.set(place + 3, count + 1);
+            return true;
+        }
+        if let Some(place) = known.or_else(|| places().min_by_key(|place| self.get(place + 2))) {
+            self.put(place, key);
+            self.set(place + 2, now);
+            self.set(place + 3, 1);
+        }
+        true
+    }
+
+    fn get(&self, place: usize) -> u64 {
+        self.words.get(place).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, place: usize, value: u64) {
+        if let Some(word) = self.words.get(place) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn put(&self, place: usize, (high, low): (u64, u64)) {
+        self.set(place, high);
+        self.set(place + 1, low);
+    }
+
+    /// Held for a few hundred loads; who waits lets others run. [`Table::forget`] frees it from the dead.
+    fn lock(&self) -> Locked<'_> {
+        let lock = self.words.get(LOCK);
+        let own = u64::from(std::process::id());
+        while lock.is_some_and(|lock| lock.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed).is_err()) {
+            std::thread::yield_now();
+        }
+        Locked(lock)
+    }
+}
+
+struct Locked<'a>(Option<&'a AtomicU64>);
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if let Some(lock) = self.0 {
+            lock.store(0, Ordering::Release);
+        }
+    }
+}
+
+fn is(word: &AtomicU64, value: u64) -> bool {
+    word.load(Ordering::Relaxed) == value
+}
+
+/// A clock that all processes of this machine share and nobody sets.
+fn milliseconds() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(at_once: u32, per_minute: u32) -> Limits {
+        Limits { at_once, per_minute, v6_prefix: 64, ..Limits::default() }
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn one_address_gets_so_many_at_once_and_another_one_its_own() {
+        let (table, limits) = (Table::shared(10).unwrap(), limits(2, 0));
+        assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Ok(()));
+        assert_eq!(table.claim(1, ip("192.0.2.1"), &limits), Ok(()));
+        assert_eq!(table.claim(2, ip("192.0.2.1"), &limits), Err(Excess::AtOnce));
+        assert_eq!(table.claim(2, ip("192.0.2.2"), &limits), Ok(()));
+        table.release(0);
+        assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Ok(()));
+        assert_eq!(table.claim(3, ip("192.0.2.1"), &limits), Err(Excess::AtOnce));
+    }
+
+    #[test]
+    fn ipv6_counts_by_network_and_ipv4_by_address() {
+        let (table, mut limits) = (Table::shared(10).unwrap(), limits(1, 0));
+        assert_eq!(table.claim(0, ip("2001:db8::1"), &limits), Ok(()));
+        assert_eq!(table.claim(1, ip("2001:db8::ffff:1:2:3"), &limits), Err(Excess::AtOnce));
+        assert_eq!(table.claim(1, ip("2001:db8:0:1::1"), &limits), Ok(()));
+        assert_eq!(table.claim(2, ip("192.0.2.1"), &limits), Ok(()));
+        assert_eq!(table.claim(3, ip("192.0.2.2"), &limits), Ok(()), "the prefix is that of IPv6");
+        limits.v6_prefix = 128;
+        assert_eq!(table.claim(4, ip("2001:db8::2"), &limits), Ok(()));
+        limits.v6_prefix = 0;
+        assert_eq!(limits.key(ip("2001:db8::2")), limits.key(ip("::1")));
+        assert_ne!(limits.key(ip("::1")), (0, 0), "that is a free slot");
+    }
+
+    #[test]
+    fn a_minute_has_so_many_connections_also_when_they_are_over() {
+        let (table, limits) = (Table::shared(1).unwrap(), limits(0, 3));
+        for _ in 0..3 {
+            assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Ok(()));
+            table.release(0);
+        }
+        assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Err(Excess::PerMinute));
+        assert_eq!(table.claim(0, ip("192.0.2.2"), &limits), Ok(()));
+    }
+
+    #[test]
+    fn a_new_minute_counts_anew() {
+        let (table, limits) = (Table::shared(1).unwrap(), limits(0, 1));
+        assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Ok(()));
+        assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Err(Excess::PerMinute));
+        let key = limits.key(ip("192.0.2.1"));
+        let rates = HEAD + table.slots * SLOT;
+        let place = (0..SETS * WAYS).map(|n| rates + n * RATE).find(|place| table.get(place + 1) == key.1).unwrap();
+        table.set(place + 2, milliseconds().saturating_sub(MINUTE));
+        assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Ok(()));
+    }
+
+    #[test]
+    fn the_exempt_are_neither_counted_nor_refused() {
+        let (table, mut limits) = (Table::shared(10).unwrap(), limits(1, 1));
+        limits.exempt = vec!["192.0.2.0/24".parse().unwrap()];
+        (0..5).for_each(|slot| assert_eq!(table.claim(slot, ip("192.0.2.1"), &limits), Ok(())));
+        assert_eq!(table.claim(5, ip("198.51.100.1"), &limits), Ok(()));
+        assert_eq!(table.claim(6, ip("198.51.100.1"), &limits), Err(Excess::AtOnce));
+    }
+
+    #[test]
+    fn who_died_with_the_lock_and_a_slot_has_neither_any_more() {
+        let (table, limits) = (Table::shared(2).unwrap(), limits(1, 0));
+        assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Ok(()));
+        table.set(LOCK, 4711);
+        table.forget(0, 4711);
+        assert_eq!(table.claim(1, ip("192.0.2.1"), &limits), Ok(()));
+    }
+
+    #[test]
+    fn processes_share_the_table_and_never_let_in_one_too_many() {
+        let (table, limits) = (Table::shared(64).unwrap(), limits(7, 0));
+        let claim = |slot| u8::from(table.claim(slot, ip("192.0.2.1"), &limits).is_err());
+        let children: Vec<_> = (0..32).map(|slot| sys::fork(|| claim(slot)).unwrap()).collect();
+        let refused = children.into_iter().filter(|child| {
+            let status = nix::sys::wait::waitpid(*child, None).unwrap();
+            matches!(status, nix::sys::wait::WaitStatus::Exited(_, 1))
+        });
+        assert_eq!(refused.count(), 32 - 7);
+    }
+}
