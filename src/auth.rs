@@ -90,8 +90,7 @@ fn methods(config: &Config) -> Vec<AuthMethod> {
 }
 
 fn wrong(config: &Config, expected: &str) -> Error {
-    let setting = config.settings.iter().find(|setting| setting.name == "authentication");
-    let origin = setting.map_or(Origin::Default, |setting| setting.origin.clone());
+    let origin = config.origin("authentication");
     Error::Config(crate::config::Error { origin, problem: format!("authentication: expected {expected}") })
 }
 

@@ -1,5 +1,6 @@
 //! Giving up rights, for good and verified.
 
+use crate::config::Config;
 use crate::exit::Error;
 use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid};
 
@@ -21,29 +22,35 @@ pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
-/// Started as root, becomes the system user `name`; started as anybody else, stays that user. A user that does not
-/// exist is a configuration error: there is no falling back to nobody, who owns no queue.
-pub fn become_named(name: &str, parameter: &str) -> Result<(), Error> {
+/// The users of main.cf that our programs become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// `mail_owner`, whose the queue is.
+    Mail,
+    /// `net_owner`, whom programs become that parse what a client says, if it is set.
+    Net,
+}
+
+/// Started as root, becomes this user; started as anybody else, stays that user. A user that does not exist is a
+/// configuration error: there is no falling back to nobody, who owns no queue.
+pub fn become_owner(config: &Config, owner: Owner) -> Result<(), Error> {
     if !is_root() {
         return Ok(());
     }
-    let user = named(name, parameter)?;
+    let user = owner_of(config, owner)?;
     become_user(user.uid, user.gid)
 }
 
-/// The system user a parameter names.
-pub fn named(name: &str, parameter: &str) -> Result<User, Error> {
+/// The system user that a parameter names.
+pub fn owner_of(config: &Config, owner: Owner) -> Result<User, Error> {
+    let (name, parameter) = match owner {
+        Owner::Mail => (&config.mail_owner, "mail_owner"),
+        Owner::Net => (&config.net_owner, "net_owner"),
+    };
     match User::from_name(name) {
         Ok(Some(user)) if !user.uid.is_root() => Ok(user),
-        Ok(Some(_)) => Err(Error::Config(wrong(parameter, name, "a user without root's rights"))),
-        Ok(None) => Err(Error::Config(wrong(parameter, name, "a user of this system"))),
+        Ok(Some(_)) => Err(Error::Config(config.wrong(parameter, "a user without root's rights"))),
+        Ok(None) => Err(Error::Config(config.wrong(parameter, "a user of this system"))),
         Err(errno) => Err(Error::Temporary(format!("{parameter} = {name}: {errno}"))),
-    }
-}
-
-fn wrong(parameter: &str, name: &str, expected: &str) -> crate::config::Error {
-    crate::config::Error {
-        origin: crate::config::Origin::Default,
-        problem: format!("{parameter} = {name}: expected {expected}"),
     }
 }

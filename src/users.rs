@@ -109,8 +109,7 @@ pub(crate) fn unreadable(config: &Config, parameter: &str, path: &Path, error: &
     use std::io::ErrorKind;
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
-            let setting = config.settings.iter().find(|setting| setting.name == parameter);
-            let origin = setting.map_or(crate::config::Origin::Default, |setting| setting.origin.clone());
+            let origin = config.origin(parameter);
             let problem = format!("{parameter}: expected a readable file at {}: {error}", path.display());
             Error::Config(crate::config::Error { origin, problem })
         }

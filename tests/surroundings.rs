@@ -69,3 +69,20 @@ fn too_little_memory_shows_the_client_protocol_or_nothing() {
         assert!(broke > 0, "{program}: no limit was too small");
     }
 }
+
+#[test]
+fn a_user_that_does_not_exist_is_told_with_the_place_where_it_was_set() {
+    if !nix::unistd::geteuid().is_root() {
+        // Others stay who they are, and ask for no user.
+        return;
+    }
+    for program in ["smtpsrvr", "qmqpd", "pop3d", "submit", "deliver"] {
+        let scratch = Scratch::new();
+        scratch.configure("mail_owner = no-such-user");
+        let line = std::fs::read_to_string(scratch.path().join("main.cf")).expect("main.cf").lines().count();
+        let output = scratch.run(program, if program == "submit" { &["bob"] } else { &[] }, b"");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        let place = format!("main.cf:{line}: mail_owner = no-such-user: expected a user of this system");
+        assert!(output.status.code() == Some(78) && log.contains(&place), "{program}: {log}");
+    }
+}

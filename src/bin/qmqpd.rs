@@ -14,7 +14,7 @@ use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
 use doorpost::net::connection::Connection;
 use doorpost::net::peer::Peer;
-use doorpost::privilege;
+use doorpost::privilege::{self, Owner};
 use doorpost::qmqp::server::{self, LONGEST_SESSION};
 use doorpost::record::{self, Recorder};
 use doorpost::smtpd::refusal;
@@ -56,7 +56,7 @@ fn prepare() -> Result<(Args, Config, Channels), Error> {
     let config = Config::load(&args.common)?;
     let channels = Channels::load(&config)?;
     if config.net_owner.is_empty() {
-        privilege::become_named(&config.mail_owner, "mail_owner")?;
+        privilege::become_owner(&config, Owner::Mail)?;
     }
     Ok((args, config, channels))
 }
@@ -67,7 +67,7 @@ fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, E
     let submit = Submitter::start(config, &args.common).and_then(|submit| {
         if !config.net_owner.is_empty() {
             // Only root can become net_owner, so submit was started as root and becomes mail_owner itself.
-            privilege::become_named(&config.net_owner, "net_owner")?;
+            privilege::become_owner(config, Owner::Net)?;
         }
         Ok(submit)
     });

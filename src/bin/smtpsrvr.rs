@@ -16,7 +16,7 @@ use doorpost::net::accept;
 use doorpost::net::connection::Connection;
 use doorpost::net::peer::Peer;
 use doorpost::net::tls::Offer;
-use doorpost::privilege;
+use doorpost::privilege::{self, Owner};
 use doorpost::record::{self, Recorder};
 use doorpost::smtp::server::{self, Settings};
 use doorpost::smtp::site::Here;
@@ -70,7 +70,7 @@ fn prepare() -> Result<(Args, Config, Channels, Offer), Error> {
     // The key may be a file that only root can open.
     let tls = Offer::open(&config, args.tls)?;
     if config.net_owner.is_empty() {
-        privilege::become_named(&config.mail_owner, "mail_owner")?;
+        privilege::become_owner(&config, Owner::Mail)?;
     }
     Ok((args, config, channels, tls))
 }
@@ -79,7 +79,7 @@ fn session(args: &Args, config: &Config, channels: &Channels, tls: Offer) -> Res
     let submit = Submitter::start(config, &args.common);
     if !config.net_owner.is_empty() {
         // Only root can become net_owner, so submit was started as root and becomes mail_owner itself.
-        privilege::become_named(&config.net_owner, "net_owner")?;
+        privilege::become_owner(config, Owner::Net)?;
     }
     let mut submit = submit?;
     let only: Vec<String> =

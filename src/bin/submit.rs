@@ -11,7 +11,7 @@ use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
-use doorpost::privilege;
+use doorpost::privilege::{self, Owner};
 use doorpost::submit::local;
 use doorpost::submit::server::{self, Receiver};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
@@ -45,7 +45,7 @@ fn run() -> Result<Ended, Error> {
     let config = Config::load(&args.common)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let caller = getuid();
-    privilege::become_named(&config.mail_owner, "mail_owner")?;
+    privilege::become_owner(&config, Owner::Mail)?;
     if !args.recipients.is_empty() {
         let from = args.from.unwrap_or_else(|| match User::from_uid(caller) {
             Ok(Some(user)) => user.name,

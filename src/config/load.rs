@@ -275,13 +275,20 @@ impl Config {
     }
 
     fn expect(&self, name: &str, holds: bool, expected: &str) -> Result<(), Error> {
-        match self.settings.iter().find(|setting| setting.name == name) {
-            Some(setting) if !holds => Err(Error {
-                origin: setting.origin.clone(),
-                problem: format!("{name} = {}: expected {expected}", setting.expanded.escape_debug()),
-            }),
-            _ => Ok(()),
-        }
+        if holds { Ok(()) } else { Err(self.wrong(name, expected)) }
+    }
+
+    /// Says of a parameter that is right by itself but cannot be used where it was set, and what was expected there.
+    pub fn wrong(&self, name: &str, expected: &str) -> Error {
+        let setting = self.settings.iter().find(|setting| setting.name == name);
+        let value = setting.map_or(String::new(), |setting| format!(" = {}", setting.expanded.escape_debug()));
+        Error { origin: self.origin(name), problem: format!("{name}{value}: expected {expected}") }
+    }
+
+    /// Where a parameter was set.
+    pub fn origin(&self, name: &str) -> Origin {
+        let setting = self.settings.iter().find(|setting| setting.name == name);
+        setting.map_or(Origin::Default, |setting| setting.origin.clone())
     }
 }
 

@@ -14,7 +14,7 @@ mod settings;
 use crate::cli::Common;
 use crate::config::Config;
 use crate::exit::{Ended, Error};
-use crate::privilege;
+use crate::privilege::{self, Owner};
 use crate::queue::{Id, Queue};
 use attempt::{Attempt, attempt};
 use helper::Helper;
@@ -53,9 +53,9 @@ pub fn run(common: &Common, config: Config, work: &Work) -> Result<Ended, Error>
     let settings = Settings::new(common, config)?;
     let mut helper = None;
     if privilege::is_root() {
-        privilege::named(&settings.config.mail_owner, "mail_owner")?;
+        privilege::owner_of(&settings.config, Owner::Mail)?;
         helper = Some(Helper::start(settings.clone())?);
-        privilege::become_named(&settings.config.mail_owner, "mail_owner")?;
+        privilege::become_owner(&settings.config, Owner::Mail)?;
     }
     let queue = Queue::open(&settings.config.queue_directory)?;
     let waker = Waker::open(&queue)?;

@@ -22,7 +22,7 @@ use crate::lookup::Lookup;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
 use crate::net::tls::Offer;
-use crate::privilege;
+use crate::privilege::{self, Owner};
 use crate::record::Recorder;
 use crate::sys;
 use crate::wire::netstring::{self, LengthReader};
@@ -76,10 +76,7 @@ pub fn serve(config: &Config, peer: &Peer, record: Option<File>, tls: Offer) -> 
 
 /// Whom the parser becomes.
 fn parser(config: &Config) -> Result<User, Error> {
-    match config.net_owner.as_str() {
-        "" => privilege::named(&config.mail_owner, "mail_owner"),
-        name => privilege::named(name, "net_owner"),
-    }
+    privilege::owner_of(config, if config.net_owner.is_empty() { Owner::Mail } else { Owner::Net })
 }
 
 fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
@@ -159,7 +156,7 @@ fn become_owner(config: &Config, owner: Option<(u32, u32)>) -> Result<(), Error>
     match owner {
         Some((0, _)) => Err(Error::Permission("root has no mailbox here".to_owned())),
         Some((uid, gid)) => privilege::become_user(uid.into(), gid.into()),
-        None => privilege::become_named(&config.mail_owner, "mail_owner"),
+        None => privilege::become_owner(config, Owner::Mail),
     }
 }
 

@@ -13,8 +13,9 @@ use crate::logging::clean;
 use crate::message::date::date;
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{HopCounter, Protocol, Received};
+use crate::privilege::{self, Owner};
 use crate::queue::{self, Draft, Head, Queue};
-use crate::{privilege, sys};
+use crate::sys;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::geteuid;
@@ -300,10 +301,9 @@ fn check_peer(config: &Config, stream: &UnixStream) -> Result<(), Error> {
     if uid == 0 || uid == geteuid().as_raw() {
         return Ok(());
     }
-    for (name, parameter) in [(&config.mail_owner, "mail_owner"), (&config.net_owner, "net_owner")] {
-        if !name.is_empty() && privilege::named(name, parameter).is_ok_and(|user| user.uid.as_raw() == uid) {
-            return Ok(());
-        }
+    let is_that = |owner| privilege::owner_of(config, owner).is_ok_and(|user| user.uid.as_raw() == uid);
+    if is_that(Owner::Mail) || (!config.net_owner.is_empty() && is_that(Owner::Net)) {
+        return Ok(());
     }
     Err(refused(&format!("uid {uid}")))
 }
