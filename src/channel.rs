@@ -88,6 +88,11 @@ impl Channels {
         Ok(channels)
     }
 
+    /// Reads the text of a channels file; `config` is what `$name` expands from, and names the file in errors.
+    pub fn parse(octets: &[u8], config: &Config) -> Result<Channels, Error> {
+        parse::parse(octets, config, false)
+    }
+
     /// The channel a client's mail comes in on. `only` limits the search to these names, in this order
     /// (`smtpsrvr remotehost localhost channels`); empty: all. Without a match the last one searched, or `No` if
     /// `finicky`. An unknown name in `only` is an error.

@@ -44,6 +44,11 @@ impl Config {
         Ok(config)
     }
 
+    /// Checks definitions, expands them and fills in the defaults. The other part is what an administrator should hear.
+    pub fn from_definitions(definitions: Vec<Definition>) -> Result<(Config, Vec<Error>), Error> {
+        assemble(definitions)
+    }
+
     /// The defaults with some settings over them, for tests; a wrong one panics.
     pub fn with(settings: &[(&str, &str)]) -> Config {
         let definition = |(name, raw): &(&str, &str)| Definition {

@@ -6,7 +6,7 @@
 
 mod append;
 mod folders;
-mod name;
+pub mod name;
 
 pub use append::deliver;
 

@@ -222,6 +222,21 @@ fn shake_hands<S: Stream>(
     Ok(false)
 }
 
+/// A whole session over any stream; `check` says which maildrop a name and a password open. The programs do the same with
+/// processes in between.
+pub fn session<S: Stream, M: Maildrop>(
+    stream: S,
+    peer: &Peer,
+    timeout: Duration,
+    mut check: impl FnMut(&[u8], &Secret) -> Lookup<M>,
+) -> Result<Ended, Error> {
+    let mut dialogue = Dialogue::new(stream, timeout);
+    match authorize(&mut dialogue, peer, true, Offer::None, |name, secret, _| Ok(check(name, secret)))? {
+        Entered::In(maildrop) => transaction(&mut dialogue, maildrop, peer, "somebody"),
+        Entered::Out(ended) => Ok(ended),
+    }
+}
+
 /// Opens a user's maildrop and serves it; this process has the user's rights already, or keeps its own.
 pub(super) fn serve_user<S: Stream>(
     config: &Config,
