@@ -1,0 +1,37 @@
+//! What must hold of any input: one function a fuzz target, which panics where it does not.
+//!
+//! `fuzz_targets/` feeds them from libFuzzer, `tests/corpus.rs` from the corpus kept in `corpus/` and from chance, so
+//! that every `cargo test` checks what fuzzing found once. The functions depend on nothing but their input.
+
+mod config;
+mod pop3;
+mod qmqp;
+mod queue;
+mod small;
+mod smtp;
+mod store;
+mod wire;
+
+pub use config::{channels, main_cf};
+pub use pop3::pop3_session;
+pub use qmqp::qmqp_request;
+pub use queue::queue_file;
+pub use small::{maildir_names, netstrings, submit_frames};
+pub use smtp::smtp_session;
+pub use wire::Chance;
+
+/// A target: its name, which is also that of its folder in `corpus/`, and its function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 9] = [
+    ("smtp_session", smtp_session),
+    ("pop3_session", pop3_session),
+    ("qmqp_request", qmqp_request),
+    ("netstrings", netstrings),
+    ("main_cf", main_cf),
+    ("channels", channels),
+    ("queue_file", queue_file),
+    ("maildir_names", maildir_names),
+    ("submit_frames", submit_frames),
+];
