@@ -135,9 +135,10 @@ impl Deliver {
                 return Ok(Swept::Stopped);
             }
             self.settings.refresh();
-            self.one(id);
+            if self.one(id) != Some(Attempt::NotOurs) {
+                swept = Swept::Some;
+            }
             self.check_helper()?;
-            swept = Swept::Some;
         }
         Ok(swept)
     }
@@ -146,8 +147,11 @@ impl Deliver {
         self.tried.insert(*id);
         match attempt(&self.queue, &self.settings, self.helper.as_mut(), id) {
             Ok(attempt) => {
-                if let Attempt::Deferred(next) = attempt {
-                    self.alarms.set(next);
+                match attempt {
+                    // A submit may be writing it, and rely on us when it is done: it was not tried.
+                    Attempt::NotOurs => drop(self.tried.remove(id)),
+                    Attempt::Deferred(next) => self.alarms.set(next),
+                    Attempt::Finished => {}
                 }
                 Some(attempt)
             }
@@ -176,4 +180,41 @@ enum Swept {
     Some,
     /// A signal ended it.
     Stopped,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::path::{Address, ReversePath};
+    use crate::queue::Head;
+
+    #[test]
+    fn a_message_that_was_still_being_written_at_one_look_is_tried_at_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(text("passwd"), "").unwrap();
+        let config = Config::with(&[
+            ("queue_directory", &text("queue")),
+            ("users", &format!("passwd-file:{}", text("passwd"))),
+            ("channels", &text("channels")),
+            ("myhostname", "mx.example"),
+        ]);
+        let queue = Queue::open(&config.queue_directory).unwrap();
+        let waker = Waker::open(&queue).unwrap();
+        let settings = Settings::new(&Common::default(), config).unwrap();
+        let (alarms, tried) = (Alarms::default(), HashSet::new());
+        let mut deliver = Deliver { queue, settings, helper: None, waker, alarms, tried };
+        let mut draft = deliver.queue.begin().unwrap();
+        draft.content(b"Subject: x\n\nhello\n").unwrap();
+
+        assert_eq!(deliver.sweep().unwrap(), Swept::Nothing, "it is locked and not whole");
+
+        draft.recipient(&Address::from_internal(b"nobody-of-that-name@mx.example").unwrap()).unwrap();
+        let head =
+            Head { reverse_path: ReversePath::NULL, trace: b"Received: by mx\n".to_vec(), channel: "local".into() };
+        draft.commit(&head).unwrap();
+        assert_eq!(deliver.sweep().unwrap(), Swept::Some);
+        let far = SystemTime::now() + Duration::from_secs(86_400);
+        assert!(deliver.queue.due(far).unwrap().is_empty(), "a message from nobody to nobody is done");
+    }
 }
