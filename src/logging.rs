@@ -2,7 +2,8 @@
 //!
 //! Under inetd and under systemd's `StandardInput=socket` descriptor 2 is the client too, and a panic, an allocation
 //! failure, ld.so and clap all write there. So [`start`] is the first act of every main: if descriptor 2 may be the
-//! client, /dev/null is put over it, and records go to /dev/log.
+//! client, /dev/null is put over it, and records go to /dev/log. (Where it is an inet socket `sys` does that even
+//! before std starts, which may break there too.)
 //!
 //! A record is one line of printable ASCII, at most 1 KB; whatever else stands in it is written `\xNN`.
 
@@ -153,12 +154,9 @@ fn is_journal() -> bool {
 }
 
 fn may_be_client(speaks: Speaks) -> bool {
-    use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
     use std::io::IsTerminal;
-    use std::os::fd::AsRawFd;
     let stderr = io::stderr();
-    let family = getsockname::<SockaddrStorage>(stderr.as_raw_fd()).ok().and_then(|name| name.family());
-    if matches!(family, Some(AddressFamily::Inet | AddressFamily::Inet6)) {
+    if crate::sys::client_was_on_stderr() {
         return true;
     }
     if speaks == Speaks::ToPeople {

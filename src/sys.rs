@@ -8,6 +8,41 @@ use std::ffi::{CStr, CString};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether descriptor 2 was an inet socket when this program started. It is /dev/null since.
+pub fn client_was_on_stderr() -> bool {
+    CLIENT_ON_STDERR.load(Ordering::Relaxed)
+}
+
+static CLIENT_ON_STDERR: AtomicBool = AtomicBool::new(false);
+
+/// Runs before std makes itself ready for `main`, for std writes to descriptor 2 when memory is too short for that.
+#[used]
+// SAFETY: the C library calls every function that stands in this section, once, before main and with no other thread.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_STD: extern "C" fn() = before_std;
+
+extern "C" fn before_std() {
+    // SAFETY: zeroes are a sockaddr_storage, getsockname writes no more than `length` octets of it, and the other calls
+    // get a constant string and descriptors. Nothing here needs std.
+    unsafe {
+        let mut name: libc::sockaddr_storage = std::mem::zeroed();
+        let mut length = size_of_val(&name) as libc::socklen_t;
+        let inet = [libc::AF_INET, libc::AF_INET6];
+        if libc::getsockname(2, (&raw mut name).cast(), &raw mut length) != 0
+            || !inet.contains(&i32::from(name.ss_family))
+        {
+            return;
+        }
+        CLIENT_ON_STDERR.store(true, Ordering::Relaxed);
+        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+        if null >= 0 {
+            libc::dup2(null, 2);
+            libc::close(null);
+        }
+    }
+}
 
 /// Forks; the child runs `child` and ends with the status it gives. Gives the parent the child's process id.
 ///
