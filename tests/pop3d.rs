@@ -263,7 +263,7 @@ fn without_mail_owner_root_serves_nobody() {
 #[test]
 fn a_wrong_command_line_is_64_and_the_client_hears_of_it() {
     let scratch = Scratch::new();
-    for arguments in [&["--bogus"][..], &["-t", "soon"], &["operand"], &["-d"]] {
+    for arguments in [&["--bogus"][..], &["-t", "soon"], &["operand"], &["-d", "5"]] {
         let output = scratch.run("pop3d", arguments, b"");
         assert_eq!(output.stdout, b"-ERR [SYS/PERM] This server is not set up properly\r\n", "{arguments:?}");
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");

@@ -113,6 +113,9 @@ parameters! {
     debug_peer_list: PatternList = "", "clients of which more is logged";
     debug_peer_level: u32 = "2", "how much more is logged of them: 1 each step, 2 each piece of content too";
     pop3d_timeout: Seconds = "600s", "how long a POP3 client may be silent";
+    pop3d_login_delay: Seconds = "0s", "shortest time from the end of a user's POP3 session to the next; 0: none";
+    pop3d_stat_file: PathBuf = "/var/run/pop3-login", "folder of the times of users' last POP3 sessions";
+    pop3d_undelete: bool = "no", "take the deletion marks of other programs off the messages of a Maildir at login";
     auth_failure_delay: Seconds = "2s", "pause before a password is called wrong";
     daemon_timeout: Seconds = "18000s", "longest that one session may last";
     ipc_timeout: Seconds = "3600s", "how long programs of ours wait for each other";

@@ -14,7 +14,7 @@ use super::{Entry, Error, Maildrop};
 use folders::{Folders, again, each_message, lock, open_message, sync};
 use name::{Count, hashed_unique_id, lasting, order, sizes, unique_id};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock};
+use nix::fcntl::{AtFlags, Flock, renameat};
 use nix::sys::stat::fstatat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::cell::RefCell;
@@ -60,6 +60,24 @@ impl Maildir {
         let mut maildir = Maildir { folders, entries: Vec::new(), places: RefCell::new(places), _lock: lock };
         maildir.describe();
         Ok(maildir)
+    }
+
+    /// Takes the flag T off all messages, which a mail reader would remove. What cannot be renamed keeps it.
+    pub fn undelete(&mut self) {
+        for place in self.places.get_mut().iter_mut().filter(|place| place.in_cur) {
+            let lasts = lasting(&place.name).len();
+            let flags = place.name.get(lasts..).unwrap_or_default();
+            if !flags.starts_with(b":2,") || !flags.contains(&b'T') {
+                continue;
+            }
+            let kept = flags.iter().filter(|flag| **flag != b'T');
+            let name: Vec<u8> = place.name.iter().take(lasts).chain(kept).copied().collect();
+            let cur = &self.folders.cur;
+            match again(|| renameat(cur, &*place.name, cur, name.as_slice())) {
+                Ok(()) => place.name = name.into(),
+                Err(errno) => log::warn!("a message keeps its deletion mark: {errno}"),
+            }
+        }
     }
 
     /// Finds size and unique-id of each message of the snapshot; leaves out what is gone by now.

@@ -61,7 +61,13 @@ impl Maildrop for Box<dyn Maildrop> {
 pub fn open(config: &Config, spec: &MailboxSpec) -> Result<Box<dyn Maildrop>, Error> {
     let path = Path::new(&spec.path);
     Ok(match spec.format {
-        MailboxFormat::Maildir => Box::new(maildir::Maildir::open(path)?),
+        MailboxFormat::Maildir => {
+            let mut maildir = maildir::Maildir::open(path)?;
+            if config.pop3d_undelete {
+                maildir.undelete();
+            }
+            Box::new(maildir)
+        }
         format @ (MailboxFormat::Mbox | MailboxFormat::Mmdf) => {
             Box::new(file::OneFile::open(path, format, Locking::of(config))?)
         }

@@ -14,6 +14,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 /// First descriptor of LISTEN_FDS.
 const LISTEN_FDS_START: i32 = 3;
@@ -37,6 +38,27 @@ pub fn serve(
     }
     let limit = usize::try_from(config.children).unwrap_or(usize::MAX).max(1);
     let max_idle = Some(config.max_idle.0).filter(|time| !time.is_zero());
+    run(config, listeners, (limit, max_idle), busy, session)
+}
+
+/// Runs `session` like [`serve`] on sockets of our own, at most `limit` at once, until TERM.
+pub fn serve_own(
+    config: &Config,
+    listeners: Vec<Listener>,
+    limit: usize,
+    busy: Option<Vec<u8>>,
+    session: impl FnMut() -> Result<Ended, Error>,
+) -> Result<Ended, Error> {
+    run(config, listeners, (limit, None), busy, session)
+}
+
+fn run(
+    config: &Config,
+    listeners: Vec<Listener>,
+    (limit, max_idle): (usize, Option<Duration>),
+    busy: Option<Vec<u8>>,
+    mut session: impl FnMut() -> Result<Ended, Error>,
+) -> Result<Ended, Error> {
     let mut service = Service::new("session", listeners, limit);
     service.refusal = busy;
     let mut acceptor = Acceptor::new(vec![service]).map_err(broken)?;

@@ -40,12 +40,19 @@ pub(super) struct Dialogue<S> {
     input: Vec<u8>,
     used: usize,
     output: Vec<u8>,
+    login_delay: u64,
 }
 
 impl<S: Stream> Dialogue<S> {
     pub(super) fn new(stream: S, timeout: Duration) -> Self {
         let lines = LineReader::new(command::LONGEST_LINE, LineEnd::Lenient);
-        Dialogue { stream, timeout, lines, input: Vec::new(), used: 0, output: Vec::new() }
+        Dialogue { stream, timeout, lines, input: Vec::new(), used: 0, output: Vec::new(), login_delay: 0 }
+    }
+
+    /// Seconds between two sessions of a user, to be announced.
+    pub(super) fn with_login_delay(mut self, delay: Duration) -> Self {
+        self.login_delay = delay.as_secs();
+        self
     }
 
     /// For whoever goes on: what was read and not used, and what is still to be sent.
@@ -97,7 +104,7 @@ impl<S: Stream> Dialogue<S> {
     }
 
     pub(super) fn say_capabilities(&mut self, capabilities: Capabilities) {
-        reply::put_capabilities(capabilities, &mut self.output);
+        reply::put_capabilities(capabilities, self.login_delay, &mut self.output);
     }
 
     /// Says it, and sends what there is if that is much.

@@ -12,8 +12,10 @@
 //! nothing from the network is parsed with rights, and `relay` carries octets between the two.
 
 pub mod command;
+pub mod command_line;
 pub mod content;
 mod dialogue;
+mod login_delay;
 pub mod relay;
 pub mod reply;
 pub mod server;

@@ -46,6 +46,7 @@ replies! {
     CANNOT_CHECK = "-ERR [SYS/TEMP] Passwords cannot be checked now, try again later", "A table cannot be read.";
     IN_USE = "-ERR [IN-USE] Another session has this maildrop", "The maildrop is locked.";
     NO_MAILDROP = "-ERR [SYS/TEMP] The maildrop cannot be opened now, try again later", "It could not be opened.";
+    LOGIN_DELAY = "-ERR [LOGIN-DELAY] Your last session was too short a time ago, try again later", "To PASS.";
     NO_SUCH_MESSAGE = "-ERR No such message", "The number is too high.";
     IS_DELETED = "-ERR That message is marked as deleted", "Only RSET brings it back.";
     IS_GONE = "-ERR Another program has removed that message", "Its file is not there any more.";
@@ -121,7 +122,7 @@ pub struct Capabilities {
 
 /// Appends the lines of CAPA (RFC 2449 section 6): only what works now, and the same in both states but for USER, for
 /// clients decide before they log in whether they can work with us.
-pub fn put_capabilities(capabilities: Capabilities, out: &mut Vec<u8>) {
+pub fn put_capabilities(capabilities: Capabilities, login_delay: u64, out: &mut Vec<u8>) {
     Reply::CAPABILITIES.put(out);
     if capabilities.user {
         out.extend_from_slice(b"USER\r\n");
@@ -130,5 +131,8 @@ pub fn put_capabilities(capabilities: Capabilities, out: &mut Vec<u8>) {
         out.extend_from_slice(b"STLS\r\n");
     }
     out.extend_from_slice(b"TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nEXPIRE NEVER\r\n");
+    if login_delay > 0 {
+        out.extend_from_slice(format!("LOGIN-DELAY {login_delay}\r\n").as_bytes());
+    }
     out.extend_from_slice(concat!("IMPLEMENTATION doorpost-", env!("CARGO_PKG_VERSION"), "\r\n.\r\n").as_bytes());
 }

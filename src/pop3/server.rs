@@ -6,6 +6,7 @@
 
 use super::content::Content;
 use super::dialogue::{Dialogue, Lost};
+use super::login_delay::LastSession;
 use super::reply::Reply;
 use super::session::{Session, Step};
 use super::split;
@@ -55,13 +56,17 @@ pub fn serve(config: &Config, record: Option<&Path>, tls_at_once: bool) -> Resul
 }
 
 fn serve_alone(config: &Config, peer: &Peer, stream: impl Stream, tls: Offer) -> Result<Ended, Error> {
-    let mut dialogue = Dialogue::new(stream, config.pop3d_timeout.0);
+    let mut dialogue = Dialogue::new(stream, config.pop3d_timeout.0).with_login_delay(config.pop3d_login_delay.0);
     check(config).inspect_err(|error| dialogue.close(&Reply::from(error)))?;
     let entered = authorize(&mut dialogue, peer, passwords_allowed(config, peer), tls, |name, secret, failures| {
         Ok(judge(config, peer, name, secret, failures))
     })?;
     match entered {
-        Entered::In(user) => serve_user(config, peer, &user, &mut dialogue),
+        Entered::In(user) => {
+            let last =
+                LastSession::open(config, &user.name).inspect_err(|error| dialogue.close(&Reply::from(error)))?;
+            serve_user(config, peer, &user, last.as_ref(), &mut dialogue)
+        }
         Entered::Out(ended) => Ok(ended),
     }
 }
@@ -242,12 +247,31 @@ pub(super) fn serve_user<S: Stream>(
     config: &Config,
     peer: &Peer,
     user: &User,
+    last: Option<&LastSession>,
     dialogue: &mut Dialogue<S>,
 ) -> Result<Ended, Error> {
     let spec = user.mailbox_path(config);
     let name = logging::clean(user.name.as_bytes(), 100);
+    match last.map_or(Ok(true), LastSession::may_begin) {
+        Ok(true) => {}
+        Ok(false) => {
+            info!("client={peer} event=login-too-soon user={name:?}");
+            dialogue.close(&Reply::LOGIN_DELAY);
+            return Ok(Ended::Refused);
+        }
+        Err(error) => {
+            dialogue.close(&Reply::TROUBLE);
+            return Err(Error::Temporary(format!("last session of {name:?}: {error}")));
+        }
+    }
     match mailbox::open(config, &spec) {
-        Ok(maildrop) => transaction(dialogue, maildrop, peer, &name),
+        Ok(maildrop) => {
+            let ended = transaction(dialogue, maildrop, peer, &name);
+            if let Some(last) = last {
+                last.ended();
+            }
+            ended
+        }
         // Only now: before a right password these answers would tell that there is such a user.
         Err(mailbox::Error::InUse) => {
             info!("client={peer} event=maildrop-in-use user={name:?}");

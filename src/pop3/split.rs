@@ -12,6 +12,7 @@
 //! ```
 
 use super::dialogue::Dialogue;
+use super::login_delay::LastSession;
 use super::relay::relay;
 use super::reply::Reply;
 use super::server::{self, Entered};
@@ -138,14 +139,21 @@ fn account(config: &Config, peer: &Peer, socket: OwnedFd) -> Result<Ended, Error
             }
         };
         drop(frame);
-        if let Err(error) = become_owner(config, user.owner) {
-            let _ = child.send(&[TROUBLE]);
-            return Err(error);
-        }
+        // The file of the last session is root's, as long as we are.
+        let prepared = LastSession::open(config, &user.name);
+        let prepared = prepared.and_then(|last| become_owner(config, user.owner).map(|()| last));
+        let last = match prepared {
+            Ok(last) => last,
+            Err(error) => {
+                let _ = child.send(&[TROUBLE]);
+                return Err(error);
+            }
+        };
         if child.send(&[RIGHT]).is_err() {
             return Ok(Ended::HungUp);
         }
-        return server::serve_user(config, peer, &user, &mut Dialogue::new(child, config.pop3d_timeout.0));
+        let mut dialogue = Dialogue::new(child, config.pop3d_timeout.0).with_login_delay(config.pop3d_login_delay.0);
+        return server::serve_user(config, peer, &user, last.as_ref(), &mut dialogue);
     }
     let _ = child.send(&[answer]);
     Ok(Ended::Refused)
@@ -190,7 +198,7 @@ fn parse(
     stream: &mut Recorder<Connection>,
     tls: Offer,
 ) -> Result<Ended, Error> {
-    let mut dialogue = Dialogue::new(&mut *stream, config.pop3d_timeout.0);
+    let mut dialogue = Dialogue::new(&mut *stream, config.pop3d_timeout.0).with_login_delay(config.pop3d_login_delay.0);
     let mut parent = privilege::become_user(owner.uid, owner.gid)
         .and_then(|()| connect(config, socket))
         .inspect_err(|error| dialogue.close(&Reply::from(error)))?;

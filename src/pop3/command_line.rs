@@ -1,0 +1,208 @@
+//! The command line of pop3d: the options of GNU Mailutils' page by their own names, which set parameters of ours.
+//!
+//! Mailutils glues the number to `-d`, so `-d 5` is an operand too many here as it is there.
+
+use crate::cli::{self, Common};
+use crate::config::value::{AuthMethod, Facility, List, MailboxSpec, UserSource, Value};
+use crate::exit::Error;
+use clap::{ArgAction, CommandFactory, Parser};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+/// Let one client read its mail by POP3 on standard input and output
+#[derive(Debug, Default, Parser)]
+#[command(name = "pop3d", version, disable_version_flag = true, disable_help_flag = true)]
+pub struct Args {
+    /// Serve the client on standard input and output (the default)
+    #[arg(short, long)]
+    pub inetd: bool,
+    /// Listen, and serve each connection in a child, NUMBER at most (10)
+    #[arg(short, long, value_name = "NUMBER", num_args = 0..=1, default_missing_value = "10", conflicts_with = "inetd")]
+    pub daemon: Option<NonZeroU32>,
+    /// Where to listen: a port or service, perhaps with addresses before it and a colon (110)
+    #[arg(short, long, value_name = "PORT", requires = "daemon")]
+    pub port: Option<String>,
+    /// End the session of a client that was silent for so long: pop3d_timeout
+    #[arg(short, long, value_name = "SECONDS")]
+    pub timeout: Option<u32>,
+    /// The folder of the mailboxes, which are mbox; or a format and a folder: mailbox
+    #[arg(short, long, value_name = "PATH")]
+    pub mail_spool: Option<String>,
+    /// Take the deletion marks of other programs off the messages of a Maildir: pop3d_undelete
+    #[arg(long)]
+    pub undelete: bool,
+    /// Shortest time between two sessions of a user: pop3d_login_delay
+    #[arg(long, value_name = "SECONDS")]
+    pub login_delay: Option<u32>,
+    /// Where the times of the last sessions are: pop3d_stat_file
+    #[arg(long, value_name = "PATH")]
+    pub stat_file: Option<String>,
+    /// How mailboxes are locked: R, try again; T, steal an old lock; P, steal one of a dead process (always done)
+    #[arg(long, value_name = "LETTERS")]
+    pub lock_flags: Option<String>,
+    /// How often a lock is tried: deliver_lock_attempts
+    #[arg(long, value_name = "NUMBER")]
+    pub lock_retry_count: Option<u32>,
+    /// Time between two tries: deliver_lock_delay
+    #[arg(long, value_name = "SECONDS")]
+    pub lock_retry_timeout: Option<u32>,
+    /// Age of a lock that may be stolen: stale_lock_time
+    #[arg(long, value_name = "SECONDS")]
+    pub lock_expire_timeout: Option<u32>,
+    /// Facility of log records: syslog_facility
+    #[arg(long, value_name = "FACILITY")]
+    pub log_facility: Option<String>,
+    /// Tag of log records: syslog_name
+    #[arg(long, value_name = "TAG")]
+    pub log_tag: Option<String>,
+    /// How passwords are checked, a list: authentication
+    #[arg(long, value_name = "LIST")]
+    pub authentication: Option<String>,
+    /// Where users are looked up: users
+    #[arg(long, value_name = "SOURCE")]
+    pub authorization: Option<String>,
+    /// Begin with TLS, before the greeting, as on port 995
+    #[arg(long)]
+    pub tls: bool,
+    /// Write the session to a new file, as a transcript that can be played again
+    #[arg(long, value_name = "FILE", conflicts_with = "daemon")]
+    pub record: Option<PathBuf>,
+    /// What all programs have.
+    #[command(flatten)]
+    pub common: Common,
+    /// Print this help and exit
+    #[arg(short, long, short_alias = '?', action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Print the version and exit
+    #[arg(short = 'v', long, short_alias = 'V', action = ArgAction::Version)]
+    version: Option<bool>,
+}
+
+impl Args {
+    /// Reads them, and puts what they set before the settings of `-o`, which so have the last word.
+    pub fn read() -> Result<Args, Error> {
+        if std::env::args_os().len() <= 1 {
+            return Ok(Args::default());
+        }
+        if std::env::args_os().skip(1).zip(std::env::args_os().skip(2)).any(|(one, two)| {
+            let is_number = two.to_str().is_some_and(|two| two.parse::<u32>().is_ok());
+            matches!(one.to_str(), Some("-d" | "--daemon")) && is_number
+        }) {
+            return Err(Error::Usage("expected the number next to -d, without a blank".to_owned()));
+        }
+        let mut args: Args = cli::parse_as(Args::command())?;
+        let settings = args.settings()?;
+        args.common.overrides.splice(0..0, settings);
+        Ok(args)
+    }
+
+    fn settings(&self) -> Result<Vec<String>, Error> {
+        let mut settings = Vec::new();
+        let mut set = |name: &str, value: Option<String>| {
+            settings.extend(value.map(|value| format!("{name}={}", value.replace('$', "$$"))));
+        };
+        let number = |number: Option<u32>| number.map(|number| number.to_string());
+        set("pop3d_timeout", number(self.timeout));
+        set("mailbox", self.mail_spool.as_deref().map(spool).transpose()?);
+        set("pop3d_undelete", self.undelete.then(|| "yes".to_owned()));
+        set("pop3d_login_delay", number(self.login_delay));
+        set("pop3d_stat_file", checked::<PathBuf>("--stat-file", self.stat_file.as_deref())?);
+        if let Some(letters) = &self.lock_flags {
+            if let Some(wrong) = letters.chars().find(|letter| !"RTP".contains(*letter)) {
+                return Err(wrong_value("--lock-flags", &wrong.to_string(), "letters of RTP"));
+            }
+            set("deliver_lock_attempts", (!letters.contains('R')).then(|| "1".to_owned()));
+            set("stale_lock_time", (!letters.contains('T')).then(|| "0".to_owned()));
+        }
+        set("deliver_lock_attempts", number(self.lock_retry_count));
+        set("deliver_lock_delay", number(self.lock_retry_timeout));
+        set("stale_lock_time", number(self.lock_expire_timeout));
+        set("syslog_facility", checked::<Facility>("--log-facility", self.log_facility.as_deref())?);
+        set("syslog_name", self.log_tag.clone());
+        // Mailutils puts colons between methods, which our methods may contain.
+        let colons = |list: &String| if list.contains('/') { list.clone() } else { list.replace(':', ",") };
+        let methods = self.authentication.as_ref().map(colons);
+        set("authentication", checked::<List<AuthMethod>>("--authentication", methods.as_deref())?);
+        set("users", checked::<UserSource>("--authorization", self.authorization.as_deref())?);
+        Ok(settings)
+    }
+}
+
+/// A value as it was given, if it is one.
+fn checked<T: Value>(option: &str, value: Option<&str>) -> Result<Option<String>, Error> {
+    let Some(value) = value else { return Ok(None) };
+    match T::parse(value) {
+        Ok(_) if !value.is_empty() => Ok(Some(value.to_owned())),
+        Ok(_) => Err(wrong_value(option, value, "a value")),
+        Err(expected) => Err(wrong_value(option, value, &expected)),
+    }
+}
+
+fn wrong_value(option: &str, value: &str, expected: &str) -> Error {
+    Error::Usage(format!("{option} {}: expected {expected}", value.escape_debug()))
+}
+
+/// `/var/mail` is `mbox:/var/mail/%u`.
+fn spool(path: &str) -> Result<String, Error> {
+    let with_format = if path.starts_with('/') { format!("mbox:{path}") } else { path.to_owned() };
+    let named = with_format.contains('%') || with_format.contains("~/");
+    let whole = if named { with_format } else { format!("{}/%u", with_format.trim_end_matches('/')) };
+    match MailboxSpec::parse(&whole) {
+        Ok(_) => Ok(whole),
+        Err(expected) => Err(wrong_value("--mail-spool", path, &format!("a folder, or {expected}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(words: &[&str]) -> Result<Vec<String>, String> {
+        let args = Args::try_parse_from([&["pop3d"], words].concat()).map_err(|error| error.to_string())?;
+        args.settings().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn options_set_parameters() {
+        for (words, expected) in [
+            (&["-m", "/var/mail"][..], &["mailbox=mbox:/var/mail/%u"][..]),
+            (&["--mail-spool=maildir:/mail/"], &["mailbox=maildir:/mail/%u"]),
+            (&["-m", "mmdf:~/mailbox"], &["mailbox=mmdf:~/mailbox"]),
+            (&["-t", "60", "--undelete"], &["pop3d_timeout=60", "pop3d_undelete=yes"]),
+            (&["--login-delay=30", "--stat-file=/x"], &["pop3d_login_delay=30", "pop3d_stat_file=/x"]),
+            (&["--lock-flags=RT"], &[]),
+            (&["--lock-flags=P"], &["deliver_lock_attempts=1", "stale_lock_time=0"]),
+            (&["--log-facility=LOG_LOCAL3", "--log-tag=x"], &["syslog_facility=LOG_LOCAL3", "syslog_name=x"]),
+            (&["--authentication=generic:system"], &["authentication=generic,system"]),
+            (&["--authorization=passwd-file:/x"], &["users=passwd-file:/x"]),
+        ] {
+            assert_eq!(settings(words).unwrap(), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_an_error_that_says_what_was_expected() {
+        for words in [
+            &["-m", "mail"][..],
+            &["--lock-flags=E"],
+            &["--log-facility=post"],
+            &["--authentication=sql"],
+            &["--authorization=virtdomain"],
+            &["--stat-file=x"],
+            &["--login-delay=soon"],
+            &["-d0"],
+            &["-dx"],
+            &["-i", "-d"],
+            &["-p", "110"],
+            &["-t", "-1"],
+        ] {
+            assert!(settings(words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_children_stands_next_to_its_letter() {
+        let daemon = |word: &str| Args::try_parse_from(["pop3d", word]).unwrap().daemon.map(NonZeroU32::get);
+        assert_eq!([daemon("-d"), daemon("-d3"), daemon("--daemon=4"), daemon("--daemon")], [10, 3, 4, 10].map(Some));
+    }
+}

@@ -1,0 +1,90 @@
+//! When a user's last session was, so that the next one does not come too soon (`pop3d_login_delay`, RFC 2449 section
+//! 8.1.1).
+//!
+//! `pop3d_stat_file` is a folder with a file for each user; the time of the file is that of the last session, and an empty
+//! one has had none. It is opened while we may still open it, before this process becomes the user; writing an octet
+//! sets the time. That is done at login and at every end, so a session that is killed counts from its login.
+
+use crate::config::Config;
+use crate::exit::Error;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::time::{Duration, SystemTime};
+
+/// A user's file.
+#[derive(Debug)]
+pub struct LastSession {
+    file: File,
+    delay: Duration,
+}
+
+impl LastSession {
+    /// Opens the file of a user; none where no delay is wanted.
+    pub fn open(config: &Config, user: &str) -> Result<Option<LastSession>, Error> {
+        let delay = config.pop3d_login_delay.0;
+        if delay.is_zero() {
+            return Ok(None);
+        }
+        let folder = &config.pop3d_stat_file;
+        let open = || -> io::Result<File> {
+            match DirBuilder::new().mode(0o700).create(folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+            options.open(folder.join(user))
+        };
+        match open() {
+            Ok(file) => Ok(Some(LastSession { file, delay })),
+            Err(error) => Err(Error::Temporary(format!("pop3d_stat_file {}: {error}", folder.display()))),
+        }
+    }
+
+    /// Whether a session may begin now; if so, notes that. Of two that come at once one is let in.
+    pub fn may_begin(&self) -> io::Result<bool> {
+        let locked = Flock::lock(self.file.try_clone()?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+        let status = locked.metadata()?;
+        // A time in the future is no time of ours: the clock was set back.
+        let since = SystemTime::now().duration_since(status.modified()?).ok();
+        if status.len() > 0 && since.is_some_and(|since| since < self.delay) {
+            return Ok(false);
+        }
+        locked.write_all_at(b"\n", 0)?;
+        Ok(true)
+    }
+
+    /// Notes that the session is over.
+    pub fn ended(&self) {
+        if let Err(error) = self.file.write_all_at(b"\n", 0) {
+            log::warn!("event=end-not-noted why=\"{error}\"");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_waits_for_the_delay_after_the_last_end_and_only_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("login");
+        let config = Config::with(&[("pop3d_login_delay", "60"), ("pop3d_stat_file", path.to_str().unwrap())]);
+        let open = |user| LastSession::open(&config, user).unwrap().unwrap();
+        assert!(open("bob").may_begin().unwrap());
+        assert!(!open("bob").may_begin().unwrap());
+        assert!(open("carol").may_begin().unwrap());
+        let at = |seconds| open("bob").file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+        at(61);
+        assert!(open("bob").may_begin().unwrap());
+        at(61);
+        open("bob").ended();
+        assert!(!open("bob").may_begin().unwrap());
+        open("bob").file.set_modified(SystemTime::now() + Duration::from_secs(999)).unwrap();
+        assert!(open("bob").may_begin().unwrap());
+        assert!(LastSession::open(&Config::with(&[]), "bob").unwrap().is_none());
+    }
+}
