@@ -34,6 +34,8 @@ struct Tag {
 
 static TAG: OnceLock<Mutex<Tag>> = OnceLock::new();
 
+static DETACHED: OnceLock<Option<UnixDatagram>> = OnceLock::new();
+
 enum Sink {
     Stderr,
     Journal,
@@ -51,6 +53,8 @@ pub fn start(program: &'static str, speaks: Speaks) {
         .filter_level(if filters.is_some() { log::LevelFilter::Info } else { log::LevelFilter::Trace })
         .parse_filters(filters.as_deref().unwrap_or_default())
         .format(move |out, record| {
+            let is_detached = DETACHED.get().is_some();
+            let (with_priority, with_facility) = (with_priority || is_detached, with_facility || is_detached);
             let mut line = String::with_capacity(200);
             if let Some(tag) = TAG.get().and_then(|tag| tag.lock().ok()) {
                 if with_priority {
@@ -71,6 +75,16 @@ pub fn start(program: &'static str, speaks: Speaks) {
     if filters.is_none() {
         log::set_max_level(log::LevelFilter::Info);
     }
+}
+
+/// From now on into the background: descriptors 0 to 2 become /dev/null, and records go to syslog.
+pub fn detach() {
+    if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdin(&null);
+        let _ = nix::unistd::dup2_stdout(&null);
+        let _ = nix::unistd::dup2_stderr(&null);
+    }
+    let _ = DETACHED.set(connect());
 }
 
 /// From now on records of level debug as well, unless RUST_LOG says what is wanted.
@@ -186,6 +200,10 @@ fn connect() -> Option<UnixDatagram> {
 
 impl Write for Sink {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        if let Some(syslog) = DETACHED.get() {
+            let _ = syslog.as_ref().map(|socket| socket.send(record));
+            return Ok(record.len());
+        }
         match self {
             Sink::Stderr | Sink::Journal => {
                 let _ = io::stderr().write_all(record);

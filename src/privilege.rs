@@ -6,8 +6,13 @@ use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgid, getuid, setgid, setg
 
 /// Becomes `user` for good, with its group and no others, and makes sure that there is no way back.
 pub fn become_user(uid: Uid, gid: Gid) -> Result<(), Error> {
+    become_user_with(uid, gid, &[gid])
+}
+
+/// The same with these groups.
+pub fn become_user_with(uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), Error> {
     let failed = |what: &str, errno: nix::Error| Error::Temporary(format!("{what} for uid {uid}: {errno}"));
-    setgroups(&[gid]).map_err(|e| failed("setgroups", e))?;
+    setgroups(groups).map_err(|e| failed("setgroups", e))?;
     setgid(gid).map_err(|e| failed("setgid", e))?;
     setuid(uid).map_err(|e| failed("setuid", e))?;
     let changed = getuid() == uid && geteuid() == uid && getgid() == gid && getegid() == gid;

@@ -111,6 +111,12 @@ pub fn close_from(first: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
 }
 
+/// The same up to `last`.
+pub fn close_between(first: u32, last: u32) {
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+}
+
 /// Memory of so many words, all 0, that the children forked from now on share with us. It is never given back.
 pub fn shared_words(count: usize) -> nix::Result<&'static [AtomicU64]> {
     let length = NonZeroUsize::new(count.saturating_mul(size_of::<AtomicU64>())).ok_or(nix::errno::Errno::EINVAL)?;

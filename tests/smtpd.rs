@@ -216,16 +216,6 @@ fn the_second_term_ends_at_once_and_reaches_the_children() {
 }
 
 #[test]
-fn hup_ends_nothing() {
-    let folder = folder();
-    let mut server = Server::start(on_loopback(folder.path()).args(["/bin/echo", "served"]));
-    assert_eq!(server.listen_to("0"), "served\n");
-    server.signal(Signal::SIGHUP);
-    server.record("HUP");
-    assert_eq!(server.listen_to("0"), "served\n");
-}
-
-#[test]
 fn signals_reach_programs_as_if_nobody_had_touched_them() {
     let folder = folder();
     let mut command = on_loopback(folder.path());

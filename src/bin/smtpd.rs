@@ -10,32 +10,40 @@
 use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
+use doorpost::net::accept;
 use doorpost::net::connection::Connection;
+use doorpost::net::listener::Listener;
 use doorpost::smtp;
+use doorpost::smtpd;
 use doorpost::smtpd::command_line::{Args, Task};
+use doorpost::smtpd::life;
 use doorpost::smtpd::one_client::{self, Client};
-use doorpost::{smtpd, sys};
 use std::process::ExitCode;
 use std::time::Duration;
 
 fn main() -> ExitCode {
     // What whoever started us left open would be kept open for as long as we live. Before logging opens its own.
-    sys::close_from(3);
+    let taken_over = accept::taken_over(life::spared_descriptor());
     // From inetd, descriptor 2 is the client too.
     let is_called_for_a_client = matches!(Client::of_stdin(), Client::Socket { .. });
     logging::start("smtpd", if is_called_for_a_client { Speaks::ToClient } else { Speaks::ToPeople });
-    let result = run();
+    let result = run(taken_over);
     if result.is_err() && is_called_for_a_client {
         refuse();
     }
     exit::status(result)
 }
 
-fn run() -> Result<Ended, Error> {
+fn run(taken_over: Vec<Listener>) -> Result<Ended, Error> {
     let args = Args::parse()?;
     let config = Config::load(&args.common)?;
     match args.task(&config)? {
-        Task::Listen(plan) => smtpd::serve(plan),
+        Task::Listen(plan) => {
+            smtpd::serve(plan, &args.life()?, taken_over, || match args.task(&Config::load(&args.common)?)? {
+                Task::Listen(plan) => Ok(plan),
+                Task::Become(..) => Err(Error::Connection("descriptor 0 has become a client".to_owned())),
+            })
+        }
         Task::Become(program, client) => {
             Err(Error::Temporary(one_client::become_program(&program, client).to_string()))
         }

@@ -4,7 +4,7 @@
 //! systemd without that puts it on 3 and up and says so by LISTEN_PID and LISTEN_FDS (sd_listen_fds(3)).
 //! `systemd-socket-activate --accept` even passes a connection that way.
 
-use super::acceptor::{Acceptor, Given, Service};
+use super::acceptor::{Acceptor, Given, Left, Service};
 use super::limits::Limits;
 use super::listener::Listener;
 use crate::config::Config;
@@ -64,7 +64,10 @@ fn run(
     let mut acceptor = Acceptor::new(vec![service]).map_err(broken)?;
     acceptor.limit(limit, Limits::of(config)).map_err(broken)?;
     let fork = |acceptor: &mut Acceptor, _: usize, given: &Given| fork(acceptor, given, &mut session);
-    acceptor.run(max_idle, fork).map_err(broken)?;
+    let mut fork = fork;
+    while acceptor.run(max_idle, &mut fork).map_err(broken)? == Left::ToReadAgain {
+        log::info!("signal HUP has no meaning yet");
+    }
     Ok(Ended::Done)
 }
 
@@ -79,6 +82,30 @@ pub fn meet_client() {
 
 fn broken(error: io::Error) -> Error {
     Error::Temporary(format!("accept loop: {error}"))
+}
+
+/// The listening sockets that whoever started us holds for us: those of LISTEN_FDS, and descriptor 0; for smtpd. Everything
+/// else above 2 but `spared` is closed, for whoever left it open would be kept waiting for its end.
+pub fn taken_over(spared: Option<i32>) -> Vec<Listener> {
+    let passed = passed_descriptors();
+    let mut first = 3;
+    let mut kept: Vec<u32> =
+        passed.iter().map(AsRawFd::as_raw_fd).chain(spared).filter_map(|n| n.try_into().ok()).collect();
+    kept.sort_unstable();
+    for number in kept {
+        if number > first {
+            sys::close_between(first, number - 1);
+        }
+        first = first.max(number.saturating_add(1));
+    }
+    sys::close_from(first);
+    let stdin = io::stdin().as_fd().try_clone_to_owned().ok();
+    let mut listeners = Vec::new();
+    for fd in passed.into_iter().chain(stdin) {
+        let _ = fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+        listeners.extend(Listener::from_descriptor(fd));
+    }
+    listeners
 }
 
 /// The listening sockets among what we were given; none if there is a connection, which then is on 0 and 1.

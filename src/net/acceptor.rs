@@ -8,7 +8,7 @@
 //! Signals arrive as octets of a signalfd and are blocked everywhere else in this process. So no handler runs, no system
 //! call is interrupted, and a signal that hits a child before it is itself is not taken for one of ours.
 //! CHLD reaps; the first TERM or INT closes the sockets and lets the children finish, the second ends at once and
-//! passes TERM on to them; HUP is logged and means nothing yet.
+//! passes TERM on to them; USR1 logs the state; HUP hands over to the caller, who may read its configuration again.
 
 use super::limits::{self, Excess, Limits, Table};
 use super::listener::Listener;
@@ -96,6 +96,18 @@ pub struct Acceptor {
     signals: Option<SignalFd>,
     idle_since: Instant,
     stopping: bool,
+    reads_again: bool,
+    /// Who was turned away so far.
+    turned_away: u64,
+}
+
+/// Why the loop was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// All is over.
+    Ended,
+    /// HUP: the caller may read its configuration again, and is to run the loop again.
+    ToReadAgain,
 }
 
 impl Acceptor {
@@ -104,7 +116,7 @@ impl Acceptor {
         // Whoever started us may have ignored CHLD, and the kernel would reap the children before they are counted.
         sys::default_signals();
         let mut caught = SigSet::empty();
-        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {
             caught.add(signal);
         }
         caught.thread_block()?;
@@ -128,13 +140,17 @@ impl Acceptor {
             signals: None,
             idle_since: Instant::now(),
             stopping: false,
+            reads_again: false,
+            turned_away: 0,
         }
     }
 
     /// Bounds what all services, and each client, may have at once, and each client in a minute.
     pub fn limit(&mut self, total: usize, limits: Limits) -> io::Result<()> {
-        let all = self.services.iter().fold(0_usize, |sum, service| sum.saturating_add(service.limit));
-        self.table = Some(Table::shared(all.min(total).min(MOST_CHILDREN))?);
+        // Kept when limits change: who is being served still counts.
+        if self.table.is_none() {
+            self.table = Some(Table::shared(MOST_CHILDREN)?);
+        }
         self.total = total;
         self.limits = limits;
         Ok(())
@@ -165,19 +181,22 @@ impl Acceptor {
     /// Serves until TERM or INT, or until there was no child for `max_idle`.
     ///
     /// `start` makes a child for the service of the given number; nothing means that none was needed after all.
-    pub fn run<Start>(&mut self, max_idle: Option<Duration>, mut start: Start) -> io::Result<()>
+    pub fn run<Start>(&mut self, max_idle: Option<Duration>, mut start: Start) -> io::Result<Left>
     where
         Start: FnMut(&mut Acceptor, usize, &Given) -> io::Result<Option<Pid>>,
     {
         loop {
             if self.children.is_empty() && (self.stopping || max_idle.is_some_and(|time| self.is_idle_for(time))) {
-                return Ok(());
+                return Ok(Left::Ended);
+            }
+            if std::mem::take(&mut self.reads_again) && !self.stopping {
+                return Ok(Left::ToReadAgain);
             }
             self.retry(&mut start);
             let (signalled, ready) = self.wait(max_idle)?;
             if signalled && self.take_signals() == Stop::Now {
                 self.signal_children(|_| true);
-                return Ok(());
+                return Ok(Left::Ended);
             }
             for (service, listener) in ready {
                 self.admit(service, listener, &mut start);
@@ -237,13 +256,54 @@ impl Acceptor {
                     return Stop::Now;
                 }
                 Some(Signal::SIGTERM | Signal::SIGINT) => self.stop(),
-                Some(Signal::SIGHUP) => log::info!("signal HUP has no meaning yet"),
+                Some(Signal::SIGHUP) => self.reads_again = true,
+                Some(Signal::SIGUSR1) => self.report(),
                 _ => {}
             }
         }
         // CHLD is one signal for any number of children, so the signal itself counts for nothing.
         self.reap();
         Stop::NotNow
+    }
+
+    /// What is going on, as records.
+    fn report(&self) {
+        let seconds = self.idle_since.elapsed().as_secs();
+        let idle = if self.children.is_empty() { seconds } else { 0 };
+        let (children, turned_away) = (self.children.len(), self.turned_away);
+        log::info!("state children={children} refused={turned_away} idle={idle}s stopping={}", self.stopping);
+        for service in &self.services {
+            let limit = if service.limit == usize::MAX { "none".to_owned() } else { service.limit.to_string() };
+            let (name, running, resting) = (&service.name, service.running, service.rests_until.is_some());
+            log::info!("state service={name} children={running} limit={limit} resting={resting}");
+        }
+    }
+
+    /// Puts other services in the place of these. One of the same name goes on: its children are counted for the new
+    /// one, and a client that was held is.
+    pub fn replace(&mut self, services: Vec<Service>) {
+        let old = std::mem::replace(&mut self.services, services);
+        let mut numbers = Vec::new();
+        for mut gone in old {
+            let same = |new: &Service| new.name == gone.name && new.hands_over_listener == gone.hands_over_listener;
+            let number = self.services.iter().position(same);
+            if let Some(new) = number.and_then(|number| self.services.get_mut(number)) {
+                (new.running, new.rests_until, new.held) = (gone.running, gone.rests_until, gone.held.take());
+            }
+            if let Some((_, slot)) = gone.held.take() {
+                self.give_back(slot);
+            }
+            // A number that no service has: its children count among all, and for no service.
+            numbers.push(number.unwrap_or(usize::MAX));
+        }
+        for child in self.children.values_mut() {
+            child.service = numbers.get(child.service).copied().unwrap_or(usize::MAX);
+        }
+    }
+
+    /// Whether TERM or INT has come.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
     }
 
     fn stop(&mut self) {
@@ -356,6 +416,7 @@ impl Acceptor {
         let client =
             limits::address_of(&connection).map_or_else(|| "unknown".to_owned(), |address| address.to_string());
         log::info!("refused client={client} service={} cause=\"{excess}\"", service.name);
+        self.turned_away = self.turned_away.saturating_add(1);
         if let Some(refused) = &mut self.refused {
             refused.refuse(connection, service.refusal.as_deref());
         }

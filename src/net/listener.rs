@@ -86,6 +86,14 @@ impl Listener {
         }
     }
 
+    /// Where it listens, if that is an address.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Listener::Inet(listener) => listener.local_addr().ok(),
+            Listener::Unix(_) => None,
+        }
+    }
+
     /// The port that was asked for or, for port 0, chosen by the kernel; 0 for a unix socket.
     pub fn port(&self) -> u16 {
         match self {

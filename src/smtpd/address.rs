@@ -34,6 +34,17 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Whether a socket that is there already listens just here.
+    pub fn is_that_of(&self, listener: &Listener) -> bool {
+        let Some(there) = listener.address() else { return false };
+        match self {
+            Address::Everywhere(port) => there.ip().is_unspecified() && there.port() == *port,
+            Address::Only(address) => there == *address,
+        }
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

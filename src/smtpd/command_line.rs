@@ -3,6 +3,7 @@
 //! What is listened on and what is started comes out of here; which letters there are says `personality.rs`.
 
 use super::address::{self, Address};
+use super::life::Life;
 use super::one_client::{self, Client};
 use super::personality::Personality;
 use super::program::{self, Program};
@@ -15,6 +16,7 @@ use crate::logging;
 use crate::net::limits::Limits;
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
+use nix::unistd::{Uid, User};
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -56,6 +58,18 @@ pub struct Args {
     /// Address to listen on, perhaps with a port of its own; may be repeated (default: all)
     #[arg(long, value_name = "ADDRESS", alias = "interface")]
     pub listen_address: Vec<String>,
+    /// Become this user when everything is bound; only root can
+    #[arg(long)]
+    pub user: Option<String>,
+    /// Go into the background when everything is bound
+    #[arg(long)]
+    pub detach: bool,
+    /// Write the process id to this file, and keep it locked
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Write a line to this descriptor when everything is bound, and close it
+    #[arg(long, value_name = "NUMBER")]
+    pub notification_fd: Option<i32>,
     /// Nothing: names are only looked up where a channel asks for them
     #[arg(long)]
     pub no_rdns: bool,
@@ -135,7 +149,19 @@ impl Args {
         // For one service this is the limit of that.
         let total = self.limit_connections.filter(|limit| *limit > 0 && self.services.is_some());
         let total = total.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(Task::Listen(Plan { services, total, limits: Limits::of(config) }))
+        Ok(Task::Listen(Plan { services, total, limits: Limits::of(config), any_address: self.says_no_address() }))
+    }
+
+    /// Whether sockets that were handed to us are to be served whatever their addresses are.
+    fn says_no_address(&self) -> bool {
+        self.services.is_none() && self.port.is_empty() && self.listen_address.is_empty()
+    }
+
+    /// How this process is to live.
+    pub fn life(&self) -> Result<Life, Error> {
+        let user = self.user.as_deref().map(user).transpose()?;
+        let (pid_file, detach, notification_fd) = (self.pid_file.clone(), self.detach, self.notification_fd);
+        Ok(Life { pid_file, detach, user, renice: 0, notification_fd })
     }
 
     /// Programs that we start are to read what we read.
@@ -154,7 +180,9 @@ impl Args {
             || self.maxconnects.is_some()
             || self.limit_connections.is_some()
             || !self.port.is_empty()
-            || !self.listen_address.is_empty();
+            || !self.listen_address.is_empty()
+            || self.detach
+            || self.pid_file.is_some();
         if listens || self.personality != Personality::Smtpd {
             return Ok(None);
         }
@@ -264,6 +292,19 @@ impl Args {
             }
         }
         Ok(addresses)
+    }
+}
+
+fn user(text: &str) -> Result<User, Error> {
+    let number = text.parse::<u32>().ok().filter(|_| !text.starts_with('+'));
+    let found = match User::from_name(text) {
+        Ok(None) => number.map_or(Ok(None), |number| User::from_uid(Uid::from_raw(number))),
+        found => found,
+    };
+    match found {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => Err(Error::Usage(format!("--user {}: expected a user of this system", text.escape_debug()))),
+        Err(errno) => Err(Error::Temporary(format!("--user {}: {errno}", text.escape_debug()))),
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod command_line;
+pub mod life;
 pub mod one_client;
 pub mod personality;
 pub mod program;
@@ -14,11 +15,15 @@ pub mod refusal;
 pub mod services;
 
 use crate::exit::{Ended, Error};
+use crate::net::acceptor::Left;
 use crate::net::acceptor::{self, Acceptor, Given};
 use crate::net::limits::Limits;
+use crate::net::listener::Listener;
 use address::Address;
+use life::{Life, PidFile, Watcher};
 use program::Program;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// One service: where its clients come in, and what is started for them.
 #[derive(Debug)]
@@ -44,45 +49,225 @@ pub struct Plan {
     pub total: usize,
     /// What one client may have.
     pub limits: Limits,
+    /// Nothing says where to listen, so that sockets that are there already will do.
+    pub any_address: bool,
 }
 
-/// Listens, and starts programs, until TERM or INT. All sockets are bound before the first client is served.
-pub fn serve(plan: Plan) -> Result<Ended, Error> {
-    let mut programs = Vec::new();
-    let mut open = Vec::new();
-    for service in plan.services {
-        open.push(listen(&service)?);
-        programs.push(service.program);
+/// What is listened on for which service, and where it was said to be.
+#[derive(Debug)]
+struct Socket {
+    service: String,
+    address: Address,
+    listener: Listener,
+}
+
+type Sockets = Vec<Socket>;
+
+/// Listens, and starts programs, until TERM or INT. All sockets are bound before the first client is served; those that
+/// whoever started us holds are taken over. `read_again` gives the plan anew, at HUP.
+pub fn serve(
+    plan: Plan,
+    life: &Life,
+    taken_over: Vec<Listener>,
+    read_again: impl FnMut() -> Result<Plan, Error>,
+) -> Result<Ended, Error> {
+    let watcher = Watcher::new(life.notification_fd)?;
+    let sockets = bind(&plan, taken_over)?;
+    let pid_file = life.pid_file.as_deref().map(PidFile::claim).transpose()?;
+    if !life.detach {
+        return settle(plan, life, sockets, pid_file, watcher, None, read_again);
     }
-    let stuck = |error: io::Error| Error::Temporary(format!("accept loop: {error}"));
-    let mut acceptor = Acceptor::new(open).map_err(stuck)?;
-    acceptor.limit(plan.total, plan.limits).map_err(stuck)?;
-    let start = |_: &mut Acceptor, number: usize, given: &Given| match programs.get(number) {
-        Some(program) => program.start(given),
-        None => Ok(None),
-    };
-    acceptor.run(None, start).map_err(stuck)?;
-    Ok(Ended::Done)
-}
-
-fn listen(service: &Service) -> Result<acceptor::Service, Error> {
-    let mut listeners = Vec::new();
-    for address in &service.addresses {
-        let listener = address.listen().map_err(|error| {
-            let text = format!("service {}: cannot listen on {address}: {error}", service.name);
-            match error.kind() {
-                io::ErrorKind::PermissionDenied => Error::Permission(text),
-                _ => Error::Temporary(text),
-            }
-        })?;
-        if service.hands_over_listener {
-            listener.set_blocking(true).map_err(|error| Error::Temporary(format!("{address}: {error}")))?;
+    let serve = |ready| {
+        let result = settle(plan, life, sockets, pid_file, watcher, Some(ready), read_again);
+        if let Err(error) = &result {
+            log::error!("{error}");
         }
-        log::info!("listening on={listener} service={}", service.name);
-        listeners.push(listener);
+        crate::exit::code(&result)
+    };
+    match life::detach(serve)? {
+        0 => Ok(Ended::Done),
+        status => std::process::exit(i32::from(status)),
     }
-    let mut open = acceptor::Service::new(&service.name, listeners, service.limit);
-    open.hands_over_listener = service.hands_over_listener;
-    open.refusal = refusal::words(service.program.path.as_os_str());
-    Ok(open)
+}
+
+/// In the process that stays.
+fn settle(
+    plan: Plan,
+    life: &Life,
+    sockets: Sockets,
+    mut pid_file: Option<PidFile>,
+    mut watcher: Watcher,
+    ready: Option<OwnedFd>,
+    read_again: impl FnMut() -> Result<Plan, Error>,
+) -> Result<Ended, Error> {
+    if let Some(pid_file) = &mut pid_file {
+        pid_file.fill()?;
+    }
+    if let Some(user) = &life.user {
+        if plan.services.iter().any(|service| service.program.identity.is_some()) {
+            return Err(Error::Usage(
+                "--user: the services file names other users, whom only root can become".to_owned(),
+            ));
+        }
+        life::become_user(user)?;
+    }
+    let result = accept(plan, sockets, read_again, || {
+        watcher.ready();
+        if let Some(ready) = &ready {
+            let _ = nix::unistd::write(ready, b"\n");
+        }
+    });
+    watcher.stopping();
+    if let Some(pid_file) = pid_file {
+        pid_file.remove();
+    }
+    result
+}
+
+fn accept(
+    plan: Plan,
+    sockets: Sockets,
+    mut read_again: impl FnMut() -> Result<Plan, Error>,
+    ready: impl FnOnce(),
+) -> Result<Ended, Error> {
+    let stuck = |error: io::Error| Error::Temporary(format!("accept loop: {error}"));
+    let mut served = open(&plan, sockets).map_err(stuck)?;
+    let mut acceptor = Acceptor::new(std::mem::take(&mut served.services)).map_err(stuck)?;
+    acceptor.limit(plan.total, plan.limits).map_err(stuck)?;
+    ready();
+    loop {
+        let start = |_: &mut Acceptor, number: usize, given: &Given| match served.programs.get(number) {
+            Some(program) => program.start(given),
+            None => Ok(None),
+        };
+        if acceptor.run(None, start).map_err(stuck)? == Left::Ended {
+            return Ok(Ended::Done);
+        }
+        log::info!("signal HUP, reading the configuration again");
+        let anew = read_again().and_then(|plan| {
+            let sockets = bind_beside(&plan, there(&acceptor, &served.places).map_err(stuck)?)?;
+            Ok((open(&plan, sockets).map_err(stuck)?, plan))
+        });
+        match anew {
+            Ok((anew, plan)) => {
+                served = anew;
+                acceptor.replace(std::mem::take(&mut served.services));
+                acceptor.limit(plan.total, plan.limits).map_err(stuck)?;
+            }
+            Err(error) => log::error!("{error}; everything stays as it was"),
+        }
+    }
+}
+
+/// What the accept loop works on, and by its numbers the programs, and where each socket was said to listen.
+struct Served {
+    services: Vec<acceptor::Service>,
+    programs: Vec<Program>,
+    places: Vec<Vec<Address>>,
+}
+
+fn open(plan: &Plan, sockets: Sockets) -> io::Result<Served> {
+    let mut served = Served { services: Vec::new(), programs: Vec::new(), places: Vec::new() };
+    let mut sockets: Vec<Option<Socket>> = sockets.into_iter().map(Some).collect();
+    for service in &plan.services {
+        let (mut listeners, mut places) = (Vec::new(), Vec::new());
+        let is_its = |socket: &Socket| {
+            socket.service == service.name && (plan.any_address || service.addresses.contains(&socket.address))
+        };
+        for socket in sockets.iter_mut().filter(|socket| socket.as_ref().is_some_and(is_its)).filter_map(Option::take) {
+            socket.listener.set_blocking(service.hands_over_listener)?;
+            listeners.push(socket.listener);
+            places.push(socket.address);
+        }
+        let mut open = acceptor::Service::new(&service.name, listeners, service.limit);
+        open.hands_over_listener = service.hands_over_listener;
+        open.refusal = refusal::words(service.program.path.as_os_str());
+        served.services.push(open);
+        served.programs.push(service.program.clone());
+        served.places.push(places);
+    }
+    Ok(served)
+}
+
+/// Copies of the sockets that are open.
+fn there(acceptor: &Acceptor, places: &[Vec<Address>]) -> io::Result<Sockets> {
+    let mut sockets = Vec::new();
+    for (number, places) in places.iter().enumerate() {
+        let Some(service) = acceptor.service(number) else { continue };
+        for (listener, address) in service.listeners.iter().zip(places) {
+            let copy = Listener::from_descriptor(listener.as_fd().try_clone_to_owned()?);
+            let listener = copy.map_err(|_| io::Error::other("a socket does not listen any more"))?;
+            sockets.push(Socket { service: service.name.clone(), address: *address, listener });
+        }
+    }
+    Ok(sockets)
+}
+
+/// The sockets of a plan: those that were handed to us where their addresses are wanted, else new ones.
+fn bind(plan: &Plan, mut spare: Vec<Listener>) -> Result<Sockets, Error> {
+    let mut sockets = Vec::new();
+    if let (true, [service], false) = (plan.any_address, plan.services.as_slice(), spare.is_empty()) {
+        for listener in spare {
+            log::info!("listening on={listener} service={} taken-over=yes", service.name);
+            let address = listener.address().map_or(Address::Everywhere(0), Address::Only);
+            sockets.push(Socket { service: service.name.clone(), address, listener });
+        }
+        return Ok(sockets);
+    }
+    for (service, address) in plan.addresses() {
+        let listener = match spare.iter().position(|listener| address.is_that_of(listener)) {
+            Some(at) => {
+                let listener = spare.swap_remove(at);
+                log::info!("listening on={listener} service={} taken-over=yes", service.name);
+                listener
+            }
+            None => listen(service, address)?,
+        };
+        sockets.push(Socket { service: service.name.clone(), address: *address, listener });
+    }
+    for listener in spare {
+        log::warn!("nothing is to be served on={listener}, which was handed over");
+    }
+    Ok(sockets)
+}
+
+/// The sockets of a plan at HUP: those that are there, else new ones.
+fn bind_beside(plan: &Plan, there: Sockets) -> Result<Sockets, Error> {
+    if plan.any_address {
+        return Ok(there);
+    }
+    let mut sockets = Vec::new();
+    let mut there: Vec<Option<Socket>> = there.into_iter().map(Some).collect();
+    for (service, address) in plan.addresses() {
+        // Of two services on ports that the system chose each keeps its own.
+        let is_it = |socket: &Option<Socket>, by_name: bool| {
+            socket.as_ref().is_some_and(|s| s.address == *address && (!by_name || s.service == service.name))
+        };
+        let at = there.iter().position(|socket| is_it(socket, true));
+        let at = at.or_else(|| there.iter().position(|socket| is_it(socket, false)));
+        let listener = match at.and_then(|at| there.get_mut(at)).and_then(Option::take) {
+            Some(socket) => socket.listener,
+            None => listen(service, address)?,
+        };
+        sockets.push(Socket { service: service.name.clone(), address: *address, listener });
+    }
+    Ok(sockets)
+}
+
+impl Plan {
+    fn addresses(&self) -> impl Iterator<Item = (&Service, &Address)> {
+        self.services.iter().flat_map(|service| service.addresses.iter().map(move |address| (service, address)))
+    }
+}
+
+fn listen(service: &Service, address: &Address) -> Result<Listener, Error> {
+    let listener = address.listen().map_err(|error| {
+        let text = format!("service {}: cannot listen on {address}: {error}", service.name);
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Error::Permission(text),
+            _ => Error::Temporary(text),
+        }
+    })?;
+    log::info!("listening on={listener} service={}", service.name);
+    Ok(listener)
 }

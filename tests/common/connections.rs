@@ -22,7 +22,12 @@ pub struct Server {
 
 impl Server {
     pub fn start(command: &mut Command) -> Server {
-        let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("smtpd");
+        Server::start_as_it_is(command.stdin(Stdio::null()))
+    }
+
+    /// The same with whatever is on its standard input.
+    pub fn start_as_it_is(command: &mut Command) -> Server {
+        let mut process = command.stderr(Stdio::piped()).spawn().expect("smtpd");
         let stderr = BufReader::new(process.stderr.take().expect("a pipe"));
         let (sender, records) = channel();
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));

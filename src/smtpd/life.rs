@@ -1,0 +1,194 @@
+//! How smtpd starts and stays: its process id in a file, in the background, as another user, and ready for all to see.
+
+use crate::exit::Error;
+use crate::privilege;
+use crate::sys;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Pid, User, getpid, setsid};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+
+/// What the command line says of it.
+#[derive(Debug, Clone, Default)]
+pub struct Life {
+    /// Where the process id goes.
+    pub pid_file: Option<PathBuf>,
+    /// Into the background, when everything is bound.
+    pub detach: bool,
+    /// Who we become, when everything is bound.
+    pub user: Option<User>,
+    /// Added to our niceness.
+    pub renice: i32,
+    /// Where a line says that we are ready (s6).
+    pub notification_fd: Option<i32>,
+}
+
+/// A file with our process id, locked as long as we live: what an smtpd left that was killed locks nobody out, whoever
+/// may have its number now.
+#[derive(Debug)]
+pub struct PidFile {
+    file: Flock<File>,
+    path: PathBuf,
+}
+
+impl PidFile {
+    /// Makes the file ours, or says who has it.
+    pub fn claim(path: &Path) -> Result<PidFile, Error> {
+        let wrong = |error: &dyn std::fmt::Display| Error::Temporary(format!("pid file {}: {error}", path.display()));
+        // In another folder after --detach it would be another file.
+        let path = std::path::absolute(path).map_err(|error| wrong(&error))?;
+        loop {
+            // Never through a symbolic link that somebody put there: we may be root.
+            let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+            let mut options = File::options();
+            let file = options.read(true).write(true).create(true).mode(0o644).custom_flags(flags).open(&path);
+            let file = file.map_err(|error| wrong(&error))?;
+            if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                return Err(wrong(&"expected a file"));
+            }
+            let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => file,
+                Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+                    let mut text = String::new();
+                    let _ = file.take(20).read_to_string(&mut text);
+                    return Err(wrong(&format!("an smtpd is running already, pid {}", text.trim())));
+                }
+                Err((_, errno)) => return Err(wrong(&errno)),
+            };
+            // Whoever had it may have removed it between our open and our lock.
+            let is_there = std::fs::metadata(&path).and_then(|there| Ok((there, file.metadata()?)));
+            if is_there.is_ok_and(|(there, ours)| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+                return Ok(PidFile { file, path });
+            }
+        }
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        self.file.write_all(text.as_bytes())
+    }
+
+    /// Writes our process id.
+    pub fn fill(&mut self) -> Result<(), Error> {
+        let written = self.write(&format!("{}\n", getpid()));
+        written.map_err(|error| Error::Temporary(format!("pid file {}: {error}", self.path.display())))
+    }
+
+    /// Removes it; where we may not any more, empties it.
+    pub fn remove(mut self) {
+        if std::fs::remove_file(&self.path).is_err() {
+            let _ = self.write("");
+        }
+    }
+}
+
+/// Runs `serve` in the background, and comes back in the foreground when it is ready, or with its exit status when it
+/// ended before.
+pub fn detach(serve: impl FnOnce(OwnedFd) -> u8) -> Result<u8, Error> {
+    let trouble = |error: io::Error| Error::Temporary(format!("--detach: {error}"));
+    let (mut ready, not_yet) = io::pipe().map_err(trouble)?;
+    let child = sys::fork(|| {
+        let _ = setsid();
+        crate::logging::detach();
+        serve(not_yet.into())
+    });
+    let child = child.map_err(|errno| trouble(errno.into()))?;
+    if ready.read_exact(&mut [0]).is_ok() {
+        return Ok(0);
+    }
+    Ok(status_of(child))
+}
+
+fn status_of(child: Pid) -> u8 {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    match waitpid(child, None) {
+        Ok(WaitStatus::Exited(_, status)) => u8::try_from(status).unwrap_or(75),
+        _ => 75,
+    }
+}
+
+/// Becomes a user with all its groups, for good.
+pub fn become_user(user: &User) -> Result<(), Error> {
+    if !privilege::is_root() {
+        if user.uid != nix::unistd::geteuid() {
+            log::warn!("--user {} has no effect: only root can become somebody else", user.name);
+        }
+        return Ok(());
+    }
+    let name = std::ffi::CString::new(user.name.as_str()).unwrap_or_default();
+    let groups = nix::unistd::getgrouplist(&name, user.gid);
+    let groups = groups.map_err(|errno| Error::Temporary(format!("groups of {}: {errno}", user.name)))?;
+    privilege::become_user_with(user.uid, user.gid, &groups)
+}
+
+/// Whoever waits for us to be ready: a service manager with sd_notify(3), or s6 with a descriptor.
+#[derive(Debug)]
+pub struct Watcher {
+    socket: Option<UnixDatagram>,
+    fd: Option<File>,
+}
+
+impl Watcher {
+    /// By `NOTIFY_SOCKET`, which goes from our environment, and a descriptor that was left open for it.
+    pub fn new(notification_fd: Option<i32>) -> Result<Watcher, Error> {
+        let socket = std::env::var_os("NOTIFY_SOCKET").and_then(|name| connect(name.as_encoded_bytes()).ok());
+        sys::forget_variable("NOTIFY_SOCKET");
+        let fd = notification_fd.map(|number| {
+            let closed = || Error::Usage(format!("--notification-fd {number}: expected an open descriptor above 2"));
+            sys::inherited(number).map(File::from).ok_or_else(closed)
+        });
+        let fd = fd.transpose()?;
+        if let Some(fd) = &fd {
+            let _ = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC));
+        }
+        Ok(Watcher { socket, fd })
+    }
+
+    /// Everything is bound and this process serves.
+    pub fn ready(&mut self) {
+        if let Some(mut fd) = self.fd.take() {
+            let _ = fd.write_all(b"\n");
+        }
+        self.tell(&format!("READY=1\nMAINPID={}", getpid()));
+    }
+
+    /// Nothing is accepted any more.
+    pub fn stopping(&self) {
+        self.tell("STOPPING=1");
+    }
+
+    fn tell(&self, text: &str) {
+        if let Some(socket) = &self.socket {
+            let _ = socket.send(text.as_bytes());
+        }
+    }
+}
+
+/// A path, or a name in Linux's name space of its own.
+fn connect(name: &[u8]) -> io::Result<UnixDatagram> {
+    let address = match name.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(Path::new(std::str::from_utf8(name).map_err(io::Error::other)?))?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.connect_addr(&address)?;
+    Ok(socket)
+}
+
+/// What `--notification-fd` says, for whoever closes descriptors before the command line is read.
+pub fn spared_descriptor() -> Option<i32> {
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        if let Some(rest) = word.strip_prefix("--notification-fd") {
+            return rest.strip_prefix('=').map(str::to_owned).or_else(|| words.next())?.parse().ok();
+        }
+    }
+    None
+}

@@ -1,0 +1,220 @@
+//! How smtpd starts, is watched, re-reads, hands over and ends.
+
+mod common;
+
+use common::connections::*;
+use common::{binary, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+
+#[test]
+fn hup_reads_the_services_file_again_and_live_sessions_go_on() {
+    let folder = folder();
+    let line_of = |name: &str, program: &str| format!("127.0.0.1:{name} stream tcp nowait/1 - {program}\n");
+    let before = script(folder.path(), "before", "echo before; cat");
+    let after = script(folder.path(), "after", "echo after");
+    let lines = line_of("0", &before);
+    let mut server = Server::start(&mut with_services(folder.path(), &lines));
+    let mut live = server.connect("127.0.0.1:0");
+    assert_eq!(line(&mut live), "before\n");
+    let address = server.address("127.0.0.1:0");
+    // The old socket stays, a new one comes.
+    fs::write(folder.path().join("services"), line_of("0", &after) + &line_of("00", &after)).unwrap();
+    server.signal(Signal::SIGHUP);
+    assert_eq!(server.listen_to("127.0.0.1:00"), "after\n");
+    let mut waits = TcpStream::connect(address).unwrap();
+    live.write_all(b"still there\n").unwrap();
+    assert_eq!(line(&mut live), "still there\n", "and it still counts");
+    drop(live);
+    assert_eq!(all(&mut waits), "after\n");
+    // What is wrong changes nothing.
+    fs::write(folder.path().join("services"), "nonsense\n").unwrap();
+    server.signal(Signal::SIGHUP);
+    server.record("everything stays as it was");
+    assert_eq!(all(&mut TcpStream::connect(address).unwrap()), "after\n");
+    // What is gone is closed.
+    fs::write(folder.path().join("services"), line_of("00", &after)).unwrap();
+    server.signal(Signal::SIGHUP);
+    until("the socket to be closed", || TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn usr1_logs_the_state() {
+    let folder = folder();
+    let mut server = Server::start(on_loopback(folder.path()).args(["-n", "3", "/bin/sh", "-c", "echo served; cat"]));
+    let mut client = server.connect("0");
+    line(&mut client);
+    server.signal(Signal::SIGUSR1);
+    server.record("state children=1 refused=0");
+    server.record("state service=0 children=1 limit=3");
+}
+
+#[test]
+fn the_pid_file_is_locked_for_a_life_and_a_stale_one_locks_nobody_out() {
+    let folder = folder();
+    let file = folder.path().join("pid");
+    // The number of somebody who lives, left by an smtpd that was killed.
+    fs::write(&file, format!("{}\n", std::process::id())).unwrap();
+    let command = || {
+        let mut command = on_loopback(folder.path());
+        command.arg("--pid-file").arg(&file).args(["/bin/echo", "served"]);
+        command
+    };
+    let mut server = Server::start(&mut command());
+    assert_eq!(server.listen_to("0"), "served\n");
+    assert_eq!(fs::read_to_string(&file).unwrap(), format!("{}\n", server.process.id()));
+    let (status, text) = refused(&mut command());
+    assert_eq!(status, Some(75), "{text}");
+    assert!(text.contains(&format!("running already, pid {}", server.process.id())), "{text}");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
+    assert!(!file.exists());
+    // Killed, it leaves the file, and the next one starts.
+    let mut server = Server::start(&mut command());
+    assert_eq!(server.listen_to("0"), "served\n");
+    server.signal(Signal::SIGKILL);
+    server.end();
+    assert!(file.exists());
+    assert_eq!(Server::start(&mut command()).listen_to("0"), "served\n");
+    std::os::unix::fs::symlink("elsewhere", folder.path().join("link")).unwrap();
+    for wrong in ["/nosuch/pid", "/dev/null", folder.path().join("link").to_str().unwrap()] {
+        let (status, text) = refused(on_loopback(folder.path()).args(["--pid-file", wrong, "/bin/cat"]));
+        assert_eq!(status, Some(75), "{wrong}: {text}");
+    }
+}
+
+#[test]
+fn detached_it_is_ready_when_the_foreground_returns() {
+    let folder = folder();
+    let file = folder.path().join("pid");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let arguments = ["--listen-address", "127.0.0.1", "--port", &port, "--detach", "--pid-file"];
+    let mut command = smtpd(folder.path());
+    command.args(arguments).arg(&file).args(["/bin/sh", "-c", "ps -o sid= -p $PPID; readlink /proc/$PPID/fd/2"]);
+    let (status, text) = refused(&mut command);
+    assert_eq!(status, Some(0), "{text}");
+    let pid: i32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+    let said = all(&mut TcpStream::connect(format!("127.0.0.1:{port}")).unwrap());
+    let again = refused(&mut command);
+    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    until("its end", || !file.exists());
+    assert_eq!(said.split_whitespace().collect::<Vec<_>>(), [pid.to_string().as_str(), "/dev/null"]);
+    assert_eq!(again.0, Some(75), "what is wrong is said in the foreground: {}", again.1);
+}
+
+#[test]
+fn the_user_has_all_its_groups_and_no_way_back() {
+    let folder = folder();
+    if !nix::unistd::geteuid().is_root() {
+        let mut command = on_loopback(folder.path());
+        let mut server = Server::start(command.args(["--user", "root", "/bin/echo", "served"]));
+        server.record("has no effect");
+        return;
+    }
+    let mut command = on_loopback(folder.path());
+    let mut server = Server::start(command.args(["--user", "nobody", "/bin/sh", "-c", "id -u; id -ru; id -G"]));
+    let expected = Command::new("id").args(["-G", "nobody"]).output().unwrap().stdout;
+    assert_eq!(server.listen_to("0"), format!("65534\n65534\n{}", String::from_utf8(expected).unwrap()));
+    let status = fs::read_to_string(format!("/proc/{}/status", server.process.id())).unwrap();
+    assert!(status.contains("Uid:\t65534\t65534\t65534\t65534\n"), "{status}");
+    assert!(status.contains("CapEff:\t0000000000000000\n"), "{status}");
+    let (status, text) = refused(on_loopback(folder.path()).args(["--user", "nosuchuser", "/bin/cat"]));
+    assert_eq!(status, Some(64), "{text}");
+}
+
+#[test]
+fn it_says_when_it_is_ready_to_systemd_and_to_s6() {
+    let folder = folder();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut outer = Command::new("/bin/sh");
+    outer.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder.path()).env("NOTIFY_SOCKET", &path);
+    outer.args(["-c", "exec 7<&0 0</dev/null; exec \"$@\"", "sh"]).arg(binary("smtpd"));
+    outer.args(["--listen-address", "127.0.0.1", "--port", "0", "--notification-fd", "7", "/usr/bin/env"]);
+    let mut process = outer.stdin(OwnedFd::from(writer)).stderr(Stdio::null()).spawn().unwrap();
+    drop(outer);
+    let mut octets = [0; 100];
+    let count = socket.recv(&mut octets).unwrap();
+    let said = String::from_utf8_lossy(&octets[..count]).into_owned();
+    assert_eq!(said, format!("READY=1\nMAINPID={}", process.id()));
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "\n", "one line, and closed");
+    kill(Pid::from_raw(process.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(0));
+    let count = socket.recv(&mut octets).unwrap();
+    assert_eq!(&octets[..count], b"STOPPING=1");
+    let (status, text) = refused(on_loopback(folder.path()).args(["--notification-fd", "99", "/bin/cat"]));
+    assert_eq!(status, Some(64), "{text}");
+}
+
+/// smtpd with a listening socket on descriptor 3, as systemd and other parents hand them over.
+fn with_socket(folder: &std::path::Path, listener: &TcpListener, arguments: &[&str]) -> Command {
+    let mut outer = Command::new("/bin/sh");
+    outer.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder);
+    outer.args(["-c", "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", "sh"]);
+    outer.arg(binary("smtpd")).args(arguments);
+    outer.stdin(OwnedFd::from(listener.try_clone().unwrap()));
+    outer
+}
+
+#[test]
+fn a_replaced_smtpd_drops_no_connection() {
+    let folder = folder();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let start = |word: &str| {
+        let mut command = with_socket(folder.path(), &listener, &["-n", "50", "/bin/echo", word]);
+        let mut process = command.stderr(Stdio::null()).spawn().unwrap();
+        drop(command);
+        until("the new one", || {
+            assert!(process.try_wait().unwrap().is_none());
+            TcpStream::connect(address).is_ok_and(|mut client| all(&mut client).starts_with(word))
+        });
+        process
+    };
+    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut old = start("old");
+    let clients = {
+        let done = done.clone();
+        std::thread::spawn(move || {
+            let mut served = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let said = all(&mut TcpStream::connect(address).expect("never refused"));
+                assert!(said == "old\n" || said == "new\n", "{said:?}");
+                served += 1;
+            }
+            served
+        })
+    };
+    for _ in 0..5 {
+        let mut new = start("new");
+        kill(Pid::from_raw(old.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        assert_eq!(old.wait().unwrap().code(), Some(0));
+        std::mem::swap(&mut old, &mut new);
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(clients.join().expect("everybody was served") > 5);
+    old.kill().unwrap();
+    old.wait().unwrap();
+}
+
+#[test]
+fn a_socket_that_is_handed_over_is_taken_where_its_address_is_wanted() {
+    let folder = folder();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let arguments = ["--listen-address", "127.0.0.1", "--port", &port, "/bin/echo", "served"];
+    let mut server = Server::start_as_it_is(&mut with_socket(folder.path(), &listener, &arguments));
+    assert_eq!(server.listen_to(&port), "served\n", "the port is taken, by what is handed over");
+    let own = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+    assert_eq!(fs::read_link(format!("/proc/{}/fd/3", server.process.id())).unwrap(), own);
+}
