@@ -265,6 +265,132 @@ fn expansion_agrees_with_postconf_where_that_is_installed() {
     assert_eq!(words(&settings(&ours)["syslog_name"]), words(&theirs));
 }
 
+/// What `-o syslog_name=VALUE` expands to; nothing where the program ends with an error.
+fn expanded_by(mut command: Command, folder: &Path) -> Option<String> {
+    let (status, output, _) = run(&mut command, folder);
+    let line = output.lines().map(|line| line.strip_prefix("syslog_name =").unwrap_or(line));
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+    (status == 0).then(|| line.map(words).collect::<Vec<_>>().join(" "))
+}
+
+/// Why ours may differ from postconf's answer; nothing: it must not.
+fn explained(value: &str, ours: Option<&str>, theirs: Option<&str>) -> Option<&'static str> {
+    match (ours, theirs) {
+        (None, Some(_)) if value.contains("${{") => Some("a comparison that leads to nothing is a slip of the pen"),
+        _ => None,
+    }
+}
+
+/// Values by chance, always the same: tokens of the syntax in a row.
+fn generated() -> Vec<String> {
+    const TOKENS: [&str; 24] = [
+        "$a",
+        "${a}",
+        "$(a)",
+        "${",
+        "}",
+        "{",
+        "?",
+        ":",
+        "$$",
+        "$",
+        "a",
+        "empty",
+        "${empty?",
+        "${a?{",
+        "}:{",
+        "}}",
+        "${a:",
+        "${{$a} == {1} ? {",
+        "} != {",
+        "x y",
+        ".",
+        "${indirect",
+        "(",
+        ")",
+    ];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |limit: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % limit as u64).unwrap()
+    };
+    (0..20).map(|_| (0..=below(7)).map(|_| TOKENS[below(TOKENS.len())]).collect()).collect()
+}
+
+#[test]
+fn values_and_errors_agree_with_postconf_where_that_is_installed() {
+    let postconf = Path::new("/usr/sbin/postconf");
+    if !postconf.exists() {
+        return;
+    }
+    let folder = folder("a = 1\nempty =\nindirect = $empty\nmyhostname = mx.example\n");
+    fs::write(folder.path().join("master.cf"), "").unwrap();
+    let written = [
+        "x${a",
+        "5$",
+        "$-",
+        "$self",
+        "${a!b}",
+        "${}",
+        "${a?{x}y}",
+        "${a?x}y",
+        "$$",
+        "$a$",
+        "${{a}=={b}}",
+        "$(a)",
+        "$(a",
+        "${a:{x}}",
+        "${{1}<{2}?{y}:{n}}",
+        "${{2}>={10}?{y}:{n}}",
+        "${{$a}=={1}?{y}:{n}}",
+        "${a?{x}:{y}} z",
+        "${undefined:{d}}",
+        "${a}b",
+        "$a.b",
+        "$a_b",
+        "${ a }",
+        "${a ?{x}}",
+        "${indirect?{set}:{unset}}",
+        "${empty?{set}:{unset}}",
+        "${a?{${empty:deep}}}",
+        "a=b",
+        "{x}",
+        "${{a}!={b}?{y}}",
+        "${{01}=={1}?{y}:{n}}",
+        "${{}=={}?{y}:{n}}",
+        "${{a} == {a}  ?  {y} : {n}}",
+        "${a?}",
+        "${a:}",
+        "$1",
+        "${a?$b}",
+        "$a $empty x",
+        "# x",
+        "",
+    ];
+    let (mut wrong, mut differ) = (String::new(), 0);
+    for value in written.map(str::to_owned).into_iter().chain(generated()) {
+        let set = format!("syslog_name={value}");
+        let mut theirs = Command::new(postconf);
+        theirs.arg("-c").arg(folder.path()).args(["-x", "-h", "-o", &set, "syslog_name"]);
+        let mut ours = program(&["-o", &set, "--show-config=expanded"]);
+        ours.env("MAIL_CONFIG", folder.path());
+        let theirs = expanded_by(theirs, folder.path());
+        let output = run(&mut ours, folder.path());
+        let ours = (output.0 == 0)
+            .then(|| settings(&output.1)["syslog_name"].split_whitespace().collect::<Vec<_>>().join(" "));
+        if ours != theirs {
+            differ += 1;
+            if explained(&value, ours.as_deref(), theirs.as_deref()).is_none() {
+                wrong.push_str(&format!("{value:?}: ours {ours:?}, postconf {theirs:?}\n"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    assert!(differ < 20, "{differ} differences");
+}
+
 /// smtpsrvr with this channels file and a client that hung up.
 fn with_channels(channels: &str) -> (i32, String, String) {
     let folder = folder("queue_directory = $config_directory\n");

@@ -327,7 +327,7 @@ impl Chance {
 fn mutated(chance: &mut Chance) -> Vec<u8> {
     const OCTETS: &[u8] = b"0123456789:,,::\n\r\0@-[]. +x\x7f\xff";
     let sender: &[u8] = [SENDER, b"", b"list-@client.example-@[]", b"#@[]"][chance.below(4)];
-    let mut package = package(CONTENT, sender, &[RECIPIENT, b"carol"][..1 + chance.below(2)].to_vec());
+    let mut package = package(CONTENT, sender, &[RECIPIENT, b"carol"][..1 + chance.below(2)]);
     for _ in 0..=chance.below(3) {
         let at = chance.below(package.len());
         let octet = OCTETS[chance.below(OCTETS.len())];
@@ -368,4 +368,23 @@ fn differences_over_generated_packages_are_all_explained() {
     }
     assert!(wrong.is_empty(), "not explained:\n{wrong}");
     assert!(same > 100 && explained.len() >= 4, "same: {same}, explained: {explained:?}");
+}
+
+#[test]
+fn postfixs_sink_takes_what_deliver_sends() {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port");
+    let mut sink = Command::new("/usr/sbin/qmqp-sink");
+    let mut sink = sink.arg(port.to_string()).arg("10").stdout(Stdio::null()).spawn().expect("qmqp-sink");
+    until("qmqp-sink to listen", || TcpStream::connect(port).is_ok());
+    let scratch = Scratch::with("myhostname = null.example\nqmqpd_authorized_clients = stdin");
+    scratch.write("channels", &format!("local - null.example mailbox: *\nout stdin * qmqp:{port} *\n"));
+    let recipients: Vec<String> = (0..20).map(|n| format!("user{n}@mx.example")).collect();
+    let recipients: Vec<&[u8]> = recipients.iter().map(|text| text.as_bytes()).collect();
+    let output = scratch.run("qmqpd", &[], &package(&CONTENT.repeat(5000), b"list-@null.example-@[]", &recipients));
+    assert!(output.stdout.starts_with(b"30:KOk"), "{output:?}");
+    let log = String::from_utf8(scratch.deliver().stderr).expect("printable records");
+    assert_eq!(log.matches("status=delivered").count(), 20, "{log}");
+    assert_eq!(scratch.queued(), []);
+    sink.kill().expect("its end");
+    sink.wait().expect("its end");
 }

@@ -134,6 +134,11 @@ pub(super) fn transport(text: &str) -> Result<Transport, String> {
         Some(("mailbox", _)) => Err("nothing behind mailbox:; the parameter mailbox says where".to_owned()),
         Some(("smtp", "")) => Ok(Transport::Smtp(None)),
         Some(("smtp", next)) => host_and_port(next).map(|()| Transport::Smtp(Some(next.to_owned()))),
+        Some(("qmqp", hosts)) => {
+            let checked = hosts.split(',').try_for_each(host_and_port);
+            checked.map_err(|expected| expected.replace("smtp:", "qmqp:"))?;
+            Ok(Transport::Other("qmqp".to_owned(), hosts.to_owned()))
+        }
         Some((name, rest)) if OTHERS.contains(&name) => Ok(Transport::Other(name.to_owned(), rest.to_owned())),
         _ => Err(format!(
             "mailbox:, smtp:, smtp:[host]:port, {}:... or - instead of {}",

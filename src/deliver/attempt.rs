@@ -4,7 +4,7 @@
 
 use super::helper::Helper;
 use super::settings::Settings;
-use super::{Outcome, local, report, schedule};
+use super::{Outcome, local, qmqp, report, schedule};
 use crate::channel::Transport;
 use crate::config::Config;
 use crate::lookup::Lookup;
@@ -110,6 +110,7 @@ fn carry(settings: &Settings, transport: &Transport, helper: Option<&mut Helper>
     match transport {
         Transport::Mailbox => local::deliver(&settings.config, helper, message, number, address, search),
         Transport::Smtp(_) => missing("smtp"),
+        Transport::Other(name, hosts) if name == "qmqp" => qmqp::deliver(hosts, message, address),
         Transport::Other(name, _) => missing(name),
         Transport::None => Outcome::Failed("5.1.2 no mail leaves by the channel of this domain".to_owned()),
     }

@@ -1,12 +1,13 @@
 //! Taking queued messages on: to mailboxes here, later to other hosts.
 //!
 //! `schedule.rs` says when, `attempt.rs` takes one message and all its recipients, `local.rs` (as root by way of
-//! `helper.rs`) carries it into a mailbox, `report.rs` returns what failed. Several may run at once: a message is
+//! `helper.rs`) carries it into a mailbox, `qmqp.rs` to another host, `report.rs` returns what failed. Several may run at once: a message is
 //! locked by whoever works on it, and others pass it by.
 
 mod attempt;
 mod helper;
 mod local;
+mod qmqp;
 mod report;
 mod schedule;
 mod settings;
