@@ -127,8 +127,9 @@ fn answer(stream: &mut impl Read) -> io::Result<(u8, String)> {
     }
     read_one(stream, &mut octet)?;
     let mut text = Vec::new();
-    // What is missing of the text changes nothing.
-    let _ = stream.take(left - 1).read_to_end(&mut text);
+    // What is missing of the text changes nothing. The comma is read too, or our close would be a reset.
+    let _ = stream.take(left).read_to_end(&mut text);
+    text.truncate(usize::try_from(left - 1).unwrap_or(usize::MAX));
     Ok((octet[0], clean(&text, 70)))
 }
 
