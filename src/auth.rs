@@ -4,6 +4,7 @@
 //! answer thrown away. Passwords are octets, are never logged, and are compared in constant time (`scheme`).
 //! Nobody becomes root here: uid 0 has no mailbox that can be logged in to.
 
+pub mod gate;
 pub mod scheme;
 mod shadow;
 
@@ -11,9 +12,19 @@ use crate::config::value::{AuthMethod, UserSource};
 use crate::config::{Config, Origin};
 use crate::exit::Error;
 use crate::lookup::Lookup;
+use crate::sasl::{Credentials, Proof};
 use crate::users::passwd_file::{self, Trouble};
 use crate::users::{self, User};
 use std::path::Path;
+
+/// Who has shown who he is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    /// The user.
+    pub user: User,
+    /// What the mechanism has the server say at its end; empty for most.
+    pub last_words: Vec<u8>,
+}
 
 /// What one method says of a user.
 enum Stored {
@@ -25,12 +36,66 @@ enum Stored {
 
 /// Checks a name and a password. `No` says neither which of the two was wrong.
 pub fn check(config: &Config, name: &[u8], password: &[u8]) -> Lookup<User> {
+    let verify = |stored: &str| scheme::verify(stored, password).map(|fits| fits.then(Vec::new));
+    check_by(config, name, &verify).map(|granted| granted.user)
+}
+
+/// Checks what a client gave to show who it is; [`check`] says how.
+pub fn check_credentials(config: &Config, credentials: &Credentials) -> Lookup<Granted> {
+    match &credentials.proof {
+        Proof::Password(password) => {
+            check(config, &credentials.name, &password.0).map(|user| Granted { user, last_words: Vec::new() })
+        }
+        // Only a password stored in clear can be told to fit; another one takes as long, and does not.
+        proof => check_by(config, &credentials.name, &|stored| match scheme::plain(stored) {
+            Some(password) => Ok(proof.fits(password.as_bytes())),
+            None => Ok(std::hint::black_box(proof.fits(stored.as_bytes())).and(None)),
+        }),
+    }
+}
+
+/// What cannot be guessed and is never the same, for a challenge; nothing where the system has no chance to give.
+pub fn nonce() -> Option<String> {
+    let mut octets = [0; 18];
+    getrandom::fill(&mut octets).ok()?;
+    Some(octets.iter().map(|octet| format!("{octet:02x}")).collect())
+}
+
+/// Whether every password that lets somebody in is stored in clear, so that mechanisms that need that can be offered:
+/// clients take the one they like best, and try no other.
+pub fn has_secrets(config: &Config) -> bool {
+    let mut all = true;
+    let mut some = false;
+    let mut look = |path: &Path| {
+        passwd_file::read(path, |record| {
+            if let Some(password) = record.password.filter(|password| !scheme::is_locked(password)) {
+                some = true;
+                all = all && scheme::plain(&password).is_some();
+            }
+            Ok(())
+        })
+        .is_ok()
+    };
+    let readable = methods(config).iter().all(|method| match (method, &config.users) {
+        (AuthMethod::PasswdFile(Some(path)), _) | (AuthMethod::PasswdFile(None), UserSource::PasswdFile(path)) => {
+            look(path)
+        }
+        _ => false,
+    });
+    readable && some && all
+}
+
+/// What a stored password that fits has the server say; nothing where it does not fit.
+type Verified = Result<Option<Vec<u8>>, String>;
+
+fn check_by(config: &Config, name: &[u8], verify: &dyn Fn(&str) -> Verified) -> Lookup<Granted> {
     let (found, sample) = users::find_with_sample(config, name);
     let user = match found {
         Lookup::Yes(user) => Some(user),
         Lookup::No => None,
         Lookup::CannotTell(why) => return Lookup::CannotTell(why),
     };
+    let in_vain = |stored: &str| drop(std::hint::black_box(verify(stored)));
     let may_log_in = user.as_ref().is_some_and(|user| user.owner.is_none_or(|(uid, _)| uid != 0));
     let mut trouble = None;
     for method in methods(config) {
@@ -42,13 +107,13 @@ pub fn check(config: &Config, name: &[u8], password: &[u8]) -> Lookup<User> {
             }
         };
         match (stored, &user) {
-            (Stored::Password(stored), Some(user)) => match scheme::verify(&stored, password) {
-                Ok(true) => return Lookup::Yes(user.clone()),
-                Ok(false) => {}
+            (Stored::Password(stored), Some(user)) => match verify(&stored) {
+                Ok(Some(last_words)) => return Lookup::Yes(Granted { user: user.clone(), last_words }),
+                Ok(None) => {}
                 Err(why) => trouble = Some(format!("password of {}: {why}", user.name)),
             },
-            (Stored::Password(sample) | Stored::Nothing(Some(sample)), _) => hash_in_vain(&sample, password),
-            (Stored::Nothing(None), _) => hash_in_vain(scheme::DUMMY, password),
+            (Stored::Password(sample) | Stored::Nothing(Some(sample)), _) => in_vain(&sample),
+            (Stored::Nothing(None), _) => in_vain(scheme::DUMMY),
         }
     }
     trouble.map_or(Lookup::No, Lookup::CannotTell)
@@ -125,10 +190,6 @@ fn in_file(path: &Path, user: Option<&User>) -> Result<Stored, String> {
         Ok(()) => Ok(own.map_or(Stored::Nothing(sample), Stored::Password)),
         Err(trouble) => Err(trouble.with(path)),
     }
-}
-
-fn hash_in_vain(stored: &str, password: &[u8]) {
-    let _ = std::hint::black_box(scheme::verify(stored, password));
 }
 
 #[cfg(test)]

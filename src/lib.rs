@@ -10,6 +10,7 @@
 //! users  auth  channel  config  net          tables, accounts, the connection
 //! smtp::session  pop3::session               state machines: no clock, file, socket or environment from here down
 //! */command  */reply  qmqp::request
+//! sasl                                       mechanisms by which clients show who they are
 //! message  wire                              addresses, trace, dates; lines, dots, netstrings
 //! ```
 //!
@@ -32,6 +33,7 @@ pub mod privilege;
 pub mod qmqp;
 pub mod queue;
 pub mod record;
+pub mod sasl;
 pub mod smtp;
 pub mod smtpd;
 pub mod submit;

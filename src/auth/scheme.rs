@@ -44,6 +44,14 @@ pub fn is_locked(stored: &str) -> bool {
     stored.starts_with(['!', '*'])
 }
 
+/// The password, if it is stored in clear.
+pub fn plain(stored: &str) -> Option<&str> {
+    match split(stored) {
+        Ok((Method::Plain, secret)) if !is_locked(stored) => Some(secret),
+        _ => None,
+    }
+}
+
 /// Whether the password is the stored one. The error is for the log, and holds no secret.
 pub fn verify(stored: &str, password: &[u8]) -> Result<bool, String> {
     if stored.is_empty() || is_locked(stored) || password.contains(&0) {

@@ -48,6 +48,8 @@ pub enum Command {
     Capa,
     /// Asks for TLS (RFC 2595).
     Stls,
+    /// Logs in by a mechanism of SASL, with the initial response in base64; without one asks what there is (RFC 5034).
+    Auth(Option<MechanismAndResponse>),
 }
 
 /// What is wrong with a line.
@@ -86,6 +88,7 @@ pub fn parse(line: &[u8]) -> Result<Command, Mistake> {
         b"UIDL" => optional(rest).map(Command::Uidl),
         b"LAST" => nothing(rest).map(|()| Command::Last),
         b"CAPA" => nothing(rest).map(|()| Command::Capa),
+        b"AUTH" => mechanism(rest).map(Command::Auth),
         b"STLS" => nothing(rest).map(|()| Command::Stls),
         _ => Err(Mistake::UnknownCommand),
     }
@@ -99,6 +102,15 @@ fn arguments(rest: Option<&[u8]>) -> impl Iterator<Item = &[u8]> {
 fn name(rest: Option<&[u8]>) -> Result<Vec<u8>, Mistake> {
     let name = rest.unwrap_or_default().trim_ascii();
     if name.is_empty() { Err(Mistake::MissingArgument) } else { Ok(name.to_vec()) }
+}
+
+/// A mechanism, and what the client says first.
+type MechanismAndResponse = (Vec<u8>, Option<Vec<u8>>);
+
+fn mechanism(rest: Option<&[u8]>) -> Result<Option<MechanismAndResponse>, Mistake> {
+    let mut words = arguments(rest).map(<[u8]>::to_vec);
+    let found = words.next().map(|name| (name, words.next()));
+    if words.next().is_some() { Err(Mistake::ExtraArgument) } else { Ok(found) }
 }
 
 fn nothing(rest: Option<&[u8]>) -> Result<(), Mistake> {
@@ -149,6 +161,10 @@ mod tests {
             ("USER bob", Command::User(b"bob".to_vec())),
             ("PASS secret", Command::Pass(Secret(b"secret".to_vec()))),
             ("QUIT", Command::Quit),
+            ("STLS", Command::Stls),
+            ("AUTH", Command::Auth(None)),
+            ("AUTH 1", Command::Auth(Some((b"1".to_vec(), None)))),
+            ("AUTH 1 =", Command::Auth(Some((b"1".to_vec(), Some(b"=".to_vec()))))),
             ("STAT", Command::Stat),
             ("LIST", Command::List(None)),
             ("LIST 7", Command::List(Some(number(7)))),
@@ -217,8 +233,8 @@ mod tests {
             b" QUIT",
             b"\0QUIT",
             b"QUIT\0",
-            b"STLS",
-            b"AUTH PLAIN",
+            b"STARTTLS",
+            b"AUTHX PLAIN",
             b"APOP a b",
             b"RETR1",
             b"\xff",

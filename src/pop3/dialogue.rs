@@ -10,7 +10,9 @@ use super::reply::{self, Capabilities, Reply};
 use crate::mailbox::Maildrop;
 use crate::net::connection::{Fault, Stream};
 use crate::net::tls::{Failure, Identity};
+use crate::sasl;
 use crate::wire::line::{Line, LineEnd, LineReader};
+use crate::wire::secret::Secret;
 use log::warn;
 use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
@@ -88,19 +90,51 @@ impl<S: Stream> Dialogue<S> {
                 Some(Line::TooLong | Line::BareLineEnd) => return Ok(Some(Err(Mistake::TooLong))),
                 None => {}
             }
-            self.flush()?;
-            self.input.resize(4096, 0);
-            self.used = 0;
-            let count = self.stream.receive(&mut self.input);
-            self.input.truncate(*count.as_ref().unwrap_or(&0));
-            if count? == 0 {
+            if self.fill()? == 0 {
                 return Ok(None);
             }
         }
     }
 
+    /// A line of an exchange of SASL, which may be longer than a command (RFC 5034 section 4); none at the end of the
+    /// input, and nothing of one that is too long.
+    pub(super) fn next_response(&mut self) -> Result<Option<Secret>, Fault> {
+        let mut lines = LineReader::new(sasl::LONGEST_LINE - 2, LineEnd::Lenient);
+        self.stream.allow(self.timeout);
+        loop {
+            let (taken, line) = lines.push(self.input.get(self.used..).unwrap_or_default());
+            self.used += taken;
+            match line {
+                Some(Line::Whole(line)) => return Ok(Some(Secret(line.to_vec()))),
+                // No base64, and so no response.
+                Some(Line::TooLong | Line::BareLineEnd) => return Ok(Some(Secret(b"-".to_vec()))),
+                None => {}
+            }
+            if self.fill()? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn fill(&mut self) -> Result<usize, Fault> {
+        self.flush()?;
+        self.input.resize(4096, 0);
+        self.used = 0;
+        let count = self.stream.receive(&mut self.input);
+        self.input.truncate(*count.as_ref().unwrap_or(&0));
+        count
+    }
+
     pub(super) fn say(&mut self, reply: &Reply) {
         reply.put(&mut self.output);
+    }
+
+    /// The lines of a reply of several, and its end.
+    pub(super) fn say_lines<'a>(&mut self, lines: impl Iterator<Item = &'a str>) {
+        for line in lines.chain(["."]) {
+            self.output.extend_from_slice(line.as_bytes());
+            self.output.extend_from_slice(b"\r\n");
+        }
     }
 
     pub(super) fn say_capabilities(&mut self, capabilities: Capabilities) {

@@ -1,7 +1,7 @@
 //! POP3: what of RFC 1939 and its extensions we speak, what we leave out, and why.
 //!
 //! USER, PASS, STAT, LIST, RETR, DELE, NOOP, RSET, QUIT, TOP and UIDL of RFC 1939; CAPA, response codes and pipelining of
-//! RFC 2449 and RFC 3206; LAST of RFC 1460, for clients older than UIDL; STLS of RFC 2595. Not yet: APOP and AUTH; APOP needs
+//! RFC 2449 and RFC 3206; LAST of RFC 1460, for clients older than UIDL; STLS of RFC 2595; AUTH of RFC 5034. Not yet: APOP, which needs
 //! passwords in clear on the server, and a greeting that only looks like its stamp locks clients out.
 //!
 //! Numbers, sizes and unique-ids are those of the moment the maildrop was opened. Nothing is ever written into a

@@ -6,6 +6,7 @@
 
 use super::command::Mistake;
 use crate::exit::Error;
+use crate::sasl::Offered;
 use std::borrow::Cow;
 
 /// The status line of a reply, without its end.
@@ -54,6 +55,10 @@ replies! {
     NOT_ALL_REMOVED = "-ERR [SYS/TEMP] Some deleted messages were not removed", "To QUIT.";
     TIMED_OUT = "-ERR Silent for too long, nothing was deleted, goodbye", "Before closing.";
     TROUBLE = "-ERR [SYS/TEMP] Not possible now, try again later", "Anything of ours.";
+    MECHANISMS = "+OK Mechanisms follow", "To AUTH without a mechanism.";
+    UNKNOWN_MECHANISM = "-ERR That mechanism is not there", "To AUTH.";
+    CANCELLED = "-ERR Cancelled", "The client gave up an exchange of SASL.";
+    MALFORMED = "-ERR That does not follow the mechanism", "Base64 or its content is wrong.";
     START_TLS = "+OK Begin TLS now", "To STLS.";
     NO_TLS = "-ERR [SYS/PERM] TLS cannot be used now", "To STLS, when certificate or key cannot be used.";
     UNDER_TLS = "-ERR This is TLS already", "To STLS under TLS.";
@@ -80,6 +85,11 @@ impl Reply {
     /// To UIDL of one message.
     pub fn unique_id(number: usize, unique_id: &str) -> Reply {
         Reply(Cow::Owned(format!("+OK {number} {unique_id}")))
+    }
+
+    /// A challenge of SASL (RFC 5034 section 4).
+    pub fn challenge(octets: &[u8]) -> Reply {
+        Reply(Cow::Owned(format!("+ {}", crate::sasl::encode(octets))))
     }
 
     /// Appends the line with its end.
@@ -118,6 +128,8 @@ pub struct Capabilities {
     pub user: bool,
     /// STLS (RFC 2595 section 4): only before login.
     pub stls: bool,
+    /// Mechanisms of AUTH (RFC 5034 section 3).
+    pub sasl: Offered,
 }
 
 /// Appends the lines of CAPA (RFC 2449 section 6): only what works now, and the same in both states but for USER, for
@@ -126,6 +138,10 @@ pub fn put_capabilities(capabilities: Capabilities, login_delay: u64, out: &mut 
     Reply::CAPABILITIES.put(out);
     if capabilities.user {
         out.extend_from_slice(b"USER\r\n");
+    }
+    let mechanisms = capabilities.sasl.names();
+    if !mechanisms.is_empty() {
+        out.extend_from_slice(format!("SASL {mechanisms}\r\n").as_bytes());
     }
     if capabilities.stls {
         out.extend_from_slice(b"STLS\r\n");

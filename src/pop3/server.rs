@@ -10,7 +10,7 @@ use super::login_delay::LastSession;
 use super::reply::Reply;
 use super::session::{Session, Step};
 use super::split;
-use crate::auth;
+use crate::auth::{self, Granted, gate};
 use crate::config::Config;
 use crate::exit::{self, Ended, Error};
 use crate::logging;
@@ -22,6 +22,7 @@ use crate::net::peer::Peer;
 use crate::net::tls::{Failure, Files, Identity, Offer};
 use crate::privilege;
 use crate::record::{self, Head, Recorder};
+use crate::sasl::{self, Credentials, Exchange, Malformed, Mechanism, Next, Proof};
 use crate::users::{self, User};
 use crate::wire::secret::Secret;
 use log::{info, warn};
@@ -58,14 +59,17 @@ pub fn serve(config: &Config, record: Option<&Path>, tls_at_once: bool) -> Resul
 fn serve_alone(config: &Config, peer: &Peer, stream: impl Stream, tls: Offer) -> Result<Ended, Error> {
     let mut dialogue = Dialogue::new(stream, config.pop3d_timeout.0).with_login_delay(config.pop3d_login_delay.0);
     check(config).inspect_err(|error| dialogue.close(&Reply::from(error)))?;
-    let entered = authorize(&mut dialogue, peer, passwords_allowed(config, peer), tls, |name, secret, failures| {
-        Ok(judge(config, peer, name, secret, failures))
+    let secrets = auth::has_secrets(config);
+    let access = Access::new(config, peer, secrets, tls);
+    let entered = authorize(&mut dialogue, peer, access, |credentials, failures| {
+        let judged = gate::judge(config, peer, credentials, failures);
+        Ok(judged.map(|Granted { user, last_words }| (user, last_words)))
     })?;
     match entered {
         Entered::In(user) => {
             let last =
                 LastSession::open(config, &user.name).inspect_err(|error| dialogue.close(&Reply::from(error)))?;
-            serve_user(config, peer, &user, last.as_ref(), &mut dialogue)
+            serve_user(config, peer, &user, secrets, last.as_ref(), &mut dialogue)
         }
         Entered::Out(ended) => Ok(ended),
     }
@@ -89,28 +93,27 @@ pub(super) fn check(config: &Config) -> Result<(), Error> {
     auth::check_methods(config)
 }
 
-/// No plain password before TLS, except on this machine.
-pub(super) fn passwords_allowed(config: &Config, peer: &Peer) -> bool {
-    !config.tls_auth_only || peer.is_on_this_machine()
+/// By what ways a client may log in.
+pub(super) struct Access {
+    /// Passwords are allowed before TLS: only on this machine, or where the administrator says so.
+    pub(super) passwords_allowed: bool,
+    /// There are passwords stored in clear.
+    pub(super) secrets: bool,
+    /// TLS.
+    pub(super) tls: Offer,
+    /// Our name, for challenges.
+    pub(super) host: String,
+}
+
+impl Access {
+    pub(super) fn new(config: &Config, peer: &Peer, secrets: bool, tls: Offer) -> Access {
+        let passwords_allowed = !config.tls_auth_only || peer.is_on_this_machine();
+        Access { passwords_allowed, secrets, tls, host: config.myhostname.clone() }
+    }
 }
 
 pub(super) fn no_connection(error: io::Error) -> Error {
     Error::Connection(format!("standard input and output: {error}"))
-}
-
-/// Checks a password. A wrong one is answered the later the more there were before, on this connection.
-pub(super) fn judge(config: &Config, peer: &Peer, name: &[u8], secret: &Secret, failures: u32) -> Lookup<User> {
-    let found = auth::check(config, name, &secret.0);
-    let name = logging::clean(name, 100);
-    match &found {
-        Lookup::Yes(_) => {}
-        Lookup::No => {
-            warn!("client={peer} event=login-failed user={name:?}");
-            std::thread::sleep(config.auth_failure_delay.0.saturating_mul(failures.saturating_add(1)));
-        }
-        Lookup::CannotTell(why) => warn!("client={peer} event=login-not-checked user={name:?} why={why:?}"),
-    }
-    found
 }
 
 /// What AUTHORIZATION came to.
@@ -121,15 +124,16 @@ pub(super) enum Entered<T> {
     Out(Ended),
 }
 
-/// AUTHORIZATION state: from the greeting to a right password. `check` gets name, password and the failures so far.
+/// AUTHORIZATION state: from the greeting to a right password. `check` gets credentials and the failures so far, and gives
+/// with what it found what the mechanism has to say at its end.
 pub(super) fn authorize<S: Stream, T>(
     dialogue: &mut Dialogue<S>,
     peer: &Peer,
-    passwords_allowed: bool,
-    mut tls: Offer,
-    mut check: impl FnMut(&[u8], &Secret, u32) -> Result<Lookup<T>, Error>,
+    access: Access,
+    mut check: impl FnMut(&Credentials, u32) -> Result<Lookup<(T, Vec<u8>)>, Error>,
 ) -> Result<Entered<T>, Error> {
-    let mut session = Session::new(passwords_allowed);
+    let mut session = Session::new(access.passwords_allowed).with_secrets(access.secrets);
+    let mut tls = access.tls;
     let mut failures = 0;
     info!("client={peer} event=connect");
     match &tls {
@@ -151,9 +155,33 @@ pub(super) fn authorize<S: Stream, T>(
             Ok(None) => return Ok(Entered::Out(lost(dialogue, None, peer, session.phase())?)),
             Err(fault) => return Ok(Entered::Out(lost(dialogue, Some(fault), peer, session.phase())?)),
         };
-        let step = match step {
-            Step::Check(name, secret) => match check(&name, &secret, failures) {
-                Ok(Lookup::Yes(found)) => return Ok(Entered::In(found)),
+        let given = match step {
+            Step::Check(name, secret) => Ok(Credentials { name, proof: Proof::Password(secret) }),
+            Step::Authenticate(mechanism, initial) => {
+                match authenticate(dialogue, mechanism, initial.as_deref(), &access.host) {
+                    Ok(Ok(credentials)) => Ok(credentials),
+                    Ok(Err(reply)) => Err(session.gave_up(reply)),
+                    Err(fault) => return Ok(Entered::Out(lost(dialogue, fault, peer, session.phase())?)),
+                }
+            }
+            other => Err(other),
+        };
+        let step = match given {
+            Err(step) => step,
+            Ok(credentials) => match check(&credentials, failures) {
+                Ok(Lookup::Yes((found, last_words))) => {
+                    if !last_words.is_empty() {
+                        dialogue.say(&Reply::challenge(&last_words));
+                        match dialogue.next_response() {
+                            Ok(Some(_)) => {}
+                            Ok(None) => return Ok(Entered::Out(lost(dialogue, None, peer, session.phase())?)),
+                            Err(fault) => {
+                                return Ok(Entered::Out(lost(dialogue, Some(fault), peer, session.phase())?));
+                            }
+                        }
+                    }
+                    return Ok(Entered::In(found));
+                }
                 Ok(Lookup::No) => {
                     failures += 1;
                     session.refused()
@@ -167,11 +195,15 @@ pub(super) fn authorize<S: Stream, T>(
                     return Err(error);
                 }
             },
-            other => other,
         };
         match step {
             Step::Say(reply) => dialogue.say(&reply),
             Step::Capabilities(capabilities) => dialogue.say_capabilities(capabilities),
+            Step::Mechanisms => {
+                let names = session.mechanisms().names();
+                dialogue.say(&Reply::MECHANISMS);
+                dialogue.say_lines(names.split(' '));
+            }
             Step::StartTls => match tls.take().map(Files::read) {
                 Some(Ok(identity)) => {
                     dialogue.say(&Reply::START_TLS);
@@ -192,6 +224,7 @@ pub(super) fn authorize<S: Stream, T>(
                 return Ok(Entered::Out(ended));
             }
             Step::Check(..)
+            | Step::Authenticate(..)
             | Step::List
             | Step::UniqueId(_)
             | Step::UniqueIds
@@ -199,6 +232,33 @@ pub(super) fn authorize<S: Stream, T>(
             | Step::Top(..)
             | Step::Update => dialogue.say(&Reply::TROUBLE),
         }
+    }
+}
+
+/// An exchange of SASL (RFC 5034 section 4); the inner error is a reply. The outer one is how the client left.
+fn authenticate<S: Stream>(
+    dialogue: &mut Dialogue<S>,
+    mechanism: Mechanism,
+    initial: Option<&[u8]>,
+    host: &str,
+) -> Result<Result<Credentials, Reply>, Option<Fault>> {
+    let Some(nonce) = auth::nonce() else { return Ok(Err(Reply::TROUBLE)) };
+    let mut exchange = Exchange::new(mechanism, nonce, host);
+    let mut next = match initial.map(sasl::decode_initial).transpose() {
+        Ok(initial) => exchange.begin(initial.as_ref().map(|octets| octets.0.as_slice())),
+        Err(malformed) => Err(malformed),
+    };
+    loop {
+        match next {
+            Ok(Next::Check(credentials)) => return Ok(Ok(credentials)),
+            Ok(Next::Challenge(octets)) => dialogue.say(&Reply::challenge(&octets)),
+            Err(Malformed) => return Ok(Err(Reply::MALFORMED)),
+        }
+        let line = dialogue.next_response().map_err(Some)?.ok_or(None)?;
+        if line.0 == b"*" {
+            return Ok(Err(Reply::CANCELLED));
+        }
+        next = sasl::decode(&line.0).and_then(|response| exchange.take(&response.0));
     }
 }
 
@@ -236,8 +296,13 @@ pub fn session<S: Stream, M: Maildrop>(
     mut check: impl FnMut(&[u8], &Secret) -> Lookup<M>,
 ) -> Result<Ended, Error> {
     let mut dialogue = Dialogue::new(stream, timeout);
-    match authorize(&mut dialogue, peer, true, Offer::None, |name, secret, _| Ok(check(name, secret)))? {
-        Entered::In(maildrop) => transaction(&mut dialogue, maildrop, peer, "somebody"),
+    let access = Access { passwords_allowed: true, secrets: false, tls: Offer::None, host: String::new() };
+    let mut judge = |credentials: &Credentials| match &credentials.proof {
+        Proof::Password(secret) => check(&credentials.name, secret).map(|maildrop| (maildrop, Vec::new())),
+        Proof::Apop { .. } | Proof::CramMd5 { .. } | Proof::ScramSha256 { .. } => Lookup::No,
+    };
+    match authorize(&mut dialogue, peer, access, |credentials, _| Ok(judge(credentials)))? {
+        Entered::In(maildrop) => transaction(&mut dialogue, maildrop, peer, "somebody", false),
         Entered::Out(ended) => Ok(ended),
     }
 }
@@ -247,6 +312,7 @@ pub(super) fn serve_user<S: Stream>(
     config: &Config,
     peer: &Peer,
     user: &User,
+    secrets: bool,
     last: Option<&LastSession>,
     dialogue: &mut Dialogue<S>,
 ) -> Result<Ended, Error> {
@@ -266,7 +332,7 @@ pub(super) fn serve_user<S: Stream>(
     }
     match mailbox::open(config, &spec) {
         Ok(maildrop) => {
-            let ended = transaction(dialogue, maildrop, peer, &name);
+            let ended = transaction(dialogue, maildrop, peer, &name, secrets);
             if let Some(last) = last {
                 last.ended();
             }
@@ -291,8 +357,9 @@ pub(super) fn transaction<S: Stream, M: Maildrop>(
     maildrop: M,
     peer: &Peer,
     user: &str,
+    secrets: bool,
 ) -> Result<Ended, Error> {
-    let mut session = Session::new(true);
+    let mut session = Session::new(true).with_secrets(secrets);
     let mut retrieved = 0_u64;
     dialogue.say(&session.entered(maildrop.entries().iter().map(|entry| entry.octets).collect()));
     info!("client={peer} event=login user={user:?} messages={}", maildrop.entries().len());
@@ -327,7 +394,9 @@ pub(super) fn transaction<S: Stream, M: Maildrop>(
                 dialogue.message(&maildrop, index, Content::whole())
             }
             Step::Top(index, lines) => dialogue.message(&maildrop, index, Content::top(lines)),
-            Step::Check(..) | Step::StartTls => dialogue.respond(&Reply::TROUBLE).map_err(Lost::from),
+            Step::Check(..) | Step::StartTls | Step::Authenticate(..) | Step::Mechanisms => {
+                dialogue.respond(&Reply::TROUBLE).map_err(Lost::from)
+            }
             Step::Close(reply) => {
                 dialogue.close(&reply);
                 info!("client={peer} event=end user={user:?} phase={} deleted=0", session.phase());

@@ -3,9 +3,10 @@
 
 use super::command::{Command, MessageNumber, Mistake};
 use super::reply::{Capabilities, Reply};
+use crate::sasl::{Mechanism, Offered};
 use crate::wire::secret::Secret;
 
-/// Wrong passwords before the connection is closed.
+/// Wrong passwords before the connection is closed; as many as `auth::gate` takes.
 pub const MOST_FAILURES: u32 = 3;
 /// Bad commands before the connection is closed.
 pub const MOST_MISTAKES: u32 = 20;
@@ -19,6 +20,10 @@ pub enum Step {
     Close(Reply),
     /// Say what we can do.
     Capabilities(Capabilities),
+    /// Go through an exchange of SASL, check what comes of it, and tell as for `Check`; or [`Session::gave_up`].
+    Authenticate(Mechanism, Option<Vec<u8>>),
+    /// List the mechanisms there are.
+    Mechanisms,
     /// Answer, begin TLS, and tell [`Session::under_tls`]; or say that there is none.
     StartTls,
     /// Check name and password, and tell [`Session::refused`], [`Session::unchecked`] or [`Session::entered`].
@@ -43,6 +48,8 @@ pub struct Session {
     state: State,
     passwords_allowed: bool,
     tls: Tls,
+    /// There are passwords stored in clear.
+    secrets: bool,
     mistakes: u32,
     failures: u32,
 }
@@ -73,12 +80,36 @@ struct Marks {
 impl Session {
     /// A session that begins. Passwords are allowed under TLS, from this machine, or where `tls_auth_only` is no.
     pub fn new(passwords_allowed: bool) -> Session {
-        Session { state: State::Authorization(None), passwords_allowed, tls: Tls::Never, mistakes: 0, failures: 0 }
+        Session {
+            state: State::Authorization(None),
+            passwords_allowed,
+            tls: Tls::Never,
+            secrets: false,
+            mistakes: 0,
+            failures: 0,
+        }
     }
 
     /// STLS is there.
     pub fn offer_tls(&mut self) {
         self.tls = Tls::Offered;
+    }
+
+    /// There are passwords stored in clear, for mechanisms that need that.
+    pub fn with_secrets(mut self, secrets: bool) -> Session {
+        self.secrets = secrets;
+        self
+    }
+
+    /// The mechanisms there are now.
+    pub fn mechanisms(&self) -> Offered {
+        let allowed = self.passwords_allowed;
+        Offered { plain: allowed, secrets: allowed && self.secrets }
+    }
+
+    /// An exchange of SASL came to nothing.
+    pub fn gave_up(&mut self, reply: Reply) -> Step {
+        self.bad(reply)
     }
 
     /// TLS has begun: passwords are safe, and what was said before may have been anybody's (RFC 2595 section 4). Mistakes
@@ -141,7 +172,7 @@ impl Session {
                 let name = name.take();
                 self.authorization(command, name)
             }
-            State::Transaction(marks) => match marks.command(command) {
+            State::Transaction(marks) => match marks.command(command, self.secrets) {
                 Ok(Step::Update) => {
                     self.update();
                     Step::Update
@@ -179,8 +210,15 @@ impl Session {
             }
             (Command::Pass(secret), Some(name)) => Step::Check(name, secret),
             (Command::Pass(_), None) => self.bad(Reply::USER_FIRST),
+            (Command::Auth(_), _) if !self.passwords_allowed => self.bad(Reply::TLS_FIRST),
+            (Command::Auth(None), _) => Step::Mechanisms,
+            (Command::Auth(Some((name, initial))), _) => match Mechanism::named(&name) {
+                Some(mechanism) if self.mechanisms().has(mechanism) => Step::Authenticate(mechanism, initial),
+                Some(_) | None => self.bad(Reply::UNKNOWN_MECHANISM),
+            },
             (Command::Capa, _) => {
-                Step::Capabilities(Capabilities { user: self.passwords_allowed, stls: self.tls == Tls::Offered })
+                let sasl = self.mechanisms();
+                Step::Capabilities(Capabilities { user: self.passwords_allowed, stls: self.tls == Tls::Offered, sasl })
             }
             (Command::Stls, _) => match self.tls {
                 Tls::Never => self.bad(Reply::UNKNOWN_COMMAND),
@@ -220,9 +258,9 @@ impl Session {
 impl Marks {
     /// The error is a command that has no place here. That a message is not there is no bad command: clients that
     /// lost count ask so.
-    fn command(&mut self, command: Command) -> Result<Step, Reply> {
+    fn command(&mut self, command: Command, secrets: bool) -> Result<Step, Reply> {
         Ok(match command {
-            Command::User(_) | Command::Pass(_) | Command::Stls => return Err(Reply::LOGGED_IN),
+            Command::User(_) | Command::Pass(_) | Command::Stls | Command::Auth(_) => return Err(Reply::LOGGED_IN),
             Command::Quit => Step::Update,
             Command::Stat => {
                 let (count, octets) = self.listed().fold((0, 0_u64), |(n, sum), (_, o)| (n + 1, sum.saturating_add(o)));
@@ -252,7 +290,11 @@ impl Marks {
             Command::Uidl(None) => Step::UniqueIds,
             Command::Uidl(Some(number)) => self.with(number, |index, _, _| Step::UniqueId(index)),
             Command::Last => Step::Say(Reply::number(self.last)),
-            Command::Capa => Step::Capabilities(Capabilities { user: true, stls: false }),
+            // Whoever is logged in could do so, and will again.
+            Command::Capa => {
+                let sasl = Offered { plain: true, secrets };
+                Step::Capabilities(Capabilities { user: true, stls: false, sasl })
+            }
         })
     }
 

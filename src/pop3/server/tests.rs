@@ -143,15 +143,19 @@ impl Play {
             heard: Rc::clone(&heard),
             fate: Rc::clone(&fate),
         };
-        let entered =
-            authorize(&mut dialogue, &peer, !self.tls_auth_only, Offer::None, |name, secret, _| match &secret.0[..] {
-                b"x" if name == b"bob" => Ok(Lookup::Yes(())),
+        let (passwords_allowed, host) = (!self.tls_auth_only, "mx.example".to_owned());
+        let access = Access { passwords_allowed, secrets: false, tls: Offer::None, host };
+        let entered = authorize(&mut dialogue, &peer, access, |credentials, _| {
+            let Proof::Password(secret) = &credentials.proof else { return Ok(Lookup::No) };
+            match &secret.0[..] {
+                b"x" if credentials.name == b"bob" => Ok(Lookup::Yes(((), Vec::new()))),
                 b"table" => Ok(Lookup::CannotTell(String::new())),
                 b"trouble" => Err(Error::Temporary(String::new())),
                 _ => Ok(Lookup::No),
-            });
+            }
+        });
         let ended = match entered {
-            Ok(Entered::In(())) => transaction(&mut dialogue, maildrop, &peer, "bob"),
+            Ok(Entered::In(())) => transaction(&mut dialogue, maildrop, &peer, "bob", false),
             Ok(Entered::Out(ended)) => Ok(ended),
             Err(error) => Err(error),
         };

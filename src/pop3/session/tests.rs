@@ -35,7 +35,10 @@ fn pass_counts_only_directly_behind_user() {
 #[test]
 fn passwords_wait_for_tls_where_they_must() {
     let mut session = Session::new(false);
-    assert_eq!(say(&mut session, "CAPA"), Step::Capabilities(Capabilities { user: false, stls: false }));
+    assert_eq!(
+        say(&mut session, "CAPA"),
+        Step::Capabilities(Capabilities { user: false, stls: false, sasl: Offered { plain: false, secrets: false } })
+    );
     assert_eq!(say(&mut session, "USER bob"), Step::Say(Reply::TLS_FIRST));
     assert_eq!(say(&mut session, "PASS x"), Step::Say(Reply::TLS_FIRST));
     assert_eq!(say(&mut session, "QUIT"), Step::Close(Reply::GOODBYE));
@@ -148,12 +151,33 @@ fn stls_is_known_where_it_is_offered_and_once() {
     let mut session = Session::new(false);
     assert_eq!(say(&mut session, "STLS"), Step::Say(Reply::UNKNOWN_COMMAND));
     session.offer_tls();
-    assert_eq!(say(&mut session, "CAPA"), Step::Capabilities(Capabilities { user: false, stls: true }));
+    assert_eq!(
+        say(&mut session, "CAPA"),
+        Step::Capabilities(Capabilities { user: false, stls: true, sasl: Offered { plain: false, secrets: false } })
+    );
     assert_eq!(say(&mut session, "STLS"), Step::StartTls);
     session.under_tls();
-    assert_eq!(say(&mut session, "CAPA"), Step::Capabilities(Capabilities { user: true, stls: false }));
+    assert_eq!(
+        say(&mut session, "CAPA"),
+        Step::Capabilities(Capabilities { user: true, stls: false, sasl: Offered { plain: true, secrets: false } })
+    );
     assert_eq!(say(&mut session, "STLS"), Step::Say(Reply::UNDER_TLS));
     assert_eq!(say(&mut session, "USER bob"), Step::Say(Reply::SEND_PASSWORD));
     session.under_tls();
     assert_eq!(say(&mut session, "PASS secret"), Step::Say(Reply::USER_FIRST), "USER was said before TLS");
+}
+
+#[test]
+fn auth_is_there_where_passwords_are_and_by_what_is_offered() {
+    let mut session = Session::new(false).with_secrets(true);
+    assert_eq!(say(&mut session, "AUTH PLAIN"), Step::Say(Reply::TLS_FIRST));
+    assert_eq!(session.mechanisms(), Offered::default());
+    session.under_tls();
+    assert_eq!(say(&mut session, "AUTH"), Step::Mechanisms);
+    assert_eq!(say(&mut session, "auth cram-md5"), Step::Authenticate(Mechanism::CramMd5, None));
+    assert_eq!(say(&mut session, "AUTH PLAIN ="), Step::Authenticate(Mechanism::Plain, Some(b"=".to_vec())));
+    assert_eq!(say(&mut session, "AUTH GSSAPI"), Step::Say(Reply::UNKNOWN_MECHANISM));
+    let mut session = Session::new(true);
+    assert_eq!(say(&mut session, "AUTH CRAM-MD5"), Step::Say(Reply::UNKNOWN_MECHANISM), "no passwords in clear");
+    assert_eq!(session.mechanisms().names(), "PLAIN LOGIN");
 }

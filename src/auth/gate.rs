@@ -1,0 +1,357 @@
+//! What passes between a process that parses without rights and the one that can check passwords.
+//!
+//! ```text
+//! checker to parser: R or S (ready; S: there are passwords stored in clear), P (configuration) or T (trouble); then for
+//!                    each frame Y, an octet that counts the octets behind it, these (what the server says at the end
+//!                    of the mechanism); or N (no), U (nobody can say), T (trouble, the checker is gone)
+//! parser to checker: netstring(netstring(mechanism) netstring(name) netstring(field)...)
+//! ```
+//!
+//! One bounded frame at a time is all that the checker reads.
+
+use crate::auth::{self, Granted};
+use crate::config::Config;
+use crate::exit::{Ended, Error};
+use crate::logging;
+use crate::lookup::Lookup;
+use crate::net::connection::{Connection, Fault, Stream};
+use crate::net::peer::Peer;
+use crate::sasl::{Credentials, Proof};
+use crate::sys;
+use crate::wire::netstring::{self, LengthReader};
+use crate::wire::secret::{Secret, wipe};
+use log::warn;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::{dup2_stdin, dup2_stdout};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// Wrong passwords before a connection is closed.
+pub const MOST_FAILURES: u32 = 3;
+/// Largest frame: what one exchange of SASL may have said.
+const LARGEST_FRAME: u64 = 8192;
+/// How much longer than the other process each waits, so that the one with a reason to give gives it.
+pub const SLACK: Duration = Duration::from_secs(30);
+
+/// What the checker says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It listens. Whether there are passwords stored in clear.
+    Ready(bool),
+    /// It will not, for the configuration is wrong.
+    Misconfigured,
+    /// The credentials are right; what the mechanism has to say of that to the client.
+    Right(Vec<u8>),
+    /// They are not.
+    Wrong,
+    /// Nobody can say.
+    Unchecked,
+    /// It is gone, or not itself.
+    Trouble,
+}
+
+/// Checks credentials. Wrong ones are answered the later the more there were before, on this connection.
+pub fn judge(config: &Config, peer: &Peer, credentials: &Credentials, failures: u32) -> Lookup<Granted> {
+    let found = auth::check_credentials(config, credentials);
+    let name = logging::clean(&credentials.name, 100);
+    match &found {
+        Lookup::Yes(_) => {}
+        Lookup::No => {
+            warn!("client={peer} event=login-failed user={name:?}");
+            std::thread::sleep(config.auth_failure_delay.0.saturating_mul(failures.saturating_add(1)));
+        }
+        Lookup::CannotTell(why) => warn!("client={peer} event=login-not-checked user={name:?} why={why:?}"),
+    }
+    found
+}
+
+/// The two ends.
+pub fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
+    socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(|errno| Error::Temporary(format!("socketpair: {errno}")))
+}
+
+/// One end as a stream.
+pub fn connect(config: &Config, socket: OwnedFd) -> Result<Connection, Error> {
+    let other = socket.try_clone().map_err(|error| Error::Temporary(format!("socketpair: {error}")))?;
+    Ok(Connection::new(other, socket, config.daemon_timeout.0))
+}
+
+/// Lets go of the client: when the parser closes, the connection is closed.
+pub fn leave_client() -> Result<(), Error> {
+    let leave = || -> io::Result<()> {
+        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        dup2_stdin(&null)?;
+        dup2_stdout(&null)?;
+        Ok(())
+    };
+    leave().map_err(|error| Error::Temporary(format!("/dev/null: {error}")))
+}
+
+/// The parser's end where the parser only wants to know: a child is the checker, and keeps the rights of now.
+pub fn start(config: &Config, peer: &Peer) -> Result<Connection, Error> {
+    let (ours, theirs) = pair()?;
+    let (mut ours, mut theirs) = (Some(ours), Some(theirs));
+    let checker = || {
+        drop(ours.take());
+        let result = theirs.take().map_or(Ok(Ended::Done), |socket| serve(config, peer, socket));
+        if let Err(error) = &result {
+            log::error!("{error}");
+        }
+        crate::exit::code(&result)
+    };
+    sys::fork(checker).map_err(|errno| Error::Temporary(format!("fork: {errno}")))?;
+    drop(theirs);
+    match ours {
+        Some(socket) => connect(config, socket),
+        None => Err(Error::Temporary("no socketpair".to_owned())),
+    }
+}
+
+/// Answers frames until the other end is closed or there were too many wrong ones.
+fn serve(config: &Config, peer: &Peer, socket: OwnedFd) -> Result<Ended, Error> {
+    leave_client()?;
+    let mut parser = connect(config, socket)?;
+    let mut failures = 0;
+    while failures < MOST_FAILURES {
+        parser.allow(config.daemon_timeout.0);
+        let Some(credentials) = read(&mut parser)? else { break };
+        let answer = match judge(config, peer, &credentials, failures) {
+            Lookup::Yes(granted) => Answer::Right(granted.last_words),
+            Lookup::No => Answer::Wrong,
+            Lookup::CannotTell(_) => Answer::Unchecked,
+        };
+        failures += u32::from(!matches!(answer, Answer::Right(_)));
+        if answer.send(&mut parser).is_err() {
+            break;
+        }
+    }
+    Ok(Ended::Done)
+}
+
+/// Asks the checker at the other end.
+pub fn ask(config: &Config, checker: &mut Connection, credentials: &Credentials) -> Result<Answer, Error> {
+    checker.allow(config.ipc_timeout.0.max(SLACK));
+    send(checker, credentials).map_err(|_| gone())?;
+    match Answer::hear(config, checker) {
+        answer @ (Answer::Right(_) | Answer::Wrong | Answer::Unchecked) => Ok(answer),
+        Answer::Ready(_) | Answer::Misconfigured | Answer::Trouble => Err(gone()),
+    }
+}
+
+fn gone() -> Error {
+    Error::Temporary("the process that checks passwords is gone".to_owned())
+}
+
+impl Answer {
+    /// Sends it.
+    pub fn send(&self, parser: &mut impl Stream) -> Result<(), Fault> {
+        match self {
+            Answer::Ready(false) => parser.send(b"R"),
+            Answer::Ready(true) => parser.send(b"S"),
+            Answer::Misconfigured => parser.send(b"P"),
+            Answer::Right(words) => {
+                let words = words.get(..255).unwrap_or(words);
+                parser.send(&[&[b'Y', u8::try_from(words.len()).unwrap_or(0)], words].concat())
+            }
+            Answer::Wrong => parser.send(b"N"),
+            Answer::Unchecked => parser.send(b"U"),
+            Answer::Trouble => parser.send(b"T"),
+        }
+    }
+
+    /// Hears one, and reads nothing behind it.
+    pub fn hear(config: &Config, checker: &mut impl Stream) -> Answer {
+        checker.allow(config.ipc_timeout.0.max(SLACK));
+        let mut octet = || {
+            let mut octet = [0];
+            matches!(checker.receive(&mut octet), Ok(1)).then_some(octet[0])
+        };
+        match octet() {
+            Some(b'R') => Answer::Ready(false),
+            Some(b'S') => Answer::Ready(true),
+            Some(b'P') => Answer::Misconfigured,
+            Some(b'Y') => {
+                let words = octet().and_then(|count| (0..count).map(|_| octet()).collect());
+                words.map_or(Answer::Trouble, Answer::Right)
+            }
+            Some(b'N') => Answer::Wrong,
+            Some(b'U') => Answer::Unchecked,
+            _ => Answer::Trouble,
+        }
+    }
+}
+
+fn send(stream: &mut impl Stream, credentials: &Credentials) -> Result<(), Fault> {
+    let (mut fields, mut frame) = (Vec::new(), Vec::new());
+    let (mechanism, proof): (&[u8], Vec<&[u8]>) = match &credentials.proof {
+        Proof::Password(secret) => (b"PASSWORD", vec![&secret.0]),
+        Proof::Apop { stamp, digest } => (b"APOP", vec![stamp, digest]),
+        Proof::CramMd5 { challenge, digest } => (b"CRAM-MD5", vec![challenge, digest]),
+        Proof::ScramSha256 { salt, auth_message, proof } => (b"SCRAM-SHA-256", vec![salt, auth_message, proof]),
+    };
+    for field in [mechanism, &credentials.name].into_iter().chain(proof) {
+        netstring::put(&mut fields, field);
+    }
+    netstring::put(&mut frame, &fields);
+    let sent = stream.send(&frame);
+    wipe(&mut fields);
+    wipe(&mut frame);
+    sent
+}
+
+/// None at the end of the input. The parser speaks only when it is its turn, so one that says more is not ours any more.
+pub fn read(stream: &mut impl Stream) -> Result<Option<Credentials>, Error> {
+    let mut octets = Secret(Vec::new());
+    let mut buffer = [0; 256];
+    loop {
+        let count = match stream.receive(&mut buffer) {
+            Ok(0) | Err(Fault::HungUp | Fault::TimedOut) => return Ok(None),
+            Ok(count) => count,
+            Err(Fault::Io(error)) => return Err(Error::Temporary(format!("socketpair: {error}"))),
+        };
+        // Not extended in place: growing would leave a copy behind.
+        let mut longer = Vec::with_capacity(octets.0.len() + count);
+        longer.extend_from_slice(&octets.0);
+        longer.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        octets = Secret(longer);
+        wipe(&mut buffer);
+        match parse(&octets.0) {
+            Ok(None) => {}
+            Ok(Some(credentials)) => return Ok(Some(credentials)),
+            Err(()) => return Err(Error::Temporary("the parsing process sent what is no frame".to_owned())),
+        }
+    }
+}
+
+/// Nothing while it is not whole.
+fn parse(octets: &[u8]) -> Result<Option<Credentials>, ()> {
+    let Some((mut fields, rest)) = take(octets)? else { return Ok(None) };
+    let mut next = || -> Result<&[u8], ()> {
+        let (field, rest) = take(fields)?.ok_or(())?;
+        fields = rest;
+        Ok(field)
+    };
+    let (mechanism, name) = (next()?, next()?.to_vec());
+    let proof = match mechanism {
+        b"PASSWORD" => Proof::Password(Secret(next()?.to_vec())),
+        b"APOP" => Proof::Apop { stamp: next()?.to_vec(), digest: exactly(next()?)? },
+        b"CRAM-MD5" => Proof::CramMd5 { challenge: next()?.to_vec(), digest: exactly(next()?)? },
+        b"SCRAM-SHA-256" => {
+            Proof::ScramSha256 { salt: exactly(next()?)?, auth_message: next()?.to_vec(), proof: exactly(next()?)? }
+        }
+        _ => return Err(()),
+    };
+    if fields.is_empty() && rest.is_empty() { Ok(Some(Credentials { name, proof })) } else { Err(()) }
+}
+
+fn exactly<const LENGTH: usize>(octets: &[u8]) -> Result<[u8; LENGTH], ()> {
+    octets.try_into().map_err(drop)
+}
+
+/// What is in a netstring, and what follows it.
+type Parts<'a> = (&'a [u8], &'a [u8]);
+
+/// The first netstring; nothing while it is not whole.
+fn take(octets: &[u8]) -> Result<Option<Parts<'_>>, ()> {
+    let mut length = LengthReader::new(LARGEST_FRAME);
+    for (position, octet) in octets.iter().enumerate() {
+        let Some(length) = length.push(*octet).map_err(drop)? else { continue };
+        let behind = octets.get(position + 1..).unwrap_or_default();
+        let Some((payload, rest)) = usize::try_from(length).ok().and_then(|length| behind.split_at_checked(length))
+        else {
+            return Ok(None);
+        };
+        return match rest.split_first() {
+            Some((b',', rest)) => Ok(Some((payload, rest))),
+            Some(_) => Err(()),
+            None => Ok(None),
+        };
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Memory(Vec<u8>, usize);
+    impl Stream for Memory {
+        fn allow(&mut self, _: Duration) {}
+        fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+            let rest = &self.0[self.1..];
+            let count = rest.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&rest[..count]);
+            self.1 += count;
+            Ok(count)
+        }
+        fn send(&mut self, octets: &[u8]) -> Result<(), Fault> {
+            self.0.extend_from_slice(octets);
+            Ok(())
+        }
+        fn finish(&mut self) {}
+    }
+
+    #[test]
+    fn a_frame_is_read_when_it_is_whole_and_not_before() {
+        for proof in [
+            Proof::Password(Secret(b"a,b:\0\xff".to_vec())),
+            Proof::Apop { stamp: b"<1@mx>".to_vec(), digest: [1; 16] },
+            Proof::CramMd5 { challenge: b"<1@mx>".to_vec(), digest: [2; 16] },
+            Proof::ScramSha256 { salt: [3; 16], auth_message: b"n=bob".to_vec(), proof: [4; 32] },
+        ] {
+            let credentials = Credentials { name: b"bob".to_vec(), proof };
+            let mut memory = Memory::default();
+            send(&mut memory, &credentials).unwrap();
+            for length in 0..memory.0.len() {
+                assert_eq!(parse(&memory.0[..length]), Ok(None), "{length}");
+            }
+            assert_eq!(parse(&memory.0), Ok(Some(credentials)));
+            memory.0.push(b'x');
+            assert_eq!(parse(&memory.0), Err(()), "one octet more");
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused() {
+        for octets in [
+            b"x".as_slice(),
+            b"0:,",
+            b"20000:",
+            b"99999999999999999999:",
+            b"01:x,",
+            b"3:abc;",
+            b"19:8:PASSWORD,1:a,1:bx,,",
+            b"15:8:PASSWORD,1:a,,",
+            b"15:4:ROOT,1:a,1:b,,",
+            b"23:8:PASSWORD,1:a,1:b,1:c,,",
+            b"23:8:CRAM-MD5,1:a,1:b,1:c,,",
+        ] {
+            assert!(parse(octets).is_err(), "{:?}", octets.escape_ascii().to_string());
+        }
+    }
+
+    #[test]
+    fn answers_are_heard_as_they_were_said_and_nothing_behind_them() {
+        let config = Config::with(&[]);
+        for answer in [
+            Answer::Ready(true),
+            Answer::Ready(false),
+            Answer::Misconfigured,
+            Answer::Right(b"v=x".to_vec()),
+            Answer::Right(Vec::new()),
+            Answer::Wrong,
+            Answer::Unchecked,
+            Answer::Trouble,
+        ] {
+            let mut memory = Memory::default();
+            answer.send(&mut memory).unwrap();
+            memory.send(b"+OK").unwrap();
+            assert_eq!(Answer::hear(&config, &mut memory), answer);
+            assert_eq!(&memory.0[memory.1..], b"+OK");
+        }
+        assert_eq!(Answer::hear(&config, &mut Memory::default()), Answer::Trouble);
+    }
+}

@@ -1,0 +1,139 @@
+//! Logging in by SASL as clients do it, against the real programs: each mechanism, under TLS and on this machine, and
+//! with passwords that are stored hashed.
+
+mod common;
+
+use common::tls::{Client, configure};
+use common::{NOBODY, Scratch};
+use doorpost::sasl::credentials::ITERATIONS;
+use doorpost::sasl::{decode, encode};
+use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
+use sha2::{Digest, Sha256};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// As root, and where tests run as root, as somebody else, too: the two forms of every program.
+fn both_forms(scratch: &Scratch, program: &str) -> Vec<Command> {
+    let mut commands = vec![scratch.command(program)];
+    if nix::unistd::geteuid().is_root() {
+        let mut command = scratch.command(program);
+        command.uid(NOBODY).gid(NOBODY);
+        commands.push(command);
+    }
+    commands
+}
+
+fn text(line: &str, prompt: &str) -> String {
+    let octets = decode(line.strip_prefix(prompt).unwrap_or_else(|| panic!("{line}")).as_bytes()).expect("base64");
+    String::from_utf8(octets.0.clone()).expect("ASCII")
+}
+
+fn hexadecimal(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// Goes through CRAM-MD5; gives the last line.
+fn cram_md5(client: &mut Client, prompt: &str, name: &str, password: &str) -> String {
+    let challenge = text(&client.ask("AUTH CRAM-MD5"), prompt);
+    assert!(challenge.starts_with('<') && challenge.ends_with("@mx.example>"), "{challenge}");
+    let mut mac = Hmac::<Md5>::new_from_slice(password.as_bytes()).expect("a key");
+    mac.update(challenge.as_bytes());
+    client.ask(&encode(format!("{name} {}", hexadecimal(&mac.finalize().into_bytes())).as_bytes()))
+}
+
+fn hmac_sha256(key: &[u8], text: &str) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key");
+    mac.update(text.as_bytes());
+    mac.finalize().into_bytes().into()
+}
+
+/// Goes through SCRAM-SHA-256 as RFC 5802 section 3 has it, and checks that the server knows the password, too; gives the
+/// last line.
+fn scram(client: &mut Client, prompt: &str, name: &str, password: &str) -> String {
+    let bare = format!("n={name},r=rOprNGfwEbeRWgbNEkqO");
+    let line = client.ask(&format!("AUTH SCRAM-SHA-256 {}", encode(format!("n,,{bare}").as_bytes())));
+    let first = text(&line, prompt);
+    let value =
+        |name: &str| first.split(',').find_map(|part| part.strip_prefix(name)).expect("an attribute").to_owned();
+    assert_eq!(value("i="), ITERATIONS.to_string());
+    let salt = decode(value("s=").as_bytes()).expect("base64");
+    let mut salted = [0; 32];
+    pbkdf2::pbkdf2::<Hmac<Sha256>>(password.as_bytes(), &salt.0, ITERATIONS, &mut salted).expect("a key");
+    let without_proof = format!("c=biws,r={}", value("r="));
+    let auth_message = format!("{bare},{first},{without_proof}");
+    let client_key = hmac_sha256(&salted, "Client Key");
+    let signature = hmac_sha256(&Sha256::digest(client_key), &auth_message);
+    let proof: Vec<u8> = client_key.iter().zip(signature).map(|(a, b)| a ^ b).collect();
+    let line = client.ask(&encode(format!("{without_proof},p={}", encode(&proof)).as_bytes()));
+    if !line.starts_with(prompt) {
+        return line;
+    }
+    let expected = hmac_sha256(&hmac_sha256(&salted, "Server Key"), &auth_message);
+    assert_eq!(text(&line, prompt), format!("v={}", encode(&expected)));
+    client.ask("")
+}
+
+/// `tim` is unknown to everybody.
+const STRANGERS: [(&str, &str); 3] = [("bob", "wrong"), ("tim", "secret"), ("root", "secret")];
+
+#[test]
+fn pop3_by_secrets_stored_in_clear() {
+    let scratch = Scratch::with("auth_failure_delay = 0");
+    scratch.put_mail("bob", "1700000000.M0.mx", b"Subject: x\n\nx\n");
+    for log_in in [cram_md5, scram] {
+        for mut command in both_forms(&scratch, "pop3d") {
+            for (name, password) in STRANGERS {
+                let mut client = Client::from_here(&mut command);
+                client.line();
+                assert_eq!(log_in(&mut client, "+ ", name, password), "-ERR [AUTH] Wrong name or password");
+                assert_eq!(log_in(&mut client, "+ ", "bob", "secret"), "+OK 1 messages, 17 octets");
+                assert_eq!(client.ask("STAT"), "+OK 1 17");
+                assert_eq!(client.ask("QUIT"), "+OK Goodbye");
+                assert_eq!(client.end().2, Some(0));
+                command = scratch.command("pop3d");
+            }
+        }
+    }
+}
+
+#[test]
+fn three_wrong_answers_of_any_kind_close_the_connection() {
+    let scratch = Scratch::with("auth_failure_delay = 0");
+    for mut command in both_forms(&scratch, "pop3d") {
+        let mut client = Client::from_here(&mut command);
+        client.line();
+        assert!(scram(&mut client, "+ ", "bob", "wrong").starts_with("-ERR [AUTH] "));
+        assert!(client.ask("AUTH PLAIN AGJvYgB3cm9uZw==").starts_with("-ERR [AUTH] "));
+        assert!(client.ask("USER bob").starts_with("+OK"));
+        assert_eq!(client.ask("PASS wrong"), "-ERR [AUTH] Wrong name or password too often, goodbye");
+        let (said, log, status) = client.end();
+        assert_eq!((said.as_str(), status), ("", Some(0)), "{log}");
+        assert_eq!(log.matches("event=login-failed").count(), 3, "{log}");
+    }
+}
+
+#[test]
+fn hashed_passwords_and_other_machines_have_fewer_mechanisms() {
+    let scratch = Scratch::with("auth_failure_delay = 0");
+    configure(&scratch);
+    scratch.write("passwd", "bob:$6$salt$x:::::\nalice:{PLAIN}secret:::::\n");
+    let capabilities = |client: &mut Client| {
+        client.say("CAPA");
+        std::iter::from_fn(|| Some(client.line()).filter(|line| line != ".")).collect::<Vec<_>>()
+    };
+    for mut command in both_forms(&scratch, "pop3d") {
+        let mut client = Client::from_afar(&mut command);
+        client.line();
+        assert!(!capabilities(&mut client).iter().any(|line| line.starts_with("SASL")));
+        assert!(client.ask("AUTH PLAIN AGFsaWNlAHNlY3JldA==").starts_with("-ERR [AUTH] No passwords without TLS"));
+        assert!(client.ask("STLS").starts_with("+OK"));
+        client.start_tls();
+        assert!(capabilities(&mut client).contains(&"SASL PLAIN LOGIN".to_owned()));
+        assert!(client.ask("AUTH SCRAM-SHA-256").starts_with("-ERR That mechanism"));
+        assert!(client.ask("AUTH PLAIN AGFsaWNlAHNlY3JldA==").starts_with("+OK 0 messages"));
+        assert_eq!(client.ask("QUIT"), "+OK Goodbye");
+        let (_, log, status) = client.end();
+        assert_eq!(status, Some(0), "{log}");
+    }
+}
