@@ -7,6 +7,7 @@
 use super::acceptor::{Acceptor, Given, Left, Service};
 use super::limits::Limits;
 use super::listener::Listener;
+use super::pool::{Pool, Size};
 use crate::config::Config;
 use crate::exit::{self, Ended, Error};
 use crate::sys;
@@ -59,6 +60,16 @@ fn run(
     busy: Option<Vec<u8>>,
     mut session: impl FnMut() -> Result<Ended, Error>,
 ) -> Result<Ended, Error> {
+    // A child for each connection, started when that is there, needs no pool.
+    if config.idle_children > 0 || config.max_use != 1 {
+        let idle = usize::try_from(config.idle_children).unwrap_or(usize::MAX).min(limit);
+        // The key is read from a file that was opened before rights were given up, and can be read once.
+        let max_use = if config.tls_cert_file.0.is_empty() { config.max_use } else { 1 };
+        let size = Size { children: limit, idle, max_use, max_idle };
+        let mut pool = Pool::new(listeners, size, Limits::of(config), busy).map_err(broken)?;
+        pool.run(|connection| serve_one(connection, &mut session)).map_err(broken)?;
+        return Ok(Ended::Done);
+    }
     let mut service = Service::new("session", listeners, limit);
     service.refusal = busy;
     let mut acceptor = Acceptor::new(vec![service]).map_err(broken)?;
@@ -142,6 +153,22 @@ fn put_on_stdio(connection: &OwnedFd) -> io::Result<()> {
     dup2_stdin(connection)?;
     dup2_stdout(connection)?;
     Ok(())
+}
+
+/// In a child of the pool: the connection is on 0 and 1 for as long as the session lasts, and nowhere after it.
+fn serve_one(connection: OwnedFd, session: &mut impl FnMut() -> Result<Ended, Error>) -> u8 {
+    let result = put_on_stdio(&connection).map_err(broken);
+    drop(connection);
+    let result = result.and_then(|()| session());
+    if let Err(error) = &result {
+        log::error!("{error}");
+    }
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null");
+    if null.map_err(broken).and_then(|null| put_on_stdio(&OwnedFd::from(null)).map_err(broken)).is_err() {
+        // Whatever happens, the client must see the end.
+        let _ = (nix::unistd::close(0), nix::unistd::close(1));
+    }
+    exit::code(&result)
 }
 
 fn fork(

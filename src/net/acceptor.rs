@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 /// How long a service is left alone when a child could not be started, or a connection not accepted: the machine is
 /// out of something, and turning clients away in a tight loop would not give it back.
-const REST: Duration = Duration::from_secs(1);
+pub(super) const REST: Duration = Duration::from_secs(1);
 /// More than the system has processes for.
 const MOST_CHILDREN: usize = 65_536;
 

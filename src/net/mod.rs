@@ -7,5 +7,6 @@ pub mod dns;
 pub mod limits;
 pub mod listener;
 pub mod peer;
+pub mod pool;
 pub mod refused;
 pub mod tls;

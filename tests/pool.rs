@@ -1,0 +1,185 @@
+//! The pool of our servers on a listening socket: children that accept by themselves, counted, reused, replaced.
+
+mod common;
+
+use common::connections::*;
+use common::{Scratch, binary, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::Command;
+
+struct Pool {
+    server: Server,
+    address: std::net::SocketAddr,
+    _scratch: Scratch,
+}
+
+impl Pool {
+    /// smtpsrvr on a listening socket, as inetd's `wait` starts it.
+    fn start(main_cf: &str) -> Pool {
+        let scratch = Scratch::with(main_cf);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut command = Command::new(binary("smtpsrvr"));
+        command.env("MAIL_CONFIG", scratch.path()).stdin(OwnedFd::from(listener));
+        Pool { server: Server::start_as_it_is(&mut command), address, _scratch: scratch }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let client = TcpStream::connect(self.address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+    }
+
+    fn greeted(&self) -> TcpStream {
+        let mut client = self.connect();
+        let said = line(&mut client);
+        assert!(said.starts_with("220 "), "{said:?}");
+        client
+    }
+
+    /// Processes that are children of the pool itself; submit's are children of those.
+    fn children(&self) -> Vec<i32> {
+        let pid = self.server.process.id();
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+}
+
+fn quit(mut client: TcpStream) {
+    client.write_all(b"QUIT\r\n").unwrap();
+    assert!(all(&mut client).starts_with("221 "));
+}
+
+#[test]
+fn so_many_children_wait_before_anybody_comes() {
+    let pool = Pool::start("idle_children = 3\nchildren = 5");
+    until("three to wait", || pool.children().len() == 3);
+    let clients: Vec<_> = (0..2).map(|_| pool.greeted()).collect();
+    until("three to wait again", || pool.children().len() == 5);
+    clients.into_iter().for_each(quit);
+}
+
+#[test]
+fn a_child_serves_so_many_connections_and_no_more() {
+    let mut pool = Pool::start("idle_children = 1\nchildren = 1\nmax_use = 3");
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        let client = pool.greeted();
+        seen.extend(pool.children());
+        quit(client);
+    }
+    assert_eq!(seen.len(), 6);
+    assert!(seen[0] == seen[1] && seen[1] == seen[2], "{seen:?}");
+    assert!(seen[3] != seen[2] && seen[3] == seen[4] && seen[4] == seen[5], "{seen:?}");
+    pool.server.signal(Signal::SIGTERM);
+    assert_eq!(pool.server.end().code(), Some(0));
+}
+
+#[test]
+fn a_burst_is_met_at_once_up_to_the_bound_and_the_rest_waits() {
+    let pool = Pool::start("idle_children = 0\nmax_use = 100\nchildren = 8");
+    let mut clients: Vec<_> = (0..8).map(|_| pool.connect()).collect();
+    clients.iter_mut().for_each(|client| assert!(line(client).starts_with("220 ")));
+    assert_eq!(pool.children().len(), 8);
+    let mut waits = pool.connect();
+    quit(clients.pop().unwrap());
+    assert!(line(&mut waits).starts_with("220 "));
+    assert_eq!(pool.children().len(), 8, "one of them serves twice");
+}
+
+#[test]
+fn limits_hold_in_the_pool_and_who_was_killed_has_no_place() {
+    let pool = Pool::start(
+        "idle_children = 2\nmax_use = 0\nchildren = 4\nsmtpd_client_connection_count_limit = 2\nwhen_full = refuse",
+    );
+    let clients = [pool.greeted(), pool.greeted()];
+    for _ in 0..5 {
+        let mut third = pool.connect();
+        assert!(line(&mut third).starts_with("421 4.3.2 "));
+    }
+    for pid in pool.children() {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    drop(clients);
+    let mut client = pool.connect();
+    until("a place", || {
+        let is_served = line(&mut client).starts_with("220 ");
+        if !is_served {
+            client = pool.connect();
+        }
+        is_served
+    });
+    quit(client);
+}
+
+#[test]
+fn when_all_are_busy_the_parent_tells_clients() {
+    let pool = Pool::start("idle_children = 1\nmax_use = 10\nchildren = 2\nwhen_full = refuse");
+    let clients = [pool.greeted(), pool.greeted()];
+    for _ in 0..3 {
+        assert_eq!(all(&mut pool.connect()), "421 4.3.2 Too many connections, try again later\r\n");
+    }
+    clients.into_iter().for_each(quit);
+    until("a place", || {
+        let mut client = pool.connect();
+        line(&mut client).starts_with("220 ")
+    });
+}
+
+#[test]
+fn term_lets_sessions_finish_and_the_idle_go() {
+    let mut pool = Pool::start("idle_children = 2\nmax_use = 10\nchildren = 4");
+    let client = pool.greeted();
+    pool.server.signal(Signal::SIGTERM);
+    pool.server.record("stopping");
+    until("the idle to go", || pool.children().len() == 1);
+    assert!(TcpStream::connect(pool.address).is_ok(), "what is open is the busy child's and ends with it");
+    quit(client);
+    assert_eq!(pool.server.end().code(), Some(0));
+}
+
+#[test]
+fn no_child_outlives_a_parent_that_was_killed() {
+    let mut pool = Pool::start("idle_children = 3\nmax_use = 10\nchildren = 4");
+    until("three to wait", || pool.children().len() == 3);
+    let children = pool.children();
+    pool.server.signal(Signal::SIGKILL);
+    pool.server.end();
+    until("their end", || children.iter().all(|pid| kill(Pid::from_raw(*pid), None).is_err()));
+}
+
+#[test]
+fn hundreds_of_connections_at_once_all_are_served_and_the_count_stays_exact() {
+    let pool = Pool::start("idle_children = 1\nmax_use = 7\nchildren = 6\nsmtpd_client_connection_count_limit = 6");
+    let address = pool.address;
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    let mut client = TcpStream::connect(address).unwrap();
+                    client.set_read_timeout(Some(PATIENCE)).unwrap();
+                    let said = line(&mut client);
+                    assert!(said.starts_with("220 ") || said.starts_with("421 "), "{said:?}");
+                    if said.starts_with("220 ") {
+                        quit(client);
+                    }
+                }
+            });
+        }
+    });
+    // A client may see the end of its session before its place is free.
+    let mut held = Vec::new();
+    until("all places to be free", || {
+        let mut client = pool.connect();
+        if line(&mut client).starts_with("220 ") {
+            held.push(client);
+        }
+        held.len() == 6
+    });
+    assert_eq!(pool.children().len(), 6);
+}
