@@ -83,7 +83,11 @@ impl<'a> Expansion<'a> {
                 }
                 Some(open @ (b'{' | b'(')) => {
                     let (inside, after) = balanced(rest, open).ok_or_else(|| {
-                        wrong(format!("expected a closing bracket for ${} in \"{}\"", char::from(open), shown(text)))
+                        wrong(format!(
+                            "expected a closing bracket for ${} in \"{}\"",
+                            char::from(open),
+                            super::shown(text)
+                        ))
                     })?;
                     self.bracketed(inside, origin, out)?;
                     rest = after;
@@ -91,7 +95,10 @@ impl<'a> Expansion<'a> {
                 _ => {
                     let (name, after) = split_name(rest);
                     if name.is_empty() {
-                        return Err(wrong(format!("expected a name behind $ in \"{}\"; $$ is a dollar", shown(text))));
+                        return Err(wrong(format!(
+                            "expected a name behind $ in \"{}\"; $$ is a dollar",
+                            super::shown(text)
+                        )));
                     }
                     out.push_str(&self.value(name, origin)?);
                     rest = after;
@@ -110,7 +117,7 @@ impl<'a> Expansion<'a> {
         const FORMS: &str = "${name}, ${name?text}, ${name:text}, ${name?{text}:{text}} or ${{a} == {b}?{text}:{text}}";
         let wrong = || Error {
             origin: origin.clone(),
-            problem: format!("expected {FORMS} instead of \"${{{}}}\"", shown(inside)),
+            problem: format!("expected {FORMS} instead of \"${{{}}}\"", super::shown(inside)),
         };
         let inside_trimmed = inside.trim_start();
         let (name, rest) = split_name(inside_trimmed);
@@ -233,10 +240,6 @@ fn balanced(text: &str, open: u8) -> Option<(&str, &str)> {
 fn split_name(text: &str) -> (&str, &str) {
     let end = text.bytes().position(|octet| !(octet.is_ascii_alphanumeric() || octet == b'_'));
     text.split_at(end.unwrap_or(text.len()))
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(60).flat_map(char::escape_debug).collect()
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ impl Config {
         let mut options = Vec::new();
         for text in &common.overrides {
             let option = main_cf::parse_option(text)
-                .map_err(|expected| exit::Error::Usage(format!("-o {}: {expected}", text.escape_debug())))?;
+                .map_err(|expected| exit::Error::Usage(format!("-o {}: {expected}", super::shown(text))))?;
             options.push(option);
         }
         let folder = folder(common, &options, trusted)?;
@@ -229,7 +229,7 @@ fn take_own_names(config: &mut Config, mut table: Table) -> Result<Vec<Error>, E
             && !table.referred_to.contains(&name)
             && !is_in_channels(config, &name)
         {
-            warnings.push(Error { origin, problem: format!("unknown parameter {}", name.escape_debug()) });
+            warnings.push(Error { origin, problem: format!("unknown parameter {}", super::shown(&name)) });
         }
     }
     Ok(warnings)
@@ -286,7 +286,7 @@ impl Config {
     /// Says of a parameter that is right by itself but cannot be used where it was set, and what was expected there.
     pub fn wrong(&self, name: &str, expected: &str) -> Error {
         let setting = self.settings.iter().find(|setting| setting.name == name);
-        let value = setting.map_or(String::new(), |setting| format!(" = {}", setting.expanded.escape_debug()));
+        let value = setting.map_or(String::new(), |setting| format!(" = {}", super::shown(&setting.expanded)));
         Error { origin: self.origin(name), problem: format!("{name}{value}: expected {expected}") }
     }
 
@@ -316,6 +316,12 @@ mod tests {
         let (config, warnings) = read(&named, options).map_err(shorter)?;
         assert_eq!(config.config_directory, folder.path());
         Ok((config, warnings.into_iter().map(shorter).collect()))
+    }
+
+    #[test]
+    fn an_error_about_an_endless_value_is_a_short_line() {
+        let error = load(&format!("soft_bounce = {}\x1b", "maybe".repeat(5000)), &[]).unwrap_err();
+        assert!(error.len() < 300 && error.contains("expected yes or no"), "{error}");
     }
 
     #[test]

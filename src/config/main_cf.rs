@@ -4,7 +4,7 @@
 //! lines and lines whose first other octet is `#` are skipped, also inside a logical line; a `#` later in a line is
 //! data. There is no quoting and no escape. What the values mean is left to `expand.rs` and `value.rs`.
 
-use super::{Error, Origin};
+use super::{Error, Origin, shown};
 use std::path::Path;
 
 /// `name = value`, as it stands in a file or behind `-o`.
@@ -87,20 +87,16 @@ fn is_blank(octet: u8) -> bool {
 fn name_and_value(text: &str) -> Result<(&str, &str), String> {
     let blank = |c: char| u8::try_from(c).is_ok_and(is_blank);
     let Some((name, value)) = text.split_once('=') else {
-        return Err(format!("expected name = value, and there is no = in \"{}\"", shortened(text)));
+        return Err(format!("expected name = value, and there is no = in \"{}\"", shown(text)));
     };
     let name = name.trim_matches(blank);
     if name.is_empty() {
         return Err("expected a name before the =".to_owned());
     }
     if name.contains(blank) {
-        return Err(format!("expected = behind the first word of \"{}\"", shortened(name)));
+        return Err(format!("expected = behind the first word of \"{}\"", shown(name)));
     }
     Ok((name, value.trim_matches(blank)))
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(40).flat_map(char::escape_debug).collect()
 }
 
 #[cfg(test)]

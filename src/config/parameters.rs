@@ -73,7 +73,7 @@ fn read<T: Value>(setting: Option<&Setting>, name: &str) -> Result<T, Error> {
     let setting = setting.filter(|s| s.name == name).expect("one setting for each parameter, in the table's order");
     T::parse(&setting.expanded).map_err(|expected| Error {
         origin: setting.origin.clone(),
-        problem: format!("{name} = {}: expected {expected}", setting.expanded.escape_debug()),
+        problem: format!("{name} = {}: expected {expected}", super::shown(&setting.expanded)),
     })
 }
 

@@ -324,8 +324,7 @@ fn file(path: &Path, depth: usize) -> Result<Vec<Pattern>, String> {
 }
 
 fn shown(text: &str) -> String {
-    let text: String = text.chars().take(60).flat_map(char::escape_debug).collect();
-    format!("\"{text}\"")
+    format!("\"{}\"", super::shown(text))
 }
 
 #[cfg(test)]

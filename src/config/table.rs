@@ -27,14 +27,14 @@ impl Table {
         let (kind, place) = text.split_once(':').unwrap_or((text, ""));
         let path = || match Path::new(place) {
             path if path.is_absolute() => Ok(path.to_owned()),
-            _ => Err(format!("an absolute path behind {kind}: instead of \"{}\"", place.escape_debug())),
+            _ => Err(format!("an absolute path behind {kind}: instead of \"{}\"", super::shown(place))),
         };
         match kind {
             "cidr" => path().map(Table::Cidr),
             // Postfix calls by this name what others keep as a database: here both are text.
             "hash" | "texthash" => path().map(Table::Hash),
             "static" => Ok(Table::Static),
-            _ => Err(format!("a table of type cidr, hash, texthash or static instead of {}", kind.escape_debug())),
+            _ => Err(format!("a table of type cidr, hash, texthash or static instead of {}", super::shown(kind))),
         }
     }
 
@@ -107,7 +107,7 @@ fn cidr(lines: &[Line<'_>], address: IpAddr) -> Result<bool, (usize, String)> {
 fn net(text: &str) -> Result<IpNet, String> {
     let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
     let bare = address.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(address);
-    let wrong = || format!("an address or a net instead of \"{}\"", text.escape_debug());
+    let wrong = || format!("an address or a net instead of \"{}\"", super::shown(text));
     let address: IpAddr = bare.parse().map_err(|_| wrong())?;
     let net = match length {
         None => IpNet::from(address),

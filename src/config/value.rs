@@ -191,7 +191,7 @@ impl Value for ipnet::IpNet {
         // As in all our tables an IPv6 address may stand in brackets: [2001:db8::]/32.
         let bare: String = text.chars().filter(|letter| !matches!(letter, '[' | ']')).collect();
         let net = bare.parse().ok().or_else(|| bare.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from));
-        net.ok_or_else(|| format!("addresses and nets, and not {}", text.escape_debug()))
+        net.ok_or_else(|| format!("addresses and nets, and not {}", super::shown(text)))
     }
 }
 
