@@ -244,6 +244,18 @@ fn a_services_file_serves_several_programs_with_their_own_arguments_and_limits()
 }
 
 #[test]
+fn services_of_one_name_and_address_have_a_socket_and_a_program_each() {
+    let folder = folder();
+    let lines = "127.0.0.1:0 stream tcp nowait - /bin/echo echo first\n\
+                 127.0.0.1:0 stream tcp nowait - /bin/echo echo second\n";
+    let mut server = Server::start(&mut with_services(folder.path(), lines));
+    let first = server.listen_to("127.0.0.1:0");
+    let used = server.seen.iter().position(|record| record.contains("service=127.0.0.1:0")).expect("a record");
+    server.seen.remove(used);
+    assert_eq!((first.as_str(), server.listen_to("127.0.0.1:0").as_str()), ("first\n", "second\n"));
+}
+
+#[test]
 fn a_wait_service_gets_the_listening_socket_and_is_left_alone_until_it_ends() {
     let folder = folder();
     let [starts, gate, flags] = ["starts", "gate", "flags"].map(|name| folder.path().join(name));

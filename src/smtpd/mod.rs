@@ -171,10 +171,18 @@ fn open(plan: &Plan, sockets: Sockets) -> io::Result<Served> {
     let mut sockets: Vec<Option<Socket>> = sockets.into_iter().map(Some).collect();
     for service in &plan.services {
         let (mut listeners, mut places) = (Vec::new(), Vec::new());
-        let is_its = |socket: &Socket| {
-            socket.service == service.name && (plan.any_address || service.addresses.contains(&socket.address))
+        let mut take = |address: Option<&Address>| {
+            let is_its = |socket: &Socket| {
+                socket.service == service.name && address.is_none_or(|address| *address == socket.address)
+            };
+            sockets.iter_mut().find(|socket| socket.as_ref().is_some_and(is_its)).and_then(Option::take)
         };
-        for socket in sockets.iter_mut().filter(|socket| socket.as_ref().is_some_and(is_its)).filter_map(Option::take) {
+        // One socket for each address: services may have one name and address, as `127.0.0.1:0` is any free port.
+        let mut own: Vec<Socket> = service.addresses.iter().filter_map(|address| take(Some(address))).collect();
+        if plan.any_address {
+            own.extend(std::iter::from_fn(|| take(None)));
+        }
+        for socket in own {
             socket.listener.set_blocking(service.hands_over_listener)?;
             listeners.push(socket.listener);
             places.push(socket.address);
