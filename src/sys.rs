@@ -139,21 +139,24 @@ pub fn offset_from_utc(unix_time: i64) -> i64 {
 
 /// Hashes a password by the method and salt of `setting` (crypt(5)); nothing where libxcrypt cannot.
 pub fn crypt(password: &[u8], setting: &str) -> Option<Vec<u8>> {
-    #[link(name = "crypt")]
-    unsafe extern "C" {
-        fn crypt_rn(
-            phrase: *const libc::c_char,
-            setting: *const libc::c_char,
-            data: *mut libc::c_void,
-            size: libc::c_int,
-        ) -> *mut libc::c_char;
-    }
+    type CryptRn = unsafe extern "C" fn(
+        *const libc::c_char,
+        *const libc::c_char,
+        *mut libc::c_void,
+        libc::c_int,
+    ) -> *mut libc::c_char;
     // sizeof(struct crypt_data) of libxcrypt, part of its ABI.
     const SIZE: usize = 32_768;
     let (password, setting) = (CString::new(password).ok()?, CString::new(setting).ok()?);
     let mut data = vec![0_u64; SIZE / 8];
-    // SAFETY: both strings end in NUL, `data` is SIZE octets and aligned for anything; the result points into it.
+    // SAFETY: the library is never closed, and its crypt_rn is the function that crypt(3) describes; a null pointer is
+    // nothing. Both strings end in NUL, `data` is SIZE octets and aligned for anything; the result points into it.
     unsafe {
+        // Loaded when a password is to be checked that way: a session without one need not pay for it at its start.
+        let libraries = [c"libcrypt.so.1", c"libcrypt.so.2"].into_iter();
+        let library = libraries.map(|name| libc::dlopen(name.as_ptr(), libc::RTLD_NOW)).find(|it| !it.is_null())?;
+        let function = libc::dlsym(library, c"crypt_rn".as_ptr());
+        let crypt_rn = std::mem::transmute::<*mut libc::c_void, Option<CryptRn>>(function)?;
         let size = libc::c_int::try_from(SIZE).ok()?;
         let hash = crypt_rn(password.as_ptr(), setting.as_ptr(), data.as_mut_ptr().cast(), size);
         if hash.is_null() { None } else { Some(CStr::from_ptr(hash).to_bytes().to_vec()) }
