@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::exit::Error;
 use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid};
+use std::path::Path;
 
 /// Becomes `user` for good, with its group and no others, and makes sure that there is no way back.
 pub fn become_user(uid: Uid, gid: Gid) -> Result<(), Error> {
@@ -46,16 +47,69 @@ pub fn become_owner(config: &Config, owner: Owner) -> Result<(), Error> {
     become_user(user.uid, user.gid)
 }
 
+/// Uid and main group of a system user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    /// Its number.
+    pub uid: Uid,
+    /// Its group.
+    pub gid: Gid,
+}
+
+/// The account as /etc/passwd has it, which is where the users of daemons are. Each connection asks, and getpwnam takes
+/// twenty system calls to come to the same answer; it is asked where this one has none.
+fn plain_account(name: &str) -> Option<Account> {
+    let text = String::from_utf8(crate::config::load::contents(Path::new("/etc/passwd")).ok()??).ok()?;
+    account_in(&text, name)
+}
+
+fn account_in(passwd: &str, name: &str) -> Option<Account> {
+    // Lines of NIS may take users away again.
+    if passwd.lines().any(|line| line.starts_with(['+', '-'])) {
+        return None;
+    }
+    let mut fields = passwd.lines().map(|line| line.split(':')).find(|fields| fields.clone().next() == Some(name))?;
+    let number = |text: Option<&str>| text?.parse::<u32>().ok();
+    let (uid, gid) = (number(fields.nth(2))?, number(fields.next())?);
+    Some(Account { uid: uid.into(), gid: gid.into() })
+}
+
 /// The system user that a parameter names.
-pub fn owner_of(config: &Config, owner: Owner) -> Result<User, Error> {
+pub fn owner_of(config: &Config, owner: Owner) -> Result<Account, Error> {
     let (name, parameter) = match owner {
         Owner::Mail => (&config.mail_owner, "mail_owner"),
         Owner::Net => (&config.net_owner, "net_owner"),
     };
-    match User::from_name(name) {
+    let found = match plain_account(name) {
+        Some(account) => Ok(Some(account)),
+        None => User::from_name(name).map(|user| user.map(|user| Account { uid: user.uid, gid: user.gid })),
+    };
+    match found {
         Ok(Some(user)) if !user.uid.is_root() => Ok(user),
         Ok(Some(_)) => Err(Error::Config(config.wrong(parameter, "a user without root's rights"))),
         Ok(None) => Err(Error::Config(config.wrong(parameter, "a user of this system"))),
         Err(errno) => Err(Error::Temporary(format!("{parameter} = {name}: {errno}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_read_as_getpwnam_would() {
+        let passwd =
+            "root:x:0:0:root:/root:/bin/sh\n# a:x:1:1::/:\nmail:x:8:12:mail:/var/mail:/bin/false\nbad:x:y:1::/:\n";
+        let account = |uid: u32, gid: u32| Some(Account { uid: uid.into(), gid: gid.into() });
+        assert_eq!(account_in(passwd, "mail"), account(8, 12));
+        assert_eq!(account_in(passwd, "root"), account(0, 0));
+        for name in ["mai", "x", "", "bad", "nobody"] {
+            assert_eq!(account_in(passwd, name), None, "{name}");
+        }
+        assert_eq!(account_in(&format!("{passwd}-mail::::::\n"), "mail"), None);
+        for user in ["root", "nobody", "daemon"] {
+            let known = User::from_name(user).unwrap().map(|user| Account { uid: user.uid, gid: user.gid });
+            assert_eq!(plain_account(user), known, "{user}");
+        }
     }
 }

@@ -20,12 +20,12 @@ use crate::lookup::Lookup;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
 use crate::net::tls::Offer;
-use crate::privilege::{self, Owner};
+use crate::privilege::{self, Account, Owner};
 use crate::record::Recorder;
 use crate::sys;
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Pid, User};
+use nix::unistd::Pid;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
@@ -57,7 +57,7 @@ pub fn serve(config: &Config, peer: &Peer, record: Option<File>, tls: Offer) -> 
 }
 
 /// Whom the parser becomes.
-fn parser(config: &Config) -> Result<User, Error> {
+fn parser(config: &Config) -> Result<Account, Error> {
     privilege::owner_of(config, if config.net_owner.is_empty() { Owner::Mail } else { Owner::Net })
 }
 
@@ -160,7 +160,7 @@ fn recorded(
 fn parse(
     config: &Config,
     peer: &Peer,
-    owner: &User,
+    owner: &Account,
     socket: OwnedFd,
     stream: &mut Recorder<Connection>,
     tls: Offer,
