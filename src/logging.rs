@@ -10,7 +10,6 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, OnceLock};
 
@@ -186,8 +185,7 @@ fn may_be_client(speaks: Speaks) -> bool {
 }
 
 fn identity(stream: &impl AsFd) -> Option<(u64, u64)> {
-    let file = std::fs::File::from(stream.as_fd().try_clone_to_owned().ok()?);
-    file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    nix::sys::stat::fstat(stream).ok().map(|status| (status.st_dev, status.st_ino))
 }
 
 /// Opened early, for later there may be no /dev; non-blocking, for a stuck syslogd must not hold up mail.

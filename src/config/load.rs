@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 
 /// Largest main.cf or table read, in octets.
 pub(crate) const LARGEST_FILE: u64 = 1 << 20;
+const ENOUGH_FOR_MOST: usize = 2048;
 
 impl Config {
     /// Reads main.cf as the options say, applies `-o`, expands and checks everything, sets up logging by it, and answers
@@ -137,7 +138,8 @@ pub(crate) fn contents(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(wrong(format!("expected a readable file: {error}"))),
     };
-    let mut octets = Vec::new();
+    // Two reads for most files, the second to learn that this is all; growing from nothing would take five.
+    let mut octets = Vec::with_capacity(ENOUGH_FOR_MOST);
     file.take(LARGEST_FILE + 1)
         .read_to_end(&mut octets)
         .map_err(|error| wrong(format!("expected a readable file: {error}")))?;

@@ -6,7 +6,7 @@
 
 use super::acceptor::{Acceptor, Given, Left, Service};
 use super::limits::Limits;
-use super::listener::Listener;
+use super::listener::{Listener, is_listening};
 use super::pool::{Pool, Size};
 use crate::config::Config;
 use crate::exit::{self, Ended, Error};
@@ -130,7 +130,7 @@ fn listeners() -> io::Result<Vec<Listener>> {
             Err(connection) => put_on_stdio(&connection)?,
         }
     }
-    if listeners.is_empty() {
+    if listeners.is_empty() && is_listening(&io::stdin()) {
         let stdin = io::stdin().as_fd().try_clone_to_owned()?;
         listeners.extend(Listener::from_descriptor(stdin));
     }

@@ -51,7 +51,7 @@ impl Submitter {
     pub fn start(config: &Config, common: &Common) -> Result<Submitter, Error> {
         let (stream, child) = match connect_to(&config.queue_directory.join("submit")) {
             Some(stream) => (stream, None),
-            None => start_child(config.program("submit"), common.arguments())?,
+            None => start_child(|| (config.program("submit"), common.arguments()))?,
         };
         // Nor longer than the whole session may last.
         let limit = Some(config.ipc_timeout.0.min(config.daemon_timeout.0)).filter(|time| !time.is_zero());
@@ -219,16 +219,17 @@ fn connect_to(path: &Path) -> Option<UnixStream> {
     Some(stream)
 }
 
-fn start_child(program: PathBuf, arguments: Vec<OsString>) -> Result<(UnixStream, Option<Pid>), Error> {
+/// `what`: program and arguments, asked for when there is mail, which many sessions have none of.
+fn start_child(what: impl FnOnce() -> (PathBuf, Vec<OsString>)) -> Result<(UnixStream, Option<Pid>), Error> {
     let trouble = |what: &str, error: io::Error| Error::Temporary(format!("{what} for submit: {error}"));
     let (ours, theirs) = UnixStream::pair().map_err(|e| trouble("socketpair", e))?;
     let theirs = OwnedFd::from(theirs);
-    let child = sys::fork(|| wait_and_exec(&theirs, &program, &arguments)).map_err(|e| trouble("fork", e.into()))?;
+    let child = sys::fork(|| wait_and_exec(&theirs, what)).map_err(|e| trouble("fork", e.into()))?;
     Ok((ours, Some(child)))
 }
 
 /// What the child does: lets go of everything of the client's, waits for the first octet, becomes submit.
-fn wait_and_exec(theirs: &OwnedFd, program: &Path, arguments: &[OsString]) -> u8 {
+fn wait_and_exec(theirs: &OwnedFd, what: impl FnOnce() -> (PathBuf, Vec<OsString>)) -> u8 {
     let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return 75 };
     if dup2_stdin(theirs).is_err() || dup2_stdout(&null).is_err() {
         return 75;
@@ -244,7 +245,8 @@ fn wait_and_exec(theirs: &OwnedFd, program: &Path, arguments: &[OsString]) -> u8
             Err(_) => return 75,
         }
     }
-    let mut command = Command::new(program);
+    let (program, arguments) = what();
+    let mut command = Command::new(&program);
     for ours in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"] {
         command.env_remove(ours);
     }
