@@ -79,7 +79,7 @@ fn run(args: &Args) -> io::Result<()> {
     let states = States::new(&[("disk", args.state.join(&folder)), ("tmpfs", Path::new("/dev/shm").join(&folder))])?;
     let plan = Plan {
         runs: if args.quick { 3 } else { 5 },
-        time: Duration::from_millis(if args.quick { 120 } else { 1000 }),
+        time: Duration::from_millis(if args.quick { 120 } else { 400 }),
         quick: args.quick,
         only: args.only.clone(),
         programs: programs(args)?,
