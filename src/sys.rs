@@ -3,12 +3,12 @@
 #![allow(unsafe_code)]
 
 use nix::sys::mman::{MapFlags, ProtFlags};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{ForkResult, Pid};
 use std::ffi::{CStr, CString};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Whether descriptor 2 was an inet socket when this program started. It is /dev/null since.
 pub fn client_was_on_stderr() -> bool {
@@ -44,6 +44,14 @@ extern "C" fn before_std() {
     }
 }
 
+/// std asks at every start where the stack ends, to call a fault beyond it by its name; the C library reads /proc/self/maps
+/// for the answer, a tenth of what an empty program costs. Without an answer the program ends by the same signal.
+// SAFETY: the C library's function of this name may fail with any number; nothing of ours calls it.
+#[unsafe(no_mangle)]
+extern "C" fn pthread_getattr_np(_: libc::pthread_t, _: *mut libc::pthread_attr_t) -> libc::c_int {
+    libc::ENOSYS
+}
+
 /// Forks; the child runs `child` and ends with the status it gives. Gives the parent the child's process id.
 ///
 /// The child starts with SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGUSR1 at their defaults and nothing blocked, so that
@@ -62,7 +70,6 @@ pub fn fork(child: impl FnOnce() -> u8) -> nix::Result<Pid> {
 
 /// Sets the signals that servers catch back to their defaults and unblocks all.
 pub fn default_signals() {
-    use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
     for caught in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGUSR1, Signal::SIGALRM] {
         // SAFETY: the default action is no function of ours that could run at a wrong time.
         let _ = unsafe { signal(caught, SigHandler::SigDfl) };
@@ -75,16 +82,14 @@ pub fn start_with_nothing_blocked(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     // SAFETY: between fork and exec only one system call is made, which is async-signal-safe and allocates nothing.
     unsafe {
-        command.pre_exec(|| Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?));
+        command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?));
     }
 }
 
-/// Ignores SIGXFSZ, so that a file over RLIMIT_FSIZE is an error of write and not the end of the process. (SIGPIPE
-/// is ignored by Rust's start-up code.)
-pub fn ignore_file_size_signal() {
-    use nix::sys::signal::{SigHandler, Signal, signal};
+/// Ignores a signal: SIGXFSZ, so that a file over RLIMIT_FSIZE is an error of write and not the end of the process.
+pub fn ignore(which: Signal) {
     // SAFETY: "ignore" is no function of ours that could run at a wrong time.
-    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+    let _ = unsafe { signal(which, SigHandler::SigIgn) };
 }
 
 /// Takes a descriptor that whoever started us left open (`LISTEN_FDS`, a notification descriptor).
@@ -139,12 +144,8 @@ pub fn offset_from_utc(unix_time: i64) -> i64 {
 
 /// Hashes a password by the method and salt of `setting` (crypt(5)); nothing where libxcrypt cannot.
 pub fn crypt(password: &[u8], setting: &str) -> Option<Vec<u8>> {
-    type CryptRn = unsafe extern "C" fn(
-        *const libc::c_char,
-        *const libc::c_char,
-        *mut libc::c_void,
-        libc::c_int,
-    ) -> *mut libc::c_char;
+    use libc::{c_char, c_int, c_void};
+    type CryptRn = unsafe extern "C" fn(*const c_char, *const c_char, *mut c_void, c_int) -> *mut c_char;
     // sizeof(struct crypt_data) of libxcrypt, part of its ABI.
     const SIZE: usize = 32_768;
     let (password, setting) = (CString::new(password).ok()?, CString::new(setting).ok()?);
@@ -156,8 +157,8 @@ pub fn crypt(password: &[u8], setting: &str) -> Option<Vec<u8>> {
         let libraries = [c"libcrypt.so.1", c"libcrypt.so.2"].into_iter();
         let library = libraries.map(|name| libc::dlopen(name.as_ptr(), libc::RTLD_NOW)).find(|it| !it.is_null())?;
         let function = libc::dlsym(library, c"crypt_rn".as_ptr());
-        let crypt_rn = std::mem::transmute::<*mut libc::c_void, Option<CryptRn>>(function)?;
-        let size = libc::c_int::try_from(SIZE).ok()?;
+        let crypt_rn = std::mem::transmute::<*mut c_void, Option<CryptRn>>(function)?;
+        let size = c_int::try_from(SIZE).ok()?;
         let hash = crypt_rn(password.as_ptr(), setting.as_ptr(), data.as_mut_ptr().cast(), size);
         if hash.is_null() { None } else { Some(CStr::from_ptr(hash).to_bytes().to_vec()) }
     }
@@ -170,7 +171,6 @@ pub struct Lease(OwnedFd);
 impl Lease {
     /// Takes it; `EAGAIN` if the file is open for writing somewhere.
     pub fn take(file: &impl std::os::fd::AsFd) -> nix::Result<Lease> {
-        use nix::sys::signal::{SigHandler, Signal, signal};
         let fd = file.as_fd().try_clone_to_owned().map_err(|_| nix::Error::EMFILE)?;
         // SAFETY: the signal would end us when somebody opens the file; "ignore" is no function that could run. The
         // descriptor is ours, and the calls change nothing but the lease.

@@ -54,7 +54,7 @@ struct Message {
 impl<'a> Receiver<'a> {
     /// One that writes into the queue of a configuration.
     pub fn new(config: &'a Config, common: &'a Common) -> Result<Receiver<'a>, Error> {
-        sys::ignore_file_size_signal();
+        sys::ignore(nix::sys::signal::Signal::SIGXFSZ);
         let queue = Queue::open(&config.queue_directory)?;
         let channels = Channels::load(config)?;
         Ok(Receiver {
