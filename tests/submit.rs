@@ -5,6 +5,7 @@ mod common;
 use common::{Scratch, feed, until};
 use doorpost::cli::Common;
 use doorpost::config::Config;
+use doorpost::message::parameters::{MailParameters, RecipientParameters};
 use doorpost::message::path::{Address, ReversePath};
 use doorpost::message::trace::{Client, Protocol};
 use doorpost::submit::client::Submitter;
@@ -172,14 +173,14 @@ fn frames_are_answered_alike_however_they_are_split() {
     let requests = [
         Request::Introduce(introduction(Policy::Channels)),
         Request::Verify(address("bob@mx.example")),
-        Request::ReversePath(ReversePath::NULL),
-        Request::Recipient(address("nobody-here@mx.example")),
-        Request::Recipient(address("x@elsewhere.example")),
-        Request::Recipient(address("bob@mx.example")),
+        Request::ReversePath(ReversePath::NULL, MailParameters::default()),
+        Request::Recipient(address("nobody-here@mx.example"), RecipientParameters::default()),
+        Request::Recipient(address("x@elsewhere.example"), RecipientParameters::default()),
+        Request::Recipient(address("bob@mx.example"), RecipientParameters::default()),
         Request::Content(b"Subject: x\n\nbody\n"),
         Request::Commit,
-        Request::ReversePath(ReversePath::NULL),
-        Request::Recipient(address("bob@mx.example")),
+        Request::ReversePath(ReversePath::NULL, MailParameters::default()),
+        Request::Recipient(address("bob@mx.example"), RecipientParameters::default()),
         Request::Reset,
         Request::Commit,
     ];
@@ -205,8 +206,8 @@ fn end_of_input_abandons_and_leaves_no_file() {
     let (mut stream, mut child) = over_socketpair(&scratch);
     let requests = [
         Request::Introduce(introduction(Policy::Channels)),
-        Request::ReversePath(ReversePath::NULL),
-        Request::Recipient(address("bob@mx.example")),
+        Request::ReversePath(ReversePath::NULL, MailParameters::default()),
+        Request::Recipient(address("bob@mx.example"), RecipientParameters::default()),
         Request::Content(b"Subject: x\n"),
     ];
     talk(&mut stream, &requests, 1000, 1);
@@ -240,9 +241,10 @@ fn very_many_recipients_behind_the_content_need_no_memory() {
         let mut out = Vec::new();
         Request::Introduce(introduction(Policy::Anywhere)).put(&mut out);
         Request::Content(b"x\n").put(&mut out);
-        Request::ReversePath(ReversePath::NULL).put(&mut out);
+        Request::ReversePath(ReversePath::NULL, MailParameters::default()).put(&mut out);
         for number in 0..100_000 {
-            Request::Recipient(address(&format!("user{number}@elsewhere.example"))).put(&mut out);
+            Request::Recipient(address(&format!("user{number}@elsewhere.example")), RecipientParameters::default())
+                .put(&mut out);
         }
         sender.write_all(&out).expect("sending");
     });

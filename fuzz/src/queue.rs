@@ -90,16 +90,18 @@ fn with_checksum(file: &[u8]) -> Vec<u8> {
     let mut file = file.to_vec();
     let length = file.len() as u64;
     let Some(header) = file.first_chunk::<HEADER>() else { return file };
-    let Kind::Complete(Header { trace_at, recipients_at, envelope_at, .. }) = Header::decode(header, length) else {
-        return file;
-    };
+    let Kind::Complete(header_of) = Header::decode(header, length) else { return file };
+    let Header { trace_at, recipients_at, envelope_at, .. } = header_of;
     let mut checksum = crc32fast::Hasher::new();
     layout::checked_parts(header).iter().for_each(|part| checksum.update(part));
     let (trace_at, end) = (trace_at as usize, file.len() - 4);
     checksum.update(&file[trace_at..recipients_at as usize]);
     let mut at = recipients_at as usize;
     while at + 2 <= envelope_at as usize {
-        let address = 2 + usize::from(u16::from_be_bytes([file[at], file[at + 1]]));
+        let mut address = 2 + usize::from(u16::from_be_bytes([file[at], file[at + 1]]));
+        if let (true, Some([high, low, ..])) = (header_of.has_parameters(), file.get(at + address..)) {
+            address += 2 + usize::from(u16::from_be_bytes([*high, *low]));
+        }
         if at + address + layout::SLOT > envelope_at as usize {
             return file;
         }

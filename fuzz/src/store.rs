@@ -5,6 +5,7 @@
 //! trouble, with `l` too large, with `n` no room, with `y` trouble at the end. Content with `!trouble!` in it is.
 
 use doorpost::exit::Error;
+use doorpost::message::parameters::{MailParameters, RecipientParameters};
 use doorpost::message::path::{Address, ReversePath};
 use doorpost::submit::{Introduction, Outcome, Refusal, Submit, Verdict};
 
@@ -87,7 +88,7 @@ impl Submit for &mut Store {
         }
     }
 
-    fn reverse_path(&mut self, path: &ReversePath) -> Result<(), Error> {
+    fn reverse_path_with(&mut self, path: &ReversePath, _said: &MailParameters) -> Result<(), Error> {
         assert!(self.introduction.is_some(), "a message before it said who sends it");
         assert!(self.message.reverse_path.is_none(), "two reverse-paths");
         if self.broken || path.as_bytes().starts_with(b"x") {
@@ -97,7 +98,7 @@ impl Submit for &mut Store {
         Ok(())
     }
 
-    fn recipient(&mut self, address: &Address) -> Result<Verdict, Error> {
+    fn recipient_with(&mut self, address: &Address, _said: &RecipientParameters) -> Result<Verdict, Error> {
         if self.broken {
             return self.trouble();
         }

@@ -7,6 +7,7 @@
 use super::layout::{self, CONTENT, HEADER, Header, Kind, LONGEST_REPORT, Lines, SLOT, Slot};
 use super::{Error, Head, Id, Recipient};
 use crate::logging;
+use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crc32fast::Hasher;
 use std::fs::{File, Metadata, OpenOptions};
@@ -57,7 +58,7 @@ pub struct Draft {
     written: u64,
     checksum: Hasher,
     recipients: u32,
-    /// Addresses with their lengths that came before the content, and how many.
+    /// Addresses and parameters, with their lengths, that came before the content.
     early: Vec<u8>,
     /// Attributes with their lengths.
     attributes: Vec<u8>,
@@ -114,21 +115,34 @@ impl Draft {
         self.checked(octets)
     }
 
-    /// Adds a recipient; kept in memory until `end_content`, written through after it.
+    /// Adds a recipient with which nothing was said.
     pub fn recipient(&mut self, address: &Address) -> Result<(), Error> {
+        self.recipient_with(address, &RecipientParameters::default())
+    }
+
+    /// Adds a recipient; kept in memory until `end_content`, written through after it.
+    pub fn recipient_with(&mut self, address: &Address, parameters: &RecipientParameters) -> Result<(), Error> {
         let more = self.recipients.checked_add(1).ok_or(Error::TooMany)?;
+        let (address, parameters) = (address.as_bytes(), parameters.to_string());
+        let parameters = parameters.as_bytes();
         if self.content_end.is_some() {
-            self.write_recipient(address.as_bytes())?;
+            self.write_recipient(address, parameters)?;
         } else {
-            let octets = address.as_bytes();
-            if self.early.len() + 2 + octets.len() > EARLY_ROOM {
+            if self.early.len() + 4 + address.len() + parameters.len() > EARLY_ROOM {
                 return Err(Error::TooMany);
             }
-            self.early.extend_from_slice(&counted(octets)?);
-            self.early.extend_from_slice(octets);
+            for text in [address, parameters] {
+                self.early.extend_from_slice(&counted(text)?);
+                self.early.extend_from_slice(text);
+            }
         }
         self.recipients = more;
         Ok(())
+    }
+
+    /// Says what was said with the reverse-path; at most once.
+    pub fn parameters(&mut self, parameters: &MailParameters) -> Result<(), Error> {
+        if parameters.is_empty() { Ok(()) } else { self.attribute(layout::PARAMETERS, &parameters.to_string()) }
     }
 
     /// Adds a fact about the message: its name, which has no `=`, and its value. Written with the envelope.
@@ -151,9 +165,9 @@ impl Draft {
         self.content_end = Some(self.position());
         let early = std::mem::take(&mut self.early);
         let mut rest = &early[..];
-        while let Some((length, behind)) = rest.split_first_chunk::<2>() {
-            let (address, behind) = behind.split_at(usize::from(u16::from_be_bytes(*length)).min(behind.len()));
-            self.write_recipient(address)?;
+        while let Some((address, behind)) = layout::take_counted(rest) {
+            let Some((parameters, behind)) = layout::take_counted(behind) else { break };
+            self.write_recipient(address, parameters)?;
             rest = behind;
         }
         Ok(())
@@ -181,7 +195,7 @@ impl Draft {
         self.checked(&attributes)?;
         self.checked(layout::END)?;
         let header = Header {
-            has_attributes: !attributes.is_empty(),
+            version: layout::VERSION,
             lines: if self.has_cr || self.last_octet != b'\n' { Lines::Exact } else { Lines::Lf },
             recipients: self.recipients,
             created: microseconds(self.created),
@@ -225,9 +239,11 @@ impl Draft {
         }
     }
 
-    fn write_recipient(&mut self, octets: &[u8]) -> Result<(), Error> {
-        self.checked(&counted(octets)?)?;
-        self.checked(octets)?;
+    fn write_recipient(&mut self, address: &[u8], parameters: &[u8]) -> Result<(), Error> {
+        for text in [address, parameters] {
+            self.checked(&counted(text)?)?;
+            self.checked(text)?;
+        }
         self.plain(&Slot::FRESH)
     }
 
@@ -292,6 +308,8 @@ pub struct Message {
     pub channel: String,
     /// When it was queued.
     pub created: SystemTime,
+    /// What the sender said with the reverse-path.
+    pub parameters: MailParameters,
     /// Facts about it, by name: `content_filter`.
     pub attributes: Vec<(String, String)>,
     /// How the lines of its content end.

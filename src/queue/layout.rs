@@ -15,11 +15,12 @@ pub const CONTENT: u64 = (HEADER + TRACE_ROOM) as u64;
 /// First octets of every queue file that is complete.
 pub const MAGIC: &[u8; 8] = b"doorpost";
 
-/// The version of this layout without attributes in the envelope.
-pub const VERSION: u8 = 1;
+/// The version of this layout that is written. Read is also 2, in which records of recipients have no parameters, and
+/// 1, which has no attributes either.
+pub const VERSION: u8 = 3;
 
-/// The same with attributes: programs that do not know of them must leave such a message alone.
-pub const VERSION_WITH_ATTRIBUTES: u8 = 2;
+/// The attribute that has the parameters of the reverse-path.
+pub const PARAMETERS: &str = "parameters";
 
 /// Most octets of all attributes together, lengths included.
 pub const ATTRIBUTES: usize = 4096;
@@ -54,8 +55,8 @@ pub enum Lines {
 /// The fixed part in front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Whether attributes stand behind the channel.
-    pub has_attributes: bool,
+    /// The version of the layout, 1 to [`VERSION`].
+    pub version: u8,
     /// How lines end.
     pub lines: Lines,
     /// Number of recipients.
@@ -88,7 +89,7 @@ impl Header {
     pub fn encode(&self) -> [u8; HEADER] {
         let mut octets = [0; HEADER];
         octets[..8].copy_from_slice(MAGIC);
-        octets[8] = if self.has_attributes { VERSION_WITH_ATTRIBUTES } else { VERSION };
+        octets[8] = self.version;
         octets[STATE] = COMPLETE;
         octets[10] = match self.lines {
             Lines::Lf => b'l',
@@ -110,11 +111,10 @@ impl Header {
         if &octets[..8] != MAGIC {
             return Kind::Garbage("it does not begin like a queue file");
         }
-        let has_attributes = match octets[8] {
-            VERSION => false,
-            VERSION_WITH_ATTRIBUTES => true,
-            _ => return Kind::Garbage("it is of another version"),
-        };
+        let version = octets[8];
+        if !(1..=VERSION).contains(&version) {
+            return Kind::Garbage("it is of another version");
+        }
         match octets[STATE] {
             COMPLETE => {}
             0 => return Kind::Incomplete,
@@ -126,7 +126,7 @@ impl Header {
             _ => return Kind::Garbage("its kind of line ends is unknown"),
         };
         let header = Header {
-            has_attributes,
+            version,
             lines,
             recipients: u32::from_be_bytes([octets[12], octets[13], octets[14], octets[15]]),
             created: number(&octets[16..24]),
@@ -147,9 +147,27 @@ impl Header {
     }
 }
 
+impl Header {
+    /// Whether attributes stand behind the channel.
+    pub fn has_attributes(&self) -> bool {
+        self.version >= 2
+    }
+
+    /// Whether parameters stand behind each recipient's address.
+    pub fn has_parameters(&self) -> bool {
+        self.version >= 3
+    }
+}
+
 /// The part of an encoded header that the checksum covers: all but the state.
 pub fn checked_parts(header: &[u8; HEADER]) -> [&[u8]; 2] {
     [&header[..STATE], &header[STATE + 1..]]
+}
+
+/// A text that is counted in front, and what follows it.
+pub fn take_counted(octets: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = octets.split_first_chunk::<2>()?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
 }
 
 /// How far a recipient is, as it lies in its slot.
@@ -226,7 +244,7 @@ mod tests {
 
     fn header() -> Header {
         Header {
-            has_attributes: false,
+            version: VERSION,
             lines: Lines::Lf,
             recipients: 3,
             created: 1_800_000_000_000_000,
@@ -239,8 +257,8 @@ mod tests {
 
     #[test]
     fn a_header_is_read_as_it_was_written() {
-        for has_attributes in [false, true] {
-            let header = Header { has_attributes, ..header() };
+        for version in 1..=VERSION {
+            let header = Header { version, ..header() };
             assert_eq!(Header::decode(&header.encode(), 7000), Kind::Complete(header));
         }
     }

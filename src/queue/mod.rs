@@ -9,6 +9,7 @@ pub mod id;
 pub mod layout;
 
 use crate::exit;
+use crate::message::parameters::RecipientParameters;
 use crate::message::path::{Address, ReversePath};
 use file::Found;
 use nix::errno::Errno;
@@ -279,6 +280,8 @@ fn remove_file(path: &Path) -> io::Result<()> {
 pub struct Recipient {
     /// Who.
     pub address: Address,
+    /// What the sender said with it.
+    pub parameters: RecipientParameters,
     /// How far it is.
     pub state: RecipientState,
     /// How often it has been tried.

@@ -5,6 +5,7 @@ use super::{Introduction, Outcome, Submit, Verdict};
 use crate::cli::Common;
 use crate::config::Config;
 use crate::exit::Error;
+use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::sys;
 use nix::errno::Errno;
@@ -136,13 +137,13 @@ impl Submit for Submitter {
         verdict(self.ask(&Request::Verify(address.clone()))?)
     }
 
-    fn reverse_path(&mut self, path: &ReversePath) -> Result<(), Error> {
-        self.put(&Request::ReversePath(path.clone()));
+    fn reverse_path_with(&mut self, path: &ReversePath, parameters: &MailParameters) -> Result<(), Error> {
+        self.put(&Request::ReversePath(path.clone(), parameters.clone()));
         Ok(())
     }
 
-    fn recipient(&mut self, address: &Address) -> Result<Verdict, Error> {
-        verdict(self.ask(&Request::Recipient(address.clone()))?)
+    fn recipient_with(&mut self, address: &Address, parameters: &RecipientParameters) -> Result<Verdict, Error> {
+        verdict(self.ask(&Request::Recipient(address.clone(), parameters.clone()))?)
     }
 
     fn content(&mut self, octets: &[u8]) -> Result<(), Error> {

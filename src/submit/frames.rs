@@ -8,12 +8,14 @@
 //! `A` (`name=value`) is written into the queue file of every message that follows; the next introduction forgets it.
 //! `q` brings the queue id, `n` a refusal. `F` (no octets: the null one) begins a message, `E` asks for it to be committed, `X` abandons it, and so does the end
 //! of input. Recipients may come before the content or after it; the first `F` or `R` behind content ends that.
-//! What is not answered may be sent together with what follows. Addresses are in internal form. Inside an
+//! Behind the path of `F` and `R` may stand an octet 0 and the parameters that came with it, in the
+//! text form of `message::parameters`; no address has that octet in it. What is not answered may be sent together with what follows. Addresses are in internal form. Inside an
 //! introduction each text is counted by two octets, most significant first, and a text that may be missing has an
 //! octet 1 or 0 in front. The letters of verdicts, refusals, policies and protocols are in the tables below; both
 //! ends are of one release, and yet letters are never used again for something else.
 
 use super::{Introduction, Outcome, Policy, Refusal, Verdict};
+use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, Protocol};
 use crate::wire::netstring::{self, LengthReader};
@@ -37,9 +39,9 @@ pub enum Request<'a> {
     /// Judge an address.
     Verify(Address),
     /// Begin a message.
-    ReversePath(ReversePath),
+    ReversePath(ReversePath, MailParameters),
     /// Judge an address and take it.
-    Recipient(Address),
+    Recipient(Address, RecipientParameters),
     /// More of the content.
     Content(&'a [u8]),
     /// Put the message on disk.
@@ -98,8 +100,12 @@ impl Request<'_> {
             Request::Introduce(introduction) => put_frame(out, b'I', &introduction_octets(introduction)),
             Request::Attribute(name, value) => put_frame(out, b'A', format!("{name}={value}").as_bytes()),
             Request::Verify(address) => put_frame(out, b'V', address.as_bytes()),
-            Request::ReversePath(path) => put_frame(out, b'F', path.as_bytes()),
-            Request::Recipient(address) => put_frame(out, b'R', address.as_bytes()),
+            Request::ReversePath(path, parameters) => {
+                put_frame(out, b'F', &with(path.as_bytes(), parameters.is_empty(), parameters));
+            }
+            Request::Recipient(address, parameters) => {
+                put_frame(out, b'R', &with(address.as_bytes(), parameters.is_empty(), parameters));
+            }
             Request::Content(octets) => put_frame(out, b'C', octets),
             Request::Commit => put_frame(out, b'E', b""),
             Request::Reset => put_frame(out, b'X', b""),
@@ -112,8 +118,16 @@ impl Request<'_> {
             (b'I', rest) => read_introduction(rest).map(Request::Introduce).ok_or(Fault),
             (b'A', rest) => attribute(rest).ok_or(Fault),
             (b'V', rest) => Address::from_internal(rest).map(Request::Verify).map_err(|_| Fault),
-            (b'F', rest) => ReversePath::from_internal(rest).map(Request::ReversePath).map_err(|_| Fault),
-            (b'R', rest) => Address::from_internal(rest).map(Request::Recipient).map_err(|_| Fault),
+            (b'F', rest) => {
+                let (path, parameters) = apart(rest);
+                let path = ReversePath::from_internal(path).map_err(|_| Fault)?;
+                Ok(Request::ReversePath(path, MailParameters::from_text(parameters).map_err(|_| Fault)?))
+            }
+            (b'R', rest) => {
+                let (address, parameters) = apart(rest);
+                let address = Address::from_internal(address).map_err(|_| Fault)?;
+                Ok(Request::Recipient(address, RecipientParameters::from_text(parameters).map_err(|_| Fault)?))
+            }
             (b'C', rest) => Ok(Request::Content(rest)),
             (b'E', []) => Ok(Request::Commit),
             (b'X', []) => Ok(Request::Reset),
@@ -198,6 +212,18 @@ fn put_frame(out: &mut Vec<u8>, kind: u8, rest: &[u8]) {
     payload.push(kind);
     payload.extend_from_slice(rest);
     netstring::put(out, &payload);
+}
+
+/// A path, and if there are any the parameters behind an octet 0.
+fn with(path: &[u8], alone: bool, parameters: &impl std::fmt::Display) -> Vec<u8> {
+    if alone { path.to_vec() } else { [path, b"\0", parameters.to_string().as_bytes()].concat() }
+}
+
+fn apart(octets: &[u8]) -> (&[u8], &[u8]) {
+    match octets.iter().position(|octet| *octet == 0) {
+        Some(at) => (&octets[..at], &octets[at + 1..]),
+        None => (octets, b""),
+    }
 }
 
 fn letter<T: PartialEq>(table: &[(T, u8)], value: &T) -> u8 {
@@ -294,8 +320,8 @@ mod tests {
     enum Sent {
         Introduce(Introduction),
         Verify(Address),
-        ReversePath(Option<Address>),
-        Recipient(Address),
+        ReversePath(Option<Address>, MailParameters),
+        Recipient(Address, RecipientParameters),
         Content(Vec<u8>),
         Commit,
         Reset,
@@ -306,8 +332,8 @@ mod tests {
             match self {
                 Sent::Introduce(introduction) => Request::Introduce(introduction.clone()),
                 Sent::Verify(address) => Request::Verify(address.clone()),
-                Sent::ReversePath(path) => Request::ReversePath(ReversePath(path.clone())),
-                Sent::Recipient(address) => Request::Recipient(address.clone()),
+                Sent::ReversePath(path, said) => Request::ReversePath(ReversePath(path.clone()), said.clone()),
+                Sent::Recipient(address, said) => Request::Recipient(address.clone(), said.clone()),
                 Sent::Content(octets) => Request::Content(octets),
                 Sent::Commit => Request::Commit,
                 Sent::Reset => Request::Reset,
@@ -315,12 +341,18 @@ mod tests {
         }
     }
 
+    fn any_text(texts: &'static [&'static str]) -> impl Strategy<Value = &'static [u8]> {
+        (0..texts.len()).prop_map(|which| texts[which].as_bytes())
+    }
+
     fn any_request() -> impl Strategy<Value = Sent> {
         prop_oneof![
             any_introduction().prop_map(Sent::Introduce),
             any_address().prop_map(Sent::Verify),
-            option::of(any_address()).prop_map(Sent::ReversePath),
-            any_address().prop_map(Sent::Recipient),
+            (option::of(any_address()), any_text(&["", "ENVID=a+20b RET=HDRS", "BODY=BINARYMIME SMTPUTF8 REQUIRETLS"]))
+                .prop_map(|(path, said)| Sent::ReversePath(path, MailParameters::from_text(said).unwrap())),
+            (any_address(), any_text(&["", "NOTIFY=NEVER", "NOTIFY=DELAY ORCPT=rfc822;a+40b"]))
+                .prop_map(|(address, said)| Sent::Recipient(address, RecipientParameters::from_text(said).unwrap())),
             vec(any::<u8>(), 0..3000).prop_map(Sent::Content),
             Just(Sent::Commit),
             Just(Sent::Reset),

@@ -10,6 +10,7 @@ pub mod wake;
 
 use crate::config::Config;
 use crate::exit::Error;
+use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, Protocol};
 
@@ -94,10 +95,18 @@ pub trait Submit {
     fn introduce(&mut self, introduction: &Introduction) -> Result<(), Error>;
     /// Judges an address without taking it (VRFY).
     fn verify(&mut self, address: &Address) -> Result<Verdict, Error>;
-    /// Sets the reverse-path.
-    fn reverse_path(&mut self, path: &ReversePath) -> Result<(), Error>;
-    /// Adds a recipient, if the verdict is `Accepted`.
-    fn recipient(&mut self, address: &Address) -> Result<Verdict, Error>;
+    /// Sets the reverse-path, and what was said with it.
+    fn reverse_path_with(&mut self, path: &ReversePath, parameters: &MailParameters) -> Result<(), Error>;
+    /// Adds a recipient, and what was said with it, if the verdict is `Accepted`.
+    fn recipient_with(&mut self, address: &Address, parameters: &RecipientParameters) -> Result<Verdict, Error>;
+    /// Sets the reverse-path, with which nothing was said.
+    fn reverse_path(&mut self, path: &ReversePath) -> Result<(), Error> {
+        self.reverse_path_with(path, &MailParameters::default())
+    }
+    /// Adds a recipient with which nothing was said, if the verdict is `Accepted`.
+    fn recipient(&mut self, address: &Address) -> Result<Verdict, Error> {
+        self.recipient_with(address, &RecipientParameters::default())
+    }
     /// Adds octets to the content; line ends are LF where they came as lines. Trouble is told by `commit`.
     fn content(&mut self, octets: &[u8]) -> Result<(), Error>;
     /// Asks for the message to be put on disk, and waits until it is.

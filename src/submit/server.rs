@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::exit::{Ended, Error};
 use crate::logging::clean;
 use crate::message::date::date;
+use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{HopCounter, Protocol, Received};
 use crate::privilege::{self, Owner};
@@ -40,6 +41,7 @@ pub struct Receiver<'a> {
 #[derive(Debug, Default)]
 struct Message {
     reverse_path: Option<ReversePath>,
+    parameters: MailParameters,
     /// From the first recipient or octet of content on.
     draft: Option<Draft>,
     hops: HopCounter,
@@ -152,6 +154,7 @@ impl<'a> Receiver<'a> {
         }
         .field();
         let head = Head { reverse_path, trace, channel: introduction.channel.clone() };
+        draft.parameters(&message.parameters).map_err(|error| refusal(&error))?;
         for (name, value) in &self.attributes {
             draft.attribute(name, value).map_err(|error| refusal(&error))?;
         }
@@ -198,24 +201,26 @@ impl Submit for Receiver<'_> {
         self.judge(address)
     }
 
-    fn reverse_path(&mut self, path: &ReversePath) -> Result<(), Error> {
+    fn reverse_path_with(&mut self, path: &ReversePath, parameters: &MailParameters) -> Result<(), Error> {
         self.introduction()?;
         // Behind the content (QMQP) it belongs to that; a second one begins another message.
         if self.message.reverse_path.is_some() {
             self.reset()?;
         }
         self.message.reverse_path = Some(path.clone());
+        self.message.parameters = parameters.clone();
         let _ = self.end_content();
         Ok(())
     }
 
-    fn recipient(&mut self, address: &Address) -> Result<Verdict, Error> {
+    fn recipient_with(&mut self, address: &Address, parameters: &RecipientParameters) -> Result<Verdict, Error> {
         let verdict = self.judge(address)?;
         if verdict != Verdict::Accepted {
             return Ok(verdict);
         }
         let complete = address.or_at(&self.config.myhostname);
-        if self.end_content().and_then(|()| self.write(|draft| draft.recipient(&complete))).is_err() {
+        let write = |draft: &mut Draft| draft.recipient_with(&complete, parameters);
+        if self.end_content().and_then(|()| self.write(write)).is_err() {
             return Ok(Verdict::TooMany);
         }
         self.message.recipients = self.message.recipients.saturating_add(1);
@@ -316,8 +321,10 @@ fn obey(receiver: &mut Receiver<'_>, request: &Request<'_>) -> Result<Option<Rep
             Ok(None)
         }
         Request::Verify(address) => receiver.verify(address).map(Reply::Verdict).map(Some),
-        Request::ReversePath(path) => receiver.reverse_path(path).map(|()| None),
-        Request::Recipient(address) => receiver.recipient(address).map(Reply::Verdict).map(Some),
+        Request::ReversePath(path, parameters) => receiver.reverse_path_with(path, parameters).map(|()| None),
+        Request::Recipient(address, parameters) => {
+            receiver.recipient_with(address, parameters).map(Reply::Verdict).map(Some)
+        }
         Request::Content(octets) => receiver.content(octets).map(|()| None),
         Request::Commit => receiver.commit().map(Reply::Outcome).map(Some),
         Request::Reset => receiver.reset().map(|()| None),

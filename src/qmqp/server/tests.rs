@@ -1,4 +1,5 @@
 use super::*;
+use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::net::peer::Origin;
 use crate::submit::{Outcome, Refusal};
@@ -73,13 +74,13 @@ impl Submit for Pretend {
     fn verify(&mut self, _address: &Address) -> Result<Verdict, Error> {
         unreachable!("QMQP has no VRFY")
     }
-    fn reverse_path(&mut self, path: &ReversePath) -> Result<(), Error> {
+    fn reverse_path_with(&mut self, path: &ReversePath, _said: &MailParameters) -> Result<(), Error> {
         let mut said = self.said.borrow_mut();
         said.calls.push("reverse_path");
         said.reverse_path = path.as_bytes().to_vec();
         Ok(())
     }
-    fn recipient(&mut self, address: &Address) -> Result<Verdict, Error> {
+    fn recipient_with(&mut self, address: &Address, _said: &RecipientParameters) -> Result<Verdict, Error> {
         let mut said = self.said.borrow_mut();
         said.calls.push("recipient");
         said.recipients.push(address.as_bytes().to_vec());

@@ -1,9 +1,10 @@
 //! Taking a queue file apart. Nothing in it is believed before it has been compared with something else, and no memory
 //! is taken for a number that was only announced.
 
-use super::super::layout::{self, HEADER, Header, Kind, SLOT, Slot};
+use super::super::layout::{self, HEADER, Header, Kind, SLOT, Slot, take_counted};
 use super::super::{Id, Recipient};
 use super::{BUFFER, LONGEST_CHANNEL, Message, uninterrupted};
+use crate::message::parameters::{self, MailParameters, RecipientParameters};
 use crate::message::path::{Address, LONGEST_ADDRESS, ReversePath};
 use crc32fast::Hasher;
 use std::fs::File;
@@ -56,7 +57,8 @@ pub(super) fn body(
         Ok(found) => found,
         Err(why) => return Ok(Err(why)),
     };
-    let Some(Envelope { reverse_path, channel, attributes }) = envelope_of(&mut from, header, checksum)? else {
+    let Some(Envelope { reverse_path, parameters, channel, attributes }) = envelope_of(&mut from, header, checksum)?
+    else {
         return Ok(Err("its checksum does not agree"));
     };
     drop(from);
@@ -66,6 +68,7 @@ pub(super) fn body(
     Ok(Ok(Message {
         id,
         reverse_path,
+        parameters,
         channel,
         created,
         attributes,
@@ -88,24 +91,27 @@ fn recipients_of(
 ) -> io::Result<Result<Recipients, Refused>> {
     let (mut recipients, mut slots) = (Vec::new(), Vec::new());
     let mut at = header.recipients_at;
-    let mut address = [0; LONGEST_ADDRESS];
+    let (mut address, mut said) = (Vec::new(), Vec::new());
     while at < header.envelope_at {
-        let mut length = [0; 2];
-        from.read_exact(&mut length)?;
-        checksum.update(&length);
-        let length = usize::from(u16::from_be_bytes(length));
-        at += (2 + length + SLOT) as u64;
-        if length > LONGEST_ADDRESS || at > header.envelope_at {
+        at += SLOT as u64;
+        let mut fits = counted(from, &mut address, LONGEST_ADDRESS, checksum)?;
+        at += 2 + address.len() as u64;
+        if fits && header.has_parameters() {
+            fits = counted(from, &mut said, parameters::LONGEST, checksum)?;
+            at += 2 + said.len() as u64;
+        }
+        if !fits || at > header.envelope_at {
             return Ok(Err(SHORT));
         }
-        from.read_exact(&mut address[..length])?;
-        checksum.update(&address[..length]);
         let mut slot = [0; SLOT];
         from.read_exact(&mut slot)?;
-        let (Ok(address), Some(slot)) = (Address::from_internal(&address[..length]), Slot::decode(&slot)) else {
+        let (Ok(address), Ok(parameters), Some(slot)) =
+            (Address::from_internal(&address), RecipientParameters::from_text(&said), Slot::decode(&slot))
+        else {
             return Ok(Err("a recipient is no address or in no state"));
         };
-        recipients.push(Recipient { address, state: slot.state, attempts: slot.attempts, report: slot.report });
+        let Slot { state, attempts, report, .. } = slot;
+        recipients.push(Recipient { address, parameters, state, attempts, report });
         slots.push(at - SLOT as u64);
     }
     if recipients.len() != header.recipients as usize {
@@ -114,9 +120,24 @@ fn recipients_of(
     Ok(Ok((recipients, slots)))
 }
 
+/// Reads a text that is counted in front; false: it is longer than it may be, or the file ends in it.
+fn counted(from: &mut impl Read, text: &mut Vec<u8>, longest: usize, checksum: &mut Hasher) -> io::Result<bool> {
+    let mut length = [0; 2];
+    from.read_exact(&mut length)?;
+    checksum.update(&length);
+    let length = usize::from(u16::from_be_bytes(length));
+    text.clear();
+    if length > longest || from.by_ref().take(length as u64).read_to_end(text)? != length {
+        return Ok(false);
+    }
+    checksum.update(text);
+    Ok(true)
+}
+
 /// What stands behind the recipients.
 struct Envelope {
     reverse_path: ReversePath,
+    parameters: MailParameters,
     channel: String,
     attributes: Vec<(String, String)>,
 }
@@ -137,10 +158,12 @@ fn envelope_of(from: &mut impl Read, header: &Header, mut checksum: Hasher) -> i
     Ok((|| {
         let (reverse_path, rest) = take_counted(covered)?;
         let (channel, rest) = take_counted(rest)?;
-        let attributes = read_attributes(rest.strip_suffix(layout::END)?, header.has_attributes)?;
+        let attributes = read_attributes(rest.strip_suffix(layout::END)?, header.has_attributes())?;
         let reverse_path = ReversePath::from_internal(reverse_path).ok()?;
         let channel = std::str::from_utf8(channel).ok()?.to_owned();
-        Some(Envelope { reverse_path, channel, attributes })
+        let said = attributes.iter().find(|(name, _)| name == layout::PARAMETERS);
+        let parameters = MailParameters::from_text(said.map_or(b"", |(_, value)| value.as_bytes())).ok()?;
+        Some(Envelope { reverse_path, parameters, channel, attributes })
     })())
 }
 
@@ -153,11 +176,6 @@ fn read_attributes(mut octets: &[u8], may_be: bool) -> Option<Vec<(String, Strin
         octets = rest;
     }
     octets.is_empty().then_some(attributes)
-}
-
-fn take_counted(octets: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = octets.split_first_chunk::<2>()?;
-    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
 }
 
 /// Reads a file onwards from an offset, and leaves alone the position that other descriptors share.

@@ -62,7 +62,7 @@ fn a_committed_message_is_read_back() {
 }
 
 #[test]
-fn attributes_come_back_and_are_what_makes_the_second_version() {
+fn attributes_come_back() {
     let (_folder, queue) = queue();
     let plain = put(&queue, b"x\n", &["bob@mx.example"]);
     let mut draft = queue.begin().unwrap();
@@ -78,8 +78,72 @@ fn attributes_come_back_and_are_what_makes_the_second_version() {
     assert_eq!(message.attribute("content_filter"), Some("smtp:[127.0.0.1]:10025"));
     assert_eq!((message.attribute("empty"), message.attribute("other")), (Some(""), None));
     assert_eq!(queue.take(&plain).unwrap().unwrap().attributes, []);
-    let version = |id: &Id| std::fs::read(queue.path_of(id)).unwrap()[8];
-    assert_eq!((version(&plain), version(&attributed)), (1, 2));
+}
+
+#[test]
+fn parameters_come_back_with_recipients_before_and_after_the_content() {
+    let (_folder, queue) = queue();
+    let mail = MailParameters::from_text(b"BODY=8BITMIME SMTPUTF8 REQUIRETLS RET=HDRS ENVID=a+2Bb").unwrap();
+    let said = |text: &str| RecipientParameters::from_text(text.as_bytes()).unwrap();
+    let mut draft = queue.begin().unwrap();
+    draft.recipient_with(&address("bob@mx.example"), &said("NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b+40c")).unwrap();
+    draft.recipient(&address("carol@mx.example")).unwrap();
+    draft.content(b"x\n").unwrap();
+    draft.end_content().unwrap();
+    draft.recipient_with(&address("dave@mx.example"), &said("NOTIFY=NEVER")).unwrap();
+    draft.parameters(&mail).unwrap();
+    let id = draft.commit(&head()).unwrap();
+    let mut message = queue.take(&id).unwrap().unwrap();
+    message.mark(1, RecipientState::Delivered, "2.0.0 there", false).unwrap();
+    drop(message);
+    let message = queue.take(&id).unwrap().unwrap();
+    assert_eq!(message.parameters, mail);
+    let found: Vec<_> = message.recipients.iter().map(|r| r.parameters.to_string()).collect();
+    assert_eq!(found, ["NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b+40c", "", "NOTIFY=NEVER"]);
+    assert_eq!(message.recipients[1].state, RecipientState::Delivered);
+}
+
+/// Turns a file without parameters into one of an older version, which has no place for them.
+fn as_older(file: &[u8], version: u8) -> Vec<u8> {
+    let number = |at: usize| u64::from_be_bytes(file[at..at + 8].try_into().unwrap()) as usize;
+    let (trace_at, recipients_at, envelope_at) = (number(24), number(32), number(40));
+    let (mut older, mut rest) = (file[..recipients_at].to_vec(), &file[recipients_at..envelope_at]);
+    let mut covered = file[trace_at..recipients_at].to_vec();
+    while let Some((address, behind)) = layout::take_counted(rest) {
+        let address = [&(address.len() as u16).to_be_bytes()[..], address].concat();
+        let slot = &behind[2..2 + SLOT];
+        older.extend([&address[..], slot].concat());
+        covered.extend(address);
+        rest = &behind[2 + SLOT..];
+    }
+    let (envelope, missing) = (&file[envelope_at..file.len() - 4], file.len() - envelope_at);
+    let new_envelope_at = older.len();
+    older.extend(envelope);
+    covered.extend(envelope);
+    older[8] = version;
+    older[40..48].copy_from_slice(&(new_envelope_at as u64).to_be_bytes());
+    older[48..56].copy_from_slice(&((new_envelope_at + missing) as u64).to_be_bytes());
+    let mut sum = Hasher::new();
+    layout::checked_parts(older[..HEADER].try_into().unwrap()).iter().for_each(|part| sum.update(part));
+    sum.update(&covered);
+    older.extend(sum.finalize().to_be_bytes());
+    older
+}
+
+#[test]
+fn files_of_older_versions_are_read() {
+    let (_folder, queue) = queue();
+    for version in [1, 2] {
+        let id = put(&queue, b"x\n", &["bob@mx.example", "carol@mx.example"]);
+        let path = path_of(&queue, &id);
+        fs::write(&path, as_older(&fs::read(&path).unwrap(), version)).unwrap();
+        let mut message = queue.take(&id).unwrap().unwrap();
+        assert_eq!(message.recipients.len(), 2);
+        assert!(message.recipients.iter().all(|recipient| recipient.parameters.is_empty()));
+        message.mark(1, RecipientState::Failed, "5.1.1 nobody", true).unwrap();
+        drop(message);
+        assert_eq!(queue.take(&id).unwrap().unwrap().recipients[1].state, RecipientState::Failed);
+    }
 }
 
 #[test]
@@ -184,7 +248,7 @@ fn every_flipped_bit_is_refused() {
     let path = path_of(&queue, &id);
     let mut octets = fs::read(&path).unwrap();
     let trace = CONTENT as usize - head().trace.len();
-    let slot = CONTENT as usize + 18 + 2 + 14;
+    let slot = CONTENT as usize + 18 + 2 + 14 + 2;
     for at in (0..octets.len()).filter(|at| !(HEADER..trace).contains(at) && !(slot + 1..slot + SLOT).contains(at)) {
         for bit in 0..8 {
             octets[at] ^= 1 << bit;
@@ -243,7 +307,7 @@ fn recipients_before_the_content_are_bounded() {
     let mut draft = queue.begin().unwrap();
     let long = address(&"x".repeat(1000));
     let taken = (0..2000).take_while(|_| draft.recipient(&long).is_ok()).count();
-    assert_eq!(taken, EARLY_ROOM / 1002);
+    assert_eq!(taken, EARLY_ROOM / 1004);
     assert!(matches!(draft.recipient(&long), Err(Error::TooMany)));
     draft.end_content().unwrap();
     assert!(draft.recipient(&long).is_ok());

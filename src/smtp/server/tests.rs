@@ -1,5 +1,6 @@
 use super::*;
 use crate::lookup::Lookup;
+use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::Address;
 use crate::submit::{Outcome, Refusal};
 use proptest::prelude::*;
@@ -75,6 +76,11 @@ impl Queue {
     }
 }
 
+/// With what was said behind it.
+fn with(path: String, said: &impl std::fmt::Display) -> String {
+    format!("{path} {said}").trim_end().to_owned()
+}
+
 impl Submit for Queue {
     fn introduce(&mut self, introduction: &Introduction) -> Result<(), Error> {
         self.call()?;
@@ -90,16 +96,16 @@ impl Submit for Queue {
             _ => Verdict::Accepted,
         })
     }
-    fn reverse_path(&mut self, path: &ReversePath) -> Result<(), Error> {
+    fn reverse_path_with(&mut self, path: &ReversePath, said: &MailParameters) -> Result<(), Error> {
         self.call()?;
         assert!(self.draft.is_none(), "a message was begun and neither queued nor abandoned");
-        self.draft = Some(path.to_string());
+        self.draft = Some(with(path.to_string(), said));
         Ok(())
     }
-    fn recipient(&mut self, address: &Address) -> Result<Verdict, Error> {
+    fn recipient_with(&mut self, address: &Address, said: &RecipientParameters) -> Result<Verdict, Error> {
         let verdict = self.verify(address)?;
         if verdict == Verdict::Accepted {
-            self.draft.as_mut().expect("a message").push_str(&format!(" <{address}>"));
+            self.draft.as_mut().expect("a message").push_str(&with(format!(" <{address}>"), said));
         }
         Ok(verdict)
     }
