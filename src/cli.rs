@@ -4,7 +4,7 @@
 use crate::exit::Error;
 use clap::{FromArgMatches, Parser};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The options every program has.
 #[derive(Debug, Default, Clone, clap::Args)]
@@ -112,6 +112,11 @@ impl Daemon {
         common.overrides.splice(0..0, settings);
         Ok(())
     }
+}
+
+/// Whether the last part of the name we were started by is this one, exactly: a program may be several.
+pub fn started_as(name: &str) -> bool {
+    std::env::args_os().next().is_some_and(|path| Path::new(&path).file_name().is_some_and(|last| last == name))
 }
 
 /// Reads the command line. Without arguments clap is not even started: each connection pays for it.

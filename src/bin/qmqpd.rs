@@ -15,6 +15,7 @@ use doorpost::net::accept;
 use doorpost::net::connection::Connection;
 use doorpost::net::peer::Peer;
 use doorpost::privilege::{self, Owner};
+use doorpost::qmqp::qmtp;
 use doorpost::qmqp::server::{self, LONGEST_SESSION};
 use doorpost::record::{self, Recorder};
 use doorpost::smtpd::refusal;
@@ -40,13 +41,17 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    logging::start("qmqpd", Speaks::ToClient);
+    logging::start(name(), Speaks::ToClient);
     exit::status(run())
+}
+
+fn name() -> &'static str {
+    if cli::started_as("qmtpd") { "qmtpd" } else { "qmqpd" }
 }
 
 fn run() -> Result<Ended, Error> {
     let (args, config, channels) = prepare().inspect_err(refuse)?;
-    accept::serve(&config, refusal::words("qmqpd".as_ref()), || session(&args, &config, &channels))
+    accept::serve(&config, refusal::words(name().as_ref()), || session(&args, &config, &channels))
 }
 
 /// Everything that does not depend on the connection.
@@ -72,12 +77,16 @@ fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, E
         Ok(submit)
     });
     let connection = connection(config.daemon_timeout.0.min(LONGEST_SESSION))?;
-    let head = record::Head { program: "qmqpd", arguments: Vec::new(), varying: &["30:KOk: queued as "] };
+    let head = record::Head { program: name(), arguments: Vec::new(), varying: &["30:KOk: queued as "] };
     let mut stream = Recorder::new(connection, record, &head);
     let peer = Peer::of_stdio(None, None);
     let peer = if args.daemon.alone { peer.or_localhost() } else { peer };
     peer.debug_if_listed(config);
-    let ended = server::serve(&mut stream, config, &peer, channels, submit);
+    let ended = if name() == "qmtpd" {
+        qmtp::serve(&mut stream, config, &peer, channels, submit)
+    } else {
+        server::serve(&mut stream, config, &peer, channels, submit)
+    };
     stream.end(exit::code(&ended));
     ended
 }

@@ -22,7 +22,7 @@ use doorpost::smtp::server::{self, Settings};
 use doorpost::smtp::site::Here;
 use doorpost::smtpd::refusal;
 use doorpost::submit::client::Submitter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ fn session(args: &Args, config: &Config, channels: &Channels, tls: Offer) -> Res
     let mut submit = submit?;
     let only: Vec<String> =
         args.channels.iter().flat_map(|list| list.split(',')).map(|n| n.trim().to_owned()).collect();
-    let finicky = args.finicky || started_as("rsmtpsrvr");
+    let finicky = args.finicky || cli::started_as("rsmtpsrvr");
     let peer = Peer::of_stdio(args.remotehost.as_deref(), args.localhost.as_deref());
     peer.debug_if_listed(config);
     let site = Here::new(channels, &peer, &only, finicky, &config.myhostname)?;
@@ -120,9 +120,4 @@ fn refuse() {
     if let Ok(mut stream) = connection(Duration::from_secs(60)) {
         server::refuse(&mut stream);
     }
-}
-
-/// Whether the last part of the name we were started by is this one, exactly.
-fn started_as(name: &str) -> bool {
-    std::env::args_os().next().is_some_and(|path| Path::new(&path).file_name().is_some_and(|last| last == name))
 }

@@ -22,6 +22,8 @@ pub enum Protocol {
     Esmtpsa,
     /// QMQP.
     Qmqp,
+    /// QMTP.
+    Qmtp,
     /// A program on this machine; no client to name.
     Local,
 }
@@ -83,6 +85,7 @@ impl Received<'_> {
             Protocol::Esmtpa => " with ESMTPA",
             Protocol::Esmtpsa => " with ESMTPSA",
             Protocol::Qmqp => " with QMQP",
+            Protocol::Qmtp => " with QMTP",
             Protocol::Local => "",
         };
         field.push_str(&format!("by {} (doorpost){with} id {}", clean(self.by.as_bytes()), clean(self.id.as_bytes())));

@@ -9,8 +9,12 @@
 //! the octet, no length begins with a zero, addresses hold no NUL, CR or LF, and no recipient is empty. Octets behind
 //! the package are ignored. Content is taken as it comes, octet for octet.
 //!
+//! QMTP, the Quick Mail Transfer Protocol (cr.yp.to/proto/qmtp.txt), differs in three things: a connection carries many
+//! packages, each recipient has a reply, and the content's first octet says how its lines end. `qmtp.rs` serves it.
+//!
 //! A sender `prefix-@host-@[]` (a variable envelope return path) is queued as it is written; deliver expands it.
 
+pub mod qmtp;
 pub mod reply;
 pub mod request;
 pub mod server;

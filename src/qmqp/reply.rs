@@ -50,6 +50,13 @@ impl Reply {
     /// The client is not in qmqpd_authorized_clients.
     pub const NOT_AUTHORIZED: Reply = Reply::new(Kind::Never, "Error: you are not authorized to use this service");
 
+    /// In QMTP: the sender is no address.
+    pub const BAD_SENDER: Reply = Reply::new(Kind::Never, "Error: sender is not an address");
+    /// In QMTP: the message has as many recipients as it may have; the rest can be sent again by themselves.
+    pub const TOO_MANY_RECIPIENTS_NOW: Reply = Reply::new(Kind::Later, "Error: too many recipients at once");
+    /// Nobody is left to whom the message would go.
+    pub const NO_RECIPIENTS: Reply = Reply::new(Kind::Never, "Error: no recipients specified");
+
     const fn new(kind: Kind, text: &'static str) -> Reply {
         Reply { kind, text: Cow::Borrowed(text) }
     }
@@ -111,7 +118,7 @@ impl Reply {
             Refusal::TooLarge => Reply::new(Kind::Never, "Error: message too large"),
             Refusal::TooManyHops => Reply::new(Kind::Never, "Error: too many hops"),
             Refusal::NoRoom => Reply::new(Kind::Later, "Error: no room for the message now"),
-            Refusal::NoRecipients => Reply::new(Kind::Never, "Error: no recipients specified"),
+            Refusal::NoRecipients => Reply::NO_RECIPIENTS,
             Refusal::Trouble => Reply::TROUBLE,
         }
     }

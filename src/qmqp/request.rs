@@ -1,4 +1,5 @@
-//! The package of a QMQP client, out of pushed octets: one netstring around netstrings, every length bounded.
+//! The package of a QMQP client, out of pushed octets: one netstring around netstrings, every length bounded. And that
+//! of a QMTP client (cr.yp.to/proto/qmtp.txt), which has the same parts, but a netstring around the recipients only.
 //!
 //! Content is handed on in pieces as it comes and never held; an address is held until it is whole. Each inner length
 //! is checked against what is left of the outer one before anything is believed, so the package ends where its first
@@ -16,6 +17,8 @@ pub enum Event<'a> {
     ReversePath(ReversePath),
     /// One recipient; follows the reverse-path.
     Recipient(Address),
+    /// In QMTP, where each recipient has a reply: what stands for the reverse-path or a recipient is no address.
+    NotAnAddress,
     /// The package is whole and has at least one recipient. What comes behind it is nobody's.
     End,
 }
@@ -31,7 +34,7 @@ pub enum Fault {
     TooLarge,
     /// An address is over the limit.
     AddressTooLong,
-    /// An address holds NUL, CR or LF, or a recipient is empty.
+    /// In QMQP: an address holds NUL, CR or LF, or a recipient is empty.
     BadAddress,
     /// The package ends before the first recipient.
     NoRecipients,
@@ -56,12 +59,23 @@ enum Place {
     Done,
 }
 
+/// What holds the parts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Qmqp,
+    Qmtp,
+}
+
+/// Most octets of a QMTP package's recipients: each verdict is kept until the package is whole.
+const RECIPIENTS: u64 = 1 << 20;
+
 /// Reads one package.
 #[derive(Debug)]
 pub struct Request {
+    framing: Framing,
     place: Place,
     length: LengthReader,
-    /// Octets of the package's payload that are still to come.
+    /// Octets of the outer netstring's payload that are still to come; without an outer netstring no bound.
     inside: u64,
     /// Octets of the current netstring's payload that are still to come.
     payload: u64,
@@ -77,6 +91,7 @@ impl Request {
     /// octets of one address, and never more than [`LONGEST_ADDRESS`].
     pub fn new(largest: u64, longest_address: u64) -> Self {
         Request {
+            framing: Framing::Qmqp,
             place: Place::PackageLength,
             length: LengthReader::new(u64::MAX),
             inside: 0,
@@ -86,6 +101,22 @@ impl Request {
             address: Vec::new(),
             has_recipient: false,
         }
+    }
+
+    /// A reader of one QMTP package. Its content is as long as it says: whoever puts it on disk says when it is too
+    /// large, and the recipients behind it are to hear that.
+    pub fn qmtp(longest_address: u64) -> Self {
+        Request {
+            framing: Framing::Qmtp,
+            place: Place::Length(Part::Content),
+            inside: u64::MAX,
+            ..Request::new(0, longest_address)
+        }
+    }
+
+    /// Whether an octet of the package has been taken.
+    pub fn has_begun(&self) -> bool {
+        self.place != Place::Length(Part::Content) || self.length.has_begun()
     }
 
     /// Takes octets up to the next event. Gives how many were taken, and the event; without one all were taken.
@@ -116,6 +147,7 @@ impl Request {
     /// What is going on, for the log and for replies.
     pub fn phase(&self) -> &'static str {
         match self.place {
+            Place::PackageLength if self.framing == Framing::Qmtp => "receiving recipients",
             Place::PackageLength => "receiving QMQP packet header",
             Place::Length(Part::Content) | Place::Payload(Part::Content) | Place::Comma(Part::Content) => {
                 "receiving message content"
@@ -152,7 +184,7 @@ impl Request {
             Place::PackageLength => {
                 if let Some(length) = self.length.push(octet).map_err(|fault| of(fault, Fault::TooLarge))? {
                     self.inside = length;
-                    self.begin(Part::Content)?;
+                    self.begin(if self.framing == Framing::Qmqp { Part::Content } else { Part::Recipient })?;
                 }
                 Ok(None)
             }
@@ -180,6 +212,8 @@ impl Request {
         match self.length.push(octet).map_err(|fault| of(fault, over))? {
             // The comma behind the payload is inside too.
             Some(length) if length >= self.inside => Err(Fault::Lengths),
+            // Its first octet would say how lines end.
+            Some(0) if part == Part::Content && self.framing == Framing::Qmtp => Err(Fault::Format),
             Some(length) => {
                 self.room = self.room.checked_sub(length).ok_or(Fault::TooLarge)?;
                 self.payload = length;
@@ -209,17 +243,26 @@ impl Request {
     fn end(&mut self, part: Part) -> Result<Option<Event<'static>>, Fault> {
         let event = match part {
             Part::Content => None,
-            Part::ReversePath => {
-                let path = ReversePath::from_internal(&self.address).map_err(|_| Fault::BadAddress)?;
-                Some(Event::ReversePath(path))
-            }
+            Part::ReversePath => Some(ReversePath::from_internal(&self.address).map(Event::ReversePath).ok()),
             Part::Recipient => {
-                let address = Address::from_internal(&self.address).map_err(|_| Fault::BadAddress)?;
                 self.has_recipient = true;
-                Some(Event::Recipient(address))
+                Some(Address::from_internal(&self.address).map(Event::Recipient).ok())
             }
         };
-        self.begin(if part == Part::Content { Part::ReversePath } else { Part::Recipient })?;
+        let event = match (event, self.framing) {
+            (Some(None), Framing::Qmqp) => return Err(Fault::BadAddress),
+            (Some(None), Framing::Qmtp) => Some(Event::NotAnAddress),
+            (Some(event), _) => event,
+            (None, _) => None,
+        };
+        match (part, self.framing) {
+            (Part::Content, _) => self.begin(Part::ReversePath)?,
+            (Part::ReversePath, Framing::Qmtp) => {
+                self.length = LengthReader::new(RECIPIENTS);
+                self.place = Place::PackageLength;
+            }
+            (Part::ReversePath | Part::Recipient, _) => self.begin(Part::Recipient)?,
+        }
         Ok(event)
     }
 }

@@ -58,7 +58,9 @@ pub fn serve<S: Stream, Q: Submit>(
     let who = who(config, peer);
     log::debug!("client={who} event=connect");
     let taken = submit.and_then(|submit| match authorize(config, peer, channels)? {
-        Ok(channel) => take(stream, config, &who, introduction(peer, channel), submit),
+        Ok(channel) => {
+            take(stream, config, &who, introduction(peer, channel, Policy::Anywhere, Protocol::Qmqp), submit)
+        }
         Err(reply) => Ok(End::early(reply)),
     });
     match taken {
@@ -93,7 +95,7 @@ pub fn refuse(stream: &mut impl Stream, error: &Error) {
 }
 
 /// The client as records show it, with its port if that is wanted (qmqpd_client_port_logging).
-fn who(config: &Config, peer: &Peer) -> String {
+pub(super) fn who(config: &Config, peer: &Peer) -> String {
     match peer.port.filter(|_| config.qmqpd_client_port_logging) {
         Some(port) => format!("{peer} port={port}"),
         None => peer.to_string(),
@@ -120,15 +122,15 @@ fn authorize(config: &Config, peer: &Peer, channels: &Channels) -> Result<Result
     }
 }
 
-/// An authorised client's mail may go anywhere: no single recipient can be refused.
-fn introduction(peer: &Peer, channel: String) -> Introduction {
+/// Who hands mail in. An authorised QMQP client's may go anywhere: no single recipient can be refused.
+pub(super) fn introduction(peer: &Peer, channel: String, policy: Policy, protocol: Protocol) -> Introduction {
     // A name that no pattern asked for is not worth a wait for DNS.
     let name = peer.looked_up.get().and_then(|looked_up| match looked_up {
         Lookup::Yes(name) => Some(name.clone()),
         Lookup::No | Lookup::CannotTell(_) => None,
     });
     let client = Client { helo: None, name, address: peer.to_string() };
-    Introduction { channel, policy: Policy::Anywhere, protocol: Protocol::Qmqp, client }
+    Introduction { channel, policy, protocol, client }
 }
 
 /// Takes the package and hands it on.
@@ -182,7 +184,8 @@ fn take(
                     let ended = if reply.kind == Kind::Queued { Ended::Done } else { Ended::Refused };
                     return Ok(End::Reply { reply, ended, unread: !input.is_empty() });
                 }
-                None => Verdict::Accepted,
+                // QMQP has a fault instead.
+                Some(Event::NotAnAddress) | None => Verdict::Accepted,
             };
             if let Some(reply) = Reply::verdict(verdict) {
                 return Ok(End::early(reply));
@@ -192,7 +195,7 @@ fn take(
 }
 
 /// A variable envelope return path whose delimiters the administrator does not allow.
-fn bad_delimiters(config: &Config, path: &ReversePath) -> Option<Reply> {
+pub(super) fn bad_delimiters(config: &Config, path: &ReversePath) -> Option<Reply> {
     let allowed = config.verp_delimiter_filter.as_bytes();
     let verp = Verp::of(path)?;
     let fits = [verp.delimiter(), b'='].iter().all(|delimiter| allowed.contains(delimiter));

@@ -83,13 +83,14 @@ const REFUSALS: [(Refusal, u8); 5] = [
 
 const POLICIES: [(Policy, u8); 2] = [(Policy::Channels, b'c'), (Policy::Anywhere, b'a')];
 
-const PROTOCOLS: [(Protocol, u8); 7] = [
+const PROTOCOLS: [(Protocol, u8); 8] = [
     (Protocol::Smtp, b's'),
     (Protocol::Esmtp, b'e'),
     (Protocol::Esmtps, b't'),
     (Protocol::Esmtpa, b'a'),
     (Protocol::Esmtpsa, b'b'),
     (Protocol::Qmqp, b'q'),
+    (Protocol::Qmtp, b'm'),
     (Protocol::Local, b'l'),
 ];
 

@@ -14,6 +14,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
@@ -134,8 +135,9 @@ impl Scratch {
 
     /// One of our programs, told to use this installation and nothing else of the environment.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(binary(program));
-        command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", self.path());
+        let file = NAMES.iter().find(|(name, _)| *name == program).map_or(program, |(_, file)| file);
+        let mut command = Command::new(binary(file));
+        command.arg0(program).env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", self.path());
         command
     }
 
@@ -262,6 +264,9 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Names under which a program is another, and its file.
+const NAMES: [(&str, &str); 2] = [("qmtpd", "qmqpd"), ("rsmtpsrvr", "smtpsrvr")];
 
 /// The path of one of our programs.
 pub fn binary(name: &str) -> PathBuf {

@@ -5,6 +5,7 @@
 //! # "# mail: alice \"...\"" puts a message into a mailbox, "# differs: reason" marks what others answer otherwise
 //! C: a line, sent with CRLF; neighbouring lines in one write
 //! C| raw octets: \r \n \t \0 \\ \xHH, nothing added
+//! H: the client sends no more, and still reads
 //! S: an expected line; a final * is any rest
 //! S| expected octets up to an LF or the end, escaped as above; a final * is any rest
 //! Q: <reverse-path> <recipient>... "content": a queued message, in order; "Q: *" is any number of any messages
@@ -159,6 +160,9 @@ fn dialogue(
                 Writes::Octets => batch.chunks(1).try_for_each(|octet| pipe.write_all(octet)),
             };
             batch.clear();
+        }
+        if line == "H:" {
+            *stdin = None;
         }
         let raw = line.strip_prefix("S| ");
         let Some(expected) = raw.or(line.strip_prefix("S: ")).or((line == "S:").then_some("")) else { continue };

@@ -23,6 +23,7 @@ fn read(input: &[u8], piece: usize, largest: u64) -> Result<Seen, (Fault, &'stat
                 Some(Event::ReversePath(path)) => seen.reverse_path = Some(path.as_bytes().to_vec()),
                 Some(Event::Recipient(address)) => seen.recipients.push(address.as_bytes().to_vec()),
                 Some(Event::End) => seen.ended = true,
+                Some(Event::NotAnAddress) => unreachable!("QMQP has a fault instead"),
                 None => assert_eq!(taken, rest.len()),
             }
             seen.taken += taken;
