@@ -82,20 +82,16 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
                     return Ok(self.end(Ended::Refused, "not a package", &package));
                 };
                 input = &input[taken..];
-                match event {
-                    Some(Event::End) => {
-                        let package = std::mem::replace(&mut package, Package::new(self.config));
-                        if !self.answer(package)? {
-                            return Ok(Ended::HungUp);
-                        }
+                if let Some(Event::End) = event {
+                    let package = std::mem::replace(&mut package, Package::new(self.config));
+                    if !self.answer(package)? {
+                        return Ok(Ended::HungUp);
                     }
-                    Some(event) => {
-                        if !self.hand_on(&mut package, event)? {
-                            self.stream.finish();
-                            return Ok(self.end(Ended::Refused, "no kind of line end", &package));
-                        }
-                    }
-                    None => {}
+                } else if let Some(event) = event
+                    && !self.hand_on(&mut package, event)?
+                {
+                    self.stream.finish();
+                    return Ok(self.end(Ended::Refused, "no kind of line end", &package));
                 }
             }
         }
