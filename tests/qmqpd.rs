@@ -349,3 +349,36 @@ fn a_recorded_session_plays_again() {
     std::fs::write(&record, text.replacen('\n', &format!("\n{authorized}"), 1)).expect("the record");
     transcript::play("qmqpd", &record, transcript::Writes::Octets).expect("the same again");
 }
+
+#[test]
+fn a_silent_client_is_told_after_qmqpd_timeout() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = 127.0.0.1\nqmqpd_timeout = 1s");
+    let (child, mut client) = on_socket(&scratch);
+    client.write_all(b"1000:900:x").expect("sent");
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).expect("a reply");
+    assert!(reply.contains(":ZError: timed out while receiving message content,"), "{reply}");
+    log_of(child);
+}
+
+#[test]
+fn a_refused_client_on_a_network_waits_for_qmqpd_error_delay() {
+    let scratch = Scratch::with("qmqpd_error_delay = 1s");
+    let begin = std::time::Instant::now();
+    let (child, mut client) = on_socket(&scratch);
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).expect("a reply");
+    assert!(reply.contains(":DError: you are not authorized"), "{reply}");
+    assert!(begin.elapsed() >= std::time::Duration::from_secs(1), "{:?}", begin.elapsed());
+    log_of(child);
+}
+
+#[test]
+fn the_process_can_be_named_in_values() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = stdin\nsyslog_name = ${process_name}-${process_id}");
+    let mut command = scratch.command("qmqpd");
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("qmqpd");
+    let number = child.id();
+    let log = log_of(child);
+    assert!(log.starts_with(&format!("qmqpd-{number}/qmqpd[{number}]: ")), "{log}");
+}
