@@ -60,5 +60,5 @@ macro_rules! targets {
 }
 
 targets! {
-    smtp_session pop3_session qmqp_request netstrings main_cf channels queue_file maildir_names submit_frames
+    smtp_session pop3_session qmqp_request qmtp_session netstrings main_cf channels queue_file maildir_names submit_frames
 }

@@ -14,7 +14,7 @@ mod wire;
 
 pub use config::{channels, main_cf};
 pub use pop3::pop3_session;
-pub use qmqp::qmqp_request;
+pub use qmqp::{qmqp_request, qmtp_session};
 pub use queue::queue_file;
 pub use small::{maildir_names, netstrings, submit_frames};
 pub use smtp::smtp_session;
@@ -24,10 +24,11 @@ pub use wire::Chance;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("smtp_session", smtp_session),
     ("pop3_session", pop3_session),
     ("qmqp_request", qmqp_request),
+    ("qmtp_session", qmtp_session),
     ("netstrings", netstrings),
     ("main_cf", main_cf),
     ("channels", channels),

@@ -1,4 +1,4 @@
-//! A QMQP request.
+//! A QMQP request, and a QMTP session.
 //!
 //! The first octet of the input sets the scene, the rest is what the client sends.
 
@@ -7,7 +7,7 @@ use super::wire::Wire;
 use doorpost::channel::Channels;
 use doorpost::config::Config;
 use doorpost::net::peer::{Origin, Peer};
-use doorpost::qmqp::server::serve;
+use doorpost::qmqp::{qmtp, server::serve};
 use netstring::ReadNetstring;
 use std::sync::OnceLock;
 
@@ -39,6 +39,16 @@ pub fn qmqp_request(input: &[u8]) {
 }
 
 fn request_with(scene: u8, input: &[u8], way: u64) -> (Vec<u8>, Vec<Queued>) {
+    let (config, channels) = scene_of(scene);
+    let peer = Peer::new(if scene & 4 == 0 { Origin::Stdin } else { Origin::Unknown });
+    let (mut wire, mut store) = (Wire::new(input, way), Store::with_content_first());
+    // Only trouble that was ordered comes back, and is answered too.
+    let ended = serve(&mut wire, config, &peer, channels, Ok(&mut store));
+    assert!(ended.is_ok() || wire.output.windows(2).any(|window| window == b":Z"), "trouble and no Z");
+    (wire.output, store.queued)
+}
+
+fn scene_of(scene: u8) -> &'static (Config, Channels) {
     static CONFIGS: OnceLock<Vec<(Config, Channels)>> = OnceLock::new();
     let configs = CONFIGS.get_or_init(|| {
         let yes_no = |bit: bool| if bit { "yes" } else { "no" };
@@ -56,13 +66,73 @@ fn request_with(scene: u8, input: &[u8], way: u64) -> (Vec<u8>, Vec<Queued>) {
             })
             .collect()
     });
-    let (config, channels) = &configs[usize::from(scene & 3)];
+    &configs[usize::from(scene & 3)]
+}
+
+/// No more replies come back than whole packages have recipients, but for one of trouble; as many say `K` as the queued
+/// messages have recipients; those are packages that a plain reader finds, in their order; and the pieces in which they
+/// come change nothing.
+pub fn qmtp_session(input: &[u8]) {
+    let Some((scene, input)) = input.split_first() else { return };
+    let (output, queued, trouble) = session_with(*scene, input, 0);
+    let mut sent = packages(input);
+    let asked: usize = sent.iter().map(|package| package.2.len()).sum();
+    let (mut replies, mut kept, mut rest) = (0, 0, &output[..]);
+    while !rest.is_empty() {
+        let (reply, behind) = netstring(rest).expect("each reply is a netstring");
+        assert!(matches!(reply.first(), Some(b'K' | b'Z' | b'D')), "{}", output.escape_ascii());
+        assert!(reply.iter().all(|octet| matches!(octet, b' '..=b'~')), "{}", output.escape_ascii());
+        (replies, kept, rest) = (replies + 1, kept + usize::from(reply[0] == b'K'), behind);
+    }
+    assert!(replies <= asked + usize::from(trouble), "{replies} replies for {asked} recipients");
+    assert_eq!(kept, queued.iter().map(|message| message.recipients.len()).sum::<usize>());
+    for message in &queued {
+        let is_it = |package: &(Vec<u8>, &[u8], Vec<Vec<u8>>)| {
+            package.0 == message.content
+                && package.1 == message.reverse_path
+                && message.recipients.iter().all(|recipient| package.2.contains(recipient))
+        };
+        let at = sent.iter().position(is_it).expect("queued from a whole package, in order");
+        sent.drain(..=at);
+    }
+    for way in 1..3 {
+        assert_eq!((output.clone(), queued.clone(), trouble), session_with(*scene, input, way), "the pieces matter");
+    }
+}
+
+fn session_with(scene: u8, input: &[u8], way: u64) -> (Vec<u8>, Vec<Queued>, bool) {
+    let (config, channels) = scene_of(scene);
     let peer = Peer::new(if scene & 4 == 0 { Origin::Stdin } else { Origin::Unknown });
     let (mut wire, mut store) = (Wire::new(input, way), Store::with_content_first());
-    // Only trouble that was ordered comes back, and is answered too.
-    let ended = serve(&mut wire, config, &peer, channels, Ok(&mut store));
-    assert!(ended.is_ok() || wire.output.windows(2).any(|window| window == b":Z"), "trouble and no Z");
-    (wire.output, store.queued)
+    let trouble = qmtp::serve(&mut wire, config, &peer, channels, Ok(&mut store)).is_err();
+    (wire.output, store.queued, trouble)
+}
+
+/// The whole packages at the beginning: content with LF for line ends, reverse-path, recipients.
+fn packages(input: &[u8]) -> Vec<(Vec<u8>, &[u8], Vec<Vec<u8>>)> {
+    let (mut packages, mut rest) = (Vec::new(), input);
+    while let Some((content, behind)) = netstring(rest) {
+        let Some((reverse_path, behind)) = netstring(behind) else { break };
+        let Some((mut list, behind)) = netstring(behind) else { break };
+        let mut recipients = Vec::new();
+        while let Some((recipient, others)) = netstring(list) {
+            recipients.push(recipient.to_vec());
+            list = others;
+        }
+        let content = match content.split_first() {
+            Some((b'\n', content)) => content.to_vec(),
+            Some((b'\r', content)) => without_cr(content),
+            _ => break,
+        };
+        packages.push((content, reverse_path, recipients));
+        rest = behind;
+    }
+    packages
+}
+
+fn without_cr(content: &[u8]) -> Vec<u8> {
+    let before_lf = |at: usize| content[at] == b'\r' && content.get(at + 1) == Some(&b'\n');
+    (0..content.len()).filter(|at| !before_lf(*at)).map(|at| content[at]).collect()
 }
 
 /// Content, reverse-path, recipients.
