@@ -87,7 +87,7 @@ pub fn qmtp_session(input: &[u8]) {
     assert!(replies <= asked + usize::from(trouble), "{replies} replies for {asked} recipients");
     assert_eq!(kept, queued.iter().map(|message| message.recipients.len()).sum::<usize>());
     for message in &queued {
-        let is_it = |package: &(Vec<u8>, &[u8], Vec<Vec<u8>>)| {
+        let is_it = |package: &Package| {
             package.0 == message.content
                 && package.1 == message.reverse_path
                 && message.recipients.iter().all(|recipient| package.2.contains(recipient))
@@ -108,8 +108,11 @@ fn session_with(scene: u8, input: &[u8], way: u64) -> (Vec<u8>, Vec<Queued>, boo
     (wire.output, store.queued, trouble)
 }
 
-/// The whole packages at the beginning: content with LF for line ends, reverse-path, recipients.
-fn packages(input: &[u8]) -> Vec<(Vec<u8>, &[u8], Vec<Vec<u8>>)> {
+/// Content with LF for line ends, reverse-path, recipients.
+type Package<'a> = (Vec<u8>, &'a [u8], Vec<Vec<u8>>);
+
+/// The whole packages at the beginning.
+fn packages(input: &[u8]) -> Vec<Package<'_>> {
     let (mut packages, mut rest) = (Vec::new(), input);
     while let Some((content, behind)) = netstring(rest) {
         let Some((reverse_path, behind)) = netstring(behind) else { break };
