@@ -10,3 +10,13 @@ pub mod peer;
 pub mod pool;
 pub mod refused;
 pub mod tls;
+
+/// Room for the first reads: most sessions never need more, and a page that is not touched costs nothing.
+pub const FIRST_ROOM: usize = 4096;
+
+/// Gives a buffer that the last read has filled four times the room, up to `most`.
+pub fn make_room(buffer: &mut Vec<u8>, filled: usize, most: usize) {
+    if filled == buffer.len() && filled < most {
+        buffer.resize(most.min(4 * filled.max(1)), 0);
+    }
+}

@@ -4,6 +4,7 @@
 //! arrived. Descriptors stay blocking, for others share them: poll says when to act, and what is written at once is
 //! so little that it cannot block.
 
+use crate::net::FIRST_ROOM;
 use crate::net::connection::{Connection, Fault};
 use crate::record::Recorder;
 use nix::errno::Errno;
@@ -31,6 +32,7 @@ pub fn relay(
         server,
         to_server: waiting.0,
         to_client: waiting.1,
+        room: FIRST_ROOM,
         client_ended: false,
         server_ended: false,
         told_server: false,
@@ -50,6 +52,8 @@ struct Relay<'a> {
     server: BorrowedFd<'a>,
     to_server: Vec<u8>,
     to_client: Vec<u8>,
+    /// How much is heard from the server at once; grows up to HELD when there was more.
+    room: usize,
     client_ended: bool,
     server_ended: bool,
     told_server: bool,
@@ -134,9 +138,13 @@ impl Relay<'_> {
     }
 
     fn hear_server(&mut self) -> Result<(), Fault> {
-        self.to_client.resize(HELD, 0);
+        self.to_client.resize(self.room, 0);
         let heard = recv(self.server.as_raw_fd(), &mut self.to_client, MsgFlags::MSG_DONTWAIT);
-        self.to_client.truncate(*heard.as_ref().unwrap_or(&0));
+        let count = *heard.as_ref().unwrap_or(&0);
+        if count == self.room {
+            self.room = HELD.min(4 * self.room);
+        }
+        self.to_client.truncate(count);
         match heard {
             Ok(0) | Err(Errno::ECONNRESET) => self.server_ended = true,
             Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}

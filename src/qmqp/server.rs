@@ -17,6 +17,7 @@ use crate::message::trace::{Client, Protocol};
 use crate::message::verp::Verp;
 use crate::net::connection::{Fault, Stream};
 use crate::net::peer::Peer;
+use crate::net::{FIRST_ROOM, make_room};
 use crate::submit::{Introduction, Policy, Submit, Verdict};
 use std::time::Duration;
 
@@ -143,10 +144,11 @@ fn take(
 ) -> Result<End, Error> {
     submit.introduce(&introduction)?;
     let mut request = Request::new(config.message_size_limit, config.line_length_limit);
-    let mut buffer = vec![0; PIECE];
+    let (mut buffer, mut count) = (vec![0; FIRST_ROOM], 0);
     loop {
+        make_room(&mut buffer, count, PIECE);
         stream.allow(config.qmqpd_timeout.0);
-        let count = match stream.receive(&mut buffer) {
+        count = match stream.receive(&mut buffer) {
             Ok(0) | Err(Fault::HungUp) => return Ok(End::HungUp(request.phase())),
             Ok(count) => count,
             Err(Fault::TimedOut) => {

@@ -17,6 +17,7 @@ use crate::message::trace::Client;
 use crate::net::connection::{Fault, Stream};
 use crate::net::peer::Peer;
 use crate::net::tls::Offer;
+use crate::net::{FIRST_ROOM, make_room};
 use crate::submit::{Introduction, Policy, Submit, Verdict};
 use crate::wire::line::{Line, LineEnd, LineReader};
 use std::time::Duration;
@@ -90,7 +91,7 @@ pub fn serve(
         client: site.client().1,
         session: Session::new(session::Settings { tls: offered, ..settings.session.clone() }),
         lines: LineReader::new(settings.line_length_limit, LineEnd::Strict),
-        input: vec![0; PIECE],
+        input: vec![0; FIRST_ROOM],
         start: 0,
         end: 0,
         out: Vec::new(),
@@ -347,6 +348,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     /// Sends what is to be said, then waits for more input. 0: there will be none.
     fn fill(&mut self) -> Result<usize, Fault> {
         self.flush()?;
+        make_room(&mut self.input, self.end, PIECE);
         (self.start, self.end) = (0, 0);
         self.end = self.stream.receive(&mut self.input)?;
         Ok(self.end)

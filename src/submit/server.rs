@@ -3,7 +3,7 @@
 //! A [`Receiver`] makes messages of what it is told and is [`Submit`] itself, so the command line uses it as the
 //! servers use submit. [`serve`] reads requests off a socket and hands them to one.
 
-use super::frames::{FrameReader, Reply, Request};
+use super::frames::{FrameReader, LONGEST_CONTENT, Reply, Request};
 use super::{Introduction, Outcome, Refusal, Submit, Verdict, verify, wake};
 use crate::channel::Channels;
 use crate::cli::Common;
@@ -14,6 +14,7 @@ use crate::message::date::date;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{HopCounter, Protocol, Received};
+use crate::net::{FIRST_ROOM, make_room};
 use crate::privilege::{self, Owner};
 use crate::queue::{self, Draft, Head, Queue};
 use crate::sys;
@@ -56,7 +57,6 @@ struct Message {
 impl<'a> Receiver<'a> {
     /// One that writes into the queue of a configuration.
     pub fn new(config: &'a Config, common: &'a Common) -> Result<Receiver<'a>, Error> {
-        sys::ignore(nix::sys::signal::Signal::SIGXFSZ);
         let queue = Queue::open(&config.queue_directory)?;
         let channels = Channels::load(config)?;
         Ok(Receiver {
@@ -267,9 +267,10 @@ pub fn serve(config: &Config, common: &Common, mut stream: UnixStream) -> Result
     stream.set_read_timeout(Some(patience)).map_err(broken)?;
     stream.set_write_timeout(Some(config.ipc_timeout.0)).map_err(broken)?;
     let mut receiver = Receiver::new(config, common)?;
-    let (mut reader, mut input) = (FrameReader::default(), vec![0; 64 * 1024]);
+    let (mut reader, mut input, mut count) = (FrameReader::default(), vec![0; FIRST_ROOM], 0);
     loop {
-        let count = match stream.read(&mut input) {
+        make_room(&mut input, count, LONGEST_CONTENT);
+        count = match stream.read(&mut input) {
             Ok(0) => return Ok(Ended::Done),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
