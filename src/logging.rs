@@ -7,6 +7,8 @@
 //!
 //! A record is one line of printable ASCII, at most 1 KB; whatever else stands in it is written `\xNN`.
 
+use crate::sys;
+use nix::sys::signal::Signal;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -44,6 +46,8 @@ enum Sink {
 /// Secures descriptor 2, then starts logging. Must come before anything that can fail or print.
 pub fn start(program: &'static str, speaks: Speaks) {
     let sink = choose(speaks);
+    // Mailboxes, the queue, and the records themselves: a file that may grow no more is an error of write.
+    sys::ignore(Signal::SIGXFSZ);
     let _ = TAG.set(Mutex::new(Tag { program, name: "doorpost".to_owned(), facility: 2 << 3 }));
     let with_priority = !matches!(sink, Sink::Stderr);
     let with_facility = matches!(sink, Sink::Syslog(_));
@@ -169,7 +173,7 @@ fn is_journal() -> bool {
 fn may_be_client(speaks: Speaks) -> bool {
     use std::io::IsTerminal;
     let stderr = io::stderr();
-    if crate::sys::client_was_on_stderr() {
+    if sys::client_was_on_stderr() {
         return true;
     }
     if speaks == Speaks::ToPeople {

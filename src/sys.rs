@@ -77,11 +77,12 @@ pub fn default_signals() {
     let _ = SigSet::empty().thread_set_mask();
 }
 
-/// Makes a program start with no signal blocked. (std hands on what its parent blocks.)
+/// Makes a program start with no signal blocked, and SIGXFSZ at its default. (std hands on what its parent has.)
 pub fn start_with_nothing_blocked(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
-    // SAFETY: between fork and exec only one system call is made, which is async-signal-safe and allocates nothing.
+    // SAFETY: between fork and exec two system calls are made, which are async-signal-safe and allocate nothing.
     unsafe {
+        command.pre_exec(|| Ok(signal(Signal::SIGXFSZ, SigHandler::SigDfl).map(drop)?));
         command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?));
     }
 }

@@ -2,9 +2,15 @@
 //!
 //! strace counts the calls of a plain run, then one run for each (call, instance) is killed or made to fail just there.
 //! strace delivers the signal before the call runs. After each run the same must hold: what was acknowledged is
-//! there, whole and once; what is there is whole; and one ordinary sweep later nothing is left over.
+//! there, whole and once; what is there is whole; and one ordinary sweep later nothing is left over. What strace
+//! cannot do is in `faults/`: limits and disks, and calls that do less than they were asked for.
 
 mod common;
+mod faults {
+    pub mod limits;
+    #[cfg(target_arch = "x86_64")]
+    pub mod short;
+}
 
 use common::{Scratch, feed};
 use std::collections::BTreeMap;
@@ -98,41 +104,58 @@ impl Case {
 
     /// Makes each file call fail in each way.
     fn fail_everywhere(&self, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
-        const FILE_CALLS: [&str; 16] = [
-            "openat",
-            "write",
-            "pwrite64",
-            "fsync",
-            "fdatasync",
-            "close",
-            "link",
-            "linkat",
-            "unlink",
-            "unlinkat",
-            "mkdir",
-            "mkdirat",
-            "fstat",
-            "newfstatat",
-            "utimensat",
-            "flock",
-        ];
-        const ERRORS: [&str; 7] = ["EIO", "ENOSPC", "EDQUOT", "EINTR", "EMFILE", "EROFS", "ENOMEM"];
         let mut cases = 0;
         for (name, count) in self.calls(prepare) {
             if !FILE_CALLS.contains(&name.as_str()) {
                 continue;
             }
+            let mut fired = 0;
             for (instance, error) in (1..=count).flat_map(|instance| ERRORS.map(|error| (instance, error))) {
                 let scratch = prepare();
                 let inject = format!("inject={name}:error={error}:when={instance}");
                 let output = self.run(&scratch, &["-e".into(), format!("trace={name}"), "-e".into(), inject]);
+                let trace = fs::read_to_string(scratch.path().join("trace")).unwrap_or_default();
+                fired += usize::from(trace.contains("(INJECTED)"));
                 check(&scratch, &output, &format!("{} {:?} {error} at {name} {instance}", self.program, self.traced));
-                cases += 1;
             }
+            // How many calls there are varies a little with the time of day and who is scheduled first.
+            let planned = count * ERRORS.len();
+            assert!(fired * 10 >= planned * 8, "{}: only {fired} of {planned} errors of {name}", self.program);
+            cases += fired;
         }
         assert!(cases > 50, "{}: only {cases} errors were injected", self.program);
     }
 }
+
+/// What a program does to files, as far as it can fail.
+const FILE_CALLS: [&str; 24] = [
+    "openat",
+    "read",
+    "pread64",
+    "write",
+    "pwrite64",
+    "fsync",
+    "fdatasync",
+    "close",
+    "link",
+    "linkat",
+    "rename",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "mkdirat",
+    "fstat",
+    "newfstatat",
+    "statx",
+    "getdents64",
+    "fchmod",
+    "ftruncate",
+    "utimensat",
+    "flock",
+];
+
+const ERRORS: [&str; 7] = ["EIO", "ENOSPC", "EDQUOT", "EINTR", "EMFILE", "EROFS", "ENOMEM"];
 
 /// A folder in which `program` runs under strace, and the others are themselves.
 fn wrapped(scratch: &Scratch, program: &str, strace: &[OsString]) -> PathBuf {
@@ -210,6 +233,22 @@ fn delivered_once(scratch: &Scratch, messages: usize, what: &str) {
     assert_eq!(scratch.queued().len(), 0, "{what}: left in the queue");
     let left = files(&scratch.maildir("bob").join("tmp"));
     assert!(left.is_empty(), "{what}: left in tmp: {left:?}");
+    nothing_left_over(scratch, what);
+}
+
+/// What somebody may still be writing is removed by the next sweep after an hour, so an hour passes here.
+fn nothing_left_over(scratch: &Scratch, what: &str) {
+    let queue_files = || files(&scratch.queue().join("message")).iter().flat_map(|f| files(f)).collect::<Vec<_>>();
+    let before = queue_files();
+    for path in &before {
+        let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3700);
+        let file = fs::OpenOptions::new().write(true).open(path).expect("a left-over");
+        file.set_modified(hour_ago).expect("its time");
+    }
+    if !before.is_empty() {
+        scratch.deliver();
+        assert_eq!(queue_files(), Vec::<PathBuf>::new(), "{what}: left over for ever");
+    }
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -282,14 +321,18 @@ fn deliver_killed_anywhere_delivers_once() {
 fn an_error_of_any_file_call_of_deliver_keeps_the_message() {
     deliver(Traced::Family).fail_everywhere(&queued, &|scratch, output, what| {
         assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
-        // Deferred by the error, it would wait for its next try.
-        for message in scratch.queued() {
-            let folder = scratch.queue().join("message").join(&message.id[message.id.len() - 1..]);
-            let file = fs::File::open(folder.join(&message.id)).expect("the queue file");
-            file.set_modified(std::time::SystemTime::now()).expect("its time");
-        }
+        due_again(scratch);
         delivered_once(scratch, 1, what);
     });
+}
+
+/// What was deferred would wait for its next try, so that time passes here.
+fn due_again(scratch: &Scratch) {
+    for message in scratch.queued() {
+        let folder = scratch.queue().join("message").join(&message.id[message.id.len() - 1..]);
+        let file = fs::File::open(folder.join(&message.id)).expect("the queue file");
+        file.set_modified(std::time::SystemTime::now()).expect("its time");
+    }
 }
 
 /// A mailbox with two messages, of which a session removes the first.
@@ -383,83 +426,4 @@ fn deliver_killed_anywhere_writes_an_mbox_once() {
     for traced in [Traced::Itself, Traced::Family] {
         deliver(traced).kill_everywhere(&|| in_mbox(queued()), &|scratch, _, what| in_mbox_once(scratch, what));
     }
-}
-
-/// A file system of its own for the queue, small and soon full. Only root can mount one.
-struct SmallDisk<'a>(&'a Scratch);
-
-impl<'a> SmallDisk<'a> {
-    fn on(scratch: &'a Scratch, options: &str) -> SmallDisk<'a> {
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(scratch.queue())
-            .status()
-            .expect("mount(8)");
-        assert!(mounted.success(), "mounting a small tmpfs needs root");
-        fs::set_permissions(scratch.queue(), fs::Permissions::from_mode(0o700)).expect("mode of the queue");
-        scratch.hand_over(&scratch.queue());
-        SmallDisk(scratch)
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.queue()).status();
-    }
-}
-
-#[test]
-fn a_full_disk_is_told_as_temporary_and_is_well_again_when_space_returns() {
-    for options in ["size=64k", "size=1m,nr_inodes=8"] {
-        let mut scratch = receiving();
-        scratch.let_deliver_start();
-        let disk = SmallDisk::on(&scratch, options);
-        let big = smtp_with(&"x".repeat(900), 60);
-        let mut refused = None;
-        let reader = hold_trigger(&scratch);
-        for case in [&smtp(Traced::Itself), &big].into_iter().cycle().take(40) {
-            let output = feed(&mut scratch.command(case.program), &case.input);
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert_eq!(output.status.code(), Some(0), "{options}: {output:?}");
-            if !acknowledged(&output) {
-                assert!(said.contains("\r\n452 4.3.1") || said.contains("\r\n451 4.3.0"), "{options}: {said}");
-                refused = Some(said);
-                break;
-            }
-        }
-        assert!(refused.is_some(), "{options}: the disk never filled");
-        let before = scratch.queued().len();
-        assert!(before > 0, "{options}: nothing was taken before the disk filled");
-        let output = feed(&mut scratch.command("qmqpd"), &qmqp_with(60).input);
-        assert!(String::from_utf8_lossy(&output.stdout).contains(":Z"), "{options}: {output:?}");
-        assert_eq!(scratch.queued().len(), before, "{options}: the queue changed");
-        scratch.deliver();
-        assert_eq!((scratch.queued().len(), scratch.mail("bob").len()), (0, before), "{options}: delivered");
-        let output = feed(&mut scratch.command("smtpsrvr"), &smtp(Traced::Itself).input);
-        assert!(acknowledged(&output), "{options}: not well again: {output:?}");
-        drop((reader, disk));
-    }
-}
-
-fn hold_trigger(scratch: &Scratch) -> fs::File {
-    use std::os::unix::fs::OpenOptionsExt;
-    let path = scratch.queue().join("trigger");
-    let _ = nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600));
-    scratch.hand_over(&path);
-    fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).expect("the trigger")
-}
-
-fn smtp_with(line: &str, lines: usize) -> Case {
-    let body = format!("{line}\r\n").repeat(lines);
-    let input = format!(
-        "EHLO c\r\nMAIL FROM:<alice@mx.example>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\nSubject: big\r\n\r\n{body}.\r\nQUIT\r\n"
-    );
-    Case { program: "smtpsrvr", traced: Traced::Itself, input: input.into() }
-}
-
-fn qmqp_with(lines: usize) -> Case {
-    let netstring = |text: &str| format!("{}:{text},", text.len());
-    let body = format!("Subject: big\n\n{}", format!("{}\n", "y".repeat(900)).repeat(lines));
-    let inner = [&body, "alice@mx.example", "bob@mx.example"].map(netstring).concat();
-    Case { program: "qmqpd", traced: Traced::Itself, input: netstring(&inner).into() }
 }

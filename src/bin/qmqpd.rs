@@ -12,7 +12,7 @@ use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
-use doorpost::net::connection::Connection;
+use doorpost::net::connection::{Connection, LastWords};
 use doorpost::net::peer::Peer;
 use doorpost::privilege::{self, Owner};
 use doorpost::qmqp::qmtp;
@@ -76,7 +76,7 @@ fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, E
         }
         Ok(submit)
     });
-    let connection = connection(config.daemon_timeout.0.min(LONGEST_SESSION))?;
+    let connection = connection(config.daemon_timeout.0.min(LONGEST_SESSION)).inspect_err(refuse)?;
     let head = record::Head { program: name(), arguments: Vec::new(), varying: &["30:KOk: queued as "] };
     let mut stream = Recorder::new(connection, record, &head);
     let peer = Peer::of_stdio(None, None);
@@ -98,7 +98,8 @@ fn connection(time: Duration) -> Result<Connection, Error> {
 /// The client hears that it is not its fault.
 fn refuse(error: &Error) {
     accept::meet_client();
-    if let Ok(mut connection) = connection(LONGEST_SESSION) {
-        server::refuse(&mut connection, error);
+    match connection(LONGEST_SESSION) {
+        Ok(mut connection) => server::refuse(&mut connection, error),
+        Err(_) => server::refuse(&mut LastWords, error),
     }
 }

@@ -13,7 +13,7 @@ use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
-use doorpost::net::connection::Connection;
+use doorpost::net::connection::{Connection, LastWords};
 use doorpost::net::peer::Peer;
 use doorpost::net::tls::Offer;
 use doorpost::privilege::{self, Owner};
@@ -117,7 +117,8 @@ fn refuse() {
         return;
     }
     accept::meet_client();
-    if let Ok(mut stream) = connection(Duration::from_secs(60)) {
-        server::refuse(&mut stream);
+    match connection(Duration::from_secs(60)) {
+        Ok(mut stream) => server::refuse(&mut stream),
+        Err(_) => server::refuse(&mut LastWords),
     }
 }

@@ -50,7 +50,6 @@ pub enum Work {
 /// Runs deliver: gives up rights, opens the queue, and works.
 pub fn run(common: &Common, config: Config, work: &Work) -> Result<Ended, Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    crate::sys::ignore(nix::sys::signal::Signal::SIGXFSZ);
     let settings = Settings::new(common, config)?;
     let mut helper = None;
     if privilege::is_root() {

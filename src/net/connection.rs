@@ -11,7 +11,7 @@ use super::tls::{Failure, Identity, Tls};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, send, setsockopt, shutdown, sockopt};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,25 @@ pub trait Stream {
         let _ = identity;
         Err(Failure::Handshake("this stream cannot become TLS".to_owned()))
     }
+}
+
+/// Standard output as it is, for last words where there is no descriptor left to make a [`Connection`] of.
+#[derive(Debug)]
+pub struct LastWords;
+
+impl Stream for LastWords {
+    fn allow(&mut self, _: Duration) {}
+
+    fn receive(&mut self, _: &mut [u8]) -> Result<usize, Fault> {
+        Ok(0)
+    }
+
+    fn send(&mut self, octets: &[u8]) -> Result<(), Fault> {
+        let mut output = io::stdout();
+        output.write_all(octets).and_then(|()| output.flush()).map_err(Fault::Io)
+    }
+
+    fn finish(&mut self) {}
 }
 
 impl<S: Stream> Stream for &mut S {

@@ -17,7 +17,7 @@ use crate::logging;
 use crate::lookup::Lookup;
 use crate::mailbox::{self, Maildrop};
 use crate::net::accept;
-use crate::net::connection::{Connection, Fault, Stream};
+use crate::net::connection::{Connection, Fault, LastWords, Stream};
 use crate::net::peer::Peer;
 use crate::net::tls::{Failure, Files, Identity, Offer};
 use crate::privilege;
@@ -82,8 +82,9 @@ pub fn refuse(error: &Error) {
         return;
     }
     accept::meet_client();
-    if let Ok(connection) = Connection::from_stdio(LAST_WORDS) {
-        Dialogue::new(connection, LAST_WORDS).close(&Reply::from(error));
+    match Connection::from_stdio(LAST_WORDS) {
+        Ok(connection) => Dialogue::new(connection, LAST_WORDS).close(&Reply::from(error)),
+        Err(_) => Dialogue::new(LastWords, LAST_WORDS).close(&Reply::from(error)),
     }
 }
 
