@@ -7,7 +7,7 @@
 //! smtp::server  pop3::server  qmqp::server   read, ask the session, do what it says
 //! submit  deliver  queue  mailbox            what keeps the mail
 //! smtpd                                      the connection server, which knows no protocol
-//! users  auth  channel  config  net          tables, accounts, the connection
+//! aliases  users  auth  channel  config  net tables, accounts, the connection
 //! smtp::session  pop3::session               state machines: no clock, file, socket or environment from here down
 //! */command  */reply  qmqp::request
 //! sasl                                       mechanisms by which clients show who they are
@@ -17,6 +17,7 @@
 //! Beside them: `exit` (outcome to exit status), `logging`, `cli`, `privilege`, and `sys`, the one room where
 //! `unsafe` may stand.
 
+pub mod aliases;
 pub mod auth;
 pub mod channel;
 pub mod cli;

@@ -83,6 +83,11 @@ pub(crate) fn find_with_sample(config: &Config, name: &[u8]) -> (Lookup<User>, O
     }
 }
 
+/// A user of this system, whoever has the mailboxes.
+pub fn system_user(name: &str) -> Lookup<User> {
+    in_system(name)
+}
+
 /// Reads the whole file that `users` names, so that a wrong line or a missing file is told at the start.
 pub fn check_file(config: &Config) -> Result<(), Error> {
     let UserSource::PasswdFile(path) = &config.users else { return Ok(()) };

@@ -235,11 +235,101 @@ fn what_a_crash_left_failed_is_returned_once() {
 
 #[test]
 fn a_message_from_nobody_is_never_returned() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::with("double_bounce_recipient =");
     enqueue(&scratch, "", &["nobody-here@mx.example"], b"text\n");
     let log = deliver(&scratch);
     assert_eq!(files(&scratch).len(), 0);
     assert!(log.contains("to=<nobody-here@mx.example> status=failed") && log.contains("status=lost"), "{log}");
+}
+
+#[test]
+fn what_can_neither_be_delivered_nor_returned_is_told_to_postmaster_once() {
+    let scratch = Scratch::new();
+    scratch.write("aliases", "postmaster: alice\n");
+    // A return whose sender is not here either; and a message from nobody.
+    enqueue(&scratch, "nobody-here@mx.example", &["nor-here@mx.example"], b"Subject: lost\n\ntext\n");
+    enqueue(&scratch, "", &["not-either@mx.example"], b"text\n");
+    deliver(&scratch);
+    let reports = texts(&scratch, "alice");
+    assert_eq!(reports.len(), 2, "{reports:#?}");
+    assert!(reports.iter().any(|report| report.contains("Final-Recipient: rfc822; nobody-here@mx.example\n")));
+    assert!(
+        reports.iter().all(|report| report.contains("Subject: A message could neither be delivered nor returned\n"))
+    );
+    // And where that fails too it ends.
+    scratch.write("aliases", "postmaster: nobody-at-all\n");
+    enqueue(&scratch, "", &["not-either@mx.example"], b"text\n");
+    let log = deliver(&scratch);
+    assert!(scratch.queued().is_empty(), "{log}");
+}
+
+#[test]
+fn notify_and_ret_say_what_comes_back() {
+    let scratch = Scratch::new();
+    let with = |to: &[(&str, &str)], mail: &str| {
+        fs::create_dir_all(scratch.queue().join("message")).unwrap();
+        let mut draft = queue_of(&scratch).begin().unwrap();
+        draft.content(b"Subject: x\n\nbody of it\n").unwrap();
+        for (address, said) in to {
+            let said = doorpost::message::parameters::RecipientParameters::from_text(said.as_bytes()).unwrap();
+            draft.recipient_with(&Address::from_internal(address.as_bytes()).unwrap(), &said).unwrap();
+        }
+        draft.parameters(&doorpost::message::parameters::MailParameters::from_text(mail.as_bytes()).unwrap()).unwrap();
+        let reverse_path = ReversePath::from_internal(b"alice@mx.example").unwrap();
+        draft.commit(&Head { reverse_path, trace: TRACE.into(), channel: "local".into() }).unwrap();
+        scratch.hand_over(&scratch.queue());
+        deliver(&scratch);
+        let mut found = texts(&scratch, "alice");
+        let _ = fs::remove_dir_all(scratch.maildir("alice"));
+        (found.len(), found.pop().unwrap_or_default())
+    };
+    assert_eq!(with(&[("nobody-here@mx.example", "NOTIFY=NEVER")], "").0, 0);
+    assert_eq!(with(&[("nobody-here@mx.example", "NOTIFY=SUCCESS,DELAY")], "").0, 0);
+    let (_, report) =
+        with(&[("nobody-here@mx.example", "NOTIFY=FAILURE"), ("nor-here@mx.example", "NOTIFY=NEVER")], "RET=HDRS");
+    assert!(report.contains("\nContent-Type: text/rfc822-headers\n") && !report.contains("body of it"), "{report}");
+    assert!(report.contains("nobody-here@") && !report.contains("nor-here@"), "{report}");
+    let (_, report) = with(&[("nobody-here@mx.example", "")], "RET=FULL ENVID=x");
+    assert!(report.contains("body of it") && report.contains("\nOriginal-Envelope-Id: x\nReporting-MTA: "), "{report}");
+    // Success is told of whoever asked for it, and once.
+    let (count, report) = with(&[("bob@mx.example", "NOTIFY=SUCCESS"), ("carol@mx.example", "")], "");
+    assert_eq!((count, report.matches("Final-Recipient").count()), (1, 1), "{report}");
+    assert!(
+        report.contains("Subject: Your message was delivered\n") && report.contains("Action: delivered\n"),
+        "{report}"
+    );
+    let (_, report) = with(&[("jos\u{e9}@mx.example", "")], "SMTPUTF8");
+    assert!(
+        report.contains("report-type=global-delivery-status;") && report.contains("Final-Recipient: utf-8; "),
+        "{report}"
+    );
+    assert!(report.contains("\nContent-Type: message/global-delivery-status\n"), "{report}");
+}
+
+#[test]
+fn a_sender_is_warned_of_delay_once_and_only_after_the_time_for_it() {
+    let scratch = Scratch::with("minimal_backoff_time = 1s");
+    block(&scratch, "bob");
+    let id = enqueue(&scratch, "alice@mx.example", &["bob@mx.example"], b"Subject: slow\n\nbody\n");
+    deliver_these(&scratch, &[&id]);
+    assert_eq!(scratch.mail("alice").len(), 0, "delay_warning_time is 0");
+    scratch.configure("delay_warning_time = 1s");
+    std::thread::sleep(Duration::from_secs(1));
+    for _ in 0..3 {
+        deliver_these(&scratch, &[&id]);
+    }
+    for message in files(&scratch) {
+        let name = message.file_name().into_string().unwrap();
+        if name != id.as_str() {
+            scratch.run("deliver", &[&name], b"");
+        }
+    }
+    let reports = texts(&scratch, "alice");
+    assert_eq!(reports.len(), 1, "{reports:#?}");
+    assert!(reports[0].contains("Action: delayed\nStatus: 4.2.0\n") && reports[0].contains("\nWill-Retry-Until: "));
+    unblock(&scratch, "bob");
+    deliver_these(&scratch, &[&id]);
+    assert_eq!((scratch.mail("bob").len(), files(&scratch).len()), (1, 0));
 }
 
 #[test]

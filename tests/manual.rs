@@ -101,7 +101,7 @@ fn wrong_usage_is_64_and_wrong_configuration_is_78_everywhere() {
         if program != "smtpd" {
             assert_eq!(output.status.code(), Some(78), "{program}: {log}");
             let place =
-                format!("{}:9: soft_bounce = perhaps: expected yes or no", scratch.path().join("main.cf").display());
+                format!("{}:11: soft_bounce = perhaps: expected yes or no", scratch.path().join("main.cf").display());
             assert!(log.contains(&place), "{program}: {log}");
         }
     }

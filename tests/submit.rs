@@ -200,6 +200,32 @@ fn frames_are_answered_alike_however_they_are_split() {
     }
 }
 
+/// What deliver writes into its own messages must not come from a server that speaks with the network.
+#[test]
+fn only_known_attributes_are_written_into_a_queue_file() {
+    let scratch = Scratch::new();
+    let (mut stream, mut child) = over_socketpair(&scratch);
+    let attribute = |name: &str| Request::Attribute(name.to_owned(), "alias\trun\t\trun@mx.example".to_owned());
+    let requests = [
+        Request::Introduce(introduction(Policy::Channels)),
+        attribute("expanded"),
+        attribute("origin"),
+        attribute("content_filter"),
+        Request::ReversePath(ReversePath::NULL, MailParameters::default()),
+        Request::Recipient(address("bob@mx.example"), RecipientParameters::default()),
+        Request::Content(b"x\n"),
+        Request::Commit,
+    ];
+    talk(&mut stream, &requests, 1000, 2);
+    drop(stream);
+    assert!(child.wait().expect("its end").success());
+    let queue = doorpost::queue::Queue::at(&scratch.queue());
+    let id = scratch.queued()[0].id.parse().expect("an id");
+    let message = queue.take(&id).expect("reading").expect("a message");
+    let names: Vec<&str> = message.attributes.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["content_filter"]);
+}
+
 #[test]
 fn end_of_input_abandons_and_leaves_no_file() {
     let scratch = Scratch::new();

@@ -5,8 +5,8 @@
 
 use super::pattern::PatternList;
 use super::value::{
-    AuthMethod, ContentFilter, Days, Facility, List, LockKind, MailboxSpec, OptionalPath, PrefixLength,
-    ReceiveOverride, Seconds, UserSource, Value, WhenFull,
+    AuthMethod, ContentFilter, Days, Facility, Hours, List, LockKind, MailSource, MailboxSpec, OptionalPath,
+    PrefixLength, ReceiveOverride, Seconds, UserSource, Value, WhenFull,
 };
 use super::{Error, Origin};
 use ipnet::IpNet;
@@ -93,6 +93,11 @@ parameters! {
     deliver_lock_delay: Seconds = "1s", "pause between two tries for a lock of a mailbox";
     stale_lock_time: Seconds = "500s", "age at which a dot lock is taken for left behind; 0: never";
     alias_maps: OptionalPath = "", "the alias file, a path or hash:PATH; empty: /etc/aliases where it exists";
+    recipient_delimiter: String = "+", "characters that may divide a user from an extension, as in user+detail; empty: none";
+    allow_mail_to_commands: List<MailSource> = "", "where programs may be named as targets: alias (the alias file), forward (a user's ~/.forward)";
+    allow_mail_to_files: List<MailSource> = "", "where files may be named as targets: alias, forward";
+    default_privs: String = "nobody", "user with whose rights the programs and files of the alias file are used, where deliver is started as root";
+    command_time_limit: Seconds = "300s", "how long a program that mail is given to may run";
     message_size_limit: u64 = "10240000", "largest message with its envelope, in octets; 0: no limit";
     hopcount_limit: u32 = "50", "a message with this many Received fields, ours counted, is refused";
     line_length_limit: u64 = "2048", "longest command line and longest QMQP address, in octets";
@@ -132,6 +137,10 @@ parameters! {
     minimal_backoff_time: Seconds = "300s", "shortest time between two tries of a recipient";
     maximal_backoff_time: Seconds = "4000s", "longest time between two tries of a recipient";
     maximal_queue_lifetime: Days = "5d", "how long a message may wait before it is returned; 0: one try";
+    delay_warning_time: Hours = "0h", "age at which the sender of a message that waits is told so; 0: never";
+    bounce_size_limit: u64 = "50000", "of a larger message only the header is returned, in octets";
+    double_bounce_recipient: String = "postmaster", "who is told of messages that can neither be delivered nor returned; empty: nobody";
+    drop_directory: PathBuf = "/var/spool/doorpost-drop", "folder in which users who may not write the queue leave messages";
     queue_run_delay: Seconds = "300s", "time between two looks of deliver --watch at the queue";
     tls_cert_file: List<PathBuf> = "", "PEM files of certificates, the first for who names no server; none: no TLS";
     tls_key_file: List<PathBuf> = "$tls_cert_file", "PEM files of the keys, one for each of tls_cert_file";

@@ -19,6 +19,19 @@ pub struct Seconds(pub Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Days(pub Duration);
 
+/// A time whose unit is the hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hours(pub Duration);
+
+/// Where a target other than an address stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailSource {
+    /// In the alias file.
+    Alias,
+    /// In a user's `~/.forward`.
+    Forward,
+}
+
 /// A path, or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OptionalPath(pub Option<PathBuf>);
@@ -154,6 +167,22 @@ impl Value for Seconds {
 impl Value for Days {
     fn parse(text: &str) -> Result<Self, String> {
         time(text, 'd').map(Days)
+    }
+}
+
+impl Value for Hours {
+    fn parse(text: &str) -> Result<Self, String> {
+        time(text, 'h').map(Hours)
+    }
+}
+
+impl Value for MailSource {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "alias" => Ok(MailSource::Alias),
+            "forward" => Ok(MailSource::Forward),
+            _ => Err("words out of alias, forward".to_owned()),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! What a crash may leave behind at each step, and why nothing is lost by it, is in doc/internals.md.
 
 use super::helper::Helper;
+use super::local::Copy;
 use super::settings::Settings;
 use super::{Outcome, local, qmqp, report, schedule};
 use crate::channel::Transport;
@@ -31,7 +32,10 @@ pub fn attempt(queue: &Queue, settings: &Settings, mut helper: Option<&mut Helpe
     let now = SystemTime::now();
     let next = schedule::next_try(config, message.created, now);
     // Left by a crash: these are returned by themselves, so that the return has the same id as the lost one.
-    if let Err(error) = report::return_failed(queue, config, &mut message) {
+    if message.is_held {
+        return Ok(Attempt::NotOurs);
+    }
+    if let Err(error) = report::tell(queue, config, &mut message) {
         message.defer_until(next)?;
         return Err(error);
     }
@@ -49,13 +53,16 @@ pub fn attempt(queue: &Queue, settings: &Settings, mut helper: Option<&mut Helpe
         let outcome = judge(config, outcome, message.created, now);
         note(&mut message, number, &address, &outcome)?;
     }
-    let returned = report::return_failed(queue, config, &mut message);
-    if message.recipients.iter().all(|r| matches!(r.state, RecipientState::Delivered | RecipientState::Returned)) {
+    let told = report::tell(queue, config, &mut message).and_then(|()| report::warn(queue, config, &mut message, now));
+    // While a sender waits to hear of it, nothing is forgotten.
+    if told.is_ok()
+        && message.recipients.iter().all(|r| matches!(r.state, RecipientState::Delivered | RecipientState::Returned))
+    {
         message.remove()?;
         return Ok(Attempt::Finished);
     }
     message.defer_until(next)?;
-    returned.map(|()| Attempt::Deferred(next))
+    told.map(|()| Attempt::Deferred(next))
 }
 
 /// A message for one of its recipients.
@@ -108,7 +115,7 @@ fn carry(settings: &Settings, transport: &Transport, helper: Option<&mut Helper>
     let OneCopy { message, number, address, search } = *copy;
     let missing = |transport: &str| Outcome::Deferred(format!("4.4.0 there is no transport {transport} yet"));
     match transport {
-        Transport::Mailbox => local::deliver(&settings.config, helper, message, number, address, search),
+        Transport::Mailbox => local::deliver(settings, helper, &Copy { message, number, address, search }),
         Transport::Smtp(_) => missing("smtp"),
         Transport::Other(name, hosts) if name == "qmqp" => qmqp::deliver(hosts, message, address),
         Transport::Other(name, _) => missing(name),
@@ -145,12 +152,15 @@ fn waited(seconds: u64) -> String {
 /// Records and logs what a try came to.
 fn note(message: &mut Message, number: usize, address: &Address, outcome: &Outcome) -> Result<(), Error> {
     let (state, why, status) = match outcome {
-        Outcome::Delivered => (RecipientState::Delivered, "2.0.0 delivered", "delivered"),
-        Outcome::Deferred(why) => (RecipientState::Waiting, why.as_str(), "deferred"),
-        Outcome::Failed(why) => (RecipientState::Failed, why.as_str(), "failed"),
+        Outcome::Delivered => (RecipientState::Delivered, "2.0.0 delivered".to_owned(), "delivered"),
+        Outcome::Relayed(why) => (RecipientState::Delivered, format!("{}: {why}", report::RELAYED), "relayed"),
+        Outcome::PassedOn(why) => (RecipientState::Delivered, format!("{}: {why}", report::PASSED_ON), "relayed"),
+        Outcome::Expanded(why) => (RecipientState::Delivered, format!("{}: {why}", report::EXPANDED), "expanded"),
+        Outcome::Deferred(why) => (RecipientState::Waiting, why.clone(), "deferred"),
+        Outcome::Failed(why) => (RecipientState::Failed, why.clone(), "failed"),
     };
     // Only when that is on disk is it certain that nobody tries again or returns another thing.
-    message.mark(number, state, why, state != RecipientState::Waiting)?;
+    message.mark(number, state, &why, state != RecipientState::Waiting)?;
     let delay = schedule::age(message.created, SystemTime::now()).as_secs_f64();
     let from = &message.reverse_path;
     log::info!("id={} from={from} to=<{address}> status={status} delay={delay:.1} reason=\"{why}\"", message.id);

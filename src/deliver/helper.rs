@@ -6,12 +6,13 @@
 //! of it: it looks the user up by itself, so the worst that a broken deliver can do is to send mail to somebody who
 //! has a mailbox here. What comes back is a number. Content is only passed through, and never looked at.
 
-use super::local::{self, Appended};
+use super::local::Appended;
 use super::settings::Settings;
+use super::task::{self, Act, Task};
 use crate::config::Config;
 use crate::exit::Error;
 use crate::lookup::Lookup;
-use crate::submit::verify::may_receive;
+use crate::submit::verify::{self, may_receive};
 use crate::users::{self, User};
 use crate::{privilege, sys};
 use nix::cmsg_space;
@@ -30,8 +31,8 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-/// Longest request: the numbers, a base and a user's name.
-const LONGEST: usize = 512;
+/// Longest request: the numbers and a task, two addresses and a target in it.
+const LONGEST: usize = 8192;
 
 /// deliver's end.
 #[derive(Debug)]
@@ -67,28 +68,70 @@ impl Helper {
         Ok(Helper { socket: ours, process, turn: 0, patience, is_gone: false })
     }
 
-    /// Has `length` octets of content appended to a user's mailbox.
-    pub fn deliver(&mut self, user: &str, base: &str, search: bool, length: u64, content: &mut dyn Read) -> Appended {
+    /// Has a task done with `length` octets of content.
+    pub fn perform(&mut self, task: &Task, length: u64, content: &mut dyn Read) -> Appended {
+        let request = self.request(task, length);
+        let result = self.pass(&request, content).and_then(|()| self.answer());
+        self.or_broken(result)
+    }
+
+    /// Has a `~/.forward` read, of which no more than `most` octets are taken.
+    pub fn read(&mut self, task: &Task, most: u64) -> Result<Vec<u8>, Appended> {
+        let request = self.request(task, 0);
+        let mut octets = Vec::new();
+        let result = self.receive(&request, most, &mut octets).and_then(|()| self.answer());
+        match self.or_broken(result) {
+            Appended::Done if octets.len() as u64 <= most => Ok(octets),
+            Appended::Done => Err(Appended::ForwardUnreadable),
+            appended => Err(appended),
+        }
+    }
+
+    fn request(&mut self, task: &Task, length: u64) -> Request {
         self.turn = self.turn.wrapping_add(1);
-        let request = Request { turn: self.turn, search, length, base: base.to_owned(), user: user.to_owned() };
-        match self.pass(&request, content).and_then(|()| self.answer()) {
-            Ok(appended) => appended,
-            Err(error) => {
-                log::error!("the helper for local delivery: {error}");
-                self.is_gone |= error.kind() != io::ErrorKind::TimedOut;
-                Appended::Broken
+        Request { turn: self.turn, length, task: task.clone() }
+    }
+
+    fn or_broken(&mut self, result: io::Result<Appended>) -> Appended {
+        result.unwrap_or_else(|error| {
+            log::error!("the helper for local delivery: {error}");
+            self.is_gone |= error.kind() != io::ErrorKind::TimedOut;
+            Appended::Broken
+        })
+    }
+
+    /// Hands over one end of a pipe with the request.
+    fn send(&self, request: &Request, end: OwnedFd) -> io::Result<()> {
+        let text = request.to_text();
+        let ends = [end.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&ends)];
+        let text = [IoSlice::new(text.as_bytes())];
+        sendmsg::<()>(self.socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+        Ok(())
+    }
+
+    fn receive(&self, request: &Request, most: u64, octets: &mut Vec<u8>) -> io::Result<()> {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+        self.send(request, writer)?;
+        let end = Instant::now() + self.patience;
+        let mut reader = File::from(reader);
+        let mut piece = [0; 4096];
+        loop {
+            wait(&[(&reader, PollFlags::POLLIN)], end.saturating_duration_since(Instant::now()))?;
+            match reader.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                // Whoever writes more is cut off by the end of the pipe.
+                Ok(_) if octets.len() as u64 > most => return Ok(()),
+                Ok(count) => octets.extend_from_slice(piece.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }
 
     fn pass(&self, request: &Request, content: &mut dyn Read) -> io::Result<()> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let text = request.to_text();
-        let pipes = [reader.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&pipes)];
-        let text = [IoSlice::new(text.as_bytes())];
-        sendmsg::<()>(self.socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
-        drop(reader);
+        self.send(request, reader)?;
         let mut writer = File::from(writer);
         let mut buffer = [0; 32 * 1024];
         loop {
@@ -150,28 +193,20 @@ impl Drop for Helper {
 #[derive(Debug, PartialEq, Eq)]
 struct Request {
     turn: u32,
-    search: bool,
     length: u64,
-    base: String,
-    user: String,
+    task: Task,
 }
 
 impl Request {
     fn to_text(&self) -> String {
-        format!("{}\n{}\n{}\n{}\n{}", self.turn, u8::from(self.search), self.length, self.base, self.user)
+        format!("{}\n{}\n{}", self.turn, self.length, self.task.to_text())
     }
 
     /// Strict; what base and user may look like is checked where they are used.
     fn from_text(octets: &[u8]) -> Option<Request> {
-        let mut fields = std::str::from_utf8(octets).ok()?.splitn(5, '\n');
-        let (turn, search) = (fields.next()?.parse().ok()?, fields.next()?);
-        let search = match search {
-            "0" => false,
-            "1" => true,
-            _ => return None,
-        };
-        let (length, base, user) = (fields.next()?.parse().ok()?, fields.next()?, fields.next()?);
-        Some(Request { turn, search, length, base: base.to_owned(), user: user.to_owned() })
+        let mut fields = std::str::from_utf8(octets).ok()?.splitn(3, '\n');
+        let (turn, length) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some(Request { turn, length, task: Task::from_text(fields.next()?)? })
     }
 }
 
@@ -226,16 +261,19 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<(Request, File)>> {
 
 /// One recipient. Nothing if deliver is gone meanwhile: then nobody wants the answer, and the child is ended.
 fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd) -> Option<Appended> {
-    let user = match users::find(config, request.user.as_bytes()) {
+    let task = &request.task;
+    let is_alias = matches!(task.act, Act::AliasTarget(..));
+    let found = if is_alias { verify::privileged(config) } else { users::find(config, task.user.as_bytes()) };
+    let user = match found {
         Lookup::Yes(user) => user,
         Lookup::No => return Some(Appended::NoUser),
         Lookup::CannotTell(why) => {
-            log::warn!("user={}: {why}", request.user);
+            log::warn!("user={}: {why}", task.user);
             return Some(Appended::CannotTell);
         }
     };
     let Some((uid, gid)) = user.owner else { return Some(Appended::NotOurs) };
-    if !may_receive(config, &user) {
+    if !is_alias && !may_receive(config, &user) {
         log::warn!("user={} uid={uid}: mail for accounts of the system is not delivered", user.name);
         return Some(Appended::SystemAccount);
     }
@@ -262,8 +300,12 @@ fn as_user(config: &Config, user: &User, uid: u32, gid: u32, request: &Request, 
     // After becoming the user, for that clears it. Whoever killed the helper wants no mail written behind its back.
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    if let Act::ReadForward(extension) = &request.task.act {
+        let mut out = pipe;
+        return task::read_forward(user, extension, &mut out);
+    }
     let mut content = Exactly { pipe, left: request.length, patience: config.ipc_timeout.0 };
-    local::append(config, user, &request.base, request.search, &mut content)
+    task::perform(config, &request.task, user, &mut content)
 }
 
 /// Runs `work` in a child and gives its result. Nothing if the other end of `socket` is closed before; the child is
@@ -353,10 +395,14 @@ mod tests {
 
     #[test]
     fn a_request_comes_back_as_it_was_and_others_are_none() {
-        let request = Request { turn: 7, search: true, length: 12, base: "1.Q2R0.mx".into(), user: "bob".into() };
-        assert_eq!(Request::from_text(request.to_text().as_bytes()), Some(request));
-        for text in ["", "7\n1\n12\n1.a", "x\n1\n12\n1.a\nbob", "7\n2\n12\n1.a\nbob", "7\n1\n-1\n1.a\nbob"] {
-            assert_eq!(Request::from_text(text.as_bytes()), None, "{text:?}");
+        let (user, base) = ("bob".to_owned(), "1.Q2R0.mx".to_owned());
+        let (sender, recipient) = ("<>".to_owned(), "bob@mx.example".to_owned());
+        let task = Task { act: Act::Mailbox, user, base, search: true, sender, recipient };
+        let request = Request { turn: 7, length: 12, task };
+        let text = request.to_text();
+        assert_eq!(Request::from_text(text.as_bytes()), Some(request));
+        for wrong in ["", "7\n12", &text.replacen("12", "-1", 1), &text.replacen('7', "x", 1)] {
+            assert_eq!(Request::from_text(wrong.as_bytes()), None, "{wrong:?}");
         }
     }
 

@@ -1,19 +1,29 @@
-//! Delivery into a mailbox on this machine: whose it is, what is written, and who may write it.
+//! Delivery on this machine: whose an address is, what is written, and who may write it.
+//!
+//! An alias and a `~/.forward` send the message on, as another message of ours (`expand.rs`); what ends here is done as
+//! the user whose it is (`task.rs`).
 
 use super::Outcome;
+use super::expand::{self, Route};
+use super::forward;
 use super::helper::Helper;
+use super::settings::Settings;
+use super::task::{self, Act, Task};
+use crate::aliases::{self, Place, Target, Trouble};
 use crate::config::Config;
+use crate::config::value::{MailSource, MailboxFormat, MailboxSpec};
+use crate::logging::clean;
 use crate::lookup::Lookup;
 use crate::mailbox;
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
 use crate::queue::Message;
-use crate::submit::verify;
+use crate::submit::verify::{self, Local};
 use crate::users::User;
 use std::io::{self, Read};
 use std::time::SystemTime;
 
-/// What came of a try to append to a mailbox. It must fit an exit status: the child that becomes the user has no
+/// What came of a task. It must fit an exit status: the child that becomes the user has no
 /// other way to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
@@ -39,10 +49,22 @@ pub enum Appended {
     NoUser,
     /// The helper or its child broke down.
     Broken,
+    /// There is a `~/.forward` to be read first.
+    HasForward,
+    /// The `~/.forward` cannot be read now.
+    ForwardUnreadable,
+    /// The alias file or `~/.forward` names this target no more.
+    NotListed,
+    /// The program cannot be run.
+    ProgramTrouble,
+    /// The program said that it may be better later, or was killed.
+    ProgramTemporary,
+    /// The program refused the message.
+    ProgramFailed,
 }
 
 impl Appended {
-    const ALL: [Appended; 11] = [
+    const ALL: [Appended; 17] = [
         Appended::Done,
         Appended::NoRoom,
         Appended::OverQuota,
@@ -54,6 +76,12 @@ impl Appended {
         Appended::CannotTell,
         Appended::NoUser,
         Appended::Broken,
+        Appended::HasForward,
+        Appended::ForwardUnreadable,
+        Appended::NotListed,
+        Appended::ProgramTrouble,
+        Appended::ProgramTemporary,
+        Appended::ProgramFailed,
     ];
 
     /// As an exit status.
@@ -81,6 +109,19 @@ impl Appended {
             Appended::CannotTell => Outcome::Deferred("4.3.0 users cannot be looked up now".to_owned()),
             Appended::NoUser => no_such_user(),
             Appended::Broken => Outcome::Deferred("4.3.0 local delivery broke down".to_owned()),
+            Appended::HasForward | Appended::ForwardUnreadable => {
+                Outcome::Deferred("4.2.0 the user's forward file cannot be read now".to_owned())
+            }
+            Appended::NotListed => Outcome::Failed("5.1.1 the address stands for something else now".to_owned()),
+            Appended::ProgramTrouble => {
+                Outcome::Deferred("4.3.5 the program for this address cannot be run".to_owned())
+            }
+            Appended::ProgramTemporary => {
+                Outcome::Deferred("4.3.0 the program for this address did not end well".to_owned())
+            }
+            Appended::ProgramFailed => {
+                Outcome::Failed("5.3.0 the program for this address refused the message".to_owned())
+            }
         }
     }
 }
@@ -89,41 +130,252 @@ fn no_such_user() -> Outcome {
     Outcome::Failed("5.1.1 no such user here".to_owned())
 }
 
-/// Delivers one message to one recipient, whose domain is ours. `search`: an earlier try may have come to its end.
-pub fn deliver(
-    config: &Config,
-    helper: Option<&mut Helper>,
-    message: &Message,
-    number: usize,
-    address: &Address,
-    search: bool,
-) -> Outcome {
-    let user = match verify::local_user(config, address) {
-        Lookup::Yes(user) => user,
-        Lookup::No => return no_such_user(),
-        Lookup::CannotTell(why) => {
-            log::warn!("id={} to=<{address}>: {why}", message.id);
-            return Appended::CannotTell.outcome();
+/// A message for one of its recipients.
+pub struct Copy<'a> {
+    /// The message.
+    pub message: &'a Message,
+    /// The recipient's number.
+    pub number: usize,
+    /// The recipient's address, with its domain.
+    pub address: &'a Address,
+    /// An earlier try may have come to its end.
+    pub search: bool,
+}
+
+/// Delivers a copy whose recipient's domain is ours.
+pub fn deliver(settings: &Settings, helper: Option<&mut Helper>, copy: &Copy<'_>) -> Outcome {
+    Delivery { settings, helper, copy }.run()
+}
+
+/// The address of a recipient as others may see it: what an alias or a `~/.forward` made of it is nobody's affair.
+pub fn public_address(message: &Message, address: &Address) -> Address {
+    let Some(route) = Route::of(message) else { return address.clone() };
+    let local = address.local_part();
+    match local.split_first() {
+        Some((b'\\' | b'~', user)) => {
+            let domain = address.domain().unwrap_or_default();
+            Address::from_internal(&[user, b"@", domain].concat()).unwrap_or(route.address)
         }
-    };
-    let base = base(message, number, &config.myhostname);
-    let mut content = Content::new(message, &verp::expand(&message.reverse_path, address));
-    let own = nix::unistd::geteuid().as_raw();
-    match (user.owner, helper) {
-        (None, _) => append(config, &user, &base, search, &mut content),
-        (Some((uid, _)), _) if uid == own => append(config, &user, &base, search, &mut content),
-        (Some(_), Some(helper)) => helper.deliver(&user.name, &base, search, content.size(), &mut content),
-        (Some(_), None) => Appended::NotOurs,
+        Some((b'|' | b'/', _)) => route.address,
+        _ => address.clone(),
     }
-    .outcome()
+}
+
+struct Delivery<'a, 'b> {
+    settings: &'a Settings,
+    helper: Option<&'a mut Helper>,
+    copy: &'a Copy<'b>,
+}
+
+impl Delivery<'_, '_> {
+    fn run(&mut self) -> Outcome {
+        let (config, address) = (&self.settings.config, self.copy.address);
+        let route = Route::of(self.copy.message);
+        let local = String::from_utf8_lossy(address.local_part()).into_owned();
+        if let Some(route) = &route
+            && local.starts_with(['\\', '~', '|', '/'])
+        {
+            return self.marked(route, &local);
+        }
+        match verify::local(config, address) {
+            Lookup::Yes(Local::Alias(name, targets)) => self.alias(&name, targets),
+            Lookup::Yes(Local::User(user, extension)) => self.user(&user, &extension.unwrap_or_default(), true),
+            Lookup::Yes(Local::Postmaster) => self.keep(),
+            // Nobody may lose what is for postmaster because root has no alias.
+            Lookup::No if route.is_some_and(|route| route.is_postmaster()) => self.keep(),
+            Lookup::No => no_such_user(),
+            Lookup::CannotTell(why) => self.cannot_tell(&why),
+        }
+    }
+
+    /// What an expansion has marked: `\\user`, `~user`, `|command`, `/file`.
+    fn marked(&mut self, route: &Route, local: &str) -> Outcome {
+        let config = &self.settings.config;
+        if let Some(name) = local.strip_prefix(['\\', '~']) {
+            let domain = String::from_utf8_lossy(self.copy.address.domain().unwrap_or_default()).into_owned();
+            let Ok(address) = Address::from_internal(format!("{name}@{domain}").as_bytes()) else {
+                return no_such_user();
+            };
+            return match verify::local_user(config, &address) {
+                Lookup::Yes(user) => self.user(&user, "", local.starts_with('~')),
+                Lookup::No if route.is_postmaster() => self.keep(),
+                Lookup::No => no_such_user(),
+                Lookup::CannotTell(why) => self.cannot_tell(&why),
+            };
+        }
+        if local == "/dev/null" {
+            return Outcome::Delivered;
+        }
+        let (source, parameter, allowed) = match local.starts_with('|') {
+            true => (route.source(), "allow_mail_to_commands", &config.allow_mail_to_commands),
+            false => (route.source(), "allow_mail_to_files", &config.allow_mail_to_files),
+        };
+        if !allowed.0.contains(&source) {
+            let (id, name) = (self.copy.message.id, &route.name);
+            log::warn!("id={id} name={name}: main.cf does not allow this target ({parameter})");
+            return Outcome::Deferred("4.7.0 this kind of target is not allowed here".to_owned());
+        }
+        match source {
+            MailSource::Alias => {
+                let act = Act::AliasTarget(route.name.clone(), local.to_owned());
+                let user = match verify::privileged(config) {
+                    Lookup::Yes(user) => user,
+                    Lookup::No => return Appended::SystemAccount.outcome(),
+                    Lookup::CannotTell(why) => return self.cannot_tell(&why),
+                };
+                // Not started as root there is only one user to be.
+                let user = if self.helper.is_some() { user } else { User { owner: None, ..user } };
+                self.task(&user, act).outcome()
+            }
+            MailSource::Forward => match verify::local_user(config, &route.user_address()) {
+                Lookup::Yes(user) => {
+                    self.task(&user, Act::ForwardTarget(route.extension.clone(), local.to_owned())).outcome()
+                }
+                Lookup::No => no_such_user(),
+                Lookup::CannotTell(why) => self.cannot_tell(&why),
+            },
+        }
+    }
+
+    fn alias(&mut self, name: &str, targets: Vec<Target>) -> Outcome {
+        let (settings, copy) = (self.settings, self.copy);
+        let domain = String::from_utf8_lossy(copy.address.domain().unwrap_or_default()).into_owned();
+        let is_here = |domain: &[u8]| match settings.channels.outgoing(domain) {
+            Lookup::Yes(channel) => channel.transport == crate::channel::Transport::Mailbox,
+            Lookup::No | Lookup::CannotTell(_) => false,
+        };
+        let expansion = match aliases::expand(&settings.config, name, targets, &domain, &is_here) {
+            Ok(expansion) => expansion,
+            Err(Trouble::Later(why)) => return self.cannot_tell(&why),
+            Err(Trouble::Wrong(why)) => {
+                log::error!("id={} alias={name}: {why}", copy.message.id);
+                return Outcome::Deferred("4.3.5 the alias of this address is wrong".to_owned());
+            }
+        };
+        let owner =
+            expansion.owner.and_then(|owner| Address::from_internal(format!("{owner}@{domain}").as_bytes()).ok());
+        let route = Route::alias(name, copy.address);
+        expand::send_on(&settings.config, copy, &route, &expansion.targets, owner)
+    }
+
+    /// A user's mailbox, or what the user's `~/.forward` says.
+    fn user(&mut self, user: &User, extension: &str, may_forward: bool) -> Outcome {
+        if !may_forward {
+            return self.task(user, Act::Mailbox).outcome();
+        }
+        match self.task(user, Act::MailboxOrForward(extension.to_owned())) {
+            Appended::HasForward => {}
+            appended => return appended.outcome(),
+        }
+        let text = match self.read_forward(user, extension) {
+            Ok(text) => text,
+            Err(appended) => return appended.outcome(),
+        };
+        let places = self.places(user, forward::targets(&text));
+        if places.iter().all(|place| matches!(place, Place::Mailbox(name) if *name == user.name)) {
+            return self.task(user, Act::Mailbox).outcome();
+        }
+        let route = Route::forward(&user.name, extension, self.copy.address);
+        expand::send_on(&self.settings.config, self.copy, &route, &places, None)
+    }
+
+    /// Where the targets of a `~/.forward` lead; the user's own address means the mailbox.
+    fn places(&self, user: &User, targets: Vec<Target>) -> Vec<Place> {
+        let own = self.copy.address;
+        let domain = String::from_utf8_lossy(own.domain().unwrap_or_default()).into_owned();
+        let place = |target| match target {
+            Target::Address(text) => {
+                let address = Address::from_internal(text.as_bytes()).ok()?.or_at(&domain);
+                let is_own = address.as_bytes().eq_ignore_ascii_case(own.as_bytes())
+                    || (text.eq_ignore_ascii_case(&user.name) && !text.contains('@'));
+                Some(if is_own { Place::Mailbox(user.name.clone()) } else { Place::Address(address) })
+            }
+            Target::Mailbox(name) => Some(Place::Mailbox(name)),
+            Target::Program(_) | Target::File(_) => Some(Place::Own(target)),
+            Target::Include(_) => {
+                log::warn!("user={}: :include: is not followed in ~/.forward", user.name);
+                None
+            }
+        };
+        targets.into_iter().filter_map(place).collect()
+    }
+
+    fn read_forward(&mut self, user: &User, extension: &str) -> Result<Vec<u8>, Appended> {
+        let task = self.new_task(user, Act::ReadForward(extension.to_owned()));
+        match (self.is_ours(user), self.helper.as_deref_mut()) {
+            (true, _) => forward::read(user, extension).map_err(|error| {
+                log::warn!("user={}: reading ~/.forward: {error}", user.name);
+                Appended::ForwardUnreadable
+            }),
+            (false, Some(helper)) => helper.read(&task, forward::LARGEST),
+            (false, None) => Err(Appended::NotOurs),
+        }
+    }
+
+    fn task(&mut self, user: &User, act: Act) -> Appended {
+        let (config, copy) = (&self.settings.config, self.copy);
+        let task = self.new_task(user, act);
+        let mut content = Content::new(copy.message, &verp::expand(&copy.message.reverse_path, copy.address));
+        match (self.is_ours(user), self.helper.as_deref_mut()) {
+            (true, _) => task::perform(config, &task, user, &mut content),
+            (false, Some(helper)) => helper.perform(&task, content.size(), &mut content),
+            (false, None) => Appended::NotOurs,
+        }
+    }
+
+    /// Whether this process may do it by itself.
+    fn is_ours(&self, user: &User) -> bool {
+        user.owner.is_none_or(|(uid, _)| uid == nix::unistd::geteuid().as_raw())
+    }
+
+    fn new_task(&self, user: &User, act: Act) -> Task {
+        let copy = self.copy;
+        let sender = verp::expand(&copy.message.reverse_path, copy.address).to_string();
+        let recipient = public_address(copy.message, copy.address).to_string();
+        Task {
+            act,
+            user: user.name.clone(),
+            base: base(copy.message, copy.number, &self.settings.config.myhostname),
+            search: copy.search,
+            sender: clean(sender.as_bytes(), 1000),
+            recipient: clean(recipient.as_bytes(), 1000),
+        }
+    }
+
+    /// Mail for postmaster where nobody is postmaster: it must not be lost (RFC 5321 section 4.5.1), so a Maildir in the
+    /// queue keeps it.
+    fn keep(&self) -> Outcome {
+        let config = &self.settings.config;
+        let path = config.queue_directory.join("postmaster").to_string_lossy().into_owned();
+        let spec = MailboxSpec { format: MailboxFormat::Maildir, path };
+        let copy = self.copy;
+        let mut content = Content::new(copy.message, &copy.message.reverse_path);
+        let base = base(copy.message, copy.number, &config.myhostname);
+        log::warn!("id={} mailbox={}: nobody is postmaster here; an alias would help", copy.message.id, spec.path);
+        match mailbox::deliver(config, &spec, &base, copy.search, &mut content) {
+            Ok(()) => Outcome::Delivered,
+            Err(error) => appended("postmaster", &spec.path, &error).outcome(),
+        }
+    }
+
+    fn cannot_tell(&self, why: &str) -> Outcome {
+        log::warn!("id={} to=<{}>: {why}", self.copy.message.id, self.copy.address);
+        Appended::CannotTell.outcome()
+    }
 }
 
 /// Appends to a user's mailbox with the rights this process has.
 pub fn append(config: &Config, user: &User, base: &str, search: bool, content: &mut dyn Read) -> Appended {
     let mailbox = user.mailbox_path(config);
-    let result = mailbox::deliver(config, &mailbox, base, search, content);
-    let Err(error) = result else { return Appended::Done };
-    log::warn!("user={} mailbox={}: {error}", user.name, mailbox.path);
+    match mailbox::deliver(config, &mailbox, base, search, content) {
+        Ok(()) => Appended::Done,
+        Err(error) => appended(&user.name, &mailbox.path, &error),
+    }
+}
+
+/// What an error of a mailbox is.
+pub fn appended(user: &str, path: &str, error: &io::Error) -> Appended {
+    log::warn!("user={user} mailbox={path}: {error}");
     match error.kind() {
         io::ErrorKind::StorageFull => Appended::NoRoom,
         io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Appended::OverQuota,
@@ -201,6 +453,7 @@ mod tests {
                 Outcome::Delivered => assert_eq!(result, Appended::Done),
                 Outcome::Deferred(why) => assert!(why.starts_with("4.") && why.len() <= 120, "{why}"),
                 Outcome::Failed(why) => assert!(why.starts_with("5.") && why.len() <= 120, "{why}"),
+                other => panic!("{result:?}: {other:?}"),
             }
         }
     }

@@ -1,16 +1,21 @@
 //! Taking queued messages on: to mailboxes here, later to other hosts.
 //!
-//! `schedule.rs` says when, `attempt.rs` takes one message and all its recipients, `local.rs` (as root by way of
-//! `helper.rs`) carries it into a mailbox, `qmqp.rs` to another host, `report.rs` returns what failed. Several may run at once: a message is
+//! `schedule.rs` says when, `attempt.rs` takes one message and all its recipients, `local.rs` finds whose it is here,
+//! `expand.rs` sends it on where an alias or a `~/.forward` says so, `task.rs` (as root by way of `helper.rs`) does what
+//! needs the recipient's rights, `qmqp.rs` to another host, `report.rs` returns what failed. Several may run at once: a message is
 //! locked by whoever works on it, and others pass it by.
 
 mod attempt;
+mod expand;
+mod forward;
 mod helper;
 mod local;
+mod program;
 mod qmqp;
 mod report;
 mod schedule;
 mod settings;
+mod task;
 
 use crate::cli::Common;
 use crate::config::Config;
@@ -30,6 +35,12 @@ use std::time::{Duration, SystemTime};
 pub enum Outcome {
     /// It is in the mailbox, on disk.
     Delivered,
+    /// Another host has it, and will not report success; what that host said.
+    Relayed(String),
+    /// Another host has it, or another message of ours, and with it what the sender wants to hear.
+    PassedOn(String),
+    /// Others stand for this recipient, and have the message.
+    Expanded(String),
     /// It may be better later.
     Deferred(String),
     /// It will never be better.
@@ -126,7 +137,6 @@ impl Deliver {
         let due = self.queue.due(SystemTime::now());
         let mut due = due.map_err(|error| Error::Temporary(format!("looking at the queue: {error}")))?;
         due.retain(|id| !self.tried.contains(id));
-        schedule::parents_first(&mut due);
         let mut swept = Swept::Nothing;
         for (at, id) in due.iter().enumerate() {
             if self.waker.is_told_to_stop() {
@@ -198,6 +208,7 @@ mod tests {
             ("users", &format!("passwd-file:{}", text("passwd"))),
             ("channels", &text("channels")),
             ("myhostname", "mx.example"),
+            ("double_bounce_recipient", ""),
         ]);
         let queue = Queue::open(&config.queue_directory).unwrap();
         let waker = Waker::open(&queue).unwrap();

@@ -1,176 +1,236 @@
-//! Return messages: a multipart/report (RFC 3462) with a message/delivery-status (RFC 3464), from nobody, so that it
-//! can never be answered by another.
+//! Return messages: what a sender is told of a message, as a multipart/report (RFC 3462) with a delivery-status (RFC
+//! 3464, for addresses in UTF-8 RFC 6533), from nobody, so that it can never be answered by another.
 //!
-//! Its id comes from the message it returns and the first recipient it is about. A repeat after a crash finds it
-//! queued already, and only notes that.
+//! Of failures everybody hears who did not ask for silence; of delay whoever waits longer than `delay_warning_time`; of
+//! success who asked for it (RFC 3461). What can neither be delivered nor returned is told to
+//! `double_bounce_recipient`, and if that fails too it ends there.
+//!
+//! The id of a return comes from the message, the kind and the first recipient it is about. A repeat after a crash finds it
+//! queued already, and only notes that. `text.rs` finds the words.
 
+mod text;
+
+use super::local;
+use super::schedule;
 use crate::config::Config;
 use crate::logging::clean;
+use crate::message::parameters::{Body, MailParameters, RecipientParameters, Ret};
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp::{self, Verp};
 use crate::queue::{Draft, Error, Head, Message, Queue, RecipientState};
-use crate::sys;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Larger messages are returned by their header alone, and of that no more than this.
-const LARGEST_WHOLE: usize = 50_000;
+use std::time::SystemTime;
 
 /// The channel return messages are recorded to have come in on.
 const CHANNEL: &str = "local";
 
-/// Returns what failed and is not returned yet.
-pub fn return_failed(queue: &Queue, config: &Config, message: &mut Message) -> Result<(), Error> {
-    let failed: Vec<usize> = (0..message.recipients.len())
-        .filter(|number| message.recipients.get(*number).is_some_and(|r| r.state == RecipientState::Failed))
-        .collect();
-    // With VERP each recipient has a sender of its own.
-    let size = if Verp::of(&message.reverse_path).is_some() { 1 } else { failed.len().max(1) };
-    for group in failed.chunks(size) {
-        return_group(queue, config, message, group)?;
-    }
-    Ok(())
+/// Most recipients that one return message is about: those whose numbers differ by less.
+const BLOCK: usize = 1000;
+
+/// The attribute of a return message: its kind.
+const REPORT: &str = "report";
+
+/// What a recipient that another host has is recorded with, in front of what that said; it will not report success.
+pub const RELAYED: &str = "relayed";
+
+/// The same where the other host has taken over what the sender wants to hear.
+pub const PASSED_ON: &str = "passed on";
+
+/// The same where the recipient was an alias: others stand for it now.
+pub const EXPANDED: &str = "expanded";
+
+/// What is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Failure,
+    Delay,
+    Success,
+    /// Neither delivered nor returned.
+    Double,
 }
 
-fn return_group(queue: &Queue, config: &Config, message: &mut Message, group: &[usize]) -> Result<(), Error> {
-    let failed: Vec<Failed> = group.iter().filter_map(|number| Failed::of(message, *number, config)).collect();
-    let (Some(first), Some(one)) = (group.first(), failed.first()) else { return Ok(()) };
-    let to = verp::expand(&message.reverse_path, &one.address);
-    match &to.0 {
-        Some(to) => {
-            let id = message.id.child(u32::try_from(*first).unwrap_or(u32::MAX));
-            match queue.begin_as(&id)? {
-                Some(draft) => {
-                    write(draft, config, message, &failed, to)?;
-                    queue.wake();
-                }
-                None => log::info!("id={} return={id} queued before", message.id),
-            }
-        }
-        // A message from nobody is itself a report, or wants none.
-        None => {
-            for one in &failed {
-                log::warn!("id={} to=<{}> status=lost reason=\"{}\"", message.id, one.address, one.report);
-            }
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Failure => "failure",
+            Kind::Delay => "delay",
+            Kind::Success => "success",
+            Kind::Double => "double",
         }
     }
-    // The first last: it gives the return its id, should a crash come between.
-    for number in group.iter().rev() {
-        let Some(recipient) = message.recipients.get(*number) else { continue };
-        let report = recipient.report.clone();
-        message.mark(*number, RecipientState::Returned, &report, number == first)?;
-    }
-    Ok(())
 }
 
-/// A recipient that failed, and why.
-struct Failed {
+/// One recipient in a report.
+struct Told {
     address: Address,
+    parameters: RecipientParameters,
     report: String,
 }
 
-impl Failed {
-    fn of(message: &Message, number: usize, config: &Config) -> Option<Failed> {
-        let recipient = message.recipients.get(number)?;
-        let address = recipient.address.or_at(&config.myhostname);
-        Some(Failed { address, report: clean(recipient.report.as_bytes(), 200) })
-    }
-
-    /// The enhanced status code the report begins with, and the text behind it.
-    fn parts(&self) -> (&str, &str) {
-        match self.report.split_once(' ') {
-            Some((status, text)) if is_permanent_status(status) => (status, text),
-            _ => ("5.0.0", &self.report),
-        }
-    }
-}
-
-fn is_permanent_status(text: &str) -> bool {
-    let number = |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|octet| octet.is_ascii_digit());
-    let mut parts = text.split('.');
-    parts.next() == Some("5")
-        && parts.next().is_some_and(number)
-        && parts.next().is_some_and(number)
-        && parts.next().is_none()
-}
-
-fn write(mut draft: Draft, config: &Config, message: &Message, failed: &[Failed], to: &Address) -> Result<(), Error> {
-    let id = *draft.id();
-    let boundary = format!("{id}/{}", config.myhostname);
-    draft.content(header(config, &boundary, id.as_str(), to).as_bytes())?;
-    draft.content(text(config, &boundary, failed).as_bytes())?;
-    draft.content(status(config, &boundary, message, failed).as_bytes())?;
-    let start = start(message)?;
-    let (kind, returned) = if message.size <= LARGEST_WHOLE as u64 {
-        ("message/rfc822", start.as_slice())
-    } else {
-        ("text/rfc822-headers", header_of(&start))
+/// Tells of what failed and of what arrived, as far as that is wanted and not done yet.
+pub fn tell(queue: &Queue, config: &Config, message: &mut Message) -> Result<(), Error> {
+    let numbers = |wanted: &dyn Fn(&crate::queue::Recipient) -> bool| -> Vec<usize> {
+        let numbered = message.recipients.iter().enumerate();
+        numbered.filter(|(_, recipient)| wanted(recipient)).map(|(number, _)| number).collect()
     };
-    let encoding = if returned.is_ascii() { "7bit" } else { "8bit" };
-    let part = format!("--{boundary}\nContent-Type: {kind}\nContent-Transfer-Encoding: {encoding}\n\n");
-    draft.content(part.as_bytes())?;
-    draft.content(returned)?;
-    draft.content(format!("\n--{boundary}--\n").as_bytes())?;
-    draft.end_content()?;
-    draft.recipient(to)?;
-    let head = Head { reverse_path: ReversePath::NULL, trace: Vec::new(), channel: CHANNEL.to_owned() };
-    let id = draft.commit(&head)?;
-    log::info!("id={} return={id} to=<{to}> recipients={}", message.id, failed.len());
+    let failed = numbers(&|recipient| recipient.state == RecipientState::Failed);
+    let arrived = numbers(&|recipient| {
+        recipient.state == RecipientState::Delivered
+            && recipient.parameters.notify().success
+            && !recipient.report.starts_with(PASSED_ON)
+    });
+    for group in groups(message, &failed) {
+        tell_of(queue, config, message, Kind::Failure, group)?;
+        settle(message, group)?;
+    }
+    // A message from nobody has nobody to tell.
+    let arrived = if message.reverse_path.0.is_some() { arrived } else { Vec::new() };
+    for group in groups(message, &arrived) {
+        tell_of(queue, config, message, Kind::Success, group)?;
+        settle(message, group)?;
+    }
     Ok(())
 }
 
-fn header(config: &Config, boundary: &str, id: &str, to: &Address) -> String {
-    let host = &config.myhostname;
-    format!(
-        "From: Mail delivery at {host} <MAILER-DAEMON@{host}>\nTo: <{}>\nSubject: Your message could not be delivered\n\
-         Date: {}\nMessage-ID: <{id}@{host}>\nAuto-Submitted: auto-replied\nMIME-Version: 1.0\n\
-         Content-Type: multipart/report; report-type=delivery-status;\n\tboundary=\"{boundary}\"\n\n\
-         This is a delivery report in MIME format.\n\n",
-        shown(to),
-        date(SystemTime::now()),
-    )
-}
-
-fn text(config: &Config, boundary: &str, failed: &[Failed]) -> String {
-    let mut text = format!(
-        "--{boundary}\nContent-Type: text/plain; charset=us-ascii\n\n\
-         This is the mail system at {}. Your message could not be delivered to:\n\n",
-        config.myhostname
-    );
-    for one in failed {
-        text.push_str(&format!("  <{}>\n    {}\n", shown(&one.address), one.report));
+/// Tells of recipients that wait longer than `delay_warning_time`, once.
+pub fn warn(queue: &Queue, config: &Config, message: &mut Message, now: SystemTime) -> Result<(), Error> {
+    let limit = config.delay_warning_time.0;
+    if limit.is_zero() || message.reverse_path.0.is_none() || schedule::age(message.created, now) < limit {
+        return Ok(());
     }
-    text.push_str("\nIt will not be tried again. What was sent follows below.\n\n");
-    text
-}
-
-fn status(config: &Config, boundary: &str, message: &Message, failed: &[Failed]) -> String {
-    let mut text = format!(
-        "--{boundary}\nContent-Type: message/delivery-status\n\nReporting-MTA: dns; {}\nX-Doorpost-Queue-Id: {}\n\
-         Arrival-Date: {}\n",
-        config.myhostname,
-        message.id,
-        date(message.created)
-    );
-    for one in failed {
-        let (status, reason) = one.parts();
-        text.push_str(&format!(
-            "\nFinal-Recipient: rfc822; {}\nAction: failed\nStatus: {status}\nDiagnostic-Code: x-doorpost; {reason}\n",
-            shown(&one.address)
-        ));
+    let waits = |(number, recipient): (usize, &crate::queue::Recipient)| {
+        let wanted = recipient.state == RecipientState::Waiting && recipient.attempts > 0;
+        (wanted && !recipient.is_warned && recipient.parameters.notify().delay).then_some(number)
+    };
+    let waiting: Vec<usize> = message.recipients.iter().enumerate().filter_map(waits).collect();
+    for group in groups(message, &waiting) {
+        tell_of(queue, config, message, Kind::Delay, group)?;
+        for number in group.iter().rev() {
+            message.mark_warned(*number, group.first() == Some(number))?;
+        }
     }
-    text.push('\n');
-    text
+    Ok(())
 }
 
-/// An address as a header field can hold it: no line of a message is longer than 998 octets, and none of it may be
-/// taken for something else.
+/// Recipients that are told of together. By their numbers, so that a repeat after a crash in the middle makes no other
+/// groups of those that are left: the first of each is settled last.
+fn groups<'a>(message: &Message, numbers: &'a [usize]) -> Vec<&'a [usize]> {
+    // With VERP each recipient has a sender of its own.
+    let is_verp = Verp::of(&message.reverse_path).is_some();
+    numbers.chunk_by(|one, next| !is_verp && one / BLOCK == next / BLOCK).collect()
+}
+
+/// Records that nothing is left to do for these.
+fn settle(message: &mut Message, group: &[usize]) -> Result<(), Error> {
+    for number in group.iter().rev() {
+        let report = message.recipients.get(*number).map(|recipient| recipient.report.clone()).unwrap_or_default();
+        message.mark(*number, RecipientState::Returned, &report, group.first() == Some(number))?;
+    }
+    Ok(())
+}
+
+fn tell_of(queue: &Queue, config: &Config, message: &Message, kind: Kind, group: &[usize]) -> Result<(), Error> {
+    let told: Vec<Told> = group.iter().filter_map(|number| told(config, message, *number)).collect();
+    let is_unwanted = |told: &&Told| kind == Kind::Failure && !told.parameters.notify().failure;
+    for one in told.iter().filter(is_unwanted) {
+        log::info!("id={} to=<{}> event=not-returned reason=\"NOTIFY\"", message.id, shown(&one.address));
+    }
+    let told: Vec<Told> = told.into_iter().filter(|one| !is_unwanted(&one)).collect();
+    let (Some(first), Some(one)) = (group.first(), told.first()) else { return Ok(()) };
+    let sender = verp::expand(&message.reverse_path, &one.address);
+    let (kind, to) = match sender.0 {
+        Some(sender) => (kind, Some(sender)),
+        None => (Kind::Double, double_bounce_recipient(config, message)),
+    };
+    let Some(to) = to else {
+        // A report itself, of which nobody wants to hear a second time.
+        for one in &told {
+            let (to, reason) = (shown(&one.address), &one.report);
+            log::warn!("id={} to=<{to}> status=lost reason=\"{reason}\"", message.id);
+        }
+        return Ok(());
+    };
+    match queue.begin_derived(&message.id, &format!("{}/{first}", kind.word()))? {
+        Some(draft) => {
+            write(draft, config, message, kind, &told, &to)?;
+            queue.wake();
+        }
+        None => log::info!("id={} event=returned-before kind={}", message.id, kind.word()),
+    }
+    Ok(())
+}
+
+fn told(config: &Config, message: &Message, number: usize) -> Option<Told> {
+    let recipient = message.recipients.get(number)?;
+    let address = local::public_address(message, &recipient.address.or_at(&config.myhostname));
+    let report = clean(recipient.report.as_bytes(), 200);
+    Some(Told { address, parameters: recipient.parameters.clone(), report })
+}
+
+/// Who hears of a message from nobody that failed; nobody, if it is itself a report that was no return of a failure.
+fn double_bounce_recipient(config: &Config, message: &Message) -> Option<Address> {
+    let is_worth_it = matches!(message.attribute(REPORT), None | Some("failure"));
+    let to = Address::from_internal(config.double_bounce_recipient.as_bytes()).ok()?;
+    is_worth_it.then(|| to.or_at(&config.myhostname))
+}
+
+fn write(
+    mut draft: Draft,
+    config: &Config,
+    message: &Message,
+    kind: Kind,
+    told: &[Told],
+    to: &Address,
+) -> Result<(), Error> {
+    let id = *draft.id();
+    let report = text::Report::new(config, message, kind, told, id);
+    draft.content(report.head(to).as_bytes())?;
+    let whole = kind == Kind::Failure || kind == Kind::Double;
+    let whole = whole && message.parameters.ret != Some(Ret::Hdrs) && message.size <= config.bounce_size_limit;
+    let length = if whole { message.size } else { length_of_header(message)? };
+    let is_ascii = copy(message, length, |_| Ok(()))?;
+    draft.content(report.part_of_the_original(whole, is_ascii).as_bytes())?;
+    copy(message, length, |piece| draft.content(piece))?;
+    draft.content(report.end().as_bytes())?;
+    draft.end_content()?;
+    // Of a report nothing is reported, but a failure is kept (double bounces).
+    draft.recipient(to)?;
+    let body = if is_ascii && !report.is_global { Body::SevenBit } else { Body::EightBitMime };
+    let smtputf8 = report.is_global || !to.as_bytes().is_ascii();
+    draft.parameters(&MailParameters { body, smtputf8, ..MailParameters::default() })?;
+    draft.attribute(REPORT, kind.word())?;
+    let head = Head { reverse_path: ReversePath::NULL, trace: Vec::new(), channel: CHANNEL.to_owned() };
+    let id = draft.commit(&head)?;
+    log::info!("id={} return={id} kind={} to=<{}> recipients={}", message.id, kind.word(), shown(to), told.len());
+    Ok(())
+}
+
+/// An address as a header field and a record can hold it: no line of a message is longer than 998 octets, and none of it
+/// may be taken for something else.
 fn shown(address: &Address) -> String {
     clean(address.to_string().as_bytes(), 900)
 }
 
-/// The message from its beginning, as far as any of it is returned.
-fn start(message: &Message) -> Result<Vec<u8>, Error> {
-    let mut start = vec![0; LARGEST_WHOLE];
+/// Gives the first octets of the message in pieces, and says whether all are ASCII.
+fn copy(message: &Message, length: u64, mut each: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<bool, Error> {
+    let (mut buffer, mut at, mut is_ascii) = (vec![0; 32 * 1024], 0_u64, true);
+    while at < length {
+        let room = usize::try_from(length - at).unwrap_or(usize::MAX).min(buffer.len());
+        let Some(room) = buffer.get_mut(..room) else { break };
+        let count = message.read_at(room, at)?;
+        let piece = room.get(..count).unwrap_or_default();
+        if piece.is_empty() {
+            break;
+        }
+        is_ascii = is_ascii && piece.is_ascii();
+        each(piece)?;
+        at = at.saturating_add(count as u64);
+    }
+    Ok(is_ascii)
+}
+
+/// Octets before the first empty line; only whole lines, and no more than bounce_size_limit's default.
+fn length_of_header(message: &Message) -> Result<u64, Error> {
+    let mut start = vec![0; 50_000];
     let mut filled = 0_usize;
     while let Some(room) = start.get_mut(filled..).filter(|room| !room.is_empty()) {
         match message.read_at(room, filled as u64)? {
@@ -179,11 +239,11 @@ fn start(message: &Message) -> Result<Vec<u8>, Error> {
         }
     }
     start.truncate(filled);
-    Ok(start)
+    Ok(header_of(&start).len() as u64)
 }
 
 /// All before the first empty line; only whole lines.
-fn header_of(octets: &[u8]) -> &[u8] {
+pub fn header_of(octets: &[u8]) -> &[u8] {
     let mut length = 0_usize;
     for line in octets.split_inclusive(|octet| *octet == b'\n') {
         if !line.ends_with(b"\n") || matches!(line, b"\n" | b"\r\n") {
@@ -194,28 +254,9 @@ fn header_of(octets: &[u8]) -> &[u8] {
     octets.get(..length).unwrap_or_default()
 }
 
-/// A time as RFC 5322 section 3.3 writes it, in the zone of this machine.
-fn date(time: SystemTime) -> String {
-    let unix = time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0));
-    crate::message::date::date(unix, sys::offset_from_utc(unix))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn failed(report: &str) -> Failed {
-        Failed { address: Address::from_internal(b"bob@mx.example").unwrap(), report: report.to_owned() }
-    }
-
-    #[test]
-    fn a_report_without_a_permanent_status_gets_the_general_one() {
-        assert_eq!(failed("5.1.1 no such user").parts(), ("5.1.1", "no such user"));
-        assert_eq!(failed("5.1.100 x").parts(), ("5.1.100", "x"));
-        for odd in ["no such user", "4.1.1 x", "5.1 x", "5.1.1.1 x", "5..1 x", "5.1.1234 x", "5.1.a x", ""] {
-            assert_eq!(failed(odd).parts(), ("5.0.0", odd));
-        }
-    }
 
     #[test]
     fn the_header_ends_at_the_empty_line_or_at_the_last_whole_line() {

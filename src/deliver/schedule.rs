@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::exit::Error;
-use crate::queue::{Id, Queue};
+use crate::queue::Queue;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::BTreeSet;
@@ -31,30 +31,6 @@ pub fn next_try(config: &Config, created: SystemTime, now: SystemTime) -> System
 /// Whether what fails now is given up.
 pub fn is_expired(config: &Config, created: SystemTime, now: SystemTime) -> bool {
     age(created, now) >= config.maximal_queue_lifetime.0
-}
-
-/// The order of a sweep: messages before their return messages, so that one whose deliver was killed between queueing
-/// the return and noting it finds that still in the queue.
-pub fn parents_first(ids: &mut [Id]) {
-    /// A return message is numbered by a recipient; no message has more.
-    const RECIPIENTS: u32 = 1 << 16;
-    for at in 1..ids.len() {
-        let mut child = at;
-        while let Some([before, behind]) = ids.get(child.saturating_sub(1)..=child) {
-            // Ids of one family share their time, and are rare enough to try.
-            let (before, behind) = (*before, *behind);
-            if !is_same_time(&before, &behind) || !(0..RECIPIENTS).any(|number| behind.child(number) == before) {
-                break;
-            }
-            ids.swap(child - 1, child);
-            child -= 1;
-        }
-    }
-}
-
-fn is_same_time(one: &Id, two: &Id) -> bool {
-    let time = |id: &Id| id.as_str().as_bytes().iter().take(11).copied().collect::<Vec<_>>();
-    time(one) == time(two)
 }
 
 /// The next tries that this process has set, so that it need not look at the queue to know when one comes.
@@ -182,21 +158,6 @@ mod tests {
         assert!(is_expired(&config, at(0), at(100)));
         assert!(!is_expired(&config, at(1000), at(0)));
         assert!(is_expired(&Config::with(&[("maximal_queue_lifetime", "0")]), at(0), at(0)));
-    }
-
-    #[test]
-    fn a_return_message_comes_behind_its_parent_whatever_its_number() {
-        let parent = Id::new(at(1_700_000_000));
-        let (first, later) = (parent.child(0), parent.child(7));
-        let (older, newer) = (Id::new(at(1_600_000_000)), Id::new(at(1_800_000_000)));
-        for mut ids in [
-            vec![older, first, later, parent, newer],
-            vec![older, later, parent, first, newer],
-            vec![older, parent, first, later, newer],
-        ] {
-            parents_first(&mut ids);
-            assert_eq!((ids[0], ids[1], ids[4]), (older, parent, newer));
-        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::message::path::{Address, ReversePath};
 use crc32fast::Hasher;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,6 +23,9 @@ pub const TRACE_ROOM: usize = 2048;
 
 /// Most octets of recipients that come before the content: they are kept in memory.
 pub const EARLY_ROOM: usize = 1 << 20;
+
+/// The bit of a file's mode that says that the message is held.
+pub const HELD: u32 = 0o100;
 
 /// Longest channel name.
 const LONGEST_CHANNEL: usize = 255;
@@ -314,6 +317,8 @@ pub struct Message {
     pub attributes: Vec<(String, String)>,
     /// How the lines of its content end.
     pub lines: Lines,
+    /// It is not to be tried until somebody releases it.
+    pub is_held: bool,
     /// Octets of trace field and content.
     pub size: u64,
     /// All recipients, by number.
@@ -377,8 +382,32 @@ impl Message {
         };
         let mut checksum = Hasher::new();
         layout::checked_parts(&octets).iter().for_each(|part| checksum.update(part));
-        Ok(match read::body(id, path, file, &header, checksum)? {
-            Ok(message) => Found::Message(Box::new(message)),
+        Ok(match read::body(id, path, file, &header, Some(checksum))? {
+            Ok(message) => Found::Message(Box::new(Message { is_held: metadata.mode() & HELD != 0, ..message })),
+            Err(why) => Found::Garbage(why.to_owned()),
+        })
+    }
+
+    /// Opens a file for a look, locked by another or not; the content is not read, so no checksum is made.
+    pub(super) fn look(id: Id, path: PathBuf) -> io::Result<Found> {
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Gone),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Ok(Found::Garbage(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.nlink() == 0 {
+            return Ok(Found::Gone);
+        }
+        let header = match read::header(&file, metadata.len())? {
+            (_, Kind::Complete(header)) => header,
+            (_, Kind::Incomplete) => return Ok(Found::Incomplete(file, metadata)),
+            (_, Kind::Garbage(why)) => return Ok(Found::Garbage(why.to_owned())),
+        };
+        Ok(match read::body(id, path, file, &header, None)? {
+            Ok(message) => Found::Message(Box::new(Message { is_held: metadata.mode() & HELD != 0, ..message })),
             Err(why) => Found::Garbage(why.to_owned()),
         })
     }
@@ -411,12 +440,32 @@ impl Message {
         };
         let attempts = recipient.attempts.saturating_add(u32::from(state == RecipientState::Trying));
         let report = logging::clean(report.as_bytes(), LONGEST_REPORT);
-        let slot = Slot { state, attempts, time: microseconds(SystemTime::now()), report };
+        let is_warned = recipient.is_warned;
+        let slot = Slot { state, attempts, is_warned, time: microseconds(SystemTime::now()), report };
         self.file.write_all_at(&slot.encode(), at).map_err(|e| Error::from_io(&format!("{}: mark", self.id), &e))?;
         if durable {
             self.file.sync_data().map_err(|e| Error::from_io(&format!("{}: fdatasync", self.id), &e))?;
         }
         (recipient.state, recipient.attempts, recipient.report) = (slot.state, slot.attempts, slot.report);
+        Ok(())
+    }
+
+    /// Records that the sender has been told that a recipient takes long. `durable` as for [`Message::mark`].
+    pub fn mark_warned(&mut self, number: usize, durable: bool) -> Result<(), Error> {
+        let Some(recipient) = self.recipients.get_mut(number) else {
+            return Err(Error::Io(format!("{}: there is no recipient {number}", self.id)));
+        };
+        recipient.is_warned = true;
+        let (state, report) = (recipient.state, recipient.report.clone());
+        self.mark(number, state, &report, durable)
+    }
+
+    /// Holds it, so that nobody tries it, or releases it; on disk before this returns.
+    pub fn hold(&mut self, held: bool) -> Result<(), Error> {
+        let permissions = std::fs::Permissions::from_mode(if held { 0o600 | HELD } else { 0o600 });
+        self.file.set_permissions(permissions).map_err(|e| self.trouble("set its mode", e))?;
+        self.file.sync_all().map_err(|e| self.trouble("fsync", e))?;
+        self.is_held = held;
         Ok(())
     }
 

@@ -18,10 +18,6 @@ const CHANCE: usize = 4;
 /// Characters of an id.
 pub const LENGTH: usize = TIME + CHANCE;
 
-/// What one return message's id is further from its parent's than the one before it; odd, so that the first 2^20
-/// children of a message all differ.
-const STRIDE: u64 = 0x9_e375;
-
 /// The name of a message: 11 characters of microseconds since 1970 and 4 of chance, base 32 with the characters
 /// `0-9 a-z` without `i l o u`. It is used as a file name, so nothing else can be in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,12 +33,19 @@ impl Id {
         Id::from_parts(microseconds, u64::from(chance))
     }
 
-    /// The id of the `number`th return message (from 0) about this message: the parent's time, and its chance
-    /// advanced by `number + 1` strides. The same at every call, so that a repeat after a crash finds its own file.
-    pub fn child(&self, number: u32) -> Id {
-        let chance = self.0[TIME..].iter().fold(0, |value, digit| value << 5 | value_of(*digit).unwrap_or(0));
+    /// The id of a message that this one gives rise to: a return, the next station of an alias. `origin` says which, and
+    /// the same one gives the same id at every call, so that a repeat after a crash finds its own file. It sorts behind
+    /// this one. Different origins may share an id once in a million times; `probe` then gives others.
+    pub fn derived(&self, origin: &str, probe: u32) -> Id {
         let time = self.0[..TIME].iter().fold(0, |value, digit| value << 5 | value_of(*digit).unwrap_or(0));
-        Id::from_parts(time, chance.wrapping_add(STRIDE.wrapping_mul(u64::from(number) + 1)))
+        let chance = crc32fast::hash(format!("{self} {origin} {probe}").as_bytes());
+        Id::from_parts(time + 1, u64::from(chance))
+    }
+
+    /// When it was made, by the clock of then; to the microsecond.
+    pub fn time(&self) -> SystemTime {
+        let time = self.0[..TIME].iter().fold(0, |value, digit| value << 5 | value_of(*digit).unwrap_or(0));
+        UNIX_EPOCH.checked_add(std::time::Duration::from_micros(time)).unwrap_or(UNIX_EPOCH)
     }
 
     /// The id as text.
@@ -142,12 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn children_differ_from_each_other_and_from_their_parent_and_are_the_same_every_time() {
+    fn derived_ids_are_the_same_every_time_and_sort_behind_their_origin() {
         let parent = Id::new(SystemTime::now());
-        let children: HashSet<Id> = (0..10_000).map(|number| parent.child(number)).collect();
-        assert_eq!(children.len(), 10_000);
-        assert!(!children.contains(&parent));
-        assert_eq!(parent.child(7), parent.child(7));
-        assert_eq!(parent.child(7).to_string().parse(), Ok(parent.child(7)));
+        let derived: HashSet<Id> = (0..1000).map(|number| parent.derived(&format!("return/{number}"), 0)).collect();
+        assert!(derived.len() > 990, "{}", derived.len());
+        assert!(derived.iter().all(|id| *id > parent));
+        assert_eq!(parent.derived("a", 7), parent.derived("a", 7));
+        assert_ne!(parent.derived("a", 7), parent.derived("a", 8));
+        assert_eq!(parent.derived("a", 7).to_string().parse(), Ok(parent.derived("a", 7)));
+        assert!(parent.time() <= SystemTime::now());
     }
 }

@@ -37,6 +37,9 @@ pub const LONGEST_REPORT: usize = 120;
 /// Octets of the status slot behind each address: state, attempts, time, report length, report.
 pub const SLOT: usize = 1 + 4 + 8 + 1 + LONGEST_REPORT;
 
+/// The bit of the attempts that says that the sender has been warned.
+const WARNED: u32 = 1 << 31;
+
 /// First octets of the end record; the checksum follows.
 pub const END: &[u8; 4] = b"end.";
 
@@ -175,8 +178,10 @@ pub fn take_counted(octets: &[u8]) -> Option<(&[u8], &[u8])> {
 pub struct Slot {
     /// How far it is.
     pub state: RecipientState,
-    /// How often it has been tried.
+    /// How often it has been tried; 31 bits.
     pub attempts: u32,
+    /// The sender has been told that it takes long; the highest bit of the attempts.
+    pub is_warned: bool,
     /// When that was written, in microseconds since 1970.
     pub time: u64,
     /// What the last try came to; printable ASCII, at most [`LONGEST_REPORT`] octets.
@@ -195,7 +200,8 @@ impl Slot {
     pub fn encode(&self) -> [u8; SLOT] {
         let mut octets = [0; SLOT];
         octets[0] = state_octet(self.state);
-        octets[1..5].copy_from_slice(&self.attempts.to_be_bytes());
+        let attempts = self.attempts & !WARNED | if self.is_warned { WARNED } else { 0 };
+        octets[1..5].copy_from_slice(&attempts.to_be_bytes());
         octets[5..13].copy_from_slice(&self.time.to_be_bytes());
         let report = &self.report.as_bytes()[..self.report.len().min(LONGEST_REPORT)];
         octets[13] = report.len() as u8;
@@ -208,9 +214,11 @@ impl Slot {
     pub fn decode(octets: &[u8; SLOT]) -> Option<Slot> {
         let mut report = logging::clean(&octets[14..][..usize::from(octets[13]).min(LONGEST_REPORT)], SLOT * 4);
         report.truncate(LONGEST_REPORT);
+        let attempts = u32::from_be_bytes([octets[1], octets[2], octets[3], octets[4]]);
         Some(Slot {
             state: state_of(octets[0])?,
-            attempts: u32::from_be_bytes([octets[1], octets[2], octets[3], octets[4]]),
+            attempts: attempts & !WARNED,
+            is_warned: attempts & WARNED != 0,
             time: number(&octets[5..13]),
             report,
         })
@@ -312,7 +320,8 @@ mod tests {
 
         #[test]
         fn a_slot_is_read_as_it_was_written(attempts: u32, time: u64, report in "[ -~]{0,120}") {
-            let slot = Slot { state: RecipientState::Failed, attempts, time, report };
+            let (attempts, is_warned) = (attempts >> 1, attempts & 1 != 0);
+            let slot = Slot { state: RecipientState::Failed, attempts, is_warned, time, report };
             prop_assert_eq!(Slot::decode(&slot.encode()), Some(slot));
         }
     }

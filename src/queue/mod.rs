@@ -32,6 +32,12 @@ const ABANDONED: Duration = Duration::from_secs(3600);
 /// A next try that is further away than this was set by a wrong clock.
 const LONGEST_WAIT: Duration = Duration::from_secs(8 * 86_400);
 
+/// The attribute of a message that another gave rise to: which one, and how.
+pub const ORIGIN: &str = "origin";
+
+/// How many ids are tried for it.
+const PROBES: u32 = 16;
+
 /// Most names that are remembered as complained about.
 const COMPLAINTS: usize = 1000;
 
@@ -119,8 +125,27 @@ impl Queue {
         Err(Error::Io("no free queue id".to_owned()))
     }
 
-    /// The same under a given id, for return messages, whose id comes from the message they return, so that a repeat
-    /// after a crash finds its own file. `None` if it is there already.
+    /// The same for a message that another gives rise to, under an id made from that one's and `origin`, which is
+    /// written into it; so a repeat after a crash finds its own file. `None` if it is there already.
+    pub fn begin_derived(&self, parent: &Id, origin: &str) -> Result<Option<Draft>, Error> {
+        let origin = format!("{parent} {origin}");
+        for probe in 0..PROBES {
+            let id = parent.derived(&origin, probe);
+            if let Some(mut draft) = self.begin_as(&id)? {
+                draft.attribute(ORIGIN, &origin)?;
+                return Ok(Some(draft));
+            }
+            // Whoever has it open need not let go: what it is made of never changes.
+            match self.look(&id)? {
+                Some(found) if found.attribute(ORIGIN) == Some(&origin) => return Ok(None),
+                Some(_) => {}
+                None => return Err(Error::Io(format!("{id}: comes and goes"))),
+            }
+        }
+        Err(Error::Io(format!("{parent}: no free id for {origin}")))
+    }
+
+    /// Begins a message under a given id. `None` if a message of that id is there, whose ever it is.
     pub fn begin_as(&self, id: &Id) -> Result<Option<Draft>, Error> {
         for _ in 0..3 {
             if let Some(draft) = self.create(*id, SystemTime::now())? {
@@ -131,11 +156,29 @@ impl Queue {
                 // What a crash left of the last try, of whatever age: only who has the parent's lock writes this one.
                 Found::Incomplete(..) => self.discard(id),
                 Found::Gone => {}
+                Found::Locked if self.look(id)?.is_some() => return Ok(None),
                 Found::Locked => return Err(Error::Io(format!("{id}: locked by another"))),
                 Found::Garbage(why) => return Err(Error::Io(format!("{id}: {why}"))),
             }
         }
         Err(Error::Io(format!("{id}: comes and goes")))
+    }
+
+    /// A message as it is now, without its lock: for lists. Nothing in it may be changed. `None`: gone, or not complete.
+    pub fn look(&self, id: &Id) -> Result<Option<Message>, Error> {
+        match Message::look(*id, self.path_of(id)) {
+            Ok(Found::Message(message)) => Ok(Some(*message)),
+            Ok(_) => Ok(None),
+            Err(error) => Err(Error::from_io(&format!("{id}: open"), &error)),
+        }
+    }
+
+    /// Every message by its name alone, oldest first, held ones too.
+    pub fn names(&self) -> io::Result<Vec<Name>> {
+        let mut names = Vec::new();
+        self.each_name(|name| names.push(name))?;
+        names.sort_unstable_by_key(|name| name.id);
+        Ok(names)
     }
 
     /// Wakes a waiting `deliver --watch`. False: nobody reads the FIFO.
@@ -154,10 +197,20 @@ impl Queue {
         }
     }
 
-    /// Every message whose next try is not after `now`, oldest due first, without opening any.
+    /// Every message whose next try is not after `now` and that is not held, oldest due first, without opening any.
     pub fn due(&self, now: SystemTime) -> io::Result<Vec<Id>> {
         let mut due = Vec::new();
         let far = now.checked_add(LONGEST_WAIT).unwrap_or(now);
+        self.each_name(|name| {
+            if !name.is_held && (name.next_try <= now || name.next_try > far) {
+                due.push((name.next_try, name.id));
+            }
+        })?;
+        due.sort_unstable();
+        Ok(due.into_iter().map(|(_, id)| id).collect())
+    }
+
+    fn each_name(&self, mut found: impl FnMut(Name)) -> io::Result<()> {
         for folder in std::fs::read_dir(self.path.join("message"))? {
             let folder = folder?;
             let entries = match std::fs::read_dir(folder.path()) {
@@ -178,14 +231,12 @@ impl Queue {
                     continue;
                 };
                 // Gone since: delivered by another.
-                let Ok(time) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
-                if time <= now || time > far {
-                    due.push((time, id));
-                }
+                let Ok(metadata) = entry.metadata() else { continue };
+                let Ok(next_try) = metadata.modified() else { continue };
+                found(Name { id, next_try, is_held: metadata.mode() & file::HELD != 0 });
             }
         }
-        due.sort_unstable();
-        Ok(due.into_iter().map(|(_, id)| id).collect())
+        Ok(())
     }
 
     /// Locks and opens a message. `None`: gone, locked by another, or incomplete (removed if an hour old).
@@ -275,6 +326,17 @@ fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
+/// What the name of a message and its inode say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Name {
+    /// Its id.
+    pub id: Id,
+    /// When it is tried next.
+    pub next_try: SystemTime,
+    /// It is not tried until somebody releases it.
+    pub is_held: bool,
+}
+
 /// A recipient in the queue.
 #[derive(Debug, Clone)]
 pub struct Recipient {
@@ -286,6 +348,8 @@ pub struct Recipient {
     pub state: RecipientState,
     /// How often it has been tried.
     pub attempts: u32,
+    /// The sender has been told that it takes long.
+    pub is_warned: bool,
     /// What the last try came to, for people and return messages: `5.1.1 no such user`. At most 120 octets.
     pub report: String,
 }

@@ -122,7 +122,7 @@ fn marks_make_a_message_due_until_it_is_deferred() {
 #[test]
 fn a_given_id_is_written_once() {
     let (_folder, queue) = queue();
-    let child = put(&queue).child(0);
+    let child = put(&queue).derived("return/0", 0);
     let draft = queue.begin_as(&child).unwrap().unwrap();
     assert!(queue.begin_as(&child).is_err(), "somebody writes it");
     drop(draft);
@@ -133,11 +133,61 @@ fn a_given_id_is_written_once() {
 #[test]
 fn what_a_crash_left_of_a_given_id_is_written_again() {
     let (_folder, queue) = queue();
-    let child = put(&queue).child(0);
+    let child = put(&queue).derived("return/0", 0);
     queue.begin_as(&child).unwrap().unwrap().commit(&head()).unwrap();
     fs::write(queue.path_of(&child), [0; 3000]).unwrap();
     queue.begin_as(&child).unwrap().unwrap().commit(&head()).unwrap();
     assert!(queue.take(&child).unwrap().is_some());
+}
+
+#[test]
+fn a_derived_message_is_queued_once_and_never_mistaken_for_anothers() {
+    let (_folder, queue) = queue();
+    let parent = put(&queue);
+    let begin = |origin: &str| queue.begin_derived(&parent, origin).unwrap();
+    // Somebody else's message under the very id: it is left alone, and another id is found.
+    let taken = parent.derived(&format!("{parent} return/0"), 0);
+    queue.begin_as(&taken).unwrap().unwrap().commit(&head()).unwrap();
+    let id = begin("return/0").unwrap().commit(&head()).unwrap();
+    assert_ne!(id, taken);
+    assert!(begin("return/0").is_none());
+    let locked = queue.take(&id).unwrap().unwrap();
+    assert!(begin("return/0").is_none(), "another deliver is busy with it");
+    drop(locked);
+    assert!(begin("return/1").is_some());
+}
+
+#[test]
+fn a_held_message_is_never_due_until_it_is_released() {
+    let (_folder, queue) = queue();
+    let id = put(&queue);
+    let far = SystemTime::now() + Duration::from_secs(1000);
+    queue.take(&id).unwrap().unwrap().hold(true).unwrap();
+    assert_eq!(queue.due(far).unwrap(), []);
+    let names = queue.names().unwrap();
+    assert!(names.len() == 1 && names[0].is_held && names[0].id == id, "{names:?}");
+    assert!(queue.look(&id).unwrap().unwrap().is_held);
+    let mut message = queue.take(&id).unwrap().unwrap();
+    message.hold(false).unwrap();
+    assert_eq!(queue.due(far).unwrap(), [id]);
+}
+
+#[test]
+fn a_look_sees_a_locked_message_and_what_is_marked_in_it() {
+    let (_folder, queue) = queue();
+    let mut draft = queue.begin().unwrap();
+    draft.content(b"x\n").unwrap();
+    draft.recipient(&Address::from_internal(b"bob@mx.example").unwrap()).unwrap();
+    let id = draft.commit(&head()).unwrap();
+    let mut message = queue.take(&id).unwrap().unwrap();
+    message.mark(0, RecipientState::Waiting, "4.2.2 full", false).unwrap();
+    message.mark_warned(0, true).unwrap();
+    let seen = queue.look(&id).unwrap().unwrap();
+    assert_eq!((seen.recipients[0].report.as_str(), seen.recipients[0].is_warned), ("4.2.2 full", true));
+    message.mark(0, RecipientState::Trying, "", false).unwrap();
+    drop(message);
+    let message = queue.take(&id).unwrap().unwrap();
+    assert_eq!((message.recipients[0].attempts, message.recipients[0].is_warned), (1, true));
 }
 
 #[test]

@@ -57,6 +57,19 @@ pub enum Refusal {
     Trouble,
 }
 
+/// For the log and the command line.
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Refusal::TooLarge => "the message is larger than message_size_limit",
+            Refusal::TooManyHops => "the message has hopcount_limit Received fields",
+            Refusal::NoRoom => "the disk is full",
+            Refusal::NoRecipients => "no recipients",
+            Refusal::Trouble => "the queue cannot be written now",
+        })
+    }
+}
+
 /// How recipients are judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {

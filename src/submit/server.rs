@@ -243,7 +243,7 @@ impl Submit for Receiver<'_> {
         Ok(match self.put_on_disk() {
             Ok(id) => Outcome::Queued(id),
             Err(refusal) => {
-                log::info!("event=refused reason={refusal:?}");
+                log::info!("event=refused reason=\"{refusal}\"");
                 Outcome::Refused(refusal)
             }
         })
@@ -317,8 +317,13 @@ fn check_peer(config: &Config, stream: &UnixStream) -> Result<(), Error> {
 fn obey(receiver: &mut Receiver<'_>, request: &Request<'_>) -> Result<Option<Reply>, Error> {
     match request {
         Request::Introduce(introduction) => receiver.introduce(introduction).map(|()| None),
-        Request::Attribute(name, value) => {
+        // Others are deliver's own: whoever speaks with the network must not be able to say that an alias was followed.
+        Request::Attribute(name, value) if name == "content_filter" => {
             receiver.attribute(name, value);
+            Ok(None)
+        }
+        Request::Attribute(name, _) => {
+            log::warn!("event=attribute-ignored name={}", clean(name.as_bytes(), 100));
             Ok(None)
         }
         Request::Verify(address) => receiver.verify(address).map(Reply::Verdict).map(Some),

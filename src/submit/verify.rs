@@ -1,9 +1,11 @@
 //! May this recipient? The one oracle that RCPT, VRFY, checkaddr and deliver share.
 //!
 //! An address without a domain is completed with `myhostname`; the domain gives the channel by which mail leaves; the
-//! channel it came in on says whether it may; and where mail ends in a mailbox here, its user must exist.
+//! channel it came in on says whether it may; and where mail ends in a mailbox here, its user must exist, or an alias. A
+//! local part that nobody has is looked for without its extension (`recipient_delimiter`). postmaster is always taken.
 
 use super::{Policy, Verdict};
+use crate::aliases::{self, Target};
 use crate::channel::{Channel, Channels, Transport};
 use crate::config::Config;
 use crate::config::value::{ReceiveOverride, UserSource};
@@ -38,7 +40,7 @@ pub fn judge(config: &Config, channels: &Channels, from: &str, policy: Policy, a
     if channel.transport != Transport::Mailbox || !is_checked {
         return Verdict::Accepted;
     }
-    match local_user(config, &address) {
+    match local(config, &address) {
         Lookup::Yes(_) => Verdict::Accepted,
         Lookup::No => Verdict::UnknownUser,
         Lookup::CannotTell(why) => cannot_tell(&address, &why),
@@ -54,6 +56,63 @@ pub fn outgoing<'a>(channels: &'a Channels, address: &Address) -> Lookup<&'a Cha
     }
 }
 
+/// Who has a local address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Local {
+    /// An alias: the name it was found by, and its targets.
+    Alias(String, Vec<Target>),
+    /// A user, and what stood behind the delimiter.
+    User(User, Option<String>),
+    /// Nobody has it, but it must be taken (RFC 5321 section 4.5.1).
+    Postmaster,
+}
+
+/// Who has a local address: an alias before a user, and the whole local part before what stands in front of a
+/// `recipient_delimiter`.
+pub fn local(config: &Config, address: &Address) -> Lookup<Local> {
+    let local = String::from_utf8_lossy(address.local_part()).into_owned();
+    let domain = String::from_utf8_lossy(address.domain().unwrap_or_default()).into_owned();
+    for (name, extension) in split(config, &local) {
+        match aliases::find_for(config, name, &domain) {
+            Lookup::Yes((name, targets)) => return Lookup::Yes(Local::Alias(name, targets)),
+            Lookup::No => {}
+            Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+        }
+        match local_user(config, &with_local_part(address, name)) {
+            Lookup::Yes(user) => return Lookup::Yes(Local::User(user, extension.map(str::to_owned))),
+            Lookup::No => {}
+            Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+        }
+    }
+    if local.eq_ignore_ascii_case("postmaster") { Lookup::Yes(Local::Postmaster) } else { Lookup::No }
+}
+
+/// The local part, and the user and extension it may be made of. The owner of a list and its requests are never taken
+/// apart.
+fn split<'a>(config: &Config, local: &'a str) -> Vec<(&'a str, Option<&'a str>)> {
+    let mut found = vec![(local, None)];
+    let lower = local.to_ascii_lowercase();
+    let is_whole = lower.starts_with("owner-") || lower.ends_with("-request") || lower == "mailer-daemon";
+    let at = local.char_indices().skip(1).find(|(_, letter)| config.recipient_delimiter.contains(*letter));
+    if let Some((at, letter)) = at
+        && !is_whole
+        && let (Some(user), Some(extension)) = (local.get(..at), local.get(at + letter.len_utf8()..))
+    {
+        found.push((user, Some(extension).filter(|extension| !extension.is_empty())));
+    }
+    found
+}
+
+fn with_local_part(address: &Address, local: &str) -> Address {
+    let mut octets = local.as_bytes().to_vec();
+    if let Some(domain) = address.domain() {
+        octets.push(b'@');
+        octets.extend_from_slice(domain);
+    }
+    // Not longer than what it came from; were it none, nobody has the old one either.
+    Address::from_internal(&octets).unwrap_or_else(|_| address.clone())
+}
+
 /// The user in whose mailbox mail for a local address ends: of a passwd-file whoever is listed under the whole address,
 /// else under its local part.
 pub fn local_user(config: &Config, address: &Address) -> Lookup<User> {
@@ -66,6 +125,14 @@ pub fn local_user(config: &Config, address: &Address) -> Lookup<User> {
     };
     match found {
         Lookup::Yes(user) if !may_receive(config, &user) => Lookup::No,
+        found => found,
+    }
+}
+
+/// The user `default_privs` names, with whose rights the targets of the alias file are served; never root.
+pub fn privileged(config: &Config) -> Lookup<User> {
+    match users::system_user(&config.default_privs) {
+        Lookup::Yes(user) if user.owner.is_none_or(|(uid, _)| uid == 0) => Lookup::No,
         found => found,
     }
 }
@@ -128,7 +195,10 @@ mod tests {
     fn judged(folder: &Path, from: &str, to: &str) -> Verdict {
         let file = |name: &str| folder.join(name).display().to_string();
         let (channels, users) = (file("channels"), format!("passwd-file:{}", file("passwd")));
-        let config = Config::with(&[("myhostname", "mx.example"), ("channels", &channels), ("users", &users)]);
+        let aliases = file("aliases");
+        let settings =
+            [("myhostname", "mx.example"), ("channels", &channels), ("users", &users), ("alias_maps", &aliases)];
+        let config = Config::with(&settings);
         let channels = Channels::load(&config).unwrap();
         judge(&config, &channels, from, Policy::Channels, &address(to))
     }
@@ -142,7 +212,33 @@ mod tests {
         let users = "alice:{PLAIN}x::::/home/alice\npostmaster:{PLAIN}x::::/home/alice\n\
                      carol@other.example:{PLAIN}x::::/home/carol\nroot:{PLAIN}x:0:0::/root\n";
         std::fs::write(folder.path().join("passwd"), users).unwrap();
+        std::fs::write(folder.path().join("aliases"), "root: alice\nList: alice, x@example.net\n").unwrap();
         folder
+    }
+
+    #[test]
+    fn an_alias_is_a_user_and_postmaster_needs_none() {
+        let site = site();
+        let verdict = |to| judged(site.path(), "inet", to);
+        assert_eq!(verdict("list@mx.example"), Verdict::Accepted);
+        assert_eq!(verdict("LIST@other.example"), Verdict::Accepted);
+        std::fs::write(site.path().join("passwd"), "").unwrap();
+        assert_eq!(verdict("Postmaster@other.example"), Verdict::Accepted);
+        assert_eq!(verdict("postmasters@other.example"), Verdict::UnknownUser);
+        std::fs::remove_file(site.path().join("aliases")).unwrap();
+        assert_eq!(verdict("list@mx.example"), Verdict::CannotTell);
+    }
+
+    #[test]
+    fn an_extension_is_taken_off_where_nobody_has_the_whole_name() {
+        let site = site();
+        let verdict = |to| judged(site.path(), "inet", to);
+        for taken in ["alice+x@mx.example", "alice+@mx.example", "alice+a+b", "list+x@mx.example"] {
+            assert_eq!(verdict(taken), Verdict::Accepted, "{taken}");
+        }
+        for unknown in ["+alice@mx.example", "bob+alice@mx.example", "alice-x@mx.example", "owner-list+x@mx.example"] {
+            assert_eq!(verdict(unknown), Verdict::UnknownUser, "{unknown}");
+        }
     }
 
     #[test]
@@ -156,6 +252,8 @@ mod tests {
         assert_eq!(verdict("PostMaster@other.example"), Verdict::Accepted);
         assert_eq!(verdict("carol@other.example"), Verdict::Accepted);
         assert_eq!(verdict("carol@mx.example"), Verdict::UnknownUser);
+        assert_eq!(verdict("root@mx.example"), Verdict::Accepted, "by its alias");
+        std::fs::write(site.path().join("aliases"), "").unwrap();
         assert_eq!(verdict("root@mx.example"), Verdict::UnknownUser);
     }
 
@@ -211,7 +309,10 @@ mod tests {
 
     #[test]
     fn of_the_systems_users_only_people_receive() {
-        let config = Config::with(&[("myhostname", "mx.example"), ("channels", "/nonexistent"), ("users", "system")]);
+        let settings = [("myhostname", "mx.example"), ("channels", "/nonexistent"), ("users", "system")];
+        let aliases = tempfile::NamedTempFile::new().unwrap();
+        let aliases = [("alias_maps", aliases.path().to_str().unwrap())];
+        let config = Config::with(&[&settings[..], &aliases].concat());
         let channels = Channels::load(&config).unwrap();
         for service in ["root", "daemon@mx.example"] {
             let verdict = judge(&config, &channels, "smtp", Policy::Channels, &address(service));

@@ -33,16 +33,20 @@ type Refused = &'static str;
 
 const SHORT: Refused = "its records do not fit its offsets";
 
-/// Everything behind the header, believed only if the checksum agrees in the end; else why not.
+/// Everything behind the header, believed only if the checksum agrees in the end; else why not. Without a checksum the
+/// content is passed over.
 pub(super) fn body(
     id: Id,
     path: PathBuf,
     file: File,
     header: &Header,
-    mut checksum: Hasher,
+    checksum: Option<Hasher>,
 ) -> io::Result<Result<Message, Refused>> {
-    let mut from = BufReader::with_capacity(BUFFER, At { file: &file, offset: header.trace_at });
-    let mut left = header.recipients_at - header.trace_at;
+    let is_checked = checksum.is_some();
+    let mut checksum = checksum.unwrap_or_default();
+    let begin = if is_checked { header.trace_at } else { header.recipients_at };
+    let mut from = BufReader::with_capacity(BUFFER, At { file: &file, offset: begin });
+    let mut left = header.recipients_at - begin;
     while left > 0 {
         let octets = from.fill_buf()?;
         let count = octets.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -57,7 +61,8 @@ pub(super) fn body(
         Ok(found) => found,
         Err(why) => return Ok(Err(why)),
     };
-    let Some(Envelope { reverse_path, parameters, channel, attributes }) = envelope_of(&mut from, header, checksum)?
+    let Some(Envelope { reverse_path, parameters, channel, attributes }) =
+        envelope_of(&mut from, header, checksum, is_checked)?
     else {
         return Ok(Err("its checksum does not agree"));
     };
@@ -73,6 +78,7 @@ pub(super) fn body(
         created,
         attributes,
         lines,
+        is_held: false,
         size,
         recipients,
         path,
@@ -110,8 +116,8 @@ fn recipients_of(
         else {
             return Ok(Err("a recipient is no address or in no state"));
         };
-        let Slot { state, attempts, report, .. } = slot;
-        recipients.push(Recipient { address, parameters, state, attempts, report });
+        let Slot { state, attempts, is_warned, report, .. } = slot;
+        recipients.push(Recipient { address, parameters, state, attempts, is_warned, report });
         slots.push(at - SLOT as u64);
     }
     if recipients.len() != header.recipients as usize {
@@ -143,7 +149,12 @@ struct Envelope {
 }
 
 /// The rest of the file; nothing if it is not what the checksum was made of.
-fn envelope_of(from: &mut impl Read, header: &Header, mut checksum: Hasher) -> io::Result<Option<Envelope>> {
+fn envelope_of(
+    from: &mut impl Read,
+    header: &Header,
+    mut checksum: Hasher,
+    is_checked: bool,
+) -> io::Result<Option<Envelope>> {
     const LONGEST: u64 = (2 + LONGEST_ADDRESS + 2 + LONGEST_CHANNEL + layout::ATTRIBUTES + layout::END_RECORD) as u64;
     let mut octets = Vec::new();
     from.take(LONGEST + 1).read_to_end(&mut octets)?;
@@ -152,7 +163,7 @@ fn envelope_of(from: &mut impl Read, header: &Header, mut checksum: Hasher) -> i
     }
     let Some((covered, sum)) = octets.split_last_chunk::<4>() else { return Ok(None) };
     checksum.update(covered);
-    if checksum.finalize() != u32::from_be_bytes(*sum) {
+    if is_checked && checksum.finalize() != u32::from_be_bytes(*sum) {
         return Ok(None);
     }
     Ok((|| {

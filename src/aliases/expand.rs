@@ -1,0 +1,257 @@
+//! One alias, followed to its end: aliases in aliases, files of `:include:`, and the owner of a list.
+//!
+//! An alias is entered once, so that loops end; a name that leads back to one of those that were entered means the user
+//! of that name. An alias with an owner of its own is not entered but stays an address: its mail has another sender.
+
+use super::{Target, contents, find, find_for, parse};
+use crate::config::Config;
+use crate::lookup::Lookup;
+use crate::message::path::Address;
+use std::collections::HashSet;
+use std::path::Path;
+
+/// Most targets of an alias, all that it leads to counted.
+const MOST: usize = 20_000;
+
+/// Where the mail of one alias goes in the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expansion {
+    /// Without repeats: addresses with their domains, users, programs, files.
+    pub targets: Vec<Place>,
+    /// The local part of `owner-NAME`, where there is such an alias.
+    pub owner: Option<String>,
+}
+
+/// The end of the way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// Any address, here or elsewhere, to be routed like any other.
+    Address(Address),
+    /// A user here, no alias to be looked for any more, but a `~/.forward`.
+    User(String),
+    /// A user's mailbox.
+    Mailbox(String),
+    /// A program or file, which stands in the alias file itself.
+    Own(Target),
+}
+
+/// Why an alias cannot be followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// It may be better later; for the log.
+    Later(String),
+    /// The tables are wrong; for the log.
+    Wrong(String),
+}
+
+/// Follows the alias `name`, whose first targets are given, for a recipient of `domain`. `is_here` says of a domain
+/// whether its aliases are ours.
+pub fn expand(
+    config: &Config,
+    name: &str,
+    first: Vec<Target>,
+    domain: &str,
+    is_here: &dyn Fn(&[u8]) -> bool,
+) -> Result<Expansion, Trouble> {
+    let mut walk = Walk { config, domain, is_here, entered: HashSet::new(), seen: HashSet::new(), found: Vec::new() };
+    walk.entered.insert(name.to_ascii_lowercase());
+    for target in first {
+        walk.follow(target, true)?;
+    }
+    let local = name.split('@').next().unwrap_or(name);
+    let owner = if local.starts_with("owner-") { None } else { owner_of(config, local)? };
+    Ok(Expansion { targets: walk.found, owner })
+}
+
+/// Whether the alias file says by itself, not by a file of `:include:`, that mail for `name` goes to a program or file.
+pub fn lists(config: &Config, name: &str, wanted: &Target) -> Lookup<()> {
+    let (mut names, mut entered) = (vec![name.to_ascii_lowercase()], HashSet::new());
+    while let Some(name) = names.pop() {
+        if !entered.insert(name.clone()) {
+            continue;
+        }
+        let targets = match find(config, &name) {
+            Lookup::Yes(targets) => targets,
+            Lookup::No => continue,
+            Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+        };
+        if targets.contains(wanted) {
+            return Lookup::Yes(());
+        }
+        names.extend(targets.into_iter().filter_map(|target| match target {
+            Target::Address(address) => {
+                let local = address.rsplit_once('@').map_or(address.as_str(), |(local, _)| local);
+                Some(local.to_ascii_lowercase())
+            }
+            _ => None,
+        }));
+    }
+    Lookup::No
+}
+
+fn owner_of(config: &Config, name: &str) -> Result<Option<String>, Trouble> {
+    let owner = format!("owner-{name}");
+    match find(config, &owner) {
+        Lookup::Yes(_) => Ok(Some(owner)),
+        Lookup::No => Ok(None),
+        Lookup::CannotTell(why) => Err(Trouble::Later(why)),
+    }
+}
+
+struct Walk<'a> {
+    config: &'a Config,
+    domain: &'a str,
+    is_here: &'a dyn Fn(&[u8]) -> bool,
+    entered: HashSet<String>,
+    seen: HashSet<Place>,
+    found: Vec<Place>,
+}
+
+impl Walk<'_> {
+    /// `own`: it stands in the alias file, so it may be a program or a file.
+    fn follow(&mut self, target: Target, own: bool) -> Result<(), Trouble> {
+        let mut waiting = vec![(target, own)];
+        while let Some((target, own)) = waiting.pop() {
+            let more = match target {
+                Target::Address(text) => self.address(&text, own)?,
+                Target::Mailbox(user) => self.arrive(Place::Mailbox(user))?,
+                Target::Program(_) | Target::File(_) if own => self.arrive(Place::Own(target))?,
+                Target::File(path) if path == "/dev/null" => self.arrive(Place::Own(Target::File(path)))?,
+                Target::Program(_) | Target::File(_) => {
+                    log::warn!("event=alias-target-ignored reason=\"a program or file in a file of :include:\"");
+                    Vec::new()
+                }
+                Target::Include(path) => included(&path)?.into_iter().map(|target| (target, false)).collect(),
+            };
+            if waiting.len() + more.len() > MOST {
+                return Err(Trouble::Wrong(format!("an alias leads to more than {MOST} targets")));
+            }
+            waiting.extend(more.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    fn address(&mut self, text: &str, own: bool) -> Result<Vec<(Target, bool)>, Trouble> {
+        let wrong = |_| Trouble::Wrong(format!("{} is no address", crate::config::shown(text)));
+        let address = Address::from_internal(text.as_bytes()).map_err(wrong)?.or_at(self.domain);
+        let local = std::str::from_utf8(address.local_part()).unwrap_or_default().to_owned();
+        if !(self.is_here)(address.domain().unwrap_or_default()) || local.is_empty() {
+            return self.arrive(Place::Address(address));
+        }
+        let domain = std::str::from_utf8(address.domain().unwrap_or_default()).unwrap_or_default();
+        match find_for(self.config, &local, domain) {
+            Lookup::CannotTell(why) => Err(Trouble::Later(why)),
+            Lookup::No => self.arrive(Place::Address(address)),
+            // Back where we were: the user of that name.
+            Lookup::Yes((name, _)) if self.entered.contains(&name) => self.arrive(Place::User(local)),
+            Lookup::Yes((name, targets)) => {
+                if owner_of(self.config, &local)?.is_some() {
+                    return self.arrive(Place::Address(address));
+                }
+                self.entered.insert(name);
+                Ok(targets.into_iter().map(|target| (target, own)).collect())
+            }
+        }
+    }
+
+    fn arrive(&mut self, place: Place) -> Result<Vec<(Target, bool)>, Trouble> {
+        if self.seen.insert(place.clone()) {
+            self.found.push(place);
+        }
+        if self.found.len() > MOST {
+            return Err(Trouble::Wrong(format!("an alias leads to more than {MOST} targets")));
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// The targets in a file of `:include:`, whose lines are lists of targets. What is wrong in it is passed over.
+fn included(path: &Path) -> Result<Vec<Target>, Trouble> {
+    let octets = contents(path).map_err(|error| Trouble::Later(format!("{}: {error}", path.display())))?;
+    let mut found = Vec::new();
+    for (number, line) in octets.split(|octet| *octet == b'\n').enumerate() {
+        let text = String::from_utf8_lossy(line);
+        let text = text.trim();
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        match parse::targets(text) {
+            Ok(targets) => found.extend(targets),
+            Err(problem) => log::warn!("{}:{}: {problem}", path.display(), number + 1),
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Site(tempfile::TempDir, Config);
+
+    fn site(aliases: &str) -> Site {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("aliases");
+        std::fs::write(&path, aliases.replace("DIR", folder.path().to_str().unwrap())).unwrap();
+        let config = Config::with(&[("alias_maps", path.to_str().unwrap())]);
+        Site(folder, config)
+    }
+
+    fn expanded(site: &Site, name: &str) -> Result<(Vec<String>, Option<String>), Trouble> {
+        let Lookup::Yes((name, targets)) = find_for(&site.1, name, "mx.example") else { panic!("no alias {name}") };
+        let here = |domain: &[u8]| domain == b"mx.example";
+        let expansion = expand(&site.1, &name, targets, "mx.example", &here)?;
+        let text = |place: &Place| match place {
+            Place::Address(address) => address.to_string(),
+            Place::User(user) => format!("~{user}"),
+            Place::Mailbox(user) => format!("\\{user}"),
+            Place::Own(Target::Program(command)) => format!("|{command}"),
+            Place::Own(target) => format!("{target:?}"),
+        };
+        Ok((expansion.targets.iter().map(text).collect(), expansion.owner))
+    }
+
+    #[test]
+    fn aliases_in_aliases_are_followed_and_each_target_comes_once() {
+        let site = site("all: one, two, dave\none: alice, bob\ntwo: bob, x@example.net, All\n");
+        let (targets, owner) = expanded(&site, "ALL").unwrap();
+        assert_eq!(targets, ["alice@mx.example", "bob@mx.example", "x@example.net", "~All", "dave@mx.example"]);
+        assert_eq!(owner, None);
+    }
+
+    #[test]
+    fn an_alias_for_itself_means_the_user() {
+        let site = site("bob: bob, archive@example.net\ncarol: \\carol, bob\n");
+        assert_eq!(expanded(&site, "bob").unwrap().0, ["~bob", "archive@example.net"]);
+        assert_eq!(expanded(&site, "carol").unwrap().0, ["\\carol", "~bob", "archive@example.net"]);
+    }
+
+    #[test]
+    fn a_list_has_its_owner_and_is_not_entered_by_another() {
+        let site = site("list: a, b\nowner-list: boss\nall: list, c\n");
+        assert_eq!(expanded(&site, "list").unwrap().1.as_deref(), Some("owner-list"));
+        assert_eq!(expanded(&site, "all").unwrap().0, ["list@mx.example", "c@mx.example"]);
+        assert_eq!(expanded(&site, "owner-list").unwrap().1, None);
+    }
+
+    #[test]
+    fn an_included_file_names_addresses_but_no_program() {
+        let site = site("list: :include:DIR/members, |/bin/own\nlost: :include:DIR/none\n");
+        std::fs::write(site.0.path().join("members"), "# people\nalice, x@example.net\n|/bin/false\n/etc/x\n,,\nbob\n")
+            .unwrap();
+        let (targets, _) = expanded(&site, "list").unwrap();
+        assert_eq!(targets, ["alice@mx.example", "x@example.net", "bob@mx.example", "|/bin/own"]);
+        assert!(matches!(expanded(&site, "lost"), Err(Trouble::Later(_))));
+    }
+
+    #[test]
+    fn only_what_the_alias_file_itself_lists_for_a_name_is_said_to_be_listed() {
+        let site = site("a: b, x\nb: |/bin/own\nc: |/bin/other, :include:DIR/members\n");
+        std::fs::write(site.0.path().join("members"), "|/bin/included\n").unwrap();
+        let listed = |name: &str, command: &str| lists(&site.1, name, &Target::Program(command.to_owned()));
+        assert_eq!(listed("a", "/bin/own"), Lookup::Yes(()));
+        assert_eq!(listed("a", "/bin/other"), Lookup::No);
+        assert_eq!(listed("c", "/bin/included"), Lookup::No);
+        assert_eq!(listed("nobody", "/bin/own"), Lookup::No);
+    }
+}

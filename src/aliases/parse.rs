@@ -1,0 +1,298 @@
+//! Lines and targets of an alias file, of a file of `:include:`, and of a `~/.forward`; no I/O.
+
+use super::Target;
+use crate::config::shown;
+use std::path::PathBuf;
+
+/// Longest logical line, in octets.
+const LONGEST_LINE: usize = 1 << 20;
+
+/// Longest target: it must fit an address of the queue file with the domain behind it.
+const LONGEST_TARGET: usize = 700;
+
+/// Most words of a command.
+const MOST_WORDS: usize = 100;
+
+/// An alias.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name, as it is written, without quotes.
+    pub name: String,
+    /// Where its mail goes.
+    pub targets: Vec<Target>,
+    /// The line it begins on, from 1.
+    pub line: usize,
+}
+
+/// What is wrong, and what was expected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The line, from 1.
+    pub line: usize,
+    /// What was expected there.
+    pub problem: String,
+}
+
+/// All entries: logical lines are joined where a line begins with a blank.
+pub fn entries(octets: &[u8]) -> Vec<Result<Entry, Fault>> {
+    let (mut found, mut logical, mut begins) = (Vec::new(), Vec::new(), 0);
+    for (number, line) in octets.split(|octet| *octet == b'\n').enumerate() {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let is_blank = line.trim_ascii().is_empty();
+        if is_blank || line.starts_with(b"#") {
+            continue;
+        }
+        if !matches!(line.first(), Some(b' ' | b'\t')) {
+            found.extend(entry(&logical, begins));
+            logical.clear();
+            begins = number + 1;
+        }
+        if logical.len() + line.len() <= LONGEST_LINE {
+            logical.extend_from_slice(line);
+        }
+    }
+    found.extend(entry(&logical, begins));
+    found
+}
+
+fn entry(octets: &[u8], line: usize) -> Option<Result<Entry, Fault>> {
+    if octets.is_empty() {
+        return None;
+    }
+    let read = || {
+        let text = std::str::from_utf8(octets).map_err(|_| "expected UTF-8".to_owned())?;
+        if text.starts_with([' ', '\t']) {
+            return Err("expected an alias before its continuation line".to_owned());
+        }
+        let (name, rest) = name(text)?;
+        let targets = targets(rest)?;
+        if targets.is_empty() {
+            return Err(format!("expected a target behind {}:", shown(&name)));
+        }
+        Ok(Entry { name, targets, line })
+    };
+    Some(read().map_err(|problem: String| Fault { line, problem }))
+}
+
+/// What stands before the colon, and what behind it.
+fn name(text: &str) -> Result<(String, &str), String> {
+    let expected = || format!("expected NAME: TARGET, ... instead of {}", shown(text));
+    let (name, rest) = match text.strip_prefix('"') {
+        Some(quoted) => quoted.split_once('"').ok_or_else(expected)?,
+        None => {
+            let end = text.find([':', ' ', '\t']).ok_or_else(expected)?;
+            text.split_at(end)
+        }
+    };
+    let rest = rest.trim_start().strip_prefix(':').ok_or_else(expected)?;
+    let fits = !name.is_empty() && name.len() <= 255 && !name.chars().any(|c| c.is_control() || c == '/');
+    if fits { Ok((name.to_owned(), rest)) } else { Err(expected()) }
+}
+
+/// A list of targets, separated by commas; the error is what was expected. A `#` at the beginning of a word ends it.
+pub fn targets(text: &str) -> Result<Vec<Target>, String> {
+    let mut found = Vec::new();
+    for word in words(text)? {
+        found.push(target(&word)?);
+    }
+    Ok(found)
+}
+
+/// Splits at commas outside quotes. A quoted part keeps its octets; where all of a word is quoted the quotes go.
+fn words(text: &str) -> Result<Vec<String>, String> {
+    let (mut found, mut word, mut quoted, mut escaped) = (Vec::new(), String::new(), false, false);
+    for letter in text.chars() {
+        if letter.is_control() && letter != '\t' {
+            return Err("expected no control characters".to_owned());
+        }
+        match letter {
+            _ if std::mem::take(&mut escaped) => word.push(letter),
+            '\\' if quoted => {
+                escaped = true;
+                word.push(letter);
+            }
+            '"' => {
+                quoted = !quoted;
+                word.push(letter);
+            }
+            ',' if !quoted => found.push(std::mem::take(&mut word)),
+            _ => word.push(letter),
+        }
+    }
+    if quoted {
+        return Err("expected a closing quotation mark".to_owned());
+    }
+    found.push(word);
+    Ok(found.into_iter().map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect())
+}
+
+fn target(word: &str) -> Result<Target, String> {
+    let expected = |what: &str| format!("expected {what} instead of {}", shown(word));
+    // "|program args", "/file" and |"program args": sendmail takes both ways of quoting a command.
+    let whole = word
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+        .filter(|inside| inside.starts_with(['|', '/', '\\', ':']) && !inside.replace("\\\"", "").contains('"'));
+    let unquoted = whole.map_or_else(|| word.to_owned(), |inside| inside.replace("\\\"", "\"").replace("\\\\", "\\"));
+    if unquoted.len() > LONGEST_TARGET {
+        return Err(expected("a shorter target"));
+    }
+    if let Some(command) = unquoted.strip_prefix('|') {
+        let command = command.trim();
+        let inside = command.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        let command = inside.filter(|inside| !inside.contains('"')).unwrap_or(command);
+        split_command(command)?;
+        return Ok(Target::Program(command.to_owned()));
+    }
+    if unquoted.starts_with('/') {
+        return Ok(Target::File(unquoted));
+    }
+    if let Some(path) = unquoted.strip_prefix(":include:") {
+        let path = path.trim();
+        return if path.starts_with('/') {
+            Ok(Target::Include(PathBuf::from(path)))
+        } else {
+            Err(expected(":include: and an absolute path"))
+        };
+    }
+    if let Some(user) = unquoted.strip_prefix('\\') {
+        let fits = !user.is_empty() && !user.contains(['@', '/', ' ', '"']);
+        return if fits { Ok(Target::Mailbox(user.to_owned())) } else { Err(expected("\\ and the name of a user")) };
+    }
+    address(word).map(Target::Address).ok_or_else(|| expected("an address, a user, |command, /file or :include:/file"))
+}
+
+/// An address in internal form, out of `a@b`, `<a@b>`, `Name <a@b>` or `"a b"@c`; nothing if it is none.
+fn address(word: &str) -> Option<String> {
+    let inside = match word.rsplit_once('<') {
+        Some((_, rest)) => rest.strip_suffix('>')?.trim(),
+        None => word,
+    };
+    let (local, domain) = match inside.rsplit_once('@') {
+        Some((local, domain)) if !domain.contains('"') => (local, Some(domain)),
+        _ => (inside, None),
+    };
+    let local = match local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(quoted) => quoted.replace("\\\"", "\"").replace("\\\\", "\\"),
+        None if local.contains([' ', '\t', '"', '<', '>', '(', ')', ';', '|', '\\']) => return None,
+        None => local.to_owned(),
+    };
+    let fits = |domain: &str| !domain.is_empty() && !domain.contains([' ', '\t', '<', '>', '|']);
+    match domain {
+        Some(domain) if local.is_empty() || !fits(domain) => None,
+        Some(domain) => Some(format!("{local}@{domain}")),
+        None if local.is_empty() || local.starts_with(['|', '/', ':', '~']) => None,
+        None => Some(local),
+    }
+}
+
+/// The words of a command, quotes and backslashes taken off; there is no shell, so what only a shell could do is an
+/// error. A leading `exec` is what a shell would drop, too.
+pub fn split_command(command: &str) -> Result<Vec<String>, String> {
+    let (mut found, mut word, mut begun) = (Vec::new(), String::new(), false);
+    let (mut quote, mut escaped) = (None, false);
+    for letter in command.chars() {
+        if std::mem::take(&mut escaped) {
+            word.push(letter);
+            continue;
+        }
+        match (letter, quote) {
+            ('\\', None | Some('"')) => (escaped, begun) = (true, true),
+            ('"' | '\'', None) => (quote, begun) = (Some(letter), true),
+            (_, Some(open)) if letter == open => quote = None,
+            (' ' | '\t', None) => {
+                if std::mem::take(&mut begun) {
+                    found.push(std::mem::take(&mut word));
+                }
+            }
+            ('$' | '`', None | Some('"')) | (';' | '&' | '|' | '<' | '>' | '(' | ')' | '*' | '?' | '[', None) => {
+                return Err(format!("expected a command that needs no shell, without {letter}"));
+            }
+            _ => {
+                begun = true;
+                word.push(letter);
+            }
+        }
+    }
+    if quote.is_some() || escaped {
+        return Err("expected a closing quotation mark in the command".to_owned());
+    }
+    if begun {
+        found.push(word);
+    }
+    if found.first().is_some_and(|first| first == "exec") {
+        found.remove(0);
+    }
+    match found.first() {
+        Some(program) if program.starts_with('/') && found.len() <= MOST_WORDS => Ok(found),
+        _ => Err("expected the absolute path of a program behind |".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn one(text: &str) -> Target {
+        let mut found = targets(text).unwrap();
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+        found.remove(0)
+    }
+
+    #[test]
+    fn entries_are_joined_over_lines_and_comments_are_passed_over() {
+        let text =
+            b"# a comment\npostmaster: alice\n\nlist : bob,\n# between\n  carol@example.net\n\t, dave\n\"a b\": x\n";
+        let found: Vec<Entry> = entries(text).into_iter().map(Result::unwrap).collect();
+        let names: Vec<(&str, usize)> = found.iter().map(|entry| (entry.name.as_str(), entry.line)).collect();
+        assert_eq!(names, [("postmaster", 2), ("list", 4), ("a b", 8)]);
+        let addresses = ["bob", "carol@example.net", "dave"].map(|text| Target::Address(text.to_owned()));
+        assert_eq!(found[1].targets, addresses);
+    }
+
+    #[test]
+    fn a_wrong_line_is_told_with_its_number_and_the_rest_holds() {
+        let found = entries(b"a: b\nno colon\nc:\nd: \"|x\ne: |relative\nf: g\n");
+        let lines: Vec<Option<usize>> =
+            found.iter().map(|entry| entry.as_ref().err().map(|fault| fault.line)).collect();
+        assert_eq!(lines, [None, Some(2), Some(3), Some(4), Some(5), None]);
+    }
+
+    #[test]
+    fn every_kind_of_target_is_known_in_its_common_spellings() {
+        assert_eq!(one("\\bob"), Target::Mailbox("bob".into()));
+        for command in ["|/bin/x -a b", "\"|/bin/x -a b\"", "|\"/bin/x -a b\"", "\"| /bin/x -a b\""] {
+            assert_eq!(one(command), Target::Program("/bin/x -a b".into()), "{command}");
+        }
+        assert_eq!(one("/var/mail/x"), Target::File("/var/mail/x".into()));
+        assert_eq!(one("\"/var/mail/a b\""), Target::File("/var/mail/a b".into()));
+        assert_eq!(one(":include:/etc/list"), Target::Include("/etc/list".into()));
+        assert_eq!(one("Bob B <bob@example.net>"), Target::Address("bob@example.net".into()));
+        assert_eq!(one("\"b o b\"@example.net"), Target::Address("b o b@example.net".into()));
+    }
+
+    #[test]
+    fn a_command_is_split_into_words_without_a_shell() {
+        let split = |text| split_command(text).unwrap();
+        assert_eq!(split("/bin/x 'a b' \"c \\\" d\" e\\ f ''"), ["/bin/x", "a b", "c \" d", "e f", ""]);
+        assert_eq!(split("exec /usr/bin/procmail -f-"), ["/usr/bin/procmail", "-f-"]);
+        for shell in
+            ["/bin/x; y", "/bin/x > /tmp/y", "/bin/x $HOME", "/bin/x `y`", "/bin/x \"$y\"", "x", "", "/bin/x 'y"]
+        {
+            assert!(split_command(shell).is_err(), "{shell}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_octets_make_it_panic(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = entries(&octets);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "[a-z:|/\\\\\",<>@# \t\n]{0,60}") {
+            let _ = entries(text.as_bytes());
+        }
+    }
+}

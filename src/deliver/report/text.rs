@@ -1,0 +1,221 @@
+//! The words and fields of a return message; no I/O.
+
+use super::{EXPANDED, Kind, RELAYED, Told, shown};
+use crate::config::Config;
+use crate::message::path::Address;
+use crate::queue::{Id, Message};
+use crate::sys;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A return message in the making.
+pub(super) struct Report<'a> {
+    config: &'a Config,
+    message: &'a Message,
+    kind: Kind,
+    told: &'a [Told],
+    id: Id,
+    boundary: String,
+    /// It names an address that is not ASCII (RFC 6533).
+    pub is_global: bool,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(config: &'a Config, message: &'a Message, kind: Kind, told: &'a [Told], id: Id) -> Self {
+        let boundary = format!("{id}/{}", config.myhostname);
+        let is_global = told.iter().any(|one| utf8(&one.address).is_some());
+        Report { config, message, kind, told, id, boundary, is_global }
+    }
+
+    /// All before the original.
+    pub fn head(&self, to: &Address) -> String {
+        let host = &self.config.myhostname;
+        let subject = match self.kind {
+            Kind::Failure => "Your message could not be delivered",
+            Kind::Delay => "Your message is not delivered yet",
+            Kind::Success => "Your message was delivered",
+            Kind::Double => "A message could neither be delivered nor returned",
+        };
+        format!(
+            "From: Mail delivery at {host} <MAILER-DAEMON@{host}>\nTo: <{}>\nSubject: {subject}\n\
+             Date: {}\nMessage-ID: <{}@{host}>\nAuto-Submitted: auto-replied\nMIME-Version: 1.0\n\
+             Content-Type: multipart/report; report-type={};\n\tboundary=\"{}\"\n\n\
+             This is a delivery report in MIME format.\n\n{}{}",
+            self.address(to),
+            date(SystemTime::now()),
+            self.id,
+            if self.is_global { "global-delivery-status" } else { "delivery-status" },
+            self.boundary,
+            self.text(),
+            self.status(),
+        )
+    }
+
+    /// The head of the last part, in which the original or its header comes.
+    pub fn part_of_the_original(&self, is_whole: bool, is_ascii: bool) -> String {
+        let is_global = self.is_global || (self.message.parameters.smtputf8 && !is_ascii);
+        let kind = match (is_whole, is_global) {
+            (true, false) => "message/rfc822",
+            (true, true) => "message/global",
+            (false, false) => "text/rfc822-headers",
+            (false, true) => "message/global-headers",
+        };
+        let encoding = if is_ascii { "7bit" } else { "8bit" };
+        format!("--{}\nContent-Type: {kind}\nContent-Transfer-Encoding: {encoding}\n\n", self.boundary)
+    }
+
+    /// What closes the last part.
+    pub fn end(&self) -> String {
+        format!("\n--{}--\n", self.boundary)
+    }
+
+    fn text(&self) -> String {
+        let charset = if self.is_global { "utf-8" } else { "us-ascii" };
+        let encoding = if self.is_global { "Content-Transfer-Encoding: 8bit\n" } else { "" };
+        let what = match self.kind {
+            Kind::Failure => "Your message could not be delivered to:",
+            Kind::Delay => "Your message could not be delivered yet to:",
+            Kind::Success => "Your message was delivered, or handed on, to:",
+            Kind::Double => "A message that came from nobody, and so cannot be returned, could not be delivered to:",
+        };
+        let mut text = format!(
+            "--{}\nContent-Type: text/plain; charset={charset}\n{encoding}\nThis is the mail system at {}. {what}\n\n",
+            self.boundary, self.config.myhostname
+        );
+        for one in self.told {
+            text.push_str(&format!("  <{}>\n    {}\n", self.address(&one.address), self.reason(one)));
+        }
+        text.push_str(&match self.kind {
+            Kind::Failure => "\nIt will not be tried again. What was sent follows below.\n\n".to_owned(),
+            Kind::Delay => format!(
+                "\nIt is tried again, until {}. You need not send it again.\n\n",
+                self.until().map_or_else(|| "it arrives".to_owned(), date)
+            ),
+            Kind::Success => "\nThe header of what was sent follows below.\n\n".to_owned(),
+            Kind::Double => "\nNobody else is told. What was sent follows below.\n\n".to_owned(),
+        });
+        text
+    }
+
+    fn status(&self) -> String {
+        let kind = if self.is_global { "message/global-delivery-status" } else { "message/delivery-status" };
+        let encoding = if self.is_global { "Content-Transfer-Encoding: 8bit\n" } else { "" };
+        let mut text = format!("--{}\nContent-Type: {kind}\n{encoding}\n", self.boundary);
+        if let Some(envid) = &self.message.parameters.envid {
+            let envid = crate::logging::clean(&envid.decoded(), 400);
+            text.push_str(&format!("Original-Envelope-Id: {envid}\n"));
+        }
+        text.push_str(&format!(
+            "Reporting-MTA: dns; {}\nX-Doorpost-Queue-Id: {}\nArrival-Date: {}\n",
+            self.config.myhostname,
+            self.message.id,
+            date(self.message.created)
+        ));
+        for one in self.told {
+            text.push('\n');
+            if let Some(orcpt) = &one.parameters.orcpt {
+                let (kind, address) = orcpt.decoded();
+                let address = if self.is_global { address } else { crate::logging::clean(address.as_bytes(), 800) };
+                text.push_str(&format!("Original-Recipient: {kind}; {address}\n"));
+            }
+            let kind = if utf8(&one.address).is_some() { "utf-8" } else { "rfc822" };
+            let (action, status) = self.action(one);
+            text.push_str(&format!(
+                "Final-Recipient: {kind}; {}\nAction: {action}\nStatus: {status}\n",
+                self.address(&one.address)
+            ));
+            if matches!(self.kind, Kind::Failure | Kind::Delay | Kind::Double) {
+                text.push_str(&format!("Diagnostic-Code: x-doorpost; {}\n", parts(&one.report).1));
+            }
+            if let (Kind::Delay, Some(until)) = (self.kind, self.until()) {
+                text.push_str(&format!("Will-Retry-Until: {}\n", date(until)));
+            }
+        }
+        text.push('\n');
+        text
+    }
+
+    fn action(&self, one: &Told) -> (&'static str, String) {
+        let (status, _) = parts(&one.report);
+        let status = |class: char, general: &str| match status {
+            Some(status) if status.starts_with(class) => status.to_owned(),
+            _ => general.to_owned(),
+        };
+        match self.kind {
+            Kind::Failure | Kind::Double => ("failed", status('5', "5.0.0")),
+            Kind::Delay => ("delayed", status('4', "4.0.0")),
+            Kind::Success if one.report.starts_with(RELAYED) => ("relayed", "2.0.0".to_owned()),
+            Kind::Success if one.report.starts_with(EXPANDED) => ("expanded", "2.0.0".to_owned()),
+            Kind::Success => ("delivered", "2.0.0".to_owned()),
+        }
+    }
+
+    fn reason<'b>(&self, one: &'b Told) -> &'b str {
+        match self.kind {
+            Kind::Success if one.report.starts_with(RELAYED) => "is with another mail system, which tells no more",
+            Kind::Success if one.report.starts_with(EXPANDED) => "stands for others, to whom it goes on",
+            Kind::Success => "was delivered",
+            Kind::Failure | Kind::Delay | Kind::Double => &one.report,
+        }
+    }
+
+    fn address(&self, address: &Address) -> String {
+        utf8(address).unwrap_or_else(|| shown(address))
+    }
+
+    fn until(&self) -> Option<SystemTime> {
+        self.message.created.checked_add(self.config.maximal_queue_lifetime.0)
+    }
+}
+
+/// An address that is not ASCII and can stand in a field in UTF-8; nothing otherwise.
+fn utf8(address: &Address) -> Option<String> {
+    let text = std::str::from_utf8(address.as_bytes()).ok().filter(|text| !text.is_ascii())?;
+    let fits = !text.chars().any(|letter| letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}'));
+    (fits && text.len() <= 900).then(|| address.to_string())
+}
+
+/// The enhanced status code the report begins with, and the text behind it.
+fn parts(report: &str) -> (Option<&str>, &str) {
+    match report.split_once(' ') {
+        Some((status, text)) if is_status(status) => (Some(status), text),
+        _ => (None, report),
+    }
+}
+
+fn is_status(text: &str) -> bool {
+    let number = |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|octet| octet.is_ascii_digit());
+    let mut parts = text.split('.');
+    matches!(parts.next(), Some("2" | "4" | "5"))
+        && parts.next().is_some_and(number)
+        && parts.next().is_some_and(number)
+        && parts.next().is_none()
+}
+
+/// A time as RFC 5322 section 3.3 writes it, in the zone of this machine.
+fn date(time: SystemTime) -> String {
+    let unix = time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0));
+    crate::message::date::date(unix, sys::offset_from_utc(unix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_taken_apart_into_status_and_text() {
+        assert_eq!(parts("5.1.1 no such user"), (Some("5.1.1"), "no such user"));
+        assert_eq!(parts("4.1.100 x"), (Some("4.1.100"), "x"));
+        for odd in ["no such user", "3.1.1 x", "5.1 x", "5.1.1.1 x", "5..1 x", "5.1.1234 x", "5.1.a x", ""] {
+            assert_eq!(parts(odd), (None, odd));
+        }
+    }
+
+    #[test]
+    fn only_whole_utf_8_without_controls_is_shown_as_it_is() {
+        let address = |octets: &[u8]| Address::from_internal(octets).unwrap();
+        assert!(utf8(&address("jos\u{e9}@mx.example".as_bytes())).is_some_and(|text| text.contains("jos\u{e9}")));
+        assert_eq!(utf8(&address(b"bob@mx.example")), None);
+        assert_eq!(utf8(&address(b"b\xffb@mx.example")), None);
+        assert_eq!(utf8(&address("b\u{85}\u{e9}@mx.example".as_bytes())), None);
+    }
+}

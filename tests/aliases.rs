@@ -1,0 +1,345 @@
+//! Aliases and `~/.forward`, by the real deliver: who gets the mail, what runs, what goes in a circle, what a crash leaves.
+
+mod common;
+
+use common::Scratch;
+use doorpost::message::parameters::{MailParameters, RecipientParameters};
+use doorpost::message::path::{Address, ReversePath};
+use doorpost::queue::{Head, Id, Queue};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+const TRACE: &str = "Received: from client.example by mx.example; Thu, 1 Jan 2026 00:00:00 +0000\n";
+
+fn enqueue_with(scratch: &Scratch, from: &str, to: &[(&str, &str)], mail: &str) -> Id {
+    fs::create_dir_all(scratch.queue().join("message")).unwrap();
+    let mut draft = Queue::at(&scratch.queue()).begin().unwrap();
+    draft.content(b"Subject: hello\n\nbody\n").unwrap();
+    draft.end_content().unwrap();
+    for (address, said) in to {
+        let said = RecipientParameters::from_text(said.as_bytes()).unwrap();
+        draft.recipient_with(&Address::from_internal(address.as_bytes()).unwrap(), &said).unwrap();
+    }
+    draft.parameters(&MailParameters::from_text(mail.as_bytes()).unwrap()).unwrap();
+    let reverse_path = ReversePath::from_internal(from.as_bytes()).unwrap();
+    let id = draft.commit(&Head { reverse_path, trace: TRACE.into(), channel: "local".into() }).unwrap();
+    scratch.hand_over(&scratch.queue());
+    id
+}
+
+fn enqueue(scratch: &Scratch, from: &str, to: &str) -> Id {
+    enqueue_with(scratch, from, &[(to, "")], "")
+}
+
+fn deliver(scratch: &Scratch) -> String {
+    String::from_utf8_lossy(&scratch.deliver().stderr).into_owned()
+}
+
+fn texts(scratch: &Scratch, user: &str) -> Vec<String> {
+    scratch.mail(user).into_iter().map(|mail| String::from_utf8_lossy(&mail).into_owned()).collect()
+}
+
+fn counts(scratch: &Scratch) -> [usize; 3] {
+    ["alice", "bob", "carol"].map(|user| scratch.mail(user).len())
+}
+
+/// Makes a home for a user of the passwd-file, and a `.forward` in it.
+fn forward(scratch: &Scratch, user: &str, text: &str) {
+    let home = scratch.path().join("home").join(user);
+    fs::create_dir_all(&home).unwrap();
+    fs::write(home.join(".forward"), text).unwrap();
+    scratch.hand_over(&scratch.path().join("home"));
+}
+
+/// A program that adds what it gets and its arguments to a file.
+fn program(scratch: &Scratch) -> (String, std::path::PathBuf) {
+    let (path, out) = (scratch.path().join("program"), scratch.path().join("out"));
+    let script = format!(
+        "#!/bin/sh\n{{ echo \"args:$*\"; echo \"to:$RECIPIENT from:$SENDER\"; cat; }} >> {}\nexit ${{1:-0}}\n",
+        out.display()
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    scratch.hand_over(&path);
+    (path.display().to_string(), out)
+}
+
+#[test]
+fn an_alias_reaches_everybody_it_names_once() {
+    let scratch = Scratch::new();
+    scratch.write("aliases", "all: bob, list\nlist: bob, Carol, alice@MX.example\n");
+    enqueue(&scratch, "x@elsewhere.example", "All@mx.example");
+    let log = deliver(&scratch);
+    assert_eq!(counts(&scratch), [1, 1, 1], "{log}");
+    let mail = &texts(&scratch, "bob")[0];
+    assert!(
+        mail.starts_with("Return-Path: <x@elsewhere.example>\nDelivered-To: All@mx.example\nReceived: by mx"),
+        "{mail}"
+    );
+    assert!(mail.ends_with(&format!("{TRACE}Subject: hello\n\nbody\n")), "{mail}");
+    assert!(scratch.queued().is_empty());
+}
+
+#[test]
+fn a_lists_failures_go_to_its_owner() {
+    let scratch = Scratch::new();
+    scratch.write("aliases", "list: bob, nobody-here\nowner-list: alice\n");
+    enqueue(&scratch, "carol@mx.example", "list@mx.example");
+    let log = deliver(&scratch);
+    assert_eq!(counts(&scratch), [1, 1, 0], "{log}");
+    assert!(texts(&scratch, "bob")[0].starts_with("Return-Path: <owner-list@mx.example>\n"));
+    assert!(texts(&scratch, "alice")[0].contains("Final-Recipient: rfc822; nobody-here@mx.example\n"));
+}
+
+#[test]
+fn an_alias_that_names_itself_and_circles_end() {
+    let scratch = Scratch::new();
+    scratch.write("aliases", "bob: bob, alice\na: b\nb: a\none: two\nowner-one: carol\ntwo: one\nowner-two: carol\n");
+    for to in ["bob", "a", "one"] {
+        enqueue(&scratch, "alice@mx.example", &format!("{to}@mx.example"));
+    }
+    let log = deliver(&scratch);
+    assert_eq!(scratch.mail("bob").len(), 1, "{log}");
+    // bob's copy, and the failure of `a`, which names nobody in the end.
+    assert_eq!(scratch.mail("alice").len(), 2, "{log}");
+    let circle = texts(&scratch, "carol");
+    assert!(circle.len() == 1 && circle[0].contains("in a circle"), "{log}");
+    assert!(scratch.queued().is_empty());
+}
+
+#[test]
+fn an_extension_goes_to_the_user_and_finds_its_own_forward() {
+    let scratch = Scratch::new();
+    enqueue(&scratch, "", "bob+lists@mx.example");
+    deliver(&scratch);
+    assert_eq!(counts(&scratch), [0, 1, 0]);
+    forward(&scratch, "bob", "carol\n");
+    fs::write(scratch.path().join("home/bob/.forward+lists"), "alice\n").unwrap();
+    scratch.hand_over(&scratch.path().join("home"));
+    enqueue(&scratch, "", "bob+lists@mx.example");
+    enqueue(&scratch, "", "bob+else@mx.example");
+    deliver(&scratch);
+    assert_eq!(counts(&scratch), [1, 1, 1]);
+}
+
+#[test]
+fn a_forward_file_sends_on_keeps_a_copy_and_never_circles() {
+    let scratch = Scratch::new();
+    forward(&scratch, "bob", "# both\n\\bob, carol\nalice@mx.example\n");
+    enqueue(&scratch, "", "bob@mx.example");
+    deliver(&scratch);
+    assert_eq!(counts(&scratch), [1, 1, 1]);
+    // Its own name is the mailbox; so is an empty file.
+    for own in ["bob\n", "bob@mx.example", "\\bob", "# nothing\n"] {
+        forward(&scratch, "bob", own);
+        let before = scratch.mail("bob").len();
+        enqueue(&scratch, "", "bob@mx.example");
+        deliver(&scratch);
+        assert_eq!(scratch.mail("bob").len(), before + 1, "{own}");
+    }
+    forward(&scratch, "bob", "carol");
+    forward(&scratch, "carol", "bob");
+    enqueue(&scratch, "alice@mx.example", "bob@mx.example");
+    let log = deliver(&scratch);
+    let report = texts(&scratch, "alice").pop().unwrap();
+    assert!(report.contains("in a circle"), "{log}{report}");
+    assert!(scratch.queued().is_empty());
+}
+
+#[test]
+fn programs_and_files_are_targets_only_where_main_cf_allows_them() {
+    let scratch = Scratch::new();
+    let (program, out) = program(&scratch);
+    let file = scratch.path().join("archive");
+    scratch.write(
+        "aliases",
+        &format!(
+            "run: \"|{program} 0 'a b' $x\", bob\ntell: \"|{program} 0 'a b'\"\nkeep: {}\nnull: /dev/null\n",
+            file.display()
+        ),
+    );
+    for to in ["tell", "keep", "null", "run"] {
+        enqueue(&scratch, "alice@mx.example", &format!("{to}@mx.example"));
+    }
+    deliver(&scratch);
+    assert!(!out.exists() && !file.exists());
+    let waiting = scratch.queued();
+    assert_eq!(waiting.len(), 2, "{waiting:?}");
+    // A command that needs a shell makes its whole line wrong.
+    assert!(texts(&scratch, "alice")[0].contains("run@mx.example"));
+    scratch.configure("allow_mail_to_commands = alias\nallow_mail_to_files = alias\ndefault_privs = nobody");
+    let mut log = String::new();
+    for message in &waiting {
+        log += &String::from_utf8_lossy(&scratch.run("deliver", &[&message.id], b"").stderr);
+    }
+    let ran = fs::read_to_string(&out).unwrap_or_else(|error| panic!("{error}: {log}"));
+    assert!(
+        ran.starts_with("args:0 a b\nto:tell@mx.example from:alice@mx.example\nReturn-Path: <alice@mx.example>\n"),
+        "{ran}"
+    );
+    assert!(ran.ends_with("\n\nbody\n"));
+    assert!(fs::read_to_string(&file).unwrap().ends_with("\nSubject: hello\n\nbody\n\n"));
+    assert!(scratch.queued().is_empty());
+}
+
+#[test]
+fn what_a_program_says_counts_and_its_command_is_nobodys_affair() {
+    let scratch = Scratch::with("allow_mail_to_commands = alias, forward");
+    let (program, out) = program(&scratch);
+    scratch.write("aliases", &format!("refuse: |{program} 77\nlater: |{program} 75\n"));
+    forward(&scratch, "bob", &format!("\"|{program} 0\"\n"));
+    for to in ["refuse", "later", "bob"] {
+        enqueue(&scratch, "alice@mx.example", &format!("{to}@mx.example"));
+    }
+    deliver(&scratch);
+    let report = &texts(&scratch, "alice")[0];
+    assert!(report.contains("Final-Recipient: rfc822; refuse@mx.example\nAction: failed\nStatus: 5.3.0\n"), "{report}");
+    assert!(!report.contains("/program"), "{report}");
+    assert_eq!(scratch.queued().len(), 1, "what may be better later waits");
+    let ran = fs::read_to_string(out).unwrap();
+    assert!(ran.contains("to:bob@mx.example") && scratch.mail("bob").is_empty(), "{ran}");
+}
+
+/// An address that looks like a mark is only an address where it came from outside.
+#[test]
+fn no_address_from_outside_reaches_a_program_a_file_or_a_mailbox_past_its_alias() {
+    let scratch = Scratch::with("allow_mail_to_commands = alias, forward\nallow_mail_to_files = alias, forward");
+    let (program, out) = program(&scratch);
+    let file = scratch.path().join("archive");
+    scratch.write("aliases", &format!("bob: alice\nrun: |{program}\n"));
+    for to in [
+        format!("|{program}"),
+        file.display().to_string(),
+        "\\bob".into(),
+        "~bob".into(),
+        ":include:/etc/passwd".into(),
+    ] {
+        enqueue(&scratch, "", &format!("{to}@mx.example"));
+    }
+    deliver(&scratch);
+    assert_eq!(counts(&scratch), [0, 0, 0]);
+    assert!(!out.exists() && !file.exists());
+}
+
+#[test]
+fn postmaster_is_kept_where_nobody_is_and_root_is_not() {
+    let scratch = Scratch::new();
+    let kept = || fs::read_dir(scratch.queue().join("postmaster/new")).map_or(0, Iterator::count);
+    enqueue(&scratch, "alice@mx.example", "postmaster@mx.example");
+    deliver(&scratch);
+    assert_eq!(kept(), 1);
+    scratch.write("aliases", "postmaster: root\n");
+    enqueue(&scratch, "alice@mx.example", "postmaster@mx.example");
+    enqueue(&scratch, "alice@mx.example", "root@mx.example");
+    deliver(&scratch);
+    assert_eq!((kept(), scratch.mail("alice").len()), (2, 1));
+    scratch.write("aliases", "postmaster: root\nroot: bob\n");
+    enqueue(&scratch, "alice@mx.example", "postmaster@mx.example");
+    deliver(&scratch);
+    assert_eq!((kept(), scratch.mail("bob").len()), (2, 1));
+}
+
+#[test]
+fn a_repeat_after_a_crash_expands_nothing_twice() {
+    let scratch = Scratch::new();
+    scratch.write("aliases", "all: alice, bob\n");
+    let id = enqueue(&scratch, "", "all@mx.example");
+    let file = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
+    let saved = fs::read(&file).unwrap();
+    // What the alias stands for is queued, but cannot be delivered; then the note of it is lost.
+    fs::write(scratch.maildir("alice"), "no folder").unwrap();
+    fs::write(scratch.maildir("bob"), "no folder").unwrap();
+    deliver(&scratch);
+    assert_eq!(scratch.queued().len(), 1);
+    fs::write(&file, saved).unwrap();
+    scratch.hand_over(&file);
+    for user in ["alice", "bob"] {
+        fs::remove_file(scratch.maildir(user)).unwrap();
+    }
+    deliver(&scratch);
+    for message in scratch.queued() {
+        scratch.run("deliver", &[&message.id], b"");
+    }
+    assert_eq!(counts(&scratch), [1, 1, 0]);
+}
+
+#[test]
+fn what_the_sender_wants_to_hear_goes_with_the_mail() {
+    let scratch = Scratch::new();
+    scratch.write("aliases", "one: bob\nboth: bob, carol\nlist: bob\nowner-list: carol\n");
+    let wanted = |to| [(to, "NOTIFY=SUCCESS ORCPT=rfc822;first+40x.example")];
+    for to in ["one@mx.example", "both@mx.example", "list@mx.example"] {
+        enqueue_with(&scratch, "alice@mx.example", &wanted(to), "ENVID=abc+2Bd");
+    }
+    deliver(&scratch);
+    let mut reports = texts(&scratch, "alice");
+    reports.sort_by_key(|report| report.contains("Action: delivered"));
+    assert_eq!(reports.len(), 3, "{reports:#?}");
+    let has = |text: &str| reports.iter().filter(|report| report.contains(text)).count();
+    assert_eq!(has("\nOriginal-Envelope-Id: abc+d\n"), 3);
+    assert_eq!(has("\nOriginal-Recipient: rfc822; first@x.example\n"), 3);
+    assert_eq!(has("Final-Recipient: rfc822; bob@mx.example\nAction: delivered\nStatus: 2.0.0\n"), 1);
+    assert_eq!(has("Final-Recipient: rfc822; both@mx.example\nAction: expanded\nStatus: 2.0.0\n"), 1);
+    assert_eq!(has("Final-Recipient: rfc822; list@mx.example\nAction: delivered\nStatus: 2.0.0\n"), 1);
+}
+
+#[test]
+fn as_root_a_forward_file_is_read_and_its_program_runs_as_the_user() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch =
+        Scratch::with("allow_mail_to_commands = forward, alias\nallow_mail_to_files = forward\ndefault_privs = games");
+    let home = scratch.path().join("dave");
+    fs::create_dir(&home).unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+    chown(&home, Some(4242), Some(4242)).unwrap();
+    scratch.write(
+        "passwd",
+        &format!(
+            "alice:{{PLAIN}}x::::/nowhere::\ndave:{{PLAIN}}x:4242:4242::{0}::mailbox=maildir:{0}/Maildir\n",
+            home.display()
+        ),
+    );
+    let own = |name: &str, text: &str| {
+        fs::write(home.join(name), text).unwrap();
+        chown(home.join(name), Some(4242), Some(4242)).unwrap();
+    };
+    own(".forward", &format!("|/usr/bin/tee {0}/out, alice, {0}/box, \\dave\n", home.display()));
+    enqueue(&scratch, "", "dave@mx.example");
+    let log = deliver(&scratch);
+    for file in ["out", "box"] {
+        let status = fs::metadata(home.join(file)).unwrap_or_else(|error| panic!("{file}: {error}: {log}"));
+        assert_eq!((status.uid(), status.gid()), (4242, 4242), "{file}");
+    }
+    assert_eq!(fs::read_dir(home.join("Maildir/new")).unwrap().count(), 1);
+    assert_eq!(scratch.mail("alice").len(), 1);
+    // A link of somebody else's, and a file that anybody may write, are as good as none.
+    fs::write(scratch.path().join("foreign"), "alice\n").unwrap();
+    fs::remove_file(home.join(".forward")).unwrap();
+    std::os::unix::fs::symlink(scratch.path().join("foreign"), home.join(".forward")).unwrap();
+    std::os::unix::fs::lchown(home.join(".forward"), Some(4343), Some(4343)).unwrap();
+    enqueue(&scratch, "", "dave@mx.example");
+    deliver(&scratch);
+    assert_eq!((scratch.mail("alice").len(), fs::read_dir(home.join("Maildir/new")).unwrap().count()), (1, 2));
+    // What the alias file runs has the rights of default_privs, and no way to the queue.
+    let out = scratch.path().join("alias-out");
+    fs::write(&out, "").unwrap();
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o666)).unwrap();
+    let script = scratch.path().join("who");
+    fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\nid -un >> {}\nls {} >/dev/null && exit 75\nexit 0\n",
+            out.display(),
+            scratch.queue().display()
+        ),
+    )
+    .unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    scratch.write("aliases", &format!("who: |{}\n", script.display()));
+    enqueue(&scratch, "", "who@mx.example");
+    let log = deliver(&scratch);
+    assert_eq!(fs::read_to_string(out).unwrap(), "games\n", "{log}");
+    assert!(scratch.queued().is_empty(), "{log}");
+}
