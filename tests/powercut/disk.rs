@@ -43,7 +43,8 @@ impl Kind {
         }
     }
 
-    fn make(self, image: &Path) {
+    /// Makes a file that holds an empty one.
+    pub fn make(self, image: &Path) {
         fs::File::create(image).and_then(|file| file.set_len(self.size())).expect("an image");
         let image = image.to_str().expect("a path");
         match self {
@@ -166,6 +167,11 @@ impl Device {
     pub fn new(file: &Path) -> Device {
         Device(run("losetup", &["-f", "--show", file.to_str().expect("a path")]))
     }
+
+    /// As /sys/block calls it.
+    pub fn name(&self) -> &str {
+        self.0.trim_start_matches("/dev/")
+    }
 }
 
 impl Drop for Device {
@@ -173,7 +179,7 @@ impl Drop for Device {
     /// let the next cut see this one.
     fn drop(&mut self) {
         let _ = Command::new("losetup").args(["-d", &self.0]).status();
-        let used = Path::new("/sys/block").join(self.0.trim_start_matches("/dev/")).join("loop");
+        let used = Path::new("/sys/block").join(self.name()).join("loop");
         let end = Instant::now() + Duration::from_secs(20);
         while used.exists() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(2));
