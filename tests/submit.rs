@@ -25,7 +25,7 @@ fn address(text: &str) -> Address {
 }
 
 fn introduction(policy: Policy) -> Introduction {
-    let client = Client { helo: None, name: None, address: "192.0.2.1".to_owned() };
+    let client = Client { helo: None, name: None, address: "192.0.2.1".to_owned(), tls: None };
     Introduction { channel: "smtp".to_owned(), policy, protocol: Protocol::Smtp, client }
 }
 

@@ -18,14 +18,20 @@ use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
 use crate::sasl::{Credentials, Proof};
 use crate::sys;
+use crate::users;
 use crate::wire::netstring::{self, LengthReader};
 use crate::wire::secret::{Secret, wipe};
 use log::warn;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{dup2_stdin, dup2_stdout};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Mutex;
 use std::time::Duration;
+
+/// Checkers that had not ended when their session did; a process that serves many sessions collects them later.
+static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// Wrong passwords before a connection is closed.
 pub const MOST_FAILURES: u32 = 3;
@@ -89,7 +95,8 @@ pub fn leave_client() -> Result<(), Error> {
     leave().map_err(|error| Error::Temporary(format!("/dev/null: {error}")))
 }
 
-/// The parser's end where the parser only wants to know: a child is the checker, and keeps the rights of now.
+/// The parser's end where the parser only wants to know: a child is the checker, and keeps the rights of now. The first
+/// it says is whether it is ready.
 pub fn start(config: &Config, peer: &Peer) -> Result<Connection, Error> {
     let (ours, theirs) = pair()?;
     let (mut ours, mut theirs) = (Some(ours), Some(theirs));
@@ -101,7 +108,11 @@ pub fn start(config: &Config, peer: &Peer) -> Result<Connection, Error> {
         }
         crate::exit::code(&result)
     };
-    sys::fork(checker).map_err(|errno| Error::Temporary(format!("fork: {errno}")))?;
+    let child = sys::fork(checker).map_err(|errno| Error::Temporary(format!("fork: {errno}")))?;
+    if let Ok(mut left) = LEFT.lock() {
+        left.retain(|child| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_none()));
+        left.push(child);
+    }
     drop(theirs);
     match ours {
         Some(socket) => connect(config, socket),
@@ -113,6 +124,14 @@ pub fn start(config: &Config, peer: &Peer) -> Result<Connection, Error> {
 fn serve(config: &Config, peer: &Peer, socket: OwnedFd) -> Result<Ended, Error> {
     leave_client()?;
     let mut parser = connect(config, socket)?;
+    if let Err(error) = users::check_file(config).and_then(|()| auth::check_methods(config)) {
+        let answer = if matches!(error, Error::Config(_)) { Answer::Misconfigured } else { Answer::Trouble };
+        let _ = answer.send(&mut parser);
+        return Err(error);
+    }
+    if Answer::Ready(auth::has_secrets(config)).send(&mut parser).is_err() {
+        return Ok(Ended::HungUp);
+    }
     let mut failures = 0;
     while failures < MOST_FAILURES {
         parser.allow(config.daemon_timeout.0);

@@ -6,7 +6,7 @@
 use super::pattern::PatternList;
 use super::value::{
     AuthMethod, ContentFilter, Days, Facility, Hours, List, LockKind, MailSource, MailboxSpec, OptionalPath,
-    PrefixLength, ReceiveOverride, Seconds, UserSource, Value, WhenFull,
+    OptionalTable, PrefixLength, ReceiveOverride, Seconds, UserSource, Value, WhenFull,
 };
 use super::{Error, Origin};
 use ipnet::IpNet;
@@ -105,6 +105,12 @@ parameters! {
     smtpd_recipient_limit: u32 = "1000", "most recipients of a message that comes by SMTP";
     smtpd_hard_error_limit: u32 = "20", "errors after which an SMTP session is ended";
     smtpd_junk_command_limit: u32 = "100", "commands of an SMTP session that move no mail (HELO, NOOP, RSET, VRFY ...) before each more is an error";
+    smtpd_transaction_limit: u32 = "0", "messages after which an SMTP session is ended; 0: no limit";
+    smtpd_sasl_auth_enable: bool = "no", "let SMTP clients log in (AUTH); smtpsrvr --submission does so in any case";
+    smtpd_sender_login_maps: OptionalTable = "", "hash:PATH of sender addresses and the logins that may use each; empty: a login may use any";
+    smtpd_discard_ehlo_keywords: List<String> = "", "keywords that are left out of the reply to EHLO";
+    smtpd_authorized_xclient_hosts: PatternList = "", "SMTP clients that may say by XCLIENT that they speak for another";
+    queue_minfree: u64 = "0", "octets that must stay free where the queue is, beyond what a message says of its size";
     smtpd_min_data_rate: u64 = "500", "octets a second that an SMTP client must send of a message, over each smtpd_timeout; 0: any";
     smtpd_forbid_unauth_pipelining: bool = "no", "close SMTP connections over the network whose client does not wait where RFC 2920 says it must";
     qmqpd_timeout: Seconds = "300s", "how long a QMQP client may be silent";

@@ -59,6 +59,22 @@ impl Table {
             Table::Hash(path) => read(path, |lines| hash(lines, &fits)),
         }
     }
+
+    /// What the first of these keys that is there leads to. Only a `hash:` table has values.
+    pub fn value(&self, keys: &[String]) -> Lookup<String> {
+        let Table::Hash(path) = self else {
+            return Lookup::CannotTell("expected a table of type hash, for the others have no values".to_owned());
+        };
+        let mut found = None;
+        let fits = |lines: &[Line<'_>]| {
+            hash(lines, &|_| false)?;
+            let named = |key: &String| lines.iter().find(|(_, known, _)| known.eq_ignore_ascii_case(key));
+            found = keys.iter().find_map(named).map(|(_, _, value)| (*value).to_owned());
+            Ok(found.is_some())
+        };
+        let answer = read(path, fits);
+        answer.map(|()| found.unwrap_or_default())
+    }
 }
 
 /// A line with its number, as key and value.

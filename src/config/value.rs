@@ -203,6 +203,20 @@ impl Value for WhenFull {
     }
 }
 
+/// A table, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OptionalTable(pub Option<super::table::Table>);
+
+impl Value for OptionalTable {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            Ok(OptionalTable(None))
+        } else {
+            super::table::Table::parse(text).map(|t| OptionalTable(Some(t)))
+        }
+    }
+}
+
 /// How many bits of an IPv6 address count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrefixLength(pub u8);

@@ -197,7 +197,8 @@ impl Child<'_> {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
         let unix = i64::try_from(unix).unwrap_or(i64::MAX);
         let received = Received {
-            client: &Client { helo: None, name: None, address: "local".to_owned() },
+            client: &Client { address: "local".to_owned(), ..Client::default() },
+            utf8: false,
             protocol: Protocol::Local,
             by: &self.config.myhostname,
             id: id.as_str(),

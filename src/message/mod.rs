@@ -1,6 +1,7 @@
 //! What a message is outside any protocol: its addresses, what is said beside them, the trace field we add. No I/O.
 
 pub mod date;
+pub mod header;
 pub mod parameters;
 pub mod path;
 pub mod trace;

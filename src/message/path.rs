@@ -21,7 +21,9 @@ pub enum Fault {
     Syntax,
     /// It is longer than addresses may be.
     TooLong,
-    /// It has octets above 127, which need SMTPUTF8.
+    /// It has octets that are no UTF-8.
+    NotUtf8,
+    /// It has octets above 127, which need SMTPUTF8, and that was not asked for.
     NotAscii,
 }
 
@@ -40,6 +42,11 @@ impl Address {
     /// The internal form.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Whether it needs SMTPUTF8 on its way.
+    pub fn is_ascii(&self) -> bool {
+        self.0.is_ascii()
     }
 
     /// What stands before the last `@`; all of it where there is none.
@@ -70,7 +77,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let local = self.local_part();
         let mut atoms = local.split(|octet| *octet == b'.');
-        if atoms.all(|atom| !atom.is_empty() && atom.iter().all(|octet| is_atext(*octet))) {
+        if atoms.all(|atom| !atom.is_empty() && run(atom, is_atext) == atom.len()) {
             f.write_str(&String::from_utf8_lossy(local))?;
         } else {
             let mut quoted = Vec::with_capacity(local.len() + 8);
@@ -122,6 +129,8 @@ impl fmt::Display for ReversePath {
 ///
 /// A source route is read and dropped (RFC 5321 section 4.1.1.3); only `postmaster` may lack its domain (section
 /// 4.1.1.3 too); `%` and `!` are octets like others and never a route.
+///
+/// Local part and domain may be UTF-8 (RFC 6531 section 3.3): whether that was agreed on is for the caller to see to.
 pub fn parse(input: &[u8]) -> Result<(Option<Address>, &[u8]), Fault> {
     let inside = input.strip_prefix(b"<").ok_or(Fault::Syntax)?;
     if let Some(rest) = inside.strip_prefix(b">") {
@@ -131,21 +140,46 @@ pub fn parse(input: &[u8]) -> Result<(Option<Address>, &[u8]), Fault> {
         let (address, rest) = mailbox(source_route(inside)?)?;
         Ok((Some(address), rest.strip_prefix(b">").ok_or(Fault::Syntax)?))
     };
-    read().map_err(|fault| in_ascii(input, fault))
+    read().map_err(|fault| in_utf8(input, fault))
 }
 
 /// Reads an address that stands alone, as behind VRFY, without angle brackets.
 pub fn parse_mailbox(input: &[u8]) -> Result<Address, Fault> {
     match mailbox(input) {
         Ok((address, [])) => Ok(address),
-        Ok(_) => Err(in_ascii(input, Fault::Syntax)),
-        Err(fault) => Err(in_ascii(input, fault)),
+        Ok(_) => Err(in_utf8(input, Fault::Syntax)),
+        Err(fault) => Err(in_utf8(input, fault)),
     }
 }
 
-/// Octets that need SMTPUTF8 have an answer of their own, wherever they stand.
-fn in_ascii(input: &[u8], fault: Fault) -> Fault {
-    if input.is_ascii() { fault } else { Fault::NotAscii }
+/// What is neither ASCII nor UTF-8 has an answer of its own, wherever it stands.
+fn in_utf8(input: &[u8], fault: Fault) -> Fault {
+    if std::str::from_utf8(input).is_ok() { fault } else { Fault::NotUtf8 }
+}
+
+/// The length of the character of UTF-8 beyond ASCII that octets begin with. Controls are none (RFC 6532 section 3.1
+/// leaves them in; nobody has them in an address, and terminals obey them).
+fn utf8_character(octets: &[u8]) -> Option<usize> {
+    let first = octets.get(..octets.len().min(4))?;
+    let text = match std::str::from_utf8(first) {
+        Ok(text) => text,
+        Err(error) => std::str::from_utf8(first.get(..error.valid_up_to())?).ok()?,
+    };
+    let character = text.chars().next().filter(|c| !c.is_ascii() && !c.is_control())?;
+    Some(character.len_utf8())
+}
+
+/// How far the octets in front are of a kind, or characters of UTF-8 beyond ASCII.
+fn run(input: &[u8], of_kind: impl Fn(u8) -> bool) -> usize {
+    let mut end = 0;
+    while let Some(&octet) = input.get(end) {
+        end += match utf8_character(&input[end..]) {
+            _ if of_kind(octet) => 1,
+            Some(length) => length,
+            None => break,
+        };
+    }
+    end
 }
 
 /// Skips `@one,@two:`.
@@ -181,8 +215,7 @@ fn mailbox(input: &[u8]) -> Result<(Address, &[u8]), Fault> {
 /// section 4.5.3.1.1 are in use (VERP, SRS) and taken.
 fn local_part(input: &[u8]) -> Result<(Vec<u8>, &[u8]), Fault> {
     let Some(mut quoted) = input.strip_prefix(b"\"") else {
-        let end = input.iter().position(|octet| !is_atext(*octet) && *octet != b'.').unwrap_or(input.len());
-        let (local, rest) = input.split_at(end);
+        let (local, rest) = input.split_at(run(input, |octet| is_atext(octet) || octet == b'.'));
         let atoms = local.split(|octet| *octet == b'.').all(|atom| !atom.is_empty());
         return if atoms { Ok((local.to_vec(), rest)) } else { Err(Fault::Syntax) };
     };
@@ -195,6 +228,11 @@ fn local_part(input: &[u8]) -> Result<(Vec<u8>, &[u8]), Fault> {
             [octet, rest @ ..] if !matches!(octet, b'"' | b'\\') => (*octet, rest),
             _ => return Err(Fault::Syntax),
         };
+        if let Some(length) = utf8_character(quoted) {
+            local.extend_from_slice(&quoted[..length]);
+            quoted = &quoted[length..];
+            continue;
+        }
         if !matches!(octet, b' '..=b'~') {
             return Err(Fault::Syntax);
         }
@@ -215,8 +253,8 @@ fn domain(input: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
         };
         return if is_address { Ok(input.split_at(end + 2)) } else { Err(Fault::Syntax) };
     }
-    let of_name = |octet: &u8| octet.is_ascii_alphanumeric() || b"-_.".contains(octet);
-    let (name, rest) = input.split_at(input.iter().position(|octet| !of_name(octet)).unwrap_or(input.len()));
+    let of_name = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
+    let (name, rest) = input.split_at(run(input, of_name));
     if name.len() > 255 || name.split(|octet| *octet == b'.').any(|label| label.len() > 63) {
         return Err(Fault::TooLong);
     }
@@ -262,6 +300,8 @@ mod tests {
             ("<bob@[IPv6:2001:db8::1]>", "bob@[IPv6:2001:db8::1]"),
             ("<a@b_c.example>", "a@b_c.example"),
             ("<Postmaster>", "Postmaster"),
+            ("<m\u{fc}ller@b\u{fc}cher.example>", "m\u{fc}ller@b\u{fc}cher.example"),
+            ("<\"\u{7528} \u{6237}\"@d>", "\u{7528} \u{6237}@d"),
         ] {
             assert_eq!(internal(path).as_deref(), Ok(address), "{path}");
         }
@@ -309,8 +349,11 @@ mod tests {
         ] {
             assert_eq!(internal(path), Err(Fault::Syntax), "{path:?}");
         }
-        assert_eq!(internal("<m\u{fc}ller@d>"), Err(Fault::NotAscii));
-        assert_eq!(internal("<a@m\u{fc}.example>"), Err(Fault::NotAscii));
+        for path in [&b"<m\xfcller@d>"[..], b"<a@m\xfc.example>", b"<\"\xc3\"@d>", b"<\xed\xa0\x80@d>", b"<\xc0\xaf@d>"]
+        {
+            assert_eq!(parse(path), Err(Fault::NotUtf8), "{}", path.escape_ascii());
+        }
+        assert_eq!(internal("<a\u{85}b@d>"), Err(Fault::Syntax));
         assert_eq!(internal(&format!("<{}@d>", "a".repeat(999))), Err(Fault::TooLong));
         assert_eq!(internal(&format!("<a@{}>", "b".repeat(64))), Err(Fault::TooLong));
         assert_eq!(internal(&format!("<a@{}>", "b.".repeat(128) + "c")), Err(Fault::TooLong));

@@ -20,6 +20,14 @@ pub enum Protocol {
     Esmtpa,
     /// Both.
     Esmtpsa,
+    /// LMTP.
+    Lmtp,
+    /// LMTP under TLS.
+    Lmtps,
+    /// LMTP, and the client has logged in.
+    Lmtpa,
+    /// Both.
+    Lmtpsa,
     /// QMQP.
     Qmqp,
     /// QMTP.
@@ -28,8 +36,56 @@ pub enum Protocol {
     Local,
 }
 
+impl Protocol {
+    /// SMTP with extensions, under TLS and with a login or without.
+    pub fn esmtp(tls: bool, login: bool) -> Protocol {
+        match (tls, login) {
+            (false, false) => Protocol::Esmtp,
+            (true, false) => Protocol::Esmtps,
+            (false, true) => Protocol::Esmtpa,
+            (true, true) => Protocol::Esmtpsa,
+        }
+    }
+
+    /// LMTP likewise.
+    pub fn lmtp(tls: bool, login: bool) -> Protocol {
+        match (tls, login) {
+            (false, false) => Protocol::Lmtp,
+            (true, false) => Protocol::Lmtps,
+            (false, true) => Protocol::Lmtpa,
+            (true, true) => Protocol::Lmtpsa,
+        }
+    }
+
+    /// Its name, by RFC 3848; where addresses or header may be UTF-8, by RFC 6531 section 4.3.
+    fn name(self, utf8: bool) -> &'static str {
+        match (self, utf8) {
+            (Protocol::Smtp, _) => "SMTP",
+            (Protocol::Esmtp, false) => "ESMTP",
+            (Protocol::Esmtps, false) => "ESMTPS",
+            (Protocol::Esmtpa, false) => "ESMTPA",
+            (Protocol::Esmtpsa, false) => "ESMTPSA",
+            (Protocol::Esmtp, true) => "UTF8SMTP",
+            (Protocol::Esmtps, true) => "UTF8SMTPS",
+            (Protocol::Esmtpa, true) => "UTF8SMTPA",
+            (Protocol::Esmtpsa, true) => "UTF8SMTPSA",
+            (Protocol::Lmtp, false) => "LMTP",
+            (Protocol::Lmtps, false) => "LMTPS",
+            (Protocol::Lmtpa, false) => "LMTPA",
+            (Protocol::Lmtpsa, false) => "LMTPSA",
+            (Protocol::Lmtp, true) => "UTF8LMTP",
+            (Protocol::Lmtps, true) => "UTF8LMTPS",
+            (Protocol::Lmtpa, true) => "UTF8LMTPA",
+            (Protocol::Lmtpsa, true) => "UTF8LMTPSA",
+            (Protocol::Qmqp, _) => "QMQP",
+            (Protocol::Qmtp, _) => "QMTP",
+            (Protocol::Local, _) => "",
+        }
+    }
+}
+
 /// Where a message came from, for the `from` clause. Every text in it is hostile and is written cleaned.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Client {
     /// What the client called itself (HELO, EHLO), if it did.
     pub helo: Option<Vec<u8>>,
@@ -37,6 +93,8 @@ pub struct Client {
     pub name: Option<String>,
     /// Its address, or `stdin`, or `unknown`.
     pub address: String,
+    /// The cipher suite, if it came under TLS.
+    pub tls: Option<String>,
 }
 
 /// What the field says.
@@ -46,6 +104,8 @@ pub struct Received<'a> {
     pub client: &'a Client,
     /// How.
     pub protocol: Protocol,
+    /// Whether the message asked for SMTPUTF8.
+    pub utf8: bool,
     /// The name of this machine.
     pub by: &'a str,
     /// The queue id.
@@ -78,19 +138,17 @@ impl Received<'_> {
             };
             field.push_str(&format!("from {from} ({known})\n\t"));
         }
-        let with = match self.protocol {
-            Protocol::Smtp => " with SMTP",
-            Protocol::Esmtp => " with ESMTP",
-            Protocol::Esmtps => " with ESMTPS",
-            Protocol::Esmtpa => " with ESMTPA",
-            Protocol::Esmtpsa => " with ESMTPSA",
-            Protocol::Qmqp => " with QMQP",
-            Protocol::Qmtp => " with QMTP",
-            Protocol::Local => "",
-        };
+        let with = self.protocol.name(self.utf8);
+        let with = if with.is_empty() { String::new() } else { format!(" with {with}") };
         field.push_str(&format!("by {} (doorpost){with} id {}", clean(self.by.as_bytes()), clean(self.id.as_bytes())));
-        if let Some(recipient) = self.only_recipient.map(Address::to_string).filter(|text| is_shown(text)) {
-            field.push_str(&format!("\n\tfor <{recipient}>"));
+        let recipient = self.only_recipient.map(Address::to_string).filter(|text| is_shown(text));
+        // RFC 8314 section 4.3 has the last clause.
+        let tls = self.client.tls.as_ref().map(|suite| clean(suite.as_bytes()));
+        match (recipient, tls) {
+            (Some(recipient), None) => field.push_str(&format!("\n\tfor <{recipient}>")),
+            (Some(recipient), Some(suite)) => field.push_str(&format!("\n\tfor <{recipient}>\n\ttls {suite}")),
+            (None, Some(suite)) => field.push_str(&format!("\n\ttls {suite}")),
+            (None, None) => {}
         }
         field.push_str(&format!("; {}\n", self.date));
         field.into_bytes()
@@ -191,7 +249,7 @@ mod tests {
     fn field(client: &Client, protocol: Protocol, recipient: Option<&str>) -> String {
         let recipient = recipient.map(|text| Address::from_internal(text.as_bytes()).unwrap());
         let (by, id, date) = ("mx.example", "06a7b0c1d2e3f4g", "Sun, 22 Nov 2026 03:19:37 +0000");
-        let received = Received { client, protocol, by, id, only_recipient: recipient.as_ref(), date };
+        let received = Received { client, protocol, utf8: false, by, id, only_recipient: recipient.as_ref(), date };
         String::from_utf8(received.field()).unwrap()
     }
 
@@ -200,6 +258,7 @@ mod tests {
             helo: helo.map(|helo| helo.as_bytes().to_vec()),
             name: name.map(str::to_owned),
             address: address.to_owned(),
+            tls: None,
         }
     }
 
@@ -212,6 +271,15 @@ mod tests {
              \tby mx.example (doorpost) with ESMTP id 06a7b0c1d2e3f4g\n\
              \tfor <bob@mx.example>; Sun, 22 Nov 2026 03:19:37 +0000\n"
         );
+    }
+
+    #[test]
+    fn says_by_which_cipher_suite_it_came() {
+        let mut client = client(Some("client.example"), None, "192.0.2.1");
+        client.tls = Some("TLS_AES_256_GCM_SHA384".to_owned());
+        let text = field(&client, Protocol::Esmtpsa, Some("bob@mx.example"));
+        assert!(text.contains(" with ESMTPSA id "), "{text}");
+        assert!(text.contains("\n\tfor <bob@mx.example>\n\ttls TLS_AES_256_GCM_SHA384; Sun"), "{text}");
     }
 
     #[test]
@@ -243,13 +311,15 @@ mod tests {
             helo in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..2000)),
             name in proptest::option::of(".{0,1000}"),
             address in ".{0,1000}",
+            tls in proptest::option::of(".{0,1000}"),
             recipient in proptest::collection::vec(any::<u8>().prop_filter("line", |o| !b"\0\r\n".contains(o)), 1..1000),
         ) {
             let recipient = Address::from_internal(&recipient).unwrap();
-            let client = Client { helo, name, address };
+            let client = Client { helo, name, address, tls };
             let field = Received {
                 client: &client,
                 protocol: Protocol::Esmtp,
+                utf8: true,
                 by: "mx.example",
                 id: "06a7b0c1d2e3f4g",
                 only_recipient: Some(&recipient),

@@ -130,7 +130,7 @@ pub(super) fn introduction(peer: &Peer, channel: String, policy: Policy, protoco
         Lookup::Yes(name) => Some(name.clone()),
         Lookup::No | Lookup::CannotTell(_) => None,
     });
-    let client = Client { helo: None, name, address: peer.to_string() };
+    let client = Client { name, address: peer.to_string(), ..Client::default() };
     Introduction { channel, policy, protocol, client }
 }
 

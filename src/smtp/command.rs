@@ -1,6 +1,13 @@
 //! Octets to [`Command`] (RFC 5321 section 4.1). What the grammar does not know ends here, as a [`Fault`].
 
+use crate::message::parameters::{self, MailParameters, RecipientParameters, Xtext};
 use crate::message::path::{self, Address, ReversePath};
+use crate::sasl::Mechanism;
+use crate::wire::secret::Secret;
+
+pub mod extensions;
+
+pub use extensions::{Said, Xclient};
 
 /// Longest HELO argument taken; a domain has at most 255 octets (RFC 5321 section 4.5.3.1.2).
 const LONGEST_DOMAIN: usize = 255;
@@ -12,21 +19,42 @@ pub enum Command {
     Ehlo(Vec<u8>),
     /// The same without extensions.
     Helo(Vec<u8>),
+    /// What LMTP has for both (RFC 2033 section 4.1).
+    Lhlo(Vec<u8>),
     /// Begins a message.
     Mail {
         /// Where failures go.
         reverse_path: ReversePath,
+        /// What the queue is to keep of it.
+        parameters: MailParameters,
         /// What the client announced with SIZE; more than a `u64` holds is its largest.
         size: Option<u64>,
+        /// Whether it says who submitted the message first (RFC 4954 section 5): nobody here would believe it.
+        auth: bool,
     },
     /// Adds a recipient.
-    Rcpt(Address),
+    Rcpt {
+        /// Who.
+        forward_path: Address,
+        /// What the queue is to keep of it.
+        parameters: RecipientParameters,
+    },
     /// Announces the message.
     Data,
+    /// Announces so many octets of the message, which follow at once (RFC 3030).
+    Bdat {
+        /// How many.
+        size: u64,
+        /// Whether they end the message.
+        last: bool,
+    },
+    /// BDAT with a size that cannot be read: what follows might be anything.
+    UnreadableBdat,
     /// Forgets the message.
     Rset,
-    /// Asks whether there is such a mailbox: an address, or a name without domain.
-    Vrfy(Address),
+    /// Asks whether there is such a mailbox: an address, or a name without domain; and whether the answer may have
+    /// octets above 127.
+    Vrfy(Address, bool),
     /// Asks who is on a list.
     Expn,
     /// Asks what there is.
@@ -37,10 +65,17 @@ pub enum Command {
     Quit,
     /// Asks for TLS (RFC 3207).
     StartTls,
-    /// A command of SMTP or of an extension that we do not have: SEND SOML SAML TURN AUTH ETRN.
+    /// Begins to show who the client is (RFC 4954).
+    Auth {
+        /// The mechanism, if it is one we know.
+        mechanism: Option<Mechanism>,
+        /// What the client says first, as it came.
+        initial: Option<Secret>,
+    },
+    /// A proxy says who the client is.
+    Xclient(Box<Xclient>),
+    /// A command of SMTP or of an extension that we do not have: SEND SOML SAML TURN ETRN.
     NotImplemented,
-    /// BDAT, which we do not announce: what follows it would be read as commands.
-    Bdat,
     /// Another protocol, or a header field: whoever sends that does not listen to replies.
     Stranger,
 }
@@ -50,12 +85,10 @@ impl Command {
     /// what follows it is not read anyway.
     pub fn must_be_last(&self) -> bool {
         match self {
-            Command::Ehlo(_) | Command::Helo(_) | Command::Data | Command::Vrfy(_) | Command::Expn | Command::Noop => {
-                true
-            }
-            Command::StartTls => true,
-            Command::Mail { .. } | Command::Rcpt(_) | Command::Rset | Command::Help | Command::Quit => false,
-            Command::NotImplemented | Command::Bdat | Command::Stranger => false,
+            Command::Ehlo(_) | Command::Helo(_) | Command::Lhlo(_) | Command::Data | Command::Vrfy(..) => true,
+            Command::Expn | Command::Noop | Command::StartTls | Command::Auth { .. } | Command::Xclient(_) => true,
+            Command::Mail { .. } | Command::Rcpt { .. } | Command::Rset | Command::Help | Command::Quit => false,
+            Command::Bdat { .. } | Command::UnreadableBdat | Command::NotImplemented | Command::Stranger => false,
         }
     }
 }
@@ -95,7 +128,7 @@ pub enum Which {
 /// Verbs of HTTP and of proxies, the protocols a browser can be made to speak to us.
 const STRANGERS: [&[u8]; 10] =
     [b"CONNECT", b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PRI", b"PUT", b"TRACE"];
-const NOT_IMPLEMENTED: [&[u8]; 6] = [b"SEND", b"SOML", b"SAML", b"TURN", b"AUTH", b"ETRN"];
+const NOT_IMPLEMENTED: [&[u8]; 5] = [b"SEND", b"SOML", b"SAML", b"TURN", b"ETRN"];
 
 /// Reads one line, given without its CR LF.
 pub fn parse(line: &[u8]) -> Result<Command, Fault> {
@@ -108,6 +141,10 @@ pub fn parse(line: &[u8]) -> Result<Command, Fault> {
     if is_stranger(&verb) {
         return Ok(Command::Stranger);
     }
+    // Octets of a message may follow whatever is wrong with it.
+    if verb.split(|octet| !octet.is_ascii_alphabetic()).next() == Some(b"BDAT") {
+        return Ok(if verb == b"BDAT" { extensions::bdat(argument) } else { Command::UnreadableBdat });
+    }
     // Not only NUL: an octet that another reader of the line takes for its end must not pass.
     if line.iter().any(u8::is_ascii_control) {
         return Err(Fault::Controls);
@@ -116,17 +153,19 @@ pub fn parse(line: &[u8]) -> Result<Command, Fault> {
         b"" => Err(Fault::Empty),
         b"EHLO" => domain(argument).map(Command::Ehlo),
         b"HELO" => domain(argument).map(Command::Helo),
+        b"LHLO" => domain(argument).map(Command::Lhlo),
         b"MAIL" => mail(argument),
         b"RCPT" => rcpt(argument),
         b"DATA" => alone(argument, Command::Data),
         b"RSET" => alone(argument, Command::Rset),
-        b"VRFY" => vrfy(argument).map(Command::Vrfy),
+        b"VRFY" => vrfy(argument),
         b"EXPN" => Ok(Command::Expn),
         b"HELP" => Ok(Command::Help),
         b"NOOP" => Ok(Command::Noop),
         b"QUIT" => alone(argument, Command::Quit),
-        b"BDAT" => Ok(Command::Bdat),
         b"STARTTLS" => alone(argument, Command::StartTls),
+        b"AUTH" => extensions::auth(argument),
+        b"XCLIENT" => extensions::xclient(argument),
         verb if NOT_IMPLEMENTED.contains(&verb) => Ok(Command::NotImplemented),
         _ => Err(Fault::Unknown),
     }
@@ -160,29 +199,52 @@ fn domain(argument: &[u8]) -> Result<Vec<u8>, Fault> {
 }
 
 fn mail(argument: &[u8]) -> Result<Command, Fault> {
-    let (path, parameters) = path(argument, b"FROM:", Which::Reverse)?;
-    let (mut size, mut body) = (None, false);
-    for (keyword, value) in read_parameters(parameters)? {
+    let (path, words) = path(argument, b"FROM:", Which::Reverse)?;
+    let (mut parameters, mut size, mut auth) = (MailParameters::default(), None, false);
+    for (keyword, value) in read_parameters(words)? {
         match &keyword.to_ascii_uppercase()[..] {
-            b"SIZE" if size.is_none() => size = Some(number(value)?),
-            // 8BITMIME makes no difference: content is octets here either way (RFC 6152 section 3).
-            b"BODY" if !body && is_body(value) => body = true,
-            b"SIZE" | b"BODY" => return Err(Fault::BadParameter),
-            _ => return Err(Fault::UnknownParameter),
+            b"SIZE" if size.is_none() => size = Some(number(value.unwrap_or_default())?),
+            b"AUTH" if !auth && value.is_some_and(is_auth) => auth = true,
+            b"SIZE" | b"AUTH" => return Err(Fault::BadParameter),
+            _ => parameters.set(keyword, value).map_err(bad)?,
         }
     }
-    Ok(Command::Mail { reverse_path: ReversePath(path), size })
+    Ok(Command::Mail { reverse_path: ReversePath(path), parameters, size, auth })
+}
+
+/// `<>` or an address in xtext.
+fn is_auth(value: &[u8]) -> bool {
+    value == b"<>" || Xtext::from_encoded(value).is_some()
 }
 
 fn rcpt(argument: &[u8]) -> Result<Command, Fault> {
-    let (path, parameters) = path(argument, b"TO:", Which::Forward)?;
-    if !read_parameters(parameters)?.is_empty() {
-        return Err(Fault::UnknownParameter);
+    let (path, words) = path(argument, b"TO:", Which::Forward)?;
+    let mut parameters = RecipientParameters::default();
+    for (keyword, value) in read_parameters(words)? {
+        parameters.set(keyword, value).map_err(bad)?;
     }
-    path.map(Command::Rcpt).ok_or(Fault::Path(Which::Forward, path::Fault::Syntax))
+    let forward_path = path.ok_or(Fault::Path(Which::Forward, path::Fault::Syntax))?;
+    Ok(Command::Rcpt { forward_path, parameters })
 }
 
-fn vrfy(argument: &[u8]) -> Result<Address, Fault> {
+fn bad(fault: parameters::Fault) -> Fault {
+    match fault {
+        parameters::Fault::Unknown => Fault::UnknownParameter,
+        parameters::Fault::Wrong => Fault::BadParameter,
+    }
+}
+
+/// With SMTPUTF8 behind it where the answer may need that (RFC 6531 section 3.7.4.2).
+fn vrfy(argument: &[u8]) -> Result<Command, Fault> {
+    let at = argument.len().saturating_sub(b" SMTPUTF8".len());
+    let (argument, in_utf8) = match argument.split_at(at) {
+        (argument, end) if end.eq_ignore_ascii_case(b" SMTPUTF8") => (trim_end(argument), true),
+        _ => (argument, false),
+    };
+    vrfied(argument).map(|address| Command::Vrfy(address, in_utf8))
+}
+
+fn vrfied(argument: &[u8]) -> Result<Address, Fault> {
     let wrong = |fault| Fault::Path(Which::Forward, fault);
     if argument.is_empty() {
         return Err(Fault::NoArgument);
@@ -208,26 +270,12 @@ fn path<'a>(argument: &'a [u8], keyword: &[u8], which: Which) -> Result<(Option<
     path::parse(trim_start(rest)).map_err(|fault| Fault::Path(which, fault))
 }
 
-/// Keyword and value; the value is empty where there is none.
-type Parameter<'a> = (&'a [u8], &'a [u8]);
-
-/// Splits ` KEYWORD=value KEYWORD` (RFC 5321 section 4.1.2, `Mail-parameters`).
-fn read_parameters(text: &[u8]) -> Result<Vec<Parameter<'_>>, Fault> {
+/// What stands behind a path: nothing, or parameters behind a blank.
+fn read_parameters(text: &[u8]) -> Result<Vec<parameters::Parameter<'_>>, Fault> {
     if !text.is_empty() && !text.starts_with(b" ") {
         return Err(Fault::BadParameter);
     }
-    let words = text.split(|octet| *octet == b' ').filter(|word| !word.is_empty());
-    let pair = |word| {
-        let mut parts = <[u8]>::splitn(word, 2, |octet| *octet == b'=');
-        let (keyword, value) = (parts.next().unwrap_or(b""), parts.next());
-        let of_keyword = |octet: &u8| octet.is_ascii_alphanumeric() || *octet == b'-';
-        let of_value = |octet: &u8| matches!(octet, b'!'..=b'<' | b'>'..=b'~');
-        let good = keyword.first().is_some_and(u8::is_ascii_alphanumeric)
-            && keyword.iter().all(of_keyword)
-            && value.is_none_or(|value| !value.is_empty() && value.iter().all(of_value));
-        if good { Ok((keyword, value.unwrap_or(b""))) } else { Err(Fault::BadParameter) }
-    };
-    words.map(pair).collect()
+    parameters::words(text).map_err(bad)
 }
 
 /// Up to 20 digits (RFC 1870 section 3); what a `u64` cannot hold is too large anyway.
@@ -236,10 +284,6 @@ fn number(value: &[u8]) -> Result<u64, Fault> {
         return Err(Fault::BadParameter);
     }
     Ok(value.iter().fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))))
-}
-
-fn is_body(value: &[u8]) -> bool {
-    value.eq_ignore_ascii_case(b"7BIT") || value.eq_ignore_ascii_case(b"8BITMIME")
 }
 
 /// Trailing white space is to be tolerated (RFC 5321 section 4.1.1).
@@ -261,7 +305,12 @@ mod tests {
     }
 
     fn mail_command(from: &str, size: Option<u64>) -> Command {
-        Command::Mail { reverse_path: ReversePath::from_internal(from.as_bytes()).unwrap(), size }
+        let reverse_path = ReversePath::from_internal(from.as_bytes()).unwrap();
+        Command::Mail { reverse_path, parameters: MailParameters::default(), size, auth: false }
+    }
+
+    fn rcpt_command(to: &str) -> Command {
+        Command::Rcpt { forward_path: address(to), parameters: RecipientParameters::default() }
     }
 
     #[test]
@@ -271,23 +320,50 @@ mod tests {
             ("helo [192.0.2.1] ", Command::Helo(b"[192.0.2.1]".to_vec())),
             ("Mail From:<a@b>", mail_command("a@b", None)),
             ("MAIL FROM: <> ", mail_command("", None)),
-            ("MAIL FROM:<a@b> SIZE=10 BODY=8bitmime", mail_command("a@b", Some(10))),
+            ("MAIL FROM:<a@b> SIZE=10 BODY=7bit", mail_command("a@b", Some(10))),
+            (
+                "MAIL FROM:<a@b> AUTH=<>",
+                Command::Mail {
+                    reverse_path: ReversePath(Some(address("a@b"))),
+                    parameters: MailParameters::default(),
+                    size: None,
+                    auth: true,
+                },
+            ),
+            (
+                "MAIL FROM:<> BODY=8bitmime SMTPUTF8 ret=full envid=x+20y requiretls",
+                Command::Mail {
+                    reverse_path: ReversePath::NULL,
+                    parameters: MailParameters::from_text(b"BODY=8BITMIME SMTPUTF8 REQUIRETLS RET=FULL ENVID=x+20y")
+                        .unwrap(),
+                    size: None,
+                    auth: false,
+                },
+            ),
             ("MAIL FROM:<a@b>  body=7BIT size=99999999999999999999", mail_command("a@b", Some(u64::MAX))),
-            ("rcpt to:<bob@mx>", Command::Rcpt(address("bob@mx"))),
-            ("RCPT TO:<Postmaster>", Command::Rcpt(address("Postmaster"))),
-            ("RCPT TO:<@a,@b:bob@mx>", Command::Rcpt(address("bob@mx"))),
+            ("rcpt to:<bob@mx>", rcpt_command("bob@mx")),
+            ("RCPT TO:<Postmaster>", rcpt_command("Postmaster")),
+            ("RCPT TO:<@a,@b:bob@mx>", rcpt_command("bob@mx")),
             ("data\t", Command::Data),
             ("RSET", Command::Rset),
-            ("VRFY bob", Command::Vrfy(address("bob"))),
-            ("VRFY bob@mx", Command::Vrfy(address("bob@mx"))),
-            ("VRFY <bob@mx>", Command::Vrfy(address("bob@mx"))),
+            ("VRFY bob", Command::Vrfy(address("bob"), false)),
+            ("VRFY bob@mx", Command::Vrfy(address("bob@mx"), false)),
+            ("VRFY <bob@mx>", Command::Vrfy(address("bob@mx"), false)),
             ("EXPN staff", Command::Expn),
             ("HELP me", Command::Help),
             ("NOOP x", Command::Noop),
             ("QUIT", Command::Quit),
             ("TURN", Command::NotImplemented),
             ("SAML FROM:<a@b>", Command::NotImplemented),
-            ("BDAT 5 LAST", Command::Bdat),
+            ("VRFY bob smtputf8", Command::Vrfy(address("bob"), true)),
+            ("LHLO x", Command::Lhlo(b"x".to_vec())),
+            (
+                "RCPT TO:<bob@mx> NOTIFY=DELAY ORCPT=rfc822;x@y",
+                Command::Rcpt {
+                    forward_path: address("bob@mx"),
+                    parameters: RecipientParameters::from_text(b"NOTIFY=DELAY ORCPT=rfc822;x@y").unwrap(),
+                },
+            ),
             ("GET / HTTP/1.1", Command::Stranger),
             ("Subject: x", Command::Stranger),
             ("\"quoted\": x", Command::Stranger),
@@ -322,19 +398,21 @@ mod tests {
             ("MAIL FROM:<a>", path(Which::Reverse)),
             ("RCPT TO:<>", path(Which::Forward)),
             ("RCPT TO:<a@b", path(Which::Forward)),
-            ("RCPT TO:<\u{fc}@b>", Fault::Path(Which::Forward, path::Fault::NotAscii)),
+            ("RCPT TO:<\u{fc}@b\u{85}>", path(Which::Forward)),
             ("VRFY a b", path(Which::Forward)),
             ("VRFY <>", path(Which::Forward)),
-            ("MAIL FROM:<a@b> RET=FULL", Fault::UnknownParameter),
-            ("MAIL FROM:<a@b> AUTH=<>", Fault::UnknownParameter),
-            ("RCPT TO:<a@b> NOTIFY=NEVER", Fault::UnknownParameter),
+            ("MAIL FROM:<a@b> RET=ALL", Fault::BadParameter),
+            ("MAIL FROM:<a@b> HOLDFOR=5", Fault::UnknownParameter),
+            ("MAIL FROM:<a@b> AUTH=+4", Fault::BadParameter),
+            ("RCPT TO:<a@b> NOTIFY=EVER", Fault::BadParameter),
+            ("RCPT TO:<a@b> SIZE=1", Fault::UnknownParameter),
             ("MAIL FROM:<a@b>SIZE=1", Fault::BadParameter),
             ("MAIL FROM:<a@b> SIZE", Fault::BadParameter),
             ("MAIL FROM:<a@b> SIZE=", Fault::BadParameter),
             ("MAIL FROM:<a@b> SIZE=+1", Fault::BadParameter),
             ("MAIL FROM:<a@b> SIZE=1 SIZE=1", Fault::BadParameter),
             ("MAIL FROM:<a@b> SIZE=999999999999999999999", Fault::BadParameter),
-            ("MAIL FROM:<a@b> BODY=BINARYMIME", Fault::BadParameter),
+            ("MAIL FROM:<a@b> BODY=BINARY", Fault::BadParameter),
             ("MAIL FROM:<a@b> -X=1", Fault::BadParameter),
             ("MAIL FROM:<a@b> X==", Fault::BadParameter),
         ] {

@@ -38,13 +38,6 @@ impl Reply {
     pub const GOODBYE: Reply = fixed(221, "2.0.0", "Goodbye");
     /// To whoever speaks HTTP, TLS or a message at us.
     pub const STRANGER: Reply = fixed(221, "2.7.0", "This is SMTP, and you are not speaking it. Goodbye");
-    /// HELP.
-    pub const HELP: Reply = fixed(
-        214,
-        "2.0.0",
-        "Commands: EHLO HELO MAIL RCPT DATA RSET VRFY HELP NOOP QUIT\nMAIL takes SIZE= and BODY=7BIT or 8BITMIME\n\
-         RFC 5321 says the rest",
-    );
     /// STARTTLS: the handshake may begin (RFC 3207 section 4).
     pub const START_TLS: Reply = fixed(220, "2.0.0", "Begin TLS now");
     /// STARTTLS when certificate or key cannot be used.
@@ -53,8 +46,60 @@ impl Reply {
     pub const UNDER_TLS: Reply = fixed(503, "5.5.1", "This is TLS already");
     /// SEND, TURN and others.
     pub const NOT_IMPLEMENTED: Reply = fixed(502, "5.5.1", "That command is not implemented here");
-    /// BDAT; the connection is closed.
-    pub const NO_BDAT: Reply = fixed(502, "5.5.1", "CHUNKING was not offered, closing the connection");
+    /// BDAT whose size cannot be read: what follows might be commands or not; the connection is closed.
+    pub const UNREADABLE_BDAT: Reply = fixed(501, "5.5.4", "Expected BDAT size [LAST], closing the connection");
+    /// EHLO or HELO where LMTP is spoken (RFC 2033 section 4.1).
+    pub const LHLO_FIRST: Reply = fixed(500, "5.5.1", "This is LMTP, say LHLO");
+    /// AUTH: it is who it says.
+    pub const LOGGED_IN: Reply = fixed(235, "2.7.0", "Logged in");
+    /// AUTH: it is not, and nothing tells whether there is such a user.
+    pub const WRONG_LOGIN: Reply = fixed(535, "5.7.8", "Name or password is wrong");
+    /// AUTH: nobody can say now.
+    pub const LOGIN_NOT_CHECKED: Reply = fixed(454, "4.7.0", "That cannot be checked now, try again later");
+    /// AUTH: `*` instead of a response (RFC 4954 section 4).
+    pub const LOGIN_CANCELLED: Reply = fixed(501, "5.7.0", "Login cancelled");
+    /// AUTH: a response that is no base64, or does not follow the mechanism.
+    pub const MALFORMED_RESPONSE: Reply = fixed(501, "5.5.2", "The response does not follow the mechanism");
+    /// AUTH: a response longer than any may be.
+    pub const RESPONSE_TOO_LONG: Reply = fixed(500, "5.5.6", "The response is too long");
+    /// AUTH with a mechanism that is not offered.
+    pub const UNKNOWN_MECHANISM: Reply = fixed(504, "5.5.4", "That mechanism is not offered");
+    /// A second AUTH.
+    pub const LOGGED_IN_ALREADY: Reply = fixed(503, "5.5.1", "You have logged in already");
+    /// AUTH in a message (RFC 4954 section 4).
+    pub const AUTH_IN_MESSAGE: Reply = fixed(503, "5.5.1", "A message is begun already");
+    /// MAIL where only users may send.
+    pub const LOGIN_FIRST: Reply = fixed(530, "5.7.0", "Log in first");
+    /// The same where that cannot be before TLS.
+    pub const TLS_FIRST: Reply = fixed(530, "5.7.0", "Begin TLS first");
+    /// MAIL with a reverse-path that is another's.
+    pub const NOT_YOUR_ADDRESS: Reply = fixed(553, "5.7.1", "That sender address is not yours");
+    /// The same of the From field.
+    pub const NOT_YOUR_FROM: Reply = fixed(550, "5.7.1", "The address in the From field is not yours");
+    /// A header without From field, or with one that cannot be read, or with several.
+    pub const BAD_FROM: Reply = fixed(550, "5.6.0", "Expected one From field with mail addresses");
+    /// Whose a sender address is cannot be told now.
+    pub const CANNOT_TELL_SENDER: Reply = fixed(451, "4.3.0", "Cannot check that sender now, try again later");
+    /// REQUIRETLS without TLS (RFC 8689 section 4).
+    pub const REQUIRETLS_NEEDS_TLS: Reply = fixed(530, "5.7.10", "REQUIRETLS needs TLS");
+    /// MAIL where no more messages are taken; the connection is closed.
+    pub const TOO_MANY_MESSAGES: Reply = fixed(421, "4.7.0", "Enough messages for one session, connect again");
+    /// DATA or RCPT behind BDAT.
+    pub const BDAT_HAS_BEGUN: Reply = fixed(503, "5.5.1", "BDAT has begun, and only BDAT or RSET may follow");
+    /// DATA for BODY=BINARYMIME (RFC 3030 section 3).
+    pub const BINARY_NEEDS_BDAT: Reply = fixed(503, "5.5.1", "BINARYMIME needs BDAT");
+    /// A CR or LF alone in a chunk, all of which has been read.
+    pub const BARE_LINE_END_IN_CHUNK: Reply = fixed(550, "5.6.11", "<CR> or <LF> alone in the message");
+    /// XCLIENT of who may not.
+    pub const NO_XCLIENT: Reply = fixed(550, "5.7.0", "You may not speak for others");
+    /// XCLIENT in a message.
+    pub const XCLIENT_IN_MESSAGE: Reply = fixed(503, "5.5.1", "A message is begun already");
+    /// MAIL with a SIZE there is no room for, or without any room at all.
+    pub const NO_ROOM: Reply = fixed(452, "4.3.1", "No room for the message now, try again later");
+    /// A client without a name that leads back to it.
+    pub const NO_CLIENT_NAME: Reply = fixed(450, "4.7.25", "Your address has no name that leads back to it");
+    /// The same cannot be told now.
+    pub const CANNOT_TELL_NAME: Reply = fixed(450, "4.7.1", "The name of your address cannot be found now");
     /// RCPT or DATA without MAIL.
     pub const MAIL_FIRST: Reply = fixed(503, "5.5.1", "MAIL first");
     /// A second MAIL.
@@ -97,22 +142,30 @@ impl Reply {
     pub const NO_CHANNEL: Reply = fixed(550, "5.7.1", "Your host may not send mail here");
 
     /// The first line of a session.
-    pub fn greeting(hostname: &str) -> Reply {
-        Reply { code: 220, status: "", text: Cow::Owned(format!("{hostname} ESMTP doorpost")) }
+    pub fn greeting(hostname: &str, lmtp: bool) -> Reply {
+        let protocol = if lmtp { "LMTP" } else { "ESMTP" };
+        Reply { code: 220, status: "", text: Cow::Owned(format!("{hostname} {protocol} doorpost")) }
+    }
+
+    /// AUTH: what the mechanism says to the client, in base64.
+    pub fn challenge(octets: &[u8]) -> Reply {
+        Reply { code: 334, status: "", text: Cow::Owned(crate::sasl::encode(octets)) }
+    }
+
+    /// BDAT: a chunk is taken, and more may come.
+    pub fn chunk(size: u64) -> Reply {
+        Reply { code: 250, status: "2.0.0", text: Cow::Owned(format!("{size} octets taken")) }
+    }
+
+    /// A client whose address is in a list of those nobody wants mail from.
+    pub fn blocked(list: &str) -> Reply {
+        let text = format!("Your address is blocked, see {list}");
+        Reply { code: 554, status: "5.7.1", text: Cow::Owned(text) }
     }
 
     /// HELO.
     pub fn hello(hostname: &str) -> Reply {
         Reply { code: 250, status: "", text: Cow::Owned(hostname.to_owned()) }
-    }
-
-    /// EHLO: what there is. A SIZE of 0 is no limit (RFC 1870 section 4).
-    pub fn extensions(hostname: &str, message_size_limit: u64, with_tls: bool) -> Reply {
-        let tls = if with_tls { "STARTTLS\n" } else { "" };
-        let text = format!(
-            "{hostname}\nPIPELINING\nSIZE {message_size_limit}\nVRFY\n{tls}8BITMIME\nENHANCEDSTATUSCODES\nHELP"
-        );
-        Reply { code: 250, status: "", text: Cow::Owned(text) }
     }
 
     /// VRFY: there is such a mailbox here.
@@ -137,7 +190,10 @@ impl Reply {
 
     fn path(which: Which, fault: path::Fault) -> Reply {
         match (fault, which) {
-            (path::Fault::NotAscii, _) => fixed(553, "5.6.7", "SMTPUTF8 is not spoken here, addresses must be ASCII"),
+            (path::Fault::NotAscii, _) => {
+                fixed(553, "5.6.7", "That address needs SMTPUTF8, and MAIL did not ask for it")
+            }
+            (path::Fault::NotUtf8, _) => fixed(553, "5.6.7", "The address is neither ASCII nor UTF-8"),
             (path::Fault::TooLong, Which::Reverse) => fixed(501, "5.1.7", "The address is too long"),
             (path::Fault::TooLong, Which::Forward) => fixed(501, "5.1.3", "The address is too long"),
             (path::Fault::Syntax, Which::Reverse) => fixed(501, "5.1.7", "Expected <local-part@domain> or <>"),
@@ -166,7 +222,7 @@ impl Reply {
             }
             Outcome::Refused(Refusal::TooLarge) => Reply::TOO_LARGE,
             Outcome::Refused(Refusal::TooManyHops) => fixed(554, "5.4.6", "Too many hops, the message is in a loop"),
-            Outcome::Refused(Refusal::NoRoom) => fixed(452, "4.3.1", "No room for the message now, try again later"),
+            Outcome::Refused(Refusal::NoRoom) => Reply::NO_ROOM,
             Outcome::Refused(Refusal::NoRecipients) => Reply::NO_RECIPIENTS,
             Outcome::Refused(Refusal::Trouble) => Reply::TROUBLE,
         }
@@ -212,13 +268,10 @@ mod tests {
 
     #[test]
     fn every_line_but_the_last_has_a_hyphen() {
-        assert_eq!(
-            sent(&Reply::extensions("mx.example", 5, false), false),
-            "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 5\r\n250-VRFY\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n\
-             250 HELP\r\n"
-        );
-        let help = sent(&Reply::HELP, false);
-        assert!(help.starts_with("214-2.0.0 ") && help.lines().last().unwrap().starts_with("214 2.0.0 "), "{help}");
+        let reply = Reply { code: 250, status: "", text: "a\nb\nc".into() };
+        assert_eq!(sent(&reply, false), "250-a\r\n250-b\r\n250 c\r\n");
+        let reply = Reply { code: 214, status: "2.0.0", text: "a\nb".into() };
+        assert_eq!(sent(&reply, false), "214-2.0.0 a\r\n214 2.0.0 b\r\n");
     }
 
     #[test]
@@ -226,7 +279,7 @@ mod tests {
         for reply in every_reply() {
             let class = reply.code / 100;
             assert!(reply.status.is_empty() || reply.status.starts_with(&class.to_string()), "{reply:?}");
-            assert!(!reply.status.is_empty() || [220, 250, 354].contains(&reply.code), "{reply:?}");
+            assert!(!reply.status.is_empty() || [220, 250, 334, 354].contains(&reply.code), "{reply:?}");
             for line in sent(&reply, false).split_terminator("\r\n") {
                 assert!(line.len() <= 510 && line.bytes().all(|octet| matches!(octet, b' '..=b'~')), "{line:?}");
             }
@@ -261,9 +314,34 @@ mod tests {
             R::START,
             R::GOODBYE,
             R::STRANGER,
-            R::HELP,
             R::NOT_IMPLEMENTED,
-            R::NO_BDAT,
+            R::UNREADABLE_BDAT,
+            R::LHLO_FIRST,
+            R::LOGGED_IN,
+            R::WRONG_LOGIN,
+            R::LOGIN_NOT_CHECKED,
+            R::LOGIN_CANCELLED,
+            R::MALFORMED_RESPONSE,
+            R::RESPONSE_TOO_LONG,
+            R::UNKNOWN_MECHANISM,
+            R::LOGGED_IN_ALREADY,
+            R::AUTH_IN_MESSAGE,
+            R::LOGIN_FIRST,
+            R::TLS_FIRST,
+            R::NOT_YOUR_ADDRESS,
+            R::NOT_YOUR_FROM,
+            R::BAD_FROM,
+            R::CANNOT_TELL_SENDER,
+            R::REQUIRETLS_NEEDS_TLS,
+            R::TOO_MANY_MESSAGES,
+            R::BDAT_HAS_BEGUN,
+            R::BINARY_NEEDS_BDAT,
+            R::BARE_LINE_END_IN_CHUNK,
+            R::NO_XCLIENT,
+            R::XCLIENT_IN_MESSAGE,
+            R::NO_ROOM,
+            R::NO_CLIENT_NAME,
+            R::CANNOT_TELL_NAME,
             R::MAIL_FIRST,
             R::NESTED_MAIL,
             R::RCPT_FIRST,
@@ -286,12 +364,14 @@ mod tests {
             R::NO_TLS,
             R::UNDER_TLS,
         ];
-        all.push(R::greeting("mx.example"));
+        all.push(R::greeting("mx.example", false));
+        all.push(R::challenge(b"?"));
+        all.push(R::chunk(u64::MAX));
+        all.push(R::blocked("zen.example"));
         all.push(R::hello("mx.example"));
-        all.push(R::extensions("mx.example", 0, true));
         all.push(R::mailbox(&Address::from_internal(b"b o@mx.example").unwrap()));
         for which in [Which::Reverse, Which::Forward] {
-            for fault in [path::Fault::Syntax, path::Fault::TooLong, path::Fault::NotAscii] {
+            for fault in [path::Fault::Syntax, path::Fault::TooLong, path::Fault::NotAscii, path::Fault::NotUtf8] {
                 all.push(R::fault(Fault::Path(which, fault)));
             }
         }

@@ -8,10 +8,12 @@ use super::command::{self, Command};
 use super::reply::Reply;
 use super::session::{self, Session, Step};
 use super::site::Site;
+use crate::channel::AUTHENTICATED;
 use crate::config::Config;
 use crate::exit::{Ended, Error};
 use crate::logging;
 use crate::lookup::Lookup;
+use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::Client;
 use crate::net::connection::{Fault, Stream};
@@ -22,7 +24,10 @@ use crate::submit::{Introduction, Policy, Submit, Verdict};
 use crate::wire::line::{Line, LineEnd, LineReader};
 use std::time::Duration;
 
+mod auth;
+mod chunks;
 mod message;
+mod submission;
 mod tls;
 
 /// What is read at once, and about what is handed to submit at once.
@@ -51,9 +56,22 @@ pub struct Settings {
     pub finicky: bool,
 }
 
+/// What kind of server this is, by name, options and parameters.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Kind {
+    /// What is spoken.
+    pub dialect: session::Dialect,
+    /// Whether clients that no channel lists are turned away.
+    pub finicky: bool,
+    /// Whether clients can log in.
+    pub login: session::Login,
+    /// Whether the client may speak for others.
+    pub xclient: bool,
+}
+
 impl Settings {
     /// What the configuration says; `hostname` replaces myhostname.
-    pub fn new(config: &Config, peer: &Peer, hostname: Option<&str>, finicky: bool) -> Settings {
+    pub fn new(config: &Config, peer: &Peer, hostname: Option<&str>, kind: Kind) -> Settings {
         Settings {
             session: session::Settings {
                 hostname: hostname.unwrap_or(&config.myhostname).to_owned(),
@@ -61,14 +79,19 @@ impl Settings {
                 recipient_limit: config.smtpd_recipient_limit,
                 error_limit: config.smtpd_hard_error_limit,
                 junk_limit: config.smtpd_junk_command_limit,
+                transaction_limit: config.smtpd_transaction_limit,
                 tls: session::Tls::Never,
+                dialect: kind.dialect,
+                login: kind.login,
+                xclient: kind.xclient,
+                discarded: config.smtpd_discard_ehlo_keywords.0.clone(),
             },
             timeout: config.smtpd_timeout.0,
             min_data_rate: config.smtpd_min_data_rate,
             line_length_limit: usize::try_from(config.line_length_limit).unwrap_or(usize::MAX),
             soft_bounce: config.soft_bounce,
             forbid_early: config.smtpd_forbid_unauth_pipelining && peer.on_inet_socket,
-            finicky,
+            finicky: kind.finicky,
         }
     }
 }
@@ -100,6 +123,9 @@ pub fn serve(
         begun: false,
         queued: 0,
         tls,
+        cipher_suite: None,
+        chunks: None,
+        header: None,
     };
     log::info!("client={} event=connect", server.client);
     let begun = if at_once { server.begin_with_tls()? } else { Ok(()) };
@@ -134,6 +160,12 @@ struct Server<'a, S, M, W> {
     begun: bool,
     queued: u32,
     tls: Offer,
+    /// What TLS came to, for the Received field.
+    cipher_suite: Option<String>,
+    /// The message that comes by BDAT, as far as it has come.
+    chunks: Option<chunks::Chunks>,
+    /// The header of a message that is submitted, until it is whole.
+    header: Option<Vec<u8>>,
 }
 
 /// A line of input, or the lack of one.
@@ -156,7 +188,12 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         loop {
             let step = match self.next_line()? {
                 Input::Command(Ok(command)) if self.is_early(&command) => Step::Refuse(Reply::EARLY),
-                Input::Command(Ok(command)) => self.session.command(command),
+                Input::Command(Ok(command)) => {
+                    if self.session.lists_mechanisms(&command) {
+                        self.session.has_secrets(self.site.has_secrets());
+                    }
+                    self.session.command(command)
+                }
                 Input::Command(Err(fault)) => self.session.mistake(fault),
                 Input::TooLong => Step::Say(Reply::LINE_TOO_LONG),
                 Input::BareLineEnd => Step::Refuse(Reply::BARE_LINE_END),
@@ -179,18 +216,25 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     }
 
     fn act(&mut self, step: Step) -> Result<Option<Ended>, Fault> {
+        let step = match step {
+            Step::Authenticate(mechanism, initial) => self.authenticate(mechanism, initial)?,
+            step => step,
+        };
         match step {
             Step::Say(reply) => self.say(reply),
             Step::Reset(reply) => {
                 self.abandon();
                 self.say(reply);
             }
-            Step::Begin(reverse_path) => {
-                let reply = self.begin(reverse_path);
+            Step::Begin(reverse_path, parameters, size) => {
+                let reply = self.begin(reverse_path, &parameters, size);
+                if reply.code != 250 {
+                    self.log_refusal(&reply);
+                }
                 self.say(reply);
             }
-            Step::Judge(address) => {
-                let reply = self.judge(&address);
+            Step::Judge(address, parameters) => {
+                let reply = self.judge(&address, &parameters);
                 self.say(reply);
             }
             Step::Verify(address) => {
@@ -198,6 +242,20 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                 self.say(reply);
             }
             Step::TakeMessage => return self.take_message(),
+            Step::TakeChunk(size, last) => self.take_chunk(size, last)?,
+            Step::SkipChunk(size, reply) => {
+                self.skip(size)?;
+                self.say(reply);
+            }
+            Step::Become(said) => {
+                let login = self.site.becomes(&said);
+                let reply = self.session.is_another(&said, login);
+                log::info!("client={} event=xclient is={}", self.client, self.site.client().1);
+                (self.client, self.channel) = (self.site.client().1, None);
+                self.say(reply);
+            }
+            // Taken care of above.
+            Step::Authenticate(..) => self.say(Reply::LOGIN_NOT_CHECKED),
             Step::StartTls => self.start_tls()?,
             Step::Quit(reply) => {
                 self.say(reply);
@@ -224,22 +282,50 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         log::info!("client={client} event=refused while=\"{phase}\" reply=\"{}\"", brief(reply));
     }
 
-    fn begin(&mut self, reverse_path: ReversePath) -> Reply {
-        if let Err(reply) = self.introduce() {
+    fn begin(&mut self, reverse_path: ReversePath, parameters: &MailParameters, size: Option<u64>) -> Reply {
+        let may = self.check_sender(&reverse_path).and_then(|()| self.check_room(size));
+        if let Err(reply) = may.and_then(|()| self.introduce()) {
             return reply;
         }
         self.begun = true;
-        match self.submit.reverse_path(&reverse_path) {
+        match self.submit.reverse_path_with(&reverse_path, parameters) {
             Ok(()) => {
-                self.session.begun(reverse_path);
+                self.session.begun(reverse_path, parameters);
                 Reply::SENDER
             }
             Err(error) => self.trouble_with_message(&error),
         }
     }
 
-    fn judge(&mut self, address: &Address) -> Reply {
-        let verdict = match self.submit.recipient(address) {
+    /// Whether the client may send mail at all, and mail from this address.
+    fn check_sender(&self, reverse_path: &ReversePath) -> Result<(), Reply> {
+        let Some(login) = self.session.login() else {
+            return self.site.refusal().map_or(Ok(()), Err);
+        };
+        let Some(address) = &reverse_path.0 else { return Ok(()) };
+        match self.site.may_send_as(login, address) {
+            Lookup::Yes(()) => Ok(()),
+            Lookup::No => Err(Reply::NOT_YOUR_ADDRESS),
+            Lookup::CannotTell(why) => {
+                log::warn!("client={} event=trouble with=smtpd_sender_login_maps problem=\"{why}\"", self.client);
+                Err(Reply::CANNOT_TELL_SENDER)
+            }
+        }
+    }
+
+    /// Whether there is room for what the client says its message has.
+    fn check_room(&self, size: Option<u64>) -> Result<(), Reply> {
+        match self.site.room() {
+            Some(room) if room == 0 || size.is_some_and(|size| size > room) => {
+                log::warn!("client={} event=trouble with=queue problem=\"room for {room} octets\"", self.client);
+                Err(Reply::NO_ROOM)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn judge(&mut self, address: &Address, parameters: &RecipientParameters) -> Reply {
+        let verdict = match self.submit.recipient_with(address, parameters) {
             Ok(verdict) => verdict,
             Err(error) => return self.trouble(&error),
         };
@@ -259,7 +345,12 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             return reply;
         }
         match self.submit.verify(address) {
-            Ok(Verdict::Accepted) if let Some(mailbox) = self.site.here(address) => Reply::mailbox(&mailbox),
+            Ok(Verdict::Accepted)
+                if let Some(mailbox) = self.site.here(address)
+                    && mailbox.is_ascii() =>
+            {
+                Reply::mailbox(&mailbox)
+            }
             // 250 is for what was really looked up (RFC 5321 section 3.5.3).
             Ok(Verdict::Accepted) => Reply::CANNOT_VERIFY,
             Ok(verdict) => Reply::verdict(verdict),
@@ -269,10 +360,13 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
 
     /// Tells submit who hands mail in, if it has not heard that yet.
     fn introduce(&mut self) -> Result<(), Reply> {
-        let channel = self.find_channel()?;
+        let channel = match self.session.login() {
+            Some(_) => AUTHENTICATED.to_owned(),
+            None => self.find_channel()?,
+        };
         let (protocol, helo) = self.session.hello();
         let (name, address) = self.site.client();
-        let client = Client { helo: helo.map(<[u8]>::to_vec), name, address };
+        let client = Client { helo: helo.map(<[u8]>::to_vec), name, address, tls: self.cipher_suite.clone() };
         let introduction = Introduction { channel, policy: Policy::Channels, protocol, client };
         if self.introduced.as_ref() != Some(&introduction) {
             self.submit.introduce(&introduction).map_err(|error| self.trouble(&error))?;
@@ -311,6 +405,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     }
 
     fn abandon(&mut self) {
+        (self.chunks, self.header) = (None, None);
         if std::mem::take(&mut self.begun)
             && let Err(error) = self.submit.reset()
         {

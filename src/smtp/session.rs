@@ -3,10 +3,14 @@
 //! What needs the world (is this recipient ours? is it on disk?) is a step for the server, which tells what came of it
 //! by [`Session::begun`], [`Session::judged`], [`Session::broken`] and [`Session::message_over`].
 
-use super::command::{Command, Fault};
+use super::command::{Command, Fault, Which, Xclient};
+use super::extensions::Extensions;
 use super::reply::Reply;
-use crate::message::path::{Address, ReversePath};
+use crate::message::parameters::{Body, MailParameters, RecipientParameters};
+use crate::message::path::{self, Address, ReversePath};
 use crate::message::trace::Protocol;
+use crate::sasl::{Mechanism, Offered};
+use crate::wire::secret::Secret;
 
 /// Recipients over the limit that are only put off; more of them are mistakes, so that nobody sends them for ever.
 const OVERSHOOT: u32 = 1000;
@@ -24,8 +28,42 @@ pub struct Settings {
     pub error_limit: u32,
     /// Commands that move no mail, after which each one more is a mistake.
     pub junk_limit: u32,
+    /// Messages after which the session ends; 0: no limit.
+    pub transaction_limit: u32,
     /// Whether there is TLS, or may be.
     pub tls: Tls,
+    /// What is spoken.
+    pub dialect: Dialect,
+    /// Whether clients can log in.
+    pub login: Login,
+    /// Whether the client may say that it is another.
+    pub xclient: bool,
+    /// Keywords that EHLO does not list, though they are there.
+    pub discarded: Vec<String>,
+}
+
+/// What is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dialect {
+    /// SMTP, as between servers.
+    #[default]
+    Smtp,
+    /// The same for users (RFC 6409): who has not logged in sends nothing.
+    Submission,
+    /// LMTP (RFC 2033): a reply for each recipient.
+    Lmtp,
+}
+
+/// Whether clients can log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Login {
+    /// They cannot.
+    #[default]
+    Never,
+    /// Under TLS.
+    UnderTls,
+    /// Always: the way is safe, or need not be.
+    Always,
 }
 
 /// How a session stands to TLS.
@@ -46,14 +84,22 @@ pub enum Step {
     Say(Reply),
     /// Have submit forget the message, if there is one, and answer.
     Reset(Reply),
-    /// Begin a message.
-    Begin(ReversePath),
+    /// Begin a message, if there is room for what it says of its size.
+    Begin(ReversePath, MailParameters, Option<u64>),
     /// Ask about a recipient and add it.
-    Judge(Address),
+    Judge(Address, RecipientParameters),
     /// Ask about an address for VRFY.
     Verify(Address),
     /// Take the message.
     TakeMessage,
+    /// Take so many octets of the message, which are the last or are not.
+    TakeChunk(u64, bool),
+    /// Read so many octets, forget them, and answer.
+    SkipChunk(u64, Reply),
+    /// Find out who the client is, and tell [`Session::logged_in`] or [`Session::not_logged_in`].
+    Authenticate(Mechanism, Option<Secret>),
+    /// Take the word of a proxy for who the client is, and tell [`Session::is_another`].
+    Become(Box<Xclient>),
     /// Answer, begin TLS, and tell [`Session::under_tls`]; or say that there is none.
     StartTls,
     /// Answer; the client has said goodbye.
@@ -71,79 +117,131 @@ struct Transaction {
     over_limit: u32,
     /// submit failed and knows no more of the message: everything is put off until it is begun anew.
     broken: bool,
+    smtputf8: bool,
+    binary: bool,
+    /// A chunk of it has come.
+    in_chunks: bool,
 }
 
 /// Where a session is.
 #[derive(Debug)]
 pub struct Session {
     settings: Settings,
-    hello: Option<(Protocol, Vec<u8>)>,
+    /// Whether extensions were asked for, and what the client calls itself.
+    hello: Option<(bool, Vec<u8>)>,
     transaction: Option<Transaction>,
     in_message: bool,
+    /// Who the client has shown to be.
+    login: Option<Vec<u8>>,
+    login_failures: u32,
+    /// Whether there are passwords stored in clear, for mechanisms that need that.
+    secrets: bool,
+    messages: u32,
     errors: u32,
     junk: u32,
 }
 
+/// Wrong passwords before a connection is closed.
+const MOST_LOGIN_FAILURES: u32 = 3;
+
 impl Session {
     /// At the greeting.
     pub fn new(settings: Settings) -> Self {
-        Session { settings, hello: None, transaction: None, in_message: false, errors: 0, junk: 0 }
+        Session {
+            settings,
+            hello: None,
+            transaction: None,
+            in_message: false,
+            login: None,
+            login_failures: 0,
+            secrets: false,
+            messages: 0,
+            errors: 0,
+            junk: 0,
+        }
     }
 
     /// The first line.
     pub fn greeting(&self) -> Reply {
-        Reply::greeting(&self.settings.hostname)
+        Reply::greeting(&self.settings.hostname, self.settings.dialect == Dialect::Lmtp)
+    }
+
+    /// Whether the answer to this command lists mechanisms, so that [`Session::has_secrets`] must have been told.
+    pub fn lists_mechanisms(&self, command: &Command) -> bool {
+        matches!(command, Command::Ehlo(_) | Command::Lhlo(_) | Command::Auth { .. }) && self.may_log_in()
+    }
+
+    /// There are passwords stored in clear, so that mechanisms that need that can be offered; or not.
+    pub fn has_secrets(&mut self, secrets: bool) {
+        self.secrets = secrets;
     }
 
     /// Takes a command.
     pub fn command(&mut self, command: Command) -> Step {
-        if let Command::Ehlo(_)
-        | Command::Helo(_)
-        | Command::Rset
-        | Command::Vrfy(_)
-        | Command::Expn
-        | Command::Help
-        | Command::Noop = command
-        {
-            self.junk = self.junk.saturating_add(1);
-            self.errors = self.errors.saturating_add(u32::from(self.junk > self.settings.junk_limit));
-        }
+        self.count_junk(&command);
+        let lmtp = self.settings.dialect == Dialect::Lmtp;
+        let must_log_in = self.must_log_in();
         match (command, &mut self.transaction) {
-            (Command::Ehlo(name), _) => {
-                let with_tls = self.settings.tls == Tls::Offered;
-                let reply = Reply::extensions(&self.settings.hostname, self.settings.message_size_limit, with_tls);
-                self.reset(Some((Protocol::Esmtp, name)), reply)
+            (Command::Ehlo(_) | Command::Helo(_), _) if lmtp => Step::Say(Reply::LHLO_FIRST),
+            (Command::Lhlo(_), _) if !lmtp => Step::Say(Reply::fault(Fault::Unknown)),
+            (Command::Ehlo(name) | Command::Lhlo(name), _) => {
+                let reply = self.extensions().reply(&self.settings.hostname);
+                self.reset(Some((true, name)), reply)
             }
             (Command::Helo(name), _) => {
                 let reply = Reply::hello(&self.settings.hostname);
-                self.reset(Some((Protocol::Smtp, name)), reply)
+                self.reset(Some((false, name)), reply)
             }
             (Command::Mail { .. }, Some(_)) => Step::Say(Reply::NESTED_MAIL),
-            (Command::Mail { size, .. }, None) if self.settings.is_too_large(size.unwrap_or(0)) => {
-                Step::Say(Reply::TOO_LARGE)
+            (Command::Mail { reverse_path, parameters, size, .. }, None) => self.mail(reverse_path, parameters, size),
+            (Command::Rcpt { .. } | Command::Data, None) => Step::Say(Reply::MAIL_FIRST),
+            (Command::Rcpt { .. } | Command::Data, Some(transaction)) if transaction.in_chunks => {
+                Step::Say(Reply::BDAT_HAS_BEGUN)
             }
-            (Command::Mail { reverse_path, .. }, None) => Step::Begin(reverse_path),
-            (Command::Rcpt(_) | Command::Data, None) => Step::Say(Reply::MAIL_FIRST),
-            (Command::Rcpt(_) | Command::Data, Some(transaction)) if transaction.broken => Step::Say(Reply::TROUBLE),
-            (Command::Rcpt(_), Some(transaction)) if transaction.accepted >= self.settings.recipient_limit => {
+            (Command::Rcpt { .. } | Command::Data, Some(transaction)) if transaction.broken => {
+                Step::Say(Reply::TROUBLE)
+            }
+            (Command::Rcpt { .. }, Some(transaction)) if transaction.accepted >= self.settings.recipient_limit => {
                 transaction.over_limit = transaction.over_limit.saturating_add(1);
                 self.errors = self.errors.saturating_add(u32::from(transaction.over_limit > OVERSHOOT));
                 Step::Say(Reply::TOO_MANY_RECIPIENTS)
             }
-            (Command::Rcpt(forward_path), Some(transaction)) => {
+            (Command::Rcpt { forward_path, .. }, Some(transaction))
+                if !transaction.smtputf8 && !forward_path.is_ascii() =>
+            {
+                Step::Say(not_ascii(Which::Forward))
+            }
+            (Command::Rcpt { forward_path, parameters }, Some(transaction)) => {
                 transaction.asked = true;
-                Step::Judge(forward_path)
+                Step::Judge(forward_path, parameters)
             }
-            (Command::Data, Some(transaction)) if transaction.accepted == 0 => {
-                Step::Say(if transaction.asked { Reply::NO_RECIPIENTS } else { Reply::RCPT_FIRST })
-            }
+            (Command::Data, Some(transaction)) if transaction.accepted == 0 => Step::Say(transaction.no_recipients()),
+            (Command::Data, Some(transaction)) if transaction.binary => Step::Say(Reply::BINARY_NEEDS_BDAT),
             (Command::Data, Some(_)) => {
                 self.in_message = true;
                 Step::TakeMessage
             }
-            (Command::Rset, _) => self.reset(self.hello.clone(), Reply::OK),
-            (Command::Vrfy(address), _) => Step::Verify(address),
-            (Command::Help, _) => Step::Say(Reply::HELP),
+            (Command::Bdat { size, .. }, None) => Step::SkipChunk(size, Reply::MAIL_FIRST),
+            (Command::Bdat { size, .. }, Some(transaction)) if transaction.broken => {
+                Step::SkipChunk(size, Reply::TROUBLE)
+            }
+            (Command::Bdat { size, .. }, Some(transaction)) if transaction.accepted == 0 => {
+                Step::SkipChunk(size, transaction.no_recipients())
+            }
+            (Command::Bdat { size, last }, Some(transaction)) => {
+                transaction.in_chunks = true;
+                self.in_message = true;
+                Step::TakeChunk(size, last)
+            }
+            (Command::UnreadableBdat, _) => Step::Refuse(Reply::UNREADABLE_BDAT),
+            (Command::Rset, _) => {
+                self.transaction = None;
+                Step::Reset(Reply::OK)
+            }
+            (Command::Vrfy(..), _) if must_log_in => Step::Say(self.login_first()),
+            (Command::Vrfy(address, false), _) if !address.is_ascii() => Step::Say(not_ascii(Which::Forward)),
+            (Command::Vrfy(address, _), _) => Step::Verify(address),
+            (Command::Help, _) => Step::Say(self.extensions().help()),
             (Command::Noop, _) => Step::Say(Reply::OK),
             (Command::Quit, _) => Step::Quit(Reply::GOODBYE),
             (Command::StartTls, _) => match self.settings.tls {
@@ -151,10 +249,94 @@ impl Session {
                 Tls::Offered => Step::StartTls,
                 Tls::On => Step::Say(Reply::UNDER_TLS),
             },
+            (Command::Auth { .. }, Some(_)) => Step::Say(Reply::AUTH_IN_MESSAGE),
+            (Command::Auth { mechanism, initial }, None) => self.auth(mechanism, initial),
+            (Command::Xclient(_), _) if !self.settings.xclient => Step::Say(Reply::NO_XCLIENT),
+            (Command::Xclient(_), Some(_)) => Step::Say(Reply::XCLIENT_IN_MESSAGE),
+            (Command::Xclient(said), None) => Step::Become(said),
             (Command::Expn | Command::NotImplemented, _) => Step::Say(Reply::NOT_IMPLEMENTED),
-            (Command::Bdat, _) => Step::Refuse(Reply::NO_BDAT),
             (Command::Stranger, _) => Step::Refuse(Reply::STRANGER),
         }
+    }
+
+    /// Commands that move no mail are mistakes when there are too many of them.
+    fn count_junk(&mut self, command: &Command) {
+        if let Command::Ehlo(_)
+        | Command::Helo(_)
+        | Command::Lhlo(_)
+        | Command::Rset
+        | Command::Vrfy(..)
+        | Command::Expn
+        | Command::Help
+        | Command::Noop = command
+        {
+            self.junk = self.junk.saturating_add(1);
+            self.errors = self.errors.saturating_add(u32::from(self.junk > self.settings.junk_limit));
+        }
+    }
+
+    fn mail(&mut self, reverse_path: ReversePath, parameters: MailParameters, size: Option<u64>) -> Step {
+        let limit = self.settings.transaction_limit;
+        let in_ascii = reverse_path.0.as_ref().is_none_or(Address::is_ascii);
+        if self.must_log_in() {
+            Step::Say(self.login_first())
+        } else if limit > 0 && self.messages >= limit {
+            Step::Refuse(Reply::TOO_MANY_MESSAGES)
+        } else if !in_ascii && !parameters.smtputf8 {
+            Step::Say(not_ascii(Which::Reverse))
+        } else if parameters.requiretls && self.settings.tls != Tls::On {
+            Step::Say(Reply::REQUIRETLS_NEEDS_TLS)
+        } else if self.settings.is_too_large(size.unwrap_or(0)) {
+            Step::Say(Reply::TOO_LARGE)
+        } else {
+            Step::Begin(reverse_path, parameters, size)
+        }
+    }
+
+    fn auth(&mut self, mechanism: Option<Mechanism>, initial: Option<Secret>) -> Step {
+        match mechanism {
+            _ if self.settings.login == Login::Never => Step::Say(Reply::NOT_IMPLEMENTED),
+            _ if self.login.is_some() => Step::Say(Reply::LOGGED_IN_ALREADY),
+            _ if !self.may_log_in() => Step::Say(Reply::TLS_FIRST),
+            Some(mechanism) if self.offered().has(mechanism) => Step::Authenticate(mechanism, initial),
+            Some(_) | None => Step::Say(Reply::UNKNOWN_MECHANISM),
+        }
+    }
+
+    /// What there is, as things stand.
+    fn extensions(&self) -> Extensions<'_> {
+        Extensions {
+            dialect: self.settings.dialect,
+            message_size_limit: self.settings.message_size_limit,
+            recipient_limit: self.settings.recipient_limit,
+            transaction_limit: self.settings.transaction_limit,
+            tls: self.settings.tls,
+            mechanisms: self.offered(),
+            xclient: self.settings.xclient,
+            discarded: &self.settings.discarded,
+        }
+    }
+
+    /// The mechanisms that can be used now.
+    fn offered(&self) -> Offered {
+        if self.may_log_in() { Offered { plain: true, secrets: self.secrets } } else { Offered::default() }
+    }
+
+    fn may_log_in(&self) -> bool {
+        let safe = match self.settings.login {
+            Login::Never => false,
+            Login::UnderTls => self.settings.tls == Tls::On,
+            Login::Always => true,
+        };
+        safe && self.login.is_none()
+    }
+
+    fn must_log_in(&self) -> bool {
+        self.settings.dialect == Dialect::Submission && self.login.is_none()
+    }
+
+    fn login_first(&self) -> Reply {
+        if self.may_log_in() || self.settings.tls == Tls::Never { Reply::LOGIN_FIRST } else { Reply::TLS_FIRST }
     }
 
     /// Takes a line that is no command.
@@ -163,8 +345,61 @@ impl Session {
     }
 
     /// After [`Step::Begin`]: submit has begun the message.
-    pub fn begun(&mut self, reverse_path: ReversePath) {
-        self.transaction = Some(Transaction { reverse_path, accepted: 0, asked: false, over_limit: 0, broken: false });
+    pub fn begun(&mut self, reverse_path: ReversePath, parameters: &MailParameters) {
+        self.transaction = Some(Transaction {
+            reverse_path,
+            accepted: 0,
+            asked: false,
+            over_limit: 0,
+            broken: false,
+            smtputf8: parameters.smtputf8,
+            binary: parameters.body == Body::BinaryMime,
+            in_chunks: false,
+        });
+    }
+
+    /// Whether the message at hand is any octets, and not lines.
+    pub fn is_binary(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|transaction| transaction.binary)
+    }
+
+    /// After [`Step::TakeChunk`]: more of it are to come.
+    pub fn chunk_over(&mut self) {
+        self.in_message = false;
+    }
+
+    /// After [`Step::Authenticate`]: who the client is.
+    pub fn logged_in(&mut self, login: Vec<u8>) -> Step {
+        self.login = Some(login);
+        Step::Say(Reply::LOGGED_IN)
+    }
+
+    /// The same: it did not show who it is; `reply` says what was wrong.
+    pub fn not_logged_in(&mut self, reply: Reply) -> Step {
+        self.login_failures = self.login_failures.saturating_add(1);
+        if self.login_failures >= MOST_LOGIN_FAILURES { Step::Refuse(Reply::TOO_MANY_ERRORS) } else { Step::Say(reply) }
+    }
+
+    /// Who the client has logged in as.
+    pub fn login(&self) -> Option<&[u8]> {
+        self.login.as_deref()
+    }
+
+    /// What is spoken.
+    pub fn dialect(&self) -> Dialect {
+        self.settings.dialect
+    }
+
+    /// After [`Step::Become`]: what there is for the client as it is now. It has said nothing yet.
+    pub fn is_another(&mut self, said: &Xclient, login: Login) -> Reply {
+        use super::command::Said;
+        self.settings.login = login;
+        (self.hello, self.transaction) = (None, None);
+        if let Said::Value(name) = &said.helo {
+            self.hello = Some((said.esmtp != Said::Value(false), name.clone()));
+        }
+        self.login = if let Said::Value(login) = &said.login { Some(login.clone()) } else { None };
+        self.greeting()
     }
 
     /// After [`Step::Judge`]: the recipient is in the message, or is not.
@@ -186,6 +421,7 @@ impl Session {
     pub fn message_over(&mut self, queued: bool) {
         self.transaction = None;
         self.in_message = false;
+        self.messages = self.messages.saturating_add(1);
         if queued {
             (self.errors, self.junk) = (0, 0);
         }
@@ -195,8 +431,7 @@ impl Session {
     /// section 4.2). Mistakes stay counted.
     pub fn under_tls(&mut self) {
         self.settings.tls = Tls::On;
-        self.hello = None;
-        self.transaction = None;
+        (self.hello, self.transaction, self.login) = (None, None, None);
     }
 
     /// Counts a reply that is about to be sent, if it tells of a mistake.
@@ -216,12 +451,13 @@ impl Session {
 
     /// What the client called itself, and by which command.
     pub fn hello(&self) -> (Protocol, Option<&[u8]>) {
-        let Some((protocol, name)) = &self.hello else { return (Protocol::Smtp, None) };
-        let protocol = match (protocol, self.settings.tls) {
-            (Protocol::Esmtp, Tls::On) => Protocol::Esmtps,
-            (protocol, _) => *protocol,
+        let (tls, login) = (self.settings.tls == Tls::On, self.login.is_some());
+        let protocol = match (self.settings.dialect, &self.hello) {
+            (Dialect::Lmtp, _) => Protocol::lmtp(tls, login),
+            (_, Some((true, _))) => Protocol::esmtp(tls, login),
+            (_, Some((false, _)) | None) => Protocol::Smtp,
         };
-        (protocol, Some(name))
+        (protocol, self.hello.as_ref().map(|(_, name)| &name[..]))
     }
 
     /// Reverse-path and number of recipients of the message at hand.
@@ -240,11 +476,22 @@ impl Session {
         }
     }
 
-    fn reset(&mut self, hello: Option<(Protocol, Vec<u8>)>, reply: Reply) -> Step {
+    fn reset(&mut self, hello: Option<(bool, Vec<u8>)>, reply: Reply) -> Step {
         self.hello = hello;
         self.transaction = None;
         Step::Reset(reply)
     }
+}
+
+impl Transaction {
+    fn no_recipients(&self) -> Reply {
+        if self.asked { Reply::NO_RECIPIENTS } else { Reply::RCPT_FIRST }
+    }
+}
+
+/// What an address beyond ASCII is told where SMTPUTF8 was not asked for.
+fn not_ascii(which: Which) -> Reply {
+    Reply::fault(Fault::Path(which, path::Fault::NotAscii))
 }
 
 impl Settings {

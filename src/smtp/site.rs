@@ -1,10 +1,18 @@
-//! What the server asks of its surroundings besides submit: who the client is, and what is here.
+//! What the server asks of its surroundings besides submit: who the client is, what is here, and who may log in.
 
+use super::command::{Said, Xclient};
+use super::reply::Reply;
+use super::session::Login;
+use crate::auth::gate::{self, Answer};
 use crate::channel::{Channels, Transport};
+use crate::config::Config;
 use crate::exit::Error;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
+use crate::net::connection::Connection;
 use crate::net::peer::{Origin, Peer};
+use crate::sasl::Credentials;
+use std::cell::RefCell;
 
 /// The surroundings of a server; tests have their own.
 pub trait Site {
@@ -15,54 +23,199 @@ pub trait Site {
     fn client(&self) -> (Option<String>, String);
     /// The address with its domain, if mail for it stays here.
     fn here(&self, address: &Address) -> Option<Address>;
+    /// Why no mail is taken from the client as long as it has not logged in. Asked at each MAIL.
+    fn refusal(&self) -> Option<Reply> {
+        None
+    }
+    /// Octets there are for a message; nothing: nobody can say.
+    fn room(&self) -> Option<u64> {
+        None
+    }
+    /// Whether there are passwords stored in clear.
+    fn has_secrets(&self) -> bool {
+        false
+    }
+    /// Whether credentials are right; if so, what the server says at the end of the mechanism.
+    fn check(&self, credentials: &Credentials) -> Lookup<Vec<u8>> {
+        let _ = credentials;
+        Lookup::No
+    }
+    /// Whether who has logged in may send mail as this address.
+    fn may_send_as(&self, login: &[u8], address: &Address) -> Lookup<()> {
+        let _ = (login, address);
+        Lookup::Yes(())
+    }
+    /// The client is another, by the word of one who may say so. Gives whether that one can log in.
+    fn becomes(&self, said: &Xclient) -> Login {
+        let _ = said;
+        Login::Never
+    }
+}
+
+/// The process that checks passwords.
+#[derive(Debug)]
+pub enum Checker {
+    /// Nobody can log in.
+    None,
+    /// It is started when it is needed.
+    Later,
+    /// It was started, with the rights of then, and has not been heard yet.
+    Started(Connection),
+    /// It listens. Whether there are passwords stored in clear.
+    Ready(Connection, bool),
+    /// It is gone, or no use.
+    Gone,
 }
 
 /// The real ones.
 #[derive(Debug)]
 pub struct Here<'a> {
+    config: &'a Config,
     channels: &'a Channels,
-    peer: &'a Peer,
+    peer: RefCell<Peer>,
     only: &'a [String],
     finicky: bool,
-    myhostname: &'a str,
+    checker: RefCell<Checker>,
 }
 
 impl<'a> Here<'a> {
     /// `only` are the channels to look the client up in (empty: all); a name that no channel has is an error.
     pub fn new(
+        config: &'a Config,
         channels: &'a Channels,
-        peer: &'a Peer,
+        peer: &Peer,
         only: &'a [String],
         finicky: bool,
-        myhostname: &'a str,
     ) -> Result<Here<'a>, Error> {
         // A client without an address needs no look-up, so this does nothing but read the names.
         channels.incoming(&Peer::new(Origin::Stdin), only, true)?;
-        Ok(Here { channels, peer, only, finicky, myhostname })
+        let (peer, checker) = (RefCell::new(peer.clone()), RefCell::new(Checker::None));
+        Ok(Here { config, channels, peer, only, finicky, checker })
+    }
+
+    /// The same, with somebody who checks passwords.
+    pub fn with_checker(self, checker: Checker) -> Here<'a> {
+        self.checker.replace(checker);
+        self
+    }
+
+    /// Whether and how a client can log in, if that is possible at all.
+    pub fn login_of(config: &Config, peer: &Peer) -> Login {
+        if !config.tls_auth_only || peer.is_on_this_machine() { Login::Always } else { Login::UnderTls }
+    }
+
+    /// The checker, listening; nothing if there is none.
+    fn ready(&self) -> std::cell::RefMut<'_, Checker> {
+        let mut checker = self.checker.borrow_mut();
+        if matches!(*checker, Checker::Later) {
+            *checker = match gate::start(self.config, &self.peer.borrow()) {
+                Ok(connection) => Checker::Started(connection),
+                Err(error) => {
+                    log::error!("{error}");
+                    Checker::Gone
+                }
+            };
+        }
+        *checker = match std::mem::replace(&mut *checker, Checker::Gone) {
+            Checker::Started(mut connection) => match Answer::hear(self.config, &mut connection) {
+                Answer::Ready(secrets) => Checker::Ready(connection, secrets),
+                _ => Checker::Gone,
+            },
+            other => other,
+        };
+        checker
     }
 }
 
 impl Site for Here<'_> {
     fn channel(&self) -> Lookup<String> {
-        match self.channels.incoming(self.peer, self.only, self.finicky) {
+        match self.channels.incoming(&self.peer.borrow(), self.only, self.finicky) {
             Ok(found) => found.map(|channel| channel.name.clone()),
             Err(error) => Lookup::CannotTell(error.to_string()),
         }
     }
 
     fn client(&self) -> (Option<String>, String) {
-        let name = match self.peer.looked_up.get() {
+        let peer = self.peer.borrow();
+        let name = match peer.looked_up.get() {
             Some(Lookup::Yes(name)) => Some(name.clone()),
             Some(Lookup::No | Lookup::CannotTell(_)) | None => None,
         };
-        (name, self.peer.to_string())
+        (name, peer.to_string())
     }
 
     fn here(&self, address: &Address) -> Option<Address> {
-        let address = address.or_at(self.myhostname);
+        let address = address.or_at(&self.config.myhostname);
         match self.channels.outgoing(address.domain()?) {
             Lookup::Yes(channel) if channel.transport == Transport::Mailbox => Some(address),
             Lookup::Yes(_) | Lookup::No | Lookup::CannotTell(_) => None,
+        }
+    }
+
+    fn room(&self) -> Option<u64> {
+        let found = nix::sys::statvfs::statvfs(&self.config.queue_directory).ok()?;
+        let free = found.blocks_available().saturating_mul(found.fragment_size());
+        Some(free.saturating_sub(self.config.queue_minfree))
+    }
+
+    fn has_secrets(&self) -> bool {
+        matches!(*self.ready(), Checker::Ready(_, true))
+    }
+
+    fn check(&self, credentials: &Credentials) -> Lookup<Vec<u8>> {
+        let mut checker = self.ready();
+        let Checker::Ready(connection, _) = &mut *checker else {
+            return Lookup::CannotTell("nobody checks passwords".to_owned());
+        };
+        match gate::ask(self.config, connection, credentials) {
+            Ok(Answer::Right(last_words)) => Lookup::Yes(last_words),
+            Ok(Answer::Wrong) => Lookup::No,
+            Ok(_) => Lookup::CannotTell("the process that checks passwords cannot tell".to_owned()),
+            Err(error) => {
+                *checker = Checker::Gone;
+                Lookup::CannotTell(error.to_string())
+            }
+        }
+    }
+
+    fn may_send_as(&self, login: &[u8], address: &Address) -> Lookup<()> {
+        let Some(table) = &self.config.smtpd_sender_login_maps.0 else { return Lookup::Yes(()) };
+        let (local, domain) = (address.local_part(), address.domain().unwrap_or_default());
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).to_ascii_lowercase();
+        let mut keys = vec![format!("{}@{}", text(local), text(domain))];
+        if domain.eq_ignore_ascii_case(self.config.myhostname.as_bytes()) {
+            keys.push(text(local));
+        }
+        keys.push(format!("@{}", text(domain)));
+        match table.value(&keys) {
+            Lookup::Yes(owners) => {
+                let mut owners = owners.split([',', ' ', '\t']);
+                if owners.any(|owner| owner.as_bytes() == login) { Lookup::Yes(()) } else { Lookup::No }
+            }
+            Lookup::No => Lookup::No,
+            Lookup::CannotTell(why) => Lookup::CannotTell(why),
+        }
+    }
+
+    fn becomes(&self, said: &Xclient) -> Login {
+        let mut peer = self.peer.borrow_mut();
+        let address = match said.address {
+            Said::Value(address) => Origin::Address(address),
+            Said::None | Said::CannotTell => Origin::Unknown,
+            Said::Nothing => peer.origin,
+        };
+        let mut other = Peer { on_inet_socket: peer.on_inet_socket, local: peer.local, ..Peer::new(address) };
+        other.port = if let Said::Value(port) = said.port { Some(port) } else { None };
+        let _ = match &said.name {
+            Said::Value(name) => other.looked_up.set(Lookup::Yes(name.clone())),
+            Said::None => other.looked_up.set(Lookup::No),
+            Said::CannotTell => other.looked_up.set(Lookup::CannotTell("so says XCLIENT".to_owned())),
+            Said::Nothing => Ok(()),
+        };
+        *peer = other;
+        match *self.checker.borrow() {
+            Checker::None => Login::Never,
+            _ => Here::login_of(self.config, &peer),
         }
     }
 }
@@ -82,14 +235,14 @@ mod tests {
         let channels = Channels::load(&config).unwrap();
         let channel_of = |address: &str, only: &[&str], finicky| {
             let peer = Peer::new(Origin::Address(address.parse().unwrap()));
-            Here::new(&channels, &peer, &names(only), finicky, "mx.example").unwrap().channel()
+            Here::new(&config, &channels, &peer, &names(only), finicky).unwrap().channel()
         };
         assert_eq!(channel_of("127.0.0.1", &[], false), Lookup::Yes("local".to_owned()));
         assert_eq!(channel_of("192.0.2.1", &[], false), Lookup::Yes("smtp".to_owned()));
         assert_eq!(channel_of("192.0.2.1", &["local"], false), Lookup::Yes("local".to_owned()), "the last one");
         assert_eq!(channel_of("192.0.2.1", &["local"], true), Lookup::No);
         let peer = Peer::new(Origin::Stdin);
-        let here = Here::new(&channels, &peer, &[], false, "mx.example").unwrap();
+        let here = Here::new(&config, &channels, &peer, &[], false).unwrap();
         let found = |text: &str| here.here(&Address::from_internal(text.as_bytes()).unwrap()).map(|a| a.to_string());
         assert_eq!(found("bob").as_deref(), Some("bob@mx.example"));
         assert_eq!(found("bob@MX.example").as_deref(), Some("bob@MX.example"));
@@ -99,8 +252,9 @@ mod tests {
 
     #[test]
     fn an_unknown_channel_is_a_configuration_error() {
-        let channels = Channels::load(&Config::with(&[("channels", "/nonexistent")])).unwrap();
+        let config = Config::with(&[("channels", "/nonexistent")]);
+        let channels = Channels::load(&config).unwrap();
         let peer = Peer::new(Origin::Stdin);
-        assert!(matches!(Here::new(&channels, &peer, &names(&["local,"]), false, "mx"), Err(Error::Config(_))));
+        assert!(matches!(Here::new(&config, &channels, &peer, &names(&["local,"]), false), Err(Error::Config(_))));
     }
 }

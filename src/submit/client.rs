@@ -269,7 +269,7 @@ mod tests {
     }
 
     fn introduction() -> Introduction {
-        let client = Client { helo: None, name: None, address: "192.0.2.1".to_owned() };
+        let client = Client { helo: None, name: None, address: "192.0.2.1".to_owned(), tls: None };
         Introduction { channel: "local".to_owned(), policy: Policy::Anywhere, protocol: Protocol::Qmqp, client }
     }
 

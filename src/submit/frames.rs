@@ -83,12 +83,16 @@ const REFUSALS: [(Refusal, u8); 5] = [
 
 const POLICIES: [(Policy, u8); 2] = [(Policy::Channels, b'c'), (Policy::Anywhere, b'a')];
 
-const PROTOCOLS: [(Protocol, u8); 8] = [
+const PROTOCOLS: [(Protocol, u8); 12] = [
     (Protocol::Smtp, b's'),
     (Protocol::Esmtp, b'e'),
     (Protocol::Esmtps, b't'),
     (Protocol::Esmtpa, b'a'),
     (Protocol::Esmtpsa, b'b'),
+    (Protocol::Lmtp, b'j'),
+    (Protocol::Lmtps, b'k'),
+    (Protocol::Lmtpa, b'v'),
+    (Protocol::Lmtpsa, b'w'),
     (Protocol::Qmqp, b'q'),
     (Protocol::Qmtp, b'm'),
     (Protocol::Local, b'l'),
@@ -244,6 +248,8 @@ fn introduction_octets(introduction: &Introduction) -> Vec<u8> {
         put_text(&mut out, text.unwrap_or_default());
     }
     put_text(&mut out, client.address.as_bytes());
+    out.push(u8::from(client.tls.is_some()));
+    put_text(&mut out, client.tls.as_deref().unwrap_or_default().as_bytes());
     out
 }
 
@@ -253,12 +259,14 @@ fn read_introduction(octets: &[u8]) -> Option<Introduction> {
     let (helo, rest) = take_optional(rest)?;
     let (name, rest) = take_optional(rest)?;
     let (address, rest) = take_text(rest)?;
+    let (tls, rest) = take_optional(rest)?;
     let text = |octets: &[u8]| std::str::from_utf8(octets).map(str::to_owned).ok();
-    let name = match name {
-        Some(name) => Some(text(name)?),
-        None => None,
+    let optional = |octets: Option<&[u8]>| match octets {
+        Some(octets) => text(octets).map(Some),
+        None => Some(None),
     };
-    let client = Client { helo: helo.map(<[u8]>::to_vec), name, address: text(address)? };
+    let (name, tls) = (optional(name)?, optional(tls)?);
+    let client = Client { helo: helo.map(<[u8]>::to_vec), name, address: text(address)?, tls };
     let (policy, protocol) = (meaning(&POLICIES, *policy)?, meaning(&PROTOCOLS, *protocol)?);
     rest.is_empty().then_some(Introduction { channel: text(channel)?, policy, protocol, client })
 }
@@ -307,13 +315,15 @@ mod tests {
     }
 
     fn any_introduction() -> impl Strategy<Value = Introduction> {
-        let client = (option::of(vec(any::<u8>(), 0..1000)), option::of(".{0,200}"), ".{0,200}");
+        let client = (option::of(vec(any::<u8>(), 0..1000)), option::of(".{0,200}"), ".{0,200}", option::of(".{0,99}"));
         let letters = (0..POLICIES.len(), 0..PROTOCOLS.len());
-        (".{0,200}", letters, client).prop_map(|(channel, (policy, protocol), (helo, name, address))| Introduction {
-            channel,
-            policy: POLICIES[policy].0,
-            protocol: PROTOCOLS[protocol].0,
-            client: Client { helo, name, address },
+        (".{0,200}", letters, client).prop_map(|(channel, (policy, protocol), (helo, name, address, tls))| {
+            Introduction {
+                channel,
+                policy: POLICIES[policy].0,
+                protocol: PROTOCOLS[protocol].0,
+                client: Client { helo, name, address, tls },
+            }
         })
     }
 
@@ -414,7 +424,8 @@ mod tests {
 
     #[test]
     fn texts_that_are_too_long_are_cut_between_characters() {
-        let long = Client { helo: Some(vec![b'x'; 5000]), name: Some("ü".repeat(700)), address: "1".repeat(1001) };
+        let (name, address) = (Some("ü".repeat(700)), "1".repeat(1001));
+        let long = Client { helo: Some(vec![b'x'; 5000]), name, address, tls: None };
         let introduction = Introduction {
             channel: "local".to_owned(),
             policy: Policy::Channels,

@@ -19,7 +19,7 @@ pub fn submit(
     recipients: &[String],
     input: &mut impl Read,
 ) -> Result<String, Error> {
-    let client = Client { helo: None, name: None, address: "local".to_owned() };
+    let client = Client { helo: None, name: None, address: "local".to_owned(), tls: None };
     let (channel, policy, protocol) = ("local".to_owned(), Policy::Anywhere, Protocol::Local);
     receiver.introduce(&Introduction { channel, policy, protocol, client })?;
     receiver.reverse_path(&reverse_path(config, from)?)?;

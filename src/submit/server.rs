@@ -147,6 +147,7 @@ impl<'a> Receiver<'a> {
         let trace = Received {
             client: &introduction.client,
             protocol: introduction.protocol,
+            utf8: message.parameters.smtputf8,
             by: &self.config.myhostname,
             id: draft.id().as_str(),
             only_recipient: message.first_recipient.as_ref().filter(|_| message.recipients == 1),
@@ -350,7 +351,8 @@ fn refusal(error: &queue::Error) -> Refusal {
     }
 }
 
-fn now() -> String {
+/// The present time, as header fields write it.
+pub fn now() -> String {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
     let time = i64::try_from(time).unwrap_or(i64::MAX);
     date(time, sys::offset_from_utc(time))

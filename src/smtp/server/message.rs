@@ -7,21 +7,22 @@ use super::{PIECE, Server, field};
 use crate::exit::Ended;
 use crate::net::connection::{Fault, Stream};
 use crate::smtp::reply::Reply;
+use crate::smtp::session::Dialect;
 use crate::smtp::site::Site;
 use crate::submit::{Outcome, Submit};
 use crate::wire::dot::{Text, Unstuffer};
 
 /// What becomes of the message that is being received.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fate {
     Submitted,
-    TooLarge,
-    Trouble,
+    Refused(Reply),
 }
 
 impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     pub(super) fn take_message(&mut self) -> Result<Option<Ended>, Fault> {
         self.say(Reply::START);
+        self.begin_content();
         let mut text = Unstuffer::new();
         let mut piece = Vec::with_capacity(2 * PIECE);
         let mut fate = Fate::Submitted;
@@ -38,10 +39,10 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             self.start += taken;
             if fate == Fate::Submitted && self.session.is_too_large(text.size()) {
                 self.abandon();
-                fate = Fate::TooLarge;
+                fate = Fate::Refused(Reply::TOO_LARGE);
             }
             if piece.len() >= PIECE || found == Text::End {
-                fate = self.pass_on(&mut piece, fate);
+                fate = self.pass_on(&mut piece, fate, found == Text::End);
             }
             match found {
                 Text::More => {}
@@ -49,14 +50,13 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                 Text::BareLineEnd => return Ok(Some(self.refuse(Reply::BARE_LINE_END_IN_MESSAGE))),
             }
         }
-        let reply = self.conclude(fate, text.size());
-        self.say(reply);
+        self.conclude(fate, text.size(), false);
         Ok(None)
     }
 
     /// A client may be silent for `timeout`, and must send `min_data_rate` times that much in it. Gives how many octets
     /// it is to send before its time is renewed.
-    fn renew(&mut self, budget: u64) -> u64 {
+    pub(super) fn renew(&mut self, budget: u64) -> u64 {
         if budget > 0 {
             return budget;
         }
@@ -64,24 +64,33 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         self.settings.min_data_rate.saturating_mul(self.settings.timeout.as_secs())
     }
 
-    /// Hands a piece of the message to submit, or drops it if the message is refused already.
-    fn pass_on(&mut self, piece: &mut Vec<u8>, fate: Fate) -> Fate {
+    /// Hands a piece of the message to submit, or drops it if the message is refused already. `last`: the end of the
+    /// message is in it.
+    pub(super) fn pass_on(&mut self, piece: &mut Vec<u8>, fate: Fate, last: bool) -> Fate {
         let mut fate = fate;
+        if fate == Fate::Submitted
+            && let Err(reply) = self.look_at_header(piece, last)
+        {
+            fate = Fate::Refused(reply);
+        }
         if fate == Fate::Submitted
             && !piece.is_empty()
             && let Err(error) = self.submit.content(piece)
         {
-            self.trouble_with_message(&error);
-            fate = Fate::Trouble;
+            fate = Fate::Refused(self.trouble_with_message(&error));
         }
         piece.clear();
         fate
     }
 
-    fn conclude(&mut self, fate: Fate, size: u64) -> Reply {
+    /// Asks for the message to be put on disk, and answers; in LMTP once for each recipient (RFC 2033 section 4.2), but
+    /// for a chunk that is not the last one (`once`).
+    pub(super) fn conclude(&mut self, fate: Fate, size: u64, once: bool) {
         let reply = match fate {
-            Fate::TooLarge => Reply::TOO_LARGE,
-            Fate::Trouble => Reply::TROUBLE,
+            Fate::Refused(reply) => {
+                self.abandon();
+                reply
+            }
             Fate::Submitted => match self.submit.commit() {
                 Ok(outcome) => {
                     self.begun = false;
@@ -95,15 +104,22 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         if !queued {
             self.log_refusal(&reply);
         }
+        let each = self.session.dialect() == Dialect::Lmtp && !once;
+        let count = if each { self.session.envelope().map_or(1, |(_, count)| count) } else { 1 };
         self.session.message_over(queued);
-        reply
+        (self.chunks, self.header) = (None, None);
+        for _ in 0..count {
+            self.say(reply.clone());
+        }
     }
 
     fn log_outcome(&mut self, outcome: &Outcome, size: u64) {
         if let (Outcome::Queued(id), Some((reverse_path, count))) = (outcome, self.session.envelope()) {
             self.queued = self.queued.saturating_add(1);
             let (client, from) = (&self.client, reverse_path.to_string());
-            log::info!("client={client} event=queued id={id} from={} size={size} nrcpt={count}", field(&from));
+            let login = self.session.login().map(|login| field(&String::from_utf8_lossy(login)));
+            let user = login.map_or_else(String::new, |login| format!(" user={login}"));
+            log::info!("client={client} event=queued id={id} from={} size={size} nrcpt={count}{user}", field(&from));
         }
     }
 }

@@ -55,6 +55,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             Ok(facts) => {
                 log::info!("client={} event=tls tls={facts}", self.client);
                 self.session.under_tls();
+                self.cipher_suite = facts.split_once('/').map(|(_, suite)| suite.to_owned());
                 return Ok(());
             }
             // In the middle of a handshake there is nothing that could be said to the client.

@@ -40,7 +40,7 @@ impl Site {
 }
 
 fn introduction(policy: Policy) -> Introduction {
-    let client = Client { helo: Some(b"c".to_vec()), name: None, address: "192.0.2.1".to_owned() };
+    let client = Client { helo: Some(b"c".to_vec()), name: None, address: "192.0.2.1".to_owned(), tls: None };
     Introduction { channel: "smtp".to_owned(), policy, protocol: Protocol::Esmtp, client }
 }
 

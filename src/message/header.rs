@@ -1,0 +1,241 @@
+//! The header of a message that a user submits: its fields, what is missing in it, and whose addresses From has (RFC 5322
+//! section 3.6, RFC 6409 section 8).
+//!
+//! Nothing that is there is changed. Fields that are missing go in front of the others, which is right wherever the
+//! header ends, and for a message that has none an empty line goes behind them.
+
+/// Largest header that is looked at, in octets; a longer one is passed on as it is.
+pub const LARGEST: usize = 256 * 1024;
+
+/// A header, as far as its fields go.
+#[derive(Debug)]
+pub struct Header<'a> {
+    fields: Vec<(&'a [u8], &'a [u8])>,
+    /// Whether the text begins with a field, or with the empty line behind none.
+    begins_well: bool,
+}
+
+/// What the From field is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum From {
+    /// There is none.
+    Missing,
+    /// There are several, or it cannot be read.
+    Wrong,
+    /// One, with these addresses.
+    Of(Vec<Vec<u8>>),
+}
+
+/// Whether the end of the header is in what has come so far.
+pub fn is_complete(text: &[u8]) -> bool {
+    let mut lines = text.split_inclusive(|octet| *octet == b'\n').filter(|line| line.ends_with(b"\n"));
+    lines.any(|line| trimmed(line).is_empty() || !(is_folded(line) || name_of(line).is_some()))
+}
+
+impl<'a> Header<'a> {
+    /// Reads the fields in front of an empty line, or of a line that is no field.
+    pub fn read(text: &'a [u8]) -> Header<'a> {
+        let mut fields = Vec::new();
+        let mut at = 0;
+        let line_at = |at: usize| {
+            let rest = text.get(at..).unwrap_or_default();
+            rest.iter().position(|octet| *octet == b'\n').map_or(rest, |end| &rest[..=end])
+        };
+        let begins_well = text.is_empty() || trimmed(line_at(0)).is_empty() || name_of(line_at(0)).is_some();
+        while let Some(name) = name_of(line_at(at)) {
+            let begin = at;
+            at += line_at(at).len();
+            while is_folded(line_at(at)) && !trimmed(line_at(at)).is_empty() {
+                at += line_at(at).len();
+            }
+            let field = text.get(begin..at).unwrap_or_default();
+            let colon = field.iter().position(|octet| *octet == b':').unwrap_or(0);
+            fields.push((name, field.get(colon + 1..).unwrap_or_default()));
+        }
+        Header { fields, begins_well }
+    }
+
+    /// Whether there is such a field.
+    pub fn has(&self, name: &str) -> bool {
+        self.fields.iter().any(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()))
+    }
+
+    /// What From says.
+    pub fn from(&self) -> From {
+        let mut values = self.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"From"));
+        match (values.next(), values.next()) {
+            (None, _) => From::Missing,
+            (Some((_, value)), None) => addresses(value).map_or(From::Wrong, From::Of),
+            (Some(_), Some(_)) => From::Wrong,
+        }
+    }
+
+    /// The fields that are missing, to go in front; their values are made where they are needed.
+    pub fn missing(&self, date: &str, message_id: &str, from: Option<&str>) -> Vec<u8> {
+        let mut fields = String::new();
+        for (name, value) in [("Date", Some(date)), ("Message-ID", Some(message_id)), ("From", from)] {
+            if let Some(value) = value.filter(|_| !self.has(name)) {
+                fields.push_str(&format!("{name}: {value}\n"));
+            }
+        }
+        if !self.begins_well && !fields.is_empty() {
+            fields.push('\n');
+        }
+        fields.into_bytes()
+    }
+}
+
+fn trimmed(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+fn is_folded(line: &[u8]) -> bool {
+    line.starts_with(b" ") || line.starts_with(b"\t")
+}
+
+/// The name in front of the colon (RFC 5322 section 2.2; blanks before the colon are obsolete and in use).
+fn name_of(line: &[u8]) -> Option<&[u8]> {
+    let name = line.get(..line.iter().position(|octet| *octet == b':')?)?.trim_ascii_end();
+    (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(name)
+}
+
+/// The addresses of a list of mailboxes, without names, comments and groups' names. Nothing where one is none.
+fn addresses(value: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    let mut one = Mailbox::default();
+    let mut octets = value.iter();
+    while let Some(&octet) = octets.next() {
+        match octet {
+            b'"' => {
+                one.text.push(b'"');
+                loop {
+                    match *octets.next()? {
+                        b'"' => break,
+                        b'\\' => one.text.extend([b'\\', *octets.next()?]),
+                        octet => one.text.push(octet),
+                    }
+                }
+                one.text.push(b'"');
+            }
+            b'(' => skip_comment(&mut octets)?,
+            b'<' if one.angle.is_none() => one.angle = Some(one.text.len()),
+            b'>' if one.angle.is_some() && one.end.is_none() => one.end = Some(one.text.len()),
+            b',' | b';' => found.extend(std::mem::take(&mut one).address()?),
+            b':' if one.angle.is_none() => one = Mailbox::default(),
+            b' ' | b'\t' | b'\r' | b'\n' if one.angle.is_some() => {}
+            b'\r' | b'\n' => {}
+            octet => one.text.push(octet),
+        }
+    }
+    found.extend(one.address()?);
+    (!found.is_empty()).then_some(found)
+}
+
+fn skip_comment(octets: &mut std::slice::Iter<'_, u8>) -> Option<()> {
+    let mut depth = 1_u32;
+    while depth > 0 {
+        match *octets.next()? {
+            b'(' => depth = depth.checked_add(1)?,
+            b')' => depth -= 1,
+            b'\\' => _ = octets.next()?,
+            _ => {}
+        }
+    }
+    Some(())
+}
+
+/// One mailbox of a list while it is read.
+#[derive(Default)]
+struct Mailbox {
+    text: Vec<u8>,
+    /// Where in `text` the address in angle brackets begins and ends.
+    angle: Option<usize>,
+    end: Option<usize>,
+}
+
+impl Mailbox {
+    /// The inner `None`: nothing stands between two commas.
+    fn address(self) -> Option<Option<Vec<u8>>> {
+        let address = match (self.angle, self.end) {
+            (Some(begin), Some(end)) if end == self.text.len() => self.text.get(begin..end)?,
+            (None, None) => self.text.trim_ascii(),
+            _ => return None,
+        };
+        if address.is_empty() && self.angle.is_none() {
+            return Some(None);
+        }
+        // What is no address as SMTP has it could be anybody's.
+        let address = super::path::parse_mailbox(address).ok()?;
+        Some(Some(address.as_bytes().to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn from(text: &str) -> From {
+        Header::read(text.as_bytes()).from()
+    }
+
+    fn of(addresses: &[&str]) -> From {
+        From::Of(addresses.iter().map(|address| address.as_bytes().to_vec()).collect())
+    }
+
+    #[test]
+    fn from_gives_addresses_and_nothing_else() {
+        for (value, addresses) in [
+            ("a@b", &["a@b"][..]),
+            (" Alice <a@b> (<x@y>)", &["a@b"]),
+            ("\"<x@y>, \\\" b\" <a@b>, c@d", &["a@b", "c@d"]),
+            ("\"a b\"@c", &["a b@c"]),
+            ("friends: a@b, <c@d>;", &["a@b", "c@d"]),
+            ("Alice\r\n\t<a@b>", &["a@b"]),
+        ] {
+            assert_eq!(from(&format!("X: y\nFrom: {value}\nTo: z\n\nFrom: no@body\n")), of(addresses), "{value}");
+        }
+        for value in ["", "Alice", "<a@b", "a@b>x", "<>", "(a@b", "\"a", "<a@b> <c@d>", "a@b c@d"] {
+            assert_eq!(from(&format!("From: {value}\n\n")), From::Wrong, "{value}");
+        }
+        assert_eq!(from("From: a@b\nfrom: a@b\n\n"), From::Wrong);
+        assert_eq!(from("Subject: x\n\nFrom: a@b\n"), From::Missing);
+    }
+
+    #[test]
+    fn what_is_missing_goes_in_front() {
+        let missing = |text: &str| {
+            String::from_utf8(Header::read(text.as_bytes()).missing("now", "<1@mx>", Some("<a@b>"))).unwrap()
+        };
+        assert_eq!(missing("From: a\nDate : x\nmessage-id: y\n\nx\n"), "");
+        assert_eq!(
+            missing("Subject: x\n folded\n\nDate: in the body\n"),
+            "Date: now\nMessage-ID: <1@mx>\nFrom: <a@b>\n"
+        );
+        assert_eq!(missing("\nbody\n"), "Date: now\nMessage-ID: <1@mx>\nFrom: <a@b>\n");
+        assert_eq!(missing("no header at all\n"), "Date: now\nMessage-ID: <1@mx>\nFrom: <a@b>\n\n");
+        assert_eq!(missing(""), "Date: now\nMessage-ID: <1@mx>\nFrom: <a@b>\n");
+    }
+
+    #[test]
+    fn a_header_is_complete_at_an_empty_line_or_one_that_is_no_field() {
+        for text in ["A: b\n\n", "A: b\r\n\r\n", "\n", "text\n", "A: b\ntext\n"] {
+            assert!(is_complete(text.as_bytes()), "{text:?}");
+        }
+        for text in ["", "A: b\n", "A: b\n c\n", "A: b\n\r", "tex"] {
+            assert!(!is_complete(text.as_bytes()), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_read(text in "[A-Za-z:<>@(),;\\\\\" \\t\\r\\n]{0,80}") {
+            let text = format!("From: {text}");
+            let header = Header::read(text.as_bytes());
+            header.from();
+            header.missing("now", "id", None);
+            is_complete(text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! AUTH (RFC 4954): the exchange of responses and challenges. Who checks what came of it is the site's affair.
+
+use super::{LineEnd, LineReader, Server, field};
+use crate::auth;
+use crate::lookup::Lookup;
+use crate::net::connection::{Fault, Stream};
+use crate::sasl::{self, Credentials, Exchange, LONGEST_LINE, Malformed, Mechanism, Next};
+use crate::smtp::reply::Reply;
+use crate::smtp::session::Step;
+use crate::smtp::site::Site;
+use crate::submit::Submit;
+use crate::wire::line::Line;
+use crate::wire::secret::Secret;
+
+/// What came where a response was expected.
+enum Response {
+    Line(Secret),
+    TooLong,
+    BareLineEnd,
+}
+
+impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+    /// Lets the client show who it is; gives what is to be said of that.
+    pub(super) fn authenticate(&mut self, mechanism: Mechanism, initial: Option<Secret>) -> Result<Step, Fault> {
+        let Some(nonce) = auth::nonce() else { return Ok(Step::Say(Reply::LOGIN_NOT_CHECKED)) };
+        let mut exchange = Exchange::new(mechanism, nonce, &self.settings.session.hostname);
+        let mut next = match initial.map(|word| sasl::decode_initial(&word.0)).transpose() {
+            Ok(initial) => exchange.begin(initial.as_ref().map(|octets| octets.0.as_slice())),
+            Err(malformed) => Err(malformed),
+        };
+        loop {
+            match next {
+                Ok(Next::Check(credentials)) => return self.check(mechanism, &credentials),
+                Ok(Next::Challenge(octets)) => self.say(Reply::challenge(&octets)),
+                Err(Malformed) => return Ok(Step::Say(Reply::MALFORMED_RESPONSE)),
+            }
+            next = match self.response()? {
+                Response::Line(line) if line.0 == b"*" => return Ok(Step::Say(Reply::LOGIN_CANCELLED)),
+                Response::Line(line) => sasl::decode(&line.0).and_then(|octets| exchange.take(&octets.0)),
+                Response::TooLong => return Ok(Step::Say(Reply::RESPONSE_TOO_LONG)),
+                Response::BareLineEnd => return Ok(Step::Refuse(Reply::BARE_LINE_END)),
+            };
+        }
+    }
+
+    fn check(&mut self, mechanism: Mechanism, credentials: &Credentials) -> Result<Step, Fault> {
+        let name = String::from_utf8_lossy(&credentials.name).into_owned();
+        let (client, name, mechanism) = (self.client.clone(), field(&name), mechanism.name());
+        match self.site.check(credentials) {
+            Lookup::Yes(last_words) => {
+                // The last words of the mechanism are a challenge too, whose response is empty (RFC 4954 section 4).
+                if !last_words.is_empty() {
+                    self.say(Reply::challenge(&last_words));
+                    if !matches!(self.response()?, Response::Line(line) if line.0 != b"*") {
+                        return Ok(Step::Say(Reply::LOGIN_CANCELLED));
+                    }
+                }
+                log::info!("client={client} event=login user={name} mechanism={mechanism}");
+                Ok(self.session.logged_in(credentials.name.clone()))
+            }
+            Lookup::No => Ok(self.session.not_logged_in(Reply::WRONG_LOGIN)),
+            Lookup::CannotTell(why) => {
+                log::warn!("client={client} event=login-not-checked user={name} why=\"{why}\"");
+                Ok(self.session.not_logged_in(Reply::LOGIN_NOT_CHECKED))
+            }
+        }
+    }
+
+    /// The next line, which may be longer than a command.
+    fn response(&mut self) -> Result<Response, Fault> {
+        let mut lines = LineReader::new(LONGEST_LINE, LineEnd::Strict);
+        let mut waiting = false;
+        loop {
+            if self.start == self.end {
+                if !std::mem::replace(&mut waiting, true) {
+                    self.flush()?;
+                    self.stream.allow(self.settings.timeout);
+                }
+                if self.fill()? == 0 {
+                    return Err(Fault::HungUp);
+                }
+            }
+            let (taken, line) = lines.push(&self.input[self.start..self.end]);
+            self.start += taken;
+            match line {
+                Some(Line::Whole(line)) => return Ok(Response::Line(Secret(line.to_vec()))),
+                Some(Line::TooLong) => return Ok(Response::TooLong),
+                Some(Line::BareLineEnd) => return Ok(Response::BareLineEnd),
+                None => {}
+            }
+        }
+    }
+}

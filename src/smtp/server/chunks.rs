@@ -1,0 +1,99 @@
+//! BDAT (RFC 3030): a message in chunks whose length is told in front.
+//!
+//! Whatever becomes of a chunk, exactly as many octets are read as it was said to have: what comes next is a command
+//! again, and never something out of a message.
+
+use super::message::Fate;
+use super::{PIECE, Server};
+use crate::net::connection::{Fault, Stream};
+use crate::smtp::reply::Reply;
+use crate::smtp::site::Site;
+use crate::submit::Submit;
+use crate::wire::chunk::ChunkLines;
+
+/// A message of which chunks have come.
+pub(super) struct Chunks {
+    /// What makes lines of it; nothing where it is any octets.
+    lines: Option<ChunkLines>,
+    size: u64,
+}
+
+impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+    pub(super) fn take_chunk(&mut self, size: u64, last: bool) -> Result<(), Fault> {
+        let mut chunks = match self.chunks.take() {
+            Some(chunks) => chunks,
+            None => {
+                self.begin_content();
+                let lines = if self.session.is_binary() { None } else { Some(ChunkLines::default()) };
+                Chunks { lines, size: 0 }
+            }
+        };
+        let mut piece = Vec::with_capacity(usize::try_from(size).unwrap_or(PIECE).min(2 * PIECE));
+        let (mut fate, mut left, mut budget) = (Fate::Submitted, size, 0);
+        while left > 0 {
+            let count = self.available(left, &mut budget)?;
+            let octets = &self.input[self.start..self.start + count];
+            if fate == Fate::Submitted {
+                let taken = match &mut chunks.lines {
+                    Some(lines) => lines.push(octets, &mut piece),
+                    None => {
+                        piece.extend_from_slice(octets);
+                        Ok(())
+                    }
+                };
+                fate = if taken.is_ok() { fate } else { Fate::Refused(Reply::BARE_LINE_END_IN_CHUNK) };
+            }
+            self.start += count;
+            left -= count as u64;
+            chunks.size = chunks.size.saturating_add(count as u64);
+            if self.session.is_too_large(chunks.size) && fate == Fate::Submitted {
+                fate = Fate::Refused(Reply::TOO_LARGE);
+            }
+            if piece.len() >= PIECE {
+                fate = self.pass_on(&mut piece, fate, false);
+            }
+        }
+        if last
+            && fate == Fate::Submitted
+            && let Some(lines) = &mut chunks.lines
+            && lines.end(&mut piece).is_err()
+        {
+            fate = Fate::Refused(Reply::BARE_LINE_END_IN_CHUNK);
+        }
+        fate = self.pass_on(&mut piece, fate, last);
+        match (fate, last) {
+            (Fate::Submitted, false) => {
+                self.chunks = Some(chunks);
+                self.session.chunk_over();
+                self.say(Reply::chunk(size));
+            }
+            (fate, true) => self.conclude(fate, chunks.size, false),
+            // There will be no message: the chunks that follow it are read and refused (RFC 3030 section 2).
+            (fate, false) => self.conclude(fate, chunks.size, true),
+        }
+        Ok(())
+    }
+
+    /// Reads so many octets, and forgets them.
+    pub(super) fn skip(&mut self, size: u64) -> Result<(), Fault> {
+        let (mut left, mut budget) = (size, 0);
+        while left > 0 {
+            let count = self.available(left, &mut budget)?;
+            self.start += count;
+            left -= count as u64;
+        }
+        Ok(())
+    }
+
+    /// Waits for octets of a message where there are none; gives how many of the `left` ones are there.
+    fn available(&mut self, left: u64, budget: &mut u64) -> Result<usize, Fault> {
+        if self.start == self.end {
+            *budget = self.renew(*budget);
+            if self.fill()? == 0 {
+                return Err(Fault::HungUp);
+            }
+            *budget = budget.saturating_sub((self.end - self.start) as u64);
+        }
+        Ok((self.end - self.start).min(usize::try_from(left).unwrap_or(usize::MAX)))
+    }
+}

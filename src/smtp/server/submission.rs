@@ -1,0 +1,67 @@
+//! What a message gets that a user submits (RFC 6409 section 8): Date, Message-ID and From where they are missing, and a
+//! look at whose address From has. Its header is held back until it is whole.
+
+use super::Server;
+use crate::auth;
+use crate::lookup::Lookup;
+use crate::message::header::{self, From, Header};
+use crate::message::path::Address;
+use crate::net::connection::Stream;
+use crate::smtp::reply::Reply;
+use crate::smtp::session::Dialect;
+use crate::smtp::site::Site;
+use crate::submit::Submit;
+use crate::submit::server::now;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+    /// Before the first octet of a message.
+    pub(super) fn begin_content(&mut self) {
+        self.header = (self.session.dialect() == Dialect::Submission).then(Vec::new);
+    }
+
+    /// Keeps what came as long as it is header; then puts the whole header, completed, in front of the piece.
+    pub(super) fn look_at_header(&mut self, piece: &mut Vec<u8>, last: bool) -> Result<(), Reply> {
+        let Some(mut text) = self.header.take() else { return Ok(()) };
+        text.append(piece);
+        if !last && text.len() < header::LARGEST && !header::is_complete(&text) {
+            self.header = Some(text);
+            return Ok(());
+        }
+        let read = Header::read(&text);
+        let from = self.check_from(&read)?;
+        *piece = read.missing(&now(), &self.message_id(), from.as_deref());
+        piece.append(&mut text);
+        Ok(())
+    }
+
+    /// The value of a From field that is missing, if it can be made; a refusal of one that is there.
+    fn check_from(&self, header: &Header<'_>) -> Result<Option<String>, Reply> {
+        let sender = self.session.envelope().and_then(|(path, _)| path.0.as_ref());
+        let addresses = match header.from() {
+            From::Wrong => return Err(Reply::BAD_FROM),
+            From::Missing => return sender.map(|address| Some(format!("<{address}>"))).ok_or(Reply::BAD_FROM),
+            From::Of(addresses) => addresses,
+        };
+        let Some(login) = self.session.login() else { return Ok(None) };
+        for address in addresses {
+            let address = Address::from_internal(&address).map_err(|_| Reply::BAD_FROM)?;
+            match self.site.may_send_as(login, &address) {
+                Lookup::Yes(()) => {}
+                Lookup::No => return Err(Reply::NOT_YOUR_FROM),
+                Lookup::CannotTell(why) => {
+                    log::warn!("client={} event=trouble with=smtpd_sender_login_maps problem=\"{why}\"", self.client);
+                    return Err(Reply::CANNOT_TELL_SENDER);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn message_id(&self) -> String {
+        // Without chance the time must do: two messages of one microsecond would share a name.
+        let chance = auth::nonce().unwrap_or_default();
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros());
+        format!("<{time:x}.{chance:.16}@{}>", self.settings.session.hostname)
+    }
+}

@@ -1,0 +1,337 @@
+//! smtpsrvr for users: AUTH with every mechanism, `--submission`, whose mail may go where, and LMTP by name.
+
+mod common;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use common::tls::{Client, configure};
+use common::{PASSWORD, Scratch, feed};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+const LOGIN: &str = "smtpd_sasl_auth_enable = yes\nauth_failure_delay = 0\nsmtpd_error_sleep_time = 0";
+
+fn encoded(octets: impl AsRef<[u8]>) -> String {
+    BASE64_STANDARD.encode(octets)
+}
+
+fn decoded(line: &str) -> Vec<u8> {
+    BASE64_STANDARD.decode(line.strip_prefix("334 ").expect("a challenge")).expect("base64")
+}
+
+fn plain(user: &str, password: &str) -> String {
+    format!("AUTH PLAIN {}", encoded(format!("\0{user}\0{password}")))
+}
+
+/// What EHLO lists, joined.
+fn extensions(client: &mut Client) -> String {
+    client.say("EHLO c.example");
+    client.reply().iter().skip(1).map(|line| format!("{}|", &line[4..])).collect()
+}
+
+/// A client that has had the greeting.
+fn greeted(mut client: Client) -> Client {
+    assert_eq!(client.line(), "220 mx.example ESMTP doorpost");
+    client
+}
+
+/// The same from another machine and under TLS.
+fn under_tls(command: &mut Command) -> Client {
+    let mut client = greeted(Client::from_afar(command));
+    assert!(client.ask("STARTTLS").starts_with("220 "));
+    client.start_tls();
+    client
+}
+
+fn submission(scratch: &Scratch) -> Command {
+    let mut command = scratch.command("smtpsrvr");
+    command.arg("--submission");
+    command
+}
+
+/// Sends a message, and gives the replies to MAIL, RCPT, DATA and the end.
+fn send(client: &mut Client, from: &str, to: &str, text: &str) -> Vec<String> {
+    let mut replies = Vec::new();
+    for line in [format!("MAIL FROM:<{from}>"), format!("RCPT TO:<{to}>"), "DATA".to_owned(), format!("{text}\r\n.")] {
+        replies.push(client.ask(&line));
+        if !replies.last().is_some_and(|reply| reply.starts_with(['2', '3'])) {
+            break;
+        }
+    }
+    replies
+}
+
+#[test]
+fn a_login_under_tls_may_send_anywhere_and_the_received_field_says_so() {
+    let scratch = Scratch::with(LOGIN);
+    configure(&scratch);
+    let mut client = under_tls(&mut scratch.command("smtpsrvr"));
+    let listed = extensions(&mut client);
+    assert!(listed.contains("AUTH SCRAM-SHA-256 CRAM-MD5 PLAIN LOGIN|"), "{listed}");
+    assert!(send(&mut client, "bob@mx.example", "x@far.example", "").pop().is_some_and(|r| r.starts_with("550 5.7.1")));
+    client.ask("RSET");
+    assert_eq!(client.ask(&plain("bob", PASSWORD)), "235 2.7.0 Logged in");
+    assert!(client.ask(&plain("bob", PASSWORD)).starts_with("503 "), "once is enough");
+    assert!(!extensions(&mut client).contains("AUTH"), "nor is it offered again");
+    let replies = send(&mut client, "bob@mx.example", "x@far.example", "Subject: x\r\n");
+    assert!(replies.last().is_some_and(|reply| reply.starts_with("250 2.0.0 Ok: queued as ")), "{replies:?}");
+    client.ask("QUIT");
+    let (_, log, status) = client.end();
+    assert_eq!(status, Some(0));
+    assert!(log.contains("event=login user=bob mechanism=PLAIN") && log.contains(" user=bob"), "{log}");
+    let queued = scratch.queued();
+    let trace = String::from_utf8_lossy(&queued[0].whole).into_owned();
+    assert!(trace.contains(" with ESMTPSA id ") && trace.contains("\ttls TLS_"), "{trace}");
+}
+
+#[test]
+fn every_mechanism_lets_in_who_knows_the_password_and_nobody_else() {
+    let scratch = Scratch::with(LOGIN);
+    for (password, code) in [(PASSWORD, "235 2.7.0"), ("wrong", "535 5.7.8")] {
+        for mechanism in ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"] {
+            let mut client = greeted(Client::from_here(&mut scratch.command("smtpsrvr")));
+            assert!(extensions(&mut client).contains("AUTH SCRAM-SHA-256 CRAM-MD5 PLAIN LOGIN|"));
+            let reply = match mechanism {
+                "PLAIN" => {
+                    assert_eq!(client.ask("auth plain"), "334");
+                    client.ask(&encoded(format!("bob\0bob\0{password}")))
+                }
+                "LOGIN" => {
+                    assert_eq!(client.ask("AUTH LOGIN"), format!("334 {}", encoded("Username:")));
+                    assert_eq!(client.ask(&encoded("bob")), format!("334 {}", encoded("Password:")));
+                    client.ask(&encoded(password))
+                }
+                "CRAM-MD5" => cram_md5(&mut client, password),
+                _ => scram(&mut client, password),
+            };
+            assert!(reply.starts_with(code), "{mechanism} with {password}: {reply}");
+        }
+    }
+}
+
+fn cram_md5(client: &mut Client, password: &str) -> String {
+    let challenge = decoded(&client.ask("AUTH CRAM-MD5"));
+    let mut mac = Hmac::<md5::Md5>::new_from_slice(password.as_bytes()).expect("a key");
+    mac.update(&challenge);
+    let digest: String = mac.finalize().into_bytes().iter().map(|octet| format!("{octet:02x}")).collect();
+    client.ask(&encoded(format!("bob {digest}")))
+}
+
+fn hmac_sha256(key: &[u8], text: &str) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key");
+    mac.update(text.as_bytes());
+    mac.finalize().into_bytes().to_vec()
+}
+
+/// RFC 7677, and the server's own proof at the end.
+fn scram(client: &mut Client, password: &str) -> String {
+    let first = "n=bob,r=abc";
+    let challenge = client.ask(&format!("AUTH SCRAM-SHA-256 {}", encoded(format!("n,,{first}"))));
+    let challenge = String::from_utf8(decoded(&challenge)).expect("text");
+    let part = |name: &str| {
+        let found = challenge.split(',').find_map(|part| part.strip_prefix(name));
+        found.unwrap_or_else(|| panic!("{challenge}")).to_owned()
+    };
+    let (nonce, salt, rounds) = (part("r="), part("s="), part("i="));
+    let mut salted = [0; 32];
+    let salt = BASE64_STANDARD.decode(salt).expect("base64");
+    pbkdf2::pbkdf2::<Hmac<Sha256>>(password.as_bytes(), &salt, rounds.parse().expect("a number"), &mut salted)
+        .expect("a key");
+    let last = format!("c=biws,r={nonce}");
+    let said = format!("{first},{challenge},{last}");
+    let key = hmac_sha256(&salted, "Client Key");
+    let signature = hmac_sha256(&Sha256::digest(&key), &said);
+    let proof: Vec<u8> = key.iter().zip(&signature).map(|(a, b)| a ^ b).collect();
+    let reply = client.ask(&encoded(format!("{last},p={}", encoded(proof))));
+    if !reply.starts_with("334 ") {
+        return reply;
+    }
+    let expected = format!("v={}", encoded(hmac_sha256(&hmac_sha256(&salted, "Server Key"), &said)));
+    assert_eq!(String::from_utf8_lossy(&decoded(&reply)), expected, "the server knows the password too");
+    client.ask("")
+}
+
+#[test]
+fn before_tls_nobody_logs_in_from_afar() {
+    let scratch = Scratch::with(LOGIN);
+    configure(&scratch);
+    let mut client = greeted(Client::from_afar(&mut scratch.command("smtpsrvr")));
+    assert!(!extensions(&mut client).contains("AUTH"));
+    assert_eq!(client.ask(&plain("bob", PASSWORD)), "530 5.7.0 Begin TLS first");
+    scratch.configure("tls_auth_only = no");
+    let mut client = greeted(Client::from_afar(&mut scratch.command("smtpsrvr")));
+    assert!(extensions(&mut client).contains("AUTH "));
+    assert_eq!(client.ask(&plain("bob", PASSWORD)), "235 2.7.0 Logged in");
+    assert!(client.ask("STARTTLS").starts_with("220 "));
+    client.start_tls();
+    assert!(extensions(&mut client).contains("AUTH "), "what was shown in clear is forgotten");
+}
+
+#[test]
+fn without_the_parameter_there_is_no_auth() {
+    let scratch = Scratch::new();
+    let mut client = greeted(Client::from_here(&mut scratch.command("smtpsrvr")));
+    assert!(!extensions(&mut client).contains("AUTH"));
+    assert_eq!(client.ask(&plain("bob", PASSWORD)), "502 5.5.1 That command is not implemented here");
+}
+
+#[test]
+fn wrong_logins_are_answered_alike_and_end_the_session_at_the_third() {
+    let scratch = Scratch::with(LOGIN);
+    let mut client = greeted(Client::from_here(&mut scratch.command("smtpsrvr")));
+    let wrong = client.ask(&plain("bob", "wrong"));
+    assert_eq!(wrong, "535 5.7.8 Name or password is wrong");
+    assert_eq!(client.ask(&plain("nobody-of-that-name", "wrong")), wrong);
+    client.say(&plain("bob", "wrong again"));
+    let (said, log, status) = client.end();
+    assert_eq!((said.as_str(), status), ("421 4.7.0 Too many errors, closing the connection\r\n", Some(0)), "{log}");
+    assert_eq!(log.matches("event=login-failed").count(), 3, "{log}");
+}
+
+#[test]
+fn responses_that_are_none_are_told_and_the_session_goes_on() {
+    let scratch = Scratch::with(LOGIN);
+    let mut client = greeted(Client::from_here(&mut scratch.command("smtpsrvr")));
+    assert_eq!(client.ask("AUTH GSSAPI"), "504 5.5.4 That mechanism is not offered");
+    assert_eq!(client.ask("AUTH PLAIN !!!"), "501 5.5.2 The response does not follow the mechanism");
+    assert_eq!(client.ask("AUTH PLAIN ="), "501 5.5.2 The response does not follow the mechanism");
+    assert_eq!(client.ask("AUTH LOGIN"), "334 VXNlcm5hbWU6");
+    assert_eq!(client.ask("*"), "501 5.7.0 Login cancelled");
+    assert_eq!(client.ask("AUTH PLAIN"), "334");
+    assert_eq!(client.ask(&"A".repeat(20_000)), "500 5.5.6 The response is too long");
+    assert_eq!(client.ask("MAIL FROM:<a@b>"), "250 2.1.0 Ok");
+    assert_eq!(client.ask(&plain("bob", PASSWORD)), "503 5.5.1 A message is begun already");
+    client.ask("RSET");
+    assert_eq!(client.ask(&plain("bob", PASSWORD)), "235 2.7.0 Logged in");
+}
+
+#[test]
+fn passwords_that_only_root_can_read_are_checked_by_a_process_of_roots() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::with(&format!("{LOGIN}\nusers = system"));
+    fs::write(scratch.path().join("secrets"), format!("bob:{{PLAIN}}{PASSWORD}\n")).expect("a file");
+    fs::set_permissions(scratch.path().join("secrets"), fs::Permissions::from_mode(0o600)).expect("its mode");
+    scratch.configure(&format!("authentication = passwd-file:{}/secrets", scratch.path().display()));
+    scratch.configure(&format!("users = passwd-file:{}/passwd", scratch.path().display()));
+    let mut client = greeted(Client::from_here(&mut scratch.command("smtpsrvr")));
+    let status = fs::read_to_string(format!("/proc/{}/status", client.pid())).expect("a process");
+    assert!(status.contains(&format!("Uid:\t{0}\t{0}\t{0}", common::NOBODY)), "the parser has no rights: {status}");
+    assert!(extensions(&mut client).contains("AUTH SCRAM"));
+    assert_eq!(client.ask(&plain("bob", "wrong")), "535 5.7.8 Name or password is wrong");
+    assert_eq!(client.ask(&plain("bob", PASSWORD)), "235 2.7.0 Logged in");
+}
+
+#[test]
+fn submission_is_for_users_alone() {
+    let scratch = Scratch::with("auth_failure_delay = 0\nsmtpd_error_sleep_time = 0");
+    configure(&scratch);
+    let mut client = greeted(Client::from_afar(&mut submission(&scratch)));
+    assert_eq!(client.ask("MAIL FROM:<bob@mx.example>"), "530 5.7.0 Begin TLS first");
+    assert!(client.ask("STARTTLS").starts_with("220 "));
+    client.start_tls();
+    extensions(&mut client);
+    for line in ["MAIL FROM:<bob@mx.example>", "VRFY bob"] {
+        assert_eq!(client.ask(line), "530 5.7.0 Log in first", "{line}");
+    }
+    assert_eq!(client.ask("RCPT TO:<bob@mx.example>"), "503 5.5.1 MAIL first");
+    client.send(b"BDAT 6 LAST\r\nRSET\r\n");
+    assert_eq!(client.line(), "503 5.5.1 MAIL first");
+    assert_eq!(client.ask(&plain("bob", PASSWORD)), "235 2.7.0 Logged in");
+    assert_eq!(client.ask("MAIL FROM:<bob@mx.example>"), "250 2.1.0 Ok");
+}
+
+#[test]
+fn submission_completes_the_header_and_changes_nothing_in_it() {
+    let scratch = Scratch::with("auth_failure_delay = 0");
+    let mut client = greeted(Client::from_here(&mut submission(&scratch)));
+    client.ask(&plain("bob", PASSWORD));
+    let whole = "Date: today\r\nMessage-ID: <1@c>\r\nFrom: Bob <bob@mx.example>\r\n\r\nx";
+    for text in [whole, "Subject: x\r\n\r\nDate: no", "no header at all"] {
+        let replies = send(&mut client, "bob@mx.example", "alice@mx.example", text);
+        assert!(replies.last().is_some_and(|reply| reply.starts_with("250 ")), "{replies:?}");
+    }
+    // The same in chunks that end anywhere.
+    client.ask("MAIL FROM:<bob@mx.example>");
+    client.ask("RCPT TO:<alice@mx.example>");
+    client.send(b"BDAT 5\r\nSubjeBDAT 6\r\nct: y\rBDAT 5 LAST\r\n\n\r\nz\r");
+    for code in ["250 ", "250 ", "550 5.6.11"] {
+        let line = client.line();
+        assert!(line.starts_with(code), "{line}");
+    }
+    client.ask("MAIL FROM:<bob@mx.example>");
+    client.ask("RCPT TO:<alice@mx.example>");
+    client.send(b"BDAT 5\r\nSubjeBDAT 6\r\nct: y\rBDAT 4 LAST\r\n\n\r\nz");
+    for code in ["250 ", "250 ", "250 2.0.0 Ok: queued"] {
+        let line = client.line();
+        assert!(line.starts_with(code), "{line}");
+    }
+    let queued: Vec<String> =
+        scratch.queued().iter().map(|m| String::from_utf8(m.content().to_vec()).expect("text")).collect();
+    assert_eq!(queued[0], whole.replace("\r\n", "\n") + "\n");
+    for (text, rest) in
+        queued[1..].iter().zip(["\nSubject: x\n\nDate: no\n", "\n\nno header at all\n", "\nSubject: y\n\nz\n"])
+    {
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("Date: ") && lines[0].ends_with("00"), "{text}");
+        assert!(lines[1].starts_with("Message-ID: <") && lines[1].ends_with("@mx.example>"), "{text}");
+        assert_eq!(lines[2], "From: <bob@mx.example>");
+        assert!(text.ends_with(rest), "{text}");
+    }
+}
+
+#[test]
+fn a_login_sends_as_itself_where_that_is_configured() {
+    let scratch = Scratch::with("auth_failure_delay = 0");
+    scratch.write("senders", "bob@mx.example bob\n@team.example alice, bob\n");
+    scratch.configure(&format!("smtpd_sender_login_maps = hash:{}/senders", scratch.path().display()));
+    let mut client = greeted(Client::from_here(&mut submission(&scratch)));
+    client.ask(&plain("bob", PASSWORD));
+    for (from, header, last) in [
+        ("bob@mx.example", "From: bob@mx.example", "250 2.0.0"),
+        ("BOB@MX.example", "From: x@team.example", "250 2.0.0"),
+        ("any@team.example", "From: bob@mx.example, any@team.example", "250 2.0.0"),
+        ("alice@mx.example", "", "553 5.7.1"),
+        ("x@far.example", "", "553 5.7.1"),
+        ("bob@mx.example", "From: alice@mx.example", "550 5.7.1"),
+        ("bob@mx.example", "From: bob@mx.example, \"bob@mx.example\" <alice@mx.example>", "550 5.7.1"),
+        ("bob@mx.example", "From: bob@mx.example\r\nFrom: alice@mx.example", "550 5.6.0"),
+        ("bob@mx.example", "From: nonsense", "550 5.6.0"),
+        ("", "Subject: from nobody", "550 5.6.0"),
+        ("", "From: bob@mx.example", "250 2.0.0"),
+    ] {
+        let replies = send(&mut client, from, "alice@mx.example", &format!("{header}\r\n"));
+        assert!(replies.last().is_some_and(|reply| reply.starts_with(last)), "{from} {header}: {replies:?}");
+    }
+    fs::remove_file(scratch.path().join("senders")).expect("the table");
+    assert!(client.ask("MAIL FROM:<bob@mx.example>").starts_with("451 "), "what cannot be told is no refusal for good");
+}
+
+#[test]
+fn lmtp_answers_for_each_recipient() {
+    let scratch = Scratch::new();
+    let mut command = scratch.command("smtpsrvr");
+    command.arg0("/usr/local/sbin/lmtpsrvr");
+    let output = feed(
+        &mut command,
+        b"EHLO c.example\r\nHELO c.example\r\nLHLO c.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<alice@mx.example>\r\n\
+          RCPT TO:<nobody@mx.example>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\nx\r\n.\r\n\
+          MAIL FROM:<a@b>\r\nRCPT TO:<alice@mx.example>\r\nRCPT TO:<bob@mx.example>\r\nBDAT 1\r\nxBDAT 3 LAST\r\ny\r\n\
+          MAIL FROM:<a@b>\r\nRCPT TO:<alice@mx.example>\r\nRCPT TO:<bob@mx.example>\r\nBDAT 2\r\n\n\nBDAT 1 LAST\r\n\n\
+          MAIL FROM:<a@b>\r\nRCPT TO:<nobody@mx.example>\r\nDATA\r\nQUIT\r\n",
+    );
+    let said = String::from_utf8(output.stdout).expect("ASCII");
+    let codes: Vec<&str> = said.lines().filter(|line| line.as_bytes()[3] == b' ').map(|line| &line[..3]).collect();
+    let expected =
+        "220 500 500 250 250 250 550 250 354 250 250 250 250 250 250 250 250 250 250 250 550 503 250 550 554 221";
+    assert_eq!(codes.join(" "), expected, "{said}");
+    assert!(said.starts_with("220 mx.example LMTP doorpost\r\n"), "{said}");
+    let queued = scratch.queued();
+    assert_eq!(queued.len(), 2);
+    assert!(String::from_utf8_lossy(&queued[0].whole).contains(" with LMTP id "));
+}
