@@ -4,6 +4,7 @@
 //! answer thrown away. Passwords are octets, are never logged, and are compared in constant time (`scheme`).
 //! Nobody becomes root here: uid 0 has no mailbox that can be logged in to.
 
+pub mod external;
 pub mod gate;
 pub mod scheme;
 mod shadow;
@@ -37,7 +38,7 @@ enum Stored {
 /// Checks a name and a password. `No` says neither which of the two was wrong.
 pub fn check(config: &Config, name: &[u8], password: &[u8]) -> Lookup<User> {
     let verify = |stored: &str| scheme::verify(stored, password).map(|fits| fits.then(Vec::new));
-    check_by(config, name, &verify).map(|granted| granted.user)
+    check_by(config, name, Some(password), &verify).map(|granted| granted.user)
 }
 
 /// Checks what a client gave to show who it is; [`check`] says how.
@@ -47,7 +48,7 @@ pub fn check_credentials(config: &Config, credentials: &Credentials) -> Lookup<G
             check(config, &credentials.name, &password.0).map(|user| Granted { user, last_words: Vec::new() })
         }
         // Only a password stored in clear can be told to fit; another one takes as long, and does not.
-        proof => check_by(config, &credentials.name, &|stored| match scheme::plain(stored) {
+        proof => check_by(config, &credentials.name, None, &|stored| match scheme::plain(stored) {
             Some(password) => Ok(proof.fits(password.as_bytes())),
             None => Ok(std::hint::black_box(proof.fits(stored.as_bytes())).and(None)),
         }),
@@ -76,11 +77,10 @@ pub fn has_secrets(config: &Config) -> bool {
         })
         .is_ok()
     };
-    let readable = methods(config).iter().all(|method| match (method, &config.users) {
-        (AuthMethod::PasswdFile(Some(path)), _) | (AuthMethod::PasswdFile(None), UserSource::PasswdFile(path)) => {
-            look(path)
-        }
-        _ => false,
+    let readable = methods(config).iter().all(|method| match method {
+        AuthMethod::PasswdFile(Some(path)) => look(path),
+        AuthMethod::PasswdFile(None) => config.users.files().all(&mut look),
+        AuthMethod::Shadow | AuthMethod::Pam | AuthMethod::Checkpassword(_) => false,
     });
     readable && some && all
 }
@@ -88,7 +88,13 @@ pub fn has_secrets(config: &Config) -> bool {
 /// What a stored password that fits has the server say; nothing where it does not fit.
 type Verified = Result<Option<Vec<u8>>, String>;
 
-fn check_by(config: &Config, name: &[u8], verify: &dyn Fn(&str) -> Verified) -> Lookup<Granted> {
+/// `password` is what a program may be asked about, where the client gave it.
+fn check_by(
+    config: &Config,
+    name: &[u8],
+    password: Option<&[u8]>,
+    verify: &dyn Fn(&str) -> Verified,
+) -> Lookup<Granted> {
     let (found, sample) = users::find_with_sample(config, name);
     let user = match found {
         Lookup::Yes(user) => Some(user),
@@ -99,7 +105,18 @@ fn check_by(config: &Config, name: &[u8], verify: &dyn Fn(&str) -> Verified) -> 
     let may_log_in = user.as_ref().is_some_and(|user| user.owner.is_none_or(|(uid, _)| uid != 0));
     let mut trouble = None;
     for method in methods(config) {
-        let stored = match stored(config, &method, user.as_ref().filter(|_| may_log_in), sample.as_deref()) {
+        if let AuthMethod::Pam | AuthMethod::Checkpassword(_) = method {
+            let Some(password) = password else { continue };
+            match external::check(config, &method, name, password, user.as_ref()) {
+                Lookup::Yes(granted) if may_log_in || user.is_none() => {
+                    return Lookup::Yes(Granted { user: granted, last_words: Vec::new() });
+                }
+                Lookup::Yes(_) | Lookup::No => {}
+                Lookup::CannotTell(why) => trouble = Some(why),
+            }
+            continue;
+        }
+        let stored = match stored(&method, user.as_ref().filter(|_| may_log_in), sample.as_deref()) {
             Ok(stored) => stored,
             Err(why) => {
                 trouble = Some(why);
@@ -122,22 +139,22 @@ fn check_by(config: &Config, name: &[u8], verify: &dyn Fn(&str) -> Verified) -> 
 /// Makes sure that every method of the list is there, and that its file is right.
 pub fn check_methods(config: &Config) -> Result<(), Error> {
     for method in methods(config) {
-        match (&method, &config.users) {
-            (AuthMethod::Shadow, _) | (AuthMethod::PasswdFile(None), UserSource::PasswdFile(_)) => {}
-            (AuthMethod::PasswdFile(None), UserSource::System) => {
+        match &method {
+            AuthMethod::Shadow => {}
+            AuthMethod::PasswdFile(None) if config.users.files().next().is_some() => {}
+            AuthMethod::PasswdFile(None) => {
                 return Err(wrong(config, "a path behind passwd-file:, because users is not a passwd-file"));
             }
-            (AuthMethod::PasswdFile(Some(path)), _) => {
+            AuthMethod::PasswdFile(Some(path)) => {
                 passwd_file::read(path, |_| Ok(())).map_err(|trouble| match trouble {
                     Trouble::Line(error) => Error::Config(error),
                     Trouble::Io(error) => users::unreadable(config, "authentication", path, &error),
                 })?;
             }
-            (AuthMethod::Pam, _) => {
-                return Err(wrong(config, "another method than pam, which this version has not yet"));
-            }
-            (AuthMethod::Checkpassword(_), _) => {
-                return Err(wrong(config, "another method than checkpassword, which this version has not yet"));
+            AuthMethod::Pam | AuthMethod::Checkpassword(_) => {
+                if let Err(expected) = external::is_usable(config, &method) {
+                    return Err(wrong(config, &expected));
+                }
             }
         }
     }
@@ -147,10 +164,17 @@ pub fn check_methods(config: &Config) -> Result<(), Error> {
 /// The list, where it was set. Otherwise passwords are where the users are: an administrator who writes
 /// `users = passwd-file:PATH` means the passwords in that file.
 fn methods(config: &Config) -> Vec<AuthMethod> {
-    let is_default = config.settings.iter().any(|s| s.name == "authentication" && s.origin == Origin::Default);
-    match &config.users {
-        UserSource::PasswdFile(_) if is_default => vec![AuthMethod::PasswdFile(None)],
-        UserSource::PasswdFile(_) | UserSource::System => config.authentication.0.clone(),
+    if config.origin("authentication") != Origin::Default {
+        return config.authentication.0.clone();
+    }
+    let method = |source: &UserSource| match source {
+        UserSource::PasswdFile(path) => AuthMethod::PasswdFile(Some(path.clone())),
+        UserSource::System => AuthMethod::Shadow,
+    };
+    match config.users.0.as_slice() {
+        [UserSource::PasswdFile(_)] => vec![AuthMethod::PasswdFile(None)],
+        [UserSource::System] => config.authentication.0.clone(),
+        several => several.iter().map(method).collect(),
     }
 }
 
@@ -160,7 +184,7 @@ fn wrong(config: &Config, expected: &str) -> Error {
 }
 
 /// What a method knows of a user. `sample` is a password out of the file of `users`.
-fn stored(config: &Config, method: &AuthMethod, user: Option<&User>, sample: Option<&str>) -> Result<Stored, String> {
+fn stored(method: &AuthMethod, user: Option<&User>, sample: Option<&str>) -> Result<Stored, String> {
     match method {
         AuthMethod::Shadow => shadow::stored(Path::new("/etc/shadow"), user, shadow::today()),
         AuthMethod::PasswdFile(Some(path)) => in_file(path, user),
@@ -168,10 +192,7 @@ fn stored(config: &Config, method: &AuthMethod, user: Option<&User>, sample: Opt
             Some(password) if !scheme::is_locked(password) => Ok(Stored::Password(password.to_owned())),
             _ => Ok(Stored::Nothing(sample.map(str::to_owned))),
         },
-        AuthMethod::Pam | AuthMethod::Checkpassword(_) => match check_methods(config) {
-            Ok(()) => Err("a method that is not there".to_owned()),
-            Err(error) => Err(error.to_string()),
-        },
+        AuthMethod::Pam | AuthMethod::Checkpassword(_) => Ok(Stored::Nothing(None)),
     }
 }
 

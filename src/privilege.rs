@@ -1,8 +1,10 @@
 //! Giving up rights, for good and verified.
 
 use crate::config::Config;
+use crate::config::value::{MailboxFormat, MailboxSpec};
 use crate::exit::Error;
-use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Becomes `user` for good, with its group and no others, and makes sure that there is no way back.
@@ -21,6 +23,34 @@ pub fn become_user_with(uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), Error>
         return Err(Error::Temporary(format!("the system did not let go of root for uid {uid}")));
     }
     Ok(())
+}
+
+/// Becomes the owner of a mailbox, for good. A mailbox of one file in a folder of `mail_privileged_group` needs files
+/// beside it (a dot lock, the new mailbox of QUIT), which only that group may make there; it is kept for no other.
+pub fn become_owner_of(config: &Config, mailbox: &MailboxSpec, uid: Uid, gid: Gid) -> Result<(), Error> {
+    let mut groups = vec![gid];
+    if mailbox.format != MailboxFormat::Maildir
+        && let Some(group) = privileged_group(config)?
+        && let Some(folder) = Path::new(&mailbox.path).parent()
+        && std::fs::metadata(folder).is_ok_and(|folder| folder.gid() == group.as_raw())
+    {
+        groups.push(group);
+    }
+    become_user_with(uid, gid, &groups)
+}
+
+/// The group of `mail_privileged_group`, if it is set.
+fn privileged_group(config: &Config) -> Result<Option<Gid>, Error> {
+    let name = &config.mail_privileged_group;
+    if name.is_empty() {
+        return Ok(None);
+    }
+    match Group::from_name(name) {
+        Ok(Some(group)) if group.gid.as_raw() != 0 => Ok(Some(group.gid)),
+        Ok(Some(_)) => Err(Error::Config(config.wrong("mail_privileged_group", "a group without root's rights"))),
+        Ok(None) => Err(Error::Config(config.wrong("mail_privileged_group", "a group of this system"))),
+        Err(errno) => Err(Error::Temporary(format!("mail_privileged_group = {name}: {errno}"))),
+    }
 }
 
 /// Whether this process could become somebody else.

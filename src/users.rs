@@ -27,6 +27,8 @@ pub struct User {
     pub mailbox: Option<MailboxSpec>,
     /// The password as `{SCHEME}hash`, from a passwd-file; never logged.
     pub password: Option<String>,
+    /// A user of this system, and of no file.
+    pub is_of_system: bool,
 }
 
 impl User {
@@ -77,10 +79,19 @@ pub fn find(config: &Config, name: &[u8]) -> Lookup<User> {
 pub(crate) fn find_with_sample(config: &Config, name: &[u8]) -> (Lookup<User>, Option<String>) {
     // A name that cannot be is looked up all the same, as one that nobody has: it must not be answered faster.
     let name = std::str::from_utf8(name).ok().filter(|name| is_possible_name(name.as_bytes())).unwrap_or("");
-    match &config.users {
-        UserSource::System => (in_system(name), None),
-        UserSource::PasswdFile(path) => in_file(config, path, name),
+    let (mut sample, mut found) = (None, Lookup::No);
+    for source in &config.users.0 {
+        // All are asked, whoever has the name: nobody is to be found faster.
+        let (answer, other) = match source {
+            UserSource::System => (in_system(name), None),
+            UserSource::PasswdFile(path) => in_file(config, path, name),
+        };
+        sample = sample.or(other);
+        if found == Lookup::No {
+            found = answer;
+        }
     }
+    (found, sample)
 }
 
 /// A user of this system, whoever has the mailboxes.
@@ -88,25 +99,28 @@ pub fn system_user(name: &str) -> Lookup<User> {
     in_system(name)
 }
 
-/// Reads the whole file that `users` names, so that a wrong line or a missing file is told at the start.
+/// Reads the whole files that `users` names, so that a wrong line or a missing file is told at the start.
 pub fn check_file(config: &Config) -> Result<(), Error> {
-    let UserSource::PasswdFile(path) = &config.users else { return Ok(()) };
-    passwd_file::read(path, |record| user(config, record).map(drop)).map_err(|trouble| match trouble {
-        Trouble::Line(error) => Error::Config(error),
-        Trouble::Io(error) => unreadable(config, "users", path, &error),
+    config.users.files().try_for_each(|path| {
+        passwd_file::read(path, |record| user(config, record).map(drop)).map_err(|trouble| match trouble {
+            Trouble::Line(error) => Error::Config(error),
+            Trouble::Io(error) => unreadable(config, "users", path, &error),
+        })
     })
 }
 
 /// Whether a process of user `uid` may write every mailbox there is: a passwd-file without other uids. Those of the
 /// system's users belong to many.
 pub fn all_belong_to(config: &Config, uid: u32) -> bool {
-    let UserSource::PasswdFile(path) = &config.users else { return false };
-    let mut all = true;
-    let read = passwd_file::read(path, |record| {
-        all = all && record.owner.is_none_or(|(owner, _)| owner == uid);
-        Ok(())
-    });
-    read.is_ok() && all
+    config.users.0.iter().all(|source| {
+        let UserSource::PasswdFile(path) = source else { return false };
+        let mut all = true;
+        let read = passwd_file::read(path, |record| {
+            all = all && record.owner.is_none_or(|(owner, _)| owner == uid);
+            Ok(())
+        });
+        read.is_ok() && all
+    })
 }
 
 /// What a passwd-file that cannot be read is: a wrong configuration, if it is not there or not for us.
@@ -165,6 +179,7 @@ fn by_name(name: &str) -> Lookup<User> {
         home: entry.dir,
         mailbox: None,
         password: None,
+        is_of_system: true,
     })
 }
 
@@ -200,6 +215,7 @@ fn user(config: &Config, record: Record) -> Result<User, String> {
         home: record.home.unwrap_or_default(),
         mailbox: record.mailbox,
         password: record.password,
+        is_of_system: false,
     })
 }
 

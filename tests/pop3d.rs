@@ -233,8 +233,10 @@ fn with_the_client_on_standard_error_it_sees_protocol_only() {
     scratch.configure("no_such_parameter = 1\nauth_failure_delay = 0");
     let input = format!("USER bob\r\nPASS wrong\r\n{LOGIN}STAT\r\nQUIT\r\n");
     let (said, status) = under_inetd(&mut scratch.command("pop3d"), input.as_bytes());
-    let expected = r"+OK doorpost POP3 ready\r\n+OK Send the password\r\n-ERR [AUTH] Wrong name or password\r\n+OK Send the password\r\n+OK 2 messages, 38 octets\r\n+OK 2 38\r\n+OK Goodbye\r\n";
-    assert_eq!((said.as_str(), status.code()), (expected, Some(0)));
+    let (greeting, said) = said.split_once(r"\r\n").expect("a greeting");
+    assert!(greeting.starts_with("+OK doorpost POP3 ready"), "{greeting}");
+    let expected = r"+OK Send the password\r\n-ERR [AUTH] Wrong name or password\r\n+OK Send the password\r\n+OK 2 messages, 38 octets\r\n+OK 2 38\r\n+OK Goodbye\r\n";
+    assert_eq!((said, status.code()), (expected, Some(0)));
 }
 
 #[test]

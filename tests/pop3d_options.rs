@@ -5,7 +5,9 @@ mod common;
 use common::Scratch;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -180,8 +182,12 @@ fn nonsense_is_64_and_the_client_hears_that_something_is_wrong() {
         &["-i", "-d"],
         &["-p", "110"],
         &["-d", "-p", "no-such-service"],
+        &["--detach"],
+        &["--expire=soon"],
+        &["--external-locker=relative"],
+        &["--import-unique-ids=cyrus", "--user=bob"],
         &["-m", "relative"],
-        &["--lock-flags=E"],
+        &["--lock-flags=X"],
         &["--login-delay=-1"],
         &["--stat-file=relative"],
         &["--log-facility=post"],
@@ -191,5 +197,185 @@ fn nonsense_is_64_and_the_client_hears_that_something_is_wrong() {
         let output = scratch.run("pop3d", arguments, b"");
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {output:?}");
         assert!(output.stdout.starts_with(b"-ERR [SYS/PERM] ") || arguments[0] == "-d", "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_server_in_the_background_has_its_process_id_in_a_file_until_it_ends() {
+    let scratch = Scratch::new();
+    let (pid_file, folder) = (scratch.path().join("pid"), scratch.path().display().to_string());
+    let port = TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("its address").port();
+    let port = format!("127.0.0.1:{port}");
+    let options = ["-d", "--detach", "-p", &port, "--pidfile", pid_file.to_str().expect("UTF-8"), "--config", &folder];
+    let output = scratch.run("pop3d", &options, b"");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    // It listens when the one that was started ends.
+    let mut client = BufReader::new(TcpStream::connect(&port).expect("a connection"));
+    assert!(line(&mut client).starts_with("+OK"));
+    let pid = fs::read_to_string(&pid_file).expect("a process id").trim().parse().expect("a number");
+    let pid = nix::unistd::Pid::from_raw(pid);
+    assert_eq!(scratch.run("pop3d", &options, b"").status.code(), Some(75), "twice");
+    drop(client);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal");
+    common::until("the pid file to go", || !pid_file.exists());
+}
+
+fn write(scratch: &Scratch, name: &str, text: &str) -> PathBuf {
+    scratch.write(name, text);
+    scratch.path().join(name)
+}
+
+fn ids(said: &str) -> Vec<String> {
+    let listing = said.split("+OK Listing follows\r\n").nth(1).expect("a listing");
+    let lines = listing.split("\r\n").take_while(|line| *line != ".");
+    lines.map(|line| line.split_once(' ').expect("an id").1.to_owned()).collect()
+}
+
+#[test]
+fn what_was_fetched_so_long_ago_goes_at_quit_and_nothing_is_written_into_messages() {
+    let scratch = Scratch::new();
+    for number in 1..4 {
+        scratch.put_mail("bob", &format!("{number}.M.mx"), format!("A: {number}\n\n1\n2\n").as_bytes());
+    }
+    let read = scratch.maildir("bob").join("doorpost-read");
+    let options = ["--expire=7", "--delete-expired"];
+    // Neither a part of a message, nor without the option.
+    said(&scratch, &options, &format!("{LOGIN}TOP 1 1\r\nQUIT\r\n"));
+    said(&scratch, &[], &format!("{LOGIN}RETR 3\r\nQUIT\r\n"));
+    assert!(!read.exists());
+    // Also where the client hangs up.
+    let first = said(&scratch, &options, &format!("CAPA\r\n{LOGIN}RETR 1\r\nTOP 2 99\r\nRETR 1\r\n"));
+    assert!(first.contains("\r\nEXPIRE 7\r\n"), "{first}");
+    let text = fs::read_to_string(&read).expect("what was fetched");
+    assert_eq!(
+        text.lines().map(|line| line.split_once(' ').expect("an id").1).collect::<Vec<_>>(),
+        ["1.M.mx", "2.M.mx"]
+    );
+    said(&scratch, &options, &format!("{LOGIN}QUIT\r\n"));
+    assert_eq!(scratch.mail("bob").len(), 3, "too early");
+    let long_ago = SystemTime::now() - Duration::from_secs(8 * 86_400);
+    let long_ago = long_ago.duration_since(SystemTime::UNIX_EPOCH).expect("a time").as_secs();
+    let now = text.lines().nth(1).expect("a line");
+    fs::write(&read, format!("{long_ago} 1.M.mx\n{now}\n{long_ago} gone.already\nnonsense\n")).expect("a file");
+    said(&scratch, &["--expire=7"], &format!("{LOGIN}QUIT\r\n"));
+    assert_eq!(scratch.mail("bob").len(), 3, "announced only");
+    said(&scratch, &options, LOGIN);
+    assert_eq!(scratch.mail("bob").len(), 3, "without QUIT");
+    said(&scratch, &options, &format!("{LOGIN}QUIT\r\n"));
+    assert_eq!(scratch.mail("bob"), [b"A: 2\n\n1\n2\n", b"A: 3\n\n1\n2\n"]);
+    assert!(!fs::read_to_string(&read).expect("a file").contains("gone.already"));
+    // What may go at once goes at once.
+    said(&scratch, &["--expire=0"], &format!("{LOGIN}RETR 2\r\nQUIT\r\n"));
+    assert!(scratch.mail("bob").is_empty());
+}
+
+#[test]
+fn a_transcript_has_everything_but_passwords_and_messages() {
+    let scratch = Scratch::new();
+    scratch.put_mail("bob", "1.M.mx", b"A: 1\n\nconfidential\n");
+    let input = format!("{LOGIN}RETR 1\r\nUSER x\r\nsecret\r\nQUIT\r\n");
+    for (options, logged) in [(&["-x"][..], true), (&["--transcript"], true), (&[], false)] {
+        let output = scratch.run("pop3d", options, input.as_bytes());
+        let log = String::from_utf8_lossy(&output.stderr);
+        for part in ["line=\"USER bob\"", "line=\"PASS\"", "line=\"RETR 1\"", "line=\"+OK Message follows\""] {
+            assert_eq!(log.contains(part), logged, "{part}: {log}");
+        }
+        assert!(!log.contains("secret") && !log.contains("confidential"), "{log}");
+    }
+}
+
+#[test]
+fn dot_locks_are_made_by_another_program_if_that_is_wanted() {
+    let scratch = Scratch::new();
+    scratch.configure(&format!("mailbox = mbox:{}/mail/%u", scratch.path().display()));
+    let mailbox = scratch.maildir("bob");
+    let text = "From a Sun Nov 22 04:27:00 2026\nA: 1\n\n1\n\n";
+    fs::write(&mailbox, text).expect("a mailbox");
+    scratch.hand_over(&mailbox);
+    let record = scratch.path().join("record");
+    fs::write(&record, "").expect("a file");
+    scratch.hand_over(&record);
+    let locker =
+        write(&scratch, "locker", &format!("#!/bin/sh\necho \"$*\" >>{}\nexit ${{STATUS:-0}}\n", record.display()));
+    fs::set_permissions(&locker, fs::Permissions::from_mode(0o755)).expect("its mode");
+    let options = ["--lock-flags=ER".to_owned(), format!("--external-locker={}", locker.display())];
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    assert!(said(&scratch, &options, &format!("{LOGIN}DELE 1\r\nQUIT\r\n")).ends_with("+OK Goodbye\r\n"));
+    assert_eq!(fs::read_to_string(&mailbox).expect("a mailbox"), "");
+    let path = mailbox.display();
+    // At login, and at QUIT.
+    let expected = format!("{path}\n-u {path}\n{path}\n-u {path}\n");
+    assert_eq!(fs::read_to_string(&record).expect("a record"), expected);
+    fs::write(&mailbox, text).expect("a mailbox");
+    let refusing = write(&scratch, "refusing", "#!/bin/sh\nexit 1\n");
+    fs::set_permissions(&refusing, fs::Permissions::from_mode(0o755)).expect("its mode");
+    let option = format!("--external-locker={}", refusing.display());
+    let refused = said(&scratch, &["--lock-flags=E", &option], &format!("{LOGIN}QUIT\r\n"));
+    assert!(refused.contains("-ERR [IN-USE] "), "{refused}");
+}
+
+#[test]
+fn users_are_looked_up_in_several_places() {
+    let scratch = Scratch::new();
+    let more = write(&scratch, "more", "dave:{PLAIN}secret:::::\n");
+    let list = format!("passwd-file:{},passwd-file:{}/passwd", more.display(), scratch.path().display());
+    let option = format!("--authorization={list}");
+    for user in ["bob", "dave"] {
+        let said = said(&scratch, &[&option], &format!("USER {user}\r\nPASS secret\r\nQUIT\r\n"));
+        assert!(said.ends_with("+OK Goodbye\r\n"), "{said}");
+    }
+}
+
+fn import(scratch: &Scratch, source: &str) -> String {
+    let output = scratch.run("pop3d", &[&format!("--import-unique-ids={source}"), "--user=bob"], b"");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn unique_ids_of_other_servers_are_kept_once_they_are_imported() {
+    let scratch = Scratch::new();
+    for (number, field) in [(1, ""), (2, "X-UIDL: old-2\n"), (3, "x-uidl:  not one \n")] {
+        scratch.put_mail("bob", &format!("{number}.M.mx"), format!("{field}A: 1\n\nX-UIDL: body\n").as_bytes());
+    }
+    let list = |scratch: &Scratch| ids(&said(scratch, &[], &format!("{LOGIN}UIDL\r\nQUIT\r\n")));
+    let native = ["1.M.mx", "2.M.mx", "3.M.mx"];
+    assert_eq!(list(&scratch), native);
+    let maildir = scratch.maildir("bob");
+    let lines = "3 V1257460623 N12 Gcafe\n7 W100 :1.M.mx:2,S\n9 Pown :3.M.mx\n";
+    fs::write(maildir.join("dovecot-uidlist"), lines).expect("a list");
+    scratch.hand_over(&maildir.join("dovecot-uidlist"));
+    assert!(import(&scratch, "dovecot").contains("messages=3 imported=2"));
+    assert_eq!(list(&scratch), ["000000074af3538f", "2.M.mx", "own"]);
+    // Files may be renamed, and mail may come and go.
+    fs::rename(maildir.join("new/1.M.mx"), maildir.join("cur/1.M.mx:2,S")).expect("renaming");
+    scratch.put_mail("bob", "0.M.mx", b"A: 1\n\n1\n");
+    assert_eq!(list(&scratch), ["0.M.mx", "000000074af3538f", "2.M.mx", "own"]);
+    fs::remove_file(maildir.join("new/0.M.mx")).expect("removing");
+    fs::write(maildir.join("courierpop3dsizelist"), "/3 12 5\n1.M.mx:2, 9 3:5:0\n2.M.mx 9 4:5:0\n").expect("a list");
+    scratch.hand_over(&maildir.join("courierpop3dsizelist"));
+    import(&scratch, "courier");
+    assert_eq!(list(&scratch), ["UID3-5", "UID4-5", "3.M.mx"]);
+    assert!(import(&scratch, "x-uidl").contains("messages=3 imported=1"));
+    assert_eq!(list(&scratch), ["1.M.mx", "old-2", "3.M.mx"]);
+}
+
+#[test]
+fn an_mbox_keeps_the_unique_ids_of_its_fields_if_they_are_imported() {
+    let scratch = Scratch::new();
+    scratch.configure(&format!("mailbox = mbox:{}/mail/%u", scratch.path().display()));
+    let mailbox = scratch.maildir("bob");
+    let message = |number: u32| format!("From a Sun Nov 22 04:27:00 2026\nX-UIDL: u{number}\nA: 1\n\n{number}\n\n");
+    fs::write(&mailbox, message(1) + &message(2)).expect("a mailbox");
+    scratch.hand_over(&mailbox);
+    let list = |commands: &str| ids(&said(&scratch, &[], &format!("{LOGIN}UIDL\r\n{commands}QUIT\r\n")));
+    assert!(list("").iter().all(|id| id.len() == 40), "anybody may send X-UIDL");
+    assert!(import(&scratch, "x-uidl").contains("messages=2 imported=2"));
+    assert_eq!(list("DELE 1\r\n"), ["u1", "u2"]);
+    assert_eq!(list(""), ["u2"]);
+    for (user, status) in [("bob", 75), ("nobody-of-this-name", 64)] {
+        let output = scratch.run("pop3d", &["--import-unique-ids=courier", "--user", user], b"");
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
     }
 }

@@ -245,7 +245,7 @@ fn pop3_with_tls_from_the_first_octet_on() {
     for mut command in pop3d_in_both_forms(&scratch) {
         let mut client = Client::from_afar(command.arg("--tls"));
         client.start_tls();
-        assert_eq!(client.line(), "+OK doorpost POP3 ready");
+        assert!(client.line().starts_with("+OK doorpost POP3 ready"));
         assert!(!capabilities(&mut client).contains(&"STLS".to_owned()));
         assert!(client.ask("USER bob").starts_with("+OK"));
         assert!(client.ask("PASS secret").starts_with("+OK 0 messages"));

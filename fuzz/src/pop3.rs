@@ -27,8 +27,16 @@ struct Drop<'a> {
 }
 
 impl Maildrop for Drop<'_> {
-    fn entries(&self) -> &[Entry] {
-        &self.entries
+    fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn total(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.octets).sum()
+    }
+
+    fn entry(&self, number: usize) -> io::Result<Entry> {
+        Ok(self.entries[number].clone())
     }
 
     fn open(&self, number: usize) -> io::Result<Box<dyn io::Read>> {

@@ -60,6 +60,7 @@ mod tests {
             home: "/home/bob".into(),
             mailbox: None,
             password: None,
+            is_of_system: true,
         };
         match stored(file.path(), Some(&user), 1000).unwrap() {
             Stored::Password(password) => Some(password),

@@ -5,8 +5,8 @@
 
 use super::pattern::PatternList;
 use super::value::{
-    AuthMethod, ContentFilter, Days, Facility, Hours, List, LockKind, MailSource, MailboxSpec, OptionalPath,
-    OptionalTable, PrefixLength, ReceiveOverride, Seconds, UserSource, Value, WhenFull,
+    AuthMethod, ContentFilter, Days, Expire, Facility, Hours, List, LockKind, MailSource, MailboxSpec, OptionalPath,
+    OptionalTable, PrefixLength, ReceiveOverride, Seconds, Users, Value, WhenFull,
 };
 use super::{Error, Origin};
 use ipnet::IpNet;
@@ -85,12 +85,15 @@ parameters! {
     queue_directory: PathBuf = "/var/spool/doorpost", "top of the queue";
     config_directory: PathBuf = "/etc/doorpost", "where main.cf and channels are looked for; set by --config or MAIL_CONFIG";
     channels: PathBuf = "$config_directory/channels", "the channels file; where it is missing two built-in lines hold";
-    users: UserSource = "system", "who has a mailbox here: system, or passwd-file:PATH";
-    authentication: List<AuthMethod> = "system", "how passwords are checked, in order: shadow (or system, generic), passwd-file[:PATH]; left alone, like users";
+    users: Users = "system", "who has a mailbox here, in order: system, passwd-file:PATH";
+    authentication: List<AuthMethod> = "system", "how passwords are checked, in order: pam, shadow (or system, generic), passwd-file[:PATH], checkpassword:PROGRAM; left alone, like users";
+    pam_service: String = "doorpost", "the file in /etc/pam.d that says how pam checks passwords";
     mailbox: MailboxSpec = "maildir:~/Maildir", "where a user's mail is kept: maildir:PATH, mbox:PATH or mmdf:PATH, with ~, %u, %n and %d";
     mailbox_delivery_lock: List<LockKind> = "fcntl, dotlock", "how a mailbox that is one file is locked: fcntl, flock, dotlock";
     deliver_lock_attempts: u32 = "20", "how often a lock of a mailbox is tried";
     deliver_lock_delay: Seconds = "1s", "pause between two tries for a lock of a mailbox";
+    external_locker: OptionalPath = "", "program that makes and removes dot locks instead of ours, as Mailutils' dotlock does: PROGRAM [-u] MAILBOX";
+    mail_privileged_group: String = "", "group that pop3d and deliver keep for mailboxes of one file in a folder of that group, as /var/mail is mail's";
     stale_lock_time: Seconds = "500s", "age at which a dot lock is taken for left behind; 0: never";
     alias_maps: OptionalPath = "", "the alias file, a path or hash:PATH; empty: /etc/aliases where it exists";
     recipient_delimiter: String = "+", "characters that may divide a user from an extension, as in user+detail; empty: none";
@@ -127,6 +130,9 @@ parameters! {
     pop3d_login_delay: Seconds = "0s", "shortest time from the end of a user's POP3 session to the next; 0: none";
     pop3d_stat_file: PathBuf = "/var/run/pop3-login", "folder of the times of users' last POP3 sessions";
     pop3d_undelete: bool = "no", "take the deletion marks of other programs off the messages of a Maildir at login";
+    pop3d_transcript: bool = "no", "log what POP3 clients say and are answered, but not passwords and messages";
+    pop3d_expire: Expire = "never", "days that a message stays after a POP3 client has fetched it: announced, and kept to by pop3d_delete_expired; never: for ever";
+    pop3d_delete_expired: bool = "no", "remove messages at QUIT that are as old as pop3d_expire says";
     auth_failure_delay: Seconds = "2s", "pause before a password is called wrong";
     daemon_timeout: Seconds = "18000s", "longest that one session may last";
     ipc_timeout: Seconds = "3600s", "how long programs of ours wait for each other";

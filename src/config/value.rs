@@ -2,7 +2,7 @@
 //!
 //! Times are Postfix's: a whole number and at most one letter `s m h d w`; without it the parameter's own unit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Something a parameter can be.
@@ -32,6 +32,10 @@ pub enum MailSource {
     Forward,
 }
 
+/// `pop3d_expire`: days, or none, which is never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expire(pub Option<u32>);
+
 /// A path, or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OptionalPath(pub Option<PathBuf>);
@@ -40,7 +44,7 @@ pub struct OptionalPath(pub Option<PathBuf>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 
-/// `users`: who has a mailbox here.
+/// One place where those are listed who have a mailbox here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserSource {
     /// The users of this system, getpwnam(3).
@@ -245,6 +249,29 @@ impl<T: Value> Value for List<T> {
     }
 }
 
+/// `users`: one source, or several in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Users(pub Vec<UserSource>);
+
+impl Users {
+    /// The files among them.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().filter_map(|source| match source {
+            UserSource::PasswdFile(path) => Some(path.as_path()),
+            UserSource::System => None,
+        })
+    }
+}
+
+impl Value for Users {
+    fn parse(text: &str) -> Result<Self, String> {
+        match List::parse(text)? {
+            List(sources) if sources.is_empty() => Err("system, or passwd-file: and an absolute path".to_owned()),
+            List(sources) => Ok(Users(sources)),
+        }
+    }
+}
+
 impl Value for UserSource {
     fn parse(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
@@ -268,6 +295,18 @@ impl Value for AuthMethod {
             ("passwd-file", Some(path)) if path.is_absolute() => Ok(AuthMethod::PasswdFile(Some(path))),
             ("checkpassword", Some(path)) if path.is_absolute() => Ok(AuthMethod::Checkpassword(path)),
             _ => Err("pam, shadow, system, generic, passwd-file[:/path] or checkpassword:/path".to_owned()),
+        }
+    }
+}
+
+impl Value for Expire {
+    fn parse(text: &str) -> Result<Self, String> {
+        let is_number = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
+        match text.parse() {
+            _ if text == "never" => Ok(Expire(None)),
+            // A century and more is more than any client can make of it.
+            Ok(days) if is_number && days <= 65_535 => Ok(Expire(Some(days))),
+            _ => Err("never, or a number of days up to 65535".to_owned()),
         }
     }
 }

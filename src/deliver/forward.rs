@@ -103,7 +103,7 @@ mod tests {
 
     fn user(home: &std::path::Path) -> User {
         let (name, home) = ("bob".to_owned(), home.to_owned());
-        User { name, owner: None, home, mailbox: None, password: None }
+        User { name, owner: None, home, mailbox: None, password: None, is_of_system: false }
     }
 
     #[test]

@@ -273,7 +273,7 @@ fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd) -> O
         }
     };
     let Some((uid, gid)) = user.owner else { return Some(Appended::NotOurs) };
-    if !is_alias && !may_receive(config, &user) {
+    if !is_alias && !may_receive(&user) {
         log::warn!("user={} uid={uid}: mail for accounts of the system is not delivered", user.name);
         return Some(Appended::SystemAccount);
     }
@@ -293,7 +293,15 @@ fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd) -> O
 
 /// The child: becomes the user for good, then opens the mailbox for the first time.
 fn as_user(config: &Config, user: &User, uid: u32, gid: u32, request: &Request, pipe: File) -> Appended {
-    if let Err(error) = privilege::become_user(Uid::from_raw(uid), Gid::from_raw(gid)) {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    let became = match &request.task.act {
+        Act::Mailbox | Act::MailboxOrForward(_) => {
+            privilege::become_owner_of(config, &user.mailbox_path(config), uid, gid)
+        }
+        // Programs and files that users name are no affair of a group that mailboxes need.
+        Act::ReadForward(_) | Act::ForwardTarget(..) | Act::AliasTarget(..) => privilege::become_user(uid, gid),
+    };
+    if let Err(error) = became {
         log::error!("user={}: {error}", user.name);
         return Appended::Broken;
     }

@@ -7,22 +7,26 @@
 
 mod rewrite;
 
+use super::index::{self, Draft, Index, Item, Snapshot};
 use super::lock::{Held, Locking, Place};
 use super::quote::Unquoter;
 use super::scan::{BodySum, Found, scan};
-use super::{Entry, Error, Maildrop};
-use crate::config::value::MailboxFormat;
+use super::{Entry, Error, Maildrop, beside::Beside, import};
+use crate::config::value::{MailboxFormat, MailboxSpec};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// How much is read at once of a message.
 const PIECE: usize = 32 * 1024;
+/// A shorter mailbox is read as fast as an index.
+const WORTH_AN_INDEX: u64 = 64 * 1024;
 
 /// What tells two messages apart for ever: the fields that last, the body, and which of equal ones it is, from 1.
 type Identity = (u128, u32, usize);
@@ -33,20 +37,63 @@ pub struct OneFile {
     place: Place,
     format: MailboxFormat,
     locking: Locking,
-    entries: Vec<Entry>,
-    identities: Vec<Identity>,
+    snapshot: Snapshot<Message>,
     /// None: there is no mailbox, which is the same as an empty one.
     file: Option<Flock<File>>,
-    /// Where each message was seen last, if it was.
-    places: RefCell<Vec<Option<Found>>>,
-    stamp: Cell<Stamp>,
+    /// Where each message was seen last, if it was, once the file has changed.
+    moved: RefCell<Option<Vec<Option<Found>>>>,
+    stamp: Cell<index::Stamp>,
 }
 
-/// What tells one state of the file from the next.
-type Stamp = [i64; 5];
+/// A message of the snapshot.
+#[derive(Debug, Clone)]
+struct Message {
+    found: Found,
+    ordinal: usize,
+    /// A unique-id that was taken over.
+    imported: Option<Box<str>>,
+}
+
+impl Message {
+    fn identity(&self) -> Identity {
+        (self.found.fields, self.found.body_sum, self.ordinal)
+    }
+}
+
+impl Item for Message {
+    fn octets(&self) -> u64 {
+        self.found.octets
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let Found { start, header, body, end, next, octets, is_quoted, fields, body_sum } = self.found;
+        let numbers = [start, header, body, end, next, octets, u64::from(is_quoted), u64::from(body_sum)];
+        numbers.into_iter().chain([self.ordinal as u64]).for_each(|number| index::put_number(number, out));
+        out.extend_from_slice(&fields.to_le_bytes());
+        index::put_octets(self.imported.as_deref().unwrap_or_default().as_bytes(), out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Message> {
+        let mut numbers = [0; 9];
+        for number in &mut numbers {
+            *number = index::take_number(from)?;
+        }
+        let [start, header, body, end, next, octets, is_quoted, body_sum, ordinal] = numbers;
+        let (fields, rest) = from.split_first_chunk()?;
+        *from = rest;
+        let fields = u128::from_le_bytes(*fields);
+        let body_sum = u32::try_from(body_sum).ok()?;
+        let is_in_order = start <= header && header <= body && body <= end && end <= next;
+        let found = Found { start, header, body, end, next, octets, is_quoted: is_quoted != 0, fields, body_sum };
+        let id = std::str::from_utf8(index::take_octets(from)?).ok()?;
+        let is_id = id.len() <= 70 && id.bytes().all(|octet| octet.is_ascii_graphic());
+        let imported = (!id.is_empty()).then(|| id.into());
+        (is_in_order && is_id).then_some(Message { found, ordinal: usize::try_from(ordinal).ok()?, imported })
+    }
+}
 
 impl OneFile {
-    /// Opens and scans it. A file that is not there is an empty maildrop, and is not made.
+    /// Opens it, and scans it if its index is not right. A file that is not there is an empty maildrop, and is not made.
     pub fn open(path: &Path, format: MailboxFormat, locking: Locking) -> Result<OneFile, Error> {
         let failed = |what: &str, error: io::Error| Error::Io(format!("{what} {}: {error}", path.display()));
         let place = match Place::of(path) {
@@ -62,38 +109,39 @@ impl OneFile {
             }
             Err(error) => return Err(failed("opening", error)),
         };
-        let mut maildrop = OneFile {
-            place,
-            format,
-            locking,
-            entries: Vec::new(),
-            identities: Vec::new(),
-            file: None,
-            places: RefCell::default(),
-            stamp: Cell::default(),
+        let (snapshot, stamp) = match &file {
+            Some(file) => {
+                let spec = MailboxSpec { format, path: path.to_string_lossy().into_owned() };
+                let known = || import::known(&Beside::of(&spec, "ids"));
+                snapshot(&place, file, format, index::now(), known).map_err(|error| failed("reading", error))?
+            }
+            None => (Snapshot::held(Vec::new()), index::Stamp::default()),
         };
-        if let Some(file) = file {
-            let stamped = stamp(&file).map_err(|error| failed("reading", error))?;
-            let found = scan(&file, format, None).map_err(|error| failed("reading", error))?.messages;
-            maildrop.stamp.set(stamped);
-            maildrop.identities = identities(&found);
-            let ids = maildrop.identities.iter().map(unique_id);
-            let entries = found.iter().zip(ids);
-            maildrop.entries = entries.map(|(found, unique_id)| Entry { octets: found.octets, unique_id }).collect();
-            maildrop.places = RefCell::new(found.into_iter().map(Some).collect());
-            maildrop.file = Some(file);
-        }
         drop(held);
-        Ok(maildrop)
+        let (moved, stamp) = (RefCell::new(None), Cell::new(stamp));
+        Ok(OneFile { place, format, locking, snapshot, file, moved, stamp })
+    }
+
+    /// The unique-id that each message has by itself.
+    pub fn native(&self) -> io::Result<Vec<String>> {
+        Ok(self.identities()?.iter().map(unique_id).collect())
+    }
+
+    /// Makes the next session find everything anew.
+    pub fn forget_index(&self) -> io::Result<()> {
+        Ok(index::forget(index_place(&self.place, &index_name(&self.place), self.format))?)
     }
 
     /// Where a message is now.
     fn find(&self, file: &File, number: usize) -> io::Result<Found> {
-        if stamp(file)? != self.stamp.get() {
+        if index::stamp(file)? != self.stamp.get() {
             self.search(file)?;
         }
-        let place = self.places.borrow().get(number).copied().flatten();
-        place.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the message is not in the mailbox any more"))
+        let gone = || io::Error::new(io::ErrorKind::NotFound, "the message is not in the mailbox any more");
+        match &*self.moved.borrow() {
+            Some(places) => places.get(number).copied().flatten().ok_or_else(gone),
+            None => Ok(self.snapshot.get(number)?.found),
+        }
     }
 
     /// Finds all places anew.
@@ -104,14 +152,65 @@ impl OneFile {
             answer => Ok(Some(answer?)),
         };
         let _held = self.locking.patiently(take)?;
-        let stamped = stamp(file)?;
+        let stamp = index::stamp(file)?;
         let found = scan(file, self.format, None)?.messages;
         let found: HashMap<Identity, Found> = identities(&found).into_iter().zip(found).collect();
-        let places = self.identities.iter().map(|identity| found.get(identity).copied()).collect();
-        self.places.replace(places);
-        self.stamp.set(stamped);
+        let places = self.identities()?.iter().map(|identity| found.get(identity).copied()).collect();
+        self.moved.replace(Some(places));
+        self.stamp.set(stamp);
         Ok(())
     }
+
+    /// What tells the messages of the snapshot apart, by number.
+    fn identities(&self) -> io::Result<Vec<Identity>> {
+        Ok(self.snapshot.all()?.iter().map(Message::identity).collect())
+    }
+}
+
+fn index_name(place: &Place) -> OsString {
+    place.beside(".", ".doorpost-index")
+}
+
+fn index_place<'a>(place: &'a Place, name: &'a OsStr, format: MailboxFormat) -> index::Place<'a> {
+    index::Place { folder: &place.folder, name, kind: if format == MailboxFormat::Mmdf { 3 } else { 2 } }
+}
+
+/// What a session works on that began at a time, out of the index or found anew; and the stamp of the file. Under the
+/// locks. `known` gives the unique-ids that were taken over.
+fn snapshot(
+    place: &Place,
+    file: &File,
+    format: MailboxFormat,
+    began: u64,
+    known: impl FnOnce() -> io::Result<HashMap<String, String>>,
+) -> io::Result<(Snapshot<Message>, index::Stamp)> {
+    let name = index_name(place);
+    let index_place = index_place(place, &name, format);
+    let stamp = index::stamp(file)?;
+    let is_long = stamp[2] >= WORTH_AN_INDEX;
+    if let Some(index) = Index::open(index_place).filter(|index: &Index<Message>| is_long && index.fits(0, &stamp)) {
+        return Ok((Snapshot::Indexed(index), stamp));
+    }
+    let found = scan(file, format, None)?.messages;
+    let imported = known()?;
+    let message = |(found, identity): (&Found, Identity)| Message {
+        found: *found,
+        ordinal: identity.2,
+        imported: if imported.is_empty() {
+            None
+        } else {
+            imported.get(&unique_id(&identity)).map(|id| id.as_str().into())
+        },
+    };
+    let messages: Vec<Message> = found.iter().zip(identities(&found)).map(message).collect();
+    if is_long
+        && let Some(draft) = Draft::begin(index_place, began)
+        && draft.will_count(&[stamp])
+        && index::stamp(file)? == stamp
+    {
+        draft.write(&[stamp, stamp], &messages);
+    }
+    Ok((Snapshot::held(messages), stamp))
 }
 
 /// One try to open the mailbox for a session, with the locks for scanning it. `EBUSY` if another session has it.
@@ -131,12 +230,6 @@ fn open_locked(place: &Place, locking: &Locking) -> nix::Result<Option<(Flock<Fi
     }
 }
 
-fn stamp(file: &File) -> io::Result<Stamp> {
-    let status = file.metadata()?;
-    let size = i64::try_from(status.size()).unwrap_or(i64::MAX);
-    Ok([size, status.mtime(), status.mtime_nsec(), status.ctime(), status.ctime_nsec()])
-}
-
 /// What tells the messages of a scan apart.
 fn identities(found: &[Found]) -> Vec<Identity> {
     let mut ordinals: HashMap<(u128, u32), usize> = HashMap::with_capacity(found.len());
@@ -154,8 +247,18 @@ fn unique_id((fields, body, ordinal): &Identity) -> String {
 }
 
 impl Maildrop for OneFile {
-    fn entries(&self) -> &[Entry] {
-        &self.entries
+    fn count(&self) -> usize {
+        self.snapshot.count()
+    }
+
+    fn total(&self) -> u64 {
+        self.snapshot.total()
+    }
+
+    fn entry(&self, number: usize) -> io::Result<Entry> {
+        let message = self.snapshot.get(number)?;
+        let unique_id = message.imported.as_deref().map_or_else(|| unique_id(&message.identity()), str::to_owned);
+        Ok(Entry { octets: message.found.octets, unique_id })
     }
 
     fn open(&self, number: usize) -> io::Result<Box<dyn Read>> {

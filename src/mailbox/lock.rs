@@ -16,15 +16,16 @@ use nix::unistd::{Pid, UnlinkatFlags, fsync, linkat, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Nobody waits longer for a lock, whatever the parameters say.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Which locks are taken, and how patiently.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Locking {
     /// The file `NAME.lock`.
     pub dot: bool,
@@ -38,6 +39,8 @@ pub struct Locking {
     pub delay: Duration,
     /// Age of a dot lock that nobody can still need.
     pub stale: Duration,
+    /// The program that makes and removes dot locks, where that is not us.
+    pub locker: Option<PathBuf>,
 }
 
 impl Locking {
@@ -51,6 +54,7 @@ impl Locking {
             attempts: config.deliver_lock_attempts.max(1),
             delay: config.deliver_lock_delay.0,
             stale: config.stale_lock_time.0,
+            locker: config.external_locker.0.clone(),
         }
     }
 
@@ -128,6 +132,7 @@ pub struct Held {
     fcntl: Option<File>,
     _flock: Option<Flock<File>>,
     dot: Option<DotLock>,
+    external: Option<ExternalLock>,
 }
 
 impl Held {
@@ -135,7 +140,7 @@ impl Held {
     /// another file by now. A file that is open for reading only gets an fcntl lock that keeps writers out. The
     /// flock is for who does not hold one on this file already.
     pub fn take(place: &Place, file: &File, locking: &Locking, exclusive: bool, flock: bool) -> nix::Result<Held> {
-        let mut held = Held { fcntl: None, _flock: None, dot: None };
+        let mut held = Held { fcntl: None, _flock: None, dot: None, external: None };
         let copy = || file.try_clone().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)));
         if locking.fcntl {
             let copy = copy()?;
@@ -145,7 +150,9 @@ impl Held {
         if locking.flock && flock {
             held._flock = Some(Flock::lock(copy()?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?);
         }
-        if locking.dot {
+        if let (true, Some(program)) = (locking.dot, &locking.locker) {
+            held.external = Some(ExternalLock::create(place, program)?);
+        } else if locking.dot {
             held.dot = match DotLock::create(place, locking.stale) {
                 Ok(lock) => Some(lock),
                 // A spool folder that only the system may write: the other locks have to do.
@@ -158,7 +165,7 @@ impl Held {
 
     /// Whether the dot lock is among them.
     pub fn has_dot(&self) -> bool {
-        self.dot.is_some()
+        self.dot.is_some() || self.external.is_some()
     }
 }
 
@@ -233,6 +240,45 @@ impl Drop for DotLock {
         let status = fstatat(&self.folder, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
         if status.is_ok_and(|status| (status.st_dev, status.st_ino) == self.identity) {
             let _ = again(|| unlinkat(&self.folder, self.name.as_os_str(), UnlinkatFlags::NoRemoveDir));
+        }
+    }
+}
+
+/// A dot lock made by another program, which may have rights that we have not.
+#[derive(Debug)]
+struct ExternalLock {
+    program: PathBuf,
+    mailbox: PathBuf,
+}
+
+impl ExternalLock {
+    /// The statuses are those of Mailutils' dotlock: 0 locked, 1 locked by somebody else.
+    fn create(place: &Place, program: &Path) -> nix::Result<ExternalLock> {
+        let folder = std::fs::read_link(format!("/proc/self/fd/{}", place.folder.as_raw_fd()));
+        let mailbox = folder.map_err(|error| errno_of(&error))?.join(&place.name);
+        let lock = ExternalLock { program: program.to_owned(), mailbox };
+        match lock.run(&[]) {
+            Some(0) => Ok(lock),
+            Some(1) => Err(Errno::EWOULDBLOCK),
+            status => {
+                log::error!("event=locker-failed program={:?} status={status:?}", program.display().to_string());
+                Err(Errno::ENOLCK)
+            }
+        }
+    }
+
+    fn run(&self, options: &[&str]) -> Option<i32> {
+        let mut command = Command::new(&self.program);
+        command.args(options).arg(&self.mailbox).stdin(Stdio::null()).stdout(Stdio::null());
+        command.status().ok().and_then(|status| status.code())
+    }
+}
+
+impl Drop for ExternalLock {
+    fn drop(&mut self) {
+        match self.run(&["-u"]) {
+            Some(0) => {}
+            status => log::error!("event=lock-not-removed mailbox={:?} status={status:?}", self.mailbox.display()),
         }
     }
 }
@@ -334,6 +380,7 @@ mod tests {
         attempts: 1,
         delay: Duration::ZERO,
         stale: Duration::from_secs(500),
+        locker: None,
     };
 
     fn mailbox() -> (tempfile::TempDir, Place, File) {

@@ -10,7 +10,9 @@ pub mod name;
 
 pub use append::deliver;
 
-use super::{Entry, Error, Maildrop};
+use super::index::{self, Draft, Index, Item, Snapshot, Stamp};
+use super::{Entry, Error, Maildrop, beside::Beside, import};
+use crate::config::value::{MailboxFormat, MailboxSpec};
 use folders::{Folders, again, each_message, lock, open_message, sync};
 use name::{Count, hashed_unique_id, lasting, order, sizes, unique_id};
 use nix::errno::Errno;
@@ -19,20 +21,23 @@ use nix::sys::stat::fstatat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 /// How often a removal looks for files that another program renames at the same moment.
 const SEARCHES: usize = 3;
+/// From so many messages on an index is faster than reading the folders.
+const WORTH_AN_INDEX: usize = 64;
 
 /// A Maildir opened by a POP3 session; locked by flock on the folder itself, so nothing can be stale.
 #[derive(Debug)]
 pub struct Maildir {
     folders: Folders,
-    entries: Vec<Entry>,
-    /// Where each message was seen last.
-    places: RefCell<Vec<Place>>,
+    snapshot: Snapshot<Message>,
+    /// Where each message was seen last, once one was not where the snapshot has it.
+    moved: RefCell<Option<Vec<Place>>>,
     _lock: Flock<OwnedFd>,
 }
 
@@ -45,10 +50,61 @@ struct Place {
     name: Box<[u8]>,
 }
 
+/// A message of the snapshot.
+#[derive(Debug, Clone)]
+struct Message {
+    octets: u64,
+    place: Place,
+    /// Where it is not what lasts of the name.
+    unique_id: Option<Box<str>>,
+}
+
+impl Message {
+    fn unique_id(&self) -> String {
+        match &self.unique_id {
+            Some(unique_id) => unique_id.to_string(),
+            None => unique_id(&self.place.name).unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+impl Item for Message {
+    fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(self.place.in_cur) | u8::from(self.place.is_twin) << 1);
+        index::put_number(self.octets, out);
+        index::put_octets(&self.place.name, out);
+        index::put_octets(self.unique_id.as_deref().unwrap_or_default().as_bytes(), out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<Message> {
+        let (flags, rest) = from.split_first()?;
+        *from = rest;
+        let octets = index::take_number(from)?;
+        let name = index::take_octets(from)?;
+        // What else stands there, no name of it leads out of the folder.
+        if name.is_empty() || name.len() > 255 || name.starts_with(b".") || name.iter().any(|o| matches!(o, b'/' | 0)) {
+            return None;
+        }
+        let place = Place { in_cur: flags & 1 != 0, is_twin: flags & 2 != 0, name: name.into() };
+        let id = std::str::from_utf8(index::take_octets(from)?).ok()?;
+        let is_id = id.len() <= 70 && id.bytes().all(|octet| octet.is_ascii_graphic());
+        is_id.then(|| Message { octets, place, unique_id: (!id.is_empty()).then(|| id.into()) })
+    }
+}
+
 impl Maildir {
-    /// Opens it, making it where it is missing, and takes the snapshot without opening any message that carries its
-    /// sizes in its name.
+    /// Opens it, making it where it is missing, and takes the snapshot: out of the index if that is right, else without
+    /// opening any message that carries its sizes in its name or had them counted before.
     pub fn open(path: &Path) -> Result<Maildir, Error> {
+        Self::open_with(path, false)
+    }
+
+    /// The same; `undelete` takes the flag T off all messages, which a mail reader would remove.
+    pub fn open_with(path: &Path, undelete: bool) -> Result<Maildir, Error> {
         let failed = |what: &str, errno: Errno| Error::Io(format!("{what} {}: {errno}", path.display()));
         let folders = Folders::open(path).map_err(|errno| failed("opening", errno))?;
         let top = folders.top.try_clone().map_err(|error| Error::Io(error.to_string()))?;
@@ -56,63 +112,26 @@ impl Maildir {
             Errno::EWOULDBLOCK => Error::InUse,
             errno => failed("locking", errno),
         })?;
-        let places = snapshot(&folders).map_err(|errno| failed("reading", errno))?;
-        let mut maildir = Maildir { folders, entries: Vec::new(), places: RefCell::new(places), _lock: lock };
-        maildir.describe();
-        Ok(maildir)
+        if undelete {
+            take_marks_off(&folders).map_err(|errno| failed("reading", errno))?;
+        }
+        let spec = MailboxSpec { format: MailboxFormat::Maildir, path: path.to_string_lossy().into_owned() };
+        let known = || import::known(&Beside::of(&spec, "ids"));
+        let snapshot = snapshot(&folders, index::now(), known);
+        let snapshot = snapshot.map_err(|error| Error::Io(format!("reading {}: {error}", path.display())))?;
+        Ok(Maildir { folders, snapshot, moved: RefCell::new(None), _lock: lock })
     }
 
-    /// Takes the flag T off all messages, which a mail reader would remove. What cannot be renamed keeps it.
-    pub fn undelete(&mut self) {
-        for place in self.places.get_mut().iter_mut().filter(|place| place.in_cur) {
-            let lasts = lasting(&place.name).len();
-            let flags = place.name.get(lasts..).unwrap_or_default();
-            if !flags.starts_with(b":2,") || !flags.contains(&b'T') {
-                continue;
-            }
-            let kept = flags.iter().filter(|flag| **flag != b'T');
-            let name: Vec<u8> = place.name.iter().take(lasts).chain(kept).copied().collect();
-            let cur = &self.folders.cur;
-            match again(|| renameat(cur, &*place.name, cur, name.as_slice())) {
-                Ok(()) => place.name = name.into(),
-                Err(errno) => log::warn!("a message keeps its deletion mark: {errno}"),
-            }
-        }
+    /// What lasts of the name of each message, and the unique-id that it has by itself.
+    pub fn native(&self) -> io::Result<Vec<(Box<[u8]>, String)>> {
+        let (messages, _) = find(&self.folders, Vec::new(), [false, false], &HashMap::new())?;
+        let names = messages.iter().map(|message| (lasting(&message.place.name).into(), message.unique_id()));
+        Ok(names.collect())
     }
 
-    /// Finds size and unique-id of each message of the snapshot; leaves out what is gone by now.
-    fn describe(&mut self) {
-        let octets: Vec<Option<u64>> = (0..self.places.borrow().len()).map(|number| self.octets(number)).collect();
-        let mut known = octets.iter();
-        let places = self.places.get_mut();
-        places.retain(|_| known.next().is_some_and(Option::is_some));
-        let mut ordinals: HashMap<&[u8], usize> = HashMap::new();
-        let unique_ids = places.iter().map(|place| match unique_id(&place.name).filter(|_| !place.is_twin) {
-            Some(unique_id) => unique_id.to_owned(),
-            None => {
-                let ordinal = ordinals.entry(lasting(&place.name)).or_default();
-                *ordinal = ordinal.saturating_add(1);
-                hashed_unique_id(&place.name, *ordinal)
-            }
-        });
-        let entries = octets.into_iter().flatten().zip(unique_ids);
-        self.entries = entries.map(|(octets, unique_id)| Entry { octets, unique_id }).collect();
-    }
-
-    /// From the name, else counted; nothing for a message that is gone. One that cannot be read is shown all the
-    /// same, with an empty size, so that a bad message is no secret and hides no other; asking for it is an error.
-    fn octets(&self, number: usize) -> Option<u64> {
-        if let Some((_, octets)) = self.places.borrow().get(number).and_then(|place| sizes(&place.name)) {
-            return Some(octets);
-        }
-        match Maildrop::open(self, number).and_then(count) {
-            Ok(octets) => Some(octets),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                log::warn!("message {}: cannot read it: {error}", number.saturating_add(1));
-                Some(0)
-            }
-        }
+    /// Makes the next session find everything anew.
+    pub fn forget_index(&self) -> io::Result<()> {
+        Ok(index::forget(index_place(&self.folders))?)
     }
 
     fn folder(&self, place: &Place) -> &OwnedFd {
@@ -120,20 +139,28 @@ impl Maildir {
     }
 
     /// Finds the places of all messages anew, once for all that were renamed.
-    fn search(&self) -> nix::Result<()> {
-        let found = scan(&self.folders)?;
+    fn search(&self) -> io::Result<()> {
+        let mut moved = self.moved.borrow_mut();
+        let mut places = match moved.take() {
+            Some(places) => places,
+            None => self.snapshot.all()?.into_iter().map(|message| message.place).collect(),
+        };
+        let found = scan(&self.folders, &[false, true])?;
         let found: HashMap<&[u8], &Place> = found.iter().map(|place| (lasting(&place.name), place)).collect();
-        for place in self.places.borrow_mut().iter_mut().filter(|place| !place.is_twin) {
+        for place in places.iter_mut().filter(|place| !place.is_twin) {
             if let Some(now) = found.get(lasting(&place.name)) {
                 *place = (*now).clone();
             }
         }
+        *moved = Some(places);
         Ok(())
     }
 
     fn place(&self, number: usize) -> io::Result<Place> {
-        let place = self.places.borrow().get(number).cloned();
-        place.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no such message"))
+        match &*self.moved.borrow() {
+            Some(places) => places.get(number).cloned().ok_or_else(|| io::ErrorKind::InvalidInput.into()),
+            None => Ok(self.snapshot.get(number)?.place),
+        }
     }
 
     fn unlink(&self, number: usize) -> io::Result<()> {
@@ -143,8 +170,17 @@ impl Maildir {
 }
 
 impl Maildrop for Maildir {
-    fn entries(&self) -> &[Entry] {
-        &self.entries
+    fn count(&self) -> usize {
+        self.snapshot.count()
+    }
+
+    fn total(&self) -> u64 {
+        self.snapshot.total()
+    }
+
+    fn entry(&self, number: usize) -> io::Result<Entry> {
+        let message = self.snapshot.get(number)?;
+        Ok(Entry { octets: message.octets, unique_id: message.unique_id() })
     }
 
     fn open(&self, number: usize) -> io::Result<Box<dyn Read>> {
@@ -186,16 +222,141 @@ impl Maildrop for Maildir {
     }
 }
 
+fn index_place(folders: &Folders) -> index::Place<'_> {
+    index::Place { folder: &folders.top, name: OsStr::new("doorpost-index"), kind: 1 }
+}
+
+/// What a session works on that began at a time, out of the index or found anew. `known` gives the unique-ids that were
+/// taken over.
+fn snapshot(
+    folders: &Folders,
+    began: u64,
+    known: impl FnOnce() -> io::Result<HashMap<String, String>>,
+) -> io::Result<Snapshot<Message>> {
+    let place = index_place(folders);
+    let stamps = stamps(folders)?;
+    let old = Index::open(place);
+    let fits = |which: usize| old.as_ref().is_some_and(|old: &Index<Message>| old.fits(which, &stamps[which]));
+    let unchanged = [fits(0), fits(1)];
+    let old = match old {
+        Some(index) if unchanged == [true, true] => return Ok(Snapshot::Indexed(index)),
+        old => old.and_then(|old| old.all().ok()),
+    };
+    let (messages, counted) = find(folders, old.unwrap_or_default(), unchanged, &known()?)?;
+    if counted || messages.len() >= WORTH_AN_INDEX {
+        let draft = Draft::begin(place, began).filter(|draft| counted || draft.will_count(&stamps));
+        match self::stamps(folders) {
+            Ok(now) if now == stamps => drop(draft.map(|draft| draft.write(&stamps, &messages))),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(Snapshot::held(messages))
+}
+
+fn stamps(folders: &Folders) -> nix::Result<[Stamp; 2]> {
+    Ok([index::stamp(&folders.new)?, index::stamp(&folders.cur)?])
+}
+
+/// Finds all messages in their order, with sizes and unique-ids, and says whether one had to be read for its size.
+/// `old` is what an index has: all that a folder that is unchanged holds, and of others the sizes.
+fn find(
+    folders: &Folders,
+    old: Vec<Message>,
+    unchanged: [bool; 2],
+    imported: &HashMap<String, String>,
+) -> nix::Result<(Vec<Message>, bool)> {
+    let changed: Vec<bool> = [false, true].into_iter().filter(|in_cur| !unchanged[usize::from(*in_cur)]).collect();
+    let mut places = scan(folders, &changed)?;
+    let kept = old.iter().map(|message| &message.place).filter(|place| unchanged[usize::from(place.in_cur)]);
+    places.extend(kept.map(|place| Place { is_twin: false, ..place.clone() }));
+    sort(folders, &mut places);
+    let known: HashMap<&[u8], u64> = old.iter().map(|message| (lasting(&message.place.name), message.octets)).collect();
+    let mut counted = false;
+    let mut messages = Vec::with_capacity(places.len());
+    let mut ordinals: HashMap<Vec<u8>, usize> = HashMap::new();
+    for place in places {
+        let known = known.get(lasting(&place.name)).filter(|_| !place.is_twin).copied();
+        let octets = match sizes(&place.name).map(|(_, octets)| octets).or(known) {
+            Some(octets) => octets,
+            None => match octets(folders, &place) {
+                Some(octets) => {
+                    counted = true;
+                    octets
+                }
+                None => continue,
+            },
+        };
+        let unique_id = if place.is_twin || unique_id(&place.name).is_none() {
+            let ordinal = ordinals.entry(lasting(&place.name).to_vec()).or_default();
+            *ordinal = ordinal.saturating_add(1);
+            Some(hashed_unique_id(&place.name, *ordinal).into())
+        } else {
+            None
+        };
+        let mut message = Message { octets, place, unique_id };
+        if !imported.is_empty()
+            && let Some(other) = imported.get(&message.unique_id())
+        {
+            message.unique_id = Some(other.as_str().into());
+        }
+        messages.push(message);
+    }
+    Ok((messages, counted))
+}
+
+/// Counted; nothing for a message that is gone. One that cannot be read is shown all the same, with an empty size, so
+/// that a bad message is no secret and hides no other; asking for it is an error.
+fn octets(folders: &Folders, place: &Place) -> Option<u64> {
+    let read = |place: &Place| -> io::Result<u64> {
+        count(Box::new(open_message(folder(folders, place.in_cur), &place.name)?))
+    };
+    let failed = match read(place) {
+        Ok(octets) => return Some(octets),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !place.is_twin => {
+            // Renamed since the folders were read.
+            let places = scan(folders, &[false, true]).ok()?;
+            let now = places.iter().find(|now| lasting(&now.name) == lasting(&place.name))?;
+            read(now)
+        }
+        Err(error) => Err(error),
+    };
+    match failed {
+        Ok(octets) => Some(octets),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            log::warn!("a message cannot be read: {error}");
+            Some(0)
+        }
+    }
+}
+
+/// Takes the flag T off all messages. What cannot be renamed keeps it.
+fn take_marks_off(folders: &Folders) -> nix::Result<()> {
+    for place in scan(folders, &[true])? {
+        let lasts = lasting(&place.name).len();
+        let flags = place.name.get(lasts..).unwrap_or_default();
+        if !flags.starts_with(b":2,") || !flags.contains(&b'T') {
+            continue;
+        }
+        let kept = flags.iter().filter(|flag| **flag != b'T');
+        let name: Vec<u8> = place.name.iter().take(lasts).chain(kept).copied().collect();
+        if let Err(errno) = again(|| renameat(&folders.cur, &*place.name, &folders.cur, name.as_slice())) {
+            log::warn!("a message keeps its deletion mark: {errno}");
+        }
+    }
+    Ok(())
+}
+
 fn folder(folders: &Folders, in_cur: bool) -> &OwnedFd {
     if in_cur { &folders.cur } else { &folders.new }
 }
 
-/// All messages there are now, in no order.
+/// The messages of new/ (false) and cur/ (true), in no order.
 ///
 /// new/ is read first: what another program moves on meanwhile is seen twice, not never.
-fn scan(folders: &Folders) -> nix::Result<Vec<Place>> {
+fn scan(folders: &Folders, which: &[bool]) -> nix::Result<Vec<Place>> {
     let mut places = Vec::new();
-    for in_cur in [false, true] {
+    for &in_cur in which {
         each_message(folder(folders, in_cur), |name| {
             places.push(Place { in_cur, is_twin: false, name: name.into() });
         })?;
@@ -203,18 +364,16 @@ fn scan(folders: &Folders) -> nix::Result<Vec<Place>> {
     Ok(places)
 }
 
-/// All messages in the order of their numbers, none twice because it was renamed while we read.
-fn snapshot(folders: &Folders) -> nix::Result<Vec<Place>> {
-    let mut places = scan(folders)?;
+/// Puts messages into the order of their numbers, and leaves out what is there twice because it was renamed meanwhile.
+fn sort(folders: &Folders, places: &mut Vec<Place>) {
     places.sort_by(|one, two| {
         order(lasting(&one.name)).cmp(&order(lasting(&two.name))).then(one.in_cur.cmp(&two.in_cur))
     });
     let is_there =
         |place: &Place| fstatat(folder(folders, place.in_cur), &*place.name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok();
-    mark_twins(&mut places);
+    mark_twins(places);
     places.retain(|place| !place.is_twin || is_there(place));
-    mark_twins(&mut places);
-    Ok(places)
+    mark_twins(places);
 }
 
 /// Notes which places share what lasts of their names; those stand together where they are sorted.

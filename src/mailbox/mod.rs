@@ -1,7 +1,10 @@
 //! Mailboxes: what POP3 reads (a [`Maildrop`]) and where deliver appends. Maildir, and mbox and MMDF, which are one file.
 
 mod append;
+pub mod beside;
 mod file;
+pub mod import;
+mod index;
 pub mod lock;
 pub mod maildir;
 mod mbox;
@@ -35,8 +38,16 @@ pub enum Error {
 
 /// A mailbox opened for one POP3 session: locked, and a snapshot. What is closed without `remove` is unchanged.
 pub trait Maildrop {
-    /// All messages, by number from 0.
-    fn entries(&self) -> &[Entry];
+    /// How many messages there are.
+    fn count(&self) -> usize;
+    /// Octets of all messages, as [`Entry`] counts them.
+    fn total(&self) -> u64;
+    /// A message, by its number from 0.
+    fn entry(&self, number: usize) -> io::Result<Entry>;
+    /// All messages.
+    fn entries(&self) -> io::Result<Vec<Entry>> {
+        (0..self.count()).map(|number| self.entry(number)).collect()
+    }
     /// Opens the content of a message as it lies on disk.
     fn open(&self, number: usize) -> io::Result<Box<dyn io::Read>>;
     /// Removes messages for good (UPDATE). Gives how many could not be removed; gone already counts as removed.
@@ -44,8 +55,16 @@ pub trait Maildrop {
 }
 
 impl Maildrop for Box<dyn Maildrop> {
-    fn entries(&self) -> &[Entry] {
-        (**self).entries()
+    fn count(&self) -> usize {
+        (**self).count()
+    }
+
+    fn total(&self) -> u64 {
+        (**self).total()
+    }
+
+    fn entry(&self, number: usize) -> io::Result<Entry> {
+        (**self).entry(number)
     }
 
     fn open(&self, number: usize) -> io::Result<Box<dyn Read>> {
@@ -61,13 +80,7 @@ impl Maildrop for Box<dyn Maildrop> {
 pub fn open(config: &Config, spec: &MailboxSpec) -> Result<Box<dyn Maildrop>, Error> {
     let path = Path::new(&spec.path);
     Ok(match spec.format {
-        MailboxFormat::Maildir => {
-            let mut maildir = maildir::Maildir::open(path)?;
-            if config.pop3d_undelete {
-                maildir.undelete();
-            }
-            Box::new(maildir)
-        }
+        MailboxFormat::Maildir => Box::new(maildir::Maildir::open_with(path, config.pop3d_undelete)?),
         format @ (MailboxFormat::Mbox | MailboxFormat::Mmdf) => {
             Box::new(file::OneFile::open(path, format, Locking::of(config))?)
         }

@@ -1,5 +1,6 @@
 //! A line of octets to a typed command (RFC 1939 section 3, RFC 2449 section 4).
 
+use crate::sasl::credentials::hexadecimal;
 use crate::wire::secret::Secret;
 use std::num::NonZeroU32;
 
@@ -24,6 +25,10 @@ pub enum Command {
     User(Vec<u8>),
     /// The password, any octets.
     Pass(Secret),
+    /// A name, and MD5 of the greeting's stamp and the password.
+    Apop(Vec<u8>, [u8; 16]),
+    /// Octets beyond ASCII in names, passwords and messages are UTF-8 (RFC 6856).
+    Utf8,
     /// Ends the session; in TRANSACTION state removes what is marked.
     Quit,
     /// How many messages and octets there are.
@@ -63,6 +68,8 @@ pub enum Mistake {
     MissingArgument,
     /// There is an argument too many.
     ExtraArgument,
+    /// 32 hexadecimal digits in lower case make a digest.
+    NotADigest,
     /// Digits only, from 1 to 4294967295, make a message number.
     NotANumber,
 }
@@ -77,6 +84,8 @@ pub fn parse(line: &[u8]) -> Result<Command, Mistake> {
         b"USER" => name(rest).map(Command::User),
         // All behind exactly one space: a password may begin with a blank, end with one and have some inside.
         b"PASS" => rest.ok_or(Mistake::MissingArgument).map(|secret| Command::Pass(Secret(secret.to_vec()))),
+        b"APOP" => digest(rest).map(|(name, digest)| Command::Apop(name, digest)),
+        b"UTF8" => nothing(rest).map(|()| Command::Utf8),
         b"QUIT" => nothing(rest).map(|()| Command::Quit),
         b"STAT" => nothing(rest).map(|()| Command::Stat),
         b"LIST" => optional(rest).map(Command::List),
@@ -94,6 +103,21 @@ pub fn parse(line: &[u8]) -> Result<Command, Mistake> {
     }
 }
 
+/// A line as it may stand in a log: of PASS, APOP and AUTH only the first word, or two.
+pub fn without_secrets(line: &[u8]) -> Vec<u8> {
+    let words: Vec<&[u8]> = line.splitn(3, |octet| *octet == b' ').collect();
+    let verb = words.first().copied().unwrap_or_default();
+    let shown = |count: usize| words.get(..count.min(words.len())).unwrap_or_default().join(&b' ');
+    match verb.to_ascii_uppercase().as_slice() {
+        b"AUTH" | b"APOP" => shown(2),
+        // Where a client that has lost count says its password it may say it as anything.
+        b"USER" | b"QUIT" | b"STAT" | b"LIST" | b"RETR" | b"DELE" | b"NOOP" | b"RSET" | b"TOP" | b"UIDL" | b"LAST"
+        | b"CAPA" | b"STLS" | b"UTF8" => line.to_vec(),
+        b"PASS" => shown(1),
+        _ => b"(no command)".to_vec(),
+    }
+}
+
 /// Blanks around arguments do not count: there are clients that send some at the end.
 fn arguments(rest: Option<&[u8]>) -> impl Iterator<Item = &[u8]> {
     rest.unwrap_or_default().split(|octet| matches!(octet, b' ' | b'\t')).filter(|word| !word.is_empty())
@@ -102,6 +126,14 @@ fn arguments(rest: Option<&[u8]>) -> impl Iterator<Item = &[u8]> {
 fn name(rest: Option<&[u8]>) -> Result<Vec<u8>, Mistake> {
     let name = rest.unwrap_or_default().trim_ascii();
     if name.is_empty() { Err(Mistake::MissingArgument) } else { Ok(name.to_vec()) }
+}
+
+/// The digest is the last word; a name may have blanks inside (RFC 1939 section 7).
+fn digest(rest: Option<&[u8]>) -> Result<(Vec<u8>, [u8; 16]), Mistake> {
+    let text = rest.unwrap_or_default().trim_ascii();
+    let blank = text.iter().rposition(|octet| *octet == b' ').ok_or(Mistake::MissingArgument)?;
+    let digest = hexadecimal(text.get(blank + 1..).unwrap_or_default()).ok_or(Mistake::NotADigest)?;
+    name(text.get(..blank)).map(|name| (name, digest))
 }
 
 /// A mechanism, and what the client says first.
@@ -161,6 +193,7 @@ mod tests {
             ("USER bob", Command::User(b"bob".to_vec())),
             ("PASS secret", Command::Pass(Secret(b"secret".to_vec()))),
             ("QUIT", Command::Quit),
+            ("UTF8", Command::Utf8),
             ("STLS", Command::Stls),
             ("AUTH", Command::Auth(None)),
             ("AUTH 1", Command::Auth(Some((b"1".to_vec(), None)))),
@@ -203,6 +236,21 @@ mod tests {
     }
 
     #[test]
+    fn apop_has_a_name_and_a_digest() {
+        let digest = "c4c9334bac560ecc979e58001b3e22fb";
+        let octets = hexadecimal(digest.as_bytes()).unwrap();
+        for (line, name) in [(format!("APOP mrose {digest}"), "mrose"), (format!("apop  a b  {digest} "), "a b")] {
+            assert_eq!(parse(line.as_bytes()), Ok(Command::Apop(name.into(), octets)), "{line}");
+        }
+        for line in ["APOP", "APOP ", "APOP mrose", &format!("APOP {digest}")] {
+            assert_eq!(parse(line.as_bytes()), Err(Mistake::MissingArgument), "{line}");
+        }
+        for wrong in [&digest[1..], &digest.to_uppercase(), &format!("{digest}0"), "x"] {
+            assert_eq!(parse(format!("APOP mrose {wrong}").as_bytes()), Err(Mistake::NotADigest), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_number_is_digits_only_and_in_range() {
         for word in ["0", "+1", "-1", "1x", "x", "4294967296", "4294967297", "18446744073709551616", "1.0", "\u{661}"] {
             for verb in ["RETR", "DELE", "LIST", "UIDL"] {
@@ -227,18 +275,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_unknown() {
-        for line in [
-            b"".as_slice(),
-            b" ",
-            b" QUIT",
-            b"\0QUIT",
-            b"QUIT\0",
-            b"STARTTLS",
-            b"AUTHX PLAIN",
-            b"APOP a b",
-            b"RETR1",
-            b"\xff",
-        ] {
+        for line in
+            [b"".as_slice(), b" ", b" QUIT", b"\0QUIT", b"QUIT\0", b"STARTTLS", b"AUTHX PLAIN", b"RETR1", b"\xff"]
+        {
             assert_eq!(parse(line), Err(Mistake::UnknownCommand), "{line:?}");
         }
     }

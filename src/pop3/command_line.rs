@@ -3,8 +3,10 @@
 //! Mailutils glues the number to `-d`, so `-d 5` is an operand too many here as it is there.
 
 use crate::cli::{self, Common};
-use crate::config::value::{AuthMethod, Facility, List, MailboxSpec, UserSource, Value};
+use crate::config::shown;
+use crate::config::value::{AuthMethod, Expire, Facility, List, MailboxSpec, OptionalPath, Users, Value};
 use crate::exit::Error;
+use crate::mailbox::import::Source;
 use clap::{ArgAction, CommandFactory, Parser};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -22,6 +24,12 @@ pub struct Args {
     /// Where to listen: a port or service, perhaps with addresses before it and a colon (110)
     #[arg(short, long, value_name = "PORT", requires = "daemon")]
     pub port: Option<String>,
+    /// With -d, go into the background when it listens
+    #[arg(long, requires = "daemon")]
+    pub detach: bool,
+    /// With -d, put the process id into a file
+    #[arg(short = 'P', long, value_name = "FILE", requires = "daemon")]
+    pub pidfile: Option<PathBuf>,
     /// End the session of a client that was silent for so long: pop3d_timeout
     #[arg(short, long, value_name = "SECONDS")]
     pub timeout: Option<u32>,
@@ -37,9 +45,18 @@ pub struct Args {
     /// Where the times of the last sessions are: pop3d_stat_file
     #[arg(long, value_name = "PATH")]
     pub stat_file: Option<String>,
-    /// How mailboxes are locked: R, try again; T, steal an old lock; P, steal one of a dead process (always done)
+    /// Days that a message stays after it was fetched: pop3d_expire
+    #[arg(long, value_name = "DAYS")]
+    pub expire: Option<String>,
+    /// Remove messages at QUIT that are as old as --expire says: pop3d_delete_expired
+    #[arg(long)]
+    pub delete_expired: bool,
+    /// How mailboxes are locked: E, by --external-locker; R, try again; T, steal an old lock; P, of a dead process (always)
     #[arg(long, value_name = "LETTERS")]
     pub lock_flags: Option<String>,
+    /// The program that makes dot locks instead: external_locker
+    #[arg(long, value_name = "PROGRAM")]
+    pub external_locker: Option<String>,
     /// How often a lock is tried: deliver_lock_attempts
     #[arg(long, value_name = "NUMBER")]
     pub lock_retry_count: Option<u32>,
@@ -55,15 +72,27 @@ pub struct Args {
     /// Tag of log records: syslog_name
     #[arg(long, value_name = "TAG")]
     pub log_tag: Option<String>,
+    /// Log what clients say and are answered: pop3d_transcript
+    #[arg(short = 'x', long)]
+    pub transcript: bool,
+    /// The file in /etc/pam.d: pam_service
+    #[arg(long, value_name = "NAME")]
+    pub pam_service: Option<String>,
     /// How passwords are checked, a list: authentication
     #[arg(long, value_name = "LIST")]
     pub authentication: Option<String>,
-    /// Where users are looked up: users
-    #[arg(long, value_name = "SOURCE")]
+    /// Where users are looked up, a list: users
+    #[arg(long, value_name = "LIST")]
     pub authorization: Option<String>,
     /// Begin with TLS, before the greeting, as on port 995
     #[arg(long)]
     pub tls: bool,
+    /// Take the unique-ids of another server over for --user, and exit: dovecot[:FORMAT], courier, x-uidl
+    #[arg(long, value_name = "SOURCE", requires = "user", conflicts_with_all = ["daemon", "inetd", "tls"])]
+    pub import_unique_ids: Option<String>,
+    /// Whose mailbox that is for
+    #[arg(long, value_name = "NAME", requires = "import_unique_ids")]
+    pub user: Option<String>,
     /// Write the session to a new file, as a transcript that can be played again
     #[arg(long, value_name = "FILE", conflicts_with = "daemon")]
     pub record: Option<PathBuf>,
@@ -108,23 +137,43 @@ impl Args {
         set("pop3d_login_delay", number(self.login_delay));
         set("pop3d_stat_file", checked::<PathBuf>("--stat-file", self.stat_file.as_deref())?);
         if let Some(letters) = &self.lock_flags {
-            if let Some(wrong) = letters.chars().find(|letter| !"RTP".contains(*letter)) {
-                return Err(wrong_value("--lock-flags", &wrong.to_string(), "letters of RTP"));
+            if let Some(wrong) = letters.chars().find(|letter| !"ERTP".contains(*letter)) {
+                return Err(wrong_value("--lock-flags", &wrong.to_string(), "letters of ERTP"));
+            }
+            if letters.contains('E') && self.external_locker.is_none() {
+                // Mailutils' default, where Debian's package has it.
+                set("external_locker", Some("/usr/bin/dotlock.mailutils".to_owned()));
             }
             set("deliver_lock_attempts", (!letters.contains('R')).then(|| "1".to_owned()));
             set("stale_lock_time", (!letters.contains('T')).then(|| "0".to_owned()));
         }
+        set("external_locker", checked::<OptionalPath>("--external-locker", self.external_locker.as_deref())?);
         set("deliver_lock_attempts", number(self.lock_retry_count));
         set("deliver_lock_delay", number(self.lock_retry_timeout));
         set("stale_lock_time", number(self.lock_expire_timeout));
+        set("pop3d_expire", checked::<Expire>("--expire", self.expire.as_deref())?);
+        set("pop3d_delete_expired", self.delete_expired.then(|| "yes".to_owned()));
+        set("pop3d_transcript", self.transcript.then(|| "yes".to_owned()));
+        set("pam_service", self.pam_service.clone());
         set("syslog_facility", checked::<Facility>("--log-facility", self.log_facility.as_deref())?);
         set("syslog_name", self.log_tag.clone());
         // Mailutils puts colons between methods, which our methods may contain.
         let colons = |list: &String| if list.contains('/') { list.clone() } else { list.replace(':', ",") };
         let methods = self.authentication.as_ref().map(colons);
         set("authentication", checked::<List<AuthMethod>>("--authentication", methods.as_deref())?);
-        set("users", checked::<UserSource>("--authorization", self.authorization.as_deref())?);
+        let sources = self.authorization.as_ref().map(colons);
+        set("users", checked::<Users>("--authorization", sources.as_deref())?);
+        self.import()?;
         Ok(settings)
+    }
+
+    /// Whose unique-ids are to be taken over.
+    pub fn import(&self) -> Result<Option<(Source, &str)>, Error> {
+        let (Some(source), Some(user)) = (&self.import_unique_ids, &self.user) else { return Ok(None) };
+        match Source::parse(source) {
+            Ok(source) => Ok(Some((source, user))),
+            Err(expected) => Err(wrong_value("--import-unique-ids", source, &expected)),
+        }
     }
 }
 
@@ -139,7 +188,7 @@ fn checked<T: Value>(option: &str, value: Option<&str>) -> Result<Option<String>
 }
 
 fn wrong_value(option: &str, value: &str, expected: &str) -> Error {
-    Error::Usage(format!("{option} {}: expected {expected}", value.escape_debug()))
+    Error::Usage(format!("{option} {}: expected {expected}", shown(value)))
 }
 
 /// `/var/mail` is `mbox:/var/mail/%u`.
@@ -171,6 +220,12 @@ mod tests {
             (&["-t", "60", "--undelete"], &["pop3d_timeout=60", "pop3d_undelete=yes"]),
             (&["--login-delay=30", "--stat-file=/x"], &["pop3d_login_delay=30", "pop3d_stat_file=/x"]),
             (&["--lock-flags=RT"], &[]),
+            (&["--lock-flags=ERT", "--external-locker=/x"], &["external_locker=/x"]),
+            (&["--lock-flags=ERT"], &["external_locker=/usr/bin/dotlock.mailutils"]),
+            (&["--expire=7", "--delete-expired"], &["pop3d_expire=7", "pop3d_delete_expired=yes"]),
+            (&["-x", "--pam-service=pop3"], &["pop3d_transcript=yes", "pam_service=pop3"]),
+            (&["--authorization=system,passwd-file:/x"], &["users=system,passwd-file:/x"]),
+            (&["--authentication=pam:system"], &["authentication=pam,system"]),
             (&["--lock-flags=P"], &["deliver_lock_attempts=1", "stale_lock_time=0"]),
             (&["--log-facility=LOG_LOCAL3", "--log-tag=x"], &["syslog_facility=LOG_LOCAL3", "syslog_name=x"]),
             (&["--authentication=generic:system"], &["authentication=generic,system"]),
@@ -184,7 +239,15 @@ mod tests {
     fn nonsense_is_an_error_that_says_what_was_expected() {
         for words in [
             &["-m", "mail"][..],
-            &["--lock-flags=E"],
+            &["--lock-flags=X"],
+            &["--external-locker=dotlock"],
+            &["--expire=soon"],
+            &["--expire=-1"],
+            &["--detach"],
+            &["-P", "/x"],
+            &["--import-unique-ids=cyrus", "--user=bob"],
+            &["--import-unique-ids=courier"],
+            &["--user=bob"],
             &["--log-facility=post"],
             &["--authentication=sql"],
             &["--authorization=virtdomain"],

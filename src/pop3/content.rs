@@ -26,6 +26,11 @@ impl Content {
         Content { limit: Some(limit), ..Content::whole() }
     }
 
+    /// Whether less than the whole message may be wanted.
+    pub fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
     /// Whether no more of the message is wanted.
     pub fn is_done(&self) -> bool {
         self.limit.as_ref().is_some_and(Limit::is_reached)

@@ -6,19 +6,22 @@
 
 use super::command::{self, Command, Mistake};
 use super::content::Content;
-use super::reply::{self, Capabilities, Reply};
+use super::reply::{self, Announced, Capabilities, Reply};
+use crate::logging;
 use crate::mailbox::Maildrop;
 use crate::net::connection::{Fault, Stream};
 use crate::net::tls::{Failure, Identity};
 use crate::sasl;
 use crate::wire::line::{Line, LineEnd, LineReader};
 use crate::wire::secret::Secret;
-use log::warn;
+use log::{info, warn};
 use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
 
 /// Output is sent when it is this long.
-const OUTPUT: usize = 32 * 1024;
+const OUTPUT: usize = 64 * 1024;
+/// What TOP reads first; most headers are shorter.
+const FIRST_PIECE: usize = 4 * 1024;
 
 /// Why a session ends in the middle.
 pub(super) enum Lost {
@@ -42,18 +45,35 @@ pub(super) struct Dialogue<S> {
     input: Vec<u8>,
     used: usize,
     output: Vec<u8>,
-    login_delay: u64,
+    announced: Announced,
+    /// What is said goes into the log as well.
+    logs: bool,
 }
 
 impl<S: Stream> Dialogue<S> {
     pub(super) fn new(stream: S, timeout: Duration) -> Self {
         let lines = LineReader::new(command::LONGEST_LINE, LineEnd::Lenient);
-        Dialogue { stream, timeout, lines, input: Vec::new(), used: 0, output: Vec::new(), login_delay: 0 }
+        Dialogue {
+            stream,
+            timeout,
+            lines,
+            input: Vec::new(),
+            used: 0,
+            output: Vec::new(),
+            announced: Announced::default(),
+            logs: false,
+        }
     }
 
-    /// Seconds between two sessions of a user, to be announced.
-    pub(super) fn with_login_delay(mut self, delay: Duration) -> Self {
-        self.login_delay = delay.as_secs();
+    /// With what is to be told to who asks for capabilities.
+    pub(super) fn announcing(mut self, announced: Announced) -> Self {
+        self.announced = announced;
+        self
+    }
+
+    /// With what both say in the log, except for passwords and messages.
+    pub(super) fn logging(mut self, logs: bool) -> Self {
+        self.logs = logs;
         self
     }
 
@@ -86,7 +106,12 @@ impl<S: Stream> Dialogue<S> {
             let (taken, line) = self.lines.push(unused);
             self.used += taken;
             match line {
-                Some(Line::Whole(line)) => return Ok(Some(command::parse(line))),
+                Some(Line::Whole(line)) => {
+                    if self.logs {
+                        info!("event=said line={:?}", logging::clean(&command::without_secrets(line), 200));
+                    }
+                    return Ok(Some(command::parse(line)));
+                }
                 Some(Line::TooLong | Line::BareLineEnd) => return Ok(Some(Err(Mistake::TooLong))),
                 None => {}
             }
@@ -126,7 +151,12 @@ impl<S: Stream> Dialogue<S> {
     }
 
     pub(super) fn say(&mut self, reply: &Reply) {
+        let before = self.output.len();
         reply.put(&mut self.output);
+        if self.logs {
+            let line = self.output.get(before..).unwrap_or_default().trim_ascii_end();
+            info!("event=answered line={:?}", logging::clean(line, 200));
+        }
     }
 
     /// The lines of a reply of several, and its end.
@@ -138,7 +168,7 @@ impl<S: Stream> Dialogue<S> {
     }
 
     pub(super) fn say_capabilities(&mut self, capabilities: Capabilities) {
-        reply::put_capabilities(capabilities, self.login_delay, &mut self.output);
+        reply::put_capabilities(capabilities, self.announced, &mut self.output);
     }
 
     /// Says it, and sends what there is if that is much.
@@ -163,10 +193,10 @@ impl<S: Stream> Dialogue<S> {
         Ok(())
     }
 
-    pub(super) fn list(&mut self, lines: impl Iterator<Item = String>) -> Result<(), Fault> {
+    pub(super) fn list(&mut self, lines: impl Iterator<Item = io::Result<String>>) -> Result<(), Lost> {
         self.say(&Reply::LISTING);
         for line in lines {
-            self.output.extend_from_slice(line.as_bytes());
+            self.output.extend_from_slice(line.map_err(Lost::Message)?.as_bytes());
             self.output.extend_from_slice(b"\r\n");
             self.send_much()?;
         }
@@ -174,34 +204,42 @@ impl<S: Stream> Dialogue<S> {
         Ok(())
     }
 
+    /// Sends a message, and says whether that was all of it.
     pub(super) fn message<M: Maildrop>(
         &mut self,
         maildrop: &M,
         index: usize,
         mut content: Content,
-    ) -> Result<(), Lost> {
+    ) -> Result<bool, Lost> {
         let mut file = match maildrop.open(index) {
             Ok(file) => file,
             Err(error) => {
                 warn!("event=message-not-opened message={} why={:?}", index + 1, error.to_string());
                 let is_gone = error.kind() == ErrorKind::NotFound;
-                return Ok(self.respond(if is_gone { &Reply::IS_GONE } else { &Reply::UNREADABLE })?);
+                self.respond(if is_gone { &Reply::IS_GONE } else { &Reply::UNREADABLE })?;
+                return Ok(false);
             }
         };
         self.say(&Reply::MESSAGE);
-        let mut piece = vec![0; OUTPUT];
+        // Who wants the header only gets it by reading little more than that.
+        let mut piece = vec![0; if content.is_limited() { FIRST_PIECE } else { OUTPUT }];
+        let mut is_whole = false;
         while !content.is_done() {
             let count = match file.read(&mut piece) {
-                Ok(0) => break,
+                Ok(0) => {
+                    is_whole = true;
+                    break;
+                }
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Lost::Message(error)),
             };
             content.push(piece.get(..count).unwrap_or_default(), &mut self.output);
             self.send_much()?;
+            piece.resize(OUTPUT.min(piece.len().saturating_mul(2)), 0);
         }
         content.finish(&mut self.output);
-        Ok(())
+        Ok(is_whole)
     }
 
     /// Says a last word, and closes.

@@ -36,6 +36,8 @@ replies! {
     MISSING_ARGUMENT = "-ERR An argument is missing", "Too few arguments.";
     EXTRA_ARGUMENT = "-ERR Too many arguments", "Too many arguments.";
     NOT_A_NUMBER = "-ERR Not a number that can be used here", "Not digits, zero, or too large.";
+    NOT_A_DIGEST = "-ERR Not the digest of APOP", "Not 32 hexadecimal digits.";
+    UTF8 = "+OK UTF-8 it is", "To UTF8.";
     TOO_LONG = "-ERR Line too long", "Over 255 octets.";
     TOO_MANY_MISTAKES = "-ERR Too many bad commands, goodbye", "Before closing.";
     LOG_IN_FIRST = "-ERR Log in first", "A command of the TRANSACTION state too early.";
@@ -67,6 +69,11 @@ replies! {
 }
 
 impl Reply {
+    /// The first line of all, with a stamp for APOP (RFC 1939 section 7).
+    pub fn stamped_greeting(stamp: &str) -> Reply {
+        Reply(Cow::Owned(format!("+OK doorpost POP3 ready {stamp}")))
+    }
+
     /// To PASS.
     pub fn welcome(messages: usize, octets: u64) -> Reply {
         Reply(Cow::Owned(format!("+OK {messages} messages, {octets} octets")))
@@ -106,6 +113,7 @@ impl From<Mistake> for Reply {
             Mistake::UnknownCommand => Reply::UNKNOWN_COMMAND,
             Mistake::MissingArgument => Reply::MISSING_ARGUMENT,
             Mistake::ExtraArgument => Reply::EXTRA_ARGUMENT,
+            Mistake::NotADigest => Reply::NOT_A_DIGEST,
             Mistake::NotANumber => Reply::NOT_A_NUMBER,
         }
     }
@@ -132,9 +140,18 @@ pub struct Capabilities {
     pub sasl: Offered,
 }
 
+/// What the administrator wants clients to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Announced {
+    /// Seconds from a session to the next of the same user; 0: none (RFC 2449 section 6.5).
+    pub login_delay: u64,
+    /// Days that a fetched message stays; none: for ever (RFC 2449 section 6.7).
+    pub expire: Option<u32>,
+}
+
 /// Appends the lines of CAPA (RFC 2449 section 6): only what works now, and the same in both states but for USER, for
 /// clients decide before they log in whether they can work with us.
-pub fn put_capabilities(capabilities: Capabilities, login_delay: u64, out: &mut Vec<u8>) {
+pub fn put_capabilities(capabilities: Capabilities, announced: Announced, out: &mut Vec<u8>) {
     Reply::CAPABILITIES.put(out);
     if capabilities.user {
         out.extend_from_slice(b"USER\r\n");
@@ -146,9 +163,13 @@ pub fn put_capabilities(capabilities: Capabilities, login_delay: u64, out: &mut 
     if capabilities.stls {
         out.extend_from_slice(b"STLS\r\n");
     }
-    out.extend_from_slice(b"TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nEXPIRE NEVER\r\n");
-    if login_delay > 0 {
-        out.extend_from_slice(format!("LOGIN-DELAY {login_delay}\r\n").as_bytes());
+    out.extend_from_slice(b"TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nUTF8 USER\r\n");
+    match announced.expire {
+        None => out.extend_from_slice(b"EXPIRE NEVER\r\n"),
+        Some(days) => out.extend_from_slice(format!("EXPIRE {days}\r\n").as_bytes()),
+    }
+    if announced.login_delay > 0 {
+        out.extend_from_slice(format!("LOGIN-DELAY {}\r\n", announced.login_delay).as_bytes());
     }
     out.extend_from_slice(concat!("IMPLEMENTATION doorpost-", env!("CARGO_PKG_VERSION"), "\r\n.\r\n").as_bytes());
 }

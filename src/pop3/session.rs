@@ -28,8 +28,14 @@ pub enum Step {
     StartTls,
     /// Check name and password, and tell [`Session::refused`], [`Session::unchecked`] or [`Session::entered`].
     Check(Vec<u8>, Secret),
+    /// The same for a name and what the client made of password and stamp.
+    CheckApop(Vec<u8>, [u8; 16]),
     /// List all messages that are not marked.
     List,
+    /// Say the size of a message (from 0).
+    Size(usize),
+    /// Find the size of a message (from 0), and tell it [`Session::deleted`].
+    Delete(usize),
     /// Say the unique-id of a message (from 0).
     UniqueId(usize),
     /// List the unique-ids of all messages that are not marked.
@@ -50,6 +56,8 @@ pub struct Session {
     tls: Tls,
     /// There are passwords stored in clear.
     secrets: bool,
+    /// The greeting has a stamp.
+    stamped: bool,
     mistakes: u32,
     failures: u32,
 }
@@ -72,8 +80,10 @@ enum State {
 
 #[derive(Debug)]
 struct Marks {
-    octets: Vec<u64>,
     deleted: Vec<bool>,
+    /// Octets of all messages, and messages and octets that are marked.
+    octets: u64,
+    marked: (u64, u64),
     last: u64,
 }
 
@@ -85,6 +95,7 @@ impl Session {
             passwords_allowed,
             tls: Tls::Never,
             secrets: false,
+            stamped: false,
             mistakes: 0,
             failures: 0,
         }
@@ -99,6 +110,12 @@ impl Session {
     pub fn with_secrets(mut self, secrets: bool) -> Session {
         self.secrets = secrets;
         self
+    }
+
+    /// Whether the greeting is to have a stamp: there APOP works. Clients that see one use it and nothing else.
+    pub fn stamp(&mut self) -> bool {
+        self.stamped = self.secrets && self.passwords_allowed;
+        self.stamped
     }
 
     /// The mechanisms there are now.
@@ -129,12 +146,18 @@ impl Session {
         }
     }
 
-    /// The password was right and the maildrop is open; it has messages of these sizes.
-    pub fn entered(&mut self, octets: Vec<u64>) -> Reply {
-        let reply = Reply::welcome(octets.len(), octets.iter().fold(0, |sum, size| sum.saturating_add(*size)));
-        let deleted = vec![false; octets.len()];
-        self.state = State::Transaction(Marks { octets, deleted, last: 0 });
-        reply
+    /// The password was right and the maildrop is open; it has so many messages, and octets in all.
+    pub fn entered(&mut self, messages: usize, octets: u64) -> Reply {
+        self.state = State::Transaction(Marks { deleted: vec![false; messages], octets, marked: (0, 0), last: 0 });
+        Reply::welcome(messages, octets)
+    }
+
+    /// The message that is to be marked (from 0) has so many octets.
+    pub fn deleted(&mut self, index: usize, octets: u64) -> Reply {
+        if let State::Transaction(marks) = &mut self.state {
+            marks.mark(index, octets);
+        }
+        Reply::DELETED
     }
 
     /// Name or password was wrong.
@@ -192,8 +215,8 @@ impl Session {
         }
     }
 
-    /// The messages that are not marked, from 0, with their sizes.
-    pub fn listed(&self) -> impl Iterator<Item = (usize, u64)> {
+    /// The messages that are not marked, from 0.
+    pub fn listed(&self) -> impl Iterator<Item = usize> {
         let marks = match &self.state {
             State::Authorization(_) | State::Update(_) => None,
             State::Transaction(marks) => Some(marks),
@@ -210,6 +233,10 @@ impl Session {
             }
             (Command::Pass(secret), Some(name)) => Step::Check(name, secret),
             (Command::Pass(_), None) => self.bad(Reply::USER_FIRST),
+            (Command::Apop(name, digest), _) if self.stamped => Step::CheckApop(name, digest),
+            (Command::Apop(..), _) => self.bad(Reply::UNKNOWN_COMMAND),
+            // Octets are octets here, before and after it.
+            (Command::Utf8, _) => Step::Say(Reply::UTF8),
             (Command::Auth(_), _) if !self.passwords_allowed => self.bad(Reply::TLS_FIRST),
             (Command::Auth(None), _) => Step::Mechanisms,
             (Command::Auth(Some((name, initial))), _) => match Mechanism::named(&name) {
@@ -260,35 +287,40 @@ impl Marks {
     /// lost count ask so.
     fn command(&mut self, command: Command, secrets: bool) -> Result<Step, Reply> {
         Ok(match command {
-            Command::User(_) | Command::Pass(_) | Command::Stls | Command::Auth(_) => return Err(Reply::LOGGED_IN),
+            Command::User(_)
+            | Command::Pass(_)
+            | Command::Apop(..)
+            | Command::Stls
+            | Command::Auth(_)
+            | Command::Utf8 => {
+                return Err(Reply::LOGGED_IN);
+            }
             Command::Quit => Step::Update,
             Command::Stat => {
-                let (count, octets) = self.listed().fold((0, 0_u64), |(n, sum), (_, o)| (n + 1, sum.saturating_add(o)));
-                Step::Say(Reply::numbers(count, octets))
+                let messages = (self.deleted.len() as u64).saturating_sub(self.marked.0);
+                Step::Say(Reply::numbers(messages, self.octets.saturating_sub(self.marked.1)))
             }
             Command::List(None) => Step::List,
-            Command::List(Some(number)) => self
-                .with(number, |index, octets, _| Step::Say(Reply::numbers((index as u64).saturating_add(1), octets))),
-            Command::Retr(number) => self.with(number, |index, _, marks| {
-                marks.used(index);
-                Step::Retrieve(index)
-            }),
-            Command::Dele(number) => self.with(number, |index, _, marks| {
-                marks.used(index);
-                if let Some(deleted) = marks.deleted.get_mut(index) {
-                    *deleted = true;
-                }
-                Step::Say(Reply::DELETED)
-            }),
+            Command::List(Some(number)) => self.with(number, Step::Size),
+            Command::Retr(number) => {
+                let step = self.with(number, Step::Retrieve);
+                self.used(&step);
+                step
+            }
+            Command::Dele(number) => {
+                let step = self.with(number, Step::Delete);
+                self.used(&step);
+                step
+            }
             Command::Noop => Step::Say(Reply::DONE),
             Command::Rset => {
                 self.deleted.fill(false);
-                self.last = 0;
+                (self.marked, self.last) = ((0, 0), 0);
                 Step::Say(Reply::UNDELETED)
             }
-            Command::Top(number, lines) => self.with(number, |index, _, _| Step::Top(index, lines)),
+            Command::Top(number, lines) => self.with(number, |index| Step::Top(index, lines)),
             Command::Uidl(None) => Step::UniqueIds,
-            Command::Uidl(Some(number)) => self.with(number, |index, _, _| Step::UniqueId(index)),
+            Command::Uidl(Some(number)) => self.with(number, Step::UniqueId),
             Command::Last => Step::Say(Reply::number(self.last)),
             // Whoever is logged in could do so, and will again.
             Command::Capa => {
@@ -298,22 +330,31 @@ impl Marks {
         })
     }
 
-    fn listed(&self) -> impl Iterator<Item = (usize, u64)> {
-        let all = (0..).zip(self.octets.iter().zip(&self.deleted));
-        all.filter(|(_, (_, deleted))| !**deleted).map(|(index, (octets, _))| (index, *octets))
+    fn listed(&self) -> impl Iterator<Item = usize> {
+        (0..).zip(&self.deleted).filter(|(_, deleted)| !**deleted).map(|(index, _)| index)
     }
 
-    fn used(&mut self, index: usize) {
-        self.last = self.last.max((index as u64).saturating_add(1));
+    fn mark(&mut self, index: usize, octets: u64) {
+        if let Some(deleted) = self.deleted.get_mut(index).filter(|deleted| !**deleted) {
+            *deleted = true;
+            self.marked = (self.marked.0.saturating_add(1), self.marked.1.saturating_add(octets));
+        }
     }
 
-    /// Does it with a message that is there and not marked.
-    fn with(&mut self, number: MessageNumber, act: impl FnOnce(usize, u64, &mut Marks) -> Step) -> Step {
+    /// Notes the highest number used, for LAST.
+    fn used(&mut self, step: &Step) {
+        if let Step::Retrieve(index) | Step::Delete(index) = step {
+            self.last = self.last.max((*index as u64).saturating_add(1));
+        }
+    }
+
+    /// What is to be done with a message that is there and not marked.
+    fn with(&self, number: MessageNumber, step: impl FnOnce(usize) -> Step) -> Step {
         let index = number.index();
-        match (self.octets.get(index).copied(), self.deleted.get(index)) {
-            (Some(octets), Some(false)) => act(index, octets, self),
-            (Some(_), Some(true)) => Step::Say(Reply::IS_DELETED),
-            (None, _) | (_, None) => Step::Say(Reply::NO_SUCH_MESSAGE),
+        match self.deleted.get(index) {
+            Some(false) => step(index),
+            Some(true) => Step::Say(Reply::IS_DELETED),
+            None => Step::Say(Reply::NO_SUCH_MESSAGE),
         }
     }
 }

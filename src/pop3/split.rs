@@ -23,6 +23,7 @@ use crate::net::tls::Offer;
 use crate::privilege::{self, Account, Owner};
 use crate::record::Recorder;
 use crate::sys;
+use crate::users::User as Mailboxed;
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -108,7 +109,7 @@ fn account(config: &Config, peer: &Peer, socket: OwnedFd) -> Result<Ended, Error
         drop(credentials);
         // The file of the last session is root's, as long as we are.
         let prepared = LastSession::open(config, &user.name);
-        let prepared = prepared.and_then(|last| become_owner(config, user.owner).map(|()| last));
+        let prepared = prepared.and_then(|last| become_owner(config, &user).map(|()| last));
         let last = match prepared {
             Ok(last) => last,
             Err(error) => {
@@ -119,7 +120,9 @@ fn account(config: &Config, peer: &Peer, socket: OwnedFd) -> Result<Ended, Error
         if Answer::Right(last_words).send(&mut child).is_err() {
             return Ok(Ended::HungUp);
         }
-        let mut dialogue = Dialogue::new(child, config.pop3d_timeout.0).with_login_delay(config.pop3d_login_delay.0);
+        let mut dialogue = Dialogue::new(child, config.pop3d_timeout.0)
+            .announcing(server::announced(config))
+            .logging(config.pop3d_transcript);
         return server::serve_user(config, peer, &user, secrets, last.as_ref(), &mut dialogue);
     }
     let _ = answer.send(&mut child);
@@ -127,12 +130,16 @@ fn account(config: &Config, peer: &Peer, socket: OwnedFd) -> Result<Ended, Error
 }
 
 /// Becomes the mailbox's owner for good; where the passwd-file gives none, that is `mail_owner`.
-fn become_owner(config: &Config, owner: Option<(u32, u32)>) -> Result<(), Error> {
-    match owner {
-        Some((0, _)) => Err(Error::Permission("root has no mailbox here".to_owned())),
-        Some((uid, gid)) => privilege::become_user(uid.into(), gid.into()),
-        None => privilege::become_owner(config, Owner::Mail),
-    }
+pub(super) fn become_owner(config: &Config, user: &Mailboxed) -> Result<(), Error> {
+    let (uid, gid) = match user.owner {
+        Some((0, _)) => return Err(Error::Permission("root has no mailbox here".to_owned())),
+        Some((uid, gid)) => (uid.into(), gid.into()),
+        None => {
+            let owner = privilege::owner_of(config, Owner::Mail)?;
+            (owner.uid, owner.gid)
+        }
+    };
+    privilege::become_owner_of(config, &user.mailbox_path(config), uid, gid)
 }
 
 /// Runs the child's part on the client's stream, and gives its exit status.
@@ -165,7 +172,9 @@ fn parse(
     stream: &mut Recorder<Connection>,
     tls: Offer,
 ) -> Result<Ended, Error> {
-    let mut dialogue = Dialogue::new(&mut *stream, config.pop3d_timeout.0).with_login_delay(config.pop3d_login_delay.0);
+    let mut dialogue = Dialogue::new(&mut *stream, config.pop3d_timeout.0)
+        .announcing(server::announced(config))
+        .logging(config.pop3d_transcript);
     let mut parent = privilege::become_user(owner.uid, owner.gid)
         .and_then(|()| gate::connect(config, socket))
         .inspect_err(|error| dialogue.close(&Reply::from(error)))?;

@@ -8,7 +8,7 @@ use super::{Policy, Verdict};
 use crate::aliases::{self, Target};
 use crate::channel::{Channel, Channels, Transport};
 use crate::config::Config;
-use crate::config::value::{ReceiveOverride, UserSource};
+use crate::config::value::ReceiveOverride;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
 use crate::users::{self, User};
@@ -116,15 +116,14 @@ fn with_local_part(address: &Address, local: &str) -> Address {
 /// The user in whose mailbox mail for a local address ends: of a passwd-file whoever is listed under the whole address,
 /// else under its local part.
 pub fn local_user(config: &Config, address: &Address) -> Lookup<User> {
-    let found = match &config.users {
-        UserSource::System => users::find(config, address.local_part()),
-        UserSource::PasswdFile(_) => match users::find(config, address.as_bytes()) {
-            Lookup::No => users::find(config, address.local_part()),
-            found => found,
-        },
+    // Users of this system are known by their local part only.
+    let whole = if config.users.files().next().is_some() { address.as_bytes() } else { address.local_part() };
+    let found = match users::find(config, whole) {
+        Lookup::No if whole != address.local_part() => users::find(config, address.local_part()),
+        found => found,
     };
     match found {
-        Lookup::Yes(user) if !may_receive(config, &user) => Lookup::No,
+        Lookup::Yes(user) if !may_receive(&user) => Lookup::No,
         found => found,
     }
 }
@@ -139,12 +138,12 @@ pub fn privileged(config: &Config) -> Lookup<User> {
 
 /// root never receives mail, for no process of ours writes as root; nor do the system's service users. deliver's helper
 /// asks this too, before a process becomes the user.
-pub fn may_receive(config: &Config, user: &User) -> bool {
-    match (&config.users, user.owner) {
+pub fn may_receive(user: &User) -> bool {
+    match (user.is_of_system, user.owner) {
         (_, Some((0, _))) => false,
-        (UserSource::System, Some((uid, _))) => uid >= FIRST_PERSON,
-        (UserSource::System, None) => false,
-        (UserSource::PasswdFile(_), _) => true,
+        (true, Some((uid, _))) => uid >= FIRST_PERSON,
+        (true, None) => false,
+        (false, _) => true,
     }
 }
 

@@ -14,8 +14,14 @@ fn config(file: &tempfile::NamedTempFile, mailbox: &str) -> Config {
 
 fn mailbox_of(name: &str, home: &str, template: &str) -> String {
     let spec = MailboxSpec { format: MailboxFormat::Maildir, path: template.to_owned() };
-    let user =
-        User { name: name.to_owned(), owner: None, home: PathBuf::from(home), mailbox: Some(spec), password: None };
+    let user = User {
+        name: name.to_owned(),
+        owner: None,
+        home: PathBuf::from(home),
+        mailbox: Some(spec),
+        password: None,
+        is_of_system: false,
+    };
     user.mailbox_path(&Config::with(&[])).path
 }
 
@@ -108,4 +114,20 @@ fn a_password_is_not_shown() {
     let found = find(&config(&file, "maildir:/mail/%u"), b"bob");
     assert!(matches!(&found, Lookup::Yes(user) if user.password.is_some()));
     assert!(!format!("{found:?}").contains("sesame"));
+}
+
+#[test]
+fn users_of_several_sources_are_found_in_their_order() {
+    let (one, two) = (file("bob:::::/one\n"), file("bob:::::/two\ncarol:::::/two\n"));
+    let users = format!("passwd-file:{}, passwd-file:{}, system", one.path().display(), two.path().display());
+    let config = Config::with(&[("users", &users), ("mailbox", "maildir:~/Maildir")]);
+    let home = |name: &[u8]| match find(&config, name) {
+        Lookup::Yes(user) => (user.home.display().to_string(), user.is_of_system),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(home(b"bob"), ("/one".to_owned(), false));
+    assert_eq!(home(b"carol"), ("/two".to_owned(), false));
+    assert!(home(b"root").1);
+    assert_eq!(find(&config, b"nobody-of-this-name"), Lookup::No);
+    assert!(check_file(&config).is_ok() && !all_belong_to(&config, 1000));
 }

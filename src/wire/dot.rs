@@ -102,7 +102,7 @@ impl Stuffer {
             if self.last == b'\n' && first == b'.' {
                 out.push(b'.');
             }
-            let run = input.iter().position(|octet| *octet == b'\n').unwrap_or(input.len());
+            let run = memchr::memchr(b'\n', input).unwrap_or(input.len());
             out.extend_from_slice(&input[..run]);
             self.last = if run > 0 { input[run - 1] } else { self.last };
             if run < input.len() {

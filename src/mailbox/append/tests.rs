@@ -9,6 +9,7 @@ const LOCKING: Locking = Locking {
     attempts: 1,
     delay: Duration::ZERO,
     stale: Duration::from_secs(500),
+    locker: None,
 };
 const MESSAGE: &[u8] = b"Return-Path: <bob@mx.example>\nSubject: x\n\nFrom here\n\x01\x01\x01\x01\nend";
 

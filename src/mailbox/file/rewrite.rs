@@ -12,7 +12,8 @@
 //! So a lease is asked for, which the kernel grants only while nobody has the file open for writing, and takes away
 //! when somebody wants to.
 
-use super::{OneFile, identities, stamp};
+use super::{Identity, OneFile, identities};
+use crate::mailbox::index::stamp;
 use crate::mailbox::lock::{Held, again, lease};
 use crate::mailbox::scan::{Found, scan};
 use crate::sys::Lease;
@@ -48,7 +49,7 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
     }
     let before = stamp(&old)?;
     let found = scan(&old, maildrop.format, None)?.messages;
-    let (doomed, doubtful) = doomed(maildrop, numbers, &found);
+    let (doomed, doubtful) = doomed(&maildrop.identities()?, numbers, &found);
     if doomed.is_empty() {
         return Ok(doubtful);
     }
@@ -72,24 +73,24 @@ fn is_ours(lease: Option<&Lease>) -> bool {
 }
 
 /// The messages of a scan that are to go, and how many marked ones cannot be told from one that is not marked.
-fn doomed(maildrop: &OneFile, numbers: &[usize], found: &[Found]) -> (HashSet<usize>, usize) {
+fn doomed(then: &[Identity], numbers: &[usize], found: &[Found]) -> (HashSet<usize>, usize) {
     let now = identities(found);
-    let count = |identities: &[(u128, u32, usize)]| {
+    let count = |identities: &[Identity]| {
         let mut counts: HashMap<(u128, u32), usize> = HashMap::new();
         for (fields, body, _) in identities {
             *counts.entry((*fields, *body)).or_default() += 1;
         }
         counts
     };
-    let (then_counts, now_counts) = (count(&maildrop.identities), count(&now));
+    let (then_counts, now_counts) = (count(then), count(&now));
     let at: HashMap<_, usize> = now.iter().enumerate().map(|(index, identity)| (*identity, index)).collect();
     let (mut doomed, mut doubtful) = (HashSet::new(), 0);
-    for identity in numbers.iter().filter_map(|number| maildrop.identities.get(*number)) {
+    for identity in numbers.iter().filter_map(|number| then.get(*number)) {
         let key = (identity.0, identity.1);
-        let (then, now) = (then_counts.get(&key).copied(), now_counts.get(&key).copied());
+        let (before, after) = (then_counts.get(&key).copied(), now_counts.get(&key).copied());
         match at.get(identity) {
             // Of twins another program took one: which, nobody can tell.
-            _ if now.is_some() && now < then => doubtful += 1,
+            _ if after.is_some() && after < before => doubtful += 1,
             Some(index) => drop(doomed.insert(*index)),
             None => {}
         }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::value::MailboxFormat::Mbox;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ const LOCKING: Locking = Locking {
     attempts: 1,
     delay: Duration::ZERO,
     stale: Duration::from_secs(500),
+    locker: None,
 };
 const FROM: &str = "From bob@mx.example Sun Nov 22 04:27:00 2026\n";
 
@@ -45,7 +46,7 @@ fn messages_are_read_without_their_quotes_and_as_long_as_was_said() {
     let (_folder, path) = mailbox(&[1, 2]);
     let maildrop = open(&path);
     assert_eq!(read(&maildrop, 1).unwrap(), "Subject: 2\n\nbody 2\nFrom x\n");
-    let octets: Vec<u64> = maildrop.entries().iter().map(|entry| entry.octets).collect();
+    let octets: Vec<u64> = maildrop.entries().unwrap().iter().map(|entry| entry.octets).collect();
     assert_eq!(octets, [30, 30]);
     assert!(read(&maildrop, 2).is_err());
 }
@@ -63,7 +64,7 @@ fn a_second_session_is_refused_and_deliveries_are_not() {
 fn a_mailbox_that_is_not_there_is_empty_and_is_not_made() {
     let folder = tempfile::tempdir().unwrap();
     let mut maildrop = open(&folder.path().join("bob"));
-    assert_eq!(maildrop.entries().len(), 0);
+    assert_eq!(maildrop.entries().unwrap().len(), 0);
     assert_eq!(maildrop.remove(&[]).unwrap(), 0);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     assert!(OneFile::open(&folder.path().join("no/bob"), Mbox, LOCKING).is_err());
@@ -84,7 +85,9 @@ fn what_is_marked_goes_and_what_arrived_meanwhile_stays_with_owner_and_mode() {
 #[test]
 fn unique_ids_outlast_removals_and_status_fields() {
     let (_folder, path) = mailbox(&[1, 2, 2, 3]);
-    let ids = |maildrop: &OneFile| -> Vec<String> { maildrop.entries().iter().map(|e| e.unique_id.clone()).collect() };
+    let ids = |maildrop: &OneFile| -> Vec<String> {
+        maildrop.entries().unwrap().iter().map(|e| e.unique_id.clone()).collect()
+    };
     let mut maildrop = open(&path);
     let before = ids(&maildrop);
     assert_eq!(before[2], format!("{}-2", before[1]));
@@ -148,4 +151,30 @@ fn a_locked_mailbox_is_in_use() {
     let (folder, path) = mailbox(&[1]);
     std::fs::write(folder.path().join("bob.lock"), "0").unwrap();
     assert!(matches!(OneFile::open(&path, Mbox, LOCKING), Err(Error::InUse)));
+}
+
+#[test]
+fn a_long_mailbox_is_read_out_of_its_index_as_long_as_it_is_unchanged() {
+    let (folder, path) = mailbox(&(0..2000).collect::<Vec<_>>());
+    let maildrop = open(&path);
+    let Some(file) = &maildrop.file else { panic!("no file") };
+    let later = || {
+        let known = || Ok(HashMap::new());
+        snapshot(&maildrop.place, file, Mbox, index::now() + 60_000_000_000, known).unwrap().0
+    };
+    assert!(matches!(later(), Snapshot::Held(..)));
+    let indexed = later();
+    assert!(matches!(indexed, Snapshot::Indexed(_)));
+    assert_eq!((indexed.count(), indexed.total()), (maildrop.count(), maildrop.total()));
+    for number in (0..2000).rev().step_by(77) {
+        let (one, two) = (indexed.get(number).unwrap(), maildrop.snapshot.get(number).unwrap());
+        assert_eq!((one.found, one.identity()), (two.found, two.identity()), "{number}");
+    }
+    append(&path, &message(2000));
+    assert_eq!(later().count(), 2001);
+    let kinds = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(kinds, 2, "the mailbox and its index");
+    let mmdf =
+        snapshot(&maildrop.place, file, MailboxFormat::Mmdf, index::now() + 60_000_000_000, || Ok(HashMap::new()));
+    assert!(mmdf.is_err(), "an index of another format");
 }

@@ -27,7 +27,7 @@ fn read(maildir: &Maildir, number: usize) -> io::Result<String> {
 }
 
 fn ids(maildir: &Maildir) -> Vec<String> {
-    maildir.entries().iter().map(|entry| entry.unique_id.clone()).collect()
+    maildir.entries().unwrap().iter().map(|entry| entry.unique_id.clone()).collect()
 }
 
 /// Content that ends in an error, as a pipe does whose writer is gone.
@@ -141,7 +141,7 @@ fn a_session_sees_messages_in_the_order_they_came() {
     fs::rename(path.join("new/999999999.c,S=4,W=5"), path.join("cur/999999999.c,S=4,W=5:2,T")).unwrap();
     let maildir = Maildir::open(&path).unwrap();
     assert_eq!(ids(&maildir), ["999999999.c,S=4,W=5", "1000000000.a,S=4,W=5", "1000000000.b,S=6,W=7"]);
-    assert_eq!(maildir.entries().iter().map(|entry| entry.octets).collect::<Vec<_>>(), [5, 5, 7]);
+    assert_eq!(maildir.entries().unwrap().iter().map(|entry| entry.octets).collect::<Vec<_>>(), [5, 5, 7]);
     assert_eq!(read(&maildir, 1).unwrap(), "two\n");
     assert!(read(&maildir, 3).is_err());
 }
@@ -149,7 +149,7 @@ fn a_session_sees_messages_in_the_order_they_came() {
 #[test]
 fn a_missing_maildir_is_made_and_empty() {
     let (_scratch, path) = scratch();
-    assert_eq!(Maildir::open(&path).unwrap().entries(), []);
+    assert_eq!(Maildir::open(&path).unwrap().entries().unwrap(), []);
     assert!(path.join("tmp").is_dir());
 }
 
@@ -160,7 +160,7 @@ fn a_second_session_finds_it_in_use_until_the_first_ends() {
     assert!(matches!(Maildir::open(&path), Err(Error::InUse)));
     put(&path, "1.a", "mail still arrives\n");
     drop(first);
-    assert_eq!(Maildir::open(&path).unwrap().entries().len(), 1);
+    assert_eq!(Maildir::open(&path).unwrap().entries().unwrap().len(), 1);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn sizes_are_believed_if_they_can_be_true_and_else_counted() {
     fs::write(path.join("new/3.c,S=9,W=4"), "a\nb\n").unwrap();
     fs::write(path.join("new/4.d,S=1000,W=1001"), "a\n").unwrap();
     let maildir = Maildir::open(&path).unwrap();
-    assert_eq!(maildir.entries().iter().map(|entry| entry.octets).collect::<Vec<_>>(), [8, 6, 6, 1001]);
+    assert_eq!(maildir.entries().unwrap().iter().map(|entry| entry.octets).collect::<Vec<_>>(), [8, 6, 6, 1001]);
 }
 
 #[test]
@@ -247,4 +247,83 @@ fn twins_are_removed_only_where_they_were_seen() {
     fs::remove_file(path.join("new/1.a,S=4,W=5")).unwrap();
     assert_eq!(maildir.remove(&[0]).unwrap(), 0);
     assert_eq!(names(path.join("cur")), ["1.a,S=4,W=5:2,S"]);
+}
+
+/// As a session that begins in some time, when nothing has changed for long.
+fn later(maildir: &Maildir) -> Snapshot<Message> {
+    snapshot(&maildir.folders, index::now() + 60_000_000_000, || Ok(HashMap::new())).unwrap()
+}
+
+fn many(path: &Path) {
+    for number in 0..WORTH_AN_INDEX + 6 {
+        let name = format!("{}.M{number}.mx", 1_000_000_000 + number);
+        fs::write(path.join(if number % 3 == 0 { "cur" } else { "new" }).join(name), "a\nb\n").unwrap();
+    }
+}
+
+#[test]
+fn an_unchanged_maildir_is_read_out_of_its_index_and_a_changed_one_is_not() {
+    let (_scratch, path) = scratch();
+    let maildir = Maildir::open(&path).unwrap();
+    many(&path);
+    assert!(matches!(later(&maildir), Snapshot::Held(..)));
+    let Snapshot::Indexed(index) = later(&maildir) else { panic!("no index") };
+    let indexed = Snapshot::Indexed(index);
+    drop(maildir);
+    let _ = fs::remove_file(path.join("doorpost-index"));
+    let maildir = Maildir::open(&path).unwrap();
+    assert_eq!((indexed.count(), indexed.total()), (maildir.count(), maildir.total()));
+    for number in 0..maildir.count() {
+        let (one, two) = (indexed.get(number).unwrap(), maildir.entry(number).unwrap());
+        assert_eq!((one.octets, one.unique_id()), (two.octets, two.unique_id), "{number}");
+    }
+    later(&maildir);
+    put(&path, "1.new", "a\n");
+    let changed = later(&maildir);
+    assert!(matches!(changed, Snapshot::Held(..)));
+    assert_eq!(changed.count(), indexed.count() + 1);
+    fs::rename(path.join("cur/1000000000.M0.mx"), path.join("cur/1000000000.M0.mx:2,S")).unwrap();
+    let renamed = later(&maildir);
+    assert!(matches!(renamed, Snapshot::Held(..)));
+    assert_eq!(&*renamed.get(1).unwrap().place.name, b"1000000000.M0.mx:2,S");
+}
+
+#[test]
+fn a_session_on_the_index_finds_what_is_renamed_under_it_and_removes_it() {
+    let (_scratch, path) = scratch();
+    let maildir = Maildir::open(&path).unwrap();
+    many(&path);
+    later(&maildir);
+    let snapshot = later(&maildir);
+    assert!(matches!(snapshot, Snapshot::Indexed(_)));
+    let mut maildir = Maildir { snapshot, ..maildir };
+    fs::rename(path.join("new/1000000001.M1.mx"), path.join("cur/1000000001.M1.mx:2,S")).unwrap();
+    assert_eq!(read(&maildir, 1).unwrap(), "a\nb\n");
+    fs::rename(path.join("new/1000000002.M2.mx"), path.join("cur/1000000002.M2.mx:2,S")).unwrap();
+    assert_eq!(maildir.remove(&[0, 1, 2]).unwrap(), 0);
+    assert_eq!(names(path.join("new")).len() + names(path.join("cur")).len(), WORTH_AN_INDEX + 3);
+}
+
+#[test]
+fn sizes_that_were_counted_are_not_counted_again() {
+    let (_scratch, path) = scratch();
+    drop(Maildir::open(&path).unwrap());
+    fs::write(path.join("cur/1.a"), "a\nb\n").unwrap();
+    assert_eq!(Maildir::open(&path).unwrap().total(), 6);
+    // Nobody writes into a message; whoever does is not noticed, which shows that it is not read.
+    fs::write(path.join("cur/1.a"), "something longer\n").unwrap();
+    put(&path, "2.b", "x\n");
+    assert_eq!(Maildir::open(&path).unwrap().total(), 9);
+}
+
+#[test]
+fn imported_unique_ids_are_shown_also_out_of_the_index() {
+    let (_scratch, path) = scratch();
+    let maildir = Maildir::open(&path).unwrap();
+    many(&path);
+    let known = || Ok(HashMap::from([("1000000001.M1.mx".to_owned(), "UID7-8".to_owned())]));
+    for _ in 0..2 {
+        let snapshot = snapshot(&maildir.folders, index::now() + 60_000_000_000, known).unwrap();
+        assert_eq!(snapshot.get(1).unwrap().unique_id(), "UID7-8");
+    }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::mailbox::Entry;
 use crate::net::peer::Origin;
+use crate::pop3::content::Content;
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read};
@@ -52,8 +53,16 @@ struct Drop1 {
 }
 
 impl Maildrop for Drop1 {
-    fn entries(&self) -> &[Entry] {
-        &self.entries
+    fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn total(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.octets).sum()
+    }
+
+    fn entry(&self, number: usize) -> io::Result<Entry> {
+        Ok(self.entries[number].clone())
     }
     fn open(&self, number: usize) -> io::Result<Box<dyn Read>> {
         match self.messages[number] {
@@ -155,7 +164,7 @@ impl Play {
             }
         });
         let ended = match entered {
-            Ok(Entered::In(())) => transaction(&mut dialogue, maildrop, &peer, "bob", false),
+            Ok(Entered::In(())) => transaction(&mut dialogue, maildrop, &peer, "bob", false, None),
             Ok(Entered::Out(ended)) => Ok(ended),
             Err(error) => Err(error),
         };

@@ -8,11 +8,22 @@ fn say(session: &mut Session, line: &str) -> Step {
     }
 }
 
+/// Does what the server does for sizes.
+fn act(session: &mut Session, line: &str, octets: &[u64]) -> Step {
+    match say(session, line) {
+        Step::Size(index) => Step::Say(Reply::numbers(index as u64 + 1, octets[index])),
+        Step::Delete(index) => Step::Say(session.deleted(index, octets[index])),
+        step => step,
+    }
+}
+
+const SIZES: [u64; 3] = [10, 20, 30];
+
 fn logged_in(octets: &[u64]) -> Session {
     let mut session = Session::new(true);
     assert_eq!(say(&mut session, "USER bob"), Step::Say(Reply::SEND_PASSWORD));
     assert_eq!(say(&mut session, "PASS x"), Step::Check(b"bob".to_vec(), Secret(b"x".to_vec())));
-    session.entered(octets.to_vec());
+    session.entered(octets.len(), octets.iter().fold(0, |sum, octets| sum.saturating_add(*octets)));
     session
 }
 
@@ -81,30 +92,30 @@ fn messages_that_are_not_there_are_no_bad_commands() {
 
 #[test]
 fn marked_messages_leave_every_count() {
-    let mut session = logged_in(&[10, 20, 30]);
-    assert_eq!(say(&mut session, "STAT"), Step::Say(Reply::numbers(3, 60)));
-    assert_eq!(say(&mut session, "DELE 2"), Step::Say(Reply::DELETED));
-    assert_eq!(say(&mut session, "STAT"), Step::Say(Reply::numbers(2, 40)));
-    assert_eq!(session.listed().collect::<Vec<_>>(), [(0, 10), (2, 30)]);
+    let mut session = logged_in(&SIZES);
+    assert_eq!(act(&mut session, "STAT", &SIZES), Step::Say(Reply::numbers(3, 60)));
+    assert_eq!(act(&mut session, "DELE 2", &SIZES), Step::Say(Reply::DELETED));
+    assert_eq!(act(&mut session, "STAT", &SIZES), Step::Say(Reply::numbers(2, 40)));
+    assert_eq!(session.listed().collect::<Vec<_>>(), [0, 2]);
     for line in ["DELE 2", "RETR 2", "LIST 2", "UIDL 2", "TOP 2 1"] {
-        assert_eq!(say(&mut session, line), Step::Say(Reply::IS_DELETED), "{line}");
+        assert_eq!(act(&mut session, line, &SIZES), Step::Say(Reply::IS_DELETED), "{line}");
     }
-    assert_eq!(say(&mut session, "LIST 3"), Step::Say(Reply::numbers(3, 30)));
-    assert_eq!(say(&mut session, "RSET"), Step::Say(Reply::UNDELETED));
-    assert_eq!(say(&mut session, "STAT"), Step::Say(Reply::numbers(3, 60)));
-    assert_eq!(say(&mut session, "QUIT"), Step::Update);
+    assert_eq!(act(&mut session, "LIST 3", &SIZES), Step::Say(Reply::numbers(3, 30)));
+    assert_eq!(act(&mut session, "RSET", &SIZES), Step::Say(Reply::UNDELETED));
+    assert_eq!(act(&mut session, "STAT", &SIZES), Step::Say(Reply::numbers(3, 60)));
+    assert_eq!(act(&mut session, "QUIT", &SIZES), Step::Update);
     assert_eq!(session.to_remove(), Vec::<usize>::new());
 }
 
 #[test]
 fn what_is_marked_at_quit_is_to_be_removed_and_not_before() {
-    let mut session = logged_in(&[10, 20, 30]);
-    say(&mut session, "DELE 3");
-    say(&mut session, "DELE 1");
+    let mut session = logged_in(&SIZES);
+    act(&mut session, "DELE 3", &SIZES);
+    act(&mut session, "DELE 1", &SIZES);
     assert_eq!(session.to_remove(), Vec::<usize>::new());
-    assert_eq!(say(&mut session, "QUIT"), Step::Update);
+    assert_eq!(act(&mut session, "QUIT", &SIZES), Step::Update);
     assert_eq!(session.to_remove(), [0, 2]);
-    assert_eq!(say(&mut session, "NOOP"), Step::Close(Reply::GOODBYE));
+    assert_eq!(act(&mut session, "NOOP", &SIZES), Step::Close(Reply::GOODBYE));
 }
 
 #[test]
@@ -131,6 +142,36 @@ fn last_is_the_highest_number_used() {
     assert_eq!(say(&mut session, "LAST"), Step::Say(Reply::number(3)));
     say(&mut session, "RSET");
     assert_eq!(say(&mut session, "LAST"), Step::Say(Reply::number(0)));
+}
+
+#[test]
+fn a_message_is_marked_once() {
+    let mut session = logged_in(&SIZES);
+    // Both are said before the first is told.
+    assert_eq!([say(&mut session, "DELE 1"), say(&mut session, "DELE 1")], [Step::Delete(0), Step::Delete(0)]);
+    session.deleted(0, 10);
+    session.deleted(0, 10);
+    assert_eq!(say(&mut session, "STAT"), Step::Say(Reply::numbers(2, 50)));
+}
+
+#[test]
+fn apop_is_there_where_the_greeting_has_a_stamp() {
+    let digest = "0123456789abcdef".repeat(2);
+    let line = format!("APOP bob {digest}");
+    for (passwords_allowed, secrets) in [(false, true), (true, false), (true, true)] {
+        let mut session = Session::new(passwords_allowed).with_secrets(secrets);
+        let stamped = session.stamp();
+        assert_eq!(stamped, passwords_allowed && secrets);
+        let step = say(&mut session, &line);
+        assert_eq!(matches!(&step, Step::CheckApop(name, _) if name == b"bob"), stamped);
+        assert_eq!(step == Step::Say(Reply::UNKNOWN_COMMAND), !stamped);
+    }
+}
+
+#[test]
+fn utf8_is_switched_on_before_login_only() {
+    assert_eq!(say(&mut Session::new(true), "UTF8"), Step::Say(Reply::UTF8));
+    assert_eq!(say(&mut logged_in(&[]), "UTF8"), Step::Say(Reply::LOGGED_IN));
 }
 
 #[test]

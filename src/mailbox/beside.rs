@@ -1,0 +1,80 @@
+//! Small text files of ours beside a mailbox: in a Maildir `doorpost-WHAT`, beside a file `.NAME.doorpost-WHAT`.
+//!
+//! They belong to who has the session's lock. They are read a line at a time; a line that is too long or no UTF-8 is
+//! none.
+
+use crate::config::value::{MailboxFormat, MailboxSpec};
+use crate::users::passwd_file;
+use nix::fcntl::OFlag;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// One such file.
+#[derive(Debug, Clone)]
+pub struct Beside {
+    path: PathBuf,
+}
+
+impl Beside {
+    /// The file of a mailbox for something; it need not be there.
+    pub fn of(spec: &MailboxSpec, what: &str) -> Beside {
+        let mailbox = Path::new(&spec.path);
+        let path = match spec.format {
+            MailboxFormat::Maildir => mailbox.join(format!("doorpost-{what}")),
+            MailboxFormat::Mbox | MailboxFormat::Mmdf => {
+                let mut name = OsString::from(".");
+                name.push(mailbox.file_name().unwrap_or_default());
+                name.push(format!(".doorpost-{what}"));
+                mailbox.with_file_name(name)
+            }
+        };
+        Beside { path }
+    }
+
+    /// Where it is, for records.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn open(&self, path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+        options.mode(0o600).custom_flags(OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).bits()).open(path)
+    }
+
+    /// Gives each line, without its end. A file that is not there has none.
+    pub fn each_line(&self, mut each: impl FnMut(&str)) -> io::Result<()> {
+        let file = match self.open(&self.path, OpenOptions::new().read(true)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        passwd_file::lines(file, |_, line| {
+            if let Some(line) = line.and_then(|line| std::str::from_utf8(line).ok()) {
+                each(line);
+            }
+            Ok::<(), io::Error>(())
+        })
+    }
+
+    /// Adds lines at the end.
+    pub fn append(&self, lines: &str) -> io::Result<()> {
+        self.open(&self.path, OpenOptions::new().append(true).create(true))?.write_all(lines.as_bytes())
+    }
+
+    /// Puts a new file in its place, on disk before it has the name.
+    pub fn replace(&self, text: &str) -> io::Result<()> {
+        let mut draft = self.path.clone().into_os_string();
+        draft.push(".new");
+        let draft = PathBuf::from(draft);
+        match std::fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = self.open(&draft, OpenOptions::new().write(true).create_new(true))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&draft, &self.path)
+    }
+}

@@ -1,0 +1,394 @@
+//! The index of a mailbox: what a session found, kept for the next one, so that login and STAT cost the same however many
+//! messages there are.
+//!
+//! It is a cache and need never be right: it counts only for folders or files that are what they were (device, inode,
+//! size, mtime and ctime) and had been left alone for more than two seconds when it was made, because a change within
+//! one tick of a clock leaves no trace. Every part has a checksum. What does not fit is thrown away and made anew;
+//! a write that fails is nothing. It is read a block at a time, so a session never holds all of it.
+//!
+//! ```text
+//! "doorpost index 1", then numbers of 64 bits, least octet first:
+//!   kind, when it was made (ns), two stamps of six numbers, count, octets of all, place and number of blocks,
+//!   CRC-32 of the table, CRC-32 of all before
+//! blocks of 128 messages, as their kind writes them
+//! table: place, length and CRC-32 of each block
+//! ```
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::cell::{OnceCell, RefCell};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::time::SystemTime;
+
+const MAGIC: &[u8; 16] = b"doorpost index 1";
+/// Messages in a block.
+const BLOCK: usize = 128;
+/// Numbers of the head, its checksum included.
+const NUMBERS: usize = 20;
+/// Longest block: 128 messages with names and ids of 255 octets.
+const LONGEST_BLOCK: u64 = 128 * 1024;
+/// A folder that was changed so short a time before may have been changed again without a trace.
+const SETTLED: u64 = 2_000_000_000;
+
+/// A message as one kind of mailbox keeps it.
+pub trait Item: Sized + Clone {
+    /// Its size in POP3.
+    fn octets(&self) -> u64;
+    /// Appends what `take` reads; at most 1 KiB.
+    fn put(&self, out: &mut Vec<u8>);
+    /// Reads one and moves on; nothing where there is none.
+    fn take(from: &mut &[u8]) -> Option<Self>;
+}
+
+/// What tells one state of a folder or file from the next: device, inode, size, mtime and ctime in nanoseconds, and 0.
+pub type Stamp = [u64; 6];
+
+/// The stamp of a folder or file.
+pub fn stamp(of: &impl AsFd) -> nix::Result<Stamp> {
+    let status = fstat(of)?;
+    let time = |seconds: i64, nanoseconds: i64| {
+        let [seconds, nanoseconds] = [seconds, nanoseconds].map(|part| u64::try_from(part).unwrap_or(0));
+        seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+    };
+    let size = u64::try_from(status.st_size).unwrap_or(0);
+    Ok([status.st_dev, status.st_ino, size, modified(&status), time(status.st_ctime, status.st_ctime_nsec), 0])
+}
+
+/// Nanoseconds since 1970.
+pub fn now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn modified(status: &FileStat) -> u64 {
+    let [seconds, nanoseconds] = [status.st_mtime, status.st_mtime_nsec].map(|part| u64::try_from(part).unwrap_or(0));
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+}
+
+/// The messages of a session: in memory, or in an index on disk.
+#[derive(Debug)]
+pub enum Snapshot<T> {
+    /// As they were just found.
+    Held(Vec<T>, u64),
+    /// As an earlier session found them.
+    Indexed(Index<T>),
+}
+
+impl<T: Item> Snapshot<T> {
+    /// Messages in memory.
+    pub fn held(items: Vec<T>) -> Snapshot<T> {
+        let total = items.iter().fold(0, |sum: u64, item| sum.saturating_add(item.octets()));
+        Snapshot::Held(items, total)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Snapshot::Held(items, _) => items.len(),
+            Snapshot::Indexed(index) => index.count,
+        }
+    }
+
+    /// Octets of all.
+    pub fn total(&self) -> u64 {
+        match self {
+            Snapshot::Held(_, total) => *total,
+            Snapshot::Indexed(index) => index.total,
+        }
+    }
+
+    /// One, from 0. An index that is broken here is an error; the next session will do without it.
+    pub fn get(&self, number: usize) -> io::Result<T> {
+        match self {
+            Snapshot::Held(items, _) => items.get(number).cloned().ok_or_else(none),
+            Snapshot::Indexed(index) => index.get(number),
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> io::Result<Vec<T>> {
+        match self {
+            Snapshot::Held(items, _) => Ok(items.clone()),
+            Snapshot::Indexed(index) => index.all(),
+        }
+    }
+}
+
+fn none() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "no such message")
+}
+
+fn broken() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the index of the mailbox is broken")
+}
+
+/// Where an index is: a folder and a name in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The folder.
+    pub folder: &'a OwnedFd,
+    /// The file.
+    pub name: &'a OsStr,
+    /// The kind of mailbox, which must be that of the index.
+    pub kind: u64,
+}
+
+/// An index that is there and whole as far as was looked; whether it still counts is for [`Index::fits`] to say.
+#[derive(Debug)]
+pub struct Index<T> {
+    file: File,
+    made: u64,
+    stamps: [Stamp; 2],
+    count: usize,
+    total: u64,
+    table_at: u64,
+    blocks: usize,
+    table_sum: u64,
+    table: OnceCell<Vec<[u64; 3]>>,
+    /// The block that was read last, and its number.
+    block: RefCell<(usize, Vec<T>)>,
+    items: PhantomData<T>,
+}
+
+impl<T: Item> Index<T> {
+    /// Opens one; none where there is none that could be used.
+    pub fn open(place: Place<'_>) -> Option<Index<T>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(place.folder, place.name, flags, Mode::empty()).ok()?);
+        let mut head = [0; MAGIC.len() + NUMBERS * 8];
+        file.read_exact_at(&mut head, 0).ok()?;
+        let numbers: Vec<u64> = words(head.strip_prefix(MAGIC)?).collect();
+        let (sum, covered) = (*numbers.last()?, head.get(..head.len() - 8)?);
+        if u64::from(crc32fast::hash(covered)) != sum || numbers.first() != Some(&place.kind) {
+            return None;
+        }
+        let stamp = |at: usize| numbers.get(at..at + 6)?.try_into().ok();
+        let number = |at: usize| numbers.get(at).copied();
+        let count = usize::try_from(number(14)?).ok()?;
+        let blocks = usize::try_from(number(17)?).ok()?;
+        if count.div_ceil(BLOCK) != blocks {
+            return None;
+        }
+        Some(Index {
+            file,
+            made: number(1)?,
+            stamps: [stamp(2)?, stamp(8)?],
+            count,
+            total: number(15)?,
+            table_at: number(16)?,
+            blocks,
+            table_sum: number(18)?,
+            table: OnceCell::new(),
+            block: RefCell::new((usize::MAX, Vec::new())),
+            items: PhantomData,
+        })
+    }
+
+    /// Whether what it says of one of the two is true still.
+    pub fn fits(&self, which: usize, now: &Stamp) -> bool {
+        let settled = |time: u64| time.checked_add(SETTLED).is_some_and(|time| time < self.made);
+        self.stamps.get(which) == Some(now) && settled(now[3]) && settled(now[4])
+    }
+
+    fn get(&self, number: usize) -> io::Result<T> {
+        if number >= self.count {
+            return Err(none());
+        }
+        let wanted = number / BLOCK;
+        let mut block = self.block.borrow_mut();
+        if block.0 != wanted {
+            *block = (wanted, self.read(wanted)?);
+        }
+        block.1.get(number % BLOCK).cloned().ok_or_else(broken)
+    }
+
+    /// All messages; also of an index that does not count any more, for what lasts of it.
+    pub fn all(&self) -> io::Result<Vec<T>> {
+        let mut items = Vec::new();
+        for block in 0..self.blocks {
+            items.append(&mut self.read(block)?);
+        }
+        if items.len() == self.count { Ok(items) } else { Err(broken()) }
+    }
+
+    fn read(&self, block: usize) -> io::Result<Vec<T>> {
+        let &[at, length, sum] = self.table()?.get(block).ok_or_else(broken)?;
+        if length > LONGEST_BLOCK {
+            return Err(broken());
+        }
+        let mut octets = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.file.read_exact_at(&mut octets, at)?;
+        if u64::from(crc32fast::hash(&octets)) != sum {
+            return Err(broken());
+        }
+        let mut rest = octets.as_slice();
+        let mut items = Vec::with_capacity(BLOCK);
+        while !rest.is_empty() {
+            items.push(T::take(&mut rest).ok_or_else(broken)?);
+        }
+        let is_last = block + 1 == self.blocks;
+        let expected = if is_last { self.count - block * BLOCK } else { BLOCK };
+        if items.len() == expected { Ok(items) } else { Err(broken()) }
+    }
+
+    fn table(&self) -> io::Result<&Vec<[u64; 3]>> {
+        if let Some(table) = self.table.get() {
+            return Ok(table);
+        }
+        // The file must be so long, so a wrong number cannot ask for much memory.
+        let length = self.blocks.checked_mul(24).ok_or_else(broken)?;
+        if self.file.metadata()?.len() < self.table_at.saturating_add(length as u64) {
+            return Err(broken());
+        }
+        let mut octets = vec![0; length];
+        self.file.read_exact_at(&mut octets, self.table_at)?;
+        if u64::from(crc32fast::hash(&octets)) != self.table_sum {
+            return Err(broken());
+        }
+        let numbers: Vec<u64> = words(&octets).collect();
+        let rows = numbers.chunks_exact(3).map(|row| [row[0], row[1], row[2]]).collect();
+        Ok(self.table.get_or_init(|| rows))
+    }
+}
+
+fn words(octets: &[u8]) -> impl Iterator<Item = u64> {
+    octets.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes))
+}
+
+/// An index being made. Dropped before [`Draft::write`] is done it leaves nothing.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    place: Place<'a>,
+    name: Vec<u8>,
+    file: Option<File>,
+    made: u64,
+}
+
+impl<'a> Draft<'a> {
+    /// Begins one for a mailbox that was read from the time `began` on ([`now`]), which is put by the clock that stamps
+    /// files there. None where it cannot be written, which does not matter. Only under the lock of the session, for its
+    /// name is always the same.
+    pub fn begin(place: Place<'a>, began: u64) -> Option<Draft<'a>> {
+        let mut name = place.name.as_encoded_bytes().to_vec();
+        name.extend_from_slice(b".new");
+        let _ = unlinkat(place.folder, name.as_slice(), UnlinkatFlags::NoRemoveDir);
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(place.folder, name.as_slice(), flags, Mode::S_IRUSR | Mode::S_IWUSR).ok()?;
+        let created = fstat(&file).map(|status| modified(&status));
+        let mut draft = Draft { place, name, file: Some(File::from(file)), made: 0 };
+        draft.made = created.ok()?.saturating_add(began).saturating_sub(now());
+        Some(draft)
+    }
+
+    /// Whether nothing had changed for so long that what is found now will count.
+    pub fn will_count(&self, stamps: &[Stamp]) -> bool {
+        let settled = |time: u64| time.checked_add(SETTLED).is_some_and(|time| time < self.made);
+        stamps.iter().all(|stamp| settled(stamp[3]) && settled(stamp[4]))
+    }
+
+    /// Writes it and puts it in place. What fails is no loss: it is said in the log, for those who look for it.
+    pub fn write<T: Item>(mut self, stamps: &[Stamp; 2], items: &[T]) {
+        if let Err(error) = self.try_write(stamps, items) {
+            log::debug!("event=no-index why={:?}", error.to_string());
+        }
+    }
+
+    fn try_write<T: Item>(&mut self, stamps: &[Stamp; 2], items: &[T]) -> io::Result<()> {
+        let file = self.file.take().ok_or_else(none)?;
+        let mut out = BufWriter::with_capacity(64 * 1024, &file);
+        let mut at = (MAGIC.len() + NUMBERS * 8) as u64;
+        out.write_all(&vec![0; usize::try_from(at).unwrap_or(0)])?;
+        let (mut octets, mut table) = (Vec::new(), Vec::new());
+        for block in items.chunks(BLOCK) {
+            octets.clear();
+            block.iter().for_each(|item| item.put(&mut octets));
+            for number in [at, octets.len() as u64, u64::from(crc32fast::hash(&octets))] {
+                table.extend_from_slice(&number.to_le_bytes());
+            }
+            out.write_all(&octets)?;
+            at += octets.len() as u64;
+        }
+        out.write_all(&table)?;
+        out.flush()?;
+        let total = items.iter().fold(0, |sum: u64, item| sum.saturating_add(item.octets()));
+        let mut head = MAGIC.to_vec();
+        let stamps = stamps.iter().flatten().copied();
+        let counts = [items.len() as u64, total, at, items.len().div_ceil(BLOCK) as u64];
+        let numbers = [self.place.kind, self.made].into_iter().chain(stamps).chain(counts);
+        for number in numbers.chain([u64::from(crc32fast::hash(&table))]) {
+            head.extend_from_slice(&number.to_le_bytes());
+        }
+        let sum = crc32fast::hash(&head);
+        head.extend_from_slice(&u64::from(sum).to_le_bytes());
+        drop(out);
+        file.write_all_at(&head, 0)?;
+        let folder = self.place.folder;
+        renameat(folder, self.name.as_slice(), folder, self.place.name)?;
+        // There is nothing left to remove.
+        self.name.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.name.is_empty() {
+            let _ = unlinkat(self.place.folder, self.name.as_slice(), UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}
+
+/// Removes an index, so that the next session finds everything anew.
+pub fn forget(place: Place<'_>) -> nix::Result<()> {
+    match unlinkat(place.folder, place.name, UnlinkatFlags::NoRemoveDir) {
+        Err(Errno::ENOENT) => Ok(()),
+        answer => answer,
+    }
+}
+
+/// Appends a number as [`take_number`] reads it: seven bits an octet, least first.
+pub fn put_number(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push((number & 0x7f) as u8);
+}
+
+/// Reads a number and moves on.
+pub fn take_number(from: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (octet, rest) = from.split_first()?;
+        *from = rest;
+        number |= u64::from(octet & 0x7f) << shift;
+        if octet & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// Appends octets as [`take_octets`] reads them: their number, and they.
+pub fn put_octets(octets: &[u8], out: &mut Vec<u8>) {
+    put_number(octets.len() as u64, out);
+    out.extend_from_slice(octets);
+}
+
+/// Reads octets and moves on.
+pub fn take_octets<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(take_number(from)?).ok()?;
+    let (octets, rest) = from.split_at_checked(length)?;
+    *from = rest;
+    Some(octets)
+}
+
+#[cfg(test)]
+mod tests;

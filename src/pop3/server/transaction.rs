@@ -1,0 +1,124 @@
+//! TRANSACTION and UPDATE state, on a maildrop.
+
+use super::lost;
+use crate::exit::{Ended, Error};
+use crate::mailbox::Maildrop;
+use crate::net::connection::Stream;
+use crate::net::peer::Peer;
+use crate::pop3::content::Content;
+use crate::pop3::dialogue::{Dialogue, Lost};
+use crate::pop3::expiry::Expiry;
+use crate::pop3::reply::Reply;
+use crate::pop3::session::{Session, Step};
+use log::{info, warn};
+
+/// TRANSACTION and UPDATE state, from the answer to PASS to the end.
+pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
+    dialogue: &mut Dialogue<S>,
+    maildrop: M,
+    peer: &Peer,
+    user: &str,
+    secrets: bool,
+    mut expiry: Option<Expiry>,
+) -> Result<Ended, Error> {
+    let mut session = Session::new(true).with_secrets(secrets);
+    let mut retrieved = 0_u64;
+    dialogue.say(&session.entered(maildrop.count(), maildrop.total()));
+    info!("client={peer} event=login user={user:?} messages={}", maildrop.count());
+    loop {
+        let step = match dialogue.next_command() {
+            Ok(Some(Ok(command))) => session.command(command),
+            Ok(Some(Err(mistake))) => session.mistake(mistake),
+            Ok(None) => return lost(dialogue, None, peer, session.phase()),
+            Err(fault) => return lost(dialogue, Some(fault), peer, session.phase()),
+        };
+        let sent = match step {
+            Step::Say(reply) => dialogue.respond(&reply).map_err(Lost::from),
+            Step::Capabilities(capabilities) => {
+                dialogue.say_capabilities(capabilities);
+                Ok(())
+            }
+            Step::List => {
+                let line = |index| Ok(format!("{} {}", index + 1, maildrop.entry(index)?.octets));
+                dialogue.list(session.listed().map(line))
+            }
+            Step::Size(index) => match maildrop.entry(index) {
+                Ok(entry) => dialogue.respond(&Reply::numbers(index as u64 + 1, entry.octets)).map_err(Lost::from),
+                Err(error) => Err(Lost::Message(error)),
+            },
+            Step::Delete(index) => match maildrop.entry(index) {
+                Ok(entry) => dialogue.respond(&session.deleted(index, entry.octets)).map_err(Lost::from),
+                Err(error) => Err(Lost::Message(error)),
+            },
+            Step::UniqueIds => {
+                let line = |index| Ok(format!("{} {}", index + 1, maildrop.entry(index)?.unique_id));
+                dialogue.list(session.listed().map(line))
+            }
+            Step::UniqueId(index) => match maildrop.entry(index) {
+                Ok(entry) => dialogue.respond(&Reply::unique_id(index + 1, &entry.unique_id)).map_err(Lost::from),
+                Err(error) => Err(Lost::Message(error)),
+            },
+            Step::Retrieve(index) => {
+                retrieved += 1;
+                let sent = dialogue.message(&maildrop, index, Content::whole());
+                sent.map(|is_whole| note(&mut expiry, &maildrop, index, is_whole))
+            }
+            Step::Top(index, lines) => {
+                let sent = dialogue.message(&maildrop, index, Content::top(lines));
+                sent.map(|is_whole| note(&mut expiry, &maildrop, index, is_whole))
+            }
+            Step::Check(..) | Step::CheckApop(..) | Step::StartTls | Step::Authenticate(..) | Step::Mechanisms => {
+                dialogue.respond(&Reply::TROUBLE).map_err(Lost::from)
+            }
+            Step::Close(reply) => {
+                dialogue.close(&reply);
+                info!("client={peer} event=end user={user:?} phase={} deleted=0", session.phase());
+                return Ok(Ended::Refused);
+            }
+            Step::Update => {
+                let mut marked = session.to_remove();
+                if let Some(expiry) = &mut expiry {
+                    expiry.mark_expired(&maildrop, &mut marked);
+                }
+                let (reply, removed) = update(maildrop, &marked, user);
+                dialogue.close(&reply);
+                info!("client={peer} event=end user={user:?} phase=update retrieved={retrieved} deleted={removed}");
+                return Ok(Ended::Done);
+            }
+        };
+        match sent {
+            Ok(()) => {}
+            Err(Lost::Stream(fault)) => return lost(dialogue, Some(fault), peer, session.phase()),
+            Err(Lost::Message(error)) => {
+                return Err(Error::Temporary(format!(
+                    "client={peer} event=message-broke-off user={user:?} why={error}"
+                )));
+            }
+        }
+    }
+}
+
+/// Notes that a client has all of a message, where that counts.
+fn note<M: Maildrop>(expiry: &mut Option<Expiry>, maildrop: &M, index: usize, is_whole: bool) {
+    if let (Some(expiry), true) = (expiry, is_whole) {
+        expiry.fetched(maildrop, index);
+    }
+}
+
+/// Removes what is marked and lets go of the maildrop: a client that comes again at once after `+OK` must find it free.
+/// Gives how many are gone.
+fn update<M: Maildrop>(mut maildrop: M, marked: &[usize], user: &str) -> (Reply, usize) {
+    let result = if marked.is_empty() { Ok(0) } else { maildrop.remove(marked) };
+    drop(maildrop);
+    match result {
+        Ok(0) => (Reply::GOODBYE, marked.len()),
+        Ok(left) => {
+            warn!("event=not-removed user={user:?} messages={left}");
+            (Reply::NOT_ALL_REMOVED, marked.len().saturating_sub(left))
+        }
+        Err(error) => {
+            warn!("event=not-removed user={user:?} why={:?}", error.to_string());
+            (Reply::NOT_ALL_REMOVED, 0)
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! pop3d as its own connection server (`-d`): it binds, goes into the background if that is wanted, and serves whoever
+//! connects with the accept loop that `smtpd` has.
+
+use super::command_line::Args;
+use crate::config::Config;
+use crate::exit::{self, Ended, Error};
+use crate::net::accept;
+use crate::net::listener::Listener;
+use crate::smtpd::address::{self, Family};
+use crate::smtpd::life::{self, PidFile};
+use crate::smtpd::refusal;
+use std::num::NonZeroU32;
+
+/// Serves until TERM, at most `children` at once.
+pub fn listen(
+    config: &Config,
+    args: &Args,
+    children: NonZeroU32,
+    session: impl FnMut() -> Result<Ended, Error>,
+) -> Result<Ended, Error> {
+    let listeners = bind(args.port.as_deref().unwrap_or("110"), children)?;
+    let pid_file = args.pidfile.as_deref().map(PidFile::claim).transpose()?;
+    let limit = usize::try_from(children.get()).unwrap_or(usize::MAX);
+    let stay = |mut pid_file: Option<PidFile>, tell: &dyn Fn()| {
+        pid_file.as_mut().map(PidFile::fill).transpose()?;
+        tell();
+        let ended = accept::serve_own(config, listeners, limit, refusal::words("pop3d".as_ref()), session);
+        if let Some(pid_file) = pid_file {
+            pid_file.remove();
+        }
+        ended
+    };
+    if !args.detach {
+        return stay(pid_file, &|| {});
+    }
+    let status = life::detach(|ready| {
+        let tell = || {
+            let _ = nix::unistd::write(&ready, b"\n");
+        };
+        let ended = stay(pid_file, &tell);
+        if let Err(error) = &ended {
+            log::error!("{error}");
+        }
+        exit::code(&ended)
+    })?;
+    match status {
+        0 => Ok(Ended::Done),
+        status => std::process::exit(i32::from(status)),
+    }
+}
+
+fn bind(port: &str, children: NonZeroU32) -> Result<Vec<Listener>, Error> {
+    let addresses = address::parse_service(port, Family::Any).map_err(|why| Error::Usage(format!("--port: {why}")))?;
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = address.listen().map_err(|error| match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Error::Permission(format!("{address}: {error}")),
+            _ => Error::Temporary(format!("{address}: {error}")),
+        })?;
+        log::info!("listening on={listener} children={children}");
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
