@@ -23,6 +23,10 @@ pub enum Ended {
 pub enum Error {
     /// The command line is wrong (64).
     Usage(String),
+    /// What was handed in is no message or names no address (65).
+    Data(String),
+    /// What was handed in will not be taken (69).
+    Unavailable(String),
     /// There is no usable connection on standard input and output (74).
     Connection(String),
     /// The queue, a mailbox or another program of ours cannot be used now (75).
@@ -36,9 +40,8 @@ pub enum Error {
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Error::Usage(text) | Error::Connection(text) | Error::Temporary(text) | Error::Permission(text) => {
-                f.write_str(text)
-            }
+            Error::Usage(text) | Error::Data(text) | Error::Unavailable(text) => f.write_str(text),
+            Error::Connection(text) | Error::Temporary(text) | Error::Permission(text) => f.write_str(text),
             Error::Config(error) => error.fmt(f),
         }
     }
@@ -57,6 +60,8 @@ pub fn code(result: &Result<Ended, Error>) -> u8 {
     match result {
         Ok(Ended::Done | Ended::HungUp | Ended::TimedOut | Ended::Refused) => 0,
         Err(Error::Usage(_)) => 64,
+        Err(Error::Data(_)) => 65,
+        Err(Error::Unavailable(_)) => 69,
         Err(Error::Connection(_)) => 74,
         Err(Error::Temporary(_)) => 75,
         Err(Error::Permission(_)) => 77,

@@ -5,7 +5,7 @@
 //! ```text
 //! src/bin/*                                  one page a program
 //! smtp::server  pop3::server  qmqp::server   read, ask the session, do what it says
-//! submit  deliver  queue  mailbox            what keeps the mail
+//! submit  deliver  queue  mailbox  mailq     what keeps the mail, and what shows it
 //! smtpd                                      the connection server, which knows no protocol
 //! aliases  users  auth  channel  config  net tables, accounts, the connection
 //! smtp::session  pop3::session               state machines: no clock, file, socket or environment from here down
@@ -27,6 +27,7 @@ pub mod exit;
 pub mod logging;
 pub mod lookup;
 pub mod mailbox;
+pub mod mailq;
 pub mod message;
 pub mod net;
 pub mod pop3;

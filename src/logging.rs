@@ -22,6 +22,9 @@ pub enum Speaks {
     ToClient,
     /// A person or a script: a tool.
     ToPeople,
+    /// A program that takes what is on standard error for trouble, as cron does of sendmail: records go to syslog, and
+    /// only warnings and errors there too.
+    ToCaller,
 }
 
 /// Longest record, in octets.
@@ -41,6 +44,7 @@ enum Sink {
     Stderr,
     Journal,
     Syslog(Option<UnixDatagram>),
+    Both(Option<UnixDatagram>),
 }
 
 /// Secures descriptor 2, then starts logging. Must come before anything that can fail or print.
@@ -50,7 +54,7 @@ pub fn start(program: &'static str, speaks: Speaks) {
     sys::ignore(Signal::SIGXFSZ);
     let _ = TAG.set(Mutex::new(Tag { program, name: "doorpost".to_owned(), facility: 2 << 3 }));
     let with_priority = !matches!(sink, Sink::Stderr);
-    let with_facility = matches!(sink, Sink::Syslog(_));
+    let with_facility = matches!(sink, Sink::Syslog(_) | Sink::Both(_));
     let filters = std::env::var("RUST_LOG").ok();
     env_logger::Builder::new()
         .filter_level(if filters.is_some() { log::LevelFilter::Info } else { log::LevelFilter::Trace })
@@ -156,7 +160,7 @@ fn choose(speaks: Speaks) -> Sink {
         return Sink::Journal;
     }
     if !may_be_client(speaks) {
-        return Sink::Stderr;
+        return if speaks == Speaks::ToCaller { Sink::Both(connect()) } else { Sink::Stderr };
     }
     if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stderr(&null);
@@ -176,7 +180,7 @@ fn may_be_client(speaks: Speaks) -> bool {
     if sys::client_was_on_stderr() {
         return true;
     }
-    if speaks == Speaks::ToPeople {
+    if speaks != Speaks::ToClient {
         return false;
     }
     // Started by hand: client and administrator are one.
@@ -212,6 +216,16 @@ impl Write for Sink {
             }
             Sink::Syslog(Some(socket)) => {
                 let _ = socket.send(record);
+            }
+            Sink::Both(socket) => {
+                let _ = socket.as_ref().map(|socket| socket.send(record));
+                // `<22>doorpost/submit[1]: warning: ...`: the last three bits are the severity.
+                let end = record.iter().position(|octet| *octet == b'>').unwrap_or(0);
+                let number = record.get(1..end).and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u8>().ok());
+                if number.is_none_or(|number| number & 7 <= severity(log::Level::Warn)) {
+                    let line = [record.get(end + 1..).unwrap_or_default(), b"\n"].concat();
+                    let _ = io::stderr().write_all(&line);
+                }
             }
             Sink::Syslog(None) => {}
         }

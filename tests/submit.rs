@@ -110,21 +110,21 @@ fn a_message_with_crlf_is_stored_with_lf_and_any_other_as_it_is() {
 }
 
 #[test]
-fn wrong_command_lines_end_with_64_and_queue_nothing() {
+fn wrong_command_lines_end_with_64_and_wrong_addresses_with_65_and_queue_nothing() {
     let scratch = Scratch::new();
-    let wrong: [&[&str]; 8] = [
-        &[],
-        &["-f", "alice"],
-        &["bob", "a b@c d"],
-        &["@x"],
-        &["bob", ""],
-        &["-f", "a\nb", "bob"],
-        &["--no-such"],
-        &["-f"],
+    let wrong: [(&[&str], i32); 8] = [
+        (&[], 64),
+        (&["-f", "alice"], 64),
+        (&["bob", "a b@c d"], 65),
+        (&["@x"], 65),
+        (&["bob", ""], 65),
+        (&["-f", "a\nb", "bob"], 65),
+        (&["--no-such"], 64),
+        (&["-f"], 64),
     ];
-    for arguments in wrong {
+    for (arguments, status) in wrong {
         let output = scratch.run("submit", arguments, b"x\n");
-        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {output:?}");
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {output:?}");
         assert!(stdout(&output).is_empty(), "{arguments:?}: {output:?}");
     }
     assert!(scratch.queued().is_empty());
@@ -134,10 +134,10 @@ fn wrong_command_lines_end_with_64_and_queue_nothing() {
 fn what_the_queue_does_not_take_is_said() {
     let scratch = Scratch::with("message_size_limit = 1000\nhopcount_limit = 2");
     let output = scratch.run("submit", &["bob"], &vec![b'x'; 2000]);
-    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
     assert!(stderr(&output).contains("message_size_limit"), "{output:?}");
     let output = scratch.run("submit", &["bob"], b"Received: x\n\n");
-    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
     assert!(stderr(&output).contains("hopcount_limit"), "{output:?}");
     fs::remove_dir_all(scratch.queue()).expect("removing the queue");
     fs::write(scratch.queue(), "").expect("a file in its place");

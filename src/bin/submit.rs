@@ -1,9 +1,12 @@
 //! submit - put a message into the queue
 //!
 //! With operands, for people: `submit [-f FROM] RECIPIENT ... < message` prints the queue id once the message is on disk.
-//! Without, for the servers: requests on the unix socket that is standard input (doorpost::submit::frames).
+//! Without, for the servers: requests on the unix socket that is standard input (doorpost::submit::frames). By the name it
+//! is started as it is also `sendmail`, `mailq`, `newaliases` and `qmail-queue`. Who may not write the queue leaves the
+//! message in the drop folder.
 //!
-//! EXIT STATUS  0 done; 64 usage; 74 no usable connection; 75 queue trouble; 77 not allowed; 78 configuration
+//! EXIT STATUS  0 done; 64 usage; 65 no address or no message; 69 never taken; 74 no usable connection; 75 queue trouble;
+//! 77 not allowed; 78 configuration; as qmail-queue those of qmail
 
 use clap::Parser;
 use doorpost::cli::{self, Common};
@@ -12,11 +15,9 @@ use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
 use doorpost::privilege::{self, Owner};
-use doorpost::submit::local;
-use doorpost::submit::server::{self, Receiver};
+use doorpost::submit::{command_line, server};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
-use nix::unistd::{User, getuid};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -35,37 +36,40 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let speaks = if stdin_family().is_some() { Speaks::ToClient } else { Speaks::ToPeople };
+    let is_other = ["sendmail", "mailq", "newaliases", "qmail-queue"].into_iter().any(cli::started_as);
+    let speaks = match stdin_family() {
+        _ if is_other => Speaks::ToCaller,
+        Some(_) => Speaks::ToClient,
+        None => Speaks::ToPeople,
+    };
     logging::start("submit", speaks);
+    if cli::started_as("qmail-queue") {
+        return ExitCode::from(command_line::qmail_queue());
+    }
     exit::status(run())
 }
 
 fn run() -> Result<Ended, Error> {
+    if cli::started_as("sendmail") {
+        return command_line::sendmail();
+    }
+    if cli::started_as("mailq") {
+        return command_line::mailq();
+    }
+    if cli::started_as("newaliases") {
+        return command_line::newaliases();
+    }
     let args: Args = cli::parse()?;
     let config = Config::load(&args.common)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    let caller = getuid();
-    privilege::become_owner(&config, Owner::Mail)?;
     if !args.recipients.is_empty() {
-        let from = args.from.unwrap_or_else(|| match User::from_uid(caller) {
-            Ok(Some(user)) => user.name,
-            _ => caller.to_string(),
-        });
-        return queue(&config, &args.common, &from, &args.recipients);
+        return command_line::submit(&config, &args.common, args.from, &args.recipients);
     }
     if args.from.is_some() {
         return Err(Error::Usage("expected recipients behind -f FROM".to_owned()));
     }
+    privilege::become_owner(&config, Owner::Mail)?;
     accept::serve(&config, None, || serve(&config, &args.common))
-}
-
-fn queue(config: &Config, common: &Common, from: &str, recipients: &[String]) -> Result<Ended, Error> {
-    let mut receiver = Receiver::new(config, common)?;
-    let id = local::submit(config, &mut receiver, from, recipients, &mut io::stdin().lock())?;
-    // The message is taken whether or not somebody reads this.
-    let _ = writeln!(io::stdout(), "queued as {id}");
-    receiver.wake();
-    Ok(Ended::Done)
 }
 
 fn serve(config: &Config, common: &Common) -> Result<Ended, Error> {

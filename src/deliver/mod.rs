@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::exit::{Ended, Error};
 use crate::privilege::{self, Owner};
 use crate::queue::{Id, Queue};
+use crate::submit::drop_folder;
 use attempt::{Attempt, attempt};
 use helper::Helper;
 use schedule::{Alarms, Waker};
@@ -134,6 +135,7 @@ impl Deliver {
     /// Tries every message that is due and was not tried in this run.
     fn sweep(&mut self) -> Result<Swept, Error> {
         self.waker.forget();
+        drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue);
         let due = self.queue.due(SystemTime::now());
         let mut due = due.map_err(|error| Error::Temporary(format!("looking at the queue: {error}")))?;
         due.retain(|id| !self.tried.contains(id));

@@ -30,6 +30,11 @@ impl Settings {
         Ok(Settings { config, channels, common: common.clone(), files })
     }
 
+    /// The options that main.cf was read with.
+    pub fn common(&self) -> &Common {
+        &self.common
+    }
+
     /// Reads everything again if a file changed. What is wrong is logged once, and the old settings hold on.
     pub fn refresh(&mut self) {
         let files = stamps(&self.config);

@@ -124,7 +124,7 @@ impl From<&Error> for Reply {
         match error {
             // A wrong command line stands in a configuration file of the superserver.
             Error::Usage(_) | Error::Permission(_) | Error::Config(_) => Reply::MISCONFIGURED,
-            Error::Connection(_) | Error::Temporary(_) => Reply::TROUBLE,
+            Error::Data(_) | Error::Unavailable(_) | Error::Connection(_) | Error::Temporary(_) => Reply::TROUBLE,
         }
     }
 }

@@ -88,7 +88,8 @@ pub fn refuse(stream: &mut impl Stream, error: &Error) {
     let reply = match error {
         // Whoever wrote the command line must mend it, as with main.cf.
         Error::Usage(_) | Error::Config(_) => Reply::CONFIGURATION,
-        Error::Connection(_) | Error::Temporary(_) | Error::Permission(_) => Reply::TROUBLE,
+        Error::Data(_) | Error::Unavailable(_) | Error::Connection(_) => Reply::TROUBLE,
+        Error::Temporary(_) | Error::Permission(_) => Reply::TROUBLE,
     };
     stream.allow_last_words(REFUSAL);
     let _ = stream.send(&reply.octets());

@@ -42,6 +42,11 @@ impl Id {
         Id::from_parts(time + 1, u64::from(chance))
     }
 
+    /// The id of a time, without chance: to derive others from, of no message.
+    pub fn of_time(time: SystemTime) -> Id {
+        Id::from_parts(time.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64), 0)
+    }
+
     /// When it was made, by the clock of then; to the microsecond.
     pub fn time(&self) -> SystemTime {
         let time = self.0[..TIME].iter().fold(0, |value, digit| value << 5 | value_of(*digit).unwrap_or(0));

@@ -233,7 +233,7 @@ impl Queue {
                 // Gone since: delivered by another.
                 let Ok(metadata) = entry.metadata() else { continue };
                 let Ok(next_try) = metadata.modified() else { continue };
-                found(Name { id, next_try, is_held: metadata.mode() & file::HELD != 0 });
+                found(Name { id, next_try, is_held: metadata.mode() & file::HELD != 0, inode: metadata.ino() });
             }
         }
         Ok(())
@@ -283,7 +283,7 @@ impl Queue {
     }
 
     /// Logs once a name that what is there is no message.
-    fn complain(&self, name: &std::ffi::OsStr, why: &str) {
+    pub(crate) fn complain(&self, name: &std::ffi::OsStr, why: &str) {
         let Ok(mut complained) = self.complained.lock() else { return };
         if complained.len() < COMPLAINTS && complained.insert(name.to_owned()) {
             log::warn!("event=left-alone file={} reason=\"{why}\"", name.display());
@@ -335,6 +335,8 @@ pub struct Name {
     pub next_try: SystemTime,
     /// It is not tried until somebody releases it.
     pub is_held: bool,
+    /// The number of its inode, by which the system tells of its lock.
+    pub inode: u64,
 }
 
 /// A recipient in the queue.

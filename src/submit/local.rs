@@ -1,75 +1,176 @@
-//! Submission from the command line: sender and recipients are arguments, the message comes on standard input.
+//! Submission from this machine: the envelope is told by arguments or by the header, the message comes on standard input.
 //!
 //! Lines of a message from a pipe end in LF, and octets are kept as they are. Two liberties are taken: where the first
 //! line ends in CR LF the message is taken for one from another system, and every CR LF becomes LF; and a last line
 //! without an end gets one.
+//!
+//! Who may write the queue writes there; everybody else leaves the message in the drop folder.
 
+use super::drop_folder::Dropper;
+use super::server::Receiver;
 use super::{Introduction, Outcome, Policy, Refusal, Submit, Verdict};
-use crate::config::Config;
+use crate::cli::Common;
+use crate::config::{Config, shown};
 use crate::exit::Error;
+use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, Protocol};
 use std::io::{self, Read};
 
-/// Queues one message for all recipients or for none, and gives its queue id.
+/// The way a message takes from here.
+#[derive(Debug)]
+pub enum Way<'a> {
+    /// Into the queue.
+    Queue(Box<Receiver<'a>>),
+    /// Into the drop folder.
+    Drop(Dropper<'a>),
+}
+
+impl<'a> Way<'a> {
+    /// Finds it, by whether this process may write the queue.
+    pub fn find(config: &'a Config, common: &'a Common) -> Result<Way<'a>, Error> {
+        match Receiver::new(config, common) {
+            Ok(receiver) => Ok(Way::Queue(Box::new(receiver))),
+            // One that cannot be used now is as good as another's: what was handed in must not be lost.
+            Err(error @ (Error::Permission(_) | Error::Temporary(_))) => {
+                log::debug!("{error}");
+                let way = Dropper::new(config).map(Way::Drop);
+                way.map_err(|none| if matches!(error, Error::Temporary(_)) { error } else { none })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As what it is for whoever hands mail in.
+    pub fn submit(&mut self) -> &mut dyn Submit {
+        match self {
+            Way::Queue(receiver) => receiver.as_mut(),
+            Way::Drop(dropper) => dropper,
+        }
+    }
+
+    /// Tells whoever delivers that there is something to deliver.
+    pub fn wake(&self) {
+        match self {
+            Way::Queue(receiver) => receiver.wake(),
+            // The dropper has.
+            Way::Drop(_) => {}
+        }
+    }
+}
+
+/// Who sends it to whom, and what is said with that.
+#[derive(Debug, Default)]
+pub struct Envelope {
+    /// Where failures go; `<>` or nothing for nowhere.
+    pub from: String,
+    /// Who gets it.
+    pub recipients: Vec<Address>,
+    /// With the reverse-path.
+    pub mail: MailParameters,
+    /// With each recipient.
+    pub said: RecipientParameters,
+}
+
+/// Queues one message for all recipients or for none, and gives its queue id, or its name in the drop folder.
 pub fn submit(
     config: &Config,
-    receiver: &mut impl Submit,
-    from: &str,
-    recipients: &[String],
-    input: &mut impl Read,
+    way: &mut dyn Submit,
+    envelope: &Envelope,
+    input: &mut dyn Read,
 ) -> Result<String, Error> {
     let client = Client { helo: None, name: None, address: "local".to_owned(), tls: None };
     let (channel, policy, protocol) = ("local".to_owned(), Policy::Anywhere, Protocol::Local);
-    receiver.introduce(&Introduction { channel, policy, protocol, client })?;
-    receiver.reverse_path(&reverse_path(config, from)?)?;
-    for recipient in recipients {
-        let wrong = || Error::Usage(format!("expected a mail address instead of {}", recipient.escape_debug()));
-        let address = Address::from_internal(bare(recipient).as_bytes()).map_err(|_| wrong())?;
-        match receiver.recipient(&address)? {
+    way.introduce(&Introduction { channel, policy, protocol, client })?;
+    way.reverse_path_with(&reverse_path(config, &envelope.from)?, &envelope.mail)?;
+    for address in &envelope.recipients {
+        match way.recipient_with(address, &envelope.said)? {
             Verdict::Accepted => {}
-            Verdict::TooMany => return Err(Error::Usage("too many recipients for one message".to_owned())),
-            _ => return Err(wrong()),
+            Verdict::TooMany => return Err(Error::Unavailable("too many recipients for one message".to_owned())),
+            _ => return Err(not_an_address(&address.to_string())),
         }
     }
-    let (mut ends, mut piece, mut lines) = (LineEnds::default(), vec![0; 64 * 1024], Vec::new());
+    let mut text = Text::new(input);
+    let mut piece = vec![0; 64 * 1024];
     loop {
-        let count = match input.read(&mut piece) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+        match text.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => way.content(piece.get(..count).unwrap_or_default())?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Half a message is none.
             Err(error) => return Err(Error::Connection(format!("standard input: {error}"))),
-        };
-        lines.clear();
-        if count == 0 {
-            ends.finish(&mut lines);
-            receiver.content(&lines)?;
-            break;
         }
-        ends.push(&piece[..count], &mut lines);
-        receiver.content(&lines)?;
     }
-    match receiver.commit()? {
+    commit(way)
+}
+
+/// The end of a message.
+pub fn commit(way: &mut dyn Submit) -> Result<String, Error> {
+    match way.commit()? {
         Outcome::Queued(id) => Ok(id),
         Outcome::Refused(refusal) => Err(match refusal {
-            Refusal::TooLarge => Error::Usage("the message is larger than message_size_limit".to_owned()),
-            Refusal::TooManyHops => Error::Usage("the message has hopcount_limit Received fields".to_owned()),
-            Refusal::NoRecipients => Error::Usage("no recipients".to_owned()),
-            Refusal::NoRoom => Error::Temporary("the disk is full".to_owned()),
-            Refusal::Trouble => Error::Temporary("the queue cannot be written now".to_owned()),
+            Refusal::TooLarge | Refusal::TooManyHops => Error::Unavailable(refusal.to_string()),
+            Refusal::NoRecipients => Error::Usage(refusal.to_string()),
+            Refusal::NoRoom | Refusal::Trouble => Error::Temporary(refusal.to_string()),
         }),
     }
 }
 
+/// An operand that is to be an address, with or without angle brackets.
+pub fn recipient(text: &str) -> Result<Address, Error> {
+    Address::from_internal(bare(text).as_bytes()).map_err(|_| not_an_address(text))
+}
+
+fn not_an_address(text: &str) -> Error {
+    Error::Data(format!("expected a mail address instead of {}", shown(text)))
+}
+
 fn reverse_path(config: &Config, from: &str) -> Result<ReversePath, Error> {
-    let wrong = || Error::Usage(format!("expected a mail address or <> instead of {}", from.escape_debug()));
-    let path = ReversePath::from_internal(bare(from).as_bytes()).map_err(|_| wrong())?;
+    let wrong = |_| Error::Data(format!("expected a mail address or <> instead of {}", shown(from)));
+    let path = ReversePath::from_internal(bare(from).as_bytes()).map_err(wrong)?;
     Ok(ReversePath(path.0.map(|address| address.or_at(&config.myhostname))))
 }
 
 /// Without the angle brackets that people copy along.
 fn bare(address: &str) -> &str {
     address.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(address)
+}
+
+/// Text from a pipe, its line ends as they are kept.
+pub struct Text<'a> {
+    input: &'a mut dyn Read,
+    ends: LineEnds,
+    ready: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl<'a> Text<'a> {
+    /// Reads from `input`.
+    pub fn new(input: &'a mut dyn Read) -> Self {
+        Text { input, ends: LineEnds::default(), ready: Vec::new(), at: 0, ended: false }
+    }
+}
+
+impl Read for Text<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.ready.len() && !self.ended {
+            let mut piece = [0; 16 * 1024];
+            let count = self.input.read(&mut piece)?;
+            self.ready.clear();
+            self.at = 0;
+            match count {
+                0 => {
+                    self.ended = true;
+                    self.ends.finish(&mut self.ready);
+                }
+                _ => self.ends.push(piece.get(..count).unwrap_or_default(), &mut self.ready),
+            }
+        }
+        let count = self.ready.get(self.at..).unwrap_or_default().read(buffer)?;
+        self.at += count;
+        Ok(count)
+    }
 }
 
 /// Makes LF of CR LF, if the first line ends so.

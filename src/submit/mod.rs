@@ -2,8 +2,12 @@
 //! says whether a recipient is taken.
 
 pub mod client;
+pub mod command_line;
+pub mod drop_folder;
 pub mod frames;
 pub mod local;
+pub mod qmail_queue;
+pub mod sendmail;
 pub mod server;
 pub mod verify;
 pub mod wake;
@@ -97,6 +101,37 @@ pub struct Introduction {
 pub fn attributes(config: &Config) -> Vec<(String, String)> {
     let filter = &config.content_filter.0;
     if filter.is_empty() { Vec::new() } else { vec![("content_filter".to_owned(), filter.clone())] }
+}
+
+/// Whoever has one by reference hands mail in as well.
+impl Submit for &mut dyn Submit {
+    fn introduce(&mut self, introduction: &Introduction) -> Result<(), Error> {
+        (**self).introduce(introduction)
+    }
+
+    fn verify(&mut self, address: &Address) -> Result<Verdict, Error> {
+        (**self).verify(address)
+    }
+
+    fn reverse_path_with(&mut self, path: &ReversePath, parameters: &MailParameters) -> Result<(), Error> {
+        (**self).reverse_path_with(path, parameters)
+    }
+
+    fn recipient_with(&mut self, address: &Address, parameters: &RecipientParameters) -> Result<Verdict, Error> {
+        (**self).recipient_with(address, parameters)
+    }
+
+    fn content(&mut self, octets: &[u8]) -> Result<(), Error> {
+        (**self).content(octets)
+    }
+
+    fn commit(&mut self) -> Result<Outcome, Error> {
+        (**self).commit()
+    }
+
+    fn reset(&mut self) -> Result<(), Error> {
+        (**self).reset()
+    }
 }
 
 /// The way into the queue, as the protocol servers see it. [`client::Submitter`] is the real one.

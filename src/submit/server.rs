@@ -75,6 +75,11 @@ impl<'a> Receiver<'a> {
         wake::wake(self.config, self.common, &self.queue);
     }
 
+    /// Makes the next message of this draft, which nothing has been written into.
+    pub fn begin_with(&mut self, draft: Draft) {
+        self.message.draft = Some(draft);
+    }
+
     /// Has something more written into the queue files to come, until the next introduction.
     pub fn attribute(&mut self, name: &str, value: &str) {
         self.attributes.push((name.to_owned(), value.to_owned()));
@@ -262,7 +267,14 @@ impl Submit for Receiver<'_> {
 /// this process's user, root, `mail_owner` or `net_owner`. Of an inet socket the kernel cannot say that.
 pub fn serve(config: &Config, common: &Common, mut stream: UnixStream) -> Result<Ended, Error> {
     let broken = |error: io::Error| Error::Connection(format!("connection to submit: {error}"));
-    check_peer(config, &stream)?;
+    if let Some(uid) = stranger(config, &stream)? {
+        // Nobody else may hand in mail here; but everybody may ask for the mail that is his.
+        let queue = Queue::open(&config.queue_directory)?;
+        log::info!("event=status uid={uid}");
+        return crate::mailq::status::answer(&queue, stream, uid)
+            .map(|()| Ended::Done)
+            .map_err(|error| Error::Permission(format!("uid {uid} may not speak to submit: {error}")));
+    }
     // The client may think as long as its own session may last.
     let patience = config.daemon_timeout.0.max(config.ipc_timeout.0);
     stream.set_read_timeout(Some(patience)).map_err(broken)?;
@@ -301,18 +313,17 @@ pub fn serve(config: &Config, common: &Common, mut stream: UnixStream) -> Result
     }
 }
 
-fn check_peer(config: &Config, stream: &UnixStream) -> Result<(), Error> {
+/// Who is at the other end, if that is nobody of ours.
+fn stranger(config: &Config, stream: &UnixStream) -> Result<Option<u32>, Error> {
     let refused = |who: &str| Error::Permission(format!("{who} may not speak to submit"));
     let credentials = getsockopt(stream, PeerCredentials).map_err(|_| refused("who is on no unix socket"))?;
     let uid = credentials.uid();
     if uid == 0 || uid == geteuid().as_raw() {
-        return Ok(());
+        return Ok(None);
     }
     let is_that = |owner| privilege::owner_of(config, owner).is_ok_and(|user| user.uid.as_raw() == uid);
-    if is_that(Owner::Mail) || (!config.net_owner.is_empty() && is_that(Owner::Net)) {
-        return Ok(());
-    }
-    Err(refused(&format!("uid {uid}")))
+    let is_ours = is_that(Owner::Mail) || (!config.net_owner.is_empty() && is_that(Owner::Net));
+    Ok(Some(uid).filter(|_| !is_ours))
 }
 
 fn obey(receiver: &mut Receiver<'_>, request: &Request<'_>) -> Result<Option<Reply>, Error> {

@@ -183,7 +183,7 @@ impl Scratch {
 }
 
 /// A message of the queue.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queued {
     pub id: String,
     pub reverse_path: Vec<u8>,
@@ -287,7 +287,7 @@ pub fn bin_folder() -> &'static Path {
         let copy = std::env::temp_dir().join(format!("doorpost-bin-{}", std::process::id()));
         fs::create_dir_all(&copy).expect("a folder for the programs");
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("its mode");
-        for program in ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver"] {
+        for program in ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver", "doorpost-queue"] {
             fs::copy(built.join(program), copy.join(program)).expect("a copy of a program");
         }
         copy

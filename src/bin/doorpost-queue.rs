@@ -1,0 +1,70 @@
+//! doorpost-queue - look at the queue, and hold, release, delete, requeue or flush messages
+//!
+//! `doorpost-queue [list|hold|release|delete|requeue|flush] [PATTERN ...]`; a pattern is a queue id, an address of sender or
+//! recipient with `*` for any part, or ALL. Under the name `mailq` it lists.
+//!
+//! EXIT STATUS  0 done; 64 usage; 65 no message matches; 75 some are being delivered, or queue trouble; 77 not allowed;
+//! 78 configuration
+
+use clap::{Parser, ValueEnum};
+use doorpost::cli::{self, Common};
+use doorpost::exit::{self, Ended, Error};
+use doorpost::logging::{self, Speaks};
+use doorpost::mailq::Format;
+use doorpost::submit::command_line::queue_tool::{self, Action};
+use std::process::ExitCode;
+
+/// Look at the queue, and hold, release, delete, requeue or flush messages.
+#[derive(Debug, Default, Parser)]
+#[command(name = "doorpost-queue", version)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Write an object of JSON a line
+    #[arg(long)]
+    json: bool,
+    /// What to do; without it the queue is listed
+    #[arg(value_enum)]
+    action: Option<What>,
+    /// A queue id, an address with * for any part, or ALL
+    #[arg(value_name = "PATTERN")]
+    patterns: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum What {
+    /// Show messages
+    List,
+    /// Keep messages from being tried
+    Hold,
+    /// Let held messages go
+    Release,
+    /// Remove messages, and tell nobody
+    Delete,
+    /// Queue messages anew, with a new id and lifetime
+    Requeue,
+    /// Try messages now
+    Flush,
+}
+
+fn main() -> ExitCode {
+    logging::start("doorpost-queue", Speaks::ToCaller);
+    exit::status(run())
+}
+
+fn run() -> Result<Ended, Error> {
+    if cli::started_as("mailq") {
+        return doorpost::submit::command_line::mailq();
+    }
+    let args: Args = cli::parse()?;
+    let format = if args.json { Format::Json } else { Format::Text };
+    let action = match args.action.unwrap_or(What::List) {
+        What::List => Action::List,
+        What::Hold => Action::Hold,
+        What::Release => Action::Release,
+        What::Delete => Action::Delete,
+        What::Requeue => Action::Requeue,
+        What::Flush => Action::Flush,
+    };
+    queue_tool::run(&args.common, action, &args.patterns, format)
+}

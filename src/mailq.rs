@@ -1,0 +1,263 @@
+//! The queue for people and programs: `mailq`, and `doorpost-queue`, which also holds, releases, deletes, requeues and
+//! flushes. Looking takes no lock and disturbs nobody; `act.rs` changes messages under their locks; `status.rs` answers
+//! users who ask where their own mail is.
+
+pub mod act;
+pub mod status;
+
+use crate::logging::clean;
+use crate::message::path::Address;
+use crate::queue::{Id, Message, Name, Queue, Recipient, RecipientState};
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How a list is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// An object of JSON a line, with the names `postqueue -j` uses and more.
+    Json,
+}
+
+/// Which messages are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// Every one.
+    All,
+    /// Those that one of these is of: an id, or a pattern with `*` for the sender or a recipient that is not done.
+    Matching(Vec<String>),
+    /// Those that this user handed in.
+    OfUser(u32),
+}
+
+impl Selection {
+    /// Operands of a command line; `ALL` is every message.
+    pub fn of(patterns: &[String]) -> Selection {
+        let is_all = patterns.is_empty() || patterns.iter().any(|pattern| pattern == "ALL");
+        if is_all { Selection::All } else { Selection::Matching(patterns.to_vec()) }
+    }
+
+    /// Whether a message is one of them.
+    pub fn has(&self, message: &Message) -> bool {
+        match self {
+            Selection::All => true,
+            Selection::OfUser(uid) => message.attribute("uid") == Some(&uid.to_string()),
+            Selection::Matching(patterns) => patterns.iter().any(|pattern| {
+                let sender = String::from_utf8_lossy(message.reverse_path.as_bytes()).into_owned();
+                message.id.as_str() == pattern
+                    || is_like(pattern, if sender.is_empty() { "<>" } else { &sender })
+                    || waiting(message).any(|one| is_like(pattern, &String::from_utf8_lossy(one.address.as_bytes())))
+            }),
+        }
+    }
+
+    /// The ids it names, if it names nothing else: then only these are looked at.
+    fn ids(&self) -> Option<Vec<Id>> {
+        match self {
+            Selection::Matching(patterns) => patterns.iter().map(|pattern| pattern.parse().ok()).collect(),
+            Selection::All | Selection::OfUser(_) => None,
+        }
+    }
+}
+
+/// Whether a text is like a pattern, in which `*` is any part; without regard to case.
+fn is_like(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.to_ascii_lowercase(), text.to_ascii_lowercase());
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else { return rest.is_empty() };
+    for part in parts {
+        match rest.split_once(part) {
+            Some((_, behind)) => rest = behind,
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+/// The recipients that are not done.
+fn waiting(message: &Message) -> impl Iterator<Item = &Recipient> {
+    let is_done = |state| matches!(state, RecipientState::Delivered | RecipientState::Returned);
+    message.recipients.iter().filter(move |recipient| !is_done(recipient.state))
+}
+
+/// Writes the list, oldest first; gives how many messages that were. One at a time is in memory.
+pub fn list(queue: &Queue, out: &mut dyn Write, format: Format, selection: &Selection) -> io::Result<usize> {
+    let (now, locked) = (SystemTime::now(), locked());
+    let (mut count, mut octets) = (0_usize, 0_u64);
+    for name in names(queue, selection)? {
+        let Ok(Some(message)) = queue.look(&name.id) else { continue };
+        if !selection.has(&message) {
+            continue;
+        }
+        if count == 0 && format == Format::Text {
+            writeln!(out, "{:<16} {:>9} {:>5}  {:<10} Sender", "Queue id", "Size", "Age", "Next try")?;
+        }
+        (count, octets) = (count.saturating_add(1), octets.saturating_add(message.size));
+        let shown = Shown { message: &message, name, state: state(&message, name, &locked, now), now };
+        match format {
+            Format::Text => shown.text(out)?,
+            Format::Json => shown.json(out)?,
+        }
+    }
+    if format == Format::Text {
+        match count {
+            0 => writeln!(out, "Mail queue is empty")?,
+            1 => writeln!(out, "-- 1 message, {octets} octets")?,
+            _ => writeln!(out, "-- {count} messages, {octets} octets")?,
+        }
+    }
+    Ok(count)
+}
+
+fn names(queue: &Queue, selection: &Selection) -> io::Result<Vec<Name>> {
+    let ids = selection.ids();
+    let mut names = queue.names()?;
+    if let Some(ids) = ids {
+        names.retain(|name| ids.contains(&name.id));
+    }
+    Ok(names)
+}
+
+/// Inodes that somebody has locked; nothing where the system does not tell.
+fn locked() -> HashSet<u64> {
+    let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let inode = |line: &str| line.split_whitespace().find_map(|word| word.rsplit_once(':')?.1.parse().ok());
+    text.lines().filter(|line| line.contains("FLOCK")).filter_map(inode).collect()
+}
+
+fn state(message: &Message, name: Name, locked: &HashSet<u64>, now: SystemTime) -> &'static str {
+    match () {
+        () if name.is_held => "hold",
+        () if locked.contains(&name.inode) => "active",
+        () if name.next_try > now || message.recipients.iter().any(|recipient| recipient.attempts > 0) => "deferred",
+        () => "incoming",
+    }
+}
+
+struct Shown<'a> {
+    message: &'a Message,
+    name: Name,
+    state: &'static str,
+    now: SystemTime,
+}
+
+impl Shown<'_> {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let message = self.message;
+        let next = match self.state {
+            "hold" => "held".to_owned(),
+            "active" => "now trying".to_owned(),
+            _ => match self.name.next_try.duration_since(self.now) {
+                Ok(wait) => format!("in {}", short(wait)),
+                Err(_) => "due".to_owned(),
+            },
+        };
+        let age = short(self.now.duration_since(message.created).unwrap_or_default());
+        let sender = clean(message.reverse_path.to_string().as_bytes(), 320);
+        writeln!(out, "{:<16} {:>9} {age:>5}  {next:<10} {sender}", message.id.as_str(), message.size)?;
+        let mut last = None;
+        for recipient in waiting(message) {
+            let reason = Some((recipient.report.as_str(), recipient.attempts)).filter(|(report, _)| !report.is_empty());
+            if reason.is_some() && reason != last {
+                writeln!(out, "    ({}; {} tries)", recipient.report, recipient.attempts)?;
+            }
+            last = reason;
+            writeln!(out, "    to <{}>", address(&recipient.address))?;
+        }
+        Ok(())
+    }
+
+    fn json(&self, out: &mut dyn Write) -> io::Result<()> {
+        let message = self.message;
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        write!(
+            out,
+            "{{\"queue_name\": \"{}\", \"queue_id\": \"{}\", \"arrival_time\": {}, \"message_size\": {}, \"age\": {}, \
+             \"next_try\": {}, \"channel\": {}, \"sender\": {}, \"recipients\": [",
+            self.state,
+            message.id,
+            seconds(message.created),
+            message.size,
+            self.now.duration_since(message.created).map_or(0, |age| age.as_secs()),
+            if self.state == "hold" { "null".to_owned() } else { seconds(self.name.next_try).to_string() },
+            quoted(message.channel.as_bytes()),
+            quoted(message.reverse_path.as_bytes()),
+        )?;
+        for (number, recipient) in waiting(message).enumerate() {
+            let comma = if number == 0 { "" } else { ", " };
+            let (address, reason) = (quoted(recipient.address.as_bytes()), quoted(recipient.report.as_bytes()));
+            let attempts = recipient.attempts;
+            write!(out, "{comma}{{\"address\": {address}, \"delay_reason\": {reason}, \"tries\": {attempts}}}")?;
+        }
+        writeln!(out, "]}}")
+    }
+}
+
+fn address(address: &Address) -> String {
+    clean(address.to_string().as_bytes(), 320)
+}
+
+/// A string of JSON; what is not UTF-8 is replaced.
+fn quoted(octets: &[u8]) -> String {
+    let mut text = String::from("\"");
+    for letter in String::from_utf8_lossy(octets).chars() {
+        match letter {
+            '"' | '\\' => text.extend(['\\', letter]),
+            ' '..='~' => text.push(letter),
+            _ => {
+                let mut units = [0; 2];
+                letter.encode_utf16(&mut units).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
+            }
+        }
+    }
+    text.push('"');
+    text
+}
+
+/// A length of time in few characters.
+fn short(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds}s"),
+        seconds @ 120..7200 => format!("{}m", seconds / 60),
+        seconds @ 7200..172_800 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_have_stars_for_any_part_and_no_regard_to_case() {
+        for (pattern, text, like) in [
+            ("*@example.net", "bob@EXAMPLE.net", true),
+            ("*@example.net", "bob@example.net.org", false),
+            ("bob@*", "bob@x", true),
+            ("bob@x", "bob@x", true),
+            ("bob", "bob@x", false),
+            ("*b*@*x*", "bob@axb", true),
+            ("a*a", "a", false),
+            ("*", "", true),
+            ("<>", "<>", true),
+        ] {
+            assert_eq!(is_like(pattern, text), like, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn strings_of_json_hide_nothing_and_break_nothing() {
+        assert_eq!(quoted(b"a\"b\\c\n\x1b\xff"), "\"a\\\"b\\\\c\\u000a\\u001b\\ufffd\"");
+        assert_eq!(quoted("\u{1f600}".as_bytes()), "\"\\ud83d\\ude00\"");
+    }
+
+    #[test]
+    fn times_are_short() {
+        let text = |seconds| short(Duration::from_secs(seconds));
+        assert_eq!([text(0), text(119), text(120), text(7200), text(172_800)], ["0s", "119s", "2m", "2h", "2d"]);
+    }
+}

@@ -1,0 +1,223 @@
+//! The addresses in a field To, Cc or Bcc (RFC 5322 section 3.4): names, comments, quoted parts, groups and routes are read
+//! over. For local submission with `-t`; what comes from the network names its recipients in the envelope.
+
+use super::path::{Address, LONGEST_ADDRESS};
+
+/// The addresses of a field's value, unfolded or not, in internal form; the error is the part that is none.
+pub fn addresses(text: &[u8]) -> Result<Vec<Address>, String> {
+    let mut reader = Reader { text, at: 0 };
+    let mut found = Vec::new();
+    let mut word = Word::default();
+    loop {
+        let end = match reader.next() {
+            Some(Token::Text(octets)) => {
+                word.text(&octets);
+                continue;
+            }
+            Some(Token::Blank) => {
+                word.blank();
+                continue;
+            }
+            Some(Token::Open) => {
+                word = Word { angle: true, ..Word::default() };
+                continue;
+            }
+            Some(Token::Close) => {
+                word.closed = true;
+                continue;
+            }
+            // What stood before is the name of a group.
+            Some(Token::Colon) if !word.angle => {
+                word = Word::default();
+                continue;
+            }
+            // The end of a route.
+            Some(Token::Colon) => {
+                word.octets.clear();
+                continue;
+            }
+            Some(Token::Comma) if word.angle && !word.closed => {
+                word.octets.clear();
+                continue;
+            }
+            Some(Token::Comma) => false,
+            None => true,
+        };
+        if let Some(address) = std::mem::take(&mut word).address()? {
+            found.push(address);
+        }
+        if end {
+            return Ok(found);
+        }
+    }
+}
+
+/// What an address may be made of.
+#[derive(Default)]
+struct Word {
+    octets: Vec<u8>,
+    /// A blank came behind what is there: only an `@` or a dot may go on.
+    gap: bool,
+    /// Words that an angle bracket may make a name of.
+    broken: bool,
+    angle: bool,
+    closed: bool,
+}
+
+impl Word {
+    fn text(&mut self, octets: &[u8]) {
+        if self.closed {
+            return;
+        }
+        let joins = |octet: Option<&u8>| matches!(octet, Some(b'@' | b'.'));
+        if std::mem::take(&mut self.gap) && !joins(self.octets.last()) && !joins(octets.first()) {
+            self.broken = true;
+        }
+        if self.octets.len() <= LONGEST_ADDRESS {
+            self.octets.extend_from_slice(octets);
+        }
+    }
+
+    fn blank(&mut self) {
+        self.gap = !self.octets.is_empty();
+    }
+
+    fn address(self) -> Result<Option<Address>, String> {
+        if self.octets.is_empty() && !self.angle {
+            return Ok(None);
+        }
+        let shown = || crate::logging::clean(&self.octets, 80);
+        let address = Address::from_internal(&self.octets).map_err(|_| shown())?;
+        let whole = !address.local_part().is_empty() && address.domain().is_none_or(|domain| !domain.is_empty());
+        if self.broken || !whole || self.angle != self.closed { Err(shown()) } else { Ok(Some(address)) }
+    }
+}
+
+enum Token {
+    Text(Vec<u8>),
+    Blank,
+    Open,
+    Close,
+    Colon,
+    Comma,
+}
+
+struct Reader<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn take(&mut self) -> Option<u8> {
+        let octet = self.text.get(self.at).copied()?;
+        self.at += 1;
+        Some(octet)
+    }
+
+    fn next(&mut self) -> Option<Token> {
+        Some(match self.take()? {
+            b' ' | b'\t' | b'\r' | b'\n' => Token::Blank,
+            b'(' => {
+                self.comment();
+                Token::Blank
+            }
+            b'<' => Token::Open,
+            b'>' => Token::Close,
+            b':' => Token::Colon,
+            b',' | b';' => Token::Comma,
+            b'"' => Token::Text(self.quoted()),
+            b'[' => Token::Text(self.literal()),
+            octet => Token::Text(vec![octet]),
+        })
+    }
+
+    fn quoted(&mut self) -> Vec<u8> {
+        let mut inside = Vec::new();
+        while let Some(octet) = self.take() {
+            match octet {
+                b'"' => break,
+                b'\\' => inside.extend(self.take()),
+                b'\r' | b'\n' => {}
+                _ => inside.push(octet),
+            }
+        }
+        inside
+    }
+
+    fn literal(&mut self) -> Vec<u8> {
+        let mut inside = vec![b'['];
+        while let Some(octet) = self.take() {
+            inside.push(octet);
+            if octet == b']' {
+                break;
+            }
+        }
+        inside
+    }
+
+    /// Comments nest.
+    fn comment(&mut self) {
+        let mut depth = 1_usize;
+        while let Some(octet) = self.take() {
+            match octet {
+                b'(' => depth += 1,
+                b')' => depth -= 1,
+                b'\\' => drop(self.take()),
+                _ => {}
+            }
+            if depth == 0 {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Result<Vec<String>, String> {
+        let found = addresses(text.as_bytes())?;
+        Ok(found.iter().map(|address| String::from_utf8_lossy(address.as_bytes()).into_owned()).collect())
+    }
+
+    #[test]
+    fn addresses_are_found_in_all_their_common_dress() {
+        for (text, expected) in [
+            ("bob", vec!["bob"]),
+            ("bob@mx.example, carol@example.net", vec!["bob@mx.example", "carol@example.net"]),
+            ("Bob B. <bob@mx.example>,\n \"Carol, C.\" <carol@x.example>", vec!["bob@mx.example", "carol@x.example"]),
+            ("bob@mx.example (Bob (the builder), B.)", vec!["bob@mx.example"]),
+            ("\"b o b\"@mx.example", vec!["b o b@mx.example"]),
+            ("friends: a@x.example, B <b@x.example>; c@x.example", vec!["a@x.example", "b@x.example", "c@x.example"]),
+            ("undisclosed-recipients:;", vec![]),
+            ("<@a.example,@b.example:bob@c.example>", vec!["bob@c.example"]),
+            ("bob @ mx . example", vec!["bob@mx.example"]),
+            ("x@[IPv6:2001:db8::1]", vec!["x@[IPv6:2001:db8::1]"]),
+            (" , ,", vec![]),
+            ("=?utf-8?q?J=C3=B6rg?= <joerg@x.example>", vec!["joerg@x.example"]),
+        ] {
+            assert_eq!(read(text), Ok(expected.into_iter().map(str::to_owned).collect()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_told() {
+        for wrong in ["bob carol", "<bob", "bob@", "<>", "@x.example"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(octets in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = addresses(&octets);
+        }
+
+        #[test]
+        fn no_punctuation_makes_it_panic(text in "[a@.<>(),:;\"\\\\\\[\\] \n]{0,40}") {
+            let _ = addresses(text.as_bytes());
+        }
+    }
+}

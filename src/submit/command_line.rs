@@ -1,0 +1,203 @@
+//! What submit does for people, under each of its names: `submit`, `sendmail`, `mailq`, `newaliases`, `qmail-queue`.
+
+pub mod queue_tool;
+
+use super::local::{self, Envelope, Way};
+use super::qmail_queue;
+use super::sendmail::options::{Mode, Options};
+use super::sendmail::{self, header};
+use super::{Policy, verify};
+use crate::aliases;
+use crate::channel::Channels;
+use crate::cli::{self, Common};
+use crate::config::Config;
+use crate::exit::{Ended, Error};
+use crate::mailq::Format;
+use crate::net::connection::Connection;
+use crate::net::peer::Peer;
+use crate::net::tls::Offer;
+use crate::privilege::{self, Owner};
+use crate::smtp::server::{self, Settings};
+use crate::smtp::site::Here;
+use nix::unistd::{Uid, User, getuid};
+use queue_tool::Action;
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::os::fd::AsFd;
+
+/// `submit [-f FROM] RECIPIENT ... < message`: prints the queue id once the message is on disk.
+pub fn submit(config: &Config, common: &Common, from: Option<String>, recipients: &[String]) -> Result<Ended, Error> {
+    let caller = become_owner(config)?;
+    let from = from.unwrap_or_else(|| match User::from_uid(caller) {
+        Ok(Some(user)) => user.name,
+        _ => caller.to_string(),
+    });
+    let recipients = recipients.iter().map(|text| local::recipient(text)).collect::<Result<_, _>>()?;
+    let envelope = Envelope { from, recipients, ..Envelope::default() };
+    let mut way = Way::find(config, common)?;
+    let id = local::submit(config, way.submit(), &envelope, &mut io::stdin().lock())?;
+    // The message is taken whether or not somebody reads this.
+    let _ = writeln!(io::stdout(), "queued as {id}");
+    way.wake();
+    Ok(Ended::Done)
+}
+
+/// Started as root becomes mail_owner; gives who called.
+fn become_owner(config: &Config) -> Result<Uid, Error> {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let caller = getuid();
+    privilege::become_owner(config, Owner::Mail)?;
+    Ok(caller)
+}
+
+/// `sendmail`.
+pub fn sendmail() -> Result<Ended, Error> {
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let options = Options::read(words)?;
+    if options.help || options.version {
+        let _ =
+            writeln!(io::stdout(), "sendmail (doorpost) {}: see the manual page submit(8)", env!("CARGO_PKG_VERSION"));
+        return Ok(Ended::Done);
+    }
+    let folder = options
+        .config
+        .clone()
+        .map(|path| if path.is_file() { path.parent().map_or(path.clone(), Into::into) } else { path });
+    let common = Common { config: folder, ..Common::default() };
+    match options.mode.clone() {
+        Mode::Deliver => {
+            let config = Config::load(&common)?;
+            let caller = become_owner(&config)?;
+            let mut way = Way::find(&config, &common)?;
+            let id = sendmail::submit(&config, way.submit(), &options, caller, &mut io::stdin().lock())?;
+            if options.verbose {
+                let _ = writeln!(io::stdout(), "queued as {id}");
+            }
+            way.wake();
+            Ok(Ended::Done)
+        }
+        Mode::Smtp => speak_smtp(&Config::load(&common)?, &common),
+        Mode::List => queue_tool::run(&common, Action::List, &options.recipients, Format::Text),
+        Mode::Aliases => check_aliases(&common),
+        Mode::Verify => verify_all(&Config::load(&common)?, &options.recipients),
+        Mode::Flush(pattern) => {
+            let patterns = pattern.map_or_else(
+                || "ALL".to_owned(),
+                |pattern| if is_id(&pattern) { pattern } else { format!("*{pattern}*") },
+            );
+            queue_tool::run(&common, Action::FlushIfAny, &[patterns], Format::Text)
+        }
+    }
+}
+
+fn is_id(pattern: &str) -> bool {
+    pattern.parse::<crate::queue::Id>().is_ok()
+}
+
+/// `sendmail -bs`: SMTP for a program on this machine. Whoever is on a network socket stays who it is.
+fn speak_smtp(config: &Config, common: &Common) -> Result<Ended, Error> {
+    let channels = Channels::load(config)?;
+    become_owner(config)?;
+    let mut way = Way::find(config, common)?;
+    let peer = Peer::of_stdio(Some("127.0.0.1"), None);
+    let site = Here::new(&channels, &peer, &[], false, &config.myhostname)?;
+    let settings = Settings::new(config, &peer, None, false);
+    let stream = Connection::from_stdio(config.daemon_timeout.0);
+    let mut stream = stream.map_err(|error| Error::Connection(format!("standard input and output: {error}")))?;
+    let mut waking = way.submit();
+    let ended = server::serve(&mut stream, &mut waking, &site, &settings, Offer::None);
+    way.wake();
+    ended
+}
+
+/// `sendmail -bv ADDRESS ...`: what RCPT would say on the channel of this machine.
+fn verify_all(config: &Config, addresses: &[String]) -> Result<Ended, Error> {
+    let channels = Channels::load(config)?;
+    let mut all = true;
+    for text in addresses {
+        for address in header::addresses(text.as_bytes())? {
+            let verdict = verify::judge(config, &channels, "local", Policy::Channels, &address);
+            let words = match verdict {
+                super::Verdict::Accepted => "deliverable",
+                super::Verdict::UnknownUser => "nobody here has that name",
+                super::Verdict::UnknownHost => "no channel leads to that domain",
+                super::Verdict::NotAllowed => "mail from here may not go there",
+                super::Verdict::BadAddress => "no address",
+                super::Verdict::CannotTell | super::Verdict::TooMany => "cannot tell now",
+            };
+            all &= verdict == super::Verdict::Accepted;
+            let _ = writeln!(io::stdout(), "{address}: {words}");
+        }
+    }
+    if all { Ok(Ended::Done) } else { Err(Error::Data("not every address is deliverable".to_owned())) }
+}
+
+/// `mailq [PATTERN ...]`.
+pub fn mailq() -> Result<Ended, Error> {
+    /// List the queue.
+    #[derive(Debug, Default, clap::Parser)]
+    #[command(name = "mailq", version)]
+    struct Args {
+        #[command(flatten)]
+        common: Common,
+        /// Write an object of JSON a line
+        #[arg(long)]
+        json: bool,
+        /// Said by habit
+        #[arg(short)]
+        verbose: bool,
+        /// A queue id, or an address with * for any part
+        #[arg(value_name = "PATTERN")]
+        patterns: Vec<String>,
+    }
+    let args: Args = cli::parse()?;
+    let format = if args.json { Format::Json } else { Format::Text };
+    queue_tool::run(&args.common, Action::List, &args.patterns, format)
+}
+
+/// `newaliases`: there is nothing to rebuild, so the file is checked.
+pub fn newaliases() -> Result<Ended, Error> {
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let options = Options::read(words)?;
+    check_aliases(&Common { config: options.config, ..Common::default() })
+}
+
+fn check_aliases(common: &Common) -> Result<Ended, Error> {
+    let config = Config::load(common)?;
+    let Some(path) = aliases::path(&config) else {
+        let _ = writeln!(io::stdout(), "there is no alias file");
+        return Ok(Ended::Done);
+    };
+    let wrong = |line, problem: String| crate::config::Error::at(&path, line, problem);
+    let entries = aliases::read(&path).map_err(|error| wrong(0, format!("expected a readable file: {error}")))?;
+    let mut first = None;
+    let mut count = 0_usize;
+    for entry in entries {
+        match entry {
+            Ok(_) => count += 1,
+            Err(fault) if first.is_none() => first = Some(wrong(fault.line, fault.problem)),
+            Err(fault) => log::error!("{}", wrong(fault.line, fault.problem)),
+        }
+    }
+    let _ = writeln!(io::stdout(), "{}: {count} aliases; read at each look-up, nothing to rebuild", path.display());
+    first.map_or(Ok(Ended::Done), |error| Err(Error::Config(error)))
+}
+
+/// `qmail-queue`: message on descriptor 0, envelope on 1; gives the exit status.
+pub fn qmail_queue() -> u8 {
+    let common = Common::default();
+    let config = match Config::load(&common).and_then(|config| become_owner(&config).map(|_| config)) {
+        Ok(config) => config,
+        Err(error) => {
+            log::error!("{error}");
+            return if matches!(error, Error::Config(_)) { 55 } else { 81 };
+        }
+    };
+    let way = Way::find(&config, &common);
+    let Ok(envelope) = io::stdout().as_fd().try_clone_to_owned() else { return qmail_queue::Refused::Read as u8 };
+    let mut envelope = BufReader::new(File::from(envelope));
+    match qmail_queue::submit(&config, way, &mut io::stdin().lock(), &mut envelope) {
+        Ok(_) => 0,
+        Err(refused) => refused as u8,
+    }
+}

@@ -1,0 +1,76 @@
+//! `mailq` and `doorpost-queue`: who may, and what is said of what was done.
+
+use crate::cli::Common;
+use crate::config::Config;
+use crate::exit::{Ended, Error};
+use crate::mailq::{self, Format, Selection, act, status};
+use crate::privilege::{self, Owner};
+use crate::queue::Queue;
+use std::io::{self, BufWriter, Write};
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Show messages.
+    List,
+    /// [`act::Act::Hold`].
+    Hold,
+    /// [`act::Act::Release`].
+    Release,
+    /// [`act::Act::Delete`].
+    Delete,
+    /// [`act::Act::Requeue`].
+    Requeue,
+    /// [`act::Act::Flush`].
+    Flush,
+    /// The same; that there is nothing to flush is no error.
+    FlushIfAny,
+}
+
+/// Does it. Users who may not read the queue are shown their own mail.
+pub fn run(common: &Common, action: Action, patterns: &[String], format: Format) -> Result<Ended, Error> {
+    let config = Config::load(common)?;
+    privilege::become_owner(&config, Owner::Mail)?;
+    let selection = Selection::of(patterns);
+    let act = match action {
+        Action::List => return list(&config, &selection, format),
+        Action::Hold => act::Act::Hold,
+        Action::Release => act::Act::Release,
+        Action::Delete => act::Act::Delete,
+        Action::Requeue => act::Act::Requeue,
+        Action::Flush | Action::FlushIfAny => act::Act::Flush,
+    };
+    if patterns.is_empty() {
+        return Err(Error::Usage("expected queue ids, addresses or ALL".to_owned()));
+    }
+    let queue = Queue::open(&config.queue_directory)?;
+    let done = act::act(&queue, act, &selection).map_err(|error| Error::Temporary(error.to_string()))?;
+    if action != Action::FlushIfAny {
+        let _ = writeln!(io::stdout(), "{} messages", done.done);
+    }
+    match done {
+        act::Done { busy: 0, done: 0 } if action != Action::FlushIfAny => {
+            Err(Error::Data("no message in the queue is like that".to_owned()))
+        }
+        act::Done { busy: 0, .. } => Ok(Ended::Done),
+        act::Done { busy, .. } if action == Action::FlushIfAny => {
+            log::debug!("{busy} messages are being delivered now");
+            Ok(Ended::Done)
+        }
+        act::Done { busy, .. } => Err(Error::Temporary(format!("{busy} messages are being delivered now"))),
+    }
+}
+
+fn list(config: &Config, selection: &Selection, format: Format) -> Result<Ended, Error> {
+    let mut out = BufWriter::new(io::stdout());
+    let result = match Queue::open(&config.queue_directory) {
+        Ok(queue) => mailq::list(&queue, &mut out, format, selection).map(drop),
+        Err(Error::Permission(_)) => return status::ask(config, format, &mut out).map(|()| Ended::Done),
+        Err(error) => return Err(error),
+    };
+    match result.and_then(|()| out.flush()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Temporary(error.to_string())),
+        _ => Ok(Ended::Done),
+    }
+}

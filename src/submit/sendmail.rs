@@ -1,0 +1,233 @@
+//! The program under the name `sendmail`: options as cron, mutt, git send-email, PHP and mailx use them, recipients from
+//! the command line or with `-t` from the header, and what the header lacks added.
+//!
+//! `options.rs` reads the command line, `header.rs` the header. What is no option of sendmail's is an error; what is one and
+//! means nothing here is taken and passed over.
+
+pub mod header;
+pub mod options;
+
+use super::Submit;
+use super::local::{self, Envelope, Text};
+use crate::config::Config;
+use crate::exit::Error;
+use crate::message::date::date;
+use crate::message::parameters::{Body, MailParameters, RecipientParameters};
+use crate::message::path::Address;
+use crate::sys;
+use header::{Header, Who};
+use nix::unistd::{Uid, User};
+use options::Options;
+use std::io::{self, Read};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Largest header, in octets.
+const LARGEST_HEADER: usize = 1 << 20;
+
+/// Submits the message on `input` as the options say; gives its queue id.
+pub fn submit(
+    config: &Config,
+    way: &mut dyn Submit,
+    options: &Options,
+    caller: Uid,
+    input: &mut dyn Read,
+) -> Result<String, Error> {
+    let mut dotted = UntilDot { input, ends_at_dot: !options.keep_dots, at: LineStart::Begin, ended: false };
+    let mut text = Text::new(&mut dotted);
+    let (mut header, body) = read_header(&mut text)?;
+    let mut recipients = Vec::new();
+    for operand in &options.recipients {
+        recipients.extend(header::addresses(operand.as_bytes())?);
+    }
+    if options.from_header {
+        recipients.extend(header.recipients()?);
+    }
+    if recipients.is_empty() {
+        let expected = if options.from_header { "in To, Cc or Bcc" } else { "as operands, or with -t in the header" };
+        return Err(Error::Usage(format!("expected recipients {expected}")));
+    }
+    let who = who(config, options, caller);
+    header.complete(&who, &now(), &message_id(config));
+    let mail = MailParameters {
+        body: if options.is_eight_bit { Body::EightBitMime } else { Body::SevenBit },
+        ret: options.ret,
+        envid: options.envid.clone(),
+        ..MailParameters::default()
+    };
+    let said = RecipientParameters { notify: options.notify, orcpt: None };
+    let envelope = Envelope { from: sender(options, caller), recipients: without_repeats(recipients), mail, said };
+    let head = header.to_text();
+    let mut whole = io::Read::chain(&head[..], io::Read::chain(&body[..], text));
+    local::submit(config, way, &envelope, &mut whole)
+}
+
+/// Who calls, by name, for the envelope.
+fn sender(options: &Options, caller: Uid) -> String {
+    options.from.clone().unwrap_or_else(|| login(caller))
+}
+
+fn login(caller: Uid) -> String {
+    match User::from_uid(caller) {
+        Ok(Some(user)) => user.name,
+        _ => caller.to_string(),
+    }
+}
+
+/// Who the message is from, where the header does not say.
+fn who(config: &Config, options: &Options, caller: Uid) -> Who {
+    let user = User::from_uid(caller).ok().flatten();
+    let from = options.from.as_deref().filter(|from| !matches!(*from, "" | "<>"));
+    let address = from.map_or_else(|| login(caller), str::to_owned);
+    let address = address.trim_start_matches('<').trim_end_matches('>').to_owned();
+    let address = Address::from_internal(address.as_bytes()).map(|address| address.or_at(&config.myhostname));
+    let own_name = || {
+        let user = user.as_ref().filter(|_| options.from.is_none())?;
+        let gecos = user.gecos.to_string_lossy();
+        Some(gecos.split(',').next().unwrap_or_default().replace('&', &user.name))
+    };
+    let name = options.full_name.clone().or_else(own_name).unwrap_or_default();
+    Who { address: address.map_or_else(|_| "MAILER-DAEMON".to_owned(), |address| address.to_string()), name }
+}
+
+fn without_repeats(recipients: Vec<Address>) -> Vec<Address> {
+    let mut seen = std::collections::HashSet::new();
+    recipients.into_iter().filter(|address| seen.insert(address.as_bytes().to_vec())).collect()
+}
+
+fn now() -> String {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+    let unix = i64::try_from(unix).unwrap_or(i64::MAX);
+    date(unix, sys::offset_from_utc(unix))
+}
+
+fn message_id(config: &Config) -> String {
+    let id = crate::queue::Id::new(SystemTime::now());
+    format!("<{id}.{}@{}>", std::process::id(), config.myhostname)
+}
+
+/// The header, and what was read behind it.
+fn read_header(text: &mut dyn Read) -> Result<(Header, Vec<u8>), Error> {
+    let (mut octets, mut piece) = (Vec::new(), vec![0; 16 * 1024]);
+    loop {
+        let count = match text.read(&mut piece) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Error::Connection(format!("standard input: {error}"))),
+        };
+        octets.extend_from_slice(piece.get(..count).unwrap_or_default());
+        if let Some(found) = Header::split(&octets, count == 0) {
+            return Ok(found);
+        }
+        if octets.len() > LARGEST_HEADER {
+            return Err(Error::Data(format!("expected a header of at most {LARGEST_HEADER} octets")));
+        }
+    }
+}
+
+/// Text that ends with a line of a dot alone, as people type it.
+struct UntilDot<'a> {
+    input: &'a mut dyn Read,
+    ends_at_dot: bool,
+    at: LineStart,
+    ended: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LineStart {
+    Begin,
+    Dot,
+    DotCr,
+    Within,
+}
+
+impl Read for UntilDot<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.ends_at_dot {
+            return self.input.read(buffer);
+        }
+        // What is held back of a line that begins with a dot needs room: one octet at a time goes out in pieces.
+        let Some(room) = buffer.len().checked_sub(2).filter(|room| *room > 0) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        loop {
+            if self.ended {
+                return Ok(0);
+            }
+            let mut piece = vec![0; room.min(16 * 1024)];
+            let count = self.input.read(&mut piece)?;
+            let mut out = Vec::with_capacity(count + 2);
+            if count == 0 {
+                self.ended = true;
+                // A dot that the input ends with ends it as well.
+                out.extend_from_slice(if self.at == LineStart::DotCr { b".\r" } else { b"" });
+            }
+            for &octet in piece.get(..count).unwrap_or_default() {
+                self.at = match (self.at, octet) {
+                    (LineStart::Begin, b'.') => LineStart::Dot,
+                    (LineStart::Dot, b'\r') => LineStart::DotCr,
+                    (LineStart::Dot | LineStart::DotCr, b'\n') => {
+                        self.ended = true;
+                        break;
+                    }
+                    (held, octet) => {
+                        out.extend_from_slice(match held {
+                            LineStart::Dot => b".",
+                            LineStart::DotCr => b".\r",
+                            LineStart::Begin | LineStart::Within => b"",
+                        });
+                        out.push(octet);
+                        if octet == b'\n' { LineStart::Begin } else { LineStart::Within }
+                    }
+                };
+            }
+            if !out.is_empty() || self.ended {
+                let filled = buffer.get_mut(..out.len()).ok_or(io::ErrorKind::InvalidInput)?;
+                filled.copy_from_slice(&out);
+                return Ok(out.len());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn until_dot(input: &str, chunk: usize) -> String {
+        struct Slow<'a>(&'a [u8], usize);
+        impl Read for Slow<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let count = self.1.min(self.0.len()).min(buffer.len());
+                let (now, later) = self.0.split_at(count);
+                buffer[..count].copy_from_slice(now);
+                self.0 = later;
+                Ok(count)
+            }
+        }
+        let mut slow = Slow(input.as_bytes(), chunk);
+        let mut dotted = UntilDot { input: &mut slow, ends_at_dot: true, at: LineStart::Begin, ended: false };
+        let (mut out, mut buffer) = (Vec::new(), [0; 100]);
+        loop {
+            match dotted.read(&mut buffer).unwrap() {
+                0 => return String::from_utf8(out).unwrap(),
+                count => out.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+
+    #[test]
+    fn a_dot_alone_ends_the_text_however_it_is_split() {
+        for (input, output) in [
+            ("a\n.\nb\n", "a\n"),
+            ("a\r\n.\r\nb\n", "a\r\n"),
+            (".\n", ""),
+            ("a\n..\n.b\n.\rc\n", "a\n..\n.b\n.\rc\n"),
+            ("a.\nb\n", "a.\nb\n"),
+            ("a\n.", "a\n"),
+        ] {
+            for chunk in 1..=input.len() {
+                assert_eq!(until_dot(input, chunk), output, "{input:?} by {chunk}");
+            }
+        }
+    }
+}

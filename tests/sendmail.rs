@@ -1,0 +1,373 @@
+//! submit under its other names, by the real binary: sendmail, mailq, newaliases, qmail-queue; and the drop folder.
+
+mod common;
+
+use common::{Scratch, feed};
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
+
+/// submit under a name.
+fn named(scratch: &Scratch, name: &str, arguments: &[&str]) -> Command {
+    let mut command = scratch.command("submit");
+    command.arg0(format!("/usr/sbin/{name}")).args(arguments);
+    command
+}
+
+fn sendmail(scratch: &Scratch, arguments: &[&str], input: &str) -> Output {
+    feed(&mut named(scratch, "sendmail", arguments), input.as_bytes())
+}
+
+fn content(scratch: &Scratch) -> String {
+    let queued = scratch.queued();
+    assert_eq!(queued.len(), 1, "{queued:?}");
+    String::from_utf8(queued[0].content().to_vec()).unwrap()
+}
+
+fn recipients(scratch: &Scratch) -> Vec<String> {
+    let queued = scratch.queued();
+    queued.iter().flat_map(|message| &message.recipients).map(|to| String::from_utf8_lossy(to).into_owned()).collect()
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_message_from_cron_gets_what_it_lacks_and_nothing_is_said() {
+    let scratch = Scratch::new();
+    let output = sendmail(
+        &scratch,
+        &["-i", "-FCronDaemon", "-B8BITMIME", "-oem", "root"],
+        "From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@mx> backup\n\n.\nall well\n",
+    );
+    assert_eq!((output.status.code(), said(&output)), (Some(0), String::new()));
+    let text = content(&scratch);
+    assert!(text.starts_with("From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@mx> backup\nDate: "), "{text}");
+    assert!(text.contains("\nMessage-ID: <") && text.ends_with("\n\n.\nall well\n"), "{text}");
+    assert_eq!(recipients(&scratch), ["root@mx.example"]);
+}
+
+#[test]
+fn with_t_recipients_come_from_the_header_and_bcc_goes() {
+    let scratch = Scratch::new();
+    let input = "To: Bob <bob@mx.example>, carol\nCc: x@elsewhere.example\nBcc: secret@elsewhere.example\n\
+                 Subject: y\n\nbody\n.\nnot this\n";
+    let output = sendmail(&scratch, &["-t", "-f", "alice@mx.example", "dave@mx.example", "bob@mx.example"], input);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let expected =
+        ["dave@mx.example", "bob@mx.example", "carol@mx.example", "x@elsewhere.example", "secret@elsewhere.example"];
+    assert_eq!(recipients(&scratch), expected);
+    let text = content(&scratch);
+    assert!(!text.contains("secret") && !text.contains("not this"), "{text}");
+    assert!(text.contains("\nFrom: alice@mx.example\n"), "{text}");
+    assert_eq!(scratch.queued()[0].reverse_path, b"alice@mx.example");
+}
+
+#[test]
+fn what_is_said_about_notices_lies_in_the_queue() {
+    let scratch = Scratch::new();
+    let output =
+        sendmail(&scratch, &["-N", "success,delay", "-R", "hdrs", "-V", "a b", "-v", "--", "bob"], "Subject: x\n\n");
+    assert!(said(&output).starts_with("queued as "), "{output:?}");
+    let queue = doorpost::queue::Queue::at(&scratch.queue());
+    let message = queue.take(&scratch.queued()[0].id.parse().unwrap()).unwrap().unwrap();
+    assert_eq!(message.parameters.to_string(), "RET=HDRS ENVID=a+20b");
+    assert_eq!(message.recipients[0].parameters.to_string(), "NOTIFY=SUCCESS,DELAY");
+}
+
+#[test]
+fn mistakes_have_the_statuses_of_sysexits_and_queue_nothing() {
+    let scratch = Scratch::with("message_size_limit = 1000\nhopcount_limit = 3");
+    let large = format!("Subject: x\n\n{}", "a line of text\n".repeat(1000));
+    let hops = "Received: a\nReceived: b\nReceived: c\n\n";
+    for (arguments, input, status) in [
+        (&["-Z"][..], "", 64),
+        (&[], "Subject: x\n\n", 64),
+        (&["-t"], "Subject: x\n\n", 64),
+        (&["-t"], "To: a b c\n\n", 65),
+        (&["a b"], "x\n", 65),
+        (&["-bd"], "", 64),
+        (&["bob"], &large, 69),
+        (&["bob"], hops, 69),
+        (&["-C", "/no/such/folder", "bob"], "x\n", 78),
+    ] {
+        let output = sendmail(&scratch, arguments, input);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?} {output:?}");
+    }
+    assert!(scratch.queued().is_empty());
+    fs::remove_dir_all(scratch.queue()).unwrap();
+    fs::write(scratch.queue(), "").unwrap();
+    let output = sendmail(&scratch, &["bob"], "x\n");
+    assert_eq!(output.status.code(), Some(75), "{output:?}");
+}
+
+#[test]
+fn with_bs_it_speaks_smtp_for_this_machine() {
+    let scratch = Scratch::new();
+    let dialogue = "EHLO localhost\r\nMAIL FROM:<alice@mx.example>\r\nRCPT TO:<x@elsewhere.example>\r\nRCPT TO:<bob@mx.example>\r\n\
+                    DATA\r\nSubject: x\r\n\r\n..dot\r\n.\r\nQUIT\r\n";
+    let output = sendmail(&scratch, &["-bs"], dialogue);
+    let said = said(&output);
+    assert!(said.contains("\r\n250 2.0.0 ") && said.contains("\r\n221 "), "{said}");
+    assert_eq!(content(&scratch), "Subject: x\n\n.dot\n");
+    assert_eq!(recipients(&scratch).len(), 2);
+}
+
+#[test]
+fn bv_says_what_would_become_of_an_address_and_bi_checks_the_aliases() {
+    let scratch = Scratch::new();
+    scratch.write("aliases", "list: bob\n");
+    let output = sendmail(&scratch, &["-bv", "list", "bob"], "");
+    assert_eq!((output.status.code(), said(&output)), (Some(0), "list: deliverable\nbob: deliverable\n".to_owned()));
+    let output = sendmail(&scratch, &["-bv", "nobody-here"], "");
+    assert!(output.status.code() == Some(65) && said(&output).starts_with("nobody-here: nobody here has that name\n"));
+    for (name, arguments) in [("sendmail", &["-bi"][..]), ("sendmail", &["-I"]), ("newaliases", &[])] {
+        let output = feed(&mut named(&scratch, name, arguments), b"");
+        assert!(output.status.success() && said(&output).contains(": 1 aliases; "), "{output:?}");
+    }
+    scratch.write("aliases", "list: bob\nwrong\n");
+    let output = feed(&mut named(&scratch, "newaliases", &[]), b"");
+    assert!(
+        output.status.code() == Some(78) && said(&output).contains("/aliases:2: expected NAME: TARGET"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn qmail_queue_takes_message_and_envelope_and_says_nothing() {
+    let scratch = Scratch::new();
+    let run = |message: &[u8], envelope: &[u8]| {
+        let path = scratch.path().join("envelope");
+        fs::write(&path, envelope).unwrap();
+        let mut command = named(&scratch, "qmail-queue", &[]);
+        command.stdin(Stdio::piped()).stdout(fs::File::open(&path).unwrap()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let _ = child.stdin.take().unwrap().write_all(message);
+        child.wait_with_output().unwrap().status.code()
+    };
+    assert_eq!(run(b"Subject: x\r\n\nbody", b"Fa@x.example\0Tbob@mx.example\0Tcarol@mx.example\0\0"), Some(0));
+    assert_eq!(content(&scratch), "Subject: x\r\n\nbody");
+    assert_eq!(recipients(&scratch), ["bob@mx.example", "carol@mx.example"]);
+    for (envelope, status) in [
+        (&b"Fa@x.example\0Tbob@mx.example\0"[..], 54),
+        (b"X\0\0", 91),
+        (b"Fa@x.example\0\0", 91),
+        (&[&b"F\0T"[..], &[b'a'; 1100], b"\0\0"].concat(), 11),
+    ] {
+        assert_eq!(run(b"x\n", envelope), Some(status), "{envelope:?}");
+    }
+    assert_eq!(scratch.queued().len(), 1);
+    fs::remove_dir_all(scratch.queue()).unwrap();
+    fs::write(scratch.queue(), "").unwrap();
+    assert_eq!(run(b"x\n", b"F\0Tbob\0\0"), Some(53));
+}
+
+/// The drop folder, as the administrator makes it.
+fn drop_folder(scratch: &Scratch) -> std::path::PathBuf {
+    let folder = scratch.path().join("drop");
+    fs::create_dir(&folder).unwrap();
+    scratch.hand_over(&folder);
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o1733)).unwrap();
+    folder
+}
+
+const USER: u32 = 12_345;
+
+fn as_user(mut command: Command) -> Command {
+    command.uid(USER).gid(USER);
+    command
+}
+
+#[test]
+fn a_user_without_any_right_on_the_queue_leaves_mail_in_the_drop_folder() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let output = feed(&mut as_user(named(&scratch, "sendmail", &["bob"])), b"Subject: x\n\nbody\n");
+    assert_eq!(output.status.code(), Some(77), "there is no drop folder: {output:?}");
+    let folder = drop_folder(&scratch);
+    for (name, arguments) in [("sendmail", &["-f", "alice@mx.example", "bob"][..]), ("submit", &["bob"])] {
+        let output = feed(&mut as_user(named(&scratch, name, arguments)), b"Subject: x\n\nbody\n");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+    let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
+    assert_eq!(files.len(), 2);
+    assert!(files.iter().all(|file| fs::metadata(file).unwrap().uid() == USER));
+    // Nobody else can see what is there, nor take it away.
+    let mut ls = Command::new("ls");
+    assert!(!ls.arg(&folder).uid(4242).gid(4242).stderr(Stdio::null()).status().unwrap().success());
+    let mut rm = Command::new("rm");
+    assert!(!rm.arg("-f").arg(&files[0]).uid(4242).gid(4242).stderr(Stdio::null()).status().unwrap().success());
+    let log = said(&scratch.deliver());
+    assert_eq!(scratch.mail("bob").len(), 2, "{log}");
+    assert!(log.contains(&format!("uid={USER} event=taken id=")), "{log}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    let large = format!("Subject: x\n\n{}", "a line of text\n".repeat(1_000_000));
+    let output = feed(&mut as_user(named(&scratch, "sendmail", &["bob"])), large.as_bytes());
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "what is refused leaves nothing");
+}
+
+#[test]
+fn what_nobody_of_ours_wrote_into_the_drop_folder_harms_nothing() {
+    let scratch = Scratch::new();
+    let folder = drop_folder(&scratch);
+    let name = |letter: char| folder.join(letter.to_string().repeat(32));
+    let frame = |text: &str| format!("{}:{text},", text.len());
+    let message =
+        |more: &str| format!("{}{more}{}{}{}", frame("Fa@x"), frame("Rbob@mx.example"), frame("Cx\n"), frame("E"));
+    fs::write(name('a'), message("")).unwrap();
+    fs::write(name('b'), frame("Fa@x")).unwrap();
+    fs::write(name('c'), message(&frame("Aexpanded=alias\tx\t\tx@mx.example"))).unwrap();
+    fs::write(name('d'), message("") + &frame("Cmore") + &frame("E")).unwrap();
+    fs::write(name('e'), "no frames").unwrap();
+    fs::write(folder.join("other"), message("")).unwrap();
+    std::os::unix::fs::symlink(name('a'), name('f')).unwrap();
+    fs::hard_link(folder.join("other"), name('0')).unwrap();
+    nix::unistd::mkfifo(&name('1'), nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+    fs::create_dir(name('2')).unwrap();
+    for letter in ['a', 'b', 'c', 'd', 'e'] {
+        scratch.hand_over(&name(letter));
+    }
+    let log = said(&scratch.deliver());
+    assert_eq!(scratch.mail("bob").len(), 1, "{log}");
+    assert!(folder.join(format!("refused.{}", "c".repeat(32))).exists(), "{log}");
+    assert!(folder.join(format!("refused.{}", "d".repeat(32))).exists(), "{log}");
+    for (letter, left) in [('a', false), ('b', true), ('f', true), ('0', true), ('1', true), ('2', true)] {
+        assert_eq!(name(letter).symlink_metadata().is_ok(), left, "{letter}: {log}");
+    }
+    // What nobody completes is removed in the end.
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(4000);
+    fs::File::options().write(true).open(name('b')).unwrap().set_modified(old).unwrap();
+    scratch.deliver();
+    assert!(!name('b').exists());
+}
+
+#[test]
+fn a_message_from_the_drop_folder_is_queued_once_whatever_crashes() {
+    let scratch = Scratch::new();
+    let folder = drop_folder(&scratch);
+    fs::write(scratch.maildir("bob"), "in the way").unwrap();
+    let frame = |text: &str| format!("{}:{text},", text.len());
+    let path = folder.join("a".repeat(32));
+    let text = format!("{}{}{}{}", frame("F"), frame("Rbob@mx.example"), frame("Cx\n"), frame("E"));
+    let time = std::time::SystemTime::now();
+    for _ in 0..3 {
+        // As if the name had not been removed.
+        fs::write(&path, &text).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        scratch.hand_over(&path);
+        scratch.deliver();
+    }
+    assert_eq!(scratch.queued().len(), 1);
+}
+
+#[test]
+fn mailq_lists_text_and_json_and_the_tool_holds_releases_requeues_and_deletes() {
+    let scratch = Scratch::new();
+    let empty = feed(&mut named(&scratch, "mailq", &[]), b"");
+    assert_eq!(said(&empty), "Mail queue is empty\n");
+    fs::write(scratch.maildir("bob"), "in the way").unwrap();
+    sendmail(&scratch, &["-f", "alice@mx.example", "bob"], "Subject: x\n\nbody\n");
+    sendmail(&scratch, &["-f", "", "carol@mx.example"], "Subject: y\n\nbody\n");
+    let tool = |arguments: &[&str]| {
+        let output = scratch.run("doorpost-queue", arguments, b"");
+        (output.status.code(), said(&output))
+    };
+    assert_eq!(tool(&["hold", "carol@*"]).0, Some(0));
+    scratch.deliver();
+    assert_eq!(scratch.mail("carol").len(), 0, "it is held");
+    let text = said(&feed(&mut named(&scratch, "mailq", &[]), b""));
+    assert!(
+        text.contains(
+            " <alice@mx.example>\n    (4.2.0 the mailbox cannot be written now; 1 tries)\n    to <bob@mx.example>\n"
+        ),
+        "{text}"
+    );
+    assert!(text.contains(" held       <>\n    to <carol@mx.example>\n") && text.contains("-- 2 messages, "), "{text}");
+    let json = tool(&["--json"]).1;
+    let lines: Vec<&str> = json.lines().collect();
+    assert_eq!(lines.len(), 2, "{json}");
+    assert!(
+        lines[0].starts_with("{\"queue_name\": \"deferred\", \"queue_id\": \"")
+            && lines[0].ends_with("\"delay_reason\": \"4.2.0 the mailbox cannot be written now\", \"tries\": 1}]}"),
+        "{json}"
+    );
+    assert!(lines[1].starts_with("{\"queue_name\": \"hold\", ") && lines[1].contains("\"next_try\": null, "), "{json}");
+    assert_eq!(tool(&["release", "carol@*"]).0, Some(0));
+    fs::remove_file(scratch.maildir("bob")).unwrap();
+    scratch.deliver();
+    assert_eq!((scratch.mail("carol").len(), scratch.mail("bob").len()), (1, 0), "bob's waits for its next try");
+    let before = scratch.queued()[0].clone();
+    assert_eq!(tool(&["requeue", &before.id]).0, Some(0));
+    let after = scratch.queued()[0].clone();
+    assert_ne!(before.id, after.id);
+    assert_eq!((&before.whole, &before.recipients), (&after.whole, &after.recipients));
+    assert_eq!(tool(&["hold", "ALL"]).0, Some(0));
+    assert_eq!(tool(&["flush", "ALL"]).0, Some(65), "what is held stays");
+    assert_eq!(tool(&["delete", "nobody@*"]).0, Some(65));
+    assert_eq!(tool(&["delete"]).0, Some(64));
+    assert_eq!(tool(&["delete", "alice@mx.example"]), (Some(0), "1 messages\n".to_owned()));
+    assert!(scratch.queued().is_empty());
+    if nix::unistd::geteuid().is_root() {
+        let output = feed(&mut as_user(scratch.command("doorpost-queue")).args(["delete", "ALL"]), b"");
+        assert_eq!(output.status.code(), Some(77));
+    }
+}
+
+#[test]
+fn flushing_makes_what_waits_due_now() {
+    let scratch = Scratch::with("minimal_backoff_time = 1h");
+    fs::write(scratch.maildir("bob"), "in the way").unwrap();
+    for to in ["bob", "x@elsewhere.example"] {
+        sendmail(&scratch, &[to], "Subject: x\n\nbody\n");
+    }
+    scratch.deliver();
+    fs::remove_file(scratch.maildir("bob")).unwrap();
+    scratch.deliver();
+    assert_eq!(scratch.mail("bob").len(), 0);
+    let output = sendmail(&scratch, &["-qRmx.example"], "");
+    assert_eq!((output.status.code(), said(&output)), (Some(0), String::new()));
+    scratch.deliver();
+    assert_eq!(scratch.mail("bob").len(), 1);
+    assert_eq!(sendmail(&scratch, &["-q"], "").status.code(), Some(0));
+}
+
+#[test]
+fn a_user_sees_his_own_mail_and_no_other() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let folder = drop_folder(&scratch);
+    for user in ["bob", "carol"] {
+        fs::write(scratch.maildir(user), "in the way").unwrap();
+    }
+    sendmail(&scratch, &["carol"], "Subject: another's\n\n");
+    feed(&mut as_user(named(&scratch, "sendmail", &["bob"])), b"Subject: mine\n\n");
+    scratch.deliver();
+    let output = feed(&mut as_user(named(&scratch, "mailq", &[])), b"");
+    assert_eq!(output.status.code(), Some(77), "nobody answers: {output:?}");
+    let listener = UnixListener::bind(folder.join("status")).unwrap();
+    fs::set_permissions(folder.join("status"), fs::Permissions::from_mode(0o666)).unwrap();
+    let mut serving = scratch.command("submit");
+    serving.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut serving = serving.spawn().unwrap();
+    let mine = said(&feed(&mut as_user(named(&scratch, "mailq", &[])), b""));
+    let json = said(&feed(&mut as_user(named(&scratch, "mailq", &["--json"])), b""));
+    let mut other = named(&scratch, "mailq", &[]);
+    let nothing = said(&feed(other.uid(4242).gid(4242), b""));
+    let _ = serving.kill();
+    let _ = serving.wait();
+    assert!(mine.contains("to <bob@mx.example>") && !mine.contains("carol") && mine.contains("-- 1 message"), "{mine}");
+    assert!(json.lines().count() == 1 && json.contains("\"address\": \"bob@mx.example\""), "{json}");
+    assert_eq!(nothing, "Mail queue is empty\n");
+    let all = said(&feed(&mut named(&scratch, "mailq", &[]), b""));
+    assert!(all.contains("-- 2 messages"), "{all}");
+}
