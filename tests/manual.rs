@@ -25,7 +25,7 @@ fn options_of_help(program: &str) -> BTreeSet<String> {
     let help = String::from_utf8(output.stdout).expect("UTF-8");
     let listed = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
     let words = listed.flat_map(|line| line.split("  ").next().unwrap_or_default().split([' ', ',', '=', '[']));
-    words.filter(|word| word.starts_with('-')).map(|word| word.trim_end_matches('.').to_owned()).collect()
+    words.filter(|word| word.starts_with('-') && *word != "-").map(|word| word.trim_end_matches('.').to_owned()).collect()
 }
 
 /// The options that have an item of their own in the page: `.It Fl n Ar count`, `.It Fl -port Ar number`.

@@ -316,7 +316,7 @@ fn mailq_lists_text_and_json_and_the_tool_holds_releases_requeues_and_deletes() 
     assert_eq!(tool(&["delete", "alice@mx.example"]), (Some(0), "1 messages\n".to_owned()));
     assert!(scratch.queued().is_empty());
     if nix::unistd::geteuid().is_root() {
-        let output = feed(&mut as_user(scratch.command("doorpost-queue")).args(["delete", "ALL"]), b"");
+        let output = feed(as_user(scratch.command("doorpost-queue")).args(["delete", "ALL"]), b"");
         assert_eq!(output.status.code(), Some(77));
     }
 }

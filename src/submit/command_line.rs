@@ -100,8 +100,8 @@ fn speak_smtp(config: &Config, common: &Common) -> Result<Ended, Error> {
     become_owner(config)?;
     let mut way = Way::find(config, common)?;
     let peer = Peer::of_stdio(Some("127.0.0.1"), None);
-    let site = Here::new(&channels, &peer, &[], false, &config.myhostname)?;
-    let settings = Settings::new(config, &peer, None, false);
+    let site = Here::new(config, &channels, &peer, &[], false)?;
+    let settings = Settings::new(config, &peer, None, server::Kind::default());
     let stream = Connection::from_stdio(config.daemon_timeout.0);
     let mut stream = stream.map_err(|error| Error::Connection(format!("standard input and output: {error}")))?;
     let mut waking = way.submit();

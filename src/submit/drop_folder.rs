@@ -368,7 +368,7 @@ impl Left<'_> {
         };
         draft.attribute("uid", &uid.to_string()).map_err(later)?;
         let mut receiver = Receiver::new(self.config, self.common)?;
-        let client = Client { helo: None, name: None, address: format!("uid-{uid}") };
+        let client = Client { helo: None, name: None, address: format!("uid-{uid}"), tls: None };
         let (channel, policy, protocol) = ("local".to_owned(), Policy::Anywhere, Protocol::Local);
         receiver.introduce(&Introduction { channel, policy, protocol, client })?;
         receiver.begin_with(draft);

@@ -53,7 +53,7 @@ fn feed(
     envelope: &mut dyn BufRead,
 ) -> Result<String, Refused> {
     let submit = way.submit();
-    let client = Client { helo: None, name: None, address: "local".to_owned() };
+    let client = Client { helo: None, name: None, address: "local".to_owned(), tls: None };
     let (channel, policy, protocol) = ("local".to_owned(), Policy::Anywhere, Protocol::Local);
     submit.introduce(&Introduction { channel, policy, protocol, client }).map_err(trouble)?;
     let mut piece = vec![0; 64 * 1024];
