@@ -11,7 +11,7 @@
 //! `config::pattern`.
 
 use crate::config::pattern::PatternList;
-use crate::config::{Config, Error, Origin};
+use crate::config::{Config, Error, Origin, shown};
 use crate::lookup::Lookup;
 use crate::net::peer::Peer;
 
@@ -139,7 +139,7 @@ impl Channels {
         let found = |name: &String| {
             self.by_name(name).filter(|channel| channel.name != AUTHENTICATED).ok_or_else(|| Error {
                 origin: Origin::Arguments,
-                problem: format!("expected the name of a channel instead of {}", name.escape_debug()),
+                problem: format!("expected the name of a channel instead of {}", shown(name)),
             })
         };
         only.iter().map(found).collect()

@@ -104,6 +104,18 @@ fn account_in(passwd: &str, name: &str) -> Option<Account> {
     Some(Account { uid: uid.into(), gid: gid.into() })
 }
 
+/// A program that hands what a client says to submit begins as mail_owner; where there is a net_owner it stays who it is
+/// until it has a way to submit.
+pub fn begin(config: &Config) -> Result<(), Error> {
+    if config.net_owner.is_empty() { become_owner(config, Owner::Mail) } else { Ok(()) }
+}
+
+/// Then, before it reads an octet of the client, it is net_owner, if there is one. Only root can become that, so submit
+/// was started as root and becomes mail_owner by itself.
+pub fn begin_to_parse(config: &Config) -> Result<(), Error> {
+    if config.net_owner.is_empty() { Ok(()) } else { become_owner(config, Owner::Net) }
+}
+
 /// The system user that a parameter names.
 pub fn owner_of(config: &Config, owner: Owner) -> Result<Account, Error> {
     let (name, parameter) = match owner {

@@ -71,26 +71,36 @@ pub fn fork(child: impl FnOnce() -> u8) -> nix::Result<Pid> {
 /// Sets the signals that servers catch back to their defaults and unblocks all.
 pub fn default_signals() {
     for caught in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGUSR1, Signal::SIGALRM] {
-        // SAFETY: the default action is no function of ours that could run at a wrong time.
-        let _ = unsafe { signal(caught, SigHandler::SigDfl) };
+        let _ = set(caught, SigHandler::SigDfl);
     }
     let _ = SigSet::empty().thread_set_mask();
 }
 
-/// Makes a program start with no signal blocked, and SIGXFSZ at its default. (std hands on what its parent has.)
-pub fn start_with_nothing_blocked(command: &mut std::process::Command) {
-    use std::os::unix::process::CommandExt;
-    // SAFETY: between fork and exec two system calls are made, which are async-signal-safe and allocate nothing.
-    unsafe {
-        command.pre_exec(|| Ok(signal(Signal::SIGXFSZ, SigHandler::SigDfl).map(drop)?));
-        command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?));
-    }
+/// Makes a program start with no signal blocked and SIGXFSZ at its default, and less nice than we are by so much.
+pub fn start_as_we_were(command: &mut std::process::Command, niceness: i32) {
+    let prepare = move || {
+        let _ = set(Signal::SIGXFSZ, SigHandler::SigDfl);
+        Ok(SigSet::empty().thread_set_mask().map(|()| renice(-niceness))?)
+    };
+    // SAFETY: between fork and exec only system calls are made, which are async-signal-safe and allocate nothing.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, prepare) };
+}
+
+/// Adds to the niceness of this process, as far as it may.
+pub fn renice(delta: i32) {
+    // SAFETY: a system call that gets a number.
+    unsafe { libc::nice(delta) };
 }
 
 /// Ignores a signal: SIGXFSZ, so that a file over RLIMIT_FSIZE is an error of write and not the end of the process.
 pub fn ignore(which: Signal) {
-    // SAFETY: "ignore" is no function of ours that could run at a wrong time.
-    let _ = unsafe { signal(which, SigHandler::SigIgn) };
+    let _ = set(which, SigHandler::SigIgn);
+}
+
+/// For what is no handler of ours.
+fn set(which: Signal, action: SigHandler) -> nix::Result<SigHandler> {
+    // SAFETY: neither "ignore" nor the default is a function of ours that could run at a wrong time.
+    unsafe { signal(which, action) }
 }
 
 /// Takes a descriptor that whoever started us left open (`LISTEN_FDS`, a notification descriptor).
@@ -111,15 +121,9 @@ pub fn forget_variable(name: &str) {
     unsafe { std::env::remove_var(name) };
 }
 
-/// Closes every descriptor from `first` on. Only for a child that is about to exec or that owns none of them.
-pub fn close_from(first: u32) {
-    // SAFETY: callers hold no OwnedFd at or above `first` that they will use again.
-    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
-}
-
-/// The same up to `last`.
+/// Closes every descriptor from `first` to `last`. Only for a child that is about to exec or that owns none of them.
 pub fn close_between(first: u32, last: u32) {
-    // SAFETY: as above.
+    // SAFETY: callers hold no OwnedFd there that they will use again.
     unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
@@ -173,12 +177,10 @@ impl Lease {
     /// Takes it; `EAGAIN` if the file is open for writing somewhere.
     pub fn take(file: &impl std::os::fd::AsFd) -> nix::Result<Lease> {
         let fd = file.as_fd().try_clone_to_owned().map_err(|_| nix::Error::EMFILE)?;
-        // SAFETY: the signal would end us when somebody opens the file; "ignore" is no function that could run. The
-        // descriptor is ours, and the calls change nothing but the lease.
-        unsafe {
-            signal(Signal::SIGIO, SigHandler::SigIgn)?;
-            nix::errno::Errno::result(libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK))?;
-        }
+        // It would end us when somebody opens the file.
+        ignore(Signal::SIGIO);
+        // SAFETY: the descriptor is ours, and the call changes nothing but the lease.
+        nix::errno::Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) })?;
         Ok(Lease(fd))
     }
 

@@ -68,20 +68,24 @@ fn an_address_has_so_many_connections_and_the_next_one_hears_it_in_its_protocol(
 #[test]
 fn the_limits_hold_under_the_names_of_qpsmtpd_and_for_both_families() {
     use std::os::unix::process::CommandExt;
-    let folder = folder();
-    server_named(folder.path(), "smtpsrvr");
-    fs::write(folder.path().join("main.cf"), format!("daemon_directory = {}\n", folder.path().display())).unwrap();
-    let mut command = smtpd(folder.path());
-    // The wildcard takes both, and there IPv4 comes as IPv6.
-    command.arg0("qpsmtpd-forkserver").args(["-p", "0", "-m", "1", "-c", "2"]);
-    let mut server = Server::start(&mut command);
-    let port = server.address("0").port();
-    for address in [SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port))] {
-        let mut first = TcpStream::connect(address).unwrap();
-        assert_eq!(line(&mut first), "served\n");
-        assert!(refusal(&mut TcpStream::connect(address).unwrap(), Instant::now()).starts_with("421 "), "{address}");
-        drop(first);
-        until("a place", || TcpStream::connect(address).is_ok_and(|mut client| line(&mut client) == "served\n"));
+    let scratch = Scratch::new();
+    for mode in [&[][..], &["--mode", "exec"]] {
+        let mut command = scratch.command("smtpd");
+        // The wildcard takes both, and there IPv4 comes as IPv6.
+        command.arg0("qpsmtpd-forkserver").args(["-p", "0", "-m", "1", "-c", "2"]).args(mode);
+        let mut server = Server::start(&mut command);
+        let port = server.address("0").port();
+        for address in [SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port))] {
+            let served = |mut client: TcpStream| {
+                client.set_read_timeout(Some(PATIENCE)).unwrap();
+                line(&mut client).starts_with("220 ").then_some(client)
+            };
+            let first = served(TcpStream::connect(address).unwrap()).expect("a greeting");
+            let second = refusal(&mut TcpStream::connect(address).unwrap(), Instant::now());
+            assert!(second.starts_with("421 "), "{address}");
+            drop(first);
+            until("a place", || TcpStream::connect(address).is_ok_and(|client| served(client).is_some()));
+        }
     }
 }
 

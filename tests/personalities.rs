@@ -134,7 +134,7 @@ fn under_qpsmtpds_names_smtpsrvr_is_started_with_all_channels() {
         ("qpsmtpd-forkserver", &["--po", "0", "--listen", "127.0.0.1", "--limit", "3"]),
         ("qpsmtpd-prefork", &["--port", "0", "--interface", "127.0.0.1", "--limit-connections", "3", "--debug"]),
     ] {
-        let mut server = Server::start(named(folder.path(), name).args(options));
+        let mut server = Server::start(named(folder.path(), name).args(["--mode", "exec"]).args(options));
         assert_eq!(server.listen_to("0"), "0 operands\n", "{name} {options:?}");
     }
 }

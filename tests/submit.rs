@@ -286,10 +286,12 @@ fn very_many_recipients_behind_the_content_need_no_memory() {
 }
 
 /// The servers' way. As root the child becomes nobody, whose queue it is.
-fn submitter(scratch: &Scratch) -> Submitter {
+fn submitter(scratch: &Scratch) -> Submitter<'static> {
     let common = Common { config: Some(scratch.path().to_owned()), ..Common::default() };
     let config = Config::load(&common).expect("the configuration");
-    Submitter::start(&config, &common).expect("a way to submit")
+    // For as long as the test runs.
+    let (config, common) = (Box::leak(Box::new(config)), Box::leak(Box::new(common)));
+    Submitter::start(config, common).expect("a way to submit")
 }
 
 #[test]

@@ -319,3 +319,29 @@ fn a_key_of_roots_alone_is_used_and_then_nobodys() {
     }
     assert_eq!(client.ask("QUIT"), "+OK Goodbye");
 }
+
+#[test]
+fn a_process_that_serves_many_clients_offers_tls_to_each() {
+    let scratch = with_tls();
+    let path = scratch.path().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut command = scratch.command("smtpsrvr");
+    command.args(["-o", "children=1", "-o", "idle_children=1", "-o", "max_use=3"]);
+    let mut pool =
+        command.stdin(std::os::fd::OwnedFd::from(listener)).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut children = Vec::new();
+    for _ in 0..3 {
+        let waited_for = Command::new("true").stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let mut client = Client::connected(&path, waited_for);
+        assert_eq!(client.line(), "220 mx.example ESMTP doorpost");
+        assert!(extensions(&mut client).contains(&"STARTTLS".to_owned()));
+        assert_eq!(client.ask("STARTTLS"), "220 2.0.0 Begin TLS now");
+        client.start_tls();
+        let parent = pool.id();
+        children.push(fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap());
+        assert_eq!(client.ask("QUIT"), "221 2.0.0 Goodbye");
+    }
+    pool.kill().unwrap();
+    pool.wait().unwrap();
+    assert!(children.iter().all(|child| *child == children[0]), "{children:?}");
+}

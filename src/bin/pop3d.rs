@@ -17,10 +17,30 @@ use doorpost::pop3::{self, import, standalone};
 use doorpost::smtpd::refusal;
 use std::process::ExitCode;
 
-fn prepare() -> Result<(Args, Config), Error> {
+struct Pop3d {
+    args: Args,
+    config: Config,
+}
+
+fn prepare() -> Result<Pop3d, Error> {
     let args = Args::read()?;
     let config = Config::load(&args.common)?;
-    Ok((args, config))
+    Ok(Pop3d { args, config })
+}
+
+impl accept::Server for Pop3d {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn session(&mut self) -> Result<Ended, Error> {
+        pop3::serve(&self.config, self.args.record.as_deref(), self.args.tls)
+    }
+
+    fn read_again(&mut self) -> Result<(), Error> {
+        self.config = Config::load(&self.args.common)?;
+        Ok(())
+    }
 }
 
 fn run() -> Result<Ended, Error> {
@@ -28,14 +48,16 @@ fn run() -> Result<Ended, Error> {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == external::REPORT) {
         return external::report();
     }
-    let (args, config) = prepare().inspect_err(pop3::refuse)?;
-    if let Some((source, user)) = args.import()? {
-        return import::run(&config, &source, user);
+    let mut server = prepare().inspect_err(pop3::refuse)?;
+    if let Some((source, user)) = server.args.import()? {
+        return import::run(&server.config, &source, user);
     }
-    let session = || pop3::serve(&config, args.record.as_deref(), args.tls);
-    match args.daemon {
-        None => accept::serve(&config, refusal::words("pop3d".as_ref()), session),
-        Some(children) => standalone::listen(&config, &args, children, session),
+    match server.args.daemon {
+        None => accept::serve(&mut server, refusal::words("pop3d".as_ref())),
+        Some(children) => {
+            let way = standalone::Way::of(&server.args);
+            standalone::listen(&mut server, way, children)
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
 use doorpost::net::connection::{Connection, LastWords};
 use doorpost::net::peer::Peer;
-use doorpost::privilege::{self, Owner};
+use doorpost::privilege;
 use doorpost::qmqp::qmtp;
 use doorpost::qmqp::server::{self, LONGEST_SESSION};
 use doorpost::record::{self, Recorder};
@@ -50,32 +50,48 @@ fn name() -> &'static str {
 }
 
 fn run() -> Result<Ended, Error> {
-    let (args, config, channels) = prepare().inspect_err(refuse)?;
-    accept::serve(&config, refusal::words(name().as_ref()), || session(&args, &config, &channels))
+    let mut server = prepare().inspect_err(refuse)?;
+    accept::serve(&mut server, refusal::words(name().as_ref()))
 }
 
 /// Everything that does not depend on the connection.
-fn prepare() -> Result<(Args, Config, Channels), Error> {
+struct Qmqpd {
+    args: Args,
+    config: Config,
+    channels: Channels,
+}
+
+fn prepare() -> Result<Qmqpd, Error> {
     let mut args: Args = cli::parse()?;
     args.daemon.apply(&mut args.common)?;
     let config = Config::load(&args.common)?;
     let channels = Channels::load(&config)?;
-    if config.net_owner.is_empty() {
-        privilege::become_owner(&config, Owner::Mail)?;
+    privilege::begin(&config)?;
+    Ok(Qmqpd { args, config, channels })
+}
+
+impl accept::Server for Qmqpd {
+    fn config(&self) -> &Config {
+        &self.config
     }
-    Ok((args, config, channels))
+
+    fn session(&mut self) -> Result<Ended, Error> {
+        session(&self.args, &self.config, &self.channels)
+    }
+
+    fn read_again(&mut self) -> Result<(), Error> {
+        let config = Config::load(&self.args.common)?;
+        self.channels = Channels::load(&config)?;
+        self.config = config;
+        Ok(())
+    }
 }
 
 fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, Error> {
     let complain = |error: std::io::Error| log::warn!("event=nothing-recorded cause={error}");
     let record = args.record.as_ref().and_then(|path| record::create(path).map_err(complain).ok());
-    let submit = Submitter::start(config, &args.common).and_then(|submit| {
-        if !config.net_owner.is_empty() {
-            // Only root can become net_owner, so submit was started as root and becomes mail_owner itself.
-            privilege::become_owner(config, Owner::Net)?;
-        }
-        Ok(submit)
-    });
+    let submit = Submitter::start(config, &args.common);
+    let submit = submit.and_then(|submit| privilege::begin_to_parse(config).map(|()| submit));
     let connection = connection(config.daemon_timeout.0.min(LONGEST_SESSION)).inspect_err(refuse)?;
     let head = record::Head { program: name(), arguments: Vec::new(), varying: &["30:KOk: queued as "] };
     let mut stream = Recorder::new(connection, record, &head);

@@ -19,7 +19,7 @@ use doorpost::net::accept;
 use doorpost::net::connection::{Connection, LastWords};
 use doorpost::net::peer::Peer;
 use doorpost::net::tls::Offer;
-use doorpost::privilege::{self, Owner};
+use doorpost::privilege;
 use doorpost::record::{self, Recorder};
 use doorpost::smtp::server::{self, Kind, Settings};
 use doorpost::smtp::session::{Dialect, Login};
@@ -62,29 +62,60 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<Ended, Error> {
-    let (args, config, channels, mut tls) = prepare().inspect_err(|_| refuse())?;
-    let mut tls = || std::mem::take(&mut tls);
-    accept::serve(&config, refusal::words("smtpsrvr".as_ref()), || {
-        session(&args, &config, &channels, tls()).inspect_err(|_| refuse())
-    })
+    let mut server = prepare().inspect_err(|_| refuse())?;
+    accept::serve(&mut server, refusal::words("smtpsrvr".as_ref()))
 }
 
 /// Everything that does not depend on the connection.
-fn prepare() -> Result<(Args, Config, Channels, Offer), Error> {
+struct Smtpsrvr {
+    args: Args,
+    config: Config,
+    channels: Channels,
+    tls: Offer,
+}
+
+fn prepare() -> Result<Smtpsrvr, Error> {
     let args: Args = cli::parse()?;
     let mut config = Config::load(&args.common)?;
     let channels = Channels::load(&config)?;
     // The key may be a file that only root can open.
     let tls = Offer::open(&config, args.tls)?;
-    if !logins(&args, &config) {
-        if config.net_owner.is_empty() {
-            privilege::become_owner(&config, Owner::Mail)?;
-        }
-    } else if privilege::is_root() {
-        // Each session needs root's rights at its start, for the process that checks passwords.
+    if logins(&args, &config) {
+        keep_rights(&mut config);
+    } else {
+        privilege::begin(&config)?;
+    }
+    Ok(Smtpsrvr { args, config, channels, tls })
+}
+
+/// Each session needs root's rights at its start, for the process that checks passwords.
+fn keep_rights(config: &mut Config) {
+    if privilege::is_root() {
         config.max_use = 1;
     }
-    Ok((args, config, channels, tls))
+}
+
+impl accept::Server for Smtpsrvr {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn session(&mut self) -> Result<Ended, Error> {
+        // A process that serves one client keeps nothing of the key.
+        let tls = if self.config.max_use == 1 { std::mem::take(&mut self.tls) } else { self.tls.clone() };
+        session(&self.args, &self.config, &self.channels, tls).inspect_err(|_| refuse())
+    }
+
+    fn read_again(&mut self) -> Result<(), Error> {
+        let mut config = Config::load(&self.args.common)?;
+        let channels = Channels::load(&config)?;
+        self.tls = self.tls.open_again(&config, self.args.tls)?;
+        if logins(&self.args, &config) {
+            keep_rights(&mut config);
+        }
+        (self.config, self.channels) = (config, channels);
+        Ok(())
+    }
 }
 
 /// Whether clients can log in.
@@ -100,14 +131,9 @@ fn session(args: &Args, config: &Config, channels: &Channels, tls: Offer) -> Res
         true if !privilege::is_root() => Checker::Later,
         true => Checker::Started(gate::start(config, &peer)?),
     };
-    if config.net_owner.is_empty() {
-        privilege::become_owner(config, Owner::Mail)?;
-    }
+    privilege::begin(config)?;
     let submit = Submitter::start(config, &args.common);
-    if !config.net_owner.is_empty() {
-        // Only root can become net_owner, so submit was started as root and becomes mail_owner itself.
-        privilege::become_owner(config, Owner::Net)?;
-    }
+    privilege::begin_to_parse(config)?;
     let mut submit = submit?;
     let only: Vec<String> =
         args.channels.iter().flat_map(|list| list.split(',')).map(|n| n.trim().to_owned()).collect();

@@ -69,7 +69,28 @@ fn run() -> Result<Ended, Error> {
         return Err(Error::Usage("expected recipients behind -f FROM".to_owned()));
     }
     privilege::become_owner(&config, Owner::Mail)?;
-    accept::serve(&config, None, || serve(&config, &args.common))
+    accept::serve(&mut Submit { config, common: args.common }, None)
+}
+
+/// For the servers.
+struct Submit {
+    config: Config,
+    common: Common,
+}
+
+impl accept::Server for Submit {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn session(&mut self) -> Result<Ended, Error> {
+        serve(&self.config, &self.common)
+    }
+
+    fn read_again(&mut self) -> Result<(), Error> {
+        self.config = Config::load(&self.common)?;
+        Ok(())
+    }
 }
 
 fn serve(config: &Config, common: &Common) -> Result<Ended, Error> {

@@ -4,7 +4,7 @@ use super::{AUTHENTICATED, Channel, Channels, MayGo, Transport};
 use crate::config::expand::{self, Names};
 use crate::config::pattern::{Matches, PatternList};
 use crate::config::value::Value;
-use crate::config::{Config, Error, Origin, load, main_cf};
+use crate::config::{Config, Error, Origin, load, main_cf, shown};
 
 /// What holds where there is no file.
 const BUILT_IN: &str = "local 127.0.0.0/8,[::1] $myhostname,localhost mailbox: *\nsmtp * * smtp: local\n";
@@ -50,8 +50,7 @@ pub(super) fn parse(octets: &[u8], config: &Config, built_in: bool) -> Result<Ch
     for channel in &channels {
         let MayGo::To(names) = &channel.may_go else { continue };
         if let Some(unknown) = names.iter().find(|name| channels.iter().all(|known| known.name != **name)) {
-            let problem =
-                format!("expected the name of a channel in the last column instead of {}", unknown.escape_debug());
+            let problem = format!("expected the name of a channel in the last column instead of {}", shown(unknown));
             return Err(Error { origin: channel.origin.clone(), problem });
         }
     }
@@ -66,7 +65,7 @@ fn channel(text: &str, config: &Config, origin: &Origin) -> Result<Channel, Erro
     };
     let is_name = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.');
     if name.len() > 64 || !name.bytes().all(is_name) || !name.bytes().any(|octet| octet.is_ascii_alphanumeric()) {
-        return Err(wrong(format!("a channel name of letters, digits, - _ and . instead of {}", name.escape_debug())));
+        return Err(wrong(format!("a channel name of letters, digits, - _ and . instead of {}", shown(name))));
     }
     let expanded = |column: &str| expand::expand(column, origin, &mut MainCf { config, origin });
     let patterns = |column: &str, what: &str| match expanded(column)?.as_str() {
@@ -143,14 +142,14 @@ pub(super) fn transport(text: &str) -> Result<Transport, String> {
         _ => Err(format!(
             "mailbox:, smtp:, smtp:[host]:port, {}:... or - instead of {}",
             OTHERS.join(":..., "),
-            text.escape_debug()
+            shown(text)
         )),
     }
 }
 
 /// Postfix's forms of a next hop: `[host]`, `[host]:port`, `domain`, `domain:port`.
 fn host_and_port(text: &str) -> Result<(), String> {
-    let wrong = || format!("host, [host] or [host]:port behind smtp: instead of {}", text.escape_debug());
+    let wrong = || format!("host, [host] or [host]:port behind smtp: instead of {}", shown(text));
     let (host, port) = match text.strip_prefix('[').map(|text| text.split_once(']')) {
         Some(Some((host, ""))) => (host, None),
         Some(Some((host, rest))) => (host, Some(rest.strip_prefix(':').ok_or_else(wrong)?)),

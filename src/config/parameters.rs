@@ -140,6 +140,7 @@ parameters! {
     children: u32 = "50", "most processes of an accept loop at once";
     idle_children: u32 = "0", "processes of an accept loop that wait for a connection";
     max_use: u32 = "1", "connections that a process of an accept loop serves before it ends; 0: no limit";
+    pretty_child: bool = "no", "processes of an accept loop have the address of their client as name";
     max_idle: Seconds = "100s", "an accept loop on somebody else's socket ends after so long without a connection; 0: never";
     smtpd_client_connection_count_limit: u32 = "0", "connections that one client address may have at once; 0: no limit";
     smtpd_client_connection_rate_limit: u32 = "0", "connections that one client address may make in a minute; 0: no limit";

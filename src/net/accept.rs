@@ -5,9 +5,9 @@
 //! `systemd-socket-activate --accept` even passes a connection that way.
 
 use super::acceptor::{Acceptor, Given, Left, Service};
-use super::limits::Limits;
+use super::limits::{self, Limits};
 use super::listener::{Listener, is_listening};
-use super::pool::{Pool, Size};
+use super::pool::{Pool, Served, Size};
 use crate::config::Config;
 use crate::exit::{self, Ended, Error};
 use crate::sys;
@@ -15,78 +15,159 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
 
 /// First descriptor of LISTEN_FDS.
 const LISTEN_FDS_START: i32 = 3;
 /// More sockets than any unit has.
 const MOST_LISTENERS: i32 = 64;
 
-/// Runs `session` on descriptors 0 and 1: once, if they are a connection, pipe, file or terminal; if descriptor 0 (or 3
-/// under LISTEN_FDS) is a listening socket, in a forked child for each connection, at most `children` at once, until
-/// TERM, or `max_idle` without a child (whoever holds the socket starts us again).
-///
-/// Descriptor 2 stays the log. An error of `session` in a child is logged there and becomes the child's exit status,
-/// so `session` itself must tell the client what it is to be told. `busy` is what one hears for whom there is no room.
-pub fn serve(
-    config: &Config,
-    busy: Option<Vec<u8>>,
-    mut session: impl FnMut() -> Result<Ended, Error>,
-) -> Result<Ended, Error> {
-    let listeners = listeners().map_err(|error| Error::Connection(format!("the connection: {error}")))?;
-    if listeners.is_empty() {
-        return session();
-    }
-    let limit = usize::try_from(config.children).unwrap_or(usize::MAX).max(1);
-    let max_idle = Some(config.max_idle.0).filter(|time| !time.is_zero());
-    run(config, listeners, (limit, max_idle), busy, session)
+/// A program of ours: ready for a client, and able to become ready anew.
+pub trait Server {
+    /// What was read last.
+    fn config(&self) -> &Config;
+    /// Serves the client on descriptors 0 and 1. Descriptor 2 stays the log. An error is logged and becomes the status of
+    /// the child, so the client must have been told what it is to be told.
+    fn session(&mut self) -> Result<Ended, Error>;
+    /// Reads the configuration again (HUP). After an error everything is as it was.
+    fn read_again(&mut self) -> Result<(), Error>;
 }
 
-/// Runs `session` like [`serve`] on sockets of our own, at most `limit` at once, until TERM.
+/// Runs a session on descriptors 0 and 1: once, if they are a connection, pipe, file or terminal; if descriptor 0 (or 3
+/// under LISTEN_FDS) is a listening socket, in a forked child for each connection, at most `children` at once, until
+/// TERM, or `max_idle` without a child (whoever holds the socket starts us again). `busy` is what a client hears for whom
+/// there is no room.
+pub fn serve(server: &mut impl Server, busy: Option<Vec<u8>>) -> Result<Ended, Error> {
+    let Found { listeners, leash, are_own } =
+        listeners().map_err(|error| Error::Connection(format!("the connection: {error}")))?;
+    if listeners.is_empty() {
+        return server.session();
+    }
+    let null = null().map_err(broken)?;
+    Loop { bounds: Bounds::OfConfiguration, leash, owns_sockets: are_own, null }.run(server, listeners, busy)
+}
+
+/// Runs sessions like [`serve`] on sockets of our own, at most `limit` at once, until TERM.
 pub fn serve_own(
-    config: &Config,
+    server: &mut impl Server,
     listeners: Vec<Listener>,
     limit: usize,
     busy: Option<Vec<u8>>,
-    session: impl FnMut() -> Result<Ended, Error>,
 ) -> Result<Ended, Error> {
-    run(config, listeners, (limit, None), busy, session)
+    let null = null().map_err(broken)?;
+    Loop { bounds: Bounds::Own(limit), leash: None, owns_sockets: true, null }.run(server, listeners, busy)
 }
 
-fn run(
-    config: &Config,
-    listeners: Vec<Listener>,
-    (limit, max_idle): (usize, Option<Duration>),
-    busy: Option<Vec<u8>>,
-    mut session: impl FnMut() -> Result<Ended, Error>,
-) -> Result<Ended, Error> {
-    // A child for each connection, started when that is there, needs no pool.
-    if config.idle_children > 0 || config.max_use != 1 {
-        let idle = usize::try_from(config.idle_children).unwrap_or(usize::MAX).min(limit);
-        // The key is read from a file that was opened before rights were given up, and can be read once.
-        let max_use = if config.tls_cert_file.0.is_empty() { config.max_use } else { 1 };
-        let size = Size { children: limit, idle, max_use, max_idle };
-        let mut pool = Pool::new(listeners, size, Limits::of(config), busy).map_err(broken)?;
-        pool.run(|connection| serve_one(connection, &mut session)).map_err(broken)?;
-        return Ok(Ended::Done);
+/// How many children there may be, and whether the loop ends when there are none.
+#[derive(Clone, Copy)]
+enum Bounds {
+    OfConfiguration,
+    Own(usize),
+}
+
+impl Bounds {
+    fn size(self, config: &Config) -> Size {
+        let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        let max_idle = Some(config.max_idle.0).filter(|time| !time.is_zero());
+        let (children, ends) = match self {
+            Bounds::OfConfiguration => (number(config.children).max(1), max_idle),
+            Bounds::Own(limit) => (limit, None),
+        };
+        let idle = number(config.idle_children).min(children);
+        Size { children, idle, max_use: config.max_use, max_idle: ends, linger: max_idle }
     }
-    let mut service = Service::new("session", listeners, limit);
-    service.refusal = busy;
-    let mut acceptor = Acceptor::new(vec![service]).map_err(broken)?;
-    acceptor.limit(limit, Limits::of(config)).map_err(broken)?;
-    let fork = |acceptor: &mut Acceptor, _: usize, given: &Given| fork(acceptor, given, &mut session);
-    let mut fork = fork;
-    while acceptor.run(max_idle, &mut fork).map_err(broken)? == Left::ToReadAgain {
-        log::info!("signal HUP has no meaning yet");
+}
+
+struct Loop {
+    bounds: Bounds,
+    leash: Option<OwnedFd>,
+    owns_sockets: bool,
+    /// /dev/null, which is on 0 and 1 of a process between two clients.
+    null: OwnedFd,
+}
+
+impl Loop {
+    fn run(
+        mut self,
+        server: &mut impl Server,
+        listeners: Vec<Listener>,
+        busy: Option<Vec<u8>>,
+    ) -> Result<Ended, Error> {
+        let size = self.bounds.size(server.config());
+        // A child for each connection, started when that is there, needs no pool.
+        if size.idle > 0 || size.max_use != 1 {
+            self.run_pool(server, Pool::new(listeners, size, Limits::of(server.config()), busy).map_err(broken)?)
+        } else {
+            self.run_forks(server, listeners, busy)
+        }
     }
-    Ok(Ended::Done)
+
+    fn run_pool(&mut self, server: &mut impl Server, mut pool: Pool) -> Result<Ended, Error> {
+        pool.leash(self.leash.take());
+        if self.owns_sockets {
+            pool.own_sockets();
+        }
+        while pool.run(|connection| serve_one(connection, server, &self.null)).map_err(broken)? == Left::ToReadAgain {
+            if read_again(server) {
+                let config = server.config();
+                pool.change(self.bounds.size(config), Limits::of(config)).map_err(broken)?;
+                log::info!("{READ_AGAIN}");
+            }
+        }
+        Ok(Ended::Done)
+    }
+
+    fn run_forks(
+        &mut self,
+        server: &mut impl Server,
+        listeners: Vec<Listener>,
+        busy: Option<Vec<u8>>,
+    ) -> Result<Ended, Error> {
+        let size = self.bounds.size(server.config());
+        let mut service = Service::new("session", listeners, size.children);
+        service.refusal = busy;
+        let mut acceptor = Acceptor::new(vec![service]).map_err(broken)?;
+        acceptor.limit(size.children, Limits::of(server.config())).map_err(broken)?;
+        acceptor.leash(self.leash.take());
+        let mut max_idle = size.max_idle;
+        loop {
+            let start = |acceptor: &mut Acceptor, _: usize, given: &Given| fork(acceptor, given, server);
+            if acceptor.run(max_idle, start).map_err(broken)? == Left::Ended {
+                return Ok(Ended::Done);
+            }
+            if read_again(server) {
+                let size = self.bounds.size(server.config());
+                if size.idle > 0 || size.max_use != 1 {
+                    log::warn!("idle_children and max_use hold from the next start on");
+                }
+                acceptor.limit_service(0, size.children);
+                acceptor.limit(size.children, Limits::of(server.config())).map_err(broken)?;
+                max_idle = size.max_idle;
+                log::info!("{READ_AGAIN}");
+            }
+        }
+    }
+}
+
+/// Recorded when it holds for the next client.
+const READ_AGAIN: &str = "signal HUP, the configuration was read again";
+
+fn read_again(server: &mut impl Server) -> bool {
+    let read = server.read_again();
+    if let Err(error) = &read {
+        log::error!("{error}; everything stays as it was");
+    }
+    read.is_ok()
+}
+
+fn null() -> io::Result<OwnedFd> {
+    Ok(std::fs::File::options().read(true).write(true).open("/dev/null")?.into())
 }
 
 /// For a program that can serve nobody, before it says so: if 0 (or 3 under LISTEN_FDS) is a listening socket, puts the
 /// client that waits there on 0 and 1. Else does nothing.
 pub fn meet_client() {
     let waiting = |listener: &Listener| listener.accept().ok().flatten();
-    if let Some(connection) = listeners().ok().and_then(|listeners| listeners.iter().find_map(waiting)) {
+    if let Some(connection) = listeners().ok().and_then(|found| found.listeners.iter().find_map(waiting)) {
         let _ = put_on_stdio(&connection);
     }
 }
@@ -109,7 +190,7 @@ pub fn taken_over(spared: Option<i32>) -> Vec<Listener> {
         }
         first = first.max(number.saturating_add(1));
     }
-    sys::close_from(first);
+    sys::close_between(first, u32::MAX);
     let stdin = io::stdin().as_fd().try_clone_to_owned().ok();
     let mut listeners = Vec::new();
     for fd in passed.into_iter().chain(stdin) {
@@ -119,14 +200,28 @@ pub fn taken_over(spared: Option<i32>) -> Vec<Listener> {
     listeners
 }
 
-/// The listening sockets among what we were given; none if there is a connection, which then is on 0 and 1.
-fn listeners() -> io::Result<Vec<Listener>> {
-    let mut listeners = Vec::new();
+/// What we were given instead of a connection.
+struct Found {
+    /// None if there is a connection, which then is on 0 and 1.
+    listeners: Vec<Listener>,
+    /// A pipe among the descriptors of LISTEN_FDS, by which smtpd tells its pools that it is gone, however it went.
+    leash: Option<OwnedFd>,
+    /// Nobody but who started us has the sockets: what smtpd says by the first name of LISTEN_FDNAMES.
+    are_own: bool,
+}
+
+/// What smtpd calls sockets that nobody else has.
+pub const OWN: &str = "doorpost-own";
+
+fn listeners() -> io::Result<Found> {
+    let (mut listeners, mut leash) = (Vec::new(), None);
+    let are_own = std::env::var("LISTEN_FDNAMES").is_ok_and(|names| names == OWN);
     for fd in passed_descriptors() {
         // Programs that a session starts have no use for it.
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         match Listener::from_descriptor(fd) {
             Ok(listener) => listeners.push(listener),
+            Err(pipe) if is_pipe(&pipe) => leash = Some(pipe),
             Err(connection) => put_on_stdio(&connection)?,
         }
     }
@@ -134,7 +229,12 @@ fn listeners() -> io::Result<Vec<Listener>> {
         let stdin = io::stdin().as_fd().try_clone_to_owned()?;
         listeners.extend(Listener::from_descriptor(stdin));
     }
-    Ok(listeners)
+    Ok(Found { listeners, leash, are_own })
+}
+
+fn is_pipe(fd: &OwnedFd) -> bool {
+    let mode = nix::sys::stat::fstat(fd).map_or(0, |status| status.st_mode);
+    nix::sys::stat::SFlag::from_bits_truncate(mode) & nix::sys::stat::SFlag::S_IFMT == nix::sys::stat::SFlag::S_IFIFO
 }
 
 /// The descriptors of LISTEN_FDS if they are meant for this process. The variables go, so that no program we start
@@ -156,34 +256,48 @@ fn put_on_stdio(connection: &OwnedFd) -> io::Result<()> {
 }
 
 /// In a child of the pool: the connection is on 0 and 1 for as long as the session lasts, and nowhere after it.
-fn serve_one(connection: OwnedFd, session: &mut impl FnMut() -> Result<Ended, Error>) -> u8 {
+fn serve_one(connection: OwnedFd, server: &mut impl Server, null: &OwnedFd) -> Served {
+    let shows = server.config().pretty_child;
+    if shows {
+        show(&limits::address_of(&connection).map_or_else(|| "client".to_owned(), |address| address.to_string()));
+    }
     let result = put_on_stdio(&connection).map_err(broken);
     drop(connection);
-    let result = result.and_then(|()| session());
+    let result = result.and_then(|()| server.session());
     if let Err(error) = &result {
         log::error!("{error}");
     }
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null");
-    if null.map_err(broken).and_then(|null| put_on_stdio(&OwnedFd::from(null)).map_err(broken)).is_err() {
-        // Whatever happens, the client must see the end.
+    // Whatever happens, the client must see the end.
+    let goes_on = put_on_stdio(null).is_ok();
+    if !goes_on {
         let _ = (nix::unistd::close(0), nix::unistd::close(1));
     }
-    exit::code(&result)
+    if shows {
+        show("child, idle");
+    }
+    Served { status: exit::code(&result), goes_on }
 }
 
-fn fork(
-    acceptor: &mut Acceptor,
-    given: &Given,
-    session: &mut impl FnMut() -> Result<Ended, Error>,
-) -> io::Result<Option<Pid>> {
-    let (Given::Connection(connection) | Given::Listener(connection)) = given;
+/// Makes a text the name of this process, as far as it fits: 15 octets.
+fn show(text: &str) {
+    if let Ok(name) = std::ffi::CString::new(text) {
+        let _ = nix::sys::prctl::set_name(&name);
+    }
+}
+
+fn fork(acceptor: &mut Acceptor, given: &Given, server: &mut impl Server) -> io::Result<Option<Pid>> {
+    let Given::Connection(connection) = given else { return Ok(None) };
     let child = || {
         acceptor.close();
+        let shows = server.config().pretty_child;
+        if let Some(address) = shows.then(|| limits::address_of(connection)).flatten() {
+            show(&address.to_string());
+        }
         let result = put_on_stdio(connection).map_err(broken);
         // By its number, for the parent's loop owns it, which in this process never runs again: a session that closes
         // 0 and 1 must have closed the connection.
         let _ = nix::unistd::close(connection.as_raw_fd());
-        let result = result.and_then(|()| session());
+        let result = result.and_then(|()| server.session());
         if let Err(error) = &result {
             log::error!("{error}");
         }

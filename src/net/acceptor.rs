@@ -9,6 +9,9 @@
 //! call is interrupted, and a signal that hits a child before it is itself is not taken for one of ours.
 //! CHLD reaps; the first TERM or INT closes the sockets and lets the children finish, the second ends at once and
 //! passes TERM on to them; USR1 logs the state; HUP hands over to the caller, who may read its configuration again.
+//!
+//! A child may also get the sockets themselves: one at a time, as inetd's `wait` has it, or all of a service, as a pool
+//! that accepts from them and keeps the limits by itself (pool.rs).
 
 use super::limits::{self, Excess, Limits, Table};
 use super::listener::Listener;
@@ -29,7 +32,9 @@ use std::time::{Duration, Instant};
 /// out of something, and turning clients away in a tight loop would not give it back.
 pub(super) const REST: Duration = Duration::from_secs(1);
 /// More than the system has processes for.
-const MOST_CHILDREN: usize = 65_536;
+pub(super) const MOST_CHILDREN: usize = 65_536;
+/// A child that has the sockets and fails sooner than this was never ready for anybody.
+const AT_START: Duration = Duration::from_secs(1);
 
 /// What is handed to a child.
 #[derive(Debug)]
@@ -38,6 +43,45 @@ pub enum Given {
     Connection(OwnedFd),
     /// The listening socket itself (inetd's `wait`); nobody looks at it until the child ends.
     Listener(OwnedFd),
+    /// All listening sockets of the service, for a pool; nobody looks at them until it ends.
+    Listeners(Vec<OwnedFd>),
+}
+
+/// What a child of a service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One for each connection.
+    Session,
+    /// One that accepts from one socket at a time (inetd's `wait`).
+    Wait,
+    /// One that accepts from all sockets, started when a client comes.
+    Pool,
+    /// The same, started at once and whenever it has ended.
+    StandingPool,
+    /// A pool that children of the other services need: it ends after them all.
+    Helper {
+        /// Whether it is started before anybody comes.
+        stands: bool,
+    },
+}
+
+impl Kind {
+    /// Whether the child, and not the loop, accepts connections.
+    pub fn accepts_itself(self) -> bool {
+        self != Kind::Session
+    }
+
+    fn is_pool(self) -> bool {
+        !matches!(self, Kind::Session | Kind::Wait)
+    }
+
+    fn stands(self) -> bool {
+        matches!(self, Kind::StandingPool | Kind::Helper { stands: true })
+    }
+
+    fn is_helper(self) -> bool {
+        matches!(self, Kind::Helper { .. })
+    }
 }
 
 /// Sockets that share a name and a limit.
@@ -49,10 +93,14 @@ pub struct Service {
     pub listeners: Vec<Listener>,
     /// Most children at once.
     pub limit: usize,
-    /// Whether a child gets the listening socket.
-    pub hands_over_listener: bool,
+    /// What its children are.
+    pub kind: Kind,
     /// What a client hears that cannot be served; none: it is closed without a word.
     pub refusal: Option<Vec<u8>>,
+    /// Nobody else listens on these sockets: when we stop, a pool that is not at its end yet must not keep them open.
+    pub owns_sockets: bool,
+    /// After [`Acceptor::replace`]: whether a child that has the sockets goes on, or is told to end for a new one.
+    pub keeps_child: bool,
     running: usize,
     rests_until: Option<Instant>,
     /// The client for whom no child could be started, and who gets a second chance after the rest.
@@ -64,7 +112,8 @@ impl Service {
     pub fn new(name: impl Into<String>, listeners: Vec<Listener>, limit: usize) -> Service {
         let name = name.into();
         let (running, rests_until, held) = (0, None, None);
-        Service { name, listeners, limit, hands_over_listener: false, refusal: None, running, rests_until, held }
+        let (kind, refusal, owns_sockets, keeps_child) = (Kind::Session, None, false, true);
+        Service { name, listeners, limit, kind, refusal, owns_sockets, keeps_child, running, rests_until, held }
     }
 
     fn has_room(&self) -> bool {
@@ -78,6 +127,7 @@ struct Child {
     service: usize,
     /// Its place in the table of addresses.
     slot: Option<usize>,
+    since: Instant,
 }
 
 /// Services, and the children that run for them.
@@ -94,6 +144,8 @@ pub struct Acceptor {
     fresh: usize,
     refused: Option<Refused>,
     signals: Option<SignalFd>,
+    /// Its end is that of whoever started us: as TERM.
+    leash: Option<OwnedFd>,
     idle_since: Instant,
     stopping: bool,
     reads_again: bool,
@@ -138,6 +190,7 @@ impl Acceptor {
             fresh: 0,
             refused: None,
             signals: None,
+            leash: None,
             idle_since: Instant::now(),
             stopping: false,
             reads_again: false,
@@ -156,10 +209,23 @@ impl Acceptor {
         Ok(())
     }
 
+    /// Another limit for the service of this number.
+    pub fn limit_service(&mut self, number: usize, limit: usize) {
+        if let Some(service) = self.services.get_mut(number) {
+            service.limit = limit;
+        }
+    }
+
+    /// Stops, as at TERM, when the other end of this pipe is closed.
+    pub fn leash(&mut self, leash: Option<OwnedFd>) {
+        self.leash = leash;
+    }
+
     /// Closes everything the loop holds: for a forked child, which has no business with it.
     pub fn close(&mut self) {
         self.services.clear();
         self.signals = None;
+        self.leash = None;
         self.refused = None;
     }
 
@@ -169,8 +235,14 @@ impl Acceptor {
 
     /// Whether its sockets are to be looked at.
     fn is_open(&self, service: &Service) -> bool {
-        let refuses = self.limits.refuses_when_full && !service.hands_over_listener;
-        service.rests_until.is_none() && (refuses || self.has_room(service))
+        let refuses = self.limits.refuses_when_full && service.kind == Kind::Session;
+        // A pool that does not start leaves nobody waiting who could be told.
+        (service.rests_until.is_none() && (refuses || self.has_room(service))) || self.is_down(service)
+    }
+
+    /// Whether it is a pool that ended when it should have begun.
+    fn is_down(&self, service: &Service) -> bool {
+        service.kind.is_pool() && service.rests_until.is_some() && service.running == 0 && service.refusal.is_some()
     }
 
     /// The service with this number, as given to [`Acceptor::new`].
@@ -193,9 +265,13 @@ impl Acceptor {
                 return Ok(Left::ToReadAgain);
             }
             self.retry(&mut start);
+            self.start_standing(&mut start);
+            self.let_helpers_go();
             let (signalled, ready) = self.wait(max_idle)?;
             if signalled && self.take_signals() == Stop::Now {
-                self.signal_children(|_| true);
+                for pid in self.children.keys() {
+                    let _ = kill(*pid, Signal::SIGTERM);
+                }
                 return Ok(Left::Ended);
             }
             for (service, listener) in ready {
@@ -231,6 +307,9 @@ impl Acceptor {
         if let Some(refused) = &self.refused {
             descriptors.push(PollFd::new(refused.as_fd(), PollFlags::POLLIN));
         }
+        if let Some(leash) = &self.leash {
+            descriptors.push(PollFd::new(leash.as_fd(), PollFlags::empty()));
+        }
         for (number, service) in self.services.iter().enumerate().filter(|(_, service)| self.is_open(service)) {
             for (which, listener) in service.listeners.iter().enumerate() {
                 places.push((number, which));
@@ -242,9 +321,16 @@ impl Acceptor {
             Err(Errno::EINTR) => return Ok((false, Vec::new())),
             Err(errno) => return Err(errno.into()),
         }
-        let mut ready = descriptors.iter().map(|descriptor| descriptor.any().unwrap_or(false));
+        let ready: Vec<bool> = descriptors.iter().map(|descriptor| descriptor.any().unwrap_or(false)).collect();
+        drop(descriptors);
+        let mut ready = ready.into_iter();
         let signalled = self.signals.is_some() && ready.next().unwrap_or(false);
         let _ = self.refused.is_some() && ready.next().unwrap_or(false);
+        if self.leash.is_some() && ready.next().unwrap_or(false) {
+            self.leash = None;
+            self.stop();
+            return Ok((signalled, Vec::new()));
+        }
         Ok((signalled, places.into_iter().zip(ready).filter_map(|(place, ready)| ready.then_some(place)).collect()))
     }
 
@@ -277,16 +363,24 @@ impl Acceptor {
             let (name, running, resting) = (&service.name, service.running, service.rests_until.is_some());
             log::info!("state service={name} children={running} limit={limit} resting={resting}");
         }
+        // Pools know more.
+        self.signal_children(|service| service.kind.is_pool(), Signal::SIGUSR1);
     }
 
     /// Puts other services in the place of these. One of the same name goes on: its children are counted for the new
     /// one, and a client that was held is.
     pub fn replace(&mut self, services: Vec<Service>) {
         let old = std::mem::replace(&mut self.services, services);
+        let kinds: Vec<Kind> = old.iter().map(|service| service.kind).collect();
         let mut numbers = Vec::new();
         for mut gone in old {
-            let same = |new: &Service| new.name == gone.name && new.hands_over_listener == gone.hands_over_listener;
+            let same = |new: &Service| {
+                new.name == gone.name
+                    && new.kind.is_pool() == gone.kind.is_pool()
+                    && new.kind.accepts_itself() == gone.kind.accepts_itself()
+            };
             let number = self.services.iter().position(same);
+            let number = number.filter(|number| self.services.get(*number).is_some_and(|new| new.keeps_child));
             if let Some(new) = number.and_then(|number| self.services.get_mut(number)) {
                 (new.running, new.rests_until, new.held) = (gone.running, gone.rests_until, gone.held.take());
             }
@@ -296,8 +390,17 @@ impl Acceptor {
             // A number that no service has: its children count among all, and for no service.
             numbers.push(number.unwrap_or(usize::MAX));
         }
-        for child in self.children.values_mut() {
-            child.service = numbers.get(child.service).copied().unwrap_or(usize::MAX);
+        for (pid, child) in &mut self.children {
+            let number = numbers.get(child.service).copied().unwrap_or(usize::MAX);
+            let accepts_itself = child.slot.is_none() && kinds.get(child.service).is_some_and(|k| k.accepts_itself());
+            if accepts_itself {
+                // One that goes on reads its configuration as we do; one that does not must let go of the sockets.
+                let is_pool = kinds.get(child.service).is_some_and(|kind| kind.is_pool());
+                let signal =
+                    if number == usize::MAX { Some(Signal::SIGTERM) } else { is_pool.then_some(Signal::SIGHUP) };
+                signal.map(|signal| kill(*pid, signal));
+            }
+            child.service = number;
         }
     }
 
@@ -308,21 +411,68 @@ impl Acceptor {
 
     fn stop(&mut self) {
         self.stopping = true;
-        for service in &mut self.services {
+        for service in self.services.iter_mut().filter(|service| !service.kind.is_helper()) {
+            if service.owns_sockets && service.kind.is_pool() {
+                service.listeners.iter().for_each(Listener::stop_listening);
+            }
             service.listeners.clear();
             service.held = None;
             service.rests_until = None;
         }
         log::info!("stopping children={}", self.children.len());
         // A child that accepts by itself would go on for ever.
-        self.signal_children(|service| service.hands_over_listener);
+        self.signal_children(|service| service.kind.accepts_itself() && !service.kind.is_helper(), Signal::SIGTERM);
     }
 
-    fn signal_children(&self, concerned: impl Fn(&Service) -> bool) {
+    fn signal_children(&self, concerned: impl Fn(&Service) -> bool, signal: Signal) {
         for (pid, child) in &self.children {
-            if self.services.get(child.service).is_none_or(&concerned) {
-                let _ = kill(*pid, Signal::SIGTERM);
+            if self.services.get(child.service).is_some_and(&concerned) {
+                let _ = kill(*pid, signal);
             }
+        }
+    }
+
+    /// The others may need helpers to their end.
+    fn let_helpers_go(&mut self) {
+        let is_helper = |service: usize| self.services.get(service).is_some_and(|service| service.kind.is_helper());
+        if !self.stopping || self.children.values().any(|child| !is_helper(child.service)) {
+            return;
+        }
+        let mut told = false;
+        for service in self.services.iter_mut().filter(|service| service.kind.is_helper()) {
+            told |= !service.listeners.is_empty();
+            service.listeners.clear();
+            (service.held, service.rests_until) = (None, None);
+        }
+        if told {
+            self.signal_children(|service| service.kind.is_helper(), Signal::SIGTERM);
+        }
+    }
+
+    /// Pools that are to be there before anybody comes.
+    fn start_standing<Start>(&mut self, start: &mut Start)
+    where
+        Start: FnMut(&mut Acceptor, usize, &Given) -> io::Result<Option<Pid>>,
+    {
+        for number in 0..self.services.len() {
+            let Some(service) = self.services.get(number) else { return };
+            let is_wanted = service.kind.stands() && service.running == 0 && service.rests_until.is_none();
+            if is_wanted && !service.listeners.is_empty() {
+                self.start_pool(number, start);
+            }
+        }
+    }
+
+    /// A pool that cannot be started holds no client: who waits is told, as long as it rests.
+    fn start_pool<Start>(&mut self, number: usize, start: &mut Start)
+    where
+        Start: FnMut(&mut Acceptor, usize, &Given) -> io::Result<Option<Pid>>,
+    {
+        let Some(service) = self.services.get(number) else { return };
+        let copies = service.listeners.iter().map(|listener| listener.as_fd().try_clone_to_owned());
+        match copies.collect::<io::Result<Vec<_>>>() {
+            Ok(copies) => drop(self.start(number, &Given::Listeners(copies), None, start)),
+            Err(error) => self.rest(number, &error),
         }
     }
 
@@ -353,6 +503,11 @@ impl Acceptor {
         }
         let Some(service) = self.services.get_mut(child.service) else { return };
         service.running = service.running.saturating_sub(1);
+        let failed = !matches!(status, WaitStatus::Exited(_, 0));
+        if failed && service.kind.accepts_itself() && child.since.elapsed() < AT_START && !self.stopping {
+            log::error!("cannot serve service={} cause=\"its program ended as soon as it began\"", service.name);
+            service.rests_until = Instant::now().checked_add(REST);
+        }
         match status {
             WaitStatus::Exited(_, 0) => log::debug!("child ended service={} pid={pid}", service.name),
             WaitStatus::Exited(_, code) => log::info!("child ended service={} pid={pid} status={code}", service.name),
@@ -371,13 +526,19 @@ impl Acceptor {
         // Asked again for each client: the one before may have taken the last place.
         let Some(service) = self.services.get(number).filter(|service| self.is_open(service)) else { return };
         let Some(listener) = service.listeners.get(which) else { return };
-        let has_room = self.has_room(service);
-        let given = if service.hands_over_listener {
+        let (has_room, is_down) = (self.has_room(service), self.is_down(service));
+        if service.kind.is_pool() && !is_down {
+            return self.start_pool(number, start);
+        }
+        let given = if service.kind == Kind::Wait {
             listener.as_fd().try_clone_to_owned().map(|fd| Some(Given::Listener(fd)))
         } else {
             listener.accept().map(|connection| connection.map(Given::Connection))
         };
         match given {
+            Ok(Some(Given::Connection(connection))) if is_down => {
+                self.refuse(number, connection, Excess::NotServing);
+            }
             Ok(Some(Given::Connection(connection))) if !has_room => self.refuse(number, connection, Excess::Full),
             Ok(Some(Given::Connection(connection))) => match self.claim(&connection) {
                 Ok(slot) => self.start_or_hold(number, Given::Connection(connection), slot, start),
@@ -466,7 +627,7 @@ impl Acceptor {
                 if let Some(service) = self.services.get_mut(number) {
                     service.running += 1;
                 }
-                self.children.insert(pid, Child { service: number, slot });
+                self.children.insert(pid, Child { service: number, slot, since: Instant::now() });
                 true
             }
             Ok(None) => {

@@ -39,6 +39,8 @@ pub enum Excess {
     PerMinute,
     /// All clients together have all there is.
     Full,
+    /// Nothing that the client did: what would serve it does not start.
+    NotServing,
 }
 
 impl std::fmt::Display for Excess {
@@ -47,6 +49,7 @@ impl std::fmt::Display for Excess {
             Excess::AtOnce => "too many connections from this address",
             Excess::PerMinute => "too many connections a minute from this address",
             Excess::Full => "too many connections",
+            Excess::NotServing => "the program does not start",
         })
     }
 }
@@ -63,8 +66,13 @@ impl Limits {
         }
     }
 
+    /// Whether it matters who a client is.
+    pub fn are_any(&self) -> bool {
+        self.at_once > 0 || self.per_minute > 0
+    }
+
     fn concern(&self, address: IpAddr) -> bool {
-        (self.at_once > 0 || self.per_minute > 0) && !self.exempt.iter().any(|net| net.contains(&address))
+        self.are_any() && !self.exempt.iter().any(|net| net.contains(&address))
     }
 
     /// What stands for the client in the table: the address, of an IPv6 one the network. IPv4 is written as IPv6.

@@ -78,6 +78,14 @@ impl Listener {
         }
     }
 
+    /// Ends listening for everybody who has this socket open: connections are refused, and the address is free. For
+    /// sockets that nobody else has a right to.
+    pub fn stop_listening(&self) {
+        if let Listener::Inet(listener) = self {
+            let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Read);
+        }
+    }
+
     /// Blocking for a program that is handed the socket itself and may know nothing of EAGAIN.
     pub fn set_blocking(&self, blocking: bool) -> io::Result<()> {
         match self {

@@ -6,10 +6,10 @@
 //!
 //! The parent looks at the sockets only while nobody is idle: then it starts a child, or, when there are as many as may
 //! be, tells clients so if it is to. A child rings when it takes a connection and leaves fewer idle than there should be,
-//! so a burst is met at once. All children hold the end of a pipe; when the other end is closed, by a parent that stops
-//! or that was killed, the idle ones end, and the busy ones after their session.
+//! so a burst is met at once. All children hold the end of a pipe; when the other end is closed, by a parent that stops,
+//! that has read its configuration again or that was killed, the idle ones end, and the busy ones after their session.
 
-use super::acceptor::REST;
+use super::acceptor::{Left, MOST_CHILDREN, REST};
 use super::limits::{self, Excess, Limits, Table};
 use super::listener::Listener;
 use super::refused::Refused;
@@ -28,12 +28,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a child waits that is one more than should be idle.
+/// How long a child waits that is one more than should be idle, if `max_idle` is not less.
 const LINGER: Duration = Duration::from_secs(10);
 
 const FREE: u64 = 0;
 const IDLE: u64 = 1;
 const BUSY: u64 = 2;
+
+/// What a child comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// What the child would end with.
+    pub status: u8,
+    /// Whether it can serve another client.
+    pub goes_on: bool,
+}
 
 /// How many, and for how long.
 #[derive(Debug, Clone)]
@@ -46,6 +55,14 @@ pub struct Size {
     pub max_use: u32,
     /// The pool ends after so long without a child.
     pub max_idle: Option<Duration>,
+    /// A child that is one too many ends after so long without a client, and after 10 s at the latest.
+    pub linger: Option<Duration>,
+}
+
+impl Size {
+    fn linger(&self) -> Duration {
+        self.linger.map_or(LINGER, |time| time.min(LINGER))
+    }
 }
 
 /// The parent's side.
@@ -59,15 +76,22 @@ pub struct Pool {
     signals: Option<SignalFd>,
     /// Held open for as long as children may go on.
     alive: Option<PipeWriter>,
+    /// Its end is that of whoever started us: as TERM.
+    leash: Option<OwnedFd>,
+    is_leashed: bool,
+    /// The sockets are ours, or of whoever holds the leash, and of nobody else.
+    owns_sockets: bool,
     idle_since: Instant,
     rests_until: Option<Instant>,
     stopping: bool,
+    reads_again: bool,
 }
 
 /// What parent and children have in common.
 #[derive(Debug)]
 struct Shared {
     listeners: Vec<Listener>,
+    /// How many slots were ever used, then the state of each child.
     states: &'static [AtomicU64],
     table: Table,
     limits: Limits,
@@ -76,20 +100,39 @@ struct Shared {
 }
 
 impl Shared {
+    /// The states of all slots that were ever used: a look costs what is going on, not what may.
+    fn used(&self) -> &[AtomicU64] {
+        let used = self.states.first().map_or(0, |word| word.load(Ordering::Relaxed));
+        self.states.get(1..).and_then(|words| words.get(..usize::try_from(used).ok()?)).unwrap_or_default()
+    }
+
     fn count(&self, state: u64) -> usize {
-        self.states.iter().filter(|word| word.load(Ordering::Relaxed) == state).count()
+        self.used().iter().filter(|word| word.load(Ordering::Relaxed) == state).count()
     }
 
     fn set(&self, slot: usize, state: u64) {
-        if let Some(word) = self.states.get(slot) {
+        if let Some(word) = self.used().get(slot) {
             word.store(state, Ordering::Relaxed);
         }
+    }
+
+    /// A slot that nobody has; the lowest, so that few are ever used. For the parent.
+    fn free_slot(&self) -> usize {
+        let used = self.used();
+        let free = used.iter().position(|word| word.load(Ordering::Relaxed) == FREE);
+        free.unwrap_or_else(|| {
+            if let Some(word) = self.states.first() {
+                word.fetch_add(1, Ordering::Relaxed);
+            }
+            used.len()
+        })
     }
 }
 
 impl Pool {
     /// A pool on these sockets, without children yet. Blocks the signals that it waits for.
     pub fn new(listeners: Vec<Listener>, size: Size, limits: Limits, refusal: Option<Vec<u8>>) -> io::Result<Pool> {
+        let size = bounded(size);
         sys::default_signals();
         let mut caught = SigSet::empty();
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {
@@ -99,20 +142,57 @@ impl Pool {
         let signals = Some(SignalFd::with_flags(&caught, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?);
         let (end, alive) = io::pipe()?;
         let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let (states, table) = (sys::shared_words(size.children)?, Table::shared(size.children)?);
-        let shared = Shared { listeners, states, table, limits, bell, end };
-        let (refused, children, idle_since) = (Refused::new()?, HashMap::new(), Instant::now());
-        let (alive, rests_until, stopping) = (Some(alive), None, false);
-        Ok(Pool { shared, size, refusal, refused, children, signals, alive, idle_since, rests_until, stopping })
+        // Room for what a changed configuration may ask for; pages that are not used cost nothing.
+        let (states, table) = (sys::shared_words(1 + MOST_CHILDREN)?, Table::shared(MOST_CHILDREN)?);
+        Ok(Pool {
+            shared: Shared { listeners, states, table, limits, bell, end },
+            size,
+            refusal,
+            refused: Refused::new()?,
+            children: HashMap::new(),
+            signals,
+            alive: Some(alive),
+            leash: None,
+            is_leashed: false,
+            owns_sockets: false,
+            idle_since: Instant::now(),
+            rests_until: None,
+            stopping: false,
+            reads_again: false,
+        })
     }
 
-    /// Serves until TERM or INT, or until there was no child for `max_idle`. `serve` is run in a child, for each
-    /// connection; it gives what the child would end with.
-    pub fn run(&mut self, mut serve: impl FnMut(OwnedFd) -> u8) -> io::Result<()> {
+    /// Stops, as at TERM, when the other end of this pipe is closed.
+    pub fn leash(&mut self, leash: Option<OwnedFd>) {
+        self.is_leashed = leash.is_some();
+        self.leash = leash;
+    }
+
+    /// Nobody else listens on the sockets, so that they are to be dead when we stop, and not when the last child has ended.
+    /// Under a leash TERM may mean that another pool goes on with them.
+    pub fn own_sockets(&mut self) {
+        self.owns_sockets = true;
+    }
+
+    /// Other numbers from now on, and other children: those that wait end, those that are busy after their session. What
+    /// they serve counts as before.
+    pub fn change(&mut self, size: Size, limits: Limits) -> io::Result<()> {
+        let (end, alive) = io::pipe()?;
+        (self.shared.end, self.alive) = (end, Some(alive));
+        (self.size, self.shared.limits) = (bounded(size), limits);
+        Ok(())
+    }
+
+    /// Serves until TERM or INT, or until there was no child for `max_idle`; comes back at HUP to be run again. `serve` is
+    /// run in a child, for each connection.
+    pub fn run(&mut self, mut serve: impl FnMut(OwnedFd) -> Served) -> io::Result<Left> {
         loop {
             let over = self.size.max_idle.is_some_and(|time| self.idle_since.elapsed() >= time);
             if self.children.is_empty() && (self.stopping || over) {
-                return Ok(());
+                return Ok(Left::Ended);
+            }
+            if std::mem::take(&mut self.reads_again) && !self.stopping {
+                return Ok(Left::ToReadAgain);
             }
             if self.rests_until.is_some_and(|until| until <= Instant::now()) {
                 self.rests_until = None;
@@ -127,7 +207,7 @@ impl Pool {
                 for pid in self.children.keys() {
                     let _ = kill(*pid, Signal::SIGTERM);
                 }
-                return Ok(());
+                return Ok(Left::Ended);
             }
             // Looked at again: somebody may have become idle, and will take it.
             if client && self.shared.count(IDLE) == 0 {
@@ -162,15 +242,36 @@ impl Pool {
         let signals = self.signals.as_ref().map(|signals| PollFd::new(signals.as_fd(), PollFlags::POLLIN));
         let bell = PollFd::new(self.shared.bell.as_fd(), PollFlags::POLLIN);
         let refused = PollFd::new(self.refused.as_fd(), PollFlags::POLLIN);
+        let leash = self.leash.as_ref().map(|leash| PollFd::new(leash.as_fd(), PollFlags::empty()));
         let mut descriptors: Vec<PollFd<'_>> = [bell, refused].into_iter().chain(signals).collect();
+        let fixed = descriptors.len();
+        descriptors.extend(leash);
         let sockets = self.shared.listeners.iter().filter(|_| looks);
         descriptors.extend(sockets.map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
         match poll(&mut descriptors, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let mut ready = descriptors.iter().skip(2).map(|descriptor| descriptor.any().unwrap_or(false));
-        Ok((ready.next().unwrap_or(false), ready.any(|ready| ready)))
+        let ready: Vec<bool> = descriptors.iter().map(|descriptor| descriptor.any().unwrap_or(false)).collect();
+        drop(descriptors);
+        let mut ready = ready.into_iter().skip(2);
+        let signalled = fixed > 2 && ready.next().unwrap_or(false);
+        if self.leash.is_some() && ready.next().unwrap_or(false) {
+            self.leash = None;
+            self.is_leashed = false;
+            self.stop();
+        }
+        Ok((signalled, ready.any(|ready| ready)))
+    }
+
+    fn stop(&mut self) {
+        log::info!("stopping children={} busy={}", self.children.len(), self.shared.count(BUSY));
+        self.stopping = true;
+        self.alive = None;
+        if self.owns_sockets && !self.is_leashed {
+            self.shared.listeners.iter().for_each(Listener::stop_listening);
+        }
+        self.shared.listeners.clear();
     }
 
     /// Gives whether all is to end at once.
@@ -178,13 +279,8 @@ impl Pool {
         while let Some(Ok(Some(signal))) = self.signals.as_ref().map(SignalFd::read_signal) {
             match i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()) {
                 Some(Signal::SIGTERM | Signal::SIGINT) if self.stopping => return true,
-                Some(Signal::SIGTERM | Signal::SIGINT) => {
-                    log::info!("stopping children={} busy={}", self.children.len(), self.shared.count(BUSY));
-                    self.stopping = true;
-                    self.alive = None;
-                    self.shared.listeners.clear();
-                }
-                Some(Signal::SIGHUP) => log::info!("signal HUP has no meaning yet"),
+                Some(Signal::SIGTERM | Signal::SIGINT) => self.stop(),
+                Some(Signal::SIGHUP) => self.reads_again = true,
                 Some(Signal::SIGUSR1) => {
                     let (idle, busy) = (self.shared.count(IDLE), self.shared.count(BUSY));
                     log::info!("state children={} idle={idle} busy={busy}", self.children.len());
@@ -218,14 +314,14 @@ impl Pool {
         }
     }
 
-    fn grow(&mut self, serve: &mut impl FnMut(OwnedFd) -> u8) {
-        let free = |word: &AtomicU64| word.load(Ordering::Relaxed) == FREE;
-        let Some(slot) = self.shared.states.iter().position(free) else { return };
+    fn grow(&mut self, serve: &mut impl FnMut(OwnedFd) -> Served) {
+        let slot = self.shared.free_slot();
         // From before it runs, or the next look would start another one.
         self.shared.set(slot, IDLE);
         let child = || {
             self.signals = None;
             self.alive = None;
+            self.leash = None;
             self.refused.close();
             match Worker::new(&self.shared, slot, &self.size, self.refusal.as_deref()) {
                 Ok(mut worker) => worker.run(serve),
@@ -254,6 +350,10 @@ impl Pool {
             }
         }
     }
+}
+
+fn bounded(size: Size) -> Size {
+    Size { children: size.children.min(MOST_CHILDREN), ..size }
 }
 
 fn log_refused(connection: &OwnedFd, excess: Excess) {
@@ -289,7 +389,7 @@ impl<'a> Worker<'a> {
         Ok(Worker { shared, slot, size, refusal, refused, events })
     }
 
-    fn run(&mut self, serve: &mut impl FnMut(OwnedFd) -> u8) -> u8 {
+    fn run(&mut self, serve: &mut impl FnMut(OwnedFd) -> Served) -> u8 {
         let (user, mut uses, mut idle_since) = (geteuid(), 0_u32, Instant::now());
         loop {
             let listener = match self.wait(idle_since) {
@@ -299,12 +399,12 @@ impl<'a> Worker<'a> {
             };
             let Some(connection) = self.accept(listener) else { continue };
             self.refused.close();
-            let status = serve(connection);
+            let served = serve(connection);
             self.shared.table.release(self.slot);
             uses = uses.saturating_add(1);
             // Who has become another user cannot serve the next client as the first one.
-            if uses == self.size.max_use || geteuid() != user {
-                return status;
+            if uses == self.size.max_use || !served.goes_on || geteuid() != user {
+                return served.status;
             }
             self.shared.set(self.slot, IDLE);
             idle_since = Instant::now();
@@ -312,12 +412,12 @@ impl<'a> Worker<'a> {
     }
 
     fn wait(&mut self, idle_since: Instant) -> Woken {
-        let until = idle_since.checked_add(LINGER).unwrap_or(idle_since);
+        let linger = self.size.linger();
+        let until = idle_since.checked_add(linger).unwrap_or(idle_since);
         let until = self.refused.next_end().map_or(until, |end| end.min(until));
         let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         let stays = self.shared.count(IDLE) <= self.size.idle && self.refused.next_end().is_none();
-        let timeout = if stays { Some(LINGER) } else { Some(left) };
-        let timeout = timeout.and_then(|time| EpollTimeout::try_from(time).ok()).unwrap_or(EpollTimeout::NONE);
+        let timeout = EpollTimeout::try_from(if stays { linger } else { left }).unwrap_or(EpollTimeout::NONE);
         let mut ready = [EpollEvent::empty(); 8];
         let count = match self.events.wait(&mut ready, timeout) {
             Ok(count) => count,
@@ -332,7 +432,7 @@ impl<'a> Worker<'a> {
         if let Some(event) = ready.iter().find(|event| event.data() < REFUSED) {
             return usize::try_from(event.data()).map_or(Woken::Nothing, Woken::Client);
         }
-        if idle_since.elapsed() >= LINGER && self.shared.count(IDLE) > self.size.idle {
+        if idle_since.elapsed() >= linger && self.shared.count(IDLE) > self.size.idle {
             // At once, so that two do not leave where one is too many.
             self.shared.set(self.slot, BUSY);
             return Woken::End;
@@ -351,7 +451,8 @@ impl<'a> Worker<'a> {
                 return None;
             }
         };
-        if let Some(address) = limits::address_of(&connection)
+        if self.shared.limits.are_any()
+            && let Some(address) = limits::address_of(&connection)
             && let Err(excess) = self.shared.table.claim(self.slot, address, &self.shared.limits)
         {
             log_refused(&connection, excess);

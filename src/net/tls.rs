@@ -26,16 +26,16 @@ const LARGEST_FILE: usize = 1 << 20;
 /// Room for one record as it comes from the network (RFC 8446 section 5.2).
 const RECORD: usize = 18 * 1024;
 
-/// What a server offers.
-#[derive(Debug, Default)]
+/// What a server offers. Copies share the files, so that a process that serves several clients has one for each.
+#[derive(Debug, Default, Clone)]
 pub enum Offer {
     /// No TLS: no certificate is configured, or the connection is under TLS already.
     #[default]
     None,
     /// By STARTTLS or STLS.
-    OnRequest(Files),
+    OnRequest(Arc<Files>),
     /// From the first octet on.
-    AtOnce(Files),
+    AtOnce(Arc<Files>),
 }
 
 /// The files of certificates and keys, opened and not read.
@@ -69,10 +69,19 @@ impl Offer {
     /// wrong configuration. To be called before rights are given up: a key may be for root's eyes alone.
     pub fn open(config: &Config, at_once: bool) -> Result<Offer, Error> {
         match (Files::open(config)?, at_once) {
-            (Some(files), true) => Ok(Offer::AtOnce(files)),
-            (Some(files), false) => Ok(Offer::OnRequest(files)),
+            (Some(files), true) => Ok(Offer::AtOnce(Arc::new(files))),
+            (Some(files), false) => Ok(Offer::OnRequest(Arc::new(files))),
             (None, false) => Ok(Offer::None),
             (None, true) => Err(wrong(Path::new("--tls"), "tls_cert_file", "a file of certificates to be set")),
+        }
+    }
+
+    /// The same for a configuration that was read again. Files of the same names are kept, for who may not open them any
+    /// more; what is in them is read for each client, as it is then, as far as it may be.
+    pub fn open_again(&self, config: &Config, at_once: bool) -> Result<Offer, Error> {
+        match self {
+            Offer::OnRequest(files) | Offer::AtOnce(files) if files.are_those_of(config) => Ok(self.clone()),
+            _ => Offer::open(config, at_once),
         }
     }
 
@@ -82,7 +91,7 @@ impl Offer {
     }
 
     /// Takes the files, to read them: TLS is offered once.
-    pub fn take(&mut self) -> Option<Files> {
+    pub fn take(&mut self) -> Option<Arc<Files>> {
         match std::mem::take(self) {
             Offer::None => None,
             Offer::OnRequest(files) | Offer::AtOnce(files) => Some(files),
@@ -108,9 +117,15 @@ impl Files {
         Ok(Some(Files { pairs }))
     }
 
-    /// Reads them, and closes them. A process that has served others before sees them as they are now, as far as it
+    fn are_those_of(&self, config: &Config) -> bool {
+        let own = self.pairs.iter().map(|[certificate, key]| (&certificate.path, &key.path));
+        own.eq(config.tls_cert_file.0.iter().zip(&config.tls_key_file.0))
+            && config.tls_cert_file.0.len() == config.tls_key_file.0.len()
+    }
+
+    /// Reads them. A process that has served others before sees them as they are now, as far as it
     /// may open them again, and else as they were at its start; never some of each.
-    pub fn read(self) -> Result<Identity, Error> {
+    pub fn read(&self) -> Result<Identity, Error> {
         let again = |pem: &Pem| Pem::open(pem.parameter, &pem.path);
         let now: Result<Vec<[Pem; 2]>, Error> =
             self.pairs.iter().map(|[certificate, key]| Ok([again(certificate)?, again(key)?])).collect();

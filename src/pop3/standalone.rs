@@ -2,7 +2,6 @@
 //! connects with the accept loop that `smtpd` has.
 
 use super::command_line::Args;
-use crate::config::Config;
 use crate::exit::{self, Ended, Error};
 use crate::net::accept;
 use crate::net::listener::Listener;
@@ -10,27 +9,39 @@ use crate::smtpd::address::{self, Family};
 use crate::smtpd::life::{self, PidFile};
 use crate::smtpd::refusal;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+/// Where to listen and how to stay.
+#[derive(Debug)]
+pub struct Way {
+    port: String,
+    pid_file: Option<PathBuf>,
+    detach: bool,
+}
+
+impl Way {
+    /// As the command line says.
+    pub fn of(args: &Args) -> Way {
+        let port = args.port.clone().unwrap_or_else(|| "110".to_owned());
+        Way { port, pid_file: args.pidfile.clone(), detach: args.detach }
+    }
+}
 
 /// Serves until TERM, at most `children` at once.
-pub fn listen(
-    config: &Config,
-    args: &Args,
-    children: NonZeroU32,
-    session: impl FnMut() -> Result<Ended, Error>,
-) -> Result<Ended, Error> {
-    let listeners = bind(args.port.as_deref().unwrap_or("110"), children)?;
-    let pid_file = args.pidfile.as_deref().map(PidFile::claim).transpose()?;
+pub fn listen(server: &mut impl accept::Server, way: Way, children: NonZeroU32) -> Result<Ended, Error> {
+    let listeners = bind(&way.port, children)?;
+    let pid_file = way.pid_file.as_deref().map(PidFile::claim).transpose()?;
     let limit = usize::try_from(children.get()).unwrap_or(usize::MAX);
     let stay = |mut pid_file: Option<PidFile>, tell: &dyn Fn()| {
         pid_file.as_mut().map(PidFile::fill).transpose()?;
         tell();
-        let ended = accept::serve_own(config, listeners, limit, refusal::words("pop3d".as_ref()), session);
+        let ended = accept::serve_own(server, listeners, limit, refusal::words("pop3d".as_ref()));
         if let Some(pid_file) = pid_file {
             pid_file.remove();
         }
         ended
     };
-    if !args.detach {
+    if !way.detach {
         return stay(pid_file, &|| {});
     }
     let status = life::detach(|ready| {

@@ -1,5 +1,6 @@
 //! Where to listen: addresses and ports as people write them.
 
+use crate::config::shown;
 use crate::net::listener::Listener;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -93,7 +94,7 @@ pub fn port(text: &str) -> Result<u16, String> {
     }
     let known = std::fs::read_to_string("/etc/services").ok().and_then(|table| look_up(&table, text));
     let known = known.or_else(|| MAIL.iter().find(|(name, _)| *name == text).map(|(_, port)| *port));
-    known.ok_or_else(|| format!("{}: expected a port, or a service of /etc/services", text.escape_debug()))
+    known.ok_or_else(|| format!("{}: expected a port, or a service of /etc/services", shown(text)))
 }
 
 /// services(5): `name number/protocol alias...`.
@@ -131,13 +132,13 @@ fn host(text: &str, port: u16, family: Family) -> Result<Vec<Address>, String> {
         }
     }
     if addresses.is_empty() {
-        return Err(format!("{}: expected an address of the family that the protocol names", text.escape_debug()));
+        return Err(format!("{}: expected an address of the family that the protocol names", shown(text)));
     }
     Ok(addresses)
 }
 
 fn resolve(text: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-    let shown = text.escape_debug();
+    let shown = shown(text);
     if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         let address: Ipv6Addr = inner.parse().map_err(|_| format!("{shown}: expected an IPv6 address in brackets"))?;
         return Ok(vec![(address, port).into()]);

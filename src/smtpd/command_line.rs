@@ -6,14 +6,18 @@ use super::address::{self, Address};
 use super::life::Life;
 use super::one_client::{self, Client};
 use super::personality::Personality;
+use super::pool::{self, Mode};
 use super::program::{self, Program};
+use super::warm::Warm;
 use super::{Plan, Service, services};
 use crate::cli::{self, Common};
-use crate::config::Config;
 use crate::config::value::{List, Value};
+use crate::config::{Config, Origin, shown};
 use crate::exit::Error;
 use crate::logging;
+use crate::net::acceptor::Kind;
 use crate::net::limits::Limits;
+use crate::privilege::{self, Owner};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 use nix::unistd::{Uid, User};
@@ -52,6 +56,21 @@ pub struct Args {
     /// What becomes of clients while all is full, defer or refuse: when_full
     #[arg(long, value_name = "KIND", value_parser = ["defer", "refuse"])]
     pub when_full: Option<String>,
+    /// How a program runs: exec, started for each connection; pool, a server of ours that accepts by itself
+    #[arg(long, value_name = "MODE", value_parser = ["exec", "pool"])]
+    pub mode: Option<String>,
+    /// Most processes for connections (default: as many as connections; qpsmtpd-prefork: 15)
+    #[arg(long, value_name = "NUMBER")]
+    pub children: Option<NonZeroU32>,
+    /// Processes of a pool that wait for a connection; 0: none (default: idle_children; qpsmtpd-prefork: 5)
+    #[arg(long, value_name = "NUMBER")]
+    pub idle_children: Option<u32>,
+    /// Be nicer to other processes by so much (default: 0; qpsmtpd-prefork: 5)
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(0..=39))]
+    pub renice_parent: Option<i32>,
+    /// Processes of a pool have the address of their client as name: pretty_child
+    #[arg(long)]
+    pub pretty_child: bool,
     /// Port or service to listen on; 0: any that is free; may be repeated (default: smtp, under qpsmtpd's names 2525)
     #[arg(long)]
     pub port: Vec<String>,
@@ -92,6 +111,7 @@ const FORMS: &str = "\
 Forms:
   smtpd --port 25 --listen-address 192.0.2.1 -n 20 smtpsrvr local,campus   every day
   smtpd --services /etc/doorpost/services                                  everything in one
+  smtpd --mode pool --idle-children 5 -n 100 -o max_use=100 smtpsrvr       a server that keeps processes
   smtpd -f -n 20 /usr/mmdf/chans/smtpsrvr local,smtp                       MMDF on 4.2BSD
   smtpd /usr/mmdf/chans/smtpsrvr local,smtp 25 20 mx.example               MMDF on 4.1BSD
   smtpd -f /usr/mmdf/chans/smtpsrvr local,smtp     with a connection on 0: MMDF on 4.3BSD, from inetd
@@ -143,13 +163,85 @@ impl Args {
             Some(file) => services::read(file, config)?,
             None => vec![self.service(config)?],
         };
+        let is_one = self.services.is_none();
+        let (mut sessions, mut stands) = (0_usize, false);
         for service in &mut services {
             service.program = self.configured(service.program.clone(), config)?;
+            if let Some(children) = self.children.filter(|_| service.kind == Kind::Session) {
+                service.limit = service.limit.min(number(children.get()));
+            }
+            if !self.is_pool(service, is_one)? {
+                continue;
+            }
+            let (size, submits) = (self.size(service.limit, config), pool::submits(&service.program.path));
+            service.program = pool::of(service.program.clone(), size, config);
+            service.kind = if size.idle > 0 { Kind::StandingPool } else { Kind::Pool };
+            service.limit = 1;
+            stands |= submits && size.idle > 0;
+            sessions = sessions.saturating_add(if submits { size.children } else { 0 });
+        }
+        let warm = if sessions > 0 { self.warm(config, sessions, stands)? } else { None };
+        let has_pool = services.iter().any(|service| !matches!(service.kind, Kind::Session | Kind::Wait));
+        if !is_one && has_pool && self.limit_connections.is_some_and(|limit| limit > 0) {
+            let problem = "--limit-connections: expected without pools, each of which counts by itself";
+            return Err(Error::Usage(problem.to_owned()));
         }
         // For one service this is the limit of that.
         let total = self.limit_connections.filter(|limit| *limit > 0 && self.services.is_some());
         let total = total.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(Task::Listen(Plan { services, total, limits: Limits::of(config), any_address: self.says_no_address() }))
+        let (limits, any_address) = (Limits::of(config), self.says_no_address());
+        let renews_pools = privilege::is_root() && !config.tls_cert_file.0.is_empty();
+        Ok(Task::Listen(Plan { services, total, limits, any_address, warm, renews_pools }))
+    }
+
+    /// Whether the program of a service is a pool: if that was asked for, or the name is one of qpsmtpd's, and it can be.
+    fn is_pool(&self, service: &Service, is_one: bool) -> Result<bool, Error> {
+        let wanted = match self.mode.as_deref() {
+            Some("pool") => Mode::Pool,
+            Some(_) => Mode::Exec,
+            None => self.personality.mode(),
+        };
+        if wanted == Mode::Exec || service.kind != Kind::Session {
+            return Ok(false);
+        }
+        let (program, can_be) = (&service.program.path, pool::can_be(&service.program.path));
+        if is_one && !can_be && self.mode.is_some() {
+            let program = shown(&program.to_string_lossy());
+            return Err(Error::Usage(format!("--mode pool: expected smtpsrvr, qmqpd or pop3d instead of {program}")));
+        }
+        Ok(can_be && service.addresses.len() <= program::MOST_SOCKETS)
+    }
+
+    fn size(&self, limit: usize, config: &Config) -> pool::Size {
+        let (children, idle, max_use) = self.personality.pool();
+        let children =
+            self.children.map(|given| number(given.get())).or(children).map_or(limit, |most| most.min(limit));
+        let idle = self.idle_children.map(number).or(idle).unwrap_or_else(|| number(config.idle_children));
+        // Without spares nothing is reused, as prefork's page has it.
+        let max_use = if self.personality == Personality::Prefork && idle == 0 { Some(1) } else { max_use };
+        let is_set = config.origin("max_use") != Origin::Default;
+        let max_use = max_use.filter(|_| !is_set).unwrap_or(config.max_use);
+        let is_pretty = self.pretty_child || config.pretty_child;
+        pool::Size { children: children.min(pool::MOST), idle: idle.min(children), max_use, is_pretty }
+    }
+
+    fn warm(&self, config: &Config, sessions: usize, stands: bool) -> Result<Option<Warm>, Error> {
+        // Who becomes another user at once has the queue of that one.
+        let owner = if privilege::is_root() && self.user.is_none() {
+            match privilege::owner_of(config, Owner::Mail) {
+                Ok(user) => Some((user.uid, user.gid)),
+                // The programs say what is wrong.
+                Err(_) => return Ok(None),
+            }
+        } else {
+            None
+        };
+        let program = self.configured(pool::submit(config, sessions, stands), config)?;
+        Ok(Some(Warm { path: config.queue_directory.join("submit"), owner, program, stands }))
+    }
+
+    fn niceness(&self) -> i32 {
+        self.renice_parent.unwrap_or(self.personality.renice())
     }
 
     /// Whether sockets that were handed to us are to be served whatever their addresses are.
@@ -161,7 +253,7 @@ impl Args {
     pub fn life(&self) -> Result<Life, Error> {
         let user = self.user.as_deref().map(user).transpose()?;
         let (pid_file, detach, notification_fd) = (self.pid_file.clone(), self.detach, self.notification_fd);
-        Ok(Life { pid_file, detach, user, renice: 0, notification_fd })
+        Ok(Life { pid_file, detach, user, renice: self.niceness(), notification_fd })
     }
 
     /// Programs that we start are to read what we read.
@@ -181,6 +273,9 @@ impl Args {
             || self.limit_connections.is_some()
             || !self.port.is_empty()
             || !self.listen_address.is_empty()
+            || self.mode.is_some()
+            || self.children.is_some()
+            || self.idle_children.is_some()
             || self.detach
             || self.pid_file.is_some();
         if listens || self.personality != Personality::Smtpd {
@@ -220,7 +315,7 @@ impl Args {
             0 => usize::MAX,
             limit => usize::try_from(limit).unwrap_or(usize::MAX),
         };
-        Ok(Service { name: ports.join(","), addresses, limit, hands_over_listener: false, program })
+        Ok(Service { name: ports.join(","), addresses, limit, kind: Kind::Session, program })
     }
 
     /// MMDF on 4.1BSD: `smtpd smtpsrvr channels port maxconnects network`. The network was the name by which this host is
@@ -237,13 +332,12 @@ impl Args {
             return Err(Error::Usage("expected port and maxconnects as options or as operands, not both".to_owned()));
         }
         let limit = maxconnects.parse::<NonZeroU32>().ok().filter(|_| !maxconnects.starts_with('+'));
-        let limit = limit.ok_or_else(|| {
-            Error::Usage(format!("{}: expected maxconnects, a number above 0", maxconnects.escape_debug()))
-        })?;
+        let limit = limit
+            .ok_or_else(|| Error::Usage(format!("{}: expected maxconnects, a number above 0", shown(&maxconnects))))?;
         let addresses = self.addresses(std::slice::from_ref(&port.clone().into_owned()))?;
         let program = self.program(word, std::slice::from_ref(channels), &network, config)?;
         let limit = usize::try_from(limit.get()).unwrap_or(usize::MAX);
-        Ok(Service { name: port.into_owned(), addresses, limit, hands_over_listener: false, program })
+        Ok(Service { name: port.into_owned(), addresses, limit, kind: Kind::Session, program })
     }
 
     /// The program behind a word of the command line. `smtpsrvr channels` gets two operands before that one, as it wants.
@@ -295,6 +389,10 @@ impl Args {
     }
 }
 
+fn number(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 fn user(text: &str) -> Result<User, Error> {
     let number = text.parse::<u32>().ok().filter(|_| !text.starts_with('+'));
     let found = match User::from_name(text) {
@@ -303,8 +401,8 @@ fn user(text: &str) -> Result<User, Error> {
     };
     match found {
         Ok(Some(user)) => Ok(user),
-        Ok(None) => Err(Error::Usage(format!("--user {}: expected a user of this system", text.escape_debug()))),
-        Err(errno) => Err(Error::Temporary(format!("--user {}: {errno}", text.escape_debug()))),
+        Ok(None) => Err(Error::Usage(format!("--user {}: expected a user of this system", shown(text)))),
+        Err(errno) => Err(Error::Temporary(format!("--user {}: {errno}", shown(text)))),
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Life {
     pub detach: bool,
     /// Who we become, when everything is bound.
     pub user: Option<User>,
-    /// Added to our niceness.
+    /// Added to our niceness, and not to that of what we start.
     pub renice: i32,
     /// Where a line says that we are ready (s6).
     pub notification_fd: Option<i32>,
@@ -112,6 +112,49 @@ fn status_of(child: Pid) -> u8 {
         _ => 75,
     }
 }
+
+/// Leaving more of the processor to others, which what is started is not to do: it goes back to what we were. Who cannot
+/// give it back yields only when something has been started, so that a pool and all its children stay as they are.
+#[derive(Debug)]
+pub struct Niceness {
+    delta: i32,
+    /// How much nicer we are than at our start.
+    pub now: i32,
+}
+
+impl Niceness {
+    /// To be called as root still, if we are; who was may go back as well (getrlimit(2)), where root may say so.
+    pub fn new(delta: i32) -> Niceness {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        if delta != 0
+            && privilege::is_root()
+            && let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NICE)
+        {
+            let _ = setrlimit(Resource::RLIMIT_NICE, soft.max(LIMIT_OF_0), hard.max(LIMIT_OF_0));
+        }
+        Niceness { delta, now: 0 }
+    }
+
+    /// To be called as who we stay.
+    pub fn begin(&mut self) {
+        use nix::sys::resource::{Resource, getrlimit};
+        let may_go_back = getrlimit(Resource::RLIMIT_NICE).is_ok_and(|(soft, _)| soft >= LIMIT_OF_0);
+        if privilege::is_root() || may_go_back {
+            self.started();
+        }
+    }
+
+    /// Something was started.
+    pub fn started(&mut self) {
+        if self.now != self.delta {
+            sys::renice(self.delta);
+            self.now = self.delta;
+        }
+    }
+}
+
+/// RLIMIT_NICE that allows niceness 0.
+const LIMIT_OF_0: u64 = 20;
 
 /// Becomes a user with all its groups, for good.
 pub fn become_user(user: &User) -> Result<(), Error> {

@@ -4,26 +4,32 @@
 //! inetd.conf's format; `personality.rs` knows the names it stands in for; `address.rs` reads where, `program.rs` starts,
 //! `one_client.rs` becomes the program where the client is there already. The loop itself is `net::acceptor`.
 //! It knows no protocol and reads no octet of a client.
+//!
+//! Two modes: `exec`, a program for each connection, or `pool` (`pool.rs`), a server program of ours that accepts by
+//! itself; beside pools the socket of submit is kept (`warm.rs`).
 
 pub mod address;
 pub mod command_line;
 pub mod life;
 pub mod one_client;
 pub mod personality;
+pub mod pool;
 pub mod program;
 pub mod refusal;
 pub mod services;
+pub mod warm;
 
 use crate::exit::{Ended, Error};
 use crate::net::acceptor::Left;
-use crate::net::acceptor::{self, Acceptor, Given};
+use crate::net::acceptor::{self, Acceptor, Given, Kind};
 use crate::net::limits::Limits;
 use crate::net::listener::Listener;
 use address::Address;
-use life::{Life, PidFile, Watcher};
+use life::{Life, Niceness, PidFile, Watcher};
 use program::Program;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use warm::{Door, Warm};
 
 /// One service: where its clients come in, and what is started for them.
 #[derive(Debug)]
@@ -32,10 +38,10 @@ pub struct Service {
     pub name: String,
     /// Where to listen.
     pub addresses: Vec<Address>,
-    /// Most children at once.
+    /// Most children at once; of a pool that is known to the program, and this is 1.
     pub limit: usize,
-    /// Whether the program gets the listening socket (inetd's `wait`) instead of one connection (`nowait`).
-    pub hands_over_listener: bool,
+    /// Whether the program gets one connection (`nowait`), the listening socket (inetd's `wait`) or is a pool.
+    pub kind: Kind,
     /// What is started.
     pub program: Program,
 }
@@ -51,6 +57,10 @@ pub struct Plan {
     pub limits: Limits,
     /// Nothing says where to listen, so that sockets that are there already will do.
     pub any_address: bool,
+    /// Submit, where pools have use for it.
+    pub warm: Option<Warm>,
+    /// Whether pools are started anew at HUP: they may have given up the rights to read what they read at their start.
+    pub renews_pools: bool,
 }
 
 /// What is listened on for which service, and where it was said to be.
@@ -59,6 +69,8 @@ struct Socket {
     service: String,
     address: Address,
     listener: Listener,
+    /// Bound by us, and not taken over.
+    is_own: bool,
 }
 
 type Sockets = Vec<Socket>;
@@ -103,6 +115,7 @@ fn settle(
     if let Some(pid_file) = &mut pid_file {
         pid_file.fill()?;
     }
+    let niceness = Niceness::new(life.renice);
     if let Some(user) = &life.user {
         if plan.services.iter().any(|service| service.program.identity.is_some()) {
             return Err(Error::Usage(
@@ -111,7 +124,7 @@ fn settle(
         }
         life::become_user(user)?;
     }
-    let result = accept(plan, sockets, read_again, || {
+    let result = accept(plan, sockets, niceness, read_again, || {
         watcher.ready();
         if let Some(ready) = &ready {
             let _ = nix::unistd::write(ready, b"\n");
@@ -127,29 +140,43 @@ fn settle(
 fn accept(
     plan: Plan,
     sockets: Sockets,
+    mut niceness: Niceness,
     mut read_again: impl FnMut() -> Result<Plan, Error>,
     ready: impl FnOnce(),
 ) -> Result<Ended, Error> {
     let stuck = |error: io::Error| Error::Temporary(format!("accept loop: {error}"));
-    let mut served = open(&plan, sockets).map_err(stuck)?;
+    let door = plan.warm.as_ref().and_then(Door::open);
+    let mut served = open(&plan, sockets, door.as_ref()).map_err(stuck)?;
+    let (leash, _held) = io::pipe().map_err(stuck)?;
     let mut acceptor = Acceptor::new(std::mem::take(&mut served.services)).map_err(stuck)?;
     acceptor.limit(plan.total, plan.limits).map_err(stuck)?;
+    niceness.begin();
     ready();
     loop {
-        let start = |_: &mut Acceptor, number: usize, given: &Given| match served.programs.get(number) {
-            Some(program) => program.start(given),
+        let start = |_: &mut Acceptor, number: usize, given: &Given| match served.parts.get(number) {
+            Some(part) => {
+                let started = part.program.start(given, &leash, niceness.now);
+                if started.is_ok() {
+                    niceness.started();
+                }
+                started
+            }
             None => Ok(None),
         };
         if acceptor.run(None, start).map_err(stuck)? == Left::Ended {
+            if let Some(door) = door {
+                door.close();
+            }
             return Ok(Ended::Done);
         }
         log::info!("signal HUP, reading the configuration again");
         let anew = read_again().and_then(|plan| {
-            let sockets = bind_beside(&plan, there(&acceptor, &served.places).map_err(stuck)?)?;
-            Ok((open(&plan, sockets).map_err(stuck)?, plan))
+            let sockets = bind_beside(&plan, there(&acceptor, &served.parts).map_err(stuck)?)?;
+            Ok((open(&plan, sockets, door.as_ref()).map_err(stuck)?, plan))
         });
         match anew {
-            Ok((anew, plan)) => {
+            Ok((mut anew, plan)) => {
+                anew.keep_children_of(&served, plan.renews_pools);
                 served = anew;
                 acceptor.replace(std::mem::take(&mut served.services));
                 acceptor.limit(plan.total, plan.limits).map_err(stuck)?;
@@ -159,15 +186,36 @@ fn accept(
     }
 }
 
-/// What the accept loop works on, and by its numbers the programs, and where each socket was said to listen.
+/// What the accept loop works on, and by its numbers what each service is.
 struct Served {
     services: Vec<acceptor::Service>,
-    programs: Vec<Program>,
-    places: Vec<Vec<Address>>,
+    parts: Vec<Part>,
 }
 
-fn open(plan: &Plan, sockets: Sockets) -> io::Result<Served> {
-    let mut served = Served { services: Vec::new(), programs: Vec::new(), places: Vec::new() };
+/// A service as it was said to be.
+#[derive(PartialEq, Eq)]
+struct Part {
+    name: String,
+    program: Program,
+    /// Where each of its sockets was said to listen, and whether we bound it.
+    places: Vec<(Address, bool)>,
+}
+
+impl Served {
+    /// At HUP a pool goes on where nothing has changed but what it reads by itself.
+    fn keep_children_of(&mut self, old: &Served, renews_pools: bool) {
+        for (service, part) in self.services.iter_mut().zip(&self.parts) {
+            service.keeps_child = match service.kind {
+                Kind::Session | Kind::Wait => true,
+                Kind::Pool | Kind::StandingPool => !renews_pools && old.parts.contains(part),
+                Kind::Helper { .. } => old.parts.contains(part),
+            };
+        }
+    }
+}
+
+fn open(plan: &Plan, sockets: Sockets, door: Option<&Door>) -> io::Result<Served> {
+    let mut served = Served { services: Vec::new(), parts: Vec::new() };
     let mut sockets: Vec<Option<Socket>> = sockets.into_iter().map(Some).collect();
     for service in &plan.services {
         let (mut listeners, mut places) = (Vec::new(), Vec::new());
@@ -183,29 +231,37 @@ fn open(plan: &Plan, sockets: Sockets) -> io::Result<Served> {
             own.extend(std::iter::from_fn(|| take(None)));
         }
         for socket in own {
-            socket.listener.set_blocking(service.hands_over_listener)?;
+            socket.listener.set_blocking(service.kind == Kind::Wait)?;
             listeners.push(socket.listener);
-            places.push(socket.address);
+            places.push((socket.address, socket.is_own));
         }
         let mut open = acceptor::Service::new(&service.name, listeners, service.limit);
-        open.hands_over_listener = service.hands_over_listener;
+        open.kind = service.kind;
         open.refusal = refusal::words(service.program.path.as_os_str());
+        open.owns_sockets = places.iter().all(|(_, is_own)| *is_own);
+        let mut program = service.program.clone();
+        program.owns_sockets = open.owns_sockets;
         served.services.push(open);
-        served.programs.push(service.program.clone());
-        served.places.push(places);
+        served.parts.push(Part { name: service.name.clone(), program, places });
+    }
+    if let (Some(door), Some(warm)) = (door, &plan.warm) {
+        let mut open = acceptor::Service::new("submit", vec![door.listener()?], 1);
+        open.kind = Kind::Helper { stands: warm.stands };
+        served.services.push(open);
+        served.parts.push(Part { name: "submit".to_owned(), program: warm.program.clone(), places: Vec::new() });
     }
     Ok(served)
 }
 
 /// Copies of the sockets that are open.
-fn there(acceptor: &Acceptor, places: &[Vec<Address>]) -> io::Result<Sockets> {
+fn there(acceptor: &Acceptor, parts: &[Part]) -> io::Result<Sockets> {
     let mut sockets = Vec::new();
-    for (number, places) in places.iter().enumerate() {
+    for (number, part) in parts.iter().enumerate() {
         let Some(service) = acceptor.service(number) else { continue };
-        for (listener, address) in service.listeners.iter().zip(places) {
+        for (listener, (address, is_own)) in service.listeners.iter().zip(&part.places) {
             let copy = Listener::from_descriptor(listener.as_fd().try_clone_to_owned()?);
             let listener = copy.map_err(|_| io::Error::other("a socket does not listen any more"))?;
-            sockets.push(Socket { service: service.name.clone(), address: *address, listener });
+            sockets.push(Socket { service: service.name.clone(), address: *address, listener, is_own: *is_own });
         }
     }
     Ok(sockets)
@@ -218,20 +274,20 @@ fn bind(plan: &Plan, mut spare: Vec<Listener>) -> Result<Sockets, Error> {
         for listener in spare {
             log::info!("listening on={listener} service={} taken-over=yes", service.name);
             let address = listener.address().map_or(Address::Everywhere(0), Address::Only);
-            sockets.push(Socket { service: service.name.clone(), address, listener });
+            sockets.push(Socket { service: service.name.clone(), address, listener, is_own: false });
         }
         return Ok(sockets);
     }
     for (service, address) in plan.addresses() {
-        let listener = match spare.iter().position(|listener| address.is_that_of(listener)) {
+        let (listener, is_own) = match spare.iter().position(|listener| address.is_that_of(listener)) {
             Some(at) => {
                 let listener = spare.swap_remove(at);
                 log::info!("listening on={listener} service={} taken-over=yes", service.name);
-                listener
+                (listener, false)
             }
-            None => listen(service, address)?,
+            None => (listen(service, address)?, true),
         };
-        sockets.push(Socket { service: service.name.clone(), address: *address, listener });
+        sockets.push(Socket { service: service.name.clone(), address: *address, listener, is_own });
     }
     for listener in spare {
         log::warn!("nothing is to be served on={listener}, which was handed over");
@@ -253,11 +309,11 @@ fn bind_beside(plan: &Plan, there: Sockets) -> Result<Sockets, Error> {
         };
         let at = there.iter().position(|socket| is_it(socket, true));
         let at = at.or_else(|| there.iter().position(|socket| is_it(socket, false)));
-        let listener = match at.and_then(|at| there.get_mut(at)).and_then(Option::take) {
-            Some(socket) => socket.listener,
-            None => listen(service, address)?,
+        let (listener, is_own) = match at.and_then(|at| there.get_mut(at)).and_then(Option::take) {
+            Some(socket) => (socket.listener, socket.is_own),
+            None => (listen(service, address)?, true),
         };
-        sockets.push(Socket { service: service.name.clone(), address: *address, listener });
+        sockets.push(Socket { service: service.name.clone(), address: *address, listener, is_own });
     }
     Ok(sockets)
 }

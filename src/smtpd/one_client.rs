@@ -1,6 +1,7 @@
 //! smtpd with a client that is there already: inetd's connection on descriptor 0, for which it becomes the program.
 
 use super::program::Program;
+use crate::sys;
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname, setsockopt, sockopt};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -57,6 +58,7 @@ pub fn hexadecimal(word: &str) -> Option<Client> {
 /// Becomes the program; comes back only if that cannot be.
 pub fn become_program(program: &Program, client: Client) -> io::Error {
     let mut command = program.command();
+    sys::start_as_we_were(&mut command, 0);
     match client {
         Client::Socket { peer, local } => {
             // A client that is switched off without a word shall not hold the session until its deadline.

@@ -3,6 +3,7 @@
 //! The long options hold under every name; the letters are those of the page of that name, and no others but `-o`,
 //! `-h` and `-V`, which all our programs have. Where a page and the program it described differ, the page holds.
 
+use super::pool::Mode;
 use super::program::last_component;
 use clap::Command;
 use std::ffi::OsStr;
@@ -70,6 +71,32 @@ impl Personality {
         match self {
             Personality::Smtpd => "smtp",
             Personality::Forkserver | Personality::Prefork => "2525",
+        }
+    }
+
+    /// Whether a server program of ours is a pool where nothing is said.
+    pub fn mode(self) -> Mode {
+        match self {
+            Personality::Smtpd => Mode::Exec,
+            Personality::Forkserver | Personality::Prefork => Mode::Pool,
+        }
+    }
+
+    /// Children of a pool, those of them that wait, and connections that one serves; nothing: as main.cf says. The numbers
+    /// are those that the programs had.
+    pub fn pool(self) -> (Option<usize>, Option<usize>, Option<u32>) {
+        match self {
+            Personality::Smtpd => (None, None, None),
+            Personality::Forkserver => (None, Some(0), Some(1)),
+            Personality::Prefork => (Some(15), Some(5), Some(100)),
+        }
+    }
+
+    /// What is added to our niceness.
+    pub fn renice(self) -> i32 {
+        match self {
+            Personality::Smtpd | Personality::Forkserver => 0,
+            Personality::Prefork => 5,
         }
     }
 

@@ -1,13 +1,15 @@
 //! The program behind a service, and how it is started: connection on 0 and 1, our standard error on 2.
 
 use crate::config::Config;
+use crate::net::accept;
 use crate::net::acceptor::Given;
 use crate::sys;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{Gid, Pid, Uid};
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, PipeReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -25,8 +27,13 @@ const UCSPI: [&str; 8] = [
     "TCPREMOTEINFO",
 ];
 
+/// No number below it is needed for the sockets of a pool.
+const ABOVE: i32 = 100;
+/// The most sockets that a program of ours takes, and the leash.
+pub const MOST_SOCKETS: usize = 63;
+
 /// A program with its arguments.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// The file to execute.
     pub path: PathBuf,
@@ -40,18 +47,24 @@ pub struct Program {
     pub identity: Option<(Uid, Gid)>,
     /// MAIL_CONFIG for it, where ours is not to be inherited.
     pub config_directory: Option<PathBuf>,
+    /// Whether nobody else has the sockets that it is given.
+    pub owns_sockets: bool,
 }
 
 impl Program {
     /// A program that is started as it is, by us as we are.
     pub fn new(path: PathBuf, name: OsString, arguments: Vec<OsString>) -> Program {
-        Program { path, name, arguments, localhost: None, identity: None, config_directory: None }
+        Program { path, name, arguments, localhost: None, identity: None, config_directory: None, owns_sockets: false }
     }
 
-    /// Starts it. Nothing, if the client has already left.
-    pub fn start(&self, given: &Given) -> io::Result<Option<Pid>> {
+    /// Starts it, less nice than we are by so much. Nothing, if the client has already left. A pool ends when the other end
+    /// of `leash` is closed.
+    pub fn start(&self, given: &Given, leash: &PipeReader, niceness: i32) -> io::Result<Option<Pid>> {
         let mut command = self.command();
+        // The loop keeps TERM and others blocked in this process.
+        sys::start_as_we_were(&mut command, niceness);
         let fd = match given {
+            Given::Listeners(sockets) => return self.start_pool(command, sockets, leash).map(Some),
             Given::Connection(fd) => {
                 let connection = TcpStream::from(fd.try_clone()?);
                 let (Ok(peer), Ok(local)) = (connection.peer_addr(), connection.local_addr()) else { return Ok(None) };
@@ -68,6 +81,28 @@ impl Program {
         let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
         log::debug!("started program={} pid={pid}", self.path.display());
         Ok(Some(pid))
+    }
+
+    /// Starts it with all sockets as a service manager would (sd_listen_fds(3)), and the leash behind them.
+    fn start_pool(&self, mut command: Command, sockets: &[OwnedFd], leash: &PipeReader) -> io::Result<Pid> {
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null());
+        let child = || {
+            let error = match hand_over(sockets, leash) {
+                Ok(count) => {
+                    let pid = std::process::id().to_string();
+                    if self.owns_sockets {
+                        command.env("LISTEN_FDNAMES", accept::OWN);
+                    }
+                    command.env("LISTEN_FDS", count.to_string()).env("LISTEN_PID", pid).exec()
+                }
+                Err(errno) => errno.into(),
+            };
+            log::error!("{}: {error}", self.path.display());
+            75
+        };
+        let pid = sys::fork(child)?;
+        log::debug!("started pool={} pid={pid}", self.path.display());
+        Ok(pid)
     }
 
     /// Says who the client is, in ucspi's variables and to smtpsrvr in its operands.
@@ -101,14 +136,24 @@ impl Program {
         if let Some(folder) = &self.config_directory {
             command.env("MAIL_CONFIG", folder);
         }
-        // The loop keeps TERM and others blocked in this process.
-        sys::start_with_nothing_blocked(&mut command);
         if let Some((uid, gid)) = self.identity {
             // With the uid, std drops all other groups as well.
             command.gid(gid.as_raw()).uid(uid.as_raw());
         }
         command
     }
+}
+
+/// Puts sockets and leash on the descriptors from 3 on, to stay open over exec, and closes all others. For a child. Gives
+/// how many they are.
+fn hand_over(sockets: &[OwnedFd], leash: &PipeReader) -> nix::Result<usize> {
+    let all = sockets.iter().map(AsFd::as_fd).chain([leash.as_fd()]);
+    let high = all.map(|fd| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(ABOVE)).map(sys::inherited));
+    let high = high.collect::<nix::Result<Vec<_>>>()?;
+    sys::close_between(3, ABOVE.unsigned_abs() - 1);
+    // The lowest that is free, which so is the next one.
+    high.iter().flatten().try_for_each(|fd| fcntl(fd, FcntlArg::F_DUPFD(3)).map(drop))?;
+    Ok(high.len())
 }
 
 /// Where a program is: as given if there is a slash in it, else beside our other programs. It must be one.

@@ -11,8 +11,9 @@
 use super::Service;
 use super::address::{self, Family};
 use super::program::{self, Program};
-use crate::config::{self, Config};
+use crate::config::{self, Config, shown};
 use crate::exit::Error;
+use crate::net::acceptor::Kind;
 use crate::privilege;
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use std::path::Path;
@@ -42,29 +43,30 @@ fn parse(line: &str, config: &Config) -> Result<Service, String> {
     let name = column("a port or an address and a port")?;
     let kind = column("stream")?;
     if kind != "stream" {
-        return Err(format!("socket type {kind}: expected stream"));
+        return Err(format!("socket type {}: expected stream", shown(kind)));
     }
     let family = match column("tcp, tcp4 or tcp6")? {
         "tcp" => Family::Any,
         "tcp4" => Family::V4,
         "tcp6" => Family::V6,
-        other => return Err(format!("protocol {other}: expected tcp, tcp4 or tcp6")),
+        other => return Err(format!("protocol {}: expected tcp, tcp4 or tcp6", shown(other))),
     };
     let addresses = address::parse_service(name, family)?;
     let default = usize::try_from(config.children).unwrap_or(usize::MAX).max(1);
-    let (hands_over_listener, limit) = wait(column("wait or nowait")?, default)?;
+    let (waits, limit) = wait(column("wait or nowait")?, default)?;
+    let kind = if waits { Kind::Wait } else { Kind::Session };
     let identity = identity(column("a user, or -")?)?;
     let file = column("a program")?;
     let path = program::find(file.as_ref(), config)?;
     let argv0 = words.next().map_or_else(|| program::last_component(file.as_ref()).to_owned(), Into::into);
     let mut program = Program::new(path, argv0, words.map(Into::into).collect());
     program.identity = identity;
-    Ok(Service { name: name.to_owned(), addresses, limit, hands_over_listener, program })
+    Ok(Service { name: name.to_owned(), addresses, limit, kind, program })
 }
 
 /// Whether the program gets the listener, and how many of it there may be.
 fn wait(word: &str, default: usize) -> Result<(bool, usize), String> {
-    let expected = || format!("{word}: expected wait, nowait, nowait/CHILDREN or nowait.RATE");
+    let expected = || format!("{}: expected wait, nowait, nowait/CHILDREN or nowait.RATE", shown(word));
     let (kind, rest) = word.split_at(word.find(['/', '.']).unwrap_or(word.len()));
     let number = match rest.get(1..) {
         None => None,
@@ -94,23 +96,24 @@ fn identity(word: &str) -> Result<Option<(Uid, Gid)>, String> {
         None if find_user(word)?.is_some() => (word, None),
         None => word.rsplit_once('.').map_or((word, None), |(user, group)| (user, Some(group))),
     };
-    let (uid, own_group) = find_user(user)?.ok_or_else(|| format!("{word}: expected a user of this system, or -"))?;
+    let (uid, own_group) =
+        find_user(user)?.ok_or_else(|| format!("{}: expected a user of this system, or -", shown(word)))?;
     let gid = match group {
-        Some(group) => find_group(group)?.ok_or_else(|| format!("{word}: expected a group of this system"))?,
+        Some(group) => find_group(group)?.ok_or_else(|| format!("{}: expected a group of this system", shown(word)))?,
         None => own_group,
     };
     if privilege::is_root() {
         return Ok(if uid.is_root() && group.is_none() { None } else { Some((uid, gid)) });
     }
     if uid != geteuid() || group.is_some() {
-        return Err(format!("{word}: expected - or the user who started smtpd, which is not root"));
+        return Err(format!("{}: expected - or the user who started smtpd, which is not root", shown(word)));
     }
     Ok(None)
 }
 
 /// A user by name or number; a number without an entry has the group of the same number.
 fn find_user(word: &str) -> Result<Option<(Uid, Gid)>, String> {
-    let cannot = |errno| format!("{word}: expected a user that can be looked up ({errno})");
+    let cannot = |errno| format!("{}: expected a user that can be looked up ({errno})", shown(word));
     let number = digits(word);
     let found = match User::from_name(word).map_err(cannot)? {
         Some(user) => Some(user),
@@ -121,7 +124,7 @@ fn find_user(word: &str) -> Result<Option<(Uid, Gid)>, String> {
 }
 
 fn find_group(word: &str) -> Result<Option<Gid>, String> {
-    let cannot = |errno| format!("{word}: expected a group that can be looked up ({errno})");
+    let cannot = |errno| format!("{}: expected a group that can be looked up ({errno})", shown(word));
     Ok(Group::from_name(word).map_err(cannot)?.map(|group| group.gid).or(digits(word).map(Gid::from_raw)))
 }
 
@@ -156,7 +159,7 @@ mod tests {
         let service = one("127.0.0.1:2525\tstream tcp nowait  - /bin/cat  cat -u -n");
         assert_eq!(service.name, "127.0.0.1:2525");
         assert_eq!(service.addresses.len(), 1);
-        assert!(!service.hands_over_listener);
+        assert_eq!(service.kind, Kind::Session);
         assert_eq!(service.limit, 7, "children of main.cf");
         assert_eq!(service.program.path, PathBuf::from("/bin/cat"));
         assert_eq!(service.program.name, "cat");

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::exit::Error;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
+use crate::privilege;
 use crate::sys;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, socket};
@@ -16,6 +17,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -27,9 +29,12 @@ static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// The connection to `submit`.
 #[derive(Debug)]
-pub struct Submitter {
-    stream: UnixStream,
+pub struct Submitter<'a> {
+    /// None until there is something to say, where the socket is there.
+    stream: Option<UnixStream>,
     child: Option<Pid>,
+    /// How to get a connection, or another one after trouble; none for who has given up the rights to that.
+    way: Option<Way<'a>>,
     reader: FrameReader,
     /// Who hands mail in, until submit has been told: the first octet makes it start, so that is put off.
     introduction: Option<Introduction>,
@@ -45,29 +50,89 @@ pub struct Submitter {
     broken: bool,
 }
 
-impl Submitter {
-    /// Connects to `queue_directory/submit` if that is there and answers; else makes a socketpair and forks a child that
-    /// holds nothing of the client's, waits for the first octet, then execs submit, or exits at end of input. To be
-    /// called as mail_owner, before a byte of the client is read.
-    pub fn start(config: &Config, common: &Common) -> Result<Submitter, Error> {
-        let (stream, child) = match connect_to(&config.queue_directory.join("submit")) {
+/// How submit is reached.
+#[derive(Debug, Clone, Copy)]
+struct Way<'a> {
+    config: &'a Config,
+    common: &'a Common,
+}
+
+impl Way<'_> {
+    fn socket(&self) -> PathBuf {
+        self.config.queue_directory.join("submit")
+    }
+
+    /// By the socket, if it is there and somebody answers, else by a child of our own.
+    fn open(&self) -> Result<(UnixStream, Option<Pid>), Error> {
+        let (stream, child) = match connect_to(&self.socket()) {
             Some(stream) => (stream, None),
-            None => start_child(|| (config.program("submit"), common.arguments()))?,
+            None => start_child(|| (self.config.program("submit"), self.common.arguments()))?,
         };
         // Nor longer than the whole session may last.
-        let limit = Some(config.ipc_timeout.0.min(config.daemon_timeout.0)).filter(|time| !time.is_zero());
+        let (ipc, daemon) = (self.config.ipc_timeout.0, self.config.daemon_timeout.0);
+        let limit = Some(ipc.min(daemon)).filter(|time| !time.is_zero());
         let limited = stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit));
         limited.map_err(|e| Error::Temporary(format!("way to submit: {e}")))?;
-        let mut submitter = Submitter::over(stream, child);
+        Ok((stream, child))
+    }
+}
+
+impl<'a> Submitter<'a> {
+    /// Where the socket `queue_directory/submit` is, connects to it when there is something to say: a session that brings
+    /// no mail holds no submit. Else, or where nobody answers there, makes a socketpair and forks a child that
+    /// holds nothing of the client's, waits for the first octet, then execs submit, or exits at end of input. To be
+    /// called as mail_owner, before a byte of the client is read.
+    pub fn start(config: &'a Config, common: &'a Common) -> Result<Submitter<'a>, Error> {
+        let way = Way { config, common };
+        // Who becomes net_owner cannot come back later.
+        let comes_back = config.net_owner.is_empty() || !privilege::is_root();
+        let mut submitter = Submitter::over(None, None);
+        if !comes_back || !is_socket(&way.socket()) {
+            let (stream, child) = way.open()?;
+            (submitter.stream, submitter.child) = (Some(stream), child);
+        }
+        submitter.way = Some(way).filter(|_| comes_back);
         submitter.attributes = super::attributes(config);
         Ok(submitter)
     }
 
-    fn over(stream: UnixStream, child: Option<Pid>) -> Submitter {
+    fn over(stream: Option<UnixStream>, child: Option<Pid>) -> Submitter<'a> {
         let reader = FrameReader::default();
         let (out, content) = (Vec::new(), Vec::new());
         let (introduction, attributes) = (None, Vec::new());
-        Submitter { stream, child, reader, introduction, attributes, out, content, begun: false, broken: false }
+        let (way, begun, broken) = (None, false, false);
+        Submitter { stream, child, way, reader, introduction, attributes, out, content, begun, broken }
+    }
+
+    /// The connection, which is made where it is missing.
+    fn stream(&mut self) -> Result<&mut UnixStream, Error> {
+        if self.stream.is_none() {
+            let way = self.way.ok_or_else(|| Error::Temporary("submit was lost before".to_owned()))?;
+            let (stream, child) = way.open()?;
+            (self.stream, self.child) = (Some(stream), child);
+        }
+        self.stream.as_mut().ok_or_else(not_an_answer)
+    }
+
+    /// Lets go of a connection of which nobody knows any more what it would say, as long as another can be had.
+    fn begin_anew(&mut self) {
+        if self.broken && self.way.is_some() {
+            self.hang_up();
+            (self.reader, self.broken, self.begun) = (FrameReader::default(), false, false);
+            self.out.clear();
+            self.content.clear();
+        }
+    }
+
+    /// End of input: submit abandons what was not committed, and ends.
+    fn hang_up(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+        if let Ok(mut left) = LEFT.lock() {
+            left.extend(self.child.take());
+            left.retain(|child| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_none()));
+        }
     }
 
     /// Appends a frame behind the content that came before it.
@@ -91,7 +156,9 @@ impl Submitter {
             }
             self.out.splice(0..0, first);
         }
-        let sent = self.stream.write_all(&self.out).map_err(|e| lost(&e));
+        let out = std::mem::take(&mut self.out);
+        let sent = self.stream().and_then(|stream| stream.write_all(&out).map_err(|e| lost(&e)));
+        self.out = out;
         self.out.clear();
         self.begun = true;
         self.broken = sent.is_err();
@@ -109,7 +176,7 @@ impl Submitter {
     fn answer(&mut self) -> Result<Reply, Error> {
         let mut piece = [0; 256];
         loop {
-            let count = match self.stream.read(&mut piece) {
+            let count = match self.stream()?.read(&mut piece) {
                 Ok(0) => return Err(Error::Temporary("submit ended; its own record says why".to_owned())),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -127,8 +194,9 @@ impl Submitter {
     }
 }
 
-impl Submit for Submitter {
+impl Submit for Submitter<'_> {
     fn introduce(&mut self, introduction: &Introduction) -> Result<(), Error> {
+        self.begin_anew();
         self.introduction = Some(introduction.clone());
         Ok(())
     }
@@ -180,14 +248,9 @@ impl Submit for Submitter {
     }
 }
 
-impl Drop for Submitter {
+impl Drop for Submitter<'_> {
     fn drop(&mut self) {
-        // End of input: submit abandons what was not committed, and ends.
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
-        if let Ok(mut left) = LEFT.lock() {
-            left.extend(self.child);
-            left.retain(|child| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_none()));
-        }
+        self.hang_up();
     }
 }
 
@@ -207,6 +270,10 @@ fn lost(error: &io::Error) -> Error {
 
 fn not_an_answer() -> Error {
     Error::Temporary("submit said something else than an answer".to_owned())
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 /// Connects without waiting: where nobody accepts, a child of our own is as good.
@@ -237,7 +304,7 @@ fn wait_and_exec(theirs: &OwnedFd, what: impl FnOnce() -> (PathBuf, Vec<OsString
     }
     // Descriptor 2 stays: where it may be the client, logging has put /dev/null over it.
     let _ = null.into_raw_fd();
-    sys::close_from(3);
+    sys::close_between(3, u32::MAX);
     loop {
         match recv(0, &mut [0], MsgFlags::MSG_PEEK) {
             Ok(0) => return 0,
@@ -262,10 +329,10 @@ mod tests {
     use crate::message::trace::{Client, Protocol};
     use crate::submit::Policy;
 
-    fn pair() -> (Submitter, UnixStream) {
+    fn pair() -> (Submitter<'static>, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
-        (Submitter::over(ours, None), theirs)
+        (Submitter::over(Some(ours), None), theirs)
     }
 
     fn introduction() -> Introduction {
@@ -350,7 +417,7 @@ mod tests {
     #[test]
     fn after_a_lost_answer_nothing_is_believed() {
         let (mut submitter, mut far) = pair();
-        submitter.stream.set_read_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
+        submitter.stream().unwrap().set_read_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
         let address = Address::from_internal(b"bob").unwrap();
         assert!(submitter.recipient(&address).is_err());
         answer(&mut far, &Reply::Verdict(Verdict::Accepted));

@@ -42,7 +42,7 @@ fn become_deliver(program: &Path, arguments: &[OsString]) -> u8 {
         return 75;
     }
     let _ = null.into_raw_fd();
-    sys::close_from(3);
+    sys::close_between(3, u32::MAX);
     let mut command = Command::new(program);
     if let Some(folder) = std::env::var_os("MAIL_CONFIG") {
         command.env("MAIL_CONFIG", std::path::absolute(&folder).unwrap_or_else(|_| folder.into()));

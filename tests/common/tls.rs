@@ -57,6 +57,13 @@ impl Client {
         Client { wire: Wire::Clear(ours), heard: Vec::new(), child }
     }
 
+    /// A client of a server that listens on a unix socket; `child` is whoever is to be waited for.
+    pub fn connected(path: &Path, child: Child) -> Client {
+        let ours = UnixStream::connect(path).expect("a connection");
+        ours.set_read_timeout(Some(Duration::from_secs(20))).expect("a time limit");
+        Client { wire: Wire::Clear(ours), heard: Vec::new(), child }
+    }
+
     /// The same from another machine, as far as the program can know.
     pub fn from_afar(command: &mut Command) -> Client {
         Client::start(command.env("TCPREMOTEIP", "192.0.2.1"))

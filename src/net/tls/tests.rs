@@ -210,6 +210,31 @@ fn without_a_certificate_nothing_is_offered_and_nothing_can_be_demanded() {
 }
 
 #[test]
+fn a_process_that_serves_several_clients_has_an_offer_for_each() {
+    let mut first = offer(&["mx"]);
+    let mut second = first.clone();
+    assert!(first.take().unwrap().read().is_ok());
+    assert!(matches!(first, Offer::None), "once for a client");
+    assert!(second.take().unwrap().read().is_ok());
+}
+
+#[test]
+fn a_key_that_may_not_be_opened_any_more_is_kept_when_the_configuration_is_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key] = ["crt", "key"].map(|end| {
+        let copy = folder.path().join(end);
+        std::fs::copy(test_file(&format!("mx.{end}.pem")), &copy).unwrap();
+        copy
+    });
+    let config = config(&certificate.display().to_string(), &key.display().to_string());
+    let offer = Offer::open(&config, false).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    assert!(Offer::open(&config, false).is_err());
+    assert!(offer.open_again(&config, false).unwrap().take().unwrap().read().is_ok());
+    assert!(matches!(offer.open_again(&Config::with(&[]), false), Ok(Offer::None)));
+}
+
+#[test]
 fn files_that_cannot_be_opened_any_more_are_read_as_they_were() {
     let folder = tempfile::tempdir().unwrap();
     let [certificate, key] = ["crt", "key"].map(|end| {

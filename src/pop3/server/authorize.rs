@@ -7,7 +7,7 @@ use crate::exit::{Ended, Error};
 use crate::lookup::Lookup;
 use crate::net::connection::{Fault, Stream};
 use crate::net::peer::Peer;
-use crate::net::tls::{Failure, Files, Identity, Offer};
+use crate::net::tls::{Failure, Identity, Offer};
 use crate::pop3::dialogue::Dialogue;
 use crate::pop3::reply::Reply;
 use crate::pop3::session::{Session, Step};
@@ -127,7 +127,7 @@ pub(in crate::pop3) fn authorize<S: Stream, T>(
                 dialogue.say(&Reply::MECHANISMS);
                 dialogue.say_lines(names.split(' '));
             }
-            Step::StartTls => match tls.take().map(Files::read) {
+            Step::StartTls => match tls.take().map(|files| files.read()) {
                 Some(Ok(identity)) => {
                     dialogue.say(&Reply::START_TLS);
                     if !shake_hands(dialogue, &identity, &mut session, peer)? {

@@ -3,7 +3,7 @@
 use super::{LineEnd, LineReader, Server};
 use crate::exit::Error;
 use crate::net::connection::{Fault, Stream};
-use crate::net::tls::{Failure, Files, Identity};
+use crate::net::tls::{Failure, Identity};
 use crate::smtp::reply::Reply;
 use crate::smtp::site::Site;
 use crate::submit::Submit;
@@ -11,7 +11,7 @@ use crate::submit::Submit;
 impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     /// Answers STARTTLS and becomes TLS; or says that this cannot be now, and goes on without.
     pub(super) fn start_tls(&mut self) -> Result<(), Fault> {
-        match self.tls.take().map(Files::read) {
+        match self.tls.take().map(|files| files.read()) {
             Some(Ok(identity)) => {
                 self.abandon();
                 self.say(Reply::START_TLS);

@@ -1,0 +1,119 @@
+//! The unix socket of submit (`queue_directory/submit`), kept beside pools, so that their sessions need not start one each.
+//!
+//! Behind it runs submit as a pool of its own, which checks who connects by the kernel's word. Who finds no socket, or
+//! nobody behind it, starts submit as ever; so nothing that goes wrong here is more than a loss of speed.
+
+use super::program::Program;
+use crate::net::listener::Listener;
+use nix::sys::socket::{Backlog, listen};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, getegid, geteuid, setegid, seteuid};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// More sessions than any pool has wait here only if submit is away.
+const BACKLOG: i32 = 1024;
+
+/// What is to be kept.
+#[derive(Debug, Clone)]
+pub struct Warm {
+    /// Where the socket is.
+    pub path: PathBuf,
+    /// Whose it is, where we are root: mail_owner's, as the folder.
+    pub owner: Option<(Uid, Gid)>,
+    /// submit, with the parameters of a pool.
+    pub program: Program,
+    /// Whether it is there before somebody connects.
+    pub stands: bool,
+}
+
+/// The socket.
+#[derive(Debug)]
+pub struct Door {
+    listener: UnixListener,
+    path: PathBuf,
+    owner: Option<(Uid, Gid)>,
+}
+
+impl Door {
+    /// Listens there; nothing, and a record, where that cannot be.
+    pub fn open(warm: &Warm) -> Option<Door> {
+        match as_owner(warm.owner, || bind(&warm.path)) {
+            Ok(listener) => Some(Door { listener, path: warm.path.clone(), owner: warm.owner }),
+            Err(error) => {
+                log::warn!("no socket {}: {error}; sessions start submit by themselves", warm.path.display());
+                None
+            }
+        }
+    }
+
+    /// The same socket once more.
+    pub fn listener(&self) -> io::Result<Listener> {
+        let copy = Listener::from_descriptor(self.listener.as_fd().try_clone_to_owned()?);
+        copy.map_err(|_| io::Error::other("the socket of submit does not listen"))
+    }
+
+    /// Removes it. Where we may not any more it stays, and nobody listens.
+    pub fn close(self) {
+        let _ = as_owner(self.owner, || std::fs::remove_file(&self.path));
+    }
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let bound = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)?
+        }
+        bound => bound?,
+    };
+    listen(&bound, Backlog::new(BACKLOG)?)?;
+    Ok(bound)
+}
+
+/// A socket that nobody listens on any more.
+fn is_left_behind(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Does something in the folder of another user with his rights and not with root's: what is there is his.
+fn as_owner<T>(owner: Option<(Uid, Gid)>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let (own_uid, own_gid) = (geteuid(), getegid());
+    let old = umask(Mode::from_bits_truncate(0o177));
+    let result = match owner.filter(|_| own_uid.is_root()) {
+        None => act(),
+        Some((uid, gid)) => {
+            let become_owner = setegid(gid).and_then(|()| seteuid(uid)).map_err(io::Error::from);
+            let result = become_owner.and_then(|()| act());
+            // Back to root's uid first, which may have its gid again.
+            seteuid(own_uid).and_then(|()| setegid(own_gid))?;
+            result
+        }
+    };
+    umask(old);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("submit");
+        let first = bind(&path).unwrap();
+        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        let _second = bind(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "kept").unwrap();
+        assert!(bind(&file).is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"kept");
+    }
+}

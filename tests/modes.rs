@@ -1,0 +1,448 @@
+//! smtpd's two modes: a program for each connection, or a server of ours that accepts by itself. What a client and an
+//! administrator see is the same; what the second has besides is seen here too: spares, names, and a warm submit.
+
+mod common;
+
+use common::connections::*;
+use common::{Scratch, binary, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// smtpd in front of our smtpsrvr, on a free port of loopback.
+fn command(scratch: &Scratch, options: &[&str]) -> Command {
+    let mut command = scratch.command("smtpd");
+    command.args(["--listen-address", "127.0.0.1", "--port", "0"]).args(options);
+    command
+}
+
+fn pool(scratch: &Scratch, options: &[&str]) -> Server {
+    Server::start(command(scratch, &["--mode", "pool"]).args(options).arg("smtpsrvr"))
+}
+
+fn greeted(server: &mut Server) -> TcpStream {
+    let mut client = server.connect("0");
+    let said = line(&mut client);
+    assert!(said.starts_with("220 "), "{said:?}");
+    client
+}
+
+fn ask(client: &mut TcpStream, command: &str) -> String {
+    client.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+    line(client)
+}
+
+fn quit(mut client: TcpStream) {
+    client.write_all(b"QUIT\r\n").unwrap();
+    assert!(all(&mut client).starts_with("221 "));
+}
+
+/// Hands in a message up to its end; gives what is said to that.
+fn mail(client: &mut TcpStream) -> String {
+    for (command, answer) in
+        [("HELO client.example", "250"), ("MAIL FROM:<a@client.example>", "250"), ("RCPT TO:<bob@mx.example>", "250")]
+    {
+        let said = ask(client, command);
+        assert!(said.starts_with(answer), "{command}: {said}");
+    }
+    assert!(ask(client, "DATA").starts_with("354 "));
+    ask(client, "Subject: x\r\n\r\nx\r\n.")
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn name(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+fn pid(server: &Server) -> i32 {
+    server.process.id().try_into().unwrap()
+}
+
+/// The child of smtpd that is this program.
+fn child_named(server: &Server, program: &str) -> Option<i32> {
+    children(pid(server)).into_iter().find(|pid| name(*pid) == program)
+}
+
+#[test]
+fn both_modes_have_the_same_limits_and_say_the_same() {
+    let scratch = Scratch::new();
+    for mode in ["exec", "pool"] {
+        let options = ["--mode", mode, "-n", "2", "--when-full", "refuse", "smtpsrvr"];
+        let mut server = Server::start(&mut command(&scratch, &options));
+        let (first, second) = (greeted(&mut server), greeted(&mut server));
+        let since = Instant::now();
+        assert_eq!(all(&mut server.connect("0")), "421 4.3.2 Too many connections, try again later\r\n", "{mode}");
+        assert!(since.elapsed() < Duration::from_secs(1), "{mode}");
+        assert!(server.record("refused client=127.0.0.1 ").ends_with("cause=\"too many connections\""), "{mode}");
+        quit(first);
+        until("a place", || line(&mut server.connect("0")).starts_with("220 "));
+        quit(second);
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.end().code(), Some(0), "{mode}");
+    }
+    for mode in ["exec", "pool"] {
+        let options = ["--mode", mode, "-n", "9", "--max-from-ip", "1", "smtpsrvr"];
+        let mut server = Server::start(&mut command(&scratch, &options));
+        let _first = greeted(&mut server);
+        assert!(all(&mut server.connect("0")).starts_with("421 4.3.2 "), "{mode}");
+        let record = server.record("refused client=127.0.0.1 ");
+        assert!(record.ends_with("cause=\"too many connections from this address\""), "{mode}");
+    }
+}
+
+#[test]
+fn a_pool_without_spares_starts_when_somebody_comes_and_is_gone_after_max_idle() {
+    let scratch = Scratch::new();
+    let mut server = pool(&scratch, &["-o", "max_idle=1"]);
+    server.address("0");
+    assert_eq!(child_named(&server, "smtpsrvr"), None, "nothing is needed yet");
+    for _ in 0..2 {
+        quit(greeted(&mut server));
+        assert!(child_named(&server, "smtpsrvr").is_some());
+        until("the pool to end", || children(pid(&server)).is_empty());
+    }
+}
+
+#[test]
+fn a_pool_grows_at_once_and_shrinks_to_its_spares() {
+    let scratch = Scratch::new();
+    let mut server = pool(&scratch, &["-n", "9", "--idle-children", "2", "-o", "max_use=0", "-o", "max_idle=1"]);
+    server.address("0");
+    let mut parent = None;
+    until("the pool before anybody comes", || {
+        parent = child_named(&server, "smtpsrvr");
+        parent.is_some_and(|parent| children(parent).len() == 2)
+    });
+    let parent = parent.unwrap();
+    let since = Instant::now();
+    let mut clients: Vec<_> = (0..9).map(|_| server.connect("0")).collect();
+    clients.iter_mut().for_each(|client| assert!(line(client).starts_with("220 ")));
+    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    let most = || children(parent).into_iter().filter(|pid| name(*pid) == "smtpsrvr").count();
+    assert_eq!(most(), 9);
+    clients.into_iter().for_each(quit);
+    until("what is too much to go", || most() == 2);
+    quit(greeted(&mut server));
+}
+
+#[test]
+fn prefork_has_its_children_and_0_spares_is_no_preforking() {
+    let scratch = Scratch::new();
+    let start = |options: &[&str]| {
+        let mut command = command(&scratch, options);
+        Server::start(command.arg0("/usr/bin/qpsmtpd-prefork"))
+    };
+    let mut server = start(&["--children", "3", "--idle-children", "2"]);
+    server.address("0");
+    until("two spares", || child_named(&server, "smtpsrvr").is_some_and(|parent| children(parent).len() == 2));
+    let clients: Vec<_> = (0..3).map(|_| greeted(&mut server)).collect();
+    let parent = child_named(&server, "smtpsrvr").unwrap();
+    assert_eq!(children(parent).len(), 3, "no more than --children");
+    let mut waits = server.connect("0");
+    waits.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(std::io::Read::read(&mut waits, &mut [0]).is_err(), "deferred");
+    clients.into_iter().for_each(quit);
+    let mut server = start(&["--idle-children", "0"]);
+    quit(greeted(&mut server));
+    let parent = child_named(&server, "smtpsrvr").unwrap();
+    until("nobody to be left", || children(parent).is_empty());
+    let mut server = start(&["--idle-children", "1", "--limit-connections", "1", "--when-full", "refuse"]);
+    let _client = greeted(&mut server);
+    assert!(
+        all(&mut server.connect("0")).starts_with("421 "),
+        "the limit of connections holds beside that of children"
+    );
+}
+
+/// The 17th field behind the name, which is in parentheses (proc(5)).
+fn niceness(pid: i32) -> i32 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    text.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_parent_yields_the_processor_and_its_children_do_not() {
+    let scratch = Scratch::new();
+    let own = niceness(std::process::id().try_into().unwrap());
+    for (options, more) in [(&[][..], 5), (&["--renice-parent", "2"], 2), (&["--user", "nobody"], 5)] {
+        let mut command = command(&scratch, options);
+        let mut server = Server::start(command.arg0("qpsmtpd-prefork"));
+        let client = greeted(&mut server);
+        assert_eq!(niceness(pid(&server)), own + more, "{options:?}");
+        // Only root can take from its niceness, or who was root.
+        if geteuid().is_root() {
+            let parent = child_named(&server, "smtpsrvr").unwrap();
+            assert_eq!(niceness(parent), own, "{options:?}");
+            assert!(children(parent).iter().all(|pid| niceness(*pid) == own), "{options:?}");
+        }
+        quit(client);
+    }
+}
+
+#[test]
+fn pretty_children_show_their_client() {
+    let scratch = Scratch::new();
+    for options in [&["--idle-children", "1", "--children", "1"][..], &["--idle-children", "0"]] {
+        let mut command = command(&scratch, &["--pretty-child"]);
+        let mut server = Server::start(command.args(options).arg0("qpsmtpd-prefork"));
+        let client = greeted(&mut server);
+        let parent = child_named(&server, "smtpsrvr").unwrap();
+        assert!(children(parent).iter().any(|pid| name(*pid) == "127.0.0.1"), "{options:?}");
+        quit(client);
+        until("the name of one who waits, or its end", || {
+            children(parent).iter().all(|pid| name(*pid) == "child, idle")
+        });
+    }
+}
+
+/// Waits for a record of one program; submit says the same as the others.
+fn record_of(server: &mut Server, program: &str, words: &str) {
+    let is_it = |record: &String| record.contains(&format!("/{program}[")) && record.contains(words);
+    while !server.seen.iter().any(is_it) {
+        let record = server.records.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {words} of {program}"));
+        server.seen.push(record);
+    }
+}
+
+#[test]
+fn hup_reads_again_and_keeps_sessions_and_their_count() {
+    let scratch = Scratch::new();
+    for options in [&["-o", "max_use=5", "--idle-children", "1"][..], &[]] {
+        scratch.configure("myhostname = mx.example");
+        let mut server = pool(&scratch, &[&["-n", "2", "--when-full", "refuse"], options].concat());
+        let mut client = greeted(&mut server);
+        scratch.configure("myhostname = other.example");
+        server.signal(Signal::SIGHUP);
+        record_of(&mut server, "smtpsrvr", "the configuration was read again");
+        let mut second = server.connect("0");
+        assert!(line(&mut second).starts_with("220 other.example "), "{options:?}");
+        assert!(all(&mut server.connect("0")).starts_with("421 "), "the first one counts {options:?}");
+        assert!(ask(&mut client, "NOOP").starts_with("250 "));
+        scratch.configure("myhostname = not a name");
+        server.signal(Signal::SIGHUP);
+        record_of(&mut server, "smtpd", "everything stays as it was");
+        scratch.configure("myhostname = other.example");
+        quit(client);
+        quit(second);
+        until("the next one", || line(&mut server.connect("0")).starts_with("220 other.example "));
+    }
+}
+
+#[test]
+fn hup_with_another_command_for_the_pool_replaces_it_without_losing_anybody() {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("services");
+    let program = binary("smtpsrvr").display().to_string();
+    let write =
+        |number: u32| fs::write(&file, format!("127.0.0.1:0 stream tcp nowait/{number} - {program}\n")).unwrap();
+    write(1);
+    let mut command = scratch.command("smtpd");
+    command.args(["--mode", "pool", "--when-full", "refuse", "--services"]).arg(&file);
+    let mut server = Server::start(&mut command);
+    let service = "127.0.0.1:0";
+    let connect = |server: &mut Server| {
+        let mut client = server.connect(service);
+        (line(&mut client), client)
+    };
+    let (said, mut client) = connect(&mut server);
+    assert!(said.starts_with("220 "));
+    assert!(connect(&mut server).0.starts_with("421 "));
+    let old = child_named(&server, "smtpsrvr").unwrap();
+    write(3);
+    server.signal(Signal::SIGHUP);
+    until("the new one", || connect(&mut server).0.starts_with("220 "));
+    assert_ne!(children(pid(&server)).iter().filter(|pid| name(**pid) == "smtpsrvr").count(), 0);
+    assert!(ask(&mut client, "NOOP").starts_with("250 "), "a session of the old one");
+    quit(client);
+    until("the old one's end", || !children(pid(&server)).contains(&old));
+}
+
+fn socket(scratch: &Scratch) -> std::path::PathBuf {
+    scratch.queue().join("submit")
+}
+
+#[test]
+fn mail_goes_to_a_submit_that_is_there_already_and_that_ends_last() {
+    let scratch = Scratch::new();
+    let mut server = pool(&scratch, &["--idle-children", "1", "-o", "max_use=10"]);
+    server.address("0");
+    until("the warm ones", || child_named(&server, "submit").is_some_and(|submit| children(submit).len() == 2));
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let metadata = fs::metadata(socket(&scratch)).unwrap();
+    let owner = fs::metadata(scratch.queue()).unwrap().uid();
+    assert_eq!((metadata.permissions().mode() & 0o777, metadata.uid()), (0o600, owner));
+    let mut client = greeted(&mut server);
+    assert!(mail(&mut client).starts_with("250 2.0.0 "));
+    let parent = child_named(&server, "smtpsrvr").unwrap();
+    assert!(children(parent).iter().all(|pid| children(*pid).is_empty()), "nobody started a submit of his own");
+    server.signal(Signal::SIGTERM);
+    server.record("stopping");
+    assert!(mail(&mut client).starts_with("250 2.0.0 "), "submit is there as long as a session is");
+    quit(client);
+    assert_eq!(server.end().code(), Some(0));
+    assert!(!socket(&scratch).exists());
+    assert_eq!(scratch.queued().len(), 2);
+}
+
+#[test]
+fn a_lost_submit_costs_a_transaction_at_the_most_and_a_lost_socket_nothing() {
+    let scratch = Scratch::new();
+    let mut server = pool(&scratch, &["--idle-children", "1", "-o", "max_use=10"]);
+    let mut client = greeted(&mut server);
+    assert!(mail(&mut client).starts_with("250 2.0.0 "));
+    let submit = child_named(&server, "submit").unwrap();
+    for pid in children(submit).into_iter().chain([submit]) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    // The session hears of it when it asks; the next transaction has another submit.
+    assert!(ask(&mut client, "RSET").starts_with("250 "));
+    assert!(ask(&mut client, "MAIL FROM:<a@client.example>").starts_with("250 "));
+    let said = ask(&mut client, "RCPT TO:<bob@mx.example>");
+    assert!(said.starts_with("451 "), "{said}");
+    until("mail to be taken again", || {
+        let _ = ask(&mut client, "RSET");
+        let _ = ask(&mut client, "MAIL FROM:<a@client.example>");
+        ask(&mut client, "RCPT TO:<bob@mx.example>").starts_with("250 ")
+    });
+    quit(client);
+    server.signal(Signal::SIGKILL);
+    server.end();
+    assert!(socket(&scratch).exists(), "left behind");
+    // Without smtpd the socket leads nowhere, and the next smtpd takes its place.
+    let mut server = Server::start(&mut command(&scratch, &["--mode", "exec", "smtpsrvr"]));
+    let mut client = greeted(&mut server);
+    assert!(mail(&mut client).starts_with("250 2.0.0 "));
+    quit(client);
+    let mut server = pool(&scratch, &["--idle-children", "1"]);
+    let mut client = greeted(&mut server);
+    assert!(mail(&mut client).starts_with("250 2.0.0 "));
+    quit(client);
+    assert_eq!(scratch.queued().len(), 3);
+    assert!(server.seen.iter().all(|record| !record.contains("no socket")), "{:?}", server.seen);
+}
+
+#[test]
+fn a_stranger_may_not_hand_mail_to_the_socket() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mut server = pool(&scratch, &["--idle-children", "1"]);
+    until("the socket", || socket(&scratch).exists());
+    // Somebody who could reach it all the same, and may not by who he is.
+    fs::set_permissions(scratch.queue(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    fs::set_permissions(socket(&scratch), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let folder = folder();
+    let own = folder.path().join("connect");
+    fs::write(
+        &own,
+        "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\nprint(len(s.recv(9)))\n",
+    )
+    .unwrap();
+    let mut python = Command::new("python3");
+    let output = python.arg(&own).arg(socket(&scratch)).uid(12345).gid(12345).output();
+    match output {
+        Ok(output) => assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n", "{output:?}"),
+        Err(_) => return,
+    }
+    server.record("uid 12345 may not speak to submit");
+}
+
+#[test]
+fn pools_end_with_an_smtpd_that_was_killed() {
+    let scratch = Scratch::new();
+    let mut server = pool(&scratch, &["--idle-children", "2", "-o", "max_use=10"]);
+    let mut client = greeted(&mut server);
+    let all_of_them: Vec<i32> =
+        children(pid(&server)).into_iter().flat_map(|pool| [children(pool), vec![pool]].concat()).collect();
+    let address = server.address("0");
+    server.signal(Signal::SIGKILL);
+    server.end();
+    until("the port to be free", || std::net::TcpListener::bind(address).is_ok());
+    assert!(ask(&mut client, "NOOP").starts_with("250 "), "who is served is served to the end");
+    quit(client);
+    until("their end", || all_of_them.iter().all(|pid| !Path::new(&format!("/proc/{pid}/fd/0")).exists()));
+}
+
+#[test]
+fn a_pool_that_does_not_start_is_told_to_everybody_and_tried_again() {
+    let scratch = Scratch::new();
+    scratch.write("channels", "nonsense\n");
+    for options in [&["--idle-children", "1"][..], &[]] {
+        let mut server = pool(&scratch, options);
+        for _ in 0..3 {
+            let since = Instant::now();
+            let said = all(&mut server.connect("0"));
+            assert!(said.starts_with("421 "), "{said:?}");
+            assert!(since.elapsed() < Duration::from_secs(3));
+        }
+        server.record("channels:1: expected five columns");
+        server.record("ended as soon as it began");
+        fs::remove_file(scratch.path().join("channels")).unwrap();
+        until("it to be mended", || line(&mut server.connect("0")).starts_with("220 "));
+        scratch.write("channels", "nonsense\n");
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.end().code(), Some(0));
+    }
+}
+
+#[test]
+fn several_sockets_are_one_pool_with_one_limit() {
+    let scratch = Scratch::new();
+    let mut command = scratch.command("smtpd");
+    command.args(["--mode", "pool", "-n", "2", "--when-full", "refuse", "--port", "0"]);
+    command.args(["--listen-address", "127.0.0.1", "--listen-address", "127.0.0.2", "smtpsrvr"]);
+    let mut server = Server::start(&mut command);
+    let address = |server: &mut Server, host: &str| {
+        let record = server.record(&format!("listening on={host}:"));
+        record.split("on=").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+    };
+    let (one, two) = (address(&mut server, "127.0.0.1"), address(&mut server, "127.0.0.2"));
+    let mut clients = [TcpStream::connect(&one).unwrap(), TcpStream::connect(&two).unwrap()];
+    clients.iter_mut().for_each(|client| assert!(line(client).starts_with("220 ")));
+    for address in [one, two] {
+        assert!(all(&mut TcpStream::connect(address).unwrap()).starts_with("421 "));
+    }
+}
+
+#[test]
+fn what_cannot_be_a_pool_is_refused_or_started_for_each_connection() {
+    let scratch = Scratch::new();
+    let (status, text) = refused(&mut command(&scratch, &["--mode", "pool", "/bin/cat"]));
+    assert_eq!(status, Some(64));
+    assert!(text.contains("expected smtpsrvr, qmqpd or pop3d instead of /bin/cat"), "{text}");
+    for wrong in
+        [&["--mode", "thread"][..], &["--children", "0"], &["--idle-children", "-1"], &["--renice-parent", "-1"]]
+    {
+        let (status, text) = refused(command(&scratch, wrong).arg("smtpsrvr"));
+        assert_eq!(status, Some(64), "{wrong:?}: {text}");
+    }
+    let services = scratch.path().join("services");
+    let smtpsrvr = binary("smtpsrvr");
+    let lines = format!(
+        "127.0.0.1:0 stream tcp nowait - /bin/echo echo hello\n127.0.0.1:00 stream tcp nowait - {}\n",
+        smtpsrvr.display()
+    );
+    fs::write(&services, lines).unwrap();
+    let start = |more: &[&str]| {
+        let mut command = scratch.command("smtpd");
+        command.args(["--mode", "pool", "--services"]).arg(&services).args(more);
+        command
+    };
+    let mut server = Server::start(&mut start(&[]));
+    assert!(line(&mut server.connect("127.0.0.1:00")).starts_with("220 "));
+    server.seen.retain(|record| !record.contains("127.0.0.1:00"));
+    assert_eq!(server.listen_to("127.0.0.1:0"), "hello\n");
+    let (status, text) = refused(&mut start(&["--limit-connections", "3"]));
+    assert_eq!(status, Some(64), "{text}");
+}
