@@ -88,6 +88,11 @@ impl Channels {
         Ok(channels)
     }
 
+    /// The same without a warning.
+    pub fn read(config: &Config) -> Result<Channels, Error> {
+        parse::load(config)
+    }
+
     /// Reads the text of a channels file; `config` is what `$name` expands from, and names the file in errors.
     pub fn parse(octets: &[u8], config: &Config) -> Result<Channels, Error> {
         parse::parse(octets, config, false)
@@ -148,7 +153,7 @@ impl Channels {
     /// Which channel anybody in the world may be on, and one by which mail from it leaves this machine.
     ///
     /// Whoever matches no line is on the last one, so that counts as open too.
-    fn open_relays(&self) -> Vec<(&Channel, &Channel)> {
+    pub fn open_relays(&self) -> Vec<(&Channel, &Channel)> {
         let last = self.0.iter().rev().find(|channel| channel.name != AUTHENTICATED);
         let is_open = |channel: &Channel| {
             let is_last = last.is_some_and(|last| last.name == channel.name);

@@ -20,6 +20,7 @@
 pub mod aliases;
 pub mod auth;
 pub mod channel;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod deliver;

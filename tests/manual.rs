@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const PROGRAMS: [&str; 7] = ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver", "doorpost-queue"];
+const PROGRAMS: [&str; 8] =
+    ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver", "doorpost-queue", "doorpost-check"];
 
 fn pages() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("man")
@@ -25,7 +26,10 @@ fn options_of_help(program: &str) -> BTreeSet<String> {
     let help = String::from_utf8(output.stdout).expect("UTF-8");
     let listed = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
     let words = listed.flat_map(|line| line.split("  ").next().unwrap_or_default().split([' ', ',', '=', '[']));
-    words.filter(|word| word.starts_with('-') && *word != "-").map(|word| word.trim_end_matches('.').to_owned()).collect()
+    words
+        .filter(|word| word.starts_with('-') && *word != "-")
+        .map(|word| word.trim_end_matches('.').to_owned())
+        .collect()
 }
 
 /// The options that have an item of their own in the page: `.It Fl n Ar count`, `.It Fl -port Ar number`.
@@ -106,8 +110,29 @@ fn wrong_usage_is_64_and_wrong_configuration_is_78_everywhere() {
             assert_eq!(output.status.code(), Some(78), "{program}: {log}");
             let place =
                 format!("{}:11: soft_bounce = perhaps: expected yes or no", scratch.path().join("main.cf").display());
-            assert!(log.contains(&place), "{program}: {log}");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(log.contains(&place) || said.contains(&place), "{program}: {log}{said}");
         }
+    }
+}
+
+/// Each parameter of the table has an item in main.cf(5) with its default, and there is no item for anything else.
+#[test]
+fn main_cf_tells_of_every_parameter() {
+    let text = fs::read_to_string(pages().join("main.cf.5")).expect("main.cf.5");
+    let items: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix(".It Sy ")).collect();
+    let names: BTreeSet<&str> = items
+        .iter()
+        .flat_map(|item| item.split([' ', ',']))
+        .filter(|word| word.contains('_') || word.chars().all(char::is_lowercase))
+        .collect();
+    let known: BTreeSet<&str> =
+        doorpost::config::parameters::PARAMETERS.iter().map(|parameter| parameter.name).collect();
+    let missing: Vec<_> = known.iter().filter(|name| !names.contains(*name)).collect();
+    assert!(missing.is_empty(), "no item in main.cf(5): {missing:?}");
+    for item in items {
+        let name = item.split(' ').next().unwrap_or_default();
+        assert!(known.contains(name), "main.cf(5) has an item for {name}, which is no parameter");
     }
 }
 

@@ -23,6 +23,20 @@ impl Config {
     ///
     /// A missing main.cf is no error; an unreadable one is. A program that gained rights by setgid ignores the options.
     pub fn load(common: &Common) -> Result<Config, exit::Error> {
+        let (config, warnings) = Config::read(common)?;
+        crate::logging::configure(&config.syslog_name, config.syslog_facility.0);
+        for warning in warnings {
+            log::warn!("{warning}");
+        }
+        if let Some(kind) = &common.show_config {
+            show::print(&config, kind);
+            std::process::exit(0);
+        }
+        Ok(config)
+    }
+
+    /// The same without saying anything: the other part is what an administrator should hear.
+    pub fn read(common: &Common) -> Result<(Config, Vec<Error>), exit::Error> {
         let nobody_asked = Common { show_config: common.show_config.clone(), ..Common::default() };
         let trusted = is_trusted();
         let common = if trusted { common } else { &nobody_asked };
@@ -33,16 +47,7 @@ impl Config {
             options.push(option);
         }
         let folder = folder(common, &options, trusted)?;
-        let (config, warnings) = read(&folder, options)?;
-        crate::logging::configure(&config.syslog_name, config.syslog_facility.0);
-        for warning in warnings {
-            log::warn!("{warning}");
-        }
-        if let Some(kind) = &common.show_config {
-            show::print(&config, kind);
-            std::process::exit(0);
-        }
-        Ok(config)
+        Ok(read(&folder, options)?)
     }
 
     /// Checks definitions, expands them and fills in the defaults. The other part is what an administrator should hear.

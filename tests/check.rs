@@ -1,0 +1,94 @@
+//! doorpost-check, by its program: a good installation has nothing, and each mistake is told with its place.
+
+mod common;
+
+use common::Scratch;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+fn check(scratch: &Scratch) -> (Option<i32>, String) {
+    let output = scratch.run("doorpost-check", &[], b"");
+    (
+        output.status.code(),
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
+    )
+}
+
+/// With a drop folder and a postmaster.
+fn good(main_cf: &str) -> Scratch {
+    let scratch = Scratch::with(main_cf);
+    let folder = scratch.path().join("drop");
+    fs::create_dir(&folder).unwrap();
+    scratch.hand_over(&folder);
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o1733)).unwrap();
+    scratch.write("aliases", "postmaster: alice\n");
+    scratch
+}
+
+#[test]
+fn a_good_installation_has_no_findings() {
+    assert_eq!(check(&good("")), (Some(0), "0 errors, 0 warnings\n".to_owned()));
+}
+
+#[test]
+fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
+    let scratch = good(
+        "messge_size_limit = 5\ncontent_filter = scan:x\ntls_cert_file = /no/such/file\ndefault_privs = no-such-user\nallow_mail_to_commands = alias",
+    );
+    scratch.write(
+        "channels",
+        "local 127.0.0.0/8 $myhostname mailbox: *\nopen 0.0.0.0/0 - - *\nout * * smtp: local\n",
+    );
+    scratch.write(
+        "aliases",
+        "postmaster: nobody-here\nlist: alice, carol, dave, x@example.net\nno colon\nrun: |/no/such/program\nkeep: /var/x\nLIST: bob\nall: :include:/no/such/list\n",
+    );
+    let (status, said) = check(&scratch);
+    assert_eq!(status, Some(78), "{said}");
+    let folder = scratch.path().display();
+    for expected in [
+        format!("warning: {folder}/main.cf:10: unknown parameter messge_size_limit; mend its spelling"),
+        format!("error: {folder}/main.cf:11: content_filter = scan:x: there is no transport or channel scan; "),
+        "error: /no/such/file: tls_cert_file: expected a PEM file that can be read: ".to_owned(),
+        format!("error: {folder}/main.cf:13: default_privs = no-such-user: expected a user"),
+        format!(
+            "error: {folder}/channels:2: open relay: clients from anywhere are on channel open, and their mail may leave by out"
+        ),
+        format!("warning: {folder}/aliases:2: list: nobody here is dave"),
+        format!("error: {folder}/aliases:3: expected NAME: TARGET, ... instead of no colon"),
+        format!("error: {folder}/aliases:4: run: /no/such/program: expected a program"),
+        format!("error: {folder}/aliases:5: keep: /var/x: allow_mail_to_files has no word alias, so its mail waits"),
+        format!("warning: {folder}/aliases:6: LIST: it was there before, and the first counts"),
+        format!("error: {folder}/aliases:7: all: :include:/no/such/list: expected a file"),
+        format!(
+            "warning: {folder}/aliases: nobody reads mail for postmaster; it is kept in {folder}/queue/postmaster; add a line"
+        ),
+    ] {
+        assert!(said.contains(&expected), "{expected}\n{said}");
+    }
+    assert!(!said.contains("carol") && !said.contains("example.net"), "{said}");
+    let quiet = scratch.run("doorpost-check", &["-q"], b"");
+    assert!(quiet.status.code() == Some(78) && quiet.stdout.is_empty(), "{quiet:?}");
+}
+
+#[test]
+fn what_is_wrong_with_folders_is_told() {
+    let scratch = good("");
+    fs::set_permissions(scratch.queue(), fs::Permissions::from_mode(0o707)).unwrap();
+    fs::set_permissions(scratch.path().join("drop"), fs::Permissions::from_mode(0o777)).unwrap();
+    let (status, said) = check(&scratch);
+    assert!(status == Some(78) && said.contains("/queue: the queue has mode 707; chmod 700 "), "{said}");
+    assert!(said.contains("/drop: the drop folder has mode 777; chmod 1733 "), "{said}");
+    fs::remove_dir(scratch.path().join("drop")).unwrap();
+    assert!(check(&scratch).1.contains(
+        "/drop: there is no drop folder: only root and mail_owner can hand in mail by sendmail; install -d "
+    ));
+    if nix::unistd::geteuid().is_root() {
+        let output = scratch.run("doorpost-check", &["-o", "mail_owner=no-such-user"], b"");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            said.contains("error: option -o: mail_owner = no-such-user: expected a user of this system; useradd"),
+            "{said}"
+        );
+    }
+}
