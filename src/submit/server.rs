@@ -21,9 +21,13 @@ use crate::sys;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::geteuid;
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// So many recipients of a message are remembered; memory must not grow with what a client sends.
+const MOST_NAMED: usize = 1000;
 
 /// Makes messages of what one client hands in.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ struct Message {
     draft: Option<Draft>,
     hops: HopCounter,
     recipients: u32,
+    /// Who gets it, as far as remembered, the domain in lower case: who is named twice gets one copy.
+    named: BTreeSet<(Vec<u8>, Vec<u8>)>,
     first_recipient: Option<Address>,
     content_has_begun: bool,
     content_has_ended: bool,
@@ -225,9 +231,17 @@ impl Submit for Receiver<'_> {
             return Ok(verdict);
         }
         let complete = address.or_at(&self.config.myhostname);
+        let domain = complete.domain().unwrap_or_default().to_ascii_lowercase();
+        let key = (complete.local_part().to_vec(), domain);
+        if self.message.named.contains(&key) {
+            return Ok(verdict);
+        }
         let write = |draft: &mut Draft| draft.recipient_with(&complete, parameters);
         if self.end_content().and_then(|()| self.write(write)).is_err() {
             return Ok(Verdict::TooMany);
+        }
+        if self.message.named.len() < MOST_NAMED {
+            self.message.named.insert(key);
         }
         self.message.recipients = self.message.recipients.saturating_add(1);
         self.message.first_recipient.get_or_insert(complete);

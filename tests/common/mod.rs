@@ -5,6 +5,7 @@
 #![allow(dead_code, clippy::print_stderr, missing_docs)]
 
 pub mod connections;
+pub mod postfix;
 pub mod tls;
 pub mod transcript;
 

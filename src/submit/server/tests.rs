@@ -146,9 +146,10 @@ fn size_counts_content_and_envelope_and_frees_the_disk_at_once() {
     let (site, common) = (Site::with(&[("message_size_limit", "5000")]), Common::default());
     for (content, recipients, taken) in [(4000, 1, true), (4999, 1, false), (4000, 10, false), (10_000_000, 1, false)] {
         let mut receiver = site.receiver(&common);
+        receiver.introduce(&introduction(Policy::Anywhere)).unwrap();
         receiver.reverse_path(&alice()).unwrap();
-        for _ in 0..recipients {
-            assert_eq!(receiver.recipient(&address("bob@mx.example")).unwrap(), Verdict::Accepted);
+        for number in 0..recipients {
+            assert_eq!(receiver.recipient(&address(&format!("u{number}@far.example"))).unwrap(), Verdict::Accepted);
         }
         receiver.content(&vec![b'x'; content]).unwrap();
         receiver.content(b"\n").unwrap();
@@ -189,8 +190,8 @@ fn more_early_recipients_than_memory_is_for_are_told_so_and_the_rest_goes() {
     let mut receiver = site.receiver(&common);
     receiver.introduce(&introduction(Policy::Anywhere)).unwrap();
     receiver.reverse_path(&alice()).unwrap();
-    let long = address(&format!("{}@mx.example", "x".repeat(900)));
-    let verdicts: Vec<_> = (0..2000).map(|_| receiver.recipient(&long).unwrap()).collect();
+    let long = |number| address(&format!("{number:04}{}@mx.example", "x".repeat(896)));
+    let verdicts: Vec<_> = (0..2000).map(|number| receiver.recipient(&long(number)).unwrap()).collect();
     let taken = verdicts.iter().take_while(|verdict| **verdict == Verdict::Accepted).count();
     assert!(taken > 1000 && verdicts[taken..].iter().all(|verdict| *verdict == Verdict::TooMany));
     receiver.content(b"x\n").unwrap();
@@ -237,4 +238,18 @@ fn frames_that_are_none_end_the_connection() {
     let (near, far) = UnixStream::pair().unwrap();
     drop(near);
     assert!(matches!(serve(&site.config, &common, far), Ok(Ended::Done)));
+}
+
+#[test]
+fn a_recipient_named_twice_is_written_once() {
+    let site = Site::with(&[]);
+    let common = Common::default();
+    let mut receiver = site.receiver(&common);
+    receiver.reverse_path(&alice()).unwrap();
+    for name in ["bob@mx.example", "carol@mx.example", "bob@mx.example", "bob@MX.Example"] {
+        assert_eq!(receiver.recipient(&address(name)).unwrap(), Verdict::Accepted, "{name}");
+    }
+    receiver.content(b"x\n").unwrap();
+    assert!(matches!(receiver.commit().unwrap(), Outcome::Queued(_)));
+    assert_eq!(site.queued()[0].recipients.len(), 2);
 }
