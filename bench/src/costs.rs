@@ -4,6 +4,7 @@
 //! depend on what else runs, but for caches. The phases are differences: a program of three instructions shows what fork
 //! and exec cost, an empty Rust program what the loader and the standard library add, and ours the rest.
 
+use crate::phases;
 use crate::process;
 use crate::server::{Site, command, connection};
 use std::fmt::Write as _;
@@ -46,12 +47,15 @@ pub fn table(site: &Site, starts: usize) -> io::Result<String> {
         line(&mut text, name, start, start.own - floor, None);
         floor = start.own;
     }
+    let mut taken_apart = String::new();
     for program in ["smtpsrvr", "qmqpd", "pop3d"] {
         let path = site.folder.join("bin").join(program);
         let start = median(site, &path, starts)?;
         line(&mut text, program, start, start.own - floor, system_calls(site, &path));
+        taken_apart += &phases::rows(site, program, &path, starts.min(50), start.own)?;
     }
-    Ok(text)
+    text += phases::HEAD;
+    Ok(text + &taken_apart)
 }
 
 fn line(text: &mut String, name: &str, start: Start, more: f64, calls: Option<(usize, usize)>) {

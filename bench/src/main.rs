@@ -8,6 +8,7 @@
 mod costs;
 mod load;
 mod mail;
+mod phases;
 mod plot;
 mod process;
 mod sections;
@@ -46,6 +47,9 @@ struct Args {
     /// Only this part: connect, mail, pop3 stat, pop3 retr, memory or costs
     #[arg(long, value_name = "PART")]
     only: Option<String>,
+    /// Put the tables into bench/README.md and the plot into bench/figures.svg; ends in twelve minutes
+    #[arg(long, conflicts_with = "quick")]
+    write: bool,
     /// Draw a plot
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -86,7 +90,7 @@ fn run(args: &Args) -> io::Result<()> {
         peers: peers(args)?,
         states: states.0.clone(),
         stop: stop.clone(),
-        deadline: args.quick.then(|| begun + Duration::from_secs(105)),
+        deadline: Some(begun + Duration::from_secs(if args.quick { 100 } else { 645 })),
         say: Box::new(move |text| drop(writeln!(io::stderr(), "{:4.0} s  {text}", begun.elapsed().as_secs_f64()))),
     };
     let load_before = load_average();
@@ -112,10 +116,25 @@ fn run(args: &Args) -> io::Result<()> {
     if let Some(file) = &args.svg {
         fs::write(file, plot::svg(&rows, &caption))?;
     }
+    if args.write {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench");
+        fs::write(folder.join("figures.svg"), plot::svg(&rows, &caption))?;
+        write_figures(&folder.join("README.md"), &format!("{caption}\n{}{costs}", table::markdown(&rows)))?;
+    }
     if let Some(file) = &args.json {
         fs::write(file, table::json(&rows, &caption))?;
     }
     Ok(())
+}
+
+/// Puts the tables between two marks of the README, in place of the last ones.
+fn write_figures(readme: &Path, tables: &str) -> io::Result<()> {
+    const MARKS: [&str; 2] = ["<!-- written by bench/compare --write -->\n", "<!-- end of what is written -->"];
+    let text = fs::read_to_string(readme)?;
+    let missing = || io::Error::other(format!("{}: no marks to write between", readme.display()));
+    let (before, rest) = text.split_once(MARKS[0]).ok_or_else(missing)?;
+    let (_, behind) = rest.split_once(MARKS[1]).ok_or_else(missing)?;
+    fs::write(readme, format!("{before}{}\n{tables}\n{}{behind}", MARKS[0], MARKS[1]))
 }
 
 /// Ours: what cargo has built for this benchmark, if nothing else is asked for.

@@ -8,14 +8,16 @@ use std::fmt::Write as _;
 const WIDTH: f64 = 980.0;
 const LEFT: f64 = 380.0;
 const RIGHT: f64 = 30.0;
-const TOP: f64 = 70.0;
+const TOP: f64 = 90.0;
 const STEP: f64 = 19.0;
 /// The scale's ends; what lies beyond is drawn at the edge.
 const LEAST: f64 = 0.05;
 const MOST: f64 = 50.0;
 
 /// Colours that are told apart by those who see few.
-const OURS: [(&str, &str); 4] = [
+const OURS: [(&str, &str); 6] = [
+    ("doorpost, smtpd (pool)", "#e69f00"),
+    ("doorpost, smtpd (pool, a fork each)", "#56b4e9"),
     ("doorpost, smtpd (exec)", "#0072b2"),
     ("doorpost, accept loop (fork)", "#d55e00"),
     ("doorpost, openbsd-inetd", "#009e73"),
@@ -100,15 +102,20 @@ fn legend(text: &mut String) {
         .iter()
         .map(|(name, colour)| (*name, *colour, *colour))
         .chain([("a peer", "#999", "#999"), ("a limit of the machine", "none", "#999")]);
-    let mut x = 10.0;
+    let (mut x, mut y) = (10.0, 52.0);
     for (name, fill, stroke) in entries {
+        let width = 24.0 + 6.3 * name.len() as f64;
+        if x + width > WIDTH {
+            (x, y) = (10.0, y + 17.0);
+        }
         let _ = writeln!(
             text,
-            "<circle cx=\"{}\" cy=\"52\" r=\"4\" fill=\"{fill}\" stroke=\"{stroke}\"/><text x=\"{}\" y=\"56\">{name}</text>",
+            "<circle cx=\"{}\" cy=\"{y}\" r=\"4\" fill=\"{fill}\" stroke=\"{stroke}\"/><text x=\"{}\" y=\"{}\">{name}</text>",
             x + 4.0,
-            x + 12.0
+            x + 12.0,
+            y + 4.0
         );
-        x += 24.0 + 6.3 * name.len() as f64;
+        x += width;
     }
 }
 

@@ -29,6 +29,10 @@ pub enum Kind {
 /// How ours are started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
+    /// smtpd in pool mode: children that accept by themselves, each for 100 connections.
+    Pool,
+    /// The same with a fresh child for each connection.
+    Fork,
     /// smtpd starts the program for each connection.
     Smtpd,
     /// The program has the listening socket on descriptor 0 (`wait`) and forks for each connection.
@@ -40,12 +44,14 @@ pub enum Mode {
 }
 
 /// All there are.
-pub const MODES: [Mode; 4] = [Mode::Smtpd, Mode::Wait, Mode::Inetd, Mode::Tcpserver];
+pub const MODES: [Mode; 6] = [Mode::Pool, Mode::Fork, Mode::Smtpd, Mode::Wait, Mode::Inetd, Mode::Tcpserver];
 
 impl Mode {
     /// As the table names it.
     pub fn name(self) -> &'static str {
         match self {
+            Mode::Pool => "doorpost, smtpd (pool)",
+            Mode::Fork => "doorpost, smtpd (pool, a fork each)",
             Mode::Smtpd => "doorpost, smtpd (exec)",
             Mode::Wait => "doorpost, accept loop (fork)",
             Mode::Inetd => "doorpost, openbsd-inetd",
@@ -76,14 +82,18 @@ pub struct Server {
 }
 
 enum Stop {
-    Process(Child),
+    /// With the deliver of a queue of its own.
+    Process(Child, Option<Child>),
     Script(PathBuf),
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         match &mut self.stop {
-            Stop::Process(child) => process::end(child),
+            Stop::Process(child, deliver) => {
+                process::end(child);
+                deliver.iter_mut().for_each(process::end);
+            }
             Stop::Script(script) => {
                 let _ = quiet(Command::new(script).arg(&self.folder).arg("--wipe")).status();
             }
@@ -154,10 +164,19 @@ impl Site {
     pub fn start(&self, program: &str, mode: Mode) -> io::Result<Server> {
         let path = self.folder.join("bin").join(program);
         let mut port = free_port()?;
+        let mut deliver = None;
         let text = |path: &Path| path.display().to_string();
         let mut command = match mode {
-            Mode::Smtpd => {
+            Mode::Pool | Mode::Fork | Mode::Smtpd => {
                 let mut command = command(&self.folder, &self.folder.join("bin/smtpd"))?;
+                if mode != Mode::Smtpd {
+                    deliver = Some(self.queue_of(mode, &mut command)?);
+                }
+                match mode {
+                    Mode::Pool => command.args(["--mode", "pool", "--idle-children", "16", "-o", "max_use=100"]),
+                    Mode::Fork => command.args(["--mode", "pool", "--idle-children", "0", "-o", "max_use=1"]),
+                    _ => command.args(["--mode", "exec"]),
+                };
                 command.args(["--listen-address", "127.0.0.1", "--port", &port.to_string(), "-n", &MOST.to_string()]);
                 command.arg(program);
                 command
@@ -202,10 +221,22 @@ impl Site {
             maildir: Some(self.folder.join("mail/box")),
             greeting,
             folder: self.folder.clone(),
-            stop: Stop::Process(child),
+            stop: Stop::Process(child, deliver),
         };
         wait_for(port)?;
         Ok(server)
+    }
+}
+
+impl Site {
+    /// A queue of its own for a mode that keeps a submit at it, for everybody else at that queue would use it too.
+    fn queue_of(&self, mode: Mode, smtpd: &mut Command) -> io::Result<Child> {
+        let queue = self.folder.join(format!("queue-{mode:?}"));
+        fs::create_dir_all(&queue)?;
+        crate::mail::give(&queue, self.owner)?;
+        let setting = format!("queue_directory={}", queue.display());
+        smtpd.args(["-o", &setting]);
+        command(&self.folder, &self.folder.join("bin/deliver"))?.args(["--watch", "-o", &setting]).spawn()
     }
 }
 

@@ -94,7 +94,6 @@ fn one(rows: &[&Row], text: &mut String) {
         text.push('\n');
     }
     if servers.iter().any(|(_, kind)| *kind == Kind::Ours) && rows.iter().any(|row| row.goal.is_some()) {
-        let _ = writeln!(text, "| **doorpost, smtpd (pool)** |{}", " not there yet |".repeat(rows.len()));
         let _ = write!(text, "| *ours is to reach (in pool mode)* |");
         for row in rows {
             let _ = write!(text, " {} |", row.goal.map_or(String::new(), |goal| format!("*x{goal}*")));
