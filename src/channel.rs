@@ -28,7 +28,8 @@ pub enum Transport {
     Mailbox,
     /// By SMTP, to this host or by MX (`smtp:`, `smtp:[host]:port`).
     Smtp(Option<String>),
-    /// Any other `name:rest`, known but not yet carried: delivery defers with a clear reason.
+    /// Any other `name:rest`: `maildir:/path`, `mbox:/path`, `mmdf:/path`, `lmtp:`, `qmqp:`, `qmtp:`, `pipe:/program`,
+    /// `qmail-queue:/program`, `discard:`, `error:text`.
     Other(String, String),
     /// `-`: nothing leaves by it.
     None,
@@ -177,7 +178,11 @@ impl Channels {
 impl Channel {
     /// Whether mail that leaves by it stays on this machine.
     pub fn is_local(&self) -> bool {
-        matches!(self.transport, Transport::Mailbox | Transport::None)
+        match &self.transport {
+            Transport::Mailbox | Transport::None => true,
+            Transport::Smtp(_) => false,
+            Transport::Other(name, _) => matches!(name.as_str(), "maildir" | "mbox" | "mmdf" | "discard" | "error"),
+        }
     }
 
     fn may_go_to(&self, to: &Channel) -> bool {

@@ -65,7 +65,7 @@ fn two_of_ours_make_a_null_client_pair() {
     let content: Vec<u8> = (0..200_000_u32).flat_map(|n| [b"Subject: x\n\n\r\0\xff"[(n % 15) as usize]]).collect();
     submit(&null, &content, "list-@null.example-@[]", &["alice@mx.example", "bob@mx.example"]);
     let log = swept(&null);
-    assert_eq!(log.matches("status=delivered").count(), 2, "{log}");
+    assert_eq!(log.matches("status=relayed").count(), 2, "{log}");
     assert_eq!(null.queued(), []);
     main.deliver();
     for user in ["alice", "bob"] {
@@ -96,7 +96,7 @@ fn one_answer(octets: usize, answer: &'static [u8]) -> (String, JoinHandle<Vec<u
 #[test]
 fn each_answer_has_its_meaning_and_none_or_nonsense_means_later() {
     for (octets, answer, status, told) in [
-        (90, &b"3:Kok,"[..], "delivered", ""),
+        (90, &b"3:Kok,"[..], "relayed", ""),
         (90, b"9:Dno, never,", "failed", "said: no, neve"),
         (90, b"13:Znot just now,", "deferred", "said: not just now"),
         (90, b"", "deferred", "was lost"),

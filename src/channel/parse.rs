@@ -90,14 +90,27 @@ fn channel(text: &str, config: &Config, origin: &Origin) -> Result<Channel, Erro
     Ok(Channel { name: name.to_owned(), transport, clients, domains, may_go, origin: origin.clone() })
 }
 
-/// Splits at blanks, but not behind a comma, nor inside of the brackets of `${name?...}`.
+/// Splits at blanks, but not behind a comma, nor inside of the brackets of `${name?...}`. A column in double quotes may
+/// have any blanks in it.
 fn columns(text: &str) -> Result<Vec<&str>, &'static str> {
     let mut columns = Vec::new();
     let mut start = None;
     let (mut depth, mut behind_comma) = (0_usize, false);
+    let mut quoted = false;
     for (at, octet) in text.bytes().enumerate() {
         let is_blank = octet.is_ascii_whitespace();
+        if quoted {
+            if octet == b'"' {
+                columns.extend(start.take().and_then(|begin: usize| text.get(begin + 1..at)));
+                quoted = false;
+            }
+            continue;
+        }
         match start {
+            None if octet == b'"' => {
+                (start, quoted) = (Some(at), true);
+                continue;
+            }
             None if is_blank => continue,
             None if octet == b',' => return Err("blanks behind a comma, not before it"),
             None => start = Some(at),
@@ -114,6 +127,9 @@ fn columns(text: &str) -> Result<Vec<&str>, &'static str> {
         }
         behind_comma = octet == b',' || (behind_comma && is_blank);
     }
+    if quoted {
+        return Err("a second double quote");
+    }
     if let Some(begin) = start {
         columns.extend(text.get(begin..));
     }
@@ -126,30 +142,50 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 /// What stands in the fourth column; the error is what was expected.
 pub(super) fn transport(text: &str) -> Result<Transport, String> {
-    const OTHERS: [&str; 5] = ["lmtp", "qmqp", "qmtp", "pipe", "qmail-queue"];
+    let other = |name: &str, rest: &str| Ok(Transport::Other(name.to_owned(), rest.to_owned()));
     match text.split_once(':') {
         None if text == "-" => Ok(Transport::None),
         Some(("mailbox", "")) => Ok(Transport::Mailbox),
         Some(("mailbox", _)) => Err("nothing behind mailbox:; the parameter mailbox says where".to_owned()),
         Some(("smtp", "")) => Ok(Transport::Smtp(None)),
-        Some(("smtp", next)) => host_and_port(next).map(|()| Transport::Smtp(Some(next.to_owned()))),
-        Some(("qmqp", hosts)) => {
-            let checked = hosts.split(',').try_for_each(host_and_port);
-            checked.map_err(|expected| expected.replace("smtp:", "qmqp:"))?;
-            Ok(Transport::Other("qmqp".to_owned(), hosts.to_owned()))
+        Some(("smtp", next)) => host_and_port(next, "smtp").map(|()| Transport::Smtp(Some(next.to_owned()))),
+        Some((name @ ("qmqp" | "qmtp"), hosts)) => {
+            hosts.split(',').try_for_each(|host| host_and_port(host, name))?;
+            other(name, hosts)
         }
-        Some((name, rest)) if OTHERS.contains(&name) => Ok(Transport::Other(name.to_owned(), rest.to_owned())),
+        Some(("lmtp", next)) => {
+            match next.strip_prefix("unix:") {
+                Some(path) if path.starts_with('/') => {}
+                Some(_) => return Err("an absolute path behind lmtp:unix:".to_owned()),
+                None => host_and_port(next.strip_prefix("inet:").unwrap_or(next), "lmtp")?,
+            }
+            other("lmtp", next)
+        }
+        Some((name @ ("maildir" | "mbox" | "mmdf"), path)) => {
+            if !path.starts_with('/') || path.contains('%') {
+                return Err(format!("an absolute path without % behind {name}:"));
+            }
+            other(name, path)
+        }
+        Some((name @ ("pipe" | "qmail-queue"), line)) => {
+            if !line.starts_with('/') {
+                return Err(format!("the absolute path of a program behind {name}:"));
+            }
+            other(name, line)
+        }
+        Some(("discard", rest)) => other("discard", rest),
+        Some(("error", text)) if text.len() <= 100 => other("error", text),
+        Some(("error", _)) => Err("at most 100 octets behind error:".to_owned()),
         _ => Err(format!(
-            "mailbox:, smtp:, smtp:[host]:port, {}:... or - instead of {}",
-            OTHERS.join(":..., "),
+            "mailbox:, maildir:, mbox:, mmdf:, smtp:, lmtp:, qmqp:, qmtp:, pipe:, qmail-queue:, discard:, error: or - instead of {}",
             shown(text)
         )),
     }
 }
 
 /// Postfix's forms of a next hop: `[host]`, `[host]:port`, `domain`, `domain:port`.
-fn host_and_port(text: &str) -> Result<(), String> {
-    let wrong = || format!("host, [host] or [host]:port behind smtp: instead of {}", shown(text));
+fn host_and_port(text: &str, transport: &str) -> Result<(), String> {
+    let wrong = || format!("host, [host] or [host]:port behind {transport}: instead of {}", shown(text));
     let (host, port) = match text.strip_prefix('[').map(|text| text.split_once(']')) {
         Some(Some((host, ""))) => (host, None),
         Some(Some((host, rest))) => (host, Some(rest.strip_prefix(':').ok_or_else(wrong)?)),

@@ -165,13 +165,32 @@ fn transports_are_read_or_refused() {
         ("smtp:[gw.example]:2525", Transport::Smtp(Some("[gw.example]:2525".to_owned()))),
         ("smtp:[2001:db8::1]", Transport::Smtp(Some("[2001:db8::1]".to_owned()))),
         ("smtp:gw.example", Transport::Smtp(Some("gw.example".to_owned()))),
+        ("\"pipe:/bin/x -a %r\"", Transport::Other("pipe".to_owned(), "/bin/x -a %r".to_owned())),
+        ("\"error:5.7.1 not here\"", Transport::Other("error".to_owned(), "5.7.1 not here".to_owned())),
+        ("maildir:/var/mail/all", Transport::Other("maildir".to_owned(), "/var/mail/all".to_owned())),
+        ("discard:", Transport::Other("discard".to_owned(), String::new())),
+        ("lmtp:127.0.0.1:24", Transport::Other("lmtp".to_owned(), "127.0.0.1:24".to_owned())),
         ("lmtp:unix:/run/lmtp", Transport::Other("lmtp".to_owned(), "unix:/run/lmtp".to_owned())),
     ] {
         assert_eq!(read(&format!("a * x.example {text} -")).unwrap().0[0].transport, transport);
     }
-    for text in
-        ["mailbox", "mailbox:x", "smpt:", "smtp:[a", "smtp:a:b:c", "smtp:[a]:0", "smtp:[a]:70000", "smtp:[]", "-"]
-    {
+    for text in [
+        "mailbox",
+        "mailbox:x",
+        "lmtp:",
+        "lmtp:unix:x",
+        "pipe:x",
+        "maildir:x",
+        "qmtp:",
+        "\"pipe:/x",
+        "smpt:",
+        "smtp:[a",
+        "smtp:a:b:c",
+        "smtp:[a]:0",
+        "smtp:[a]:70000",
+        "smtp:[]",
+        "-",
+    ] {
         assert!(read(&format!("a * x.example {text} -")).is_err(), "{text}");
     }
 }
@@ -196,7 +215,7 @@ fn wrong_lines_tell_file_line_and_expectation() {
         ("a - stdin mailbox: -\n", "/x/channels:1: expected domains; stdin and unknown are clients"),
         ("a /no/file - - -\n", "/x/channels:1: expected in the column of clients: a file /no/file, and there is none"),
         ("a $nets - - -\n", "/x/channels:1: expected a name that main.cf sets instead of $nets"),
-        ("a - b.example foo: -\n", "/x/channels:1: expected mailbox:, smtp:"),
+        ("a - b.example foo: -\n", "/x/channels:1: expected mailbox:, maildir:"),
         ("a - b.example - -\n", "/x/channels:1: expected a way for mail to leave"),
         (" a - - - -\n", "/x/channels:1: expected no blank at the beginning"),
     ] {

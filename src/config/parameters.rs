@@ -5,8 +5,8 @@
 
 use super::pattern::PatternList;
 use super::value::{
-    AuthMethod, ContentFilter, Days, Expire, Facility, Hours, List, LockKind, MailSource, MailboxSpec, OptionalPath,
-    OptionalTable, PrefixLength, ReceiveOverride, Seconds, Users, Value, WhenFull,
+    AuthMethod, ContentFilter, Days, Expire, Facility, Hours, List, LockKind, MailSource, MailboxSpec, NameServer,
+    OptionalPath, OptionalTable, Port, PrefixLength, ReceiveOverride, Seconds, TlsLevel, Users, Value, WhenFull,
 };
 use super::{Error, Origin};
 use ipnet::IpNet;
@@ -27,6 +27,7 @@ macro_rules! parameters {
     ($( $name:ident : $type:ty = $default:literal, $help:literal; )+) => {
         /// All settings, read and checked.
         #[derive(Debug, Clone)]
+        #[allow(non_snake_case)]
         pub struct Config {
             /// Where each setting came from and what it was before and after expansion.
             pub settings: Vec<Setting>,
@@ -47,6 +48,7 @@ macro_rules! parameters {
 
         impl Config {
             /// Reads every value out of its expanded text; `settings` has one row a parameter, in the table's order.
+            #[allow(non_snake_case)]
             pub fn from_settings(settings: Vec<Setting>) -> Result<Config, Error> {
                 let mut rows = settings.iter();
                 $( let $name = read::<$type>(rows.next(), stringify!($name))?; )+
@@ -155,6 +157,30 @@ parameters! {
     double_bounce_recipient: String = "postmaster", "who is told of messages that can neither be delivered nor returned; empty: nobody";
     drop_directory: PathBuf = "/var/spool/doorpost-drop", "folder in which users who may not write the queue leave messages";
     queue_run_delay: Seconds = "300s", "time between two looks of deliver --watch at the queue";
+    default_process_limit: u32 = "50", "messages that deliver works on at once";
+    default_destination_concurrency_limit: u32 = "20", "deliveries to one next hop, domain or mailbox at once";
+    smtp_destination_recipient_limit: u32 = "50", "recipients of a message in one transaction with a next hop";
+    smtp_tcp_port: Port = "25", "port of SMTP where a next hop names none";
+    lmtp_tcp_port: Port = "24", "port of LMTP where a next hop names none";
+    smtp_mx_address_limit: u32 = "5", "addresses of a next hop that are tried for a message; at least one";
+    smtp_mx_session_limit: u32 = "2", "sessions with hosts of a next hop for a message, where one defers some of it";
+    smtp_connect_timeout: Seconds = "30s", "how long one address of a next hop may take to accept a connection";
+    smtp_helo_timeout: Seconds = "300s", "how long a next hop may take for its greeting, and for EHLO and AUTH";
+    smtp_starttls_timeout: Seconds = "300s", "the same for STARTTLS and the handshake";
+    smtp_mail_timeout: Seconds = "300s", "the same for MAIL";
+    smtp_rcpt_timeout: Seconds = "300s", "the same for RCPT";
+    smtp_data_init_timeout: Seconds = "120s", "the same for DATA";
+    smtp_data_xfer_timeout: Seconds = "180s", "the same for taking a piece of a message";
+    smtp_data_done_timeout: Seconds = "600s", "the same for answering a message";
+    smtp_rset_timeout: Seconds = "20s", "the same for RSET";
+    smtp_quit_timeout: Seconds = "300s", "the same for QUIT";
+    smtp_connection_cache_time_limit: Seconds = "2s", "how long a connection is kept for another message to the same place";
+    smtp_connection_reuse_time_limit: Seconds = "300s", "how long one connection is used at the most";
+    smtp_tls_security_level: TlsLevel = "may", "TLS towards next hops: none, may, encrypt, verify or secure";
+    smtp_tls_CAfile: OptionalPath = "/etc/ssl/certs/ca-certificates.crt", "PEM file of the authorities that verify and secure believe";
+    smtp_sasl_auth_enable: bool = "no", "log in at next hops that smtp_sasl_password_maps has";
+    smtp_sasl_password_maps: OptionalPath = "", "text file of next hops and user:password, a path or hash:PATH";
+    name_servers: List<NameServer> = "", "addresses of name servers, maybe with ports, that deliver asks; empty: those of /etc/resolv.conf";
     tls_cert_file: List<PathBuf> = "", "PEM files of certificates, the first for who names no server; none: no TLS";
     tls_key_file: List<PathBuf> = "$tls_cert_file", "PEM files of the keys, one for each of tls_cert_file";
     tls_auth_only: bool = "yes", "no plain password before TLS, except from loopback and pipes";

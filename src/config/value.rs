@@ -114,6 +114,29 @@ pub enum ReceiveOverride {
     NoMilters,
 }
 
+/// `smtp_tls_security_level`: how much TLS there must be towards next hops, least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsLevel {
+    /// Never.
+    None,
+    /// Where it is offered, with any certificate.
+    May,
+    /// Always, with any certificate.
+    Encrypt,
+    /// Always, with a certificate for the host's name.
+    Verify,
+    /// Always, with a certificate for the name of the next hop or domain.
+    Secure,
+}
+
+/// A TCP port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port(pub u16);
+
+/// An address with a port, 53 where none is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NameServer(pub std::net::SocketAddr);
+
 /// A syslog facility, already shifted (mail is 16).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facility(pub u8);
@@ -319,6 +342,34 @@ impl Value for LockKind {
             "dotlock" => Ok(LockKind::Dotlock),
             _ => Err("fcntl, flock or dotlock".to_owned()),
         }
+    }
+}
+
+impl Value for TlsLevel {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "none" | "" => Ok(TlsLevel::None),
+            "may" => Ok(TlsLevel::May),
+            "encrypt" => Ok(TlsLevel::Encrypt),
+            "verify" => Ok(TlsLevel::Verify),
+            "secure" => Ok(TlsLevel::Secure),
+            _ => Err("none, may, encrypt, verify or secure".to_owned()),
+        }
+    }
+}
+
+impl Value for Port {
+    fn parse(text: &str) -> Result<Self, String> {
+        let port = digits(text).and_then(|number| u16::try_from(number).ok()).filter(|port| *port > 0);
+        port.map(Port).ok_or_else(|| "a port number".to_owned())
+    }
+}
+
+impl Value for NameServer {
+    fn parse(text: &str) -> Result<Self, String> {
+        let address = |text: &str| text.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().ok();
+        let server = text.parse().ok().or_else(|| address(text).map(|address| (address, 53).into()));
+        server.map(NameServer).ok_or_else(|| format!("addresses, maybe with ports, and not {}", super::shown(text)))
     }
 }
 

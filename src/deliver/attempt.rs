@@ -1,21 +1,31 @@
 //! One message: each recipient that is due, and what becomes of it.
 //!
+//! Recipients here are served one by one; those that one next hop takes go to it together. Whatever is used by many at
+//! once, a mailbox or a next hop, is asked for before (`permits.rs`), and where it is busy the recipient keeps waiting.
+//!
 //! What a crash may leave behind at each step, and why nothing is lost by it, is in doc/internals.md.
 
 use super::helper::Helper;
 use super::local::Copy;
+use super::permits::{Desk, Permit, Word};
+use super::relay::{Carried, Job, Site, Source, agent};
 use super::settings::Settings;
-use super::{Outcome, local, qmqp, report, schedule};
+use super::{Outcome, local, piped, report, schedule};
 use crate::channel::Transport;
 use crate::config::Config;
+use crate::config::value::{MailboxFormat, MailboxSpec, Value};
 use crate::lookup::Lookup;
-use crate::message::path::Address;
+use crate::message::parameters::{Body, MailParameters};
+use crate::message::path::{Address, ReversePath};
+use crate::message::verp;
 use crate::queue::{Error, Id, Message, Queue, RecipientState};
+use crate::smtp::client::To;
 use crate::submit::verify;
+use std::io;
 use std::time::SystemTime;
 
 /// What an attempt at a message came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
     /// It is gone, another process has it, or it is not complete.
     NotOurs,
@@ -23,36 +33,58 @@ pub enum Attempt {
     Finished,
     /// Some recipient waits for the next try.
     Deferred(SystemTime),
+    /// Some recipient was not tried, for what this names is busy.
+    Waits(String),
+    /// The queue would not do it; the log has why.
+    Broken,
+}
+
+/// Who tries.
+pub struct Tools<'a> {
+    /// The queue.
+    pub queue: &'a Queue,
+    /// Configuration and routes.
+    pub settings: &'a Settings,
+    /// The root one, where there is one.
+    pub helper: Option<&'a mut Helper>,
+    /// Where permits are asked for.
+    pub desk: &'a Desk,
 }
 
 /// Takes a message and tries every recipient that is not done.
-pub fn attempt(queue: &Queue, settings: &Settings, mut helper: Option<&mut Helper>, id: &Id) -> Result<Attempt, Error> {
-    let Some(mut message) = queue.take(id)? else { return Ok(Attempt::NotOurs) };
-    let config = &settings.config;
+pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
+    let (queue, config) = (tools.queue, &tools.settings.config);
+    let Some(message) = queue.take(id)? else { return Ok(Attempt::NotOurs) };
     let now = SystemTime::now();
-    let next = schedule::next_try(config, message.created, now);
-    // Left by a crash: these are returned by themselves, so that the return has the same id as the lost one.
     if message.is_held {
         return Ok(Attempt::NotOurs);
     }
-    if let Err(error) = report::tell(queue, config, &mut message) {
-        message.defer_until(next)?;
+    let mut trial = Trial { message, now, busy: None };
+    let next = schedule::next_try(config, &trial.message.id, trial.message.created, now);
+    // Left by a crash: these are returned by themselves, so that the return has the same id as the lost one.
+    if let Err(error) = report::tell(queue, config, &mut trial.message) {
+        trial.message.defer_until(next)?;
         return Err(error);
     }
-    for number in 0..message.recipients.len() {
-        let Some(recipient) = message.recipients.get(number).cloned() else { continue };
+    let mut groups = Groups::default();
+    for number in 0..trial.message.recipients.len() {
+        let Some(recipient) = trial.message.recipients.get(number) else { continue };
         if !matches!(recipient.state, RecipientState::Waiting | RecipientState::Trying) {
             continue;
         }
-        // A try whose answer never came may have come to its end as well as one that crashed.
-        let search = recipient.state == RecipientState::Trying || recipient.attempts > 0;
-        message.mark(number, RecipientState::Trying, &recipient.report, false)?;
         let address = recipient.address.or_at(&config.myhostname);
-        let copy = OneCopy { message: &message, number, address: &address, search };
-        let outcome = route(settings, helper.as_deref_mut(), &copy);
-        let outcome = judge(config, outcome, message.created, now);
-        note(&mut message, number, &address, &outcome)?;
+        match route(tools.settings, &trial.message, &address) {
+            Ok(transport) if hop_of(&transport).is_some() => groups.add(&transport, &trial.message, number, address),
+            Ok(transport) => trial.here(tools, number, &address, &transport)?,
+            Err(outcome) => trial.one(config, number, &address, |_, _| Ok(outcome))?,
+        }
     }
+    for group in groups.0 {
+        for part in group.to.chunks(config.smtp_destination_recipient_limit.max(1) as usize) {
+            trial.there(tools, &group, part)?;
+        }
+    }
+    let mut message = trial.message;
     let told = report::tell(queue, config, &mut message).and_then(|()| report::warn(queue, config, &mut message, now));
     // While a sender waits to hear of it, nothing is forgotten.
     if told.is_ok()
@@ -61,37 +93,241 @@ pub fn attempt(queue: &Queue, settings: &Settings, mut helper: Option<&mut Helpe
         message.remove()?;
         return Ok(Attempt::Finished);
     }
+    if let (Some(key), true) = (trial.busy, told.is_ok()) {
+        return Ok(Attempt::Waits(key));
+    }
     message.defer_until(next)?;
     told.map(|()| Attempt::Deferred(next))
 }
 
-/// A message for one of its recipients.
-struct OneCopy<'a> {
-    message: &'a Message,
-    number: usize,
-    address: &'a Address,
-    /// An earlier try may have come to its end.
-    search: bool,
+/// A message being tried.
+struct Trial {
+    message: Message,
+    now: SystemTime,
+    /// What some recipient must wait for.
+    busy: Option<String>,
+}
+
+impl Trial {
+    /// One recipient whose mail does not go through the network.
+    fn here(
+        &mut self,
+        tools: &mut Tools<'_>,
+        number: usize,
+        address: &Address,
+        transport: &Transport,
+    ) -> Result<(), Error> {
+        let (config, desk) = (&tools.settings.config, tools.desk);
+        let Some((key, limit)) = shared(config, address, transport) else {
+            return self.one(config, number, address, |_, _| Ok(carry_nowhere(transport)));
+        };
+        match desk.want(&key, limit, false).map_err(broken)? {
+            Permit::Go(_) => {}
+            Permit::Busy | Permit::Dead(_) => {
+                self.busy = Some(key);
+                return Ok(());
+            }
+        }
+        let (settings, helper) = (tools.settings, tools.helper.as_deref_mut());
+        self.one(config, number, address, |message, search| {
+            Ok(carry_here(settings, helper, &Copy { message, number, address, search }, transport))
+        })?;
+        desk.say(&Word::Done { key, reusable: false, silent: None }).map_err(broken)
+    }
+
+    /// Marks a recipient, tries it, and notes what came of it.
+    fn one(
+        &mut self,
+        config: &Config,
+        number: usize,
+        address: &Address,
+        act: impl FnOnce(&Message, bool) -> Result<Outcome, Error>,
+    ) -> Result<(), Error> {
+        let search = self.begin(number)?;
+        let outcome = act(&self.message, search)?;
+        self.note(config, number, address, outcome)?;
+        self.settle(&[number])
+    }
+
+    /// Recipients of one next hop.
+    fn there(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<(), Error> {
+        let (config, desk) = (&tools.settings.config, tools.desk);
+        let key = group.key();
+        let permit = desk.want(&key, config.default_destination_concurrency_limit.max(1), true).map_err(broken)?;
+        let outcomes = match permit {
+            Permit::Busy => {
+                self.busy = Some(key);
+                return Ok(());
+            }
+            Permit::Dead(why) => {
+                for (number, _) in to {
+                    self.begin(*number)?;
+                }
+                vec![Outcome::Deferred(why); to.len()]
+            }
+            Permit::Go(socket) => {
+                for (number, _) in to {
+                    self.begin(*number)?;
+                }
+                let job = self.job(group, to)?;
+                let asked = match socket {
+                    Some(mut socket) => agent::ask(&mut socket, &job),
+                    None => Err(io::ErrorKind::NotConnected.into()),
+                };
+                let (carried, reusable) = asked.unwrap_or_else(|error| {
+                    log::error!(
+                        "id={} next-hop={}: the agent for remote delivery: {error}",
+                        self.message.id,
+                        group.hop
+                    );
+                    (Carried::broken(to.len()), false)
+                });
+                let silent = match carried.site {
+                    Site::Answers => None,
+                    Site::Silent(why) => Some(why),
+                };
+                desk.say(&Word::Done { key, reusable, silent }).map_err(broken)?;
+                carried.outcomes
+            }
+        };
+        for ((number, address), outcome) in to.iter().zip(outcomes) {
+            self.note(config, *number, address, outcome)?;
+        }
+        let numbers: Vec<usize> = to.iter().map(|(number, _)| *number).collect();
+        self.settle(&numbers)
+    }
+
+    fn job(&self, group: &Group, to: &[(usize, Address)]) -> Result<Job, Error> {
+        let message = &self.message;
+        let (file, start) = message.for_reading()?;
+        let said = &message.parameters;
+        let dsn = MailParameters { ret: said.ret, envid: said.envid.clone(), ..MailParameters::default() };
+        let to = to.iter().map(|(number, address)| {
+            let dsn = message.recipients.get(*number).map(|recipient| recipient.parameters.to_string());
+            To { address: address.clone(), dsn: with_blank(dsn.unwrap_or_default()) }
+        });
+        Ok(Job {
+            id: message.id.to_string(),
+            transport: group.transport.clone(),
+            next_hop: group.hop.clone(),
+            domain: group.domain.clone(),
+            sender: group.sender.clone(),
+            to: to.collect(),
+            binary: said.body == Body::BinaryMime,
+            smtputf8: said.smtputf8,
+            requiretls: said.requiretls,
+            dsn: with_blank(dsn.to_string()),
+            source: Source { file, start, size: message.size, lines: message.lines },
+        })
+    }
+
+    /// Marks a recipient as being tried. Gives whether an earlier try may have come to its end: one whose answer never
+    /// came may have, as well as one that crashed.
+    fn begin(&mut self, number: usize) -> Result<bool, Error> {
+        let Some(recipient) = self.message.recipients.get(number) else { return Ok(false) };
+        let search = recipient.state == RecipientState::Trying || recipient.attempts > 0;
+        let report = recipient.report.clone();
+        self.message.mark(number, RecipientState::Trying, &report, false)?;
+        Ok(search)
+    }
+
+    /// Records and logs what a try came to; on disk only after [`Trial::settle`].
+    fn note(&mut self, config: &Config, number: usize, address: &Address, outcome: Outcome) -> Result<(), Error> {
+        let attempts = self.message.recipients.get(number).map_or(0, |recipient| recipient.attempts);
+        let outcome = judge(config, outcome, self.message.created, self.now, attempts);
+        let (state, why, status) = match outcome {
+            Outcome::Delivered => (RecipientState::Delivered, "2.0.0 delivered".to_owned(), "delivered"),
+            Outcome::Relayed(why) => (RecipientState::Delivered, format!("{}: {why}", report::RELAYED), "relayed"),
+            Outcome::PassedOn(why) => (RecipientState::Delivered, format!("{}: {why}", report::PASSED_ON), "relayed"),
+            Outcome::Expanded(why) => (RecipientState::Delivered, format!("{}: {why}", report::EXPANDED), "expanded"),
+            Outcome::Deferred(why) => (RecipientState::Waiting, why, "deferred"),
+            Outcome::Failed(why) => (RecipientState::Failed, why, "failed"),
+        };
+        self.message.mark(number, state, &why, false)?;
+        let delay = schedule::age(self.message.created, SystemTime::now()).as_secs_f64();
+        let (id, from) = (&self.message.id, &self.message.reverse_path);
+        log::info!("id={id} from={from} to=<{address}> status={status} delay={delay:.1} reason=\"{why}\"");
+        Ok(())
+    }
+
+    /// Only when that is on disk is it certain that nobody tries again or returns another thing.
+    fn settle(&self, numbers: &[usize]) -> Result<(), Error> {
+        let state = |number: &usize| self.message.recipients.get(*number).map(|recipient| recipient.state);
+        if numbers.iter().any(|number| state(number) != Some(RecipientState::Waiting)) {
+            self.message.sync()?;
+        }
+        Ok(())
+    }
+}
+
+fn with_blank(text: String) -> String {
+    if text.is_empty() { text } else { format!(" {text}") }
+}
+
+fn broken(error: io::Error) -> Error {
+    Error::Io(format!("the process that gives out work: {error}"))
+}
+
+/// Recipients that one next hop takes in one transaction.
+struct Group {
+    transport: String,
+    hop: String,
+    domain: String,
+    sender: ReversePath,
+    to: Vec<(usize, Address)>,
+}
+
+impl Group {
+    /// What names the next hop among all.
+    fn key(&self) -> String {
+        format!("{}\n{}\n{}", self.transport, self.hop, self.domain)
+    }
+}
+
+#[derive(Default)]
+struct Groups(Vec<Group>);
+
+impl Groups {
+    fn add(&mut self, transport: &Transport, message: &Message, number: usize, address: Address) {
+        let Some((transport, hop)) = hop_of(transport) else { return };
+        let domain = String::from_utf8_lossy(address.domain().unwrap_or_default()).to_ascii_lowercase();
+        let domain = if hop.is_empty() { domain } else { String::new() };
+        let sender = verp::expand(&message.reverse_path, &address);
+        let same = |group: &&mut Group| {
+            (&*group.transport, &*group.hop, &*group.domain, &group.sender) == (&*transport, &*hop, &*domain, &sender)
+        };
+        match self.0.iter_mut().find(same) {
+            Some(group) => group.to.push((number, address)),
+            None => self.0.push(Group { transport, hop, domain, sender, to: vec![(number, address)] }),
+        }
+    }
+}
+
+/// Transport and next hop of what goes through the network.
+fn hop_of(transport: &Transport) -> Option<(String, String)> {
+    match transport {
+        Transport::Smtp(hop) => Some(("smtp".to_owned(), hop.clone().unwrap_or_default())),
+        Transport::Other(name, hop) if matches!(name.as_str(), "lmtp" | "qmqp" | "qmtp") => {
+            Some((name.clone(), hop.clone()))
+        }
+        Transport::Other(..) | Transport::Mailbox | Transport::None => None,
+    }
 }
 
 /// By its content_filter, else by its domain: what carries it.
-fn route(settings: &Settings, helper: Option<&mut Helper>, copy: &OneCopy<'_>) -> Outcome {
-    let (message, address) = (copy.message, copy.address);
+fn route(settings: &Settings, message: &Message, address: &Address) -> Result<Transport, Outcome> {
     if let Some(filter) = message.attribute("content_filter") {
-        return match filtered(settings, filter) {
-            Some(transport) => carry(settings, &transport, helper, copy),
-            None => Outcome::Deferred(format!("4.3.5 content_filter {filter:.60}: no such transport or channel")),
-        };
+        let missing = || Outcome::Deferred(format!("4.3.5 content_filter {filter:.60}: no such transport or channel"));
+        return filtered(settings, filter).ok_or_else(missing);
     }
-    let channel = match verify::outgoing(&settings.channels, address) {
-        Lookup::Yes(channel) => channel,
-        Lookup::No => return Outcome::Failed("5.1.2 no channel leads to this domain".to_owned()),
+    match verify::outgoing(&settings.channels, address) {
+        Lookup::Yes(channel) => Ok(channel.transport.clone()),
+        Lookup::No => Err(Outcome::Failed("5.1.2 no channel leads to this domain".to_owned())),
         Lookup::CannotTell(why) => {
             log::warn!("id={} to=<{address}>: {why}", message.id);
-            return Outcome::Deferred("4.4.3 the domain cannot be looked up now".to_owned());
+            Err(Outcome::Deferred("4.4.3 the domain cannot be looked up now".to_owned()))
         }
-    };
-    carry(settings, &channel.transport, helper, copy)
+    }
 }
 
 /// What `content_filter` names: a transport as in the channels file, or a channel of that name and what carries its mail.
@@ -99,32 +335,75 @@ fn route(settings: &Settings, helper: Option<&mut Helper>, copy: &OneCopy<'_>) -
 /// The queue file says it, and that may come from a program that speaks with the network; so transports that run other
 /// programs must stand in the channels file, which only the administrator writes.
 fn filtered(settings: &Settings, filter: &str) -> Option<Transport> {
-    let runs_nothing = |transport: &Transport| match transport {
-        Transport::Smtp(_) => true,
-        Transport::Other(name, _) => matches!(name.as_str(), "lmtp" | "qmqp" | "qmtp"),
-        Transport::Mailbox | Transport::None => false,
-    };
     let with_colon = if filter.contains(':') { filter.to_owned() } else { format!("{filter}:") };
-    let named = Transport::parse(&with_colon).ok().filter(runs_nothing);
+    let named = Transport::parse(&with_colon).ok().filter(|transport| hop_of(transport).is_some());
     let channel = with_colon.split(':').next().and_then(|name| settings.channels.by_name(name));
     named.or_else(|| channel.map(|channel| channel.transport.clone()))
 }
 
-/// Hands a copy to a transport.
-fn carry(settings: &Settings, transport: &Transport, helper: Option<&mut Helper>, copy: &OneCopy<'_>) -> Outcome {
-    let OneCopy { message, number, address, search } = *copy;
-    let missing = |transport: &str| Outcome::Deferred(format!("4.4.0 there is no transport {transport} yet"));
+/// What is used by many, and how many may at once: a mailbox that is one file has one lock.
+fn shared(config: &Config, address: &Address, transport: &Transport) -> Option<(String, u32)> {
+    let many = config.default_destination_concurrency_limit.max(1);
+    let limit = |spec: &MailboxSpec| if spec.format == MailboxFormat::Maildir { many } else { 1 };
     match transport {
-        Transport::Mailbox => local::deliver(settings, helper, &Copy { message, number, address, search }),
-        Transport::Smtp(_) => missing("smtp"),
-        Transport::Other(name, hosts) if name == "qmqp" => qmqp::deliver(hosts, message, address),
-        Transport::Other(name, _) => missing(name),
-        Transport::None => Outcome::Failed("5.1.2 no mail leaves by the channel of this domain".to_owned()),
+        Transport::Mailbox => {
+            let name = String::from_utf8_lossy(address.as_bytes()).to_ascii_lowercase();
+            Some((format!("mailbox\n{name}"), limit(&config.mailbox)))
+        }
+        Transport::Other(name, place) => match stored(name, place) {
+            Some(spec) => Some((format!("{name}\n{place}"), limit(&spec))),
+            None if matches!(name.as_str(), "pipe" | "qmail-queue") => Some((format!("{name}\n{place}"), many)),
+            None => None,
+        },
+        Transport::Smtp(_) | Transport::None => None,
+    }
+}
+
+/// The mailbox that a channel names for all its mail.
+fn stored(name: &str, place: &str) -> Option<MailboxSpec> {
+    MailboxSpec::parse(&format!("{name}:{place}")).ok()
+}
+
+fn carry_here(settings: &Settings, helper: Option<&mut Helper>, copy: &Copy<'_>, transport: &Transport) -> Outcome {
+    let config = &settings.config;
+    match transport {
+        Transport::Mailbox => local::deliver(settings, helper, copy),
+        Transport::Other(name, place) => match stored(name, place) {
+            Some(spec) => local::store(config, &spec, copy),
+            None if name == "pipe" => piped::pipe(config, place, copy),
+            None => piped::qmail_queue(config, place, copy),
+        },
+        Transport::Smtp(_) | Transport::None => carry_nowhere(transport),
+    }
+}
+
+/// The transports that do nothing.
+fn carry_nowhere(transport: &Transport) -> Outcome {
+    match transport {
+        Transport::Other(name, _) if name == "discard" => Outcome::Delivered,
+        Transport::Other(name, text) if name == "error" => refusal(text),
+        _ => Outcome::Failed("5.1.2 no mail leaves by the channel of this domain".to_owned()),
+    }
+}
+
+/// `error:` with a text of the administrator's, that may begin with a status code.
+fn refusal(text: &str) -> Outcome {
+    let status = text.split(' ').next().unwrap_or_default();
+    let is_status = |class: char| {
+        status.starts_with(class)
+            && status.split('.').count() == 3
+            && status.split('.').all(|n| n.parse::<u16>().is_ok())
+    };
+    match text {
+        "" => Outcome::Failed("5.0.0 mail for this domain is not taken".to_owned()),
+        _ if is_status('4') => Outcome::Deferred(text.to_owned()),
+        _ if is_status('5') => Outcome::Failed(text.to_owned()),
+        _ => Outcome::Failed(format!("5.0.0 {text}")),
     }
 }
 
 /// `soft_bounce` lets nothing fail at once; nothing waits longer than `maximal_queue_lifetime`.
-fn judge(config: &Config, outcome: Outcome, created: SystemTime, now: SystemTime) -> Outcome {
+fn judge(config: &Config, outcome: Outcome, created: SystemTime, now: SystemTime, attempts: u32) -> Outcome {
     let outcome = match outcome {
         Outcome::Failed(why) if config.soft_bounce => {
             Outcome::Deferred(why.strip_prefix('5').map_or(why.clone(), |rest| format!("4{rest}")))
@@ -132,7 +411,7 @@ fn judge(config: &Config, outcome: Outcome, created: SystemTime, now: SystemTime
         outcome => outcome,
     };
     match outcome {
-        Outcome::Deferred(why) if schedule::is_expired(config, created, now) => {
+        Outcome::Deferred(why) if schedule::is_expired(config, created, now, attempts) => {
             Outcome::Failed(format!("5.4.7 given up after {}: {why}", waited(schedule::age(created, now).as_secs())))
         }
         outcome => outcome,
@@ -149,24 +428,6 @@ fn waited(seconds: u64) -> String {
     }
 }
 
-/// Records and logs what a try came to.
-fn note(message: &mut Message, number: usize, address: &Address, outcome: &Outcome) -> Result<(), Error> {
-    let (state, why, status) = match outcome {
-        Outcome::Delivered => (RecipientState::Delivered, "2.0.0 delivered".to_owned(), "delivered"),
-        Outcome::Relayed(why) => (RecipientState::Delivered, format!("{}: {why}", report::RELAYED), "relayed"),
-        Outcome::PassedOn(why) => (RecipientState::Delivered, format!("{}: {why}", report::PASSED_ON), "relayed"),
-        Outcome::Expanded(why) => (RecipientState::Delivered, format!("{}: {why}", report::EXPANDED), "expanded"),
-        Outcome::Deferred(why) => (RecipientState::Waiting, why.clone(), "deferred"),
-        Outcome::Failed(why) => (RecipientState::Failed, why.clone(), "failed"),
-    };
-    // Only when that is on disk is it certain that nobody tries again or returns another thing.
-    message.mark(number, state, &why, state != RecipientState::Waiting)?;
-    let delay = schedule::age(message.created, SystemTime::now()).as_secs_f64();
-    let from = &message.reverse_path;
-    log::info!("id={} from={from} to=<{address}> status={status} delay={delay:.1} reason=\"{why}\"", message.id);
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +435,7 @@ mod tests {
 
     fn judged(settings: &[(&str, &str)], outcome: Outcome, age: u64) -> Outcome {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        judge(&Config::with(settings), outcome, now - Duration::from_secs(age), now)
+        judge(&Config::with(settings), outcome, now - Duration::from_secs(age), now, 100)
     }
 
     #[test]
@@ -193,5 +454,13 @@ mod tests {
         let soft = [("soft_bounce", "yes")];
         assert_eq!(judged(&soft, failed(), 0), Outcome::Deferred("4.1.1 no such user here".to_owned()));
         assert!(matches!(judged(&soft, failed(), 6 * 86_400), Outcome::Failed(_)));
+    }
+
+    #[test]
+    fn an_error_channel_says_what_the_administrator_wrote() {
+        assert_eq!(refusal("4.3.2 moving"), Outcome::Deferred("4.3.2 moving".to_owned()));
+        assert_eq!(refusal("5.7.1 not here"), Outcome::Failed("5.7.1 not here".to_owned()));
+        assert_eq!(refusal("moved away"), Outcome::Failed("5.0.0 moved away".to_owned()));
+        assert_eq!(refusal(""), Outcome::Failed("5.0.0 mail for this domain is not taken".to_owned()));
     }
 }

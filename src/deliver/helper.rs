@@ -24,12 +24,15 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recv, recvmsg, send,
     sendmsg, shutdown, socketpair,
 };
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, pipe2};
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
+
+/// What asks for another helper.
+const ANOTHER: &str = "another";
 
 /// Longest request: the numbers and a task, two addresses and a target in it.
 const LONGEST: usize = 8192;
@@ -38,7 +41,8 @@ const LONGEST: usize = 8192;
 #[derive(Debug)]
 pub struct Helper {
     socket: OwnedFd,
-    process: Pid,
+    /// None: it is no child of ours.
+    process: Option<Pid>,
     turn: u32,
     patience: Duration,
     /// It answers no more.
@@ -65,7 +69,17 @@ impl Helper {
             }
         })
         .map_err(failed)?;
-        Ok(Helper { socket: ours, process, turn: 0, patience, is_gone: false })
+        Ok(Helper { socket: ours, process: Some(process), turn: 0, patience, is_gone: false })
+    }
+
+    /// One more, with a socket of its own: each process that delivers needs one.
+    pub fn another(&mut self) -> io::Result<Helper> {
+        let (ours, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let sockets = [its.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&sockets)];
+        let text = [IoSlice::new(ANOTHER.as_bytes())];
+        sendmsg::<()>(self.socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+        Ok(Helper { socket: ours, process: None, turn: 0, patience: self.patience, is_gone: false })
     }
 
     /// Has a task done with `length` octets of content.
@@ -180,11 +194,20 @@ impl Helper {
     }
 }
 
+/// The socket by which it is asked, to be closed in children that must not ask.
+impl AsRawFd for Helper {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
 /// Tells it to end, and takes its status, so that no system has to.
 impl Drop for Helper {
     fn drop(&mut self) {
-        if shutdown(self.socket.as_raw_fd(), Shutdown::Both).is_ok() {
-            while waitpid(self.process, None) == Err(Errno::EINTR) {}
+        if let Some(process) = self.process
+            && shutdown(self.socket.as_raw_fd(), Shutdown::Both).is_ok()
+        {
+            while waitpid(process, None) == Err(Errno::EINTR) {}
         }
     }
 }
@@ -216,7 +239,11 @@ fn serve(socket: &OwnedFd, mut settings: Settings) -> u8 {
     let _ = SigSet::all().thread_block();
     loop {
         let (request, pipe) = match receive(socket) {
-            Ok(Some(request)) => request,
+            Ok(Some(Asked::Task(request, pipe))) => (request, pipe),
+            Ok(Some(Asked::Another(more))) => {
+                start_another(socket, &more, &settings);
+                continue;
+            }
             Ok(None) => return 0,
             Err(error) => {
                 log::error!("the helper for local delivery ends: {error}");
@@ -232,7 +259,28 @@ fn serve(socket: &OwnedFd, mut settings: Settings) -> u8 {
     }
 }
 
-fn receive(socket: &OwnedFd) -> io::Result<Option<(Request, File)>> {
+/// A child that serves another socket, and ends with us. What it leaves when it ends is taken by the way.
+fn start_another(socket: &OwnedFd, more: &OwnedFd, settings: &Settings) {
+    let held = socket.as_raw_fd();
+    let us = nix::unistd::getpid();
+    let started = sys::fork(|| {
+        let heard = nix::unistd::close(held).and_then(|()| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL));
+        if heard.is_err() || nix::unistd::getppid() != us { 75 } else { serve(more, settings.clone()) }
+    });
+    if let Err(errno) = started {
+        log::error!("another helper for local delivery: {errno}");
+    }
+    let ended = || waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG));
+    while matches!(ended(), Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..))) {}
+}
+
+/// What may be asked for.
+enum Asked {
+    Task(Request, File),
+    Another(OwnedFd),
+}
+
+fn receive(socket: &OwnedFd) -> io::Result<Option<Asked>> {
     let mut octets = [0; LONGEST];
     let mut space = cmsg_space!(RawFd);
     let (length, pipe) = loop {
@@ -253,8 +301,10 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<(Request, File)>> {
     if length == 0 {
         return Ok(None);
     }
-    match (octets.get(..length).and_then(Request::from_text), pipe) {
-        (Some(request), Some(pipe)) => Ok(Some((request, File::from(pipe)))),
+    let text = octets.get(..length).unwrap_or_default();
+    match (Request::from_text(text), pipe) {
+        (Some(request), Some(pipe)) => Ok(Some(Asked::Task(request, File::from(pipe)))),
+        (None, Some(socket)) if text == ANOTHER.as_bytes() => Ok(Some(Asked::Another(socket))),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a request that is none")),
     }
 }

@@ -373,6 +373,16 @@ pub fn append(config: &Config, user: &User, base: &str, search: bool, content: &
     }
 }
 
+/// Appends to a mailbox that is nobody's in particular: a channel names it (`maildir:`, `mbox:`, `mmdf:`).
+pub fn store(config: &Config, mailbox: &MailboxSpec, copy: &Copy<'_>) -> Outcome {
+    let base = base(copy.message, copy.number, &config.myhostname);
+    let mut content = Content::new(copy.message, &verp::expand(&copy.message.reverse_path, copy.address));
+    match mailbox::deliver(config, mailbox, &base, copy.search, &mut content) {
+        Ok(()) => Outcome::Delivered,
+        Err(error) => appended("-", &mailbox.path, &error).outcome(),
+    }
+}
+
 /// What an error of a mailbox is.
 pub fn appended(user: &str, path: &str, error: &io::Error) -> Appended {
     log::warn!("user={user} mailbox={path}: {error}");

@@ -1,21 +1,29 @@
-//! Taking queued messages on: to mailboxes here, later to other hosts.
+//! Taking queued messages on: to mailboxes here, to programs, and to other hosts.
 //!
-//! `schedule.rs` says when, `attempt.rs` takes one message and all its recipients, `local.rs` finds whose it is here,
+//! This process gives out the work and touches no mail. `backlog.rs` says in which order, `schedule.rs` when, `crew.rs`
+//! has the processes and counts who uses what, `permits.rs` is what they say to each other. A `worker.rs` takes one
+//! message at a time and all its recipients (`attempt.rs`): `local.rs` finds whose it is here,
 //! `expand.rs` sends it on where an alias or a `~/.forward` says so, `task.rs` (as root by way of `helper.rs`) does what
-//! needs the recipient's rights, `qmqp.rs` to another host, `report.rs` returns what failed. Several may run at once: a message is
-//! locked by whoever works on it, and others pass it by.
+//! needs the recipient's rights, `piped.rs` gives it to a program of a channel, `relay/` to another host, in a process
+//! without any right on the queue; `report.rs` tells senders. Several delivers may run at once: a message is locked by whoever works on it, and
+//! others pass it by.
 
 mod attempt;
+mod backlog;
+mod crew;
 mod expand;
 mod forward;
 mod helper;
 mod local;
+mod permits;
+mod piped;
 mod program;
-mod qmqp;
+mod relay;
 mod report;
 mod schedule;
 mod settings;
 mod task;
+mod worker;
 
 use crate::cli::Common;
 use crate::config::Config;
@@ -23,12 +31,17 @@ use crate::exit::{Ended, Error};
 use crate::privilege::{self, Owner};
 use crate::queue::{Id, Queue};
 use crate::submit::drop_folder;
-use attempt::{Attempt, attempt};
+use attempt::Attempt;
+use backlog::Backlog;
+use crew::{Base, Crew, News};
 use helper::Helper;
 use schedule::{Alarms, Waker};
 use settings::Settings;
 use std::collections::HashSet;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Shortest time between two looks at the whole queue, however short backoff times are.
+const BREATH: Duration = Duration::from_secs(1);
 
 /// What a try at a recipient came to. The texts begin with an enhanced status code (RFC 3463) and may be shown to
 /// anybody: they name no path and repeat no error of the system.
@@ -71,56 +84,88 @@ pub fn run(common: &Common, config: Config, work: &Work) -> Result<Ended, Error>
     }
     let queue = Queue::open(&settings.config.queue_directory)?;
     let waker = Waker::open(&queue)?;
-    let mut deliver = Deliver { queue, settings, helper, waker, alarms: Alarms::default(), tried: HashSet::new() };
-    match work {
+    let mut deliver = Deliver {
+        queue,
+        settings,
+        helper,
+        waker,
+        crew: Crew::default(),
+        backlog: Backlog::default(),
+        alarms: Alarms::default(),
+        tried: HashSet::new(),
+        tells: false,
+        looked: Instant::now(),
+        has_more: false,
+    };
+    let ended = match work {
         Work::These(ids) => deliver.these(ids),
         Work::Sweep => deliver.until_nothing_is_new(),
         Work::Watch => deliver.watch(),
-    }
+    };
+    deliver.crew.farewell(FAREWELL);
+    ended
 }
+
+/// How long agents may take to say goodbye to their hosts at the end.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 struct Deliver {
     queue: Queue,
     settings: Settings,
     helper: Option<Helper>,
     waker: Waker,
+    crew: Crew,
+    backlog: Backlog,
     alarms: Alarms,
     /// Messages not to be tried again in this run, or before the next look at everything.
     tried: HashSet<Id>,
+    /// Whether a message that is not ours is worth a line.
+    tells: bool,
+    /// When the whole queue was looked at.
+    looked: Instant,
+    /// At that time not all that was due had room in memory.
+    has_more: bool,
 }
 
 impl Deliver {
     fn these(&mut self, ids: &[Id]) -> Result<Ended, Error> {
         self.waker.leave();
-        for id in ids {
-            if self.one(id) == Some(Attempt::NotOurs) {
-                log::warn!("id={id}: not in the queue, or another deliver has it");
-            }
-            self.check_helper()?;
-        }
+        self.tells = true;
+        let now = SystemTime::now();
+        self.backlog.add(ids.iter().map(|id| (now, *id)).collect());
+        self.work_off()?;
         Ok(Ended::Done)
     }
 
     fn until_nothing_is_new(&mut self) -> Result<Ended, Error> {
-        while self.sweep()? == Swept::Some {}
+        while self.sweep()? && self.work_off()? == Ending::Idle {}
         self.last_look()
     }
 
     fn watch(&mut self) -> Result<Ended, Error> {
         log::info!("watching {}", self.queue.path.display());
+        self.sweep()?;
         loop {
-            // What could not even be noted as tried waits for the next sweep, not for the end of this process.
-            self.tried.clear();
-            if self.sweep()? == Swept::Stopped {
+            if self.work_off()? == Ending::Stopped {
                 break;
             }
-            let limit = self.settings.config.queue_run_delay.0;
-            let until_next = self.alarms.until_next(SystemTime::now(), limit);
-            // However short backoff times are, there is time to breathe.
-            self.waker.wait(until_next.max(Duration::from_secs(1)));
+            // Sooner for what had no room in memory, and for what this process has put off itself.
+            let limit = if self.has_more { BREATH } else { self.settings.config.queue_run_delay.0.max(BREATH) };
+            let left = limit.saturating_sub(self.looked.elapsed());
+            let cache = self.settings.config.smtp_connection_cache_time_limit.0;
+            let idle = if self.crew.has_idle_agents() { cache } else { left };
+            let wait = self.alarms.until_next(SystemTime::now(), left).max(BREATH).min(idle.max(BREATH));
+            self.waker.wait(std::iter::empty(), wait);
             if self.waker.is_told_to_stop() {
                 break;
             }
+            self.crew.tidy(cache);
+            if self.looked.elapsed() >= limit {
+                // What could not even be noted as tried waits for this, and not for the end of this process.
+                self.tried.clear();
+                self.sweep()?;
+            }
+            self.look_for_more()?;
         }
         self.last_look()
     }
@@ -129,105 +174,120 @@ impl Deliver {
     fn last_look(&mut self) -> Result<Ended, Error> {
         self.waker.leave();
         self.sweep()?;
+        self.work_off()?;
         Ok(Ended::Done)
     }
 
-    /// Tries every message that is due and was not tried in this run.
-    fn sweep(&mut self) -> Result<Swept, Error> {
-        self.waker.forget();
+    /// Looks at the whole queue. Gives whether there is anything to do.
+    fn sweep(&mut self) -> Result<bool, Error> {
+        self.waker.take();
+        self.settings.refresh();
+        self.looked = Instant::now();
         drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue);
-        let due = self.queue.due(SystemTime::now());
+        let due = self.queue.due_times(SystemTime::now());
         let mut due = due.map_err(|error| Error::Temporary(format!("looking at the queue: {error}")))?;
-        due.retain(|id| !self.tried.contains(id));
-        let mut swept = Swept::Nothing;
-        for (at, id) in due.iter().enumerate() {
-            if self.waker.is_told_to_stop() {
+        due.retain(|(_, id)| !self.tried.contains(id));
+        self.has_more = !self.backlog.add(due);
+        Ok(!self.backlog.is_empty())
+    }
+
+    /// Gives out work until there is none, and everybody is idle; or until told to stop, and everybody is done.
+    fn work_off(&mut self) -> Result<Ending, Error> {
+        let mut ending = Ending::Idle;
+        loop {
+            if ending == Ending::Idle && self.waker.is_told_to_stop() {
+                ending = Ending::Stopped;
                 // These are not new: they wait for whoever comes after us.
-                self.tried.extend(due.iter().skip(at));
-                return Ok(Swept::Stopped);
+                self.tried.extend(self.backlog.clear());
+                self.tried.extend(self.crew.forget_waiting());
             }
-            self.settings.refresh();
-            if self.one(id) != Some(Attempt::NotOurs) {
-                swept = Swept::Some;
+            self.give_out()?;
+            if self.crew.busy() == 0 && self.backlog.is_empty() {
+                return Ok(ending);
             }
-            self.check_helper()?;
+            let limit = self.alarms.until_next(SystemTime::now(), Duration::from_secs(1));
+            let heard = self.waker.wait(self.crew.sockets(), limit.max(Duration::from_millis(20)));
+            // From behind, for one that is gone leaves its place to the last.
+            for number in heard.into_iter().rev() {
+                self.hear(number)?;
+            }
+            self.look_for_more()?;
         }
-        Ok(swept)
     }
 
-    fn one(&mut self, id: &Id) -> Option<Attempt> {
-        self.tried.insert(*id);
-        match attempt(&self.queue, &self.settings, self.helper.as_mut(), id) {
-            Ok(attempt) => {
-                match attempt {
-                    // A submit may be writing it, and rely on us when it is done: it was not tried.
-                    Attempt::NotOurs => drop(self.tried.remove(id)),
-                    Attempt::Deferred(next) => self.alarms.set(next),
-                    Attempt::Finished => {}
+    /// What came meanwhile.
+    fn look_for_more(&mut self) -> Result<(), Error> {
+        let now = SystemTime::now();
+        let mut come = self.alarms.take(now);
+        let woken = self.waker.take();
+        come.extend(woken.ids.iter().map(|id| (id.time(), *id)));
+        for (_, id) in &come {
+            self.tried.remove(id);
+        }
+        self.has_more |= !self.backlog.add(come);
+        if woken.all {
+            self.sweep()?;
+        }
+        Ok(())
+    }
+
+    fn give_out(&mut self) -> Result<(), Error> {
+        while let Some(id) = self.backlog.next() {
+            let (waker, queue) = (&mut self.waker, &self.queue);
+            let mut base = Base { queue, settings: &self.settings, helper: self.helper.as_mut() };
+            match self.crew.give(id, &mut base, &mut || waker.forget()) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.backlog.put_back(id);
+                    return Ok(());
                 }
-                Some(attempt)
-            }
-            Err(error) => {
-                log::error!("id={id}: {error}");
-                None
+                // Some more processes may come to their end; without any there is no help.
+                Err(error) if self.crew.busy() > 0 => {
+                    log::warn!("event=no-worker reason=\"{error}\"");
+                    self.backlog.put_back(id);
+                    return Ok(());
+                }
+                Err(error) => return Err(Error::Temporary(format!("starting a process for delivery: {error}"))),
             }
         }
+        Ok(())
     }
 
-    /// Nobody but root can start another.
-    fn check_helper(&self) -> Result<(), Error> {
-        match &self.helper {
-            Some(helper) if helper.is_gone => Err(Error::Temporary("the helper for local delivery is gone".to_owned())),
-            _ => Ok(()),
+    fn hear(&mut self, number: usize) -> Result<(), Error> {
+        let (waker, queue) = (&mut self.waker, &self.queue);
+        let mut base = Base { queue, settings: &self.settings, helper: self.helper.as_mut() };
+        for news in self.crew.hear(number, &mut base, &mut || waker.forget()) {
+            match news {
+                News::Free(id) => self.backlog.again(id),
+                News::Over(id, ended) => self.over(id, ended),
+            }
+        }
+        Ok(())
+    }
+
+    fn over(&mut self, id: Id, ended: Attempt) {
+        self.backlog.finish(&id);
+        match ended {
+            // A submit may be writing it, and rely on us when it is done: it was not tried.
+            Attempt::NotOurs if self.tells => log::warn!("id={id}: not in the queue, or another deliver has it"),
+            Attempt::NotOurs => {}
+            Attempt::Deferred(next) => {
+                self.tried.insert(id);
+                self.alarms.set(next, id);
+            }
+            Attempt::Broken | Attempt::Waits(_) => {
+                self.tried.insert(id);
+            }
+            Attempt::Finished => {}
         }
     }
 }
 
-/// What a sweep came to.
+/// How a stretch of work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Swept {
-    /// Nothing was due.
-    Nothing,
-    /// Something was tried.
-    Some,
+enum Ending {
+    /// Nothing is left to do.
+    Idle,
     /// A signal ended it.
     Stopped,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::message::path::{Address, ReversePath};
-    use crate::queue::Head;
-
-    #[test]
-    fn a_message_that_was_still_being_written_at_one_look_is_tried_at_the_next() {
-        let folder = tempfile::tempdir().unwrap();
-        let text = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-        std::fs::write(text("passwd"), "").unwrap();
-        let config = Config::with(&[
-            ("queue_directory", &text("queue")),
-            ("users", &format!("passwd-file:{}", text("passwd"))),
-            ("channels", &text("channels")),
-            ("myhostname", "mx.example"),
-            ("double_bounce_recipient", ""),
-        ]);
-        let queue = Queue::open(&config.queue_directory).unwrap();
-        let waker = Waker::open(&queue).unwrap();
-        let settings = Settings::new(&Common::default(), config).unwrap();
-        let (alarms, tried) = (Alarms::default(), HashSet::new());
-        let mut deliver = Deliver { queue, settings, helper: None, waker, alarms, tried };
-        let mut draft = deliver.queue.begin().unwrap();
-        draft.content(b"Subject: x\n\nhello\n").unwrap();
-
-        assert_eq!(deliver.sweep().unwrap(), Swept::Nothing, "it is locked and not whole");
-
-        draft.recipient(&Address::from_internal(b"nobody-of-that-name@mx.example").unwrap()).unwrap();
-        let head =
-            Head { reverse_path: ReversePath::NULL, trace: b"Received: by mx\n".to_vec(), channel: "local".into() };
-        draft.commit(&head).unwrap();
-        assert_eq!(deliver.sweep().unwrap(), Swept::Some);
-        let far = SystemTime::now() + Duration::from_secs(86_400);
-        assert!(deliver.queue.due(far).unwrap().is_empty(), "a message from nobody to nobody is done");
-    }
 }

@@ -30,7 +30,12 @@ pub fn run(config: &Config, task: &Task, command: &str, user: &User, content: &m
     let (local, domain) = task.recipient.rsplit_once('@').unwrap_or((&task.recipient, ""));
     let home = if user.home.is_dir() { user.home.as_path() } else { std::path::Path::new("/") };
     let mut prepared = Command::new(program);
-    prepared.args(arguments).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("SHELL", "/bin/sh");
+    prepared
+        .args(arguments)
+        .stdout(Stdio::null())
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("SHELL", "/bin/sh");
     prepared.env("HOME", home).env("USER", &user.name).env("LOGNAME", &user.name).current_dir(home);
     let sender = task.sender.trim_start_matches('<').trim_end_matches('>');
     prepared.env("SENDER", sender).env("RECIPIENT", &task.recipient).env("LOCAL", local).env("DOMAIN", domain);
@@ -51,7 +56,7 @@ pub struct Started {
     complaints: File,
 }
 
-/// Starts it in a session of its own, with nothing of ours open, once all the content is there.
+/// Starts it in a session of its own, with nothing of ours open but its standard output, once all the content is there.
 pub fn start(command: &mut Command, content: &mut dyn Read) -> io::Result<Started> {
     let mut spool = nameless()?;
     let mut buffer = [0; 32 * 1024];
@@ -65,7 +70,7 @@ pub fn start(command: &mut Command, content: &mut dyn Read) -> io::Result<Starte
     }
     spool.rewind()?;
     let complaints = nameless()?;
-    command.stdin(spool).stdout(Stdio::null()).stderr(complaints.try_clone()?).process_group(0);
+    command.stdin(spool).stderr(complaints.try_clone()?).process_group(0);
     // A signal that this process blocks or ignores is none of the program's affairs.
     crate::sys::start_as_we_were(command, 0);
     Ok(Started { child: command.spawn()?, complaints })
@@ -124,7 +129,7 @@ mod tests {
 
     fn status_of(script: &str, limit: Duration) -> io::Result<Appended> {
         let mut command = Command::new("/bin/sh");
-        let started = start(command.args(["-c", script]), &mut &b"text\n"[..])?;
+        let started = start(command.stdout(Stdio::null()).args(["-c", script]), &mut &b"text\n"[..])?;
         finish(started, limit).map(|status| of_status(status, "sh"))
     }
 

@@ -2,58 +2,83 @@
 
 use crate::config::Config;
 use crate::exit::Error;
-use crate::queue::Queue;
+use crate::queue::{Id, Queue};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime};
 
+/// So much in the FIFO is taken for a FIFO that was full: it holds 64 KiB where nobody changed that.
+const FULL: usize = 60_000;
+
 /// Most next tries remembered; those beyond are found by the next look at the whole queue.
-const REMEMBERED: usize = 1000;
+const REMEMBERED: usize = 10_000;
 
 /// How long a message is in the queue; nothing if the clock was set back.
 pub fn age(created: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(created).unwrap_or_default()
 }
 
-/// When a message is tried again: after as long as it has waited already, within the two backoff times.
-pub fn next_try(config: &Config, created: SystemTime, now: SystemTime) -> SystemTime {
+/// When a message is tried again: after as long as it has waited already and up to a tenth more, within the two backoff
+/// times. What is added comes from the id, so that messages which failed together do not come together again.
+pub fn next_try(config: &Config, id: &Id, created: SystemTime, now: SystemTime) -> SystemTime {
     let least = config.minimal_backoff_time.0;
-    let wait = age(created, now).clamp(least, config.maximal_backoff_time.0.max(least));
-    now.checked_add(wait).unwrap_or(now)
+    let most = config.maximal_backoff_time.0.max(least);
+    let share = crc32fast::hash(id.as_str().as_bytes()) % 1000;
+    let wait = age(created, now).clamp(least, most);
+    let jittered = wait.saturating_add(wait / 10_000 * share).min(most);
+    now.checked_add(jittered).unwrap_or(now)
 }
 
-/// Whether what fails now is given up.
-pub fn is_expired(config: &Config, created: SystemTime, now: SystemTime) -> bool {
-    age(created, now) >= config.maximal_queue_lifetime.0
+/// Whether what fails now is given up. A clock set forward by years makes every message old: so it must also have been
+/// tried as often as a tenth of the tries that its lifetime has room for, ten times at the most.
+pub fn is_expired(config: &Config, created: SystemTime, now: SystemTime, attempts: u32) -> bool {
+    let (lifetime, longest) = (config.maximal_queue_lifetime.0, config.maximal_backoff_time.0);
+    let room = lifetime.as_secs() / longest.max(config.minimal_backoff_time.0).as_secs().max(1);
+    age(created, now) >= lifetime && u64::from(attempts) >= (room / 10).min(10)
 }
 
-/// The next tries that this process has set, so that it need not look at the queue to know when one comes.
+/// The next tries that this process has set, so that it need not look at the queue to know when one comes, and of what.
 #[derive(Debug, Default)]
-pub struct Alarms(BTreeSet<SystemTime>);
+pub struct Alarms(BTreeSet<(SystemTime, Id)>);
 
 impl Alarms {
     /// Remembers one.
-    pub fn set(&mut self, time: SystemTime) {
-        self.0.insert(time);
+    pub fn set(&mut self, time: SystemTime, id: Id) {
+        self.0.insert((time, id));
         if self.0.len() > REMEMBERED {
             self.0.pop_last();
         }
     }
 
-    /// Forgets what is past, and gives how long until the next, at most `limit`.
-    pub fn until_next(&mut self, now: SystemTime, limit: Duration) -> Duration {
-        while self.0.first().is_some_and(|time| *time <= now) {
-            self.0.pop_first();
+    /// Takes what has come.
+    pub fn take(&mut self, now: SystemTime) -> Vec<(SystemTime, Id)> {
+        let mut come = Vec::new();
+        while self.0.first().is_some_and(|(time, _)| *time <= now) {
+            come.extend(self.0.pop_first());
         }
-        let next = self.0.first().and_then(|time| time.duration_since(now).ok());
+        come
+    }
+
+    /// How long until the next, at most `limit`.
+    pub fn until_next(&self, now: SystemTime, limit: Duration) -> Duration {
+        let next = self.0.first().map(|(time, _)| time.duration_since(now).unwrap_or_default());
         next.map_or(limit, |next| next.min(limit))
     }
+}
+
+/// What woke us.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Woken {
+    /// These came to the queue.
+    pub ids: Vec<Id>,
+    /// Look at all of it.
+    pub all: bool,
 }
 
 /// The FIFO by which `submit` wakes us, and the signals.
@@ -86,28 +111,54 @@ impl Waker {
     }
 
     /// Takes the wakes so far. To be called before looking at the queue: what comes later wakes again.
-    pub fn forget(&mut self) {
-        let mut octets = [0; 4096];
-        let _ = self.hup.read(&mut octets);
+    pub fn take(&mut self) -> Woken {
+        let mut octets = vec![0; 4096];
+        let mut woken = Woken { all: matches!(self.hup.read(&mut octets), Ok(1..)), ..Woken::default() };
+        let mut text = Vec::new();
         if let Some(fifo) = &mut self.fifo {
             // A FIFO holds no more than 1 MiB; whoever writes faster than we read must not hold us here.
             for _ in 0..256 {
-                if !matches!(fifo.read(&mut octets), Ok(1..)) {
-                    break;
+                match fifo.read(&mut octets) {
+                    Ok(count @ 1..) => text.extend_from_slice(octets.get(..count).unwrap_or_default()),
+                    _ => break,
                 }
             }
         }
+        for line in text.split(|octet| *octet == b'\n').filter(|line| !line.is_empty()) {
+            match std::str::from_utf8(line).ok().and_then(|line| line.parse().ok()) {
+                Some(id) => woken.ids.push(id),
+                None => woken.all = true,
+            }
+        }
+        // It may have been full, and others found no room to tell.
+        woken.all |= text.len() >= FULL;
+        woken
     }
 
-    /// Waits until woken, told to stop, or the time is over.
-    pub fn wait(&self, limit: Duration) {
-        let ends = [Some(self.stop.as_fd()), Some(self.hup.as_fd()), self.fifo.as_ref().map(AsFd::as_fd)];
-        let mut ends: Vec<PollFd> = ends.into_iter().flatten().map(|end| PollFd::new(end, PollFlags::POLLIN)).collect();
+    /// Waits until woken, told to stop, one of the others has something, or the time is over. Gives which of the others.
+    pub fn wait<'a>(&'a self, others: impl Iterator<Item = BorrowedFd<'a>>, limit: Duration) -> Vec<usize> {
+        let own = [Some(self.stop.as_fd()), Some(self.hup.as_fd()), self.fifo.as_ref().map(AsFd::as_fd)];
+        let mut ends: Vec<PollFd> = own.into_iter().flatten().map(|end| PollFd::new(end, PollFlags::POLLIN)).collect();
+        let first = ends.len();
+        ends.extend(others.map(|end| PollFd::new(end, PollFlags::POLLIN)));
         // A next try that comes within this millisecond has come.
         let limit = limit.saturating_add(Duration::from_millis(1));
         let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::from(u16::MAX));
         // An interrupted wait is a short one.
-        let _ = poll(&mut ends, limit);
+        if poll(&mut ends, limit).is_err() {
+            return Vec::new();
+        }
+        let others = ends.iter().skip(first).enumerate();
+        others.filter(|(_, end)| end.any().unwrap_or(true)).map(|(number, _)| number).collect()
+    }
+
+    /// For a child: closes everything.
+    pub fn forget(&mut self) {
+        self.fifo = None;
+        let nothing = UnixStream::pair().and_then(|(one, _)| Ok((one.try_clone()?, one)));
+        if let Ok((stop, hup)) = nothing {
+            (self.stop, self.hup) = (stop, hup);
+        }
     }
 
     /// Closes the FIFO: from now on `submit` relies on somebody else.
@@ -140,38 +191,54 @@ mod tests {
     }
 
     #[test]
-    fn a_message_waits_as_long_as_it_has_waited_within_the_two_limits() {
+    fn a_message_waits_as_long_as_it_has_waited_and_little_more_within_the_two_limits() {
         let config = Config::with(&[("minimal_backoff_time", "10s"), ("maximal_backoff_time", "100s")]);
-        for (now, next) in [(0, 10), (10, 20), (50, 100), (100, 200), (1000, 1100)] {
-            assert_eq!(next_try(&config, at(0), at(now)), at(next), "{now}");
+        for (now, least, most) in [(0, 10, 11), (10, 20, 21), (50, 100, 105), (100, 200, 200), (1000, 1100, 1100)] {
+            let tries = (0..100).map(|n| next_try(&config, &Id::new(at(n)), at(0), at(now)));
+            let (first, last) = (tries.clone().min().unwrap(), tries.max().unwrap());
+            assert!(at(least) <= first && last <= at(most), "{now}: {first:?} {last:?}");
+            assert!(first < last || least == most, "{now}: all at once");
         }
+        let id = Id::new(at(0));
+        assert_eq!(next_try(&config, &id, at(0), at(7)), next_try(&config, &id, at(0), at(7)));
         // The clock was set back.
-        assert_eq!(next_try(&config, at(500), at(0)), at(10));
+        assert!(next_try(&config, &id, at(500), at(0)) <= at(11));
         let odd = Config::with(&[("minimal_backoff_time", "10s"), ("maximal_backoff_time", "5s")]);
-        assert_eq!(next_try(&odd, at(0), at(1000)), at(1010));
+        assert_eq!(next_try(&odd, &id, at(0), at(1000)), at(1010));
     }
 
     #[test]
     fn a_message_expires_with_its_lifetime_and_never_early_by_a_clock_set_back() {
         let config = Config::with(&[("maximal_queue_lifetime", "100s")]);
-        assert!(!is_expired(&config, at(0), at(99)));
-        assert!(is_expired(&config, at(0), at(100)));
-        assert!(!is_expired(&config, at(1000), at(0)));
-        assert!(is_expired(&Config::with(&[("maximal_queue_lifetime", "0")]), at(0), at(0)));
+        assert!(!is_expired(&config, at(0), at(99), 1));
+        assert!(is_expired(&config, at(0), at(100), 1));
+        assert!(!is_expired(&config, at(1000), at(0), 1));
+        assert!(is_expired(&Config::with(&[("maximal_queue_lifetime", "0")]), at(0), at(0), 1));
     }
 
     #[test]
-    fn the_next_alarm_is_the_earliest_that_is_not_past() {
+    fn a_clock_set_forward_by_years_returns_nothing_that_was_not_tried_often() {
+        let config = Config::with(&[]);
+        let later = at(10 * 365 * 86_400);
+        assert!(!is_expired(&config, at(0), later, 1) && !is_expired(&config, at(0), later, 9));
+        assert!(is_expired(&config, at(0), later, 10));
+    }
+
+    #[test]
+    fn alarms_come_in_the_order_of_their_times() {
         let mut alarms = Alarms::default();
         let limit = Duration::from_secs(60);
         assert_eq!(alarms.until_next(at(0), limit), limit);
-        for time in [30, 10, 20, 1000] {
-            alarms.set(at(time));
+        let ids: Vec<Id> = (0..4).map(|n| Id::new(at(n))).collect();
+        for (time, id) in [30, 10, 20, 1000].into_iter().zip(&ids) {
+            alarms.set(at(time), *id);
         }
         assert_eq!(alarms.until_next(at(0), limit), Duration::from_secs(10));
-        assert_eq!(alarms.until_next(at(10), limit), Duration::from_secs(10));
-        assert_eq!(alarms.until_next(at(30), limit), limit);
-        (0..2000).for_each(|n| alarms.set(at(2000 + n)));
+        assert_eq!(alarms.take(at(20)), [(at(10), ids[1]), (at(20), ids[2])]);
+        assert_eq!(alarms.until_next(at(20), limit), Duration::from_secs(10));
+        // A clock that was set back by years: the next look at the queue comes all the same.
+        assert_eq!(alarms.until_next(at(0), limit), Duration::from_secs(30));
+        (0..REMEMBERED as u64 + 5).for_each(|n| alarms.set(at(2000 + n), Id::new(at(n))));
         assert!(alarms.0.len() <= REMEMBERED);
     }
 }

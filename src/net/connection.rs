@@ -8,6 +8,7 @@
 //! that was not announced is a hang-up, whatever went before.
 
 use super::tls::{Failure, Identity, Tls};
+use super::trust::Trust;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, send, setsockopt, shutdown, sockopt};
@@ -226,6 +227,18 @@ impl Stream for Connection {
 
     fn start_tls(&mut self, identity: &Identity) -> Result<String, Failure> {
         let mut tls = Box::new(Tls::new(identity)?);
+        self.shake_hands(&mut tls)?;
+        let facts = tls.facts();
+        self.tls = Some(tls);
+        Ok(facts)
+    }
+}
+
+impl Connection {
+    /// Becomes TLS in place, as a client of the server of that name; otherwise like [`Stream::start_tls`].
+    pub fn start_tls_as_client(&mut self, trust: &Trust, name: &str) -> Result<String, Failure> {
+        let mut tls = Box::new(Tls::client(trust, name)?);
+        self.send_sealed(&mut tls).map_err(Failure::Stream)?;
         self.shake_hands(&mut tls)?;
         let facts = tls.facts();
         self.tls = Some(tls);

@@ -9,7 +9,7 @@ use crate::lookup::Lookup;
 use crate::message::path::is_host_name;
 use domain::base::iana::Rcode;
 use domain::base::{Message, MessageBuilder, Name, Rtype, ToName};
-use domain::rdata::{A, Aaaa, Ptr};
+use domain::rdata::{A, Aaaa, Mx, Ptr};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::str::FromStr;
@@ -52,6 +52,11 @@ impl Resolver {
     /// These servers, and the text of a hosts file.
     pub fn new(servers: Vec<SocketAddr>, hosts: &str) -> Resolver {
         Resolver { servers, hosts: hosts.lines().filter_map(hosts_line).collect() }
+    }
+
+    /// The same hosts file, and these servers instead.
+    pub fn asking(self, servers: Vec<SocketAddr>) -> Resolver {
+        Resolver { servers, ..self }
     }
 
     /// A name of `address` whose addresses have it among them: `claimed` if that is one, else one the address leads to.
@@ -114,6 +119,37 @@ impl Resolver {
         if found.is_empty() { Lookup::No } else { Lookup::Yes(found) }
     }
 
+    /// The addresses of a name of both families, IPv6 first; `CannotTell` only where no family gave any.
+    pub fn all_addresses(&self, name: &str, deadline: Instant) -> Lookup<Vec<IpAddr>> {
+        let families = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+        let (mut found, mut unsure) = (Vec::new(), None);
+        for family in families {
+            match self.addresses(name, family, deadline) {
+                Lookup::Yes(addresses) => found.extend(addresses),
+                Lookup::No => {}
+                Lookup::CannotTell(why) => unsure = Some(why),
+            }
+        }
+        match unsure {
+            _ if !found.is_empty() => Lookup::Yes(found),
+            Some(why) => Lookup::CannotTell(why),
+            None => Lookup::No,
+        }
+    }
+
+    /// Preference and name of each host that takes mail for a domain, best first (RFC 5321 section 5.1); `No`: there is
+    /// no MX. A name `.` is that of nobody (null MX, RFC 7505).
+    pub fn mail_hosts(&self, domain: &str, deadline: Instant) -> Lookup<Vec<(u16, String)>> {
+        let Ok(question) = DnsName::from_str(domain) else { return Lookup::No };
+        let answer = match self.ask(&question, Rtype::MX, deadline) {
+            Lookup::Yes(answer) => answer,
+            Lookup::No => return Lookup::No,
+            Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+        };
+        let hosts = mail_hosts_in(&answer);
+        if hosts.is_empty() { Lookup::No } else { Lookup::Yes(hosts) }
+    }
+
     fn confirm(&self, name: &str, address: IpAddr, deadline: Instant) -> Lookup<()> {
         match self.addresses(name, address, deadline) {
             Lookup::Yes(addresses) if addresses.contains(&address) => Lookup::Yes(()),
@@ -163,6 +199,20 @@ fn addresses_in(answer: &Answer, kind: Rtype) -> Vec<IpAddr> {
         let records = section.limit_to::<Aaaa>().filter_map(Result::ok).filter(|record| *record.owner() == owner);
         records.map(|record| IpAddr::V6(record.data().addr())).take(MOST_ADDRESSES).collect()
     }
+}
+
+/// The mail hosts an answer has for the domain asked for, or for the one it is an alias of, best first.
+fn mail_hosts_in(answer: &Answer) -> Vec<(u16, String)> {
+    let (Some(owner), Ok(section)) = (answer.canonical_name(), answer.answer()) else { return Vec::new() };
+    let records = section.limit_to::<Mx<_>>().filter_map(Result::ok).filter(|record| *record.owner() == owner);
+    let host = |name: String| if name == "." || name.is_empty() { ".".to_owned() } else { name };
+    let hosts = records.map(|record| {
+        let name = record.data().exchange().to_string().to_ascii_lowercase();
+        (record.data().preference(), host(name))
+    });
+    let mut hosts: Vec<_> = hosts.filter(|(_, name)| name == "." || is_host_name(name)).take(MOST_ADDRESSES).collect();
+    hosts.sort();
+    hosts
 }
 
 fn ask_server(server: SocketAddr, name: &DnsName, kind: Rtype, deadline: Instant) -> io::Result<Answer> {

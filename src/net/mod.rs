@@ -10,6 +10,7 @@ pub mod peer;
 pub mod pool;
 pub mod refused;
 pub mod tls;
+pub mod trust;
 
 /// Room for the first reads: most sessions never need more, and a page that is not touched costs nothing.
 pub const FIRST_ROOM: usize = 4096;

@@ -5,6 +5,7 @@
 //! and read only when a client asks for TLS, so that the others do not pay for it.
 
 use super::connection::Fault;
+use super::trust::Trust;
 use crate::config::{self, Config, Origin};
 use crate::exit::Error;
 use crate::wire::secret::Secret;
@@ -14,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{ClientConnection, Connection, ServerConfig, ServerConnection};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -228,7 +229,7 @@ impl ResolvesServerCert for ByName {
 /// One TLS session, without its socket.
 #[derive(Debug)]
 pub(super) struct Tls {
-    session: ServerConnection,
+    session: Connection,
     /// What came from the network; up to `used` it has been taken.
     raw: Vec<u8>,
     used: usize,
@@ -239,7 +240,18 @@ pub(super) struct Tls {
 impl Tls {
     pub(super) fn new(identity: &Identity) -> Result<Tls, Failure> {
         let session = ServerConnection::new(identity.0.clone()).map_err(|e| Failure::Handshake(e.to_string()))?;
-        Ok(Tls { session, raw: Vec::new(), used: 0, sealed: Vec::new() })
+        Ok(Tls { session: session.into(), raw: Vec::new(), used: 0, sealed: Vec::new() })
+    }
+
+    /// The same as a client of the server of that name.
+    pub(super) fn client(trust: &Trust, name: &str) -> Result<Tls, Failure> {
+        let failed = |text: String| Failure::Handshake(text);
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| failed(error.to_string()))?;
+        let session = ClientConnection::new(trust.config(), name).map_err(|error| failed(error.to_string()))?;
+        let mut tls = Tls { session: session.into(), raw: Vec::new(), used: 0, sealed: Vec::new() };
+        // The client speaks first.
+        tls.seal_pending();
+        Ok(tls)
     }
 
     pub(super) fn is_handshaking(&self) -> bool {

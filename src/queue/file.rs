@@ -469,6 +469,24 @@ impl Message {
         Ok(())
     }
 
+    /// Puts all marks made so far on disk.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.file.sync_data().map_err(|e| Error::from_io(&format!("{}: fdatasync", self.id), &e))
+    }
+
+    /// The file once more, for reading only and without our lock, for a process that may do no more than that; trace
+    /// field and content are the `size` octets behind the number.
+    pub fn for_reading(&self) -> Result<(File, u64), Error> {
+        let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(&self.path);
+        let same = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+        let agrees = opened.and_then(|file| Ok((same(&file)? == same(&self.file)?, file)));
+        match agrees.map_err(|e| self.trouble("open for reading", e))? {
+            (true, file) => Ok((file, self.start)),
+            (false, _) => Err(Error::Io(format!("{}: another file has its name", self.id))),
+        }
+    }
+
     /// Sets the next try. To be called after the marks of a try, which change the file's time.
     pub fn defer_until(&self, time: SystemTime) -> Result<(), Error> {
         self.file.set_modified(time).map_err(|e| self.trouble("set its time", e))

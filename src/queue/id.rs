@@ -53,6 +53,11 @@ impl Id {
         UNIX_EPOCH.checked_add(std::time::Duration::from_micros(time)).unwrap_or(UNIX_EPOCH)
     }
 
+    /// The time it begins with, in microseconds since 1970.
+    pub fn microseconds(&self) -> u64 {
+        self.0[..TIME].iter().fold(0, |value, digit| value << 5 | value_of(*digit).unwrap_or(0))
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()

@@ -181,8 +181,18 @@ impl Queue {
         Ok(names)
     }
 
-    /// Wakes a waiting `deliver --watch`. False: nobody reads the FIFO.
+    /// Wakes a waiting `deliver --watch`, so that it looks at the whole queue. False: nobody reads the FIFO.
     pub fn wake(&self) -> bool {
+        self.write_trigger(b"!")
+    }
+
+    /// The same, so that it looks at one new message and at nothing else.
+    pub fn wake_for(&self, id: &Id) -> bool {
+        // In one write, which no other can get into (PIPE_BUF).
+        self.write_trigger(format!("{id}\n").as_bytes())
+    }
+
+    fn write_trigger(&self, octets: &[u8]) -> bool {
         let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
         let Ok(mut trigger) = OpenOptions::new().write(true).custom_flags(flags).open(self.path.join("trigger")) else {
             return false;
@@ -191,7 +201,7 @@ impl Queue {
             return false;
         }
         // Full is as good as written: whoever reads it has not yet looked.
-        match trigger.write_all(b"!") {
+        match trigger.write_all(octets) {
             Ok(()) => true,
             Err(error) => error.kind() == ErrorKind::WouldBlock,
         }
@@ -199,6 +209,11 @@ impl Queue {
 
     /// Every message whose next try is not after `now` and that is not held, oldest due first, without opening any.
     pub fn due(&self, now: SystemTime) -> io::Result<Vec<Id>> {
+        Ok(self.due_times(now)?.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// The same, each with the time of its next try.
+    pub fn due_times(&self, now: SystemTime) -> io::Result<Vec<(SystemTime, Id)>> {
         let mut due = Vec::new();
         let far = now.checked_add(LONGEST_WAIT).unwrap_or(now);
         self.each_name(|name| {
@@ -207,7 +222,7 @@ impl Queue {
             }
         })?;
         due.sort_unstable();
-        Ok(due.into_iter().map(|(_, id)| id).collect())
+        Ok(due)
     }
 
     fn each_name(&self, mut found: impl FnMut(Name)) -> io::Result<()> {

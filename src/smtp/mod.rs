@@ -16,8 +16,11 @@
 //! More lenient: blanks after `FROM:` and `TO:` and at the end of a line; ESMTP parameters after HELO; text lines of any
 //! length, which are stored as they came; NUL and octets above 127 in text, likewise.
 //!
+//! `client` is the other side, for deliver.
+//!
 //! `command` reads a line, `reply` has every answer, `session` decides, `server` reads, asks and does it.
 
+pub mod client;
 pub mod command;
 pub mod extensions;
 pub mod reply;

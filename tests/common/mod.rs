@@ -6,6 +6,7 @@
 
 pub mod connections;
 pub mod postfix;
+pub mod hops;
 pub mod tls;
 pub mod transcript;
 

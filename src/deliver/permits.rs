@@ -1,0 +1,233 @@
+//! What a worker and its master say to each other, in packets of text: which message to try, whether a next hop may be
+//! used now, and what became of it.
+
+use super::attempt::Attempt;
+use crate::queue::Id;
+use crate::sys;
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Longest packet: a key has an address or two names in it.
+const LONGEST: usize = 4096;
+
+/// A worker's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// May this be used now? At most so many may use it at once; `agent`: with a process to carry mail there.
+    Want {
+        /// Names a next hop, a domain or a mailbox.
+        key: String,
+        /// How many may.
+        limit: u32,
+        /// An agent is needed.
+        agent: bool,
+    },
+    /// It is used no more.
+    Done {
+        /// As it was wanted.
+        key: String,
+        /// The agent can take another message.
+        reusable: bool,
+        /// Why nobody is there.
+        silent: Option<String>,
+    },
+    /// The attempt at the message is over.
+    End(Attempt),
+}
+
+/// The master's answer to [`Word::Want`].
+#[derive(Debug)]
+pub enum Permit {
+    /// Yes, with an agent if one was asked for.
+    Go(Option<UnixStream>),
+    /// As many as may use it already.
+    Busy,
+    /// Nobody was there a moment ago, and why.
+    Dead(String),
+}
+
+/// One end of the socket between the two.
+#[derive(Debug)]
+pub struct Socket(OwnedFd);
+
+impl Socket {
+    /// Both ends.
+    pub fn pair() -> io::Result<(Socket, Socket)> {
+        let (one, two) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Socket(one), Socket(two)))
+    }
+
+    /// Sends one packet.
+    pub fn send(&self, text: &str, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let descriptors: Vec<RawFd> = with.iter().map(|fd| fd.as_raw_fd()).collect();
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let rights = if descriptors.is_empty() { &[][..] } else { &rights[..] };
+        loop {
+            let sent = sendmsg::<()>(
+                self.0.as_raw_fd(),
+                &[IoSlice::new(text.as_bytes())],
+                rights,
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            );
+            match sent {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Waits for one; none: the other end is gone.
+    pub fn receive(&self) -> io::Result<Option<(String, Option<OwnedFd>)>> {
+        let mut octets = [0; LONGEST];
+        let mut space = cmsg_space!(RawFd);
+        let (length, descriptor) = loop {
+            let mut into = [IoSliceMut::new(&mut octets)];
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+                Ok(message) => {
+                    let rights = message.cmsgs()?.find_map(|control| match control {
+                        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+                        _ => None,
+                    });
+                    break (message.bytes, rights.and_then(sys::inherited));
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::ECONNRESET) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        let text = octets.get(..length).and_then(|octets| std::str::from_utf8(octets).ok());
+        Ok(Some((text.ok_or(io::ErrorKind::InvalidData)?.to_owned(), descriptor)))
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A worker's way to its master.
+#[derive(Debug)]
+pub struct Desk(pub Socket);
+
+impl Desk {
+    /// The next message to try; none: no more.
+    pub fn next(&self) -> io::Result<Option<Id>> {
+        match self.0.receive()? {
+            Some((text, _)) => text.parse().map(Some).map_err(|_| io::ErrorKind::InvalidData.into()),
+            None => Ok(None),
+        }
+    }
+
+    /// Asks for a permit.
+    pub fn want(&self, key: &str, limit: u32, agent: bool) -> io::Result<Permit> {
+        self.say(&Word::Want { key: key.to_owned(), limit, agent })?;
+        let Some((text, descriptor)) = self.0.receive()? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        match text.split_once('\n').unwrap_or((&text, "")) {
+            ("go", _) => Ok(Permit::Go(descriptor.map(UnixStream::from))),
+            ("busy", _) => Ok(Permit::Busy),
+            ("dead", why) => Ok(Permit::Dead(why.to_owned())),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Tells something.
+    pub fn say(&self, word: &Word) -> io::Result<()> {
+        self.0.send(&word.to_text(), None)
+    }
+}
+
+impl Permit {
+    /// Sends it.
+    pub fn send(&self, socket: &Socket) -> io::Result<()> {
+        match self {
+            Permit::Go(agent) => socket.send("go", agent.as_ref().map(AsFd::as_fd)),
+            Permit::Busy => socket.send("busy", None),
+            Permit::Dead(why) => socket.send(&format!("dead\n{why}"), None),
+        }
+    }
+}
+
+impl Word {
+    fn to_text(&self) -> String {
+        match self {
+            Word::Want { key, limit, agent } => format!("want\n{limit}\n{}\n{key}", u8::from(*agent)),
+            Word::Done { key, reusable, silent } => {
+                let why = silent.as_deref().unwrap_or_default().replace('\n', " ");
+                format!("done\n{}\n{}\n{why}\n{key}", u8::from(*reusable), u8::from(silent.is_some()))
+            }
+            Word::End(Attempt::NotOurs) => "end\nnot-ours".to_owned(),
+            Word::End(Attempt::Finished) => "end\nfinished".to_owned(),
+            Word::End(Attempt::Broken) => "end\nbroken".to_owned(),
+            Word::End(Attempt::Waits(key)) => format!("end\nwaits\n{key}"),
+            Word::End(Attempt::Deferred(time)) => {
+                format!("end\ndeferred\n{}", time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros())
+            }
+        }
+    }
+
+    /// Reads one; nothing if it is none.
+    pub fn from_text(text: &str) -> Option<Word> {
+        let (kind, rest) = text.split_once('\n')?;
+        match kind {
+            "want" => {
+                let mut fields = rest.splitn(3, '\n');
+                let (limit, agent) = (fields.next()?.parse().ok()?, fields.next()? == "1");
+                Some(Word::Want { key: fields.next()?.to_owned(), limit, agent })
+            }
+            "done" => {
+                let mut fields = rest.splitn(4, '\n');
+                let (reusable, is_silent, why) = (fields.next()? == "1", fields.next()? == "1", fields.next()?);
+                let silent = is_silent.then(|| why.to_owned());
+                Some(Word::Done { key: fields.next()?.to_owned(), reusable, silent })
+            }
+            "end" => Some(Word::End(match rest.split_once('\n').unwrap_or((rest, "")) {
+                ("not-ours", _) => Attempt::NotOurs,
+                ("finished", _) => Attempt::Finished,
+                ("broken", _) => Attempt::Broken,
+                ("waits", key) => Attempt::Waits(key.to_owned()),
+                ("deferred", time) => {
+                    let time: u64 = time.parse().ok()?;
+                    Attempt::Deferred(SystemTime::checked_add(&UNIX_EPOCH, Duration::from_micros(time))?)
+                }
+                _ => return None,
+            })),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_come_back_as_they_were() {
+        let key = || "smtp\nmx.example".to_owned();
+        for word in [
+            Word::Want { key: key(), limit: 20, agent: true },
+            Word::Done { key: key(), reusable: true, silent: None },
+            Word::Done { key: key(), reusable: false, silent: Some("4.4.1 no".into()) },
+            Word::End(Attempt::NotOurs),
+            Word::End(Attempt::Finished),
+            Word::End(Attempt::Broken),
+            Word::End(Attempt::Waits(key())),
+            Word::End(Attempt::Deferred(UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_001))),
+        ] {
+            assert_eq!(Word::from_text(&word.to_text()), Some(word));
+        }
+        assert_eq!(Word::from_text("end\nx"), None);
+    }
+}

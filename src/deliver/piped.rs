@@ -1,0 +1,213 @@
+//! Handing a message to a program that a channel names: `pipe:` and `qmail-queue:`. Run by exec with a list of arguments,
+//! as deliver's own user, never through a shell; the message lies whole in a file before the program starts.
+
+use super::Outcome;
+use super::local::Copy;
+use super::program;
+use crate::config::Config;
+use crate::message::verp;
+use crate::queue::Message;
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::process::{Command, ExitStatus, Stdio};
+
+/// Exit statuses of sysexits.h that mean never, with what they mean.
+const NEVER: [(i32, &str); 10] = [
+    (64, "5.3.5 usage error"),
+    (65, "5.6.0 data format error"),
+    (66, "5.3.0 no input"),
+    (67, "5.1.1 no such user"),
+    (68, "5.1.2 no such host"),
+    (69, "5.3.0 service unavailable"),
+    (70, "5.3.0 internal software error"),
+    (76, "5.5.0 protocol error"),
+    (77, "5.7.0 permission denied"),
+    (78, "5.3.5 configuration error"),
+];
+
+/// `pipe:/path/of/program argument ...`: the message on standard input, with `Return-Path` in front; the exit status is
+/// one of sysexits.h. In an argument `%s` is the sender, `%r` the recipient, `%n` its local part, `%d` its domain, `%i`
+/// the queue id, `%%` a percent sign.
+pub fn pipe(config: &Config, line: &str, copy: &Copy<'_>) -> Outcome {
+    let sender = verp::expand(&copy.message.reverse_path, copy.address);
+    let mut words = line.split_ascii_whitespace();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    for word in words {
+        match argument(word, sender.as_bytes(), copy) {
+            Some(argument) => command.arg(argument),
+            // It might be taken for an option.
+            None => return Outcome::Failed("5.1.3 a program cannot be given an address like this".to_owned()),
+        };
+    }
+    let head = format!("Return-Path: {sender}\n");
+    match run(config, command.stdout(Stdio::null()), head.as_bytes(), copy.message).map(|status| status.code()) {
+        Ok(Some(0)) => Outcome::Delivered,
+        Ok(Some(code)) => match NEVER.iter().find(|(known, _)| *known == code) {
+            Some((_, why)) => Outcome::Failed(format!("{why}, says the program of this channel")),
+            None => Outcome::Deferred(format!("4.3.0 the program of this channel ended with status {code}")),
+        },
+        Ok(None) => Outcome::Deferred("4.3.0 the program of this channel was ended by a signal".to_owned()),
+        Err(error) => not_run(copy.message, line, &error),
+    }
+}
+
+/// `qmail-queue:/path/of/program`: message on descriptor 0, envelope on descriptor 1 (qmail-queue(8)).
+pub fn qmail_queue(config: &Config, line: &str, copy: &Copy<'_>) -> Outcome {
+    let mut words = line.split_ascii_whitespace();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
+    let sender = verp::expand(&copy.message.reverse_path, copy.address);
+    let envelope = [b"F", sender.as_bytes(), b"\0T", copy.address.as_bytes(), b"\0\0"].concat();
+    let ran = envelope_pipe(&envelope).and_then(|reader| {
+        let ran = run(config, command.stdout(Stdio::from(reader)), b"", copy.message);
+        drop(command);
+        ran
+    });
+    match ran.map(|status| status.code()) {
+        Ok(Some(0)) => Outcome::Relayed("2.0.0 qmail-queue took it".to_owned()),
+        Ok(Some(11)) => Outcome::Failed("5.1.3 qmail-queue: the address is too long".to_owned()),
+        Ok(Some(code @ 12..=40)) => Outcome::Failed(format!("5.3.0 qmail-queue refused it with status {code}")),
+        Ok(Some(code)) => Outcome::Deferred(format!("4.3.0 qmail-queue cannot now: status {code}")),
+        Ok(None) => Outcome::Deferred("4.3.0 qmail-queue was ended by a signal".to_owned()),
+        Err(error) => not_run(copy.message, line, &error),
+    }
+}
+
+/// One address fits any pipe, so it is written before anybody reads.
+fn envelope_pipe(envelope: &[u8]) -> io::Result<OwnedFd> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    File::from(writer).write_all(envelope)?;
+    Ok(reader)
+}
+
+fn run(config: &Config, command: &mut Command, head: &[u8], message: &Message) -> io::Result<ExitStatus> {
+    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C").current_dir("/");
+    let mut content = head.chain(Content { message, offset: 0 });
+    program::finish(program::start(command, &mut content)?, config.command_time_limit.0)
+}
+
+fn not_run(message: &Message, line: &str, error: &io::Error) -> Outcome {
+    log::warn!("id={} program=\"{line}\": {error}", message.id);
+    match error.kind() {
+        io::ErrorKind::TimedOut => Outcome::Deferred("4.3.0 the program of this channel took too long".to_owned()),
+        _ => Outcome::Deferred("4.3.5 the program of this channel cannot be run".to_owned()),
+    }
+}
+
+/// Trace field and content.
+struct Content<'a> {
+    message: &'a Message,
+    offset: u64,
+}
+
+impl Read for Content<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.message.read_at(buffer, self.offset).map_err(|error| io::Error::other(error.to_string()))?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
+/// An argument with everything put in, once. Nothing: a value that comes from outside would be an option.
+fn argument(word: &str, sender: &[u8], copy: &Copy<'_>) -> Option<OsString> {
+    let (mut octets, mut rest) = (Vec::new(), word.as_bytes());
+    while let Some(at) = rest.iter().position(|octet| *octet == b'%') {
+        let (before, behind) = rest.split_at_checked(at)?;
+        octets.extend_from_slice(before);
+        let (value, used) = match behind.get(1) {
+            Some(b's') => (sender, 2),
+            Some(b'r') => (copy.address.as_bytes(), 2),
+            Some(b'n') => (copy.address.local_part(), 2),
+            Some(b'd') => (copy.address.domain().unwrap_or_default(), 2),
+            Some(b'i') => (copy.message.id.as_str().as_bytes(), 2),
+            Some(b'%') => (&b"%"[..], 2),
+            _ => (&b"%"[..], 1),
+        };
+        if octets.is_empty() && value.starts_with(b"-") {
+            return None;
+        }
+        octets.extend_from_slice(value);
+        rest = behind.get(used..)?;
+    }
+    octets.extend_from_slice(rest);
+    Some(OsString::from_vec(octets))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::path::{Address, ReversePath};
+    use crate::queue::{Head, Queue};
+
+    fn message(folder: &tempfile::TempDir) -> Message {
+        let path = folder.path().join("queue");
+        std::fs::create_dir_all(path.join("message")).unwrap();
+        let queue = Queue::at(&path);
+        let mut draft = queue.begin().unwrap();
+        draft.content(b"Subject: x\n\nhello\n").unwrap();
+        draft.recipient(&Address::from_internal(b"bob@mx.example").unwrap()).unwrap();
+        let reverse_path = ReversePath::from_internal(b"alice@mx.example").unwrap();
+        let id = draft.commit(&Head { reverse_path, trace: Vec::new(), channel: "local".into() }).unwrap();
+        queue.take(&id).unwrap().unwrap()
+    }
+
+    /// What became of it, and what the script wrote to `$out`.
+    fn run_by(
+        carry: fn(&Config, &str, &Copy<'_>) -> Outcome,
+        script: &str,
+        arguments: &str,
+        recipient: &str,
+        settings: &[(&str, &str)],
+    ) -> (Outcome, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let (program, out) = (folder.path().join("program"), folder.path().join("out"));
+        std::fs::write(&program, format!("out={}\n{script}\n", out.display())).unwrap();
+        let line = format!("/bin/sh {} {arguments}", program.display());
+        let address = Address::from_internal(recipient.as_bytes()).unwrap();
+        let copy = Copy { message: &message(&folder), number: 0, address: &address, search: false };
+        let outcome = carry(&Config::with(settings), &line, &copy);
+        (outcome, std::fs::read_to_string(out).unwrap_or_default())
+    }
+
+    #[test]
+    fn a_program_gets_the_message_and_its_arguments() {
+        let script = "{ echo \"$1|$2|$3|$4\"; cat; } >$out";
+        let (outcome, out) = run_by(pipe, script, "%s to=%r %n%%%d %x", "a b;$(x)@mx.example", &[]);
+        assert_eq!(outcome, Outcome::Delivered);
+        let first = "alice@mx.example|to=a b;$(x)@mx.example|a b;$(x)%mx.example|%x\n";
+        assert_eq!(out, format!("{first}Return-Path: <alice@mx.example>\nSubject: x\n\nhello\n"));
+    }
+
+    #[test]
+    fn its_status_decides() {
+        for (script, expected) in
+            [("exit 67", "5.1.1 "), ("exit 77", "5.7.0 "), ("exit 75", "4.3.0 "), ("exit 1", "4.3.0 ")]
+        {
+            match run_by(pipe, script, "", "bob@mx.example", &[]).0 {
+                Outcome::Failed(why) | Outcome::Deferred(why) => assert!(why.starts_with(expected), "{script}: {why}"),
+                other => panic!("{script}: {other:?}"),
+            }
+        }
+        let (outcome, out) = run_by(pipe, "echo ran >$out", "%n", "-f@mx.example", &[]);
+        assert!(matches!(outcome, Outcome::Failed(why) if why.starts_with("5.1.3 ")) && out.is_empty());
+        let (outcome, _) =
+            run_by(pipe, "sleep 1000 & sleep 1000", "", "bob@mx.example", &[("command_time_limit", "0s")]);
+        assert!(matches!(outcome, Outcome::Deferred(why) if why.contains("took too long")));
+    }
+
+    #[test]
+    fn qmail_queue_gets_message_and_envelope() {
+        for (status, expected) in [(0, '2'), (31, '5'), (71, '4')] {
+            let script = "cat >$out; cat <&1 >>$out; exit $1";
+            let (outcome, out) = run_by(qmail_queue, script, &status.to_string(), "bob@mx.example", &[]);
+            let (Outcome::Relayed(why) | Outcome::Failed(why) | Outcome::Deferred(why)) = outcome else { panic!() };
+            assert!(why.starts_with(expected), "{status}: {why}");
+            assert_eq!(out, "Subject: x\n\nhello\nFalice@mx.example\0Tbob@mx.example\0\0");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The process that carries messages to one next hop. It is forked by deliver and holds a socket, on which it is given
+//! one message after another: addresses, and the content as an open file. Of files it can open none (Landlock), so that
+//! whoever takes it over through the network has no queue, no mailbox and no password file; what it needs of the system
+//! it reads before.
+//!
+//! Frames: a length of four octets, then fields with a length of four octets each.
+
+use super::{Carried, Job, Relay, Site, Source};
+use crate::config::Config;
+use crate::deliver::Outcome;
+use crate::message::path::{Address, ReversePath};
+use crate::queue::Lines;
+use crate::smtp::client::To;
+use crate::sys;
+use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+/// Largest frame: thousands of recipients.
+const LARGEST: usize = 16 << 20;
+
+/// The agent's life: until the other end is closed.
+pub fn serve(mut socket: UnixStream, config: &Config) -> u8 {
+    let mut relay = Relay::new(config);
+    confine();
+    loop {
+        let job = match receive(&mut socket) {
+            Ok(Some(job)) => job,
+            Ok(None) => break,
+            Err(error) => {
+                log::error!("an agent for remote delivery ends: {error}");
+                return 75;
+            }
+        };
+        let carried = relay.carry(&job);
+        if socket.write_all(&answer(&carried, relay.is_connected())).is_err() {
+            break;
+        }
+    }
+    relay.quit();
+    0
+}
+
+/// Has a job done by an agent. Gives also whether it still holds a connection for another one.
+pub fn ask(socket: &mut UnixStream, job: &Job) -> io::Result<(Carried, bool)> {
+    let frame = job_frame(job);
+    let (head, rest) = frame.split_at(4.min(frame.len()));
+    let files = [job.source.file.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&files)];
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(head)], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+    socket.write_all(rest)?;
+    let mut length = [0; 4];
+    socket.read_exact(&mut length)?;
+    let frame = body(socket, length)?;
+    read_answer(&frame, job.to.len()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// No file can be opened from here on, no program started from one, and nothing listened on. Where the kernel cannot do
+/// that, mail goes on; the log says it once a process, at level debug.
+fn confine() {
+    let confined = Ruleset::default()
+        .handle_access(AccessFs::from_all(ABI::V5))
+        .and_then(|rules| rules.handle_access(AccessNet::BindTcp))
+        .and_then(|rules| rules.create())
+        .and_then(|rules| rules.restrict_self());
+    match confined.map(|status| status.ruleset) {
+        Ok(RulesetStatus::FullyEnforced) => {}
+        Ok(status) => log::debug!("the agent is not wholly confined: {status:?}"),
+        Err(error) => log::debug!("the agent is not confined: {error}"),
+    }
+}
+
+/// Puts fields together.
+#[derive(Default)]
+struct Frame(Vec<u8>);
+
+impl Frame {
+    fn put(&mut self, field: &[u8]) -> &mut Frame {
+        self.0.extend_from_slice(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
+        self.0.extend_from_slice(field);
+        self
+    }
+
+    fn done(self) -> Vec<u8> {
+        let mut whole = Frame::default();
+        whole.put(&self.0);
+        whole.0
+    }
+}
+
+/// Takes fields apart.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (length, rest) = self.0.split_first_chunk::<4>()?;
+        let (field, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+        self.0 = rest;
+        Some(field)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        String::from_utf8(self.next()?.to_vec()).ok()
+    }
+}
+
+fn job_frame(job: &Job) -> Vec<u8> {
+    let flags = [job.binary, job.smtputf8, job.requiretls, job.source.lines == Lines::Exact].map(u8::from);
+    let mut frame = Frame::default();
+    for text in [&job.id, &job.transport, &job.next_hop, &job.domain, &job.dsn] {
+        frame.put(text.as_bytes());
+    }
+    frame.put(job.sender.as_bytes()).put(&flags);
+    frame.put(&job.source.start.to_be_bytes()).put(&job.source.size.to_be_bytes());
+    for to in &job.to {
+        frame.put(to.address.as_bytes()).put(to.dsn.as_bytes());
+    }
+    frame.done()
+}
+
+fn read_job(frame: &[u8], file: File) -> Option<Job> {
+    let mut fields = Fields(frame);
+    let (id, transport, next_hop) = (fields.text()?, fields.text()?, fields.text()?);
+    let (domain, dsn) = (fields.text()?, fields.text()?);
+    let sender = ReversePath::from_internal(fields.next()?).ok()?;
+    let &[binary, smtputf8, requiretls, exact] = fields.next()? else { return None };
+    let number = |field: &[u8]| Some(u64::from_be_bytes(field.try_into().ok()?));
+    let (start, size) = (number(fields.next()?)?, number(fields.next()?)?);
+    let lines = if exact == 1 { Lines::Exact } else { Lines::Lf };
+    let mut to = Vec::new();
+    while !fields.0.is_empty() {
+        to.push(To { address: Address::from_internal(fields.next()?).ok()?, dsn: fields.text()? });
+    }
+    let source = Source { file, start, size, lines };
+    let (binary, smtputf8, requiretls) = (binary == 1, smtputf8 == 1, requiretls == 1);
+    Some(Job { id, transport, next_hop, domain, sender, to, binary, smtputf8, requiretls, dsn, source })
+}
+
+fn answer(carried: &Carried, is_connected: bool) -> Vec<u8> {
+    let mut frame = Frame::default();
+    match &carried.site {
+        Site::Answers => frame.put(b"A"),
+        Site::Silent(why) => frame.put(format!("S{why}").as_bytes()),
+    };
+    frame.put(&[u8::from(is_connected)]);
+    for outcome in &carried.outcomes {
+        let (kind, text) = match outcome {
+            Outcome::Delivered => ('K', "2.0.0 delivered"),
+            Outcome::Relayed(text) | Outcome::Expanded(text) => ('K', text.as_str()),
+            Outcome::PassedOn(text) => ('P', text.as_str()),
+            Outcome::Deferred(text) => ('Z', text.as_str()),
+            Outcome::Failed(text) => ('D', text.as_str()),
+        };
+        frame.put(format!("{kind}{text}").as_bytes());
+    }
+    frame.done()
+}
+
+/// Whoever speaks with the network is not believed: each text is cleaned, and its status code must fit its kind.
+fn read_answer(frame: &[u8], recipients: usize) -> Option<(Carried, bool)> {
+    let mut fields = Fields(frame);
+    let mut carried = Carried::new(0);
+    carried.site = match fields.next()?.split_first()? {
+        (b'A', _) => Site::Answers,
+        (b'S', why) => Site::Silent(crate::logging::clean(why, 300)),
+        _ => return None,
+    };
+    let is_connected = fields.next()? == [1];
+    while let Some(field) = fields.next() {
+        let (kind, text) = field.split_first()?;
+        let text = crate::logging::clean(text, 500);
+        carried.outcomes.push(match kind {
+            b'K' => Outcome::Relayed(text),
+            b'P' => Outcome::PassedOn(text),
+            b'Z' => Outcome::Deferred(text),
+            b'D' if text.starts_with("5.") => Outcome::Failed(text),
+            _ => return None,
+        });
+    }
+    (carried.outcomes.len() == recipients).then_some((carried, is_connected))
+}
+
+fn receive(socket: &mut UnixStream) -> io::Result<Option<Job>> {
+    let mut length = [0; 4];
+    let mut space = cmsg_space!(RawFd);
+    let (count, file) = loop {
+        let mut into = [IoSliceMut::new(&mut length)];
+        match recvmsg::<()>(socket.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+            Ok(message) => {
+                let rights = message.cmsgs()?.find_map(|control| match control {
+                    ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+                    _ => None,
+                });
+                break (message.bytes, rights.and_then(sys::inherited));
+            }
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+    };
+    match (count, file) {
+        (0, _) => Ok(None),
+        (4, Some(file)) => {
+            let frame = body(socket, length)?;
+            read_job(&frame, File::from(file)).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn body(socket: &mut UnixStream, length: [u8; 4]) -> io::Result<Vec<u8>> {
+    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+    let mut frame = Vec::new();
+    if length > LARGEST || socket.take(length as u64).read_to_end(&mut frame)? != length {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> Job {
+        let to = |text: &[u8], dsn: &str| To { address: Address::from_internal(text).unwrap(), dsn: dsn.to_owned() };
+        let file = tempfile::tempfile().unwrap();
+        Job {
+            id: "1".into(),
+            transport: "smtp".into(),
+            next_hop: "[a]:1".into(),
+            domain: String::new(),
+            sender: ReversePath::NULL,
+            to: vec![to(b"a@b.example", ""), to(b"\xff@b.example", " NOTIFY=NEVER")],
+            binary: true,
+            smtputf8: false,
+            requiretls: true,
+            dsn: " RET=HDRS".into(),
+            source: Source { file, start: 7, size: 1 << 40, lines: Lines::Exact },
+        }
+    }
+
+    #[test]
+    fn a_job_and_its_answer_come_back_as_they_were_and_cut_ones_not_at_all() {
+        let frame = job_frame(&job());
+        let read = |frame: &[u8]| read_job(frame, tempfile::tempfile().unwrap());
+        assert_eq!(job_frame(&read(&frame[4..]).unwrap()), frame);
+        let cut = (4..frame.len()).filter(|end| read(&frame[4..*end]).is_some()).count();
+        assert!(cut <= 2, "{cut} frames that were cut are jobs: only those without the last recipients can be");
+        let mut carried = Carried::new(2);
+        carried.tell(0, Outcome::Relayed("mx said: 250 ok".into()));
+        carried.tell(1, Outcome::Failed("5.1.1 no".into()));
+        let frame = answer(&carried, true);
+        let (back, is_connected) = read_answer(&frame[4..], 2).unwrap();
+        assert_eq!((back.outcomes, back.site, is_connected), (carried.outcomes, Site::Answers, true));
+        assert!(read_answer(&frame[4..], 3).is_none() && read_answer(&frame[4..frame.len() - 1], 2).is_none());
+    }
+
+    #[test]
+    fn an_agent_cannot_fail_a_message_with_a_temporary_status() {
+        let mut carried = Carried::new(1);
+        carried.tell(0, Outcome::Failed("4.1.1 no".into()));
+        assert!(read_answer(&answer(&carried, false)[4..], 1).is_none());
+    }
+}

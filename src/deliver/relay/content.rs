@@ -1,0 +1,203 @@
+//! The content of a queued message as the next hop must have it: read piece by piece from an open file, in constant
+//! memory.
+
+use crate::queue::Lines;
+use crate::smtp::client::{Content, Lost};
+use crate::wire::dot::Stuffer;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Octets read at once.
+const PIECE: usize = 64 * 1024;
+
+/// A part of a file: trace field and content.
+#[derive(Debug)]
+pub struct Source {
+    /// Open for reading.
+    pub file: File,
+    /// Where it begins.
+    pub start: u64,
+    /// Octets.
+    pub size: u64,
+    /// How its lines end.
+    pub lines: Lines,
+}
+
+/// What must be known of a message before it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// Octets with CR LF line ends.
+    pub size: u64,
+    /// Octets above 127 are in it.
+    pub eight_bit: bool,
+}
+
+impl Source {
+    /// Reads octets at `offset`; 0: at the end. A file shorter than it was is an error.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let room = buffer.len().min(left);
+        let Some(buffer) = buffer.get_mut(..room).filter(|buffer| !buffer.is_empty()) else { return Ok(0) };
+        loop {
+            match self.file.read_at(buffer, self.start.saturating_add(offset)) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Reads it through.
+    pub fn facts(&self) -> io::Result<Facts> {
+        let (mut facts, mut offset, mut last) = (Facts::default(), 0_u64, b'\n');
+        let mut buffer = vec![0; PIECE];
+        loop {
+            let count = self.read_at(&mut buffer, offset)?;
+            let piece = buffer.get(..count).unwrap_or_default();
+            let Some(end) = piece.last() else { break };
+            let ends = memchr::memchr_iter(b'\n', piece);
+            let bare = ends.filter(|at| at.checked_sub(1).map_or(last, |before| piece[before]) != b'\r').count();
+            facts.size += (count + bare) as u64;
+            facts.eight_bit |= !piece.is_ascii();
+            last = *end;
+            offset += count as u64;
+        }
+        facts.size += if last == b'\n' { 0 } else { 2 };
+        Ok(facts)
+    }
+}
+
+/// A message on its way to one next hop.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    source: &'a Source,
+    offset: u64,
+    buffer: Vec<u8>,
+    stuffer: Option<Stuffer>,
+    /// A CR that may belong to the LF behind it.
+    held: bool,
+}
+
+impl<'a> Reader<'a> {
+    /// At its beginning.
+    pub fn new(source: &'a Source) -> Reader<'a> {
+        Reader { source, offset: 0, buffer: Vec::new(), stuffer: Some(Stuffer::new()), held: false }
+    }
+
+    /// The next piece, empty at the end.
+    fn piece(&mut self) -> Result<&[u8], Lost> {
+        self.buffer.resize(PIECE, 0);
+        match self.source.read_at(&mut self.buffer, self.offset) {
+            Ok(count) => {
+                self.offset += count as u64;
+                Ok(self.buffer.get(..count).unwrap_or_default())
+            }
+            Err(error) => {
+                log::error!("a queued message could not be read: {error}");
+                Err(Lost::Unreadable)
+            }
+        }
+    }
+}
+
+impl Content for Reader<'_> {
+    /// A CR without LF becomes a blank, as with Postfix: sent as it is it might end a line, and a message, for somebody
+    /// further on (smuggling).
+    fn text(&mut self, out: &mut Vec<u8>) -> Result<bool, Lost> {
+        let (mut held, exact) = (self.held, self.source.lines == Lines::Exact);
+        let piece = self.piece()?.to_vec();
+        let Some(stuffer) = &mut self.stuffer else { return Ok(false) };
+        if !exact {
+            stuffer.push(&piece, out);
+        } else {
+            let mut clean = Vec::with_capacity(piece.len() + 1);
+            for &octet in &piece {
+                if std::mem::take(&mut held) {
+                    clean.push(if octet == b'\n' { b'\r' } else { b' ' });
+                }
+                if octet == b'\r' {
+                    held = true;
+                } else {
+                    clean.push(octet);
+                }
+            }
+            if piece.is_empty() && std::mem::take(&mut held) {
+                clean.push(b' ');
+            }
+            stuffer.push(&clean, out);
+        }
+        self.held = held;
+        if piece.is_empty() {
+            self.stuffer.take().into_iter().for_each(|stuffer| stuffer.end(out));
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn binary(&mut self, out: &mut Vec<u8>) -> Result<bool, Lost> {
+        out.extend_from_slice(self.piece()?);
+        Ok(self.offset < self.source.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    fn source(octets: &[u8]) -> Source {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"head").unwrap();
+        file.write_all(octets).unwrap();
+        file.write_all(b"envelope").unwrap();
+        let is_text = octets.last().is_none_or(|octet| *octet == b'\n') && !octets.contains(&b'\r');
+        Source { file, start: 4, size: octets.len() as u64, lines: if is_text { Lines::Lf } else { Lines::Exact } }
+    }
+
+    fn sent(octets: &[u8]) -> Vec<u8> {
+        let source = source(octets);
+        let (mut reader, mut out) = (Reader::new(&source), Vec::new());
+        while reader.text(&mut out).unwrap() {}
+        out
+    }
+
+    #[test]
+    fn lines_end_in_cr_lf_and_dots_are_doubled() {
+        assert_eq!(sent(b"a\n.\n..b\n"), b"a\r\n..\r\n...b\r\n.\r\n");
+        assert_eq!(sent(b""), b".\r\n");
+        assert_eq!(sent(b"a\r\nb\nc"), b"a\r\nb\r\nc\r\n.\r\n");
+    }
+
+    #[test]
+    fn a_bare_cr_becomes_a_blank() {
+        assert_eq!(sent(b"a\rb\r\r\n.\r.\r"), b"a b \r\n.. . \r\n.\r\n");
+    }
+
+    #[test]
+    fn facts_are_those_of_what_is_sent() {
+        for (text, size, eight_bit) in [("", 0, false), ("a\n.\n", 6, false), ("\u{e4}\n", 4, true), ("a", 3, false)] {
+            assert_eq!(source(text.as_bytes()).facts().unwrap(), Facts { size, eight_bit }, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_no_shorter_message() {
+        let mut source = source(b"a\nb\n");
+        source.size = 100;
+        let (mut reader, mut out) = (Reader::new(&source), Vec::new());
+        assert_eq!(reader.text(&mut out), Ok(true));
+        assert_eq!(reader.text(&mut out), Err(Lost::Unreadable));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_queued_one_end_of_data_is_sent(octets in "[.\r\na\u{e9}]{0,40}") {
+            let out = sent(octets.as_bytes());
+            let mut reader = crate::wire::dot::Unstuffer::new();
+            let mut text = Vec::new();
+            prop_assert_eq!(reader.push(&out, &mut text), (out.len(), crate::wire::dot::Text::End));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! A connection to a next hop, with a time limit for each stage of SMTP.
+
+use super::route::Place;
+use crate::config::Config;
+use crate::net::connection::{Connection, Fault, Stream};
+use crate::net::tls::Failure;
+use crate::net::trust::Trust;
+use crate::smtp::client::{Lost, Stage, Trouble, Wire};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+/// No session lasts longer.
+const SESSION: Duration = Duration::from_secs(86_400);
+
+/// How long each stage may take: Postfix's parameters.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    connect: Duration,
+    hello: Duration,
+    starttls: Duration,
+    mail: Duration,
+    rcpt: Duration,
+    data: Duration,
+    content: Duration,
+    end: Duration,
+    rset: Duration,
+    quit: Duration,
+}
+
+impl Times {
+    /// As configured.
+    pub fn of(config: &Config) -> Times {
+        Times {
+            connect: config.smtp_connect_timeout.0,
+            hello: config.smtp_helo_timeout.0,
+            starttls: config.smtp_starttls_timeout.0,
+            mail: config.smtp_mail_timeout.0,
+            rcpt: config.smtp_rcpt_timeout.0,
+            data: config.smtp_data_init_timeout.0,
+            content: config.smtp_data_xfer_timeout.0,
+            end: config.smtp_data_done_timeout.0,
+            rset: config.smtp_rset_timeout.0,
+            quit: config.smtp_quit_timeout.0,
+        }
+    }
+
+    /// One limit to connect, and one for everything else: protocols without stages.
+    pub fn all(connect: Duration, all: Duration) -> Times {
+        Times {
+            connect,
+            hello: all,
+            starttls: all,
+            mail: all,
+            rcpt: all,
+            data: all,
+            content: all,
+            end: all,
+            rset: all,
+            quit: all,
+        }
+    }
+
+    fn at(&self, stage: Stage) -> Duration {
+        match stage {
+            Stage::Greeting | Stage::Hello | Stage::Auth => self.hello,
+            Stage::StartTls => self.starttls,
+            Stage::Mail => self.mail,
+            Stage::Rcpt => self.rcpt,
+            Stage::Data => self.data,
+            Stage::Content => self.content,
+            Stage::End => self.end,
+            Stage::Rset => self.rset,
+            Stage::Quit => self.quit,
+        }
+    }
+}
+
+/// The connection.
+#[derive(Debug)]
+pub struct Line {
+    connection: Connection,
+    times: Times,
+}
+
+impl Line {
+    /// Makes it.
+    pub fn connect(place: &Place, times: Times) -> Result<Line, Trouble> {
+        let connected = match place {
+            // Nought is no time limit for the system, and an error for std.
+            Place::Net(address) => {
+                TcpStream::connect_timeout(address, times.connect.max(Duration::from_millis(1))).map(OwnedFd::from)
+            }
+            Place::Unix(path) => unix(path, times.connect),
+        };
+        let connected = connected.and_then(|socket| Ok((socket.try_clone()?, socket)));
+        let (input, output) = connected.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Trouble::Cannot("4.4.1 no answer to a connection"),
+            io::ErrorKind::ConnectionRefused => Trouble::Cannot("4.4.1 the connection was refused"),
+            _ => {
+                log::debug!("place={place:?} reason=\"{error}\"");
+                Trouble::Cannot("4.4.1 no way to connect")
+            }
+        })?;
+        Ok(Line { connection: Connection::new(input, output, SESSION), times })
+    }
+
+    /// Becomes TLS in place.
+    pub fn start_tls(&mut self, trust: &Trust, name: &str) -> Result<String, Failure> {
+        self.connection.allow(self.times.starttls);
+        self.connection.start_tls_as_client(trust, name)
+    }
+}
+
+impl Wire for Line {
+    fn send(&mut self, stage: Stage, octets: &[u8]) -> Result<(), Lost> {
+        self.connection.allow(self.times.at(stage));
+        self.connection.send(octets).map_err(lost)
+    }
+
+    fn receive(&mut self, stage: Stage, buffer: &mut [u8]) -> Result<usize, Lost> {
+        self.connection.allow(self.times.at(stage));
+        self.connection.receive(buffer).map_err(lost)
+    }
+}
+
+fn lost(fault: Fault) -> Lost {
+    match fault {
+        Fault::TimedOut => Lost::TimedOut,
+        Fault::HungUp | Fault::Io(_) => Lost::HungUp,
+    }
+}
+
+/// A socket of this machine; a server that does not accept must not hold us for ever either.
+fn unix(path: &Path, limit: Duration) -> io::Result<OwnedFd> {
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX).max(1));
+    setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::milliseconds(0))?;
+    Ok(socket)
+}

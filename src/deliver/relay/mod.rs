@@ -1,0 +1,152 @@
+//! Remote delivery: what a process does that holds an open file and addresses, and has no right on the queue.
+//!
+//! `agent.rs` is that process and how it is spoken to, `smtp.rs` carries by SMTP and LMTP, `qmqp.rs` by QMQP and QMTP,
+//! `route.rs` finds the hosts, `link.rs` the connection, `content.rs` the octets, `passwords.rs` who we are there.
+
+pub mod agent;
+mod content;
+mod link;
+mod passwords;
+mod qmqp;
+mod route;
+mod smtp;
+
+use super::Outcome;
+use crate::config::Config;
+use crate::message::path::ReversePath;
+use crate::net::dns::Resolver;
+use crate::smtp::client::{Protocol, To};
+pub use content::Source;
+use std::net::SocketAddr;
+
+/// One message for one next hop.
+#[derive(Debug)]
+pub struct Job {
+    /// The queue id, for the log.
+    pub id: String,
+    /// `smtp`, `lmtp`, `qmqp` or `qmtp`.
+    pub transport: String,
+    /// What stands behind the colon in the channels file.
+    pub next_hop: String,
+    /// The domain of the recipients, where that says where to.
+    pub domain: String,
+    /// The sender, expanded.
+    pub sender: ReversePath,
+    /// Who it is for.
+    pub to: Vec<To>,
+    /// BODY=BINARYMIME.
+    pub binary: bool,
+    /// SMTPUTF8.
+    pub smtputf8: bool,
+    /// REQUIRETLS.
+    pub requiretls: bool,
+    /// RET and ENVID, as [`To::dsn`].
+    pub dsn: String,
+    /// The content.
+    pub source: Source,
+}
+
+/// Whether the next hop is there at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Site {
+    /// It is, whatever it answers.
+    Answers,
+    /// No session came about, and why: others need not try for a while.
+    Silent(String),
+}
+
+/// What became of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    /// For each recipient, in their order.
+    pub outcomes: Vec<Outcome>,
+    /// The next hop.
+    pub site: Site,
+    told: Vec<bool>,
+}
+
+impl Carried {
+    fn new(count: usize) -> Carried {
+        let outcomes = vec![Outcome::Deferred("4.4.1 no host of the next hop could be tried".to_owned()); count];
+        Carried { outcomes, site: Site::Silent("4.4.1 no host could be tried".to_owned()), told: vec![false; count] }
+    }
+
+    /// What is left where the agent itself came to its end: whether it had sent something nobody knows.
+    pub fn broken(count: usize) -> Carried {
+        Carried::new(count).all(&Outcome::Deferred("4.3.0 remote delivery broke down".to_owned()))
+    }
+
+    fn tell(&mut self, number: usize, outcome: Outcome) {
+        // Whoever told something was there.
+        self.site = Site::Answers;
+        if let (Some(place), Some(told)) = (self.outcomes.get_mut(number), self.told.get_mut(number)) {
+            (*place, *told) = (outcome, true);
+        }
+    }
+
+    fn is_told(&self, number: usize) -> bool {
+        self.told.get(number).copied().unwrap_or(true)
+    }
+
+    fn these(mut self, numbers: &[usize], outcome: &Outcome) -> Carried {
+        for number in numbers {
+            if let Some(place) = self.outcomes.get_mut(*number) {
+                *place = outcome.clone();
+            }
+        }
+        if let (Site::Silent(why), Outcome::Deferred(reason) | Outcome::Failed(reason)) = (&mut self.site, outcome) {
+            reason.clone_into(why);
+        }
+        self
+    }
+
+    fn all(self, outcome: &Outcome) -> Carried {
+        let numbers: Vec<usize> = (0..self.outcomes.len()).collect();
+        let mut carried = self.these(&numbers, outcome);
+        carried.site = Site::Answers;
+        carried
+    }
+}
+
+/// Everything a remote delivery needs, with every file it needs opened or read.
+#[derive(Debug)]
+pub struct Relay {
+    smtp: smtp::Client,
+    resolver: Resolver,
+}
+
+impl Relay {
+    /// To be called while files can be opened.
+    pub fn new(config: &Config) -> Relay {
+        let resolver = resolver(config);
+        Relay { smtp: smtp::Client::new(config, resolver.clone()), resolver }
+    }
+
+    /// Carries one message.
+    pub fn carry(&mut self, job: &Job) -> Carried {
+        match job.transport.as_str() {
+            "smtp" => self.smtp.carry(job, Protocol::Smtp),
+            "lmtp" => self.smtp.carry(job, Protocol::Lmtp),
+            "qmqp" => qmqp::carry(&self.resolver, job, qmqp::Protocol::Qmqp),
+            "qmtp" => qmqp::carry(&self.resolver, job, qmqp::Protocol::Qmtp),
+            other => Carried::new(job.to.len())
+                .all(&Outcome::Deferred(format!("4.3.5 there is no transport {other:.20} to other hosts"))),
+        }
+    }
+
+    /// Whether a connection is held that the next message may use.
+    pub fn is_connected(&self) -> bool {
+        self.smtp.is_connected()
+    }
+
+    /// Takes leave of whoever is connected.
+    pub fn quit(&mut self) {
+        self.smtp.quit();
+    }
+}
+
+/// The name servers that `name_servers` names, else those of the system.
+fn resolver(config: &Config) -> Resolver {
+    let servers: Vec<SocketAddr> = config.name_servers.0.iter().map(|server| server.0).collect();
+    if servers.is_empty() { Resolver::of_system() } else { Resolver::of_system().asking(servers) }
+}

@@ -1,0 +1,189 @@
+//! QMQP and QMTP to another host (cr.yp.to/proto/qmqp.html, cr.yp.to/proto/qmtp.txt): one or several hosts with commas
+//! between, of which the next is asked only where there is no connection to the one before.
+//!
+//! One package carries the message to all its recipients. QMQP answers once for all of them, QMTP for each. An answer is
+//! believed as soon as its first octet has come; none at all means "later", and the message may then be there twice, as
+//! always with a protocol whose answer can be lost.
+
+use super::link::{Line, Times};
+use super::{Carried, Job, Site, route};
+use crate::deliver::Outcome;
+use crate::logging::clean;
+use crate::net::dns::Resolver;
+use crate::smtp::client::{Lost, Stage, Wire};
+use crate::wire::netstring::{self, LengthReader};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Longest answer.
+const LONGEST_ANSWER: u64 = 2000;
+
+/// How long one address may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long the other side may take for a read or a write.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Port 628, one answer.
+    Qmqp,
+    /// Port 209, an answer for each recipient.
+    Qmtp,
+}
+
+/// Hands the message to the first of the hosts that takes a connection.
+pub fn carry(resolver: &Resolver, job: &Job, protocol: Protocol) -> Carried {
+    let mut carried = Carried::new(job.to.len());
+    let (host, line) = match connect(resolver, job, protocol) {
+        Ok(connected) => connected,
+        Err(outcome) => {
+            let everybody: Vec<usize> = (0..job.to.len()).collect();
+            return carried.these(&everybody, &outcome);
+        }
+    };
+    carried.site = Site::Answers;
+    let mut talk = Talk { line, pending: VecDeque::new() };
+    let sent = package(&mut talk, job, protocol);
+    if sent == Err(Lost::Unreadable) {
+        return carried.all(&Outcome::Deferred("4.3.0 the message could not be read".to_owned()));
+    }
+    let mut said: Option<Outcome> = None;
+    for number in 0..job.to.len() {
+        let outcome = match said.take() {
+            Some(outcome) => outcome,
+            None => outcome(&host, sent.is_ok(), talk.answer()),
+        };
+        // QMQP has one answer; after a QMTP connection is lost there will be no other.
+        if protocol == Protocol::Qmqp || matches!(&outcome, Outcome::Deferred(why) if why.starts_with("4.4.2")) {
+            said = Some(outcome.clone());
+        }
+        carried.tell(number, outcome);
+    }
+    carried
+}
+
+fn connect(resolver: &Resolver, job: &Job, protocol: Protocol) -> Result<(String, Line), Outcome> {
+    let name = if protocol == Protocol::Qmqp { "QMQP" } else { "QMTP" };
+    let mut trouble = Outcome::Deferred(format!("4.4.1 no connection to the {name} server"));
+    for host in job.next_hop.split(',').map(str::trim).filter(|host| !host.is_empty()) {
+        let port = if protocol == Protocol::Qmqp { 628 } else { 209 };
+        let hops = match route::host(resolver, host, port) {
+            Ok(hops) => hops,
+            Err(outcome) => {
+                trouble = match outcome {
+                    // The administrator named it: that it is not there is no reason to return mail.
+                    Outcome::Failed(why) => Outcome::Deferred(why.replacen('5', "4", 1)),
+                    other => other,
+                };
+                continue;
+            }
+        };
+        for hop in hops {
+            match Line::connect(&hop.place, Times::all(CONNECT, PATIENCE)) {
+                Ok(line) => return Ok((clean(host.as_bytes(), 40), line)),
+                Err(_) => trouble = Outcome::Deferred(format!("4.4.1 no connection to the {name} server")),
+            }
+        }
+    }
+    Err(trouble)
+}
+
+/// Sends it all. Whoever stopped listening has perhaps said why.
+fn package(talk: &mut Talk, job: &Job, protocol: Protocol) -> Result<(), Lost> {
+    let mut envelope = vec![b','];
+    netstring::put(&mut envelope, job.sender.as_bytes());
+    let mut to = Vec::new();
+    job.to.iter().for_each(|to_one| netstring::put(&mut to, to_one.address.as_bytes()));
+    // QMTP begins with how lines end, and has the recipients in a netstring of their own.
+    let (size, first) = match protocol {
+        Protocol::Qmqp => (job.source.size, ""),
+        Protocol::Qmtp => (job.source.size + 1, "\n"),
+    };
+    match protocol {
+        Protocol::Qmqp => envelope.append(&mut to),
+        Protocol::Qmtp => netstring::put(&mut envelope, &to),
+    }
+    let begin = format!("{size}:{first}");
+    let mut out = match protocol {
+        Protocol::Qmtp => begin.into_bytes(),
+        Protocol::Qmqp => {
+            let inside = begin.len() as u64 + job.source.size + envelope.len() as u64;
+            envelope.push(b',');
+            format!("{inside}:{begin}").into_bytes()
+        }
+    };
+    let mut piece = vec![0; 64 * 1024];
+    let mut offset = 0;
+    loop {
+        let count = job.source.read_at(&mut piece, offset).map_err(|error| {
+            log::error!("id={}: {error}", job.id);
+            Lost::Unreadable
+        })?;
+        out.extend_from_slice(piece.get(..count).unwrap_or_default());
+        offset += count as u64;
+        if count == 0 {
+            out.extend_from_slice(&envelope);
+        }
+        talk.line.send(Stage::Content, &out)?;
+        if count == 0 {
+            return Ok(());
+        }
+        out.clear();
+    }
+}
+
+fn outcome(host: &str, complete: bool, answer: Result<(u8, String), Lost>) -> Outcome {
+    match (complete, answer) {
+        (true, Ok((b'K', text))) => Outcome::Relayed(format!("{host} said: {text}")),
+        (_, Ok((b'D', text))) => Outcome::Failed(format!("5.0.0 {host} said: {text}")),
+        (_, Ok((b'Z', text))) => Outcome::Deferred(format!("4.0.0 {host} said: {text}")),
+        (_, Ok(_)) => Outcome::Deferred(format!("4.5.0 {host} said something else than an answer")),
+        (_, Err(Lost::TimedOut)) => Outcome::Deferred(format!("4.4.2 {host} took too long to answer")),
+        (_, Err(_)) => Outcome::Deferred(format!("4.4.2 the connection to {host} was lost")),
+    }
+}
+
+/// The connection, and what was received ahead.
+struct Talk {
+    line: Line,
+    pending: VecDeque<u8>,
+}
+
+impl Talk {
+    /// The first octet of the next answer, and the text behind it as far as it comes.
+    fn answer(&mut self) -> Result<(u8, String), Lost> {
+        let mut length = LengthReader::new(LONGEST_ANSWER);
+        let left = loop {
+            let octet = self.octet()?;
+            if let Some(length) = length.push(octet).map_err(|_| Lost::Nonsense)? {
+                break length;
+            }
+        };
+        if left == 0 {
+            return Err(Lost::Nonsense);
+        }
+        let first = self.octet()?;
+        let mut text = Vec::new();
+        // What is missing of the text changes nothing. The comma is read too, or our close would be a reset.
+        while let Some(octet) = (text.len() as u64).lt(&left).then(|| self.octet().ok()).flatten() {
+            text.push(octet);
+        }
+        text.truncate(usize::try_from(left - 1).unwrap_or(usize::MAX));
+        Ok((first, clean(&text, 70)))
+    }
+
+    fn octet(&mut self) -> Result<u8, Lost> {
+        loop {
+            if let Some(octet) = self.pending.pop_front() {
+                return Ok(octet);
+            }
+            let mut buffer = [0; 2048];
+            match self.line.receive(Stage::End, &mut buffer)? {
+                0 => return Err(Lost::HungUp),
+                count => self.pending.extend(buffer.get(..count).unwrap_or_default()),
+            }
+        }
+    }
+}

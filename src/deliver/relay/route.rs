@@ -1,0 +1,212 @@
+//! Which hosts take a message: next hop or domain to addresses, in the order in which they are to be tried (RFC 5321
+//! section 5.1, RFC 7505).
+
+use crate::config::Config;
+use crate::deliver::Outcome;
+use crate::lookup::Lookup;
+use crate::net::dns::Resolver;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long all questions of name servers for one message may take.
+const LOOK_UP: Duration = Duration::from_secs(60);
+
+/// Where a connection goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// By TCP.
+    Net(SocketAddr),
+    /// A socket of this machine.
+    Unix(PathBuf),
+}
+
+/// One address of one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hop {
+    /// The host's name, for reports and for its certificate.
+    pub name: String,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// A next hop as it stands in the channels file, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextHop<'a> {
+    /// Name or address.
+    pub host: &'a str,
+    /// It stands in brackets: not to be looked up as a domain with MX.
+    pub is_host: bool,
+    /// The port, if one is given.
+    pub port: Option<u16>,
+}
+
+impl<'a> NextHop<'a> {
+    /// `domain`, `domain:port`, `[host]`, `[host]:port`; channel/parse.rs has looked at it.
+    pub fn of(text: &'a str) -> NextHop<'a> {
+        match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+            Some((host, rest)) => {
+                let host = host.strip_prefix("IPv6:").or_else(|| host.strip_prefix("ipv6:")).unwrap_or(host);
+                NextHop { host, is_host: true, port: rest.strip_prefix(':').and_then(|port| port.parse().ok()) }
+            }
+            None => {
+                let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, port.parse().ok()));
+                NextHop { host, is_host: false, port }
+            }
+        }
+    }
+}
+
+/// The places for SMTP. `next_hop` is empty where the domain of the recipient says where to.
+pub fn smtp(config: &Config, resolver: &Resolver, next_hop: &str, domain: &str) -> Result<Vec<Hop>, Outcome> {
+    let hop = NextHop::of(if next_hop.is_empty() { domain } else { next_hop });
+    let port = hop.port.unwrap_or(config.smtp_tcp_port.0);
+    let deadline = Instant::now() + LOOK_UP;
+    if hop.is_host || hop.host.parse::<IpAddr>().is_ok() {
+        return named(resolver, hop.host, port, deadline);
+    }
+    let hosts = match resolver.mail_hosts(hop.host, deadline) {
+        Lookup::Yes(hosts) => hosts,
+        // RFC 5321 section 5.1: a domain without MX is its own mail host.
+        Lookup::No => return named(resolver, hop.host, port, deadline),
+        Lookup::CannotTell(why) => return Err(unsure(hop.host, &why)),
+    };
+    if hosts.iter().all(|(_, name)| name == ".") {
+        return Err(Outcome::Failed(format!("5.1.10 {:.60} takes no mail at all (null MX)", hop.host)));
+    }
+    let own = OwnNames { name: &config.myhostname, addresses: if port == 25 { own_addresses() } else { Vec::new() } };
+    best_first(resolver, hosts, port, &own, deadline)
+}
+
+/// The places for LMTP, QMQP and QMTP: `unix:/path`, or a host, never by MX.
+pub fn host(resolver: &Resolver, next_hop: &str, default_port: u16) -> Result<Vec<Hop>, Outcome> {
+    if let Some(path) = next_hop.strip_prefix("unix:") {
+        return Ok(vec![Hop { name: "localhost".to_owned(), place: Place::Unix(PathBuf::from(path)) }]);
+    }
+    let hop = NextHop::of(next_hop.strip_prefix("inet:").unwrap_or(next_hop));
+    named(resolver, hop.host, hop.port.unwrap_or(default_port), Instant::now() + LOOK_UP)
+}
+
+/// Ourselves, as MX records may name us.
+struct OwnNames<'a> {
+    name: &'a str,
+    addresses: Vec<IpAddr>,
+}
+
+/// Hosts of one preference in random order, so that they share the work; none that is as good as we are or worse, for
+/// those would hand the message back to us.
+fn best_first(
+    resolver: &Resolver,
+    mut hosts: Vec<(u16, String)>,
+    port: u16,
+    own: &OwnNames<'_>,
+    deadline: Instant,
+) -> Result<Vec<Hop>, Outcome> {
+    hosts.retain(|(_, name)| name != ".");
+    hosts.sort_by_cached_key(|(preference, _)| (*preference, getrandom::u32().unwrap_or(0)));
+    let mut found: Vec<(u16, Hop)> = Vec::new();
+    let (mut ours, mut unsure_of) = (None, None);
+    for (preference, name) in hosts {
+        if name.eq_ignore_ascii_case(own.name) {
+            ours = Some(ours.map_or(preference, |known: u16| known.min(preference)));
+            continue;
+        }
+        match resolver.all_addresses(&name, deadline) {
+            Lookup::Yes(addresses) if addresses.iter().any(|address| own.addresses.contains(address)) => {
+                ours = Some(ours.map_or(preference, |known: u16| known.min(preference)));
+            }
+            Lookup::Yes(addresses) => {
+                found.extend(addresses.into_iter().map(|address| (preference, hop(&name, address, port))));
+            }
+            Lookup::No => {}
+            Lookup::CannotTell(why) => unsure_of = Some(unsure(&name, &why)),
+        }
+    }
+    found.retain(|(preference, _)| ours.is_none_or(|ours| *preference < ours));
+    match (found.is_empty(), ours, unsure_of) {
+        (false, ..) => Ok(found.into_iter().map(|(_, hop)| hop).collect()),
+        (true, _, Some(unsure)) => Err(unsure),
+        (true, Some(_), None) => Err(Outcome::Failed("5.4.6 mail for this domain comes back to this host".to_owned())),
+        (true, None, None) => Err(Outcome::Failed("5.4.4 no mail host of the domain has an address".to_owned())),
+    }
+}
+
+fn named(resolver: &Resolver, name: &str, port: u16, deadline: Instant) -> Result<Vec<Hop>, Outcome> {
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(vec![hop(name, address, port)]);
+    }
+    match resolver.all_addresses(name, deadline) {
+        Lookup::Yes(addresses) => Ok(addresses.into_iter().map(|address| hop(name, address, port)).collect()),
+        Lookup::No => Err(Outcome::Failed(format!("5.1.2 there is no host {name:.80}"))),
+        Lookup::CannotTell(why) => Err(unsure(name, &why)),
+    }
+}
+
+fn hop(name: &str, address: IpAddr, port: u16) -> Hop {
+    Hop { name: name.to_owned(), place: Place::Net(SocketAddr::new(address, port)) }
+}
+
+fn unsure(name: &str, why: &str) -> Outcome {
+    log::info!("event=dns-trouble name={} reason=\"{why}\"", crate::logging::clean(name.as_bytes(), 100));
+    Outcome::Deferred(format!("4.4.3 {name:.60} cannot be looked up now"))
+}
+
+/// The addresses of this machine that others see.
+fn own_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let addresses = interfaces.filter_map(|interface| interface.address);
+    let ip = |address: nix::sys::socket::SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+        (_, Some(v6)) => Some(IpAddr::V6(v6.ip())),
+        _ => None,
+    };
+    addresses.filter_map(ip).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn next_hops_are_taken_apart() {
+        for (text, host, is_host, port) in [
+            ("mx.example", "mx.example", false, None),
+            ("mx.example:2525", "mx.example", false, Some(2525)),
+            ("[mx.example]", "mx.example", true, None),
+            ("[2001:db8::1]:26", "2001:db8::1", true, Some(26)),
+            ("[IPv6:2001:db8::1]", "2001:db8::1", true, None),
+        ] {
+            assert_eq!(NextHop::of(text), NextHop { host, is_host, port }, "{text}");
+        }
+    }
+
+    fn found(hosts: &[(u16, &str)], own: &str, addresses: &[&str]) -> Result<Vec<String>, Outcome> {
+        let table = "192.0.2.1 one.example\n2001:db8::1 one.example\n192.0.2.2 two.example\n192.0.2.3 three.example\n";
+        let resolver = Resolver::new(Vec::new(), table);
+        let own = OwnNames { name: own, addresses: addresses.iter().map(|text| text.parse().unwrap()).collect() };
+        let hosts = hosts.iter().map(|(preference, name)| (*preference, (*name).to_owned())).collect();
+        let hops = best_first(&resolver, hosts, 25, &own, Instant::now() + Duration::from_secs(5))?;
+        Ok(hops
+            .into_iter()
+            .map(|hop| match hop.place {
+                Place::Net(address) => address.ip().to_string(),
+                Place::Unix(_) => String::new(),
+            })
+            .collect())
+    }
+
+    #[test]
+    fn better_hosts_come_first_with_all_their_addresses() {
+        let all = found(&[(20, "two.example"), (10, "one.example")], "mx.example", &[]).unwrap();
+        assert_eq!(all, ["2001:db8::1", "192.0.2.1", "192.0.2.2"]);
+    }
+
+    #[test]
+    fn what_is_no_better_than_ourselves_is_left_out() {
+        let hosts = [(10, "one.example"), (20, "two.example"), (20, "mx.example"), (30, "three.example")];
+        assert_eq!(found(&hosts, "MX.example", &[]).unwrap(), ["2001:db8::1", "192.0.2.1"]);
+        assert_eq!(found(&hosts, "other.example", &["192.0.2.2"]).unwrap(), ["2001:db8::1", "192.0.2.1"]);
+        let failed = found(&hosts, "other.example", &["192.0.2.1"]).unwrap_err();
+        assert!(matches!(failed, Outcome::Failed(why) if why.starts_with("5.4.6 ")));
+    }
+}

@@ -1,0 +1,334 @@
+//! SMTP and LMTP to the next hop: which host, how long, under TLS or not, and what became of each recipient. What is
+//! said is `smtp::client`'s.
+//!
+//! A connection is kept for the next message to the same place. Left out: MTA-STS and DANE, for the resolver here does
+//! not check DNSSEC and there is no HTTPS client.
+
+use super::content::{Facts, Reader};
+use super::link::{Line, Times};
+use super::passwords::Passwords;
+use super::route::{self, Hop, NextHop, Place};
+use super::{Carried, Job, Site};
+use crate::config::Config;
+use crate::config::value::TlsLevel;
+use crate::deliver::Outcome;
+use crate::net::dns::Resolver;
+use crate::net::tls::Failure;
+use crate::net::trust::Trust;
+use crate::smtp::client::{Envelope, Lost, Protocol, Session, Stage, To, Trouble, Verdict};
+use std::fs::File;
+use std::time::Instant;
+
+/// The client, with a connection that may be of use again.
+#[derive(Debug)]
+pub struct Client {
+    config: Config,
+    resolver: Resolver,
+    passwords: Passwords,
+    /// Opened while files can be, read when they are needed.
+    authorities: Option<File>,
+    anybody: Option<Trust>,
+    verified: Option<Trust>,
+    open: Option<Open>,
+}
+
+/// A connection with its session.
+#[derive(Debug)]
+struct Open {
+    session: Session<Line>,
+    host: String,
+    since: Instant,
+    is_verified: bool,
+}
+
+/// How a transaction ended for a recipient that is not through.
+type Rest = Vec<(usize, Outcome)>;
+
+impl Client {
+    /// Opens what has to be opened before no file can be.
+    pub fn new(config: &Config, resolver: Resolver) -> Client {
+        let authorities = config.smtp_tls_CAfile.0.as_ref().and_then(|path| File::open(path).ok());
+        let passwords = Passwords::read(config);
+        Client { config: config.clone(), resolver, passwords, authorities, anybody: None, verified: None, open: None }
+    }
+
+    /// Whether there is a connection that another message can use.
+    pub fn is_connected(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// One message to all its recipients.
+    pub fn carry(&mut self, job: &Job, protocol: Protocol) -> Carried {
+        let mut carried = Carried::new(job.to.len());
+        let facts = match job.source.facts() {
+            Ok(facts) => facts,
+            Err(error) => {
+                log::error!("id={}: {error}", job.id);
+                return carried.all(&Outcome::Deferred("4.3.0 the message could not be read".to_owned()));
+            }
+        };
+        let mut rest: Vec<usize> = (0..job.to.len()).collect();
+        if let Some(open) = self.open.take().filter(|open| self.is_good(open, job)) {
+            rest = self.transact(open, job, facts, rest, &mut carried);
+            if rest.is_empty() {
+                return carried;
+            }
+        }
+        let hops = match protocol {
+            Protocol::Smtp => route::smtp(&self.config, &self.resolver, &job.next_hop, &job.domain),
+            Protocol::Lmtp => route::host(&self.resolver, &job.next_hop, self.config.lmtp_tcp_port.0),
+        };
+        let hops = match hops {
+            Ok(hops) => hops,
+            Err(outcome) => return carried.these(&rest, &outcome),
+        };
+        self.hosts(job, protocol, facts, &hops, rest, carried)
+    }
+
+    /// Takes leave of the host of the last message.
+    pub fn quit(&mut self) {
+        if let Some(mut open) = self.open.take() {
+            open.session.quit();
+        }
+    }
+
+    /// One host after another, until nobody is left who might be taken by a better one.
+    fn hosts(
+        &mut self,
+        job: &Job,
+        protocol: Protocol,
+        facts: Facts,
+        hops: &[Hop],
+        mut rest: Vec<usize>,
+        mut carried: Carried,
+    ) -> Carried {
+        let mut sessions = 0;
+        for hop in hops.iter().take(self.config.smtp_mx_address_limit.max(1) as usize) {
+            match self.connect(hop, job, protocol) {
+                Ok(open) => {
+                    sessions += 1;
+                    carried.site = Site::Answers;
+                    rest = self.transact(open, job, facts, rest, &mut carried);
+                }
+                Err(trouble) => {
+                    let report = trouble.report(&named(&hop.name));
+                    log::info!("id={} host={} place={:?} reason=\"{report}\"", job.id, named(&hop.name), hop.place);
+                    if matches!(carried.site, Site::Silent(_)) {
+                        carried.site = Site::Silent(report.clone());
+                    }
+                    let untried = rest.iter().copied().filter(|number| !carried.is_told(*number)).collect::<Vec<_>>();
+                    carried = carried.these(&untried, &outcome_of(&trouble, &hop.name));
+                }
+            }
+            if rest.is_empty() || sessions >= self.config.smtp_mx_session_limit {
+                break;
+            }
+        }
+        carried
+    }
+
+    /// One message over one connection, in as many transactions as the host wants. Gives who may be tried elsewhere.
+    fn transact(
+        &mut self,
+        mut open: Open,
+        job: &Job,
+        facts: Facts,
+        mut rest: Vec<usize>,
+        carried: &mut Carried,
+    ) -> Vec<usize> {
+        let mut again: Rest = Vec::new();
+        while !rest.is_empty() {
+            let to: Vec<To> = rest.iter().filter_map(|number| job.to.get(*number).cloned()).collect();
+            let envelope = envelope(job, facts, &to);
+            let verdicts = open.session.send(&envelope, &mut Reader::new(&job.source));
+            let (mut too_many, mut taken) = (Vec::new(), false);
+            for (number, verdict) in rest.iter().copied().zip(&verdicts) {
+                taken |= verdict.is_ok();
+                match verdict {
+                    Ok(_) => carried.tell(number, outcome(verdict, &open)),
+                    Err(Trouble::Said(answer, Stage::Rcpt)) if matches!(answer.code, 452 | 552) => {
+                        too_many.push((number, outcome(verdict, &open)));
+                    }
+                    Err(trouble) if is_final(trouble) => carried.tell(number, outcome(verdict, &open)),
+                    Err(_) => again.push((number, outcome(verdict, &open))),
+                }
+            }
+            // "Too many recipients" for some of them: those have a transaction of their own, while it goes forward.
+            if taken && open.session.is_alive {
+                rest = too_many.into_iter().map(|(number, _)| number).collect();
+            } else {
+                again.append(&mut too_many);
+                rest.clear();
+            }
+        }
+        let rest: Vec<usize> = again.iter().map(|(number, _)| *number).collect();
+        again.into_iter().for_each(|(number, outcome)| carried.tell(number, outcome));
+        if rest.is_empty() && open.session.is_alive {
+            self.open = Some(open);
+        } else {
+            // Another host may be asked next.
+            open.session.quit();
+        }
+        rest
+    }
+
+    fn is_good(&self, open: &Open, job: &Job) -> bool {
+        open.since.elapsed() < self.config.smtp_connection_reuse_time_limit.0 && (open.is_verified || !job.requiretls)
+    }
+
+    /// Connects, and brings the session to where a message can be sent.
+    fn connect(&mut self, hop: &Hop, job: &Job, protocol: Protocol) -> Result<Open, Trouble> {
+        match self.connect_once(hop, job, protocol, true) {
+            // Opportunistic TLS that does not come about: better in the clear than not at all.
+            Err(Attempt { trouble: Trouble::Lost(_, Stage::StartTls), in_handshake: true })
+                if self.level(job) == TlsLevel::May =>
+            {
+                log::info!("id={} host={} tls=none reason=\"the handshake failed\"", job.id, named(&hop.name));
+                self.connect_once(hop, job, protocol, false).map_err(|attempt| attempt.trouble)
+            }
+            other => other.map_err(|attempt| attempt.trouble),
+        }
+    }
+
+    fn connect_once(&mut self, hop: &Hop, job: &Job, protocol: Protocol, tls: bool) -> Result<Open, Attempt> {
+        let line = Line::connect(&hop.place, Times::of(&self.config))?;
+        let mut session = Session::new(line, protocol);
+        session.greeting()?;
+        session.hello(&self.config.myhostname)?;
+        let level = self.level(job);
+        let is_unix = matches!(hop.place, Place::Unix(_));
+        let (mut hidden, mut verified) = (is_local(&hop.place), false);
+        if tls && level != TlsLevel::None && session.offers.starttls && !(is_unix && level == TlsLevel::May) {
+            match session.ask_for_tls() {
+                // It was only offered.
+                Err(Trouble::Said(..)) if level == TlsLevel::May && session.is_alive => {}
+                Err(trouble) => return Err(trouble.into()),
+                Ok(()) => {
+                    verified = self.shake_hands(&mut session, hop, job, level)?;
+                    hidden = true;
+                    session.hello(&self.config.myhostname)?;
+                }
+            }
+        } else if level >= TlsLevel::Encrypt {
+            return Err(Trouble::Cannot("4.7.4 TLS is required, and the next hop does not offer it").into());
+        }
+        session.is_verified = verified;
+        if let Some(login) = self.passwords.find(&[&job.next_hop, &hop.name, &job.domain]) {
+            session.log_in(login, hidden)?;
+        }
+        Ok(Open { session, host: named(&hop.name), since: Instant::now(), is_verified: verified })
+    }
+
+    /// Gives whether the certificate was checked.
+    fn shake_hands(
+        &mut self,
+        session: &mut Session<Line>,
+        hop: &Hop,
+        job: &Job,
+        level: TlsLevel,
+    ) -> Result<bool, Attempt> {
+        let failed = |text: &str| {
+            log::warn!(
+                "id={} host={} tls=failed reason=\"{}\"",
+                job.id,
+                named(&hop.name),
+                crate::logging::clean(text.as_bytes(), 300)
+            );
+            Attempt { trouble: Trouble::Lost(Lost::HungUp, Stage::StartTls), in_handshake: true }
+        };
+        let checked = level >= TlsLevel::Verify;
+        let trust = if checked { self.verified() } else { self.anybody() }.map_err(|why| failed(&why))?;
+        let name = match level {
+            // The name that cannot be changed by whoever answers for a name server.
+            TlsLevel::Secure => NextHop::of(if job.next_hop.is_empty() { &job.domain } else { &job.next_hop }).host,
+            _ => &hop.name,
+        };
+        // Some valid name must be given; a certificate that is not checked has none.
+        let name = if checked || rustls::pki_types::ServerName::try_from(name).is_ok() { name } else { "localhost" };
+        match session.wire.start_tls(&trust, name) {
+            Ok(facts) => {
+                log::debug!("id={} host={} tls={facts} verified={checked}", job.id, named(&hop.name));
+                Ok(checked)
+            }
+            Err(Failure::Handshake(why)) => Err(failed(&why)),
+            Err(Failure::Stream(_)) => Err(failed("the connection was lost")),
+        }
+    }
+
+    fn level(&self, job: &Job) -> TlsLevel {
+        let level = self.config.smtp_tls_security_level;
+        if job.requiretls { level.max(TlsLevel::Verify) } else { level }
+    }
+
+    fn anybody(&mut self) -> Result<Trust, String> {
+        match &self.anybody {
+            Some(trust) => Ok(trust.clone()),
+            None => Trust::anybody().inspect(|trust| self.anybody = Some(trust.clone())),
+        }
+    }
+
+    fn verified(&mut self) -> Result<Trust, String> {
+        match (&self.verified, &self.authorities) {
+            (Some(trust), _) => Ok(trust.clone()),
+            (None, Some(file)) => Trust::authorities(file).inspect(|trust| self.verified = Some(trust.clone())),
+            (None, None) => Err("smtp_tls_CAfile: there is no file of authorities that can be read".to_owned()),
+        }
+    }
+}
+
+/// A try to connect that failed.
+struct Attempt {
+    trouble: Trouble,
+    in_handshake: bool,
+}
+
+impl From<Trouble> for Attempt {
+    fn from(trouble: Trouble) -> Attempt {
+        Attempt { trouble, in_handshake: false }
+    }
+}
+
+/// No other host is to be asked: the answer is for good, or the message may have been taken.
+fn is_final(trouble: &Trouble) -> bool {
+    trouble.is_never() || matches!(trouble, Trouble::Lost(_, Stage::End) | Trouble::Said(_, Stage::End))
+}
+
+fn outcome(verdict: &Verdict, open: &Open) -> Outcome {
+    match verdict {
+        // Who knows DSN tells the sender of success, if that is wanted.
+        Ok(answer) if open.session.offers.dsn => Outcome::PassedOn(format!("{} said: {}", open.host, answer.said())),
+        Ok(answer) => Outcome::Relayed(format!("{} said: {}", open.host, answer.said())),
+        Err(trouble) => outcome_of(trouble, &open.host),
+    }
+}
+
+fn outcome_of(trouble: &Trouble, host: &str) -> Outcome {
+    let report = trouble.report(&named(host));
+    if trouble.is_never() { Outcome::Failed(report) } else { Outcome::Deferred(report) }
+}
+
+/// A host's name in a report, which has little room.
+fn named(host: &str) -> String {
+    crate::logging::clean(host.as_bytes(), 45)
+}
+
+/// Nobody reads along on the way to this machine itself.
+fn is_local(place: &Place) -> bool {
+    match place {
+        Place::Unix(_) => true,
+        Place::Net(address) => address.ip().to_canonical().is_loopback(),
+    }
+}
+
+fn envelope<'a>(job: &'a Job, facts: Facts, to: &'a [To]) -> Envelope<'a> {
+    Envelope {
+        sender: &job.sender,
+        to,
+        size: if job.binary { job.source.size } else { facts.size },
+        eight_bit: facts.eight_bit,
+        binary: job.binary,
+        smtputf8: job.smtputf8,
+        requiretls: job.requiretls,
+        dsn: job.dsn.clone(),
+    }
+}

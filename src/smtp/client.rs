@@ -1,0 +1,492 @@
+//! SMTP and LMTP as a client (RFC 5321, RFC 2033): one connection, any number of messages. No clock, socket or file:
+//! whoever connects gives a [`Wire`], and is told for every recipient what became of it.
+//!
+//! Spoken where it is offered: PIPELINING (RFC 2920), SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN
+//! (RFC 3461), STARTTLS (RFC 3207), AUTH (RFC 4954), REQUIRETLS (RFC 8689), BINARYMIME with CHUNKING (RFC 3030). What a
+//! message needs and a server does not offer is a failure that says so: nothing is sent in a form that was not agreed.
+//!
+//! `answer` reads replies, `offers` the answer to EHLO, `login` is AUTH.
+
+pub mod answer;
+pub mod login;
+pub mod offers;
+
+use crate::message::path::{Address, ReversePath};
+use answer::{Answer, Answers};
+use offers::Offers;
+use std::collections::VecDeque;
+use std::fmt;
+
+/// What a connection is doing; each has its own time limit, and stands in the reason if it breaks there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Waiting for the greeting.
+    Greeting,
+    /// EHLO, HELO, LHLO.
+    Hello,
+    /// STARTTLS and the handshake.
+    StartTls,
+    /// AUTH.
+    Auth,
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// DATA.
+    Data,
+    /// The message is on its way.
+    Content,
+    /// The message was sent, and no answer has come: it may have been taken.
+    End,
+    /// RSET.
+    Rset,
+    /// QUIT.
+    Quit,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Greeting => "the greeting",
+            Stage::Hello => "EHLO",
+            Stage::StartTls => "STARTTLS",
+            Stage::Auth => "AUTH",
+            Stage::Mail => "MAIL",
+            Stage::Rcpt => "RCPT",
+            Stage::Data => "DATA",
+            Stage::Content => "the message",
+            Stage::End => "the end of the message",
+            Stage::Rset => "RSET",
+            Stage::Quit => "QUIT",
+        })
+    }
+}
+
+/// Why a connection is of no use any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    /// The other side was silent too long, or does not read.
+    TimedOut,
+    /// It is gone.
+    HungUp,
+    /// It does not speak SMTP.
+    Nonsense,
+    /// The message could not be read here.
+    Unreadable,
+}
+
+/// Octets to and from the server. Both calls wait at most as long as the stage may take.
+pub trait Wire {
+    /// Sends all of it.
+    fn send(&mut self, stage: Stage, octets: &[u8]) -> Result<(), Lost>;
+    /// Waits for octets; 0: there will be no more.
+    fn receive(&mut self, stage: Stage, buffer: &mut [u8]) -> Result<usize, Lost>;
+}
+
+/// Where the octets of a message come from.
+pub trait Content {
+    /// Appends the next piece, dot-stuffed and with CR LF, at the end with the line that has a dot; false: that was all.
+    fn text(&mut self, out: &mut Vec<u8>) -> Result<bool, Lost>;
+    /// Appends the next piece as it is; false: that was all.
+    fn binary(&mut self, out: &mut Vec<u8>) -> Result<bool, Lost>;
+}
+
+/// Why something did not go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// The connection broke.
+    Lost(Lost, Stage),
+    /// The server said no.
+    Said(Answer, Stage),
+    /// The server cannot do what is needed: status code and text, ours.
+    Cannot(&'static str),
+}
+
+impl Trouble {
+    /// Whether it will never be better.
+    pub fn is_never(&self) -> bool {
+        match self {
+            Trouble::Lost(..) => false,
+            // That is about us or about the server, and no reason to return a message.
+            Trouble::Said(_, Stage::Greeting | Stage::Hello | Stage::StartTls | Stage::Auth | Stage::Rset) => false,
+            // RFC 5321 section 4.5.3.1.10: too many recipients, said in the old way.
+            Trouble::Said(answer, Stage::Rcpt) if answer.code == 552 => false,
+            Trouble::Said(answer, _) => answer.is_never(),
+            Trouble::Cannot(text) => text.starts_with('5'),
+        }
+    }
+
+    /// Status code and reason for a recipient's report, about a host.
+    pub fn report(&self, host: &str) -> String {
+        match self {
+            Trouble::Lost(Lost::TimedOut, stage) => format!("4.4.2 {host} took too long at {stage}"),
+            Trouble::Lost(Lost::HungUp, stage) => format!("4.4.2 lost the connection to {host} at {stage}"),
+            Trouble::Lost(Lost::Nonsense, stage) => {
+                format!("4.5.0 {host} answered {stage} with something else than a reply")
+            }
+            Trouble::Lost(Lost::Unreadable, _) => "4.3.0 the message could not be read".to_owned(),
+            Trouble::Said(answer, stage) => {
+                let status = match (self.is_never(), answer.status()) {
+                    (false, status) if status.starts_with('5') => format!("4{}", status.get(1..).unwrap_or(".0.0")),
+                    // A 2yz or 3yz where it has no meaning.
+                    (false, status) if status.starts_with('2') => "4.5.0".to_owned(),
+                    (_, status) => status.to_owned(),
+                };
+                format!("{status} {host} said: {} (to {stage})", answer.said())
+            }
+            Trouble::Cannot(text) => format!("{text} ({host})"),
+        }
+    }
+}
+
+/// Who a message is for, and what the next hop is told about that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct To {
+    /// The address.
+    pub address: Address,
+    /// NOTIFY and ORCPT as they came (RFC 3461): ` NOTIFY=NEVER ORCPT=rfc822;a@b.example`, or empty.
+    pub dsn: String,
+}
+
+/// What a message is, for its transaction.
+#[derive(Debug, Clone)]
+pub struct Envelope<'a> {
+    /// The sender.
+    pub sender: &'a ReversePath,
+    /// Recipients of this transaction.
+    pub to: &'a [To],
+    /// Octets with CR LF line ends (RFC 1870 section 5).
+    pub size: u64,
+    /// Octets above 127 are in it.
+    pub eight_bit: bool,
+    /// It was announced as BODY=BINARYMIME.
+    pub binary: bool,
+    /// It came with SMTPUTF8.
+    pub smtputf8: bool,
+    /// It came with REQUIRETLS.
+    pub requiretls: bool,
+    /// RET and ENVID as they came, like [`To::dsn`].
+    pub dsn: String,
+}
+
+/// What became of one recipient; the answer is the last that was about it.
+pub type Verdict = Result<Answer, Trouble>;
+
+/// SMTP, or LMTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// RFC 5321.
+    Smtp,
+    /// RFC 2033: LHLO, and an answer for each recipient at the end.
+    Lmtp,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Session<W> {
+    /// What carries the octets.
+    pub wire: W,
+    /// What the server offers, after [`Session::hello`].
+    pub offers: Offers,
+    /// Whether it can be used for another message.
+    pub is_alive: bool,
+    /// Whether TLS hides it, and the certificate was checked: what REQUIRETLS needs.
+    pub is_verified: bool,
+    protocol: Protocol,
+    answers: Answers,
+    /// What was received and not yet read.
+    pending: VecDeque<u8>,
+    needs_rset: bool,
+}
+
+impl<W: Wire> Session<W> {
+    /// Over a connection that was just made.
+    pub fn new(wire: W, protocol: Protocol) -> Session<W> {
+        Session {
+            wire,
+            offers: Offers::default(),
+            is_alive: true,
+            is_verified: false,
+            protocol,
+            answers: Answers::default(),
+            pending: VecDeque::new(),
+            needs_rset: false,
+        }
+    }
+
+    /// Waits for the greeting.
+    pub fn greeting(&mut self) -> Result<(), Trouble> {
+        let answer = self.receive(Stage::Greeting)?;
+        self.expect(answer, Stage::Greeting, Answer::is_yes).map(|_| ())
+    }
+
+    /// Says who we are, and learns what is offered. A server that does not know EHLO is asked with HELO.
+    pub fn hello(&mut self, own_name: &str) -> Result<(), Trouble> {
+        let word = if self.protocol == Protocol::Lmtp { "LHLO" } else { "EHLO" };
+        let answer = self.command(Stage::Hello, &format!("{word} {own_name}"))?;
+        if answer.is_yes() {
+            self.offers = Offers::of(&answer);
+            return Ok(());
+        }
+        self.offers = Offers::default();
+        if self.protocol == Protocol::Lmtp || !answer.is_never() {
+            return self.expect(answer, Stage::Hello, Answer::is_yes).map(|_| ());
+        }
+        let answer = self.command(Stage::Hello, &format!("HELO {own_name}"))?;
+        self.expect(answer, Stage::Hello, Answer::is_yes).map(|_| ())
+    }
+
+    /// Asks for TLS. After `Ok` the handshake must follow, then [`Session::hello`] again.
+    pub fn ask_for_tls(&mut self) -> Result<(), Trouble> {
+        let answer = self.command(Stage::StartTls, "STARTTLS")?;
+        self.expect(answer, Stage::StartTls, Answer::is_yes)?;
+        // What came before the handshake was not sent under TLS (response injection), and what was offered is void.
+        self.pending.clear();
+        self.answers = Answers::default();
+        self.offers = Offers::default();
+        Ok(())
+    }
+
+    /// One message to all recipients of the envelope; a verdict for each, in their order.
+    pub fn send(&mut self, envelope: &Envelope<'_>, content: &mut dyn Content) -> Vec<Verdict> {
+        let mut verdicts: Vec<Option<Verdict>> = vec![None; envelope.to.len()];
+        if let Err(trouble) = self.fits(envelope).and_then(|()| self.transact(envelope, content, &mut verdicts)) {
+            self.is_alive &= !matches!(trouble, Trouble::Lost(..));
+            verdicts.iter_mut().filter(|verdict| verdict.is_none()).for_each(|v| *v = Some(Err(trouble.clone())));
+        }
+        let unheard = || Err(Trouble::Lost(Lost::HungUp, Stage::End));
+        verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(unheard)).collect()
+    }
+
+    /// Takes leave; what the server says to that matters to nobody.
+    pub fn quit(&mut self) {
+        if std::mem::take(&mut self.is_alive) && self.wire.send(Stage::Quit, b"QUIT\r\n").is_ok() {
+            let _ = self.receive(Stage::Quit);
+        }
+    }
+
+    /// What the message needs and the server does not have.
+    fn fits(&self, envelope: &Envelope<'_>) -> Result<(), Trouble> {
+        let offers = &self.offers;
+        let addresses = || envelope.to.iter().map(|to| to.address.as_bytes()).chain([envelope.sender.as_bytes()]);
+        let needs_utf8 = envelope.smtputf8 || addresses().any(|octets| !octets.is_ascii());
+        let cannot = if envelope.requiretls && !(offers.requiretls && self.is_verified) {
+            "5.7.30 the sender requires TLS all the way, and the next hop does not promise it"
+        } else if offers.size.is_some_and(|limit| limit > 0 && envelope.size > limit) {
+            "5.3.4 the message is larger than the next hop takes"
+        } else if needs_utf8 && !offers.smtputf8 {
+            "5.6.7 an address or the header needs SMTPUTF8, which the next hop does not know"
+        } else if envelope.binary && !(offers.binary && offers.chunking) {
+            "5.6.1 the message is binary, and the next hop takes only text"
+        } else if envelope.eight_bit && !envelope.binary && !offers.eight_bit && !needs_utf8 {
+            "5.6.3 the message has octets above 127, and the next hop does not know 8BITMIME"
+        } else {
+            return Ok(());
+        };
+        Err(Trouble::Cannot(cannot))
+    }
+
+    fn transact(
+        &mut self,
+        envelope: &Envelope<'_>,
+        content: &mut dyn Content,
+        verdicts: &mut [Option<Verdict>],
+    ) -> Result<(), Trouble> {
+        if self.needs_rset {
+            let answer = self.command(Stage::Rset, "RSET")?;
+            self.expect(answer, Stage::Rset, Answer::is_yes)?;
+        }
+        self.needs_rset = true;
+        let mail = self.mail(envelope);
+        let rcpt = |to: &To| format!("RCPT TO:<{}>{}", to.address, if self.offers.dsn { to.dsn.as_str() } else { "" });
+        let rcpts: Vec<String> = envelope.to.iter().map(rcpt).collect();
+        if self.offers.pipelining {
+            let data = if envelope.binary { "" } else { "DATA\r\n" };
+            let group = format!("{mail}\r\n{}\r\n{data}", rcpts.join("\r\n"));
+            self.out(Stage::Mail, group.as_bytes())?;
+        }
+        let answer = self.next(Stage::Mail, &mail)?;
+        let mut refused = self.expect(answer, Stage::Mail, Answer::is_yes).err();
+        for (rcpt, verdict) in rcpts.iter().zip(verdicts.iter_mut()) {
+            if refused.is_some() && !self.offers.pipelining {
+                break;
+            }
+            let answer = self.next(Stage::Rcpt, rcpt)?;
+            if let Some(refused) = &refused {
+                // The group's other answers tell nothing new.
+                *verdict = Some(Err(refused.clone()));
+            } else if let Err(trouble) = self.expect(answer, Stage::Rcpt, Answer::is_yes) {
+                *verdict = Some(Err(trouble));
+            }
+        }
+        let nobody = verdicts.iter().all(Option::is_some);
+        if envelope.binary {
+            return match refused.take() {
+                Some(trouble) => Err(trouble),
+                None if nobody => Ok(()),
+                None => self.chunk(content).and_then(|()| self.last_words(verdicts)),
+            };
+        }
+        if (nobody || refused.is_some()) && !self.offers.pipelining {
+            return refused.map_or(Ok(()), Err);
+        }
+        let answer = self.next(Stage::Data, "DATA")?;
+        let go = answer.code == 354;
+        match (refused, go) {
+            // RFC 2920 section 3.1: who pipelined DATA and has no recipient ends an empty message.
+            (refused, true) if nobody || refused.is_some() => {
+                self.out(Stage::End, b".\r\n")?;
+                self.receive(Stage::End)?;
+                refused.map_or(Ok(()), Err)
+            }
+            (Some(refused), _) => Err(refused),
+            (None, false) if nobody => Ok(()),
+            (None, false) => Err(self.refusal(answer, Stage::Data)),
+            (None, true) => self.text(content).and_then(|()| self.last_words(verdicts)),
+        }
+    }
+
+    fn mail(&self, envelope: &Envelope<'_>) -> String {
+        let mut mail = format!("MAIL FROM:{}", envelope.sender);
+        let offers = &self.offers;
+        if offers.size.is_some() {
+            mail.push_str(&format!(" SIZE={}", envelope.size));
+        }
+        if envelope.binary {
+            mail.push_str(" BODY=BINARYMIME");
+        } else if envelope.eight_bit && offers.eight_bit {
+            mail.push_str(" BODY=8BITMIME");
+        }
+        let utf8 = envelope.smtputf8 || !envelope.to.iter().all(|to| to.address.as_bytes().is_ascii());
+        if offers.smtputf8 && (utf8 || !envelope.sender.as_bytes().is_ascii()) {
+            mail.push_str(" SMTPUTF8");
+        }
+        if envelope.requiretls {
+            mail.push_str(" REQUIRETLS");
+        }
+        if offers.dsn {
+            mail.push_str(&envelope.dsn);
+        }
+        mail
+    }
+
+    fn text(&mut self, content: &mut dyn Content) -> Result<(), Trouble> {
+        let mut piece = Vec::new();
+        loop {
+            piece.clear();
+            let goes_on = content.text(&mut piece).map_err(|lost| Trouble::Lost(lost, Stage::Content))?;
+            self.piece(&piece)?;
+            if !goes_on {
+                return Ok(());
+            }
+        }
+    }
+
+    /// All of it as one chunk, whose size must be known first.
+    fn chunk(&mut self, content: &mut dyn Content) -> Result<(), Trouble> {
+        let mut piece = Vec::new();
+        loop {
+            piece.clear();
+            let goes_on = content.binary(&mut piece).map_err(|lost| Trouble::Lost(lost, Stage::Content))?;
+            let last = if goes_on { "" } else { " LAST" };
+            let mut out = format!("BDAT {}{last}\r\n", piece.len()).into_bytes();
+            out.append(&mut piece);
+            self.piece(&out)?;
+            if !goes_on {
+                return Ok(());
+            }
+            let answer = self.receive(Stage::Content)?;
+            self.expect(answer, Stage::Content, Answer::is_yes)?;
+        }
+    }
+
+    fn piece(&mut self, octets: &[u8]) -> Result<(), Trouble> {
+        match self.wire.send(Stage::Content, octets) {
+            Ok(()) => Ok(()),
+            Err(lost) => {
+                self.is_alive = false;
+                // A server that wants no more of it may have said why before it closed.
+                match self.receive(Stage::Content) {
+                    Ok(answer) if answer.code >= 400 => Err(Trouble::Said(answer, Stage::Content)),
+                    _ => Err(Trouble::Lost(lost, Stage::Content)),
+                }
+            }
+        }
+    }
+
+    /// The answers to the message itself: one, or with LMTP one for each recipient that was taken.
+    fn last_words(&mut self, verdicts: &mut [Option<Verdict>]) -> Result<(), Trouble> {
+        let mut one = None;
+        for verdict in verdicts.iter_mut().filter(|verdict| verdict.is_none()) {
+            let said: Verdict = match (&one, self.protocol) {
+                (Some(said), Protocol::Smtp) => Verdict::clone(said),
+                _ => {
+                    let answer = self.receive(Stage::End)?;
+                    self.expect(answer, Stage::End, Answer::is_yes)
+                }
+            };
+            one = Some(said.clone());
+            *verdict = Some(said);
+        }
+        self.needs_rset = false;
+        Ok(())
+    }
+
+    /// Sends a command and waits for its answer.
+    pub(super) fn command(&mut self, stage: Stage, line: &str) -> Result<Answer, Trouble> {
+        self.out(stage, format!("{line}\r\n").as_bytes())?;
+        self.receive(stage)
+    }
+
+    /// The same for a command that is on its way already where the server takes several at once.
+    fn next(&mut self, stage: Stage, line: &str) -> Result<Answer, Trouble> {
+        if self.offers.pipelining { self.receive(stage) } else { self.command(stage, line) }
+    }
+
+    fn expect(&mut self, answer: Answer, stage: Stage, good: fn(&Answer) -> bool) -> Verdict {
+        if good(&answer) { Ok(answer) } else { Err(self.refusal(answer, stage)) }
+    }
+
+    /// A server that says 421 closes (RFC 5321 section 3.8).
+    fn refusal(&mut self, answer: Answer, stage: Stage) -> Trouble {
+        self.is_alive &= answer.code != 421;
+        Trouble::Said(answer, stage)
+    }
+
+    fn out(&mut self, stage: Stage, octets: &[u8]) -> Result<(), Trouble> {
+        self.wire.send(stage, octets).map_err(|lost| {
+            self.is_alive = false;
+            Trouble::Lost(lost, stage)
+        })
+    }
+
+    fn receive(&mut self, stage: Stage) -> Result<Answer, Trouble> {
+        let lost = |lost| Trouble::Lost(lost, stage);
+        loop {
+            let (pending, _) = self.pending.as_slices();
+            if !pending.is_empty() {
+                let pushed = self.answers.push(pending);
+                let (taken, answer) = pushed.map_err(|_| {
+                    self.is_alive = false;
+                    lost(Lost::Nonsense)
+                })?;
+                self.pending.drain(..taken);
+                match answer {
+                    Some(answer) => return Ok(answer),
+                    None => continue,
+                }
+            }
+            let mut buffer = [0; 4096];
+            match self.wire.receive(stage, &mut buffer) {
+                Ok(count @ 1..) => self.pending.extend(buffer.get(..count).unwrap_or_default()),
+                other => {
+                    self.is_alive = false;
+                    return Err(lost(other.err().unwrap_or(Lost::HungUp)));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+//! AUTH as a client (RFC 4954): CRAM-MD5 (RFC 2195), PLAIN (RFC 4616), LOGIN.
+
+use super::{Session, Stage, Trouble, Verdict, Wire};
+use crate::sasl::{Mechanism, decode, encode};
+use crate::wire::secret::Secret;
+use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
+
+/// A name and a password for one next hop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The name.
+    pub user: String,
+    /// The password.
+    pub password: Secret,
+}
+
+impl<W: Wire> Session<W> {
+    /// Shows who we are by the strongest mechanism that both know. `hidden`: TLS or the machine itself hides the
+    /// connection, so that a plain password may be sent.
+    pub fn log_in(&mut self, login: &Login, hidden: bool) -> Result<(), Trouble> {
+        let usable = |mechanism: &&Mechanism| match mechanism {
+            Mechanism::ScramSha256 => false,
+            Mechanism::CramMd5 => true,
+            Mechanism::Plain | Mechanism::Login => hidden,
+        };
+        let Some(mechanism) = self.offers.mechanisms.iter().find(usable).copied() else {
+            return Err(Trouble::Cannot("4.7.0 the next hop offers no way to log in that would be safe"));
+        };
+        let said = self.exchange(mechanism, login)?;
+        if said.code == 235 { Ok(()) } else { Err(Trouble::Said(said, Stage::Auth)) }
+    }
+
+    fn exchange(&mut self, mechanism: Mechanism, login: &Login) -> Verdict {
+        let (user, password) = (login.user.as_bytes(), login.password.0.as_slice());
+        match mechanism {
+            Mechanism::Plain => {
+                let response = [b"\0", user, b"\0", password].concat();
+                self.command(Stage::Auth, &format!("AUTH PLAIN {}", encode(&response)))
+            }
+            Mechanism::Login => {
+                for line in ["AUTH LOGIN".to_owned(), encode(user)] {
+                    let answer = self.command(Stage::Auth, &line)?;
+                    if answer.code != 334 {
+                        return Ok(answer);
+                    }
+                }
+                self.command(Stage::Auth, &encode(password))
+            }
+            Mechanism::CramMd5 | Mechanism::ScramSha256 => {
+                let answer = self.command(Stage::Auth, "AUTH CRAM-MD5")?;
+                let challenge = answer.lines.first().filter(|_| answer.code == 334);
+                let Some(challenge) = challenge.and_then(|line| decode(line).ok()) else { return Ok(answer) };
+                let Ok(mac) = Hmac::<Md5>::new_from_slice(password) else { return Ok(answer) };
+                let digest = mac.chain_update(&challenge.0).finalize().into_bytes();
+                let digest: String = digest.iter().map(|octet| format!("{octet:02x}")).collect();
+                self.command(Stage::Auth, &encode(format!("{} {digest}", login.user).as_bytes()))
+            }
+        }
+    }
+}

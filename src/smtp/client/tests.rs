@@ -1,0 +1,332 @@
+//! The client against a server in memory: every kind of answer at every stage, and what is sent to it.
+
+use super::*;
+
+/// A server: what it answers to each line, by its first word, in order; then the usual.
+#[derive(Debug, Default)]
+struct Fake {
+    offers: &'static str,
+    answers: Vec<(&'static str, &'static str)>,
+    /// Everything that was sent.
+    seen: String,
+    line: String,
+    in_data: bool,
+    left_of_chunk: usize,
+    out: VecDeque<u8>,
+    /// Recipients taken, for LMTP.
+    taken: usize,
+    lmtp: bool,
+    sends: usize,
+}
+
+impl Fake {
+    fn say(&mut self, text: &str) {
+        match text {
+            // Nothing comes any more.
+            "silence" => self.out.push_back(0),
+            text => self.out.extend(format!("{text}\r\n").bytes()),
+        }
+    }
+
+    fn scripted(&mut self, word: &str) -> Option<&'static str> {
+        let at = self.answers.iter().position(|(known, _)| *known == word)?;
+        Some(self.answers.remove(at).1)
+    }
+
+    fn line(&mut self, line: &str) {
+        if self.in_data {
+            if line == "." {
+                self.in_data = false;
+                for _ in 0..if self.lmtp { self.taken } else { 1 } {
+                    let text = self.scripted(".").unwrap_or("250 2.0.0 taken as 17");
+                    self.say(text);
+                }
+                self.taken = 0;
+            }
+            return;
+        }
+        let word = line.split(' ').next().unwrap_or_default().to_owned();
+        let usual = match word.as_str() {
+            "EHLO" | "LHLO" => self.offers,
+            "DATA" if self.taken == 0 => "554 5.5.1 no recipients",
+            "DATA" => "354 go",
+            "BDAT" => "250 ok",
+            "QUIT" => "221 bye",
+            _ => "250 2.1.0 ok",
+        };
+        let text = self.scripted(&word).unwrap_or(usual);
+        self.taken += usize::from(word == "RCPT" && text.starts_with('2'));
+        self.in_data = word == "DATA" && text.starts_with("354");
+        if word == "BDAT" {
+            self.left_of_chunk = line.split(' ').nth(1).unwrap().parse().unwrap();
+        }
+        self.say(text);
+    }
+}
+
+impl Wire for Fake {
+    fn send(&mut self, _: Stage, octets: &[u8]) -> Result<(), Lost> {
+        self.sends += 1;
+        self.seen.push_str(&String::from_utf8_lossy(octets));
+        for octet in octets {
+            if self.left_of_chunk > 0 {
+                self.left_of_chunk -= 1;
+                continue;
+            }
+            self.line.push(char::from(*octet));
+            if self.line.ends_with("\r\n") {
+                let line = std::mem::take(&mut self.line);
+                self.line(&line[..line.len() - 2]);
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, _: Stage, buffer: &mut [u8]) -> Result<usize, Lost> {
+        // One octet at a time, so that every reply is split everywhere.
+        match self.out.pop_front() {
+            Some(0) | None => Err(Lost::TimedOut),
+            Some(octet) => {
+                buffer[0] = octet;
+                Ok(1)
+            }
+        }
+    }
+}
+
+/// A short message.
+struct Hello(bool);
+
+impl Content for Hello {
+    fn text(&mut self, out: &mut Vec<u8>) -> Result<bool, Lost> {
+        out.extend_from_slice(if self.0 { b".\r\n" } else { b"Subject: x\r\n\r\n..hello\r\n" });
+        self.0 = !self.0;
+        Ok(self.0)
+    }
+
+    fn binary(&mut self, out: &mut Vec<u8>) -> Result<bool, Lost> {
+        out.extend_from_slice(b"a\r\n.\r\n\0");
+        Ok(false)
+    }
+}
+
+const ALL: &str =
+    "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-DSN\r\n250-SMTPUTF8\r\n250 X";
+
+fn to(addresses: &[&str]) -> Vec<To> {
+    let to =
+        |text: &&str| To { address: Address::from_internal(text.as_bytes()).unwrap(), dsn: " NOTIFY=NEVER".into() };
+    addresses.iter().map(to).collect()
+}
+
+fn envelope<'a>(sender: &'a ReversePath, to: &'a [To]) -> Envelope<'a> {
+    Envelope {
+        sender,
+        to,
+        size: 100,
+        eight_bit: false,
+        binary: false,
+        smtputf8: false,
+        requiretls: false,
+        dsn: " RET=HDRS".into(),
+    }
+}
+
+fn session(offers: &'static str, answers: &[(&'static str, &'static str)]) -> Session<Fake> {
+    let mut fake = Fake { offers, answers: answers.to_vec(), ..Fake::default() };
+    fake.say("220 mx.example ESMTP");
+    let mut session = Session::new(fake, Protocol::Smtp);
+    session.greeting().unwrap();
+    session.hello("client.example").unwrap();
+    session
+}
+
+/// What became of each recipient: `+`, or the report.
+fn sent(session: &mut Session<Fake>, change: impl Fn(&mut Envelope<'_>), addresses: &[&str]) -> Vec<String> {
+    let (sender, to) = (ReversePath::from_internal(b"alice@a.example").unwrap(), to(addresses));
+    let mut envelope = envelope(&sender, &to);
+    change(&mut envelope);
+    let verdicts = session.send(&envelope, &mut Hello(false));
+    verdicts
+        .iter()
+        .map(|verdict| verdict.as_ref().map_or_else(|trouble| trouble.report("mx"), |_| "+".to_owned()))
+        .collect()
+}
+
+#[test]
+fn what_is_offered_is_used_and_commands_go_in_one_write() {
+    let mut session = session(ALL, &[]);
+    let before = session.wire.sends;
+    assert_eq!(sent(&mut session, |_| {}, &["bob@b.example", "a b@b.example"]), ["+", "+"]);
+    assert_eq!(session.wire.sends - before, 3, "commands, content, and its end");
+    let expected = "EHLO client.example\r\nMAIL FROM:<alice@a.example> SIZE=100 RET=HDRS\r\nRCPT TO:<bob@b.example> NOTIFY=NEVER\r\n\
+                    RCPT TO:<\"a b\"@b.example> NOTIFY=NEVER\r\nDATA\r\nSubject: x\r\n\r\n..hello\r\n.\r\n";
+    assert_eq!(session.wire.seen, expected);
+    assert_eq!(sent(&mut session, |_| {}, &["bob@b.example"]), ["+"]);
+    assert!(!session.wire.seen.contains("RSET"), "a message that was taken leaves nothing behind");
+    session.quit();
+    assert!(session.wire.seen.ends_with("QUIT\r\n"));
+}
+
+#[test]
+fn without_extensions_nothing_but_the_plain_commands_is_sent() {
+    let mut session = session("502 what", &[]);
+    assert_eq!(sent(&mut session, |_| {}, &["bob@b.example"]), ["+"]);
+    let expected = "EHLO client.example\r\nHELO client.example\r\nMAIL FROM:<alice@a.example>\r\nRCPT TO:<bob@b.example>\r\nDATA\r\n";
+    assert!(session.wire.seen.starts_with(expected), "{}", session.wire.seen);
+}
+
+#[test]
+fn each_recipient_has_its_own_answer() {
+    let answers = [("RCPT", "250 ok"), ("RCPT", "550 5.1.1 no"), ("RCPT", "450 4.2.1 full"), ("RCPT", "552 too many")];
+    for offers in [ALL, "250 mx"] {
+        let mut session = session(offers, &answers);
+        let got = sent(&mut session, |_| {}, &["a@b.example", "b@b.example", "c@b.example", "d@b.example"]);
+        let expected = [
+            "+",
+            "5.1.1 mx said: 550 5.1.1 no (to RCPT)",
+            "4.2.1 mx said: 450 4.2.1 full (to RCPT)",
+            "4.0.0 mx said: 552 too many (to RCPT)",
+        ];
+        assert_eq!(got, expected, "{offers}");
+        assert!(session.is_alive);
+    }
+}
+
+#[test]
+fn every_class_of_answer_at_every_stage_means_what_it_means() {
+    for offers in [ALL, "250 mx"] {
+        for (stage, name) in [("MAIL", "MAIL"), ("RCPT", "RCPT"), ("DATA", "DATA"), (".", "the end of the message")] {
+            for (answer, status) in
+                [("451 4.3.0 x", "4.3.0"), ("550 5.7.1 x", "5.7.1"), ("550 x", "5.0.0"), ("421 x", "4.0.0")]
+            {
+                let mut session = session(offers, &[(stage, answer)]);
+                let got = sent(&mut session, |_| {}, &["bob@b.example"]);
+                assert_eq!(got, [format!("{status} mx said: {answer} (to {name})")], "{stage} {answer}");
+                assert_eq!(session.is_alive, !answer.starts_with("421"), "{stage} {answer}");
+                if session.is_alive {
+                    assert_eq!(
+                        sent(&mut session, |_| {}, &["bob@b.example"]),
+                        ["+"],
+                        "the next message: {stage} {answer}"
+                    );
+                }
+            }
+            let mut session = session(offers, &[(stage, "silence")]);
+            let got = sent(&mut session, |_| {}, &["bob@b.example"]);
+            assert_eq!(got, [format!("4.4.2 mx took too long at {name}")]);
+            assert!(!session.is_alive);
+            for odd in ["+OK", "250-x\r\n251 y", "999 x"] {
+                let mut session = self::session(offers, &[(stage, odd)]);
+                let got = sent(&mut session, |_| {}, &["bob@b.example"]);
+                assert!(got[0].starts_with("4.5.0 "), "{stage} {odd}: {got:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn data_that_was_pipelined_for_nobody_is_ended_and_the_session_goes_on() {
+    for data in ["354 go", "554 5.5.1 no recipients"] {
+        let mut session = session(ALL, &[("RCPT", "550 5.1.1 no"), ("DATA", data)]);
+        let got = sent(&mut session, |_| {}, &["bob@b.example"]);
+        assert_eq!(got, ["5.1.1 mx said: 550 5.1.1 no (to RCPT)"]);
+        assert!(!session.wire.seen.contains("hello"), "nothing of the message is sent");
+        assert_eq!(sent(&mut session, |_| {}, &["bob@b.example"]), ["+"]);
+        assert!(session.wire.seen.contains("RSET\r\n"));
+    }
+}
+
+#[test]
+fn a_message_is_sent_only_as_the_server_can_take_it() {
+    let none = "250 mx";
+    type Change = fn(&mut Envelope<'_>);
+    let cases: [(&str, Change, &str, &str); 7] = [
+        (ALL, |e| e.size = 1001, "bob@b.example", "5.3.4"),
+        (none, |e| e.eight_bit = true, "bob@b.example", "5.6.3"),
+        (none, |e| e.smtputf8 = true, "bob@b.example", "5.6.7"),
+        (none, |_| {}, "b\u{f6}b@b.example", "5.6.7"),
+        (ALL, |e| e.binary = true, "bob@b.example", "5.6.1"),
+        (ALL, |e| e.requiretls = true, "bob@b.example", "5.7.30"),
+        ("250-mx\r\n250 REQUIRETLS", |e| e.requiretls = true, "bob@b.example", "5.7.30"),
+    ];
+    for (offers, change, address, status) in cases {
+        let mut session = session(offers, &[]);
+        let got = sent(&mut session, change, &[address]);
+        assert!(got[0].starts_with(&format!("{status} ")), "{got:?}");
+        assert!(!session.wire.seen.contains("MAIL") && session.is_alive);
+    }
+    let mut session = session(ALL, &[]);
+    assert_eq!(sent(&mut session, |e| e.eight_bit = true, &["b\u{f6}b@b.example"]), ["+"]);
+    assert!(session.wire.seen.contains(" BODY=8BITMIME SMTPUTF8 RET=HDRS\r\n"), "{}", session.wire.seen);
+}
+
+#[test]
+fn binary_goes_in_a_chunk() {
+    let mut session = session("250-mx\r\n250-CHUNKING\r\n250-PIPELINING\r\n250 BINARYMIME", &[]);
+    assert_eq!(sent(&mut session, |e| e.binary = true, &["bob@b.example"]), ["+"]);
+    assert!(session.wire.seen.contains(" BODY=BINARYMIME\r\n"));
+    assert!(
+        session.wire.seen.ends_with("RCPT TO:<bob@b.example>\r\nBDAT 7 LAST\r\na\r\n.\r\n\0"),
+        "{}",
+        session.wire.seen
+    );
+}
+
+#[test]
+fn lmtp_answers_for_each_recipient_that_was_taken() {
+    let answers = vec![("RCPT", "250 ok"), ("RCPT", "550 5.1.1 no"), (".", "250 ok"), (".", "452 4.2.2 full")];
+    let mut fake = Fake { offers: ALL, answers, lmtp: true, ..Fake::default() };
+    fake.say("220 mx LMTP");
+    let mut session = Session::new(fake, Protocol::Lmtp);
+    session.greeting().unwrap();
+    session.hello("client.example").unwrap();
+    let got = sent(&mut session, |_| {}, &["a@b.example", "b@b.example", "c@b.example"]);
+    let full = "4.2.2 mx said: 452 4.2.2 full (to the end of the message)";
+    assert_eq!(got, ["+", "5.1.1 mx said: 550 5.1.1 no (to RCPT)", full]);
+    assert!(session.wire.seen.starts_with("LHLO "));
+}
+
+#[test]
+fn greeting_and_hello_are_no_reason_to_return_mail() {
+    for greeting in ["554 5.7.1 go away", "421 busy", "354 what"] {
+        let mut fake = Fake::default();
+        fake.say(greeting);
+        let trouble = Session::new(fake, Protocol::Smtp).greeting().unwrap_err();
+        assert!(!trouble.is_never() && trouble.report("mx").starts_with('4'), "{greeting}");
+    }
+    let mut fake = Fake { offers: "550 5.7.1 no", answers: vec![("HELO", "550 5.7.1 no")], ..Fake::default() };
+    fake.say("220 mx");
+    let mut session = Session::new(fake, Protocol::Smtp);
+    session.greeting().unwrap();
+    assert!(session.hello("x").unwrap_err().report("mx").starts_with("4.7.1 "));
+}
+
+#[test]
+fn what_comes_before_tls_is_forgotten_after_it() {
+    let mut session = session("250-mx\r\n250 STARTTLS", &[("STARTTLS", "220 go\r\n250-mx\r\n250 AUTH PLAIN")]);
+    session.ask_for_tls().unwrap();
+    assert_eq!(session.offers, Offers::default());
+    assert!(session.pending.is_empty());
+}
+
+#[test]
+fn logging_in_takes_the_strongest_mechanism_and_shows_no_password_in_the_clear() {
+    let login =
+        login::Login { user: "tim".into(), password: crate::wire::secret::Secret(b"tanstaaftanstaaf".to_vec()) };
+    let challenge = "334 PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+";
+    let mut cram = session(
+        "250-mx\r\n250 AUTH PLAIN CRAM-MD5",
+        &[("AUTH", challenge), ("dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw", "235 ok")],
+    );
+    // RFC 2195 section 2.
+    assert_eq!(cram.log_in(&login, false), Ok(()));
+    let mut plain = session("250-mx\r\n250 AUTH PLAIN LOGIN", &[("AUTH", "235 ok")]);
+    assert!(plain.log_in(&login, false).is_err());
+    assert!(!plain.wire.seen.contains("AUTH"));
+    assert_eq!(plain.log_in(&login, true), Ok(()));
+    assert!(plain.wire.seen.ends_with("AUTH PLAIN AHRpbQB0YW5zdGFhZnRhbnN0YWFm\r\n"), "{}", plain.wire.seen);
+    let answers = [("AUTH", "334 x"), ("dGlt", "334 y"), ("dGFuc3RhYWZ0YW5zdGFhZg==", "535 5.7.8 no")];
+    let mut refused = session("250-mx\r\n250 AUTH LOGIN", &answers);
+    assert_eq!(refused.log_in(&login, true).unwrap_err().report("mx"), "4.7.8 mx said: 535 5.7.8 no (to AUTH)");
+}

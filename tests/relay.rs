@@ -1,0 +1,395 @@
+//! deliver to other hosts, by its program: what it says to them, what each of their answers means, and what becomes of a
+//! message when they break off.
+
+mod common;
+
+use common::hops::{Act, Hop, Taken};
+use common::{Scratch, until};
+use doorpost::message::parameters::{MailParameters, RecipientParameters};
+use doorpost::message::path::{Address, ReversePath};
+use doorpost::queue::{Head, Id, Queue};
+use std::collections::HashMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// An installation that sends everything but its own mail by this transport.
+fn site(transport: &str, more: &str) -> Scratch {
+    let scratch = Scratch::with(&format!("smtp_connect_timeout = 5s\nsmtp_helo_timeout = 5s\n{more}"));
+    scratch.write("channels", &format!("local - mx.example mailbox: *\nout * * \"{transport}\" *\n"));
+    scratch
+}
+
+fn to(hop: &Hop) -> Scratch {
+    site(&format!("smtp:{}", hop.name()), "")
+}
+
+/// Queues a message as submit does.
+fn enqueue(scratch: &Scratch, to: &[&str], content: &[u8]) -> Id {
+    enqueue_with(scratch, "alice@mx.example", to, content, "", "")
+}
+
+fn enqueue_with(scratch: &Scratch, from: &str, to: &[&str], content: &[u8], mail: &str, rcpt: &str) -> Id {
+    fs::create_dir_all(scratch.queue().join("message")).expect("a folder");
+    let mut draft = Queue::at(&scratch.queue()).begin().expect("a draft");
+    draft.content(content).expect("content");
+    draft.end_content().expect("its end");
+    let parameters = RecipientParameters::from_text(rcpt.as_bytes()).expect("parameters");
+    for address in to {
+        draft
+            .recipient_with(&Address::from_internal(address.as_bytes()).expect("an address"), &parameters)
+            .expect("a recipient");
+    }
+    draft.parameters(&MailParameters::from_text(mail.as_bytes()).expect("parameters")).expect("parameters");
+    let reverse_path = ReversePath::from_internal(from.as_bytes()).expect("a sender");
+    let head = Head { reverse_path, trace: b"Received: by mx.example\n".to_vec(), channel: "local".into() };
+    let id = draft.commit(&head).expect("a message");
+    scratch.hand_over(&scratch.queue());
+    id
+}
+
+fn deliver(scratch: &Scratch) -> String {
+    String::from_utf8(scratch.deliver().stderr).expect("printable records")
+}
+
+const TEXT: &[u8] = b"Subject: x\n\n.dot\nhello\n";
+
+/// What arrived of TEXT, as the hops keep it.
+const ARRIVED: &str = "Received: by mx.example\r\nSubject: x\r\n\r\n.dot\r\nhello\r\n";
+
+#[test]
+fn a_message_goes_to_all_its_recipients_in_one_transaction() {
+    let hop = Hop::friendly();
+    let scratch = to(&hop);
+    enqueue(&scratch, &["bob@b.example", "a b@c.example"], TEXT);
+    let log = deliver(&scratch);
+    assert_eq!(log.matches("status=relayed").count(), 2, "{log}");
+    let rcpts = vec!["RCPT TO:<bob@b.example>".to_owned(), "RCPT TO:<\"a b\"@c.example>".to_owned()];
+    let mail = format!("MAIL FROM:<alice@mx.example> SIZE={}", ARRIVED.len());
+    assert_eq!(hop.taken(), [Taken { mail, rcpts, content: ARRIVED.to_owned() }]);
+    assert_eq!(scratch.queued(), []);
+    assert_eq!(hop.seen().last().map(String::as_str), Some("QUIT"), "{:?}", hop.seen());
+}
+
+#[test]
+fn messages_to_one_host_share_a_connection() {
+    let hop = Hop::friendly();
+    let scratch = site(&format!("smtp:{}", hop.name()), "default_destination_concurrency_limit = 1");
+    for number in 0..20 {
+        enqueue(&scratch, &[&format!("user{number}@b.example")], TEXT);
+    }
+    deliver(&scratch);
+    assert_eq!((hop.taken().len(), hop.sessions()), (20, 1));
+    assert_eq!(scratch.queued(), []);
+}
+
+#[test]
+fn each_recipient_is_done_deferred_or_returned_by_its_own_answer() {
+    let hop = Hop::start(|word, line, _| match word {
+        "RCPT" if line.contains("never") => Some(Act::Say("550 5.1.1 no such user")),
+        "RCPT" if line.contains("later") => Some(Act::Say("450 4.2.1 mailbox busy")),
+        _ => None,
+    });
+    let scratch = to(&hop);
+    let id = enqueue(&scratch, &["now@b.example", "never@b.example", "later@b.example"], TEXT);
+    deliver(&scratch);
+    assert_eq!(hop.taken()[0].rcpts, ["RCPT TO:<now@b.example>"]);
+    let back = String::from_utf8(scratch.mail("alice").concat()).expect("a report");
+    assert!(back.contains("never@b.example") && back.contains("550 5.1.1 no such user"), "{back}");
+    assert!(!back.contains("now@b.example"), "{back}");
+    let message = Queue::at(&scratch.queue()).take(&id).expect("the queue").expect("the message");
+    let reports: Vec<&str> = message.recipients.iter().map(|recipient| recipient.report.as_str()).collect();
+    assert_eq!(reports[2], "4.2.1 127.0.0.1 said: 450 4.2.1 mailbox busy (to RCPT)");
+    drop(message);
+    deliver(&scratch);
+    assert_eq!((hop.taken().len(), scratch.mail("alice").len()), (1, 1), "nothing is tried or told twice");
+}
+
+/// What is said or done at a stage, and what becomes of the message: `deferred`, `failed`.
+const ODD: [(&str, Act, &str); 22] = [
+    ("greeting", Act::Say("554 5.7.1 go away"), "deferred"),
+    ("greeting", Act::Drop, "deferred"),
+    ("greeting", Act::Half("220-hop"), "deferred"),
+    ("greeting", Act::Say("+OK POP3"), "deferred"),
+    ("EHLO", Act::Drop, "deferred"),
+    ("EHLO", Act::Say("421 4.3.2 closing"), "deferred"),
+    ("MAIL", Act::Say("550 5.1.8 bad sender"), "failed"),
+    ("MAIL", Act::Say("451 4.3.0 later"), "deferred"),
+    ("MAIL", Act::Drop, "deferred"),
+    ("RCPT", Act::Say("550 5.1.1 no"), "failed"),
+    ("RCPT", Act::Say("421 4.3.2 closing"), "deferred"),
+    ("RCPT", Act::Half("250 2.1"), "deferred"),
+    ("DATA", Act::Say("550 5.7.1 no"), "failed"),
+    ("DATA", Act::Say("451 4.3.0 later"), "deferred"),
+    ("DATA", Act::Drop, "deferred"),
+    ("content", Act::Drop, "deferred"),
+    (".", Act::Say("554 5.6.0 no"), "failed"),
+    (".", Act::Say("452 4.3.1 full"), "deferred"),
+    (".", Act::Say("999 what"), "deferred"),
+    (".", Act::Drop, "deferred"),
+    (".", Act::Half("250 2."), "deferred"),
+    ("QUIT", Act::Drop, "relayed"),
+];
+
+#[test]
+fn every_answer_at_every_stage_is_one_of_three_ends_and_never_two() {
+    for (stage, act, status) in ODD {
+        let doing = act.clone();
+        let hop = Hop::start(move |word, _, _| (word == stage).then(|| doing.clone()));
+        let scratch = to(&hop);
+        enqueue(&scratch, &["bob@b.example"], TEXT);
+        let log = deliver(&scratch);
+        let what = format!("{stage} {act:?}: {log}");
+        assert!(log.contains(&format!("to=<bob@b.example> status={status} ")), "{what}");
+        let (queued, back) = (scratch.queued().len(), scratch.mail("alice").len());
+        assert_eq!((queued, back), (usize::from(status == "deferred"), usize::from(status == "failed")), "{what}");
+    }
+}
+
+#[test]
+fn silence_ends_with_the_time_for_each_stage() {
+    let stages = [
+        ("greeting", "smtp_helo_timeout"),
+        ("EHLO", "smtp_helo_timeout"),
+        ("MAIL", "smtp_mail_timeout"),
+        ("RCPT", "smtp_rcpt_timeout"),
+        ("DATA", "smtp_data_init_timeout"),
+        (".", "smtp_data_done_timeout"),
+    ];
+    for (stage, parameter) in stages {
+        let hop = Hop::start(move |word, _, _| (word == stage).then_some(Act::Silence));
+        let scratch = site(&format!("smtp:{}", hop.name()), &format!("{parameter} = 1s"));
+        enqueue(&scratch, &["bob@b.example"], TEXT);
+        let start = Instant::now();
+        let log = deliver(&scratch);
+        assert!(log.contains("status=deferred") && log.contains("took too long"), "{stage}: {log}");
+        assert!(start.elapsed() < Duration::from_secs(15), "{stage}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn a_message_whose_answer_was_lost_is_there_twice_and_not_more() {
+    let hop = Hop::start(|word, _, session| (word == "." && session == 0).then_some(Act::Drop));
+    let scratch = to(&hop);
+    let id = enqueue(&scratch, &["bob@b.example"], TEXT);
+    deliver(&scratch);
+    assert_eq!((hop.taken().len(), scratch.queued().len()), (1, 1));
+    scratch.run("deliver", &[id.as_str()], b"");
+    deliver(&scratch);
+    assert_eq!((hop.taken().len(), scratch.queued().len()), (2, 0));
+}
+
+#[test]
+fn what_a_message_said_about_itself_goes_on_where_the_host_knows_it() {
+    let offers = "250-hop\r\n250-PIPELINING\r\n250-DSN\r\n250-8BITMIME\r\n250-SIZE\r\n250 SMTPUTF8";
+    let hop = Hop::start(move |word, _, _| (word == "EHLO").then_some(Act::Say(offers)));
+    let scratch = to(&hop);
+    let (mail, rcpt) = ("BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=QQ+20x", "NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b@c");
+    enqueue_with(
+        &scratch,
+        "al\u{ef}ce@mx.example",
+        &["bob@b.example"],
+        "Subject: \u{e4}\n\nx\n".as_bytes(),
+        mail,
+        rcpt,
+    );
+    deliver(&scratch);
+    let taken = hop.taken();
+    assert!(taken[0].mail.ends_with(" BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=QQ+20x"), "{taken:?}");
+    assert_eq!(taken[0].rcpts, ["RCPT TO:<bob@b.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b@c"]);
+    assert_eq!((scratch.queued(), scratch.mail("alice").len()), (vec![], 0), "who knows DSN tells the sender");
+
+    let plain = Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("250 hop")));
+    let scratch = to(&plain);
+    enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], TEXT, "RET=HDRS", "NOTIFY=SUCCESS");
+    deliver(&scratch);
+    assert_eq!(
+        (plain.taken()[0].mail.as_str(), plain.taken()[0].rcpts[0].as_str()),
+        ("MAIL FROM:<alice@mx.example>", "RCPT TO:<bob@b.example>")
+    );
+    assert!(
+        String::from_utf8_lossy(&scratch.mail("alice").concat()).contains("Action: relayed"),
+        "success is told by us"
+    );
+}
+
+#[test]
+fn what_a_host_cannot_take_is_returned_and_not_bent() {
+    for (mail, content, status) in [
+        ("", "Subject: \u{e4}\n\nx\n", "5.6.3"),
+        ("SMTPUTF8", "Subject: \u{e4}\n\nx\n", "5.6.7"),
+        ("BODY=BINARYMIME", "a\0b", "5.6.1"),
+        ("REQUIRETLS", "Subject: x\n\nx\n", "5.7.30"),
+    ] {
+        let hop = Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("250 hop")));
+        let scratch = site(&format!("smtp:{}", hop.name()), "smtp_tls_security_level = none");
+        enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], content.as_bytes(), mail, "");
+        let log = deliver(&scratch);
+        let expected = if status == "5.7.30" { "status=deferred" } else { "status=failed" };
+        assert!(log.contains(expected) && (log.contains(status) || status == "5.7.30"), "{mail}: {log}");
+        assert_eq!(hop.taken(), []);
+    }
+}
+
+#[test]
+fn bare_line_ends_never_leave_by_smtp() {
+    let hop = Hop::friendly();
+    let scratch = to(&hop);
+    enqueue(&scratch, &["bob@b.example"], b"Subject: x\n\na\r.\rb\r\n.\r\n.\n..\nend");
+    deliver(&scratch);
+    let content = &hop.taken()[0].content;
+    assert!(content.ends_with("\r\n\r\na . b\r\n.\r\n.\r\n..\r\nend\r\n"), "{content:?}");
+    assert_eq!(hop.taken().len(), 1);
+}
+
+#[test]
+fn lmtp_over_tcp_has_an_answer_for_each_recipient() {
+    let hop =
+        Hop::start(|word, line, _| (word == "." && line.contains("full")).then_some(Act::Say("452 4.2.2 over quota")));
+    let scratch = site(&format!("lmtp:{}", hop.name()), "");
+    let id = enqueue(&scratch, &["bob@b.example", "full@b.example"], TEXT);
+    let log = deliver(&scratch);
+    assert!(
+        log.contains("to=<bob@b.example> status=relayed") && log.contains("to=<full@b.example> status=deferred"),
+        "{log}"
+    );
+    assert!(hop.seen().iter().any(|line| line.starts_with("LHLO ")), "{:?}", hop.seen());
+    assert_eq!(Queue::at(&scratch.queue()).take(&id).expect("the queue").expect("a message").recipients[1].attempts, 1);
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_left_in_peace_for_a_while() {
+    let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port();
+    let scratch = site(&format!("smtp:[127.0.0.1]:{dead}"), "default_destination_concurrency_limit = 1");
+    for number in 0..10 {
+        enqueue(&scratch, &[&format!("user{number}@b.example")], TEXT);
+    }
+    let log = deliver(&scratch);
+    assert_eq!(log.matches("status=deferred").count(), 10, "{log}");
+    assert_eq!(log.matches(" host=127.0.0.1 ").count(), 1, "one connection is tried: {log}");
+    assert_eq!(scratch.queued().len(), 10);
+}
+
+#[test]
+fn one_next_hop_never_has_more_connections_than_its_limit_and_does_not_hold_up_others() {
+    let slow = Hop::start(|word, _, _| {
+        if word == "." {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        None
+    });
+    let scratch = Scratch::with("default_destination_concurrency_limit = 2\ndefault_process_limit = 4");
+    scratch.write("channels", &format!("local - mx.example mailbox: *\nout * * smtp:{} *\n", slow.name()));
+    for number in 0..12 {
+        enqueue(&scratch, &[&format!("user{number}@b.example")], TEXT);
+    }
+    enqueue(&scratch, &["bob@mx.example"], TEXT);
+    let mut child = scratch.command("deliver").stderr(Stdio::null()).spawn().expect("deliver");
+    until("the message for somebody here", || scratch.mail("bob").len() == 1);
+    assert!(slow.taken().len() < 10, "it did not wait for the flood: {}", slow.taken().len());
+    assert!(child.wait().expect("its end").success());
+    assert_eq!((slow.taken().len(), scratch.queued().len()), (12, 0));
+    assert!(slow.sessions() <= 2, "{}", slow.sessions());
+}
+
+#[test]
+fn a_flood_is_delivered_once_each() {
+    let hop = Hop::friendly();
+    let scratch = to(&hop);
+    for number in 0..300 {
+        enqueue(&scratch, &[&format!("user{number}@b.example")], TEXT);
+    }
+    deliver(&scratch);
+    let mut count: HashMap<String, usize> = HashMap::new();
+    hop.taken().iter().flat_map(|taken| taken.rcpts.clone()).for_each(|rcpt| *count.entry(rcpt).or_default() += 1);
+    assert_eq!((count.len(), count.values().max()), (300, Some(&1)));
+    assert_eq!(scratch.queued().len(), 0);
+}
+
+#[test]
+fn channels_can_discard_refuse_store_and_pipe() {
+    let scratch = Scratch::new();
+    let path = scratch.path().display().to_string();
+    let program = scratch.path().join("program");
+    fs::write(&program, format!("#!/bin/sh\ncat >{path}/mail/$1\n")).expect("a program");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+    scratch.hand_over(&program);
+    scratch.write(
+        "channels",
+        &format!(
+            "local - mx.example mailbox: *\nhole - hole.example discard: -\nno - no.example \"error:5.7.1 not here\" -\n\
+             all - all.example maildir:{path}/mail/all -\nprog - prog.example \"pipe:{path}/program %n\" -\n"
+        ),
+    );
+    enqueue(&scratch, &["a@hole.example", "b@no.example", "c@all.example", "piped@prog.example"], TEXT);
+    let log = deliver(&scratch);
+    assert_eq!(log.matches("status=delivered").count(), 4, "three, and the report: {log}");
+    assert!(log.contains("to=<b@no.example> status=failed") && log.contains("5.7.1 not here"), "{log}");
+    assert!(String::from_utf8_lossy(&scratch.mail("all").concat()).ends_with("\n\n.dot\nhello\n"));
+    let piped = fs::read_to_string(scratch.path().join("mail/piped")).expect("what was piped");
+    assert!(piped.starts_with("Return-Path: <alice@mx.example>\nReceived: by mx.example\n"), "{piped}");
+    assert_eq!((scratch.queued().len(), scratch.mail("alice").len()), (0, 1));
+}
+
+/// Without a binary of strace this would be blind; `interop` has it.
+#[test]
+fn a_watching_deliver_takes_a_new_message_without_looking_at_the_others() {
+    let hop = Hop::friendly();
+    let scratch = to(&hop);
+    let mut child = scratch.command("deliver").arg("--watch").stderr(Stdio::null()).spawn().expect("deliver");
+    until("the watch to begin", || {
+        enqueue(&scratch, &["bob@b.example"], TEXT);
+        Queue::at(&scratch.queue()).wake();
+        std::thread::sleep(Duration::from_millis(50));
+        !hop.taken().is_empty()
+    });
+    until("an empty queue", || scratch.queued().is_empty());
+    let before = hop.taken().len();
+    let id = enqueue(&scratch, &["bob@b.example"], TEXT);
+    assert!(Queue::at(&scratch.queue()).wake_for(&id));
+    until("the message that was named", || hop.taken().len() == before + 1);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)
+        .expect("a signal");
+    assert!(child.wait().expect("its end").success());
+}
+
+#[test]
+fn the_process_that_speaks_with_a_host_holds_no_right_on_the_queue() {
+    let hop = Hop::start(|word, _, _| {
+        if word == "MAIL" {
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+        None
+    });
+    let scratch = to(&hop);
+    enqueue(&scratch, &["bob@b.example"], TEXT);
+    let mut child = scratch.command("deliver").stderr(Stdio::null()).spawn().expect("deliver");
+    until("the host to be spoken with", || hop.seen().iter().any(|line| line.starts_with("MAIL")));
+    let agent = with_socket_to(&scratch, child.id());
+    let status = fs::read_to_string(format!("/proc/{agent}/status")).expect("its status");
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    let links = fs::read_dir(format!("/proc/{agent}/fd")).expect("its files").filter_map(|entry| {
+        let path = entry.ok()?.path();
+        Some((path.file_name()?.to_string_lossy().into_owned(), fs::read_link(&path).ok()?))
+    });
+    let of_queue: Vec<(String, std::path::PathBuf)> =
+        links.filter(|(_, link)| link.starts_with(scratch.queue())).collect();
+    assert_eq!(of_queue.len(), 1, "the one open message: {of_queue:?}");
+    let info = fs::read_to_string(format!("/proc/{agent}/fdinfo/{}", of_queue[0].0)).expect("its flags");
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags").trim().to_owned();
+    assert!(flags.ends_with('0') || flags.ends_with('4'), "read only: {flags}");
+    assert!(child.wait().expect("its end").success());
+}
+
+/// The descendant of a process that holds an open TCP connection.
+fn with_socket_to(_scratch: &Scratch, parent: u32) -> u32 {
+    let output = Command::new("ps").args(["-o", "pid=", "--ppid", &parent.to_string()]).output().expect("ps");
+    let children: Vec<u32> =
+        String::from_utf8_lossy(&output.stdout).split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let confined = |pid: &&u32| {
+        fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains("NoNewPrivs:\t1"))
+    };
+    *children.iter().find(confined).expect("a confined child")
+}
