@@ -61,4 +61,5 @@ macro_rules! targets {
 
 targets! {
     smtp_session pop3_session qmqp_request qmtp_session netstrings main_cf channels queue_file maildir_names submit_frames
+    mbox_splitter
 }

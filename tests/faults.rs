@@ -411,6 +411,11 @@ fn pop3d_killed_anywhere_leaves_the_old_or_the_new_mbox() {
     }
 }
 
+#[test]
+fn an_error_of_any_file_call_of_pop3d_leaves_the_old_or_the_new_mbox() {
+    pop3(Traced::Family).fail_everywhere(&mbox, &old_or_new);
+}
+
 /// One ordinary sweep later the message is in the mbox, whole and once.
 fn in_mbox_once(scratch: &Scratch, what: &str) {
     scratch.deliver();

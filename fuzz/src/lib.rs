@@ -4,6 +4,7 @@
 //! that every `cargo test` checks what fuzzing found once. The functions depend on nothing but their input.
 
 mod config;
+mod mbox;
 mod pop3;
 mod qmqp;
 mod queue;
@@ -13,6 +14,7 @@ mod store;
 mod wire;
 
 pub use config::{channels, main_cf};
+pub use mbox::mbox_splitter;
 pub use pop3::pop3_session;
 pub use qmqp::{qmqp_request, qmtp_session};
 pub use queue::queue_file;
@@ -24,7 +26,7 @@ pub use wire::Chance;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("smtp_session", smtp_session),
     ("pop3_session", pop3_session),
     ("qmqp_request", qmqp_request),
@@ -35,4 +37,5 @@ pub const TARGETS: [Target; 10] = [
     ("queue_file", queue_file),
     ("maildir_names", maildir_names),
     ("submit_frames", submit_frames),
+    ("mbox_splitter", mbox_splitter),
 ];

@@ -2,7 +2,7 @@
 
 mod append;
 pub mod beside;
-mod file;
+pub mod file;
 pub mod import;
 mod index;
 pub mod lock;
@@ -10,7 +10,7 @@ pub mod maildir;
 mod mbox;
 mod mmdf;
 mod quote;
-mod scan;
+pub mod scan;
 
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec};

@@ -91,16 +91,35 @@ pub fn scan(file: &File, format: MailboxFormat, wanted: Option<&[u8]>) -> io::Re
     }
 }
 
-/// Adds up a body, leaving out the line ends at its end. Pushed in pieces.
+/// Adds up a body, whose lines end in LF or CRLF alike, leaving out the line ends at its end. Pushed in pieces.
 #[derive(Debug, Default, Clone)]
 pub struct BodySum {
     sum: crc32fast::Hasher,
     line_ends: u64,
+    /// A CR that may belong to a line end.
+    after_cr: bool,
 }
 
 impl BodySum {
     /// Takes the next piece.
     pub fn add(&mut self, piece: &[u8]) {
+        if !self.after_cr && memchr(b'\r', piece).is_none() {
+            return self.add_plain(piece);
+        }
+        let mut plain = Vec::with_capacity(piece.len() + 1);
+        for &octet in piece {
+            if self.after_cr && octet != b'\n' {
+                plain.push(b'\r');
+            }
+            self.after_cr = octet == b'\r';
+            if !self.after_cr {
+                plain.push(octet);
+            }
+        }
+        self.add_plain(&plain);
+    }
+
+    fn add_plain(&mut self, piece: &[u8]) {
         let length = piece.iter().rposition(|octet| *octet != b'\n').map_or(0, |at| at + 1);
         if length > 0 {
             for _ in 0..std::mem::take(&mut self.line_ends) {

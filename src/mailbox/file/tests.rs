@@ -178,3 +178,14 @@ fn a_long_mailbox_is_read_out_of_its_index_as_long_as_it_is_unchanged() {
         snapshot(&maildrop.place, file, MailboxFormat::Mmdf, index::now() + 60_000_000_000, || Ok(HashMap::new()));
     assert!(mmdf.is_err(), "an index of another format");
 }
+
+#[test]
+fn messages_whose_lines_end_in_crlf_are_read_to_their_end() {
+    let (_folder, path) = mailbox(&[]);
+    let crlf = |number: usize| message(number).replace(">From x", "x\rx").replace('\n', "\r\n");
+    std::fs::write(&path, crlf(1) + &crlf(2)).unwrap();
+    let maildrop = open(&path);
+    for number in 0..2 {
+        assert_eq!(read(&maildrop, number).unwrap(), format!("Subject: {0}\r\n\r\nbody {0}\r\nx\rx\r\n", number + 1));
+    }
+}

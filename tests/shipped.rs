@@ -1,0 +1,128 @@
+//! What is shipped for other programs, by those programs: the filter of fail2ban, and PAM through its helper.
+//!
+//! Needs fail2ban, libpam0g-dev and root (a file in /etc/pam.d), which .ci/run has.
+
+mod common;
+
+use common::{Scratch, feed, under_inetd};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The addresses that the filter would ban for these lines.
+fn banned(folder: &Path, lines: &str) -> Vec<String> {
+    let log = folder.join("log");
+    fs::write(&log, lines).expect("a log");
+    let filter = repository().join("fail2ban/doorpost.conf");
+    let mut command = Command::new("fail2ban-regex");
+    let output = feed(command.args(["--out", "ip"]).arg(&log).arg(&filter), b"");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn fail2ban_bans_who_had_a_wrong_password_and_nobody_else() {
+    let scratch = Scratch::with("auth_failure_delay = 0\ntls_auth_only = no");
+    let log = scratch.path().join("pop3d.log");
+    let mut command = Command::new("sh");
+    let program = common::binary("pop3d");
+    // Records go to a file, for descriptor 2 is none of the client's.
+    command.arg("-c").arg(format!("exec {} 2>{}", program.display(), log.display())).env("MAIL_CONFIG", scratch.path());
+    command.env("TCPREMOTEIP", "192.0.2.1");
+    let forged = "client=192.0.2.9 event=login-failed user=";
+    let input = format!("USER bob\r\nPASS wrong\r\nUSER {forged}\"\r\nPASS x\r\nUSER bob\r\nPASS secret\r\nQUIT\r\n");
+    // From a pipe, whose other end is who the environment says.
+    let output = feed(&mut command, input.as_bytes());
+    assert!(output.stdout.ends_with(b"-ERR [AUTH] Wrong name or password\r\n+OK Send the password\r\n+OK 0 messages, 0 octets\r\n+OK Goodbye\r\n"), "{output:?}");
+    let text = fs::read_to_string(&log).expect("a log");
+    let records = text.lines().filter(|line| line.contains("doorpost/pop3d["));
+    let lines: String = records.map(|line| format!("Nov 22 04:27:00 mx {line}\n")).collect();
+    assert!(lines.contains("192.0.2.9") && lines.contains("event=login user"), "{lines}");
+    assert_eq!(banned(scratch.path(), &lines), ["192.0.2.1", "192.0.2.1"], "{lines}");
+    let others = "Nov 22 04:27:00 mx doorpost/smtpsrvr[9]: client=2001:db8::7 event=login-failed user=\"bob\"\n\
+        Nov 22 04:27:00 mx other[9]: client=192.0.2.4 event=login-failed user=\"bob\"\n\
+        Nov 22 04:27:00 mx doorpost/pop3d[9]: client=192.0.2.5 event=connect\n";
+    assert_eq!(banned(scratch.path(), others), ["2001:db8::7"]);
+}
+
+/// Our programs and the helper for PAM in one folder.
+fn programs(scratch: &Scratch) -> PathBuf {
+    let folder = scratch.path().join("programs");
+    fs::create_dir(&folder).expect("a folder");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pam");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--locked", "--manifest-path"]).arg(repository().join("pam/Cargo.toml"));
+    let output = cargo.arg("--target-dir").arg(&target).output().expect("cargo");
+    assert!(output.status.success(), "libpam0g-dev is needed: {output:?}");
+    fs::copy(target.join("debug/doorpost-pam"), folder.join("doorpost-pam")).expect("the helper");
+    fs::copy(common::binary("pop3d"), folder.join("pop3d")).expect("pop3d");
+    folder
+}
+
+/// A service of PAM that is there as long as the test runs.
+struct Service(String, PathBuf);
+
+impl Service {
+    fn new(name: &str, lines: &str) -> Service {
+        let name = format!("doorpost-test-{name}-{}", std::process::id());
+        let path = Path::new("/etc/pam.d").join(&name);
+        fs::write(&path, lines).expect("a service of PAM, as root");
+        Service(name, path)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.1);
+    }
+}
+
+#[test]
+fn pam_checks_the_passwords_of_users() {
+    let scratch = Scratch::with("auth_failure_delay = 0\nauthentication = pam");
+    let script = scratch.path().join("check");
+    // pam_exec gives the password on standard input, with a NUL behind it.
+    let text = "#!/bin/sh\ntest \"$PAM_USER $(tr -d '\\000')\" = 'bob by PAM'\n";
+    fs::write(&script, text).expect("a script");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("its mode");
+    // What pam_exec says of a script that ends with 1 is that the system is broken; pam_deny says no.
+    let lines = format!(
+        "auth [success=1 default=ignore] pam_exec.so quiet expose_authtok {}\nauth requisite pam_deny.so\n\
+         auth required pam_permit.so\naccount required pam_permit.so\n",
+        script.display()
+    );
+    let service = Service::new("exec", &lines);
+    let folder = programs(&scratch);
+    scratch.configure(&format!("pam_service = {}\ndaemon_directory = {}", service.0, folder.display()));
+    let login = |name: &str, password: &str| {
+        let input = format!("USER {name}\r\nPASS {password}\r\nQUIT\r\n");
+        under_inetd(&mut scratch.command("pop3d"), input.as_bytes()).0
+    };
+    let said = login("bob", "by PAM");
+    assert!(said.contains("+OK 0 messages, 0 octets"), "{said}");
+    // carol is a user, and PAM knows no password of hers; nobody else is a user.
+    for (name, password) in [("bob", "secret"), ("carol", "by PAM"), ("dave", "by PAM")] {
+        let said = login(name, password);
+        assert!(said.contains("-ERR [AUTH] Wrong name or password"), "{name}: {said}");
+    }
+    fs::write(&service.1, "auth required pam_no_such_module.so\n").expect("a service of PAM");
+    let said = login("bob", "by PAM");
+    assert!(said.contains("-ERR [SYS/TEMP] Passwords cannot be checked now"), "{said}");
+}
+
+#[test]
+fn the_service_file_that_is_shipped_works_with_the_accounts_of_this_system() {
+    let scratch = Scratch::with("auth_failure_delay = 0\nauthentication = pam");
+    let text = fs::read_to_string(repository().join("pam/doorpost")).expect("the service file");
+    let service = Service::new("shipped", &text);
+    let folder = programs(&scratch);
+    scratch.configure(&format!("pam_service = {}\ndaemon_directory = {}", service.0, folder.display()));
+    // bob is no account of the system: a no, and no trouble.
+    let (said, _) = under_inetd(&mut scratch.command("pop3d"), b"USER bob\r\nPASS x\r\nQUIT\r\n");
+    assert!(said.contains("-ERR [AUTH] Wrong name or password"), "{said}");
+}
