@@ -146,6 +146,10 @@ impl<S: Stream, W: Write> Stream for Recorder<S, W> {
         Ok(count)
     }
 
+    fn is_waiting(&mut self, time: Duration) -> bool {
+        self.stream.is_waiting(time)
+    }
+
     fn send(&mut self, octets: &[u8]) -> Result<(), Fault> {
         self.record(Side::Server, octets);
         self.stream.send(octets)

@@ -35,10 +35,7 @@ fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
     let scratch = good(
         "messge_size_limit = 5\ncontent_filter = scan:x\ntls_cert_file = /no/such/file\ndefault_privs = no-such-user\nallow_mail_to_commands = alias",
     );
-    scratch.write(
-        "channels",
-        "local 127.0.0.0/8 $myhostname mailbox: *\nopen 0.0.0.0/0 - - *\nout * * smtp: local\n",
-    );
+    scratch.write("channels", "local 127.0.0.0/8 $myhostname mailbox: *\nopen 0.0.0.0/0 - - *\nout * * smtp: local\n");
     scratch.write(
         "aliases",
         "postmaster: nobody-here\nlist: alice, carol, dave, x@example.net\nno colon\nrun: |/no/such/program\nkeep: /var/x\nLIST: bob\nall: :include:/no/such/list\n",

@@ -108,8 +108,9 @@ fn wrong_usage_is_64_and_wrong_configuration_is_78_everywhere() {
         // smtpd needs to be told what to serve before it reads anything.
         if program != "smtpd" {
             assert_eq!(output.status.code(), Some(78), "{program}: {log}");
-            let place =
-                format!("{}:11: soft_bounce = perhaps: expected yes or no", scratch.path().join("main.cf").display());
+            let file = scratch.path().join("main.cf");
+            let line = fs::read_to_string(&file).expect("main.cf").lines().count();
+            let place = format!("{}:{line}: soft_bounce = perhaps: expected yes or no", file.display());
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(log.contains(&place) || said.contains(&place), "{program}: {log}{said}");
         }

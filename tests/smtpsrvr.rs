@@ -147,7 +147,7 @@ fn smuggling_never_makes_two_messages_of_one() {
 
 #[test]
 fn an_early_refusal_reaches_a_client_that_is_still_sending() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::with("smtpd_forbid_unauth_pipelining = no");
     let input = format!("{BEGIN}a\nb{}", "x".repeat(300_000));
     let (seen, status) = under_inetd(&mut scratch.command("smtpsrvr"), input.as_bytes());
     assert!(seen.contains("\\r\\n550 5.6.11 "), "{}", &seen[..seen.len().min(500)]);

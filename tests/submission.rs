@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-const LOGIN: &str = "smtpd_sasl_auth_enable = yes\nauth_failure_delay = 0\nsmtpd_error_sleep_time = 0";
+const LOGIN: &str = "smtpd_sasl_auth_enable = yes\nauth_failure_delay = 0";
 
 fn encoded(octets: impl AsRef<[u8]>) -> String {
     BASE64_STANDARD.encode(octets)
@@ -229,7 +229,7 @@ fn passwords_that_only_root_can_read_are_checked_by_a_process_of_roots() {
 
 #[test]
 fn submission_is_for_users_alone() {
-    let scratch = Scratch::with("auth_failure_delay = 0\nsmtpd_error_sleep_time = 0");
+    let scratch = Scratch::with("auth_failure_delay = 0");
     configure(&scratch);
     let mut client = greeted(Client::from_afar(&mut submission(&scratch)));
     assert_eq!(client.ask("MAIL FROM:<bob@mx.example>"), "530 5.7.0 Begin TLS first");
@@ -334,4 +334,175 @@ fn lmtp_answers_for_each_recipient() {
     let queued = scratch.queued();
     assert_eq!(queued.len(), 2);
     assert!(String::from_utf8_lossy(&queued[0].whole).contains(" with LMTP id "));
+}
+
+/// smtpsrvr on a TCP connection of ours.
+fn over_tcp(scratch: &Scratch, at_once: &[u8]) -> (std::process::Child, std::net::TcpStream) {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut client = std::net::TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
+    client.write_all(at_once).expect("sending");
+    let server = std::os::fd::OwnedFd::from(listener.accept().expect("a connection").0);
+    // What was sent is there before the program is.
+    let mut waiting = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&server), nix::poll::PollFlags::POLLIN)];
+    let time = if at_once.is_empty() { 0_u16 } else { 10_000 };
+    nix::poll::poll(&mut waiting, time).expect("poll");
+    let mut command = scratch.command("smtpsrvr");
+    command.stdin(server.try_clone().expect("a descriptor")).stdout(server).stderr(std::process::Stdio::piped());
+    (command.spawn().expect("smtpsrvr"), client)
+}
+
+fn all_said(mut client: std::net::TcpStream) -> String {
+    use std::io::Read;
+    let mut said = String::new();
+    client.read_to_string(&mut said).expect("replies");
+    said
+}
+
+#[test]
+fn who_talks_before_the_greeting_is_turned_away_where_that_is_not_switched_off() {
+    let early = b"EHLO c.example\r\n";
+    let scratch = Scratch::new();
+    let (mut child, client) = over_tcp(&scratch, early);
+    assert!(all_said(client).starts_with("554 5.5.0 "));
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+    scratch.configure("smtpd_forbid_unauth_pipelining = no");
+    let (mut child, client) = over_tcp(&scratch, early);
+    client.shutdown(std::net::Shutdown::Write).expect("half a close");
+    assert!(all_said(client).starts_with("220 mx.example "));
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+}
+
+#[test]
+fn a_client_that_waits_as_long_as_it_is_to_gets_the_greeting() {
+    let begun = std::time::Instant::now();
+    let scratch = Scratch::with("smtpd_greet_wait = 1s");
+    let (mut child, client) = over_tcp(&scratch, b"");
+    let mut first = [0; 4];
+    std::io::Read::read_exact(&mut &client, &mut first).expect("a greeting");
+    assert_eq!(&first, b"220 ");
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(1));
+    drop(client);
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+    // A pipe cannot wait, and need not.
+    let output = feed(&mut scratch.command("smtpsrvr"), b"EHLO x\r\nQUIT\r\n");
+    assert!(output.stdout.starts_with(b"220 "));
+}
+
+#[test]
+fn a_balancer_says_whose_connection_it_is() {
+    let scratch = Scratch::with("smtpd_upstream_proxy_hosts = 127.0.0.1");
+    scratch.write("channels", "local 127.0.0.1 mx.example mailbox: *\nsmtp * - - local\n");
+    let session = "EHLO c.example\r\n";
+    let (mut child, client) = over_tcp(&scratch, b"PROXY TCP4 198.51.100.7 192.0.2.1 8080 25\r\n");
+    let mut reader = std::io::BufReader::new(client.try_clone().expect("a socket"));
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut reader, &mut line).expect("a greeting");
+    assert!(line.starts_with("220 "), "{line}");
+    for (command, code) in [
+        (session, "250"),
+        ("MAIL FROM:<a@b>\r\n", "250"),
+        ("RCPT TO:<bob@mx.example>\r\n", "250"),
+        ("DATA\r\n", "354"),
+        ("x\r\n.\r\nQUIT\r\n", "250"),
+    ] {
+        std::io::Write::write_all(&mut &client, command.as_bytes()).expect("sending");
+        loop {
+            line.clear();
+            std::io::BufRead::read_line(&mut reader, &mut line).expect("a reply");
+            if line.as_bytes().get(3) == Some(&b' ') {
+                break;
+            }
+        }
+        assert!(line.starts_with(code), "{command}: {line}");
+    }
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+    assert!(String::from_utf8_lossy(&scratch.queued()[0].whole).contains("[198.51.100.7]"));
+    // Without its header the balancer is turned away.
+    let (mut child, client) = over_tcp(&scratch, b"EHLO c.example\r\n");
+    assert!(all_said(client).starts_with("421 "));
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+    // And who is no balancer cannot say so.
+    scratch.configure("smtpd_upstream_proxy_hosts =\nsmtpd_forbid_unauth_pipelining = no");
+    let (mut child, client) = over_tcp(&scratch, b"PROXY TCP4 198.51.100.7 192.0.2.1 8080 25\r\nQUIT\r\n");
+    let said = all_said(client);
+    assert!(said.starts_with("220 ") && said.contains("\r\n500 5.5.1 "), "{said}");
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+}
+
+#[test]
+fn xclient_is_for_listed_peers() {
+    let scratch = Scratch::with("smtpd_authorized_xclient_hosts = stdin\nsmtpd_sasl_auth_enable = yes");
+    let session = b"EHLO proxy.example\r\nXCLIENT ADDR=198.51.100.7 NAME=client.example PORT=1234\r\nEHLO c.example\r\n\
+        MAIL FROM:<a@b>\r\nXCLIENT ADDR=1.2.3.4\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\nx\r\n.\r\n\
+        XCLIENT ADDR=IPv6:2001:db8::1 LOGIN=bob HELO=x PROTO=ESMTP\r\nMAIL FROM:<a@b>\r\nRCPT TO:<x@far.example>\r\nDATA\r\n.\r\n";
+    let output = feed(&mut scratch.command("smtpsrvr"), session);
+    let said = String::from_utf8(output.stdout).expect("ASCII");
+    let codes: Vec<&str> = said.lines().filter(|line| line.as_bytes()[3] == b' ').map(|line| &line[..3]).collect();
+    assert_eq!(codes.join(" "), "220 250 220 250 250 503 250 354 250 220 250 250 354 250", "{said}");
+    let announced = "XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT";
+    assert!(said.contains(announced), "{said}");
+    let before = said.find("AUTH ").expect("on a pipe it is offered");
+    assert!(said[before + 5..].find("AUTH ").is_none(), "not to a client from afar: {said}");
+    let traces: Vec<String> = scratch.queued().iter().map(|m| String::from_utf8_lossy(&m.whole).into_owned()).collect();
+    assert!(traces[0].contains("from c.example (client.example [198.51.100.7])"), "{}", traces[0]);
+    assert!(traces[1].contains("[IPv6:2001:db8::1]") && traces[1].contains("with ESMTPA"), "{}", traces[1]);
+    scratch.configure("smtpd_authorized_xclient_hosts =");
+    let output = feed(&mut scratch.command("smtpsrvr"), b"EHLO x\r\nXCLIENT ADDR=198.51.100.7\r\nQUIT\r\n");
+    let said = String::from_utf8(output.stdout).expect("ASCII");
+    assert!(!said.contains("XCLIENT") && said.contains("550 5.7.0 "), "{said}");
+}
+
+#[test]
+fn errors_over_the_soft_limit_are_answered_late() {
+    let run = |lines: &str| {
+        let scratch = Scratch::with("smtpd_soft_error_limit = 2\nsmtpd_error_sleep_time = 1s");
+        let begun = std::time::Instant::now();
+        feed(&mut scratch.command("smtpsrvr"), lines.as_bytes());
+        begun.elapsed()
+    };
+    assert!(run(&"FOO\r\n".repeat(3)) >= std::time::Duration::from_secs(1));
+    assert!(run(&"NOOP\r\n".repeat(3)) < std::time::Duration::from_secs(1));
+}
+
+/// Each keyword EHLO lists stands with the test that drives it; a new one without a test fails here.
+#[test]
+fn what_ehlo_lists_is_what_tests_drive() {
+    let scratch = Scratch::with(&format!(
+        "{LOGIN}\nsmtpd_authorized_xclient_hosts = 127.0.0.1, stdin\nsmtpd_transaction_limit = 9"
+    ));
+    configure(&scratch);
+    let mut listed: Vec<String> = Vec::new();
+    let mut client = greeted(Client::from_here(&mut scratch.command("smtpsrvr")));
+    listed.extend(extensions(&mut client).split('|').map(str::to_owned));
+    client.ask("STARTTLS");
+    client.start_tls();
+    listed.extend(extensions(&mut client).split('|').map(str::to_owned));
+    let mut keywords: Vec<&str> =
+        listed.iter().filter_map(|line| line.split(' ').next()).filter(|k| !k.is_empty()).collect();
+    keywords.sort_unstable();
+    keywords.dedup();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let driven = [
+        ("8BITMIME", "transcripts/smtpsrvr/8bit.smtp", "BODY=8BITMIME"),
+        ("AUTH", "submission.rs", "AUTH CRAM-MD5"),
+        ("BINARYMIME", "transcripts/smtpsrvr/binarymime.smtp", "BODY=BINARYMIME"),
+        ("CHUNKING", "transcripts/smtpsrvr/bdat.smtp", "BDAT 7 LAST"),
+        ("DSN", "transcripts/smtpsrvr/dsn.smtp", "NOTIFY=SUCCESS,DELAY ORCPT="),
+        ("ENHANCEDSTATUSCODES", "transcripts/smtpsrvr/message.smtp", "250 2.1.0"),
+        ("HELP", "transcripts/smtpsrvr/help.smtp", "C: HELP"),
+        ("LIMITS", "transcripts/smtpsrvr/recipient-limit.smtp", "452 4.5.3"),
+        ("PIPELINING", "transcripts/smtpsrvr/pipelining.smtp", "C: RCPT"),
+        ("REQUIRETLS", "tls.rs", "REQUIRETLS"),
+        ("SIZE", "transcripts/smtpsrvr/size.smtp", "SIZE="),
+        ("SMTPUTF8", "transcripts/smtpsrvr/smtputf8.smtp", "SMTPUTF8"),
+        ("STARTTLS", "tls.rs", "STARTTLS"),
+        ("VRFY", "transcripts/smtpsrvr/vrfy.smtp", "C: VRFY"),
+        ("XCLIENT", "submission.rs", "XCLIENT ADDR="),
+    ];
+    assert_eq!(keywords, driven.map(|(keyword, ..)| keyword));
+    for (keyword, file, text) in driven {
+        let found = fs::read_to_string(root.join(file)).expect("a test").contains(text);
+        assert!(found, "{keyword}: {file} has no {text}");
+    }
 }

@@ -22,7 +22,8 @@ fn wrong_configuration_and_usage_are_told_in_the_protocol_and_in_the_status() {
 
 #[test]
 fn a_session_under_inetd_says_nothing_but_the_protocol() {
-    let scratch = Scratch::new();
+    // The client sends all it has at once.
+    let scratch = Scratch::with("smtpd_forbid_unauth_pipelining = no");
     let input = b"EHLO client.example\r\nMAIL FROM:<a@client.example>\r\nRCPT TO:<nobody-here@mx.example>\r\nQUIT\r\n";
     let (seen, status) = under_inetd(&mut scratch.command("smtpsrvr"), input);
     assert!(seen.starts_with("220 mx.example") && seen.contains("\\r\\n221 2.0.0"), "{seen}");

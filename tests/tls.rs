@@ -53,6 +53,22 @@ fn mail_under_starttls_is_marked_so() {
 }
 
 #[test]
+fn requiretls_is_for_mail_under_tls_and_is_kept() {
+    let scratch = with_tls();
+    let mut client = smtp(&scratch);
+    assert!(!extensions(&mut client).contains(&"REQUIRETLS".to_owned()));
+    assert_eq!(client.ask("MAIL FROM:<a@c.example> REQUIRETLS"), "530 5.7.10 REQUIRETLS needs TLS");
+    client.ask("STARTTLS");
+    client.start_tls();
+    assert!(extensions(&mut client).contains(&"REQUIRETLS".to_owned()));
+    assert_eq!(client.ask("MAIL FROM:<a@c.example> REQUIRETLS"), "250 2.1.0 Ok");
+    client.say("RCPT TO:<bob@mx.example>\r\nDATA\r\n.\r\nQUIT");
+    let (said, ..) = client.end();
+    assert!(said.contains("queued as"), "{said}");
+    assert_eq!(scratch.queued()[0].parameters, "REQUIRETLS|");
+}
+
+#[test]
 fn what_was_said_in_clear_is_forgotten() {
     let scratch = with_tls();
     let mut client = smtp(&scratch);

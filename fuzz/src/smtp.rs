@@ -41,6 +41,9 @@ impl Scene {
             soft_bounce: self.has(4),
             // It asks whether more has come already, which is the one thing that depends on the pieces.
             forbid_early: false,
+            greet_wait: Duration::ZERO,
+            bare_newline: false,
+            soft_errors: (10, Duration::ZERO),
             finicky: self.has(5),
         }
     }

@@ -18,6 +18,7 @@ use doorpost::lookup::Lookup;
 use doorpost::net::accept;
 use doorpost::net::connection::{Connection, LastWords};
 use doorpost::net::peer::Peer;
+use doorpost::net::proxy;
 use doorpost::net::tls::Offer;
 use doorpost::privilege;
 use doorpost::record::{self, Recorder};
@@ -135,13 +136,18 @@ fn session(args: &Args, config: &Config, channels: &Channels, tls: Offer) -> Res
     let submit = Submitter::start(config, &args.common);
     privilege::begin_to_parse(config)?;
     let mut submit = submit?;
+    let mut connection = connection(config.daemon_timeout.0)?;
+    let Some(peer) = proxy::meet(config, peer, &mut connection)? else {
+        server::refuse(&mut connection);
+        return Ok(Ended::Refused);
+    };
     let only: Vec<String> =
         args.channels.iter().flat_map(|list| list.split(',')).map(|n| n.trim().to_owned()).collect();
     peer.debug_if_listed(config);
     let kind = kind(args, config, &peer);
     let site = Here::new(config, channels, &peer, &only, kind.finicky)?.with_checker(checker);
     let settings = Settings::new(config, &peer, args.localhost.as_deref(), kind);
-    let mut stream = Recorder::new(connection(config.daemon_timeout.0)?, record_file(args), &recorded(args));
+    let mut stream = Recorder::new(connection, record_file(args), &recorded(args));
     let ended = server::serve(&mut stream, &mut submit, &site, &settings, tls);
     stream.end(exit::code(&ended));
     ended
@@ -155,7 +161,10 @@ fn kind(args: &Args, config: &Config, peer: &Peer) -> Kind {
     };
     let login = if logins(args, config) { Here::login_of(config, peer) } else { Login::Never };
     let xclient = matches!(config.smtpd_authorized_xclient_hosts.matches_peer(peer), Lookup::Yes(()));
-    Kind { dialect, finicky: args.finicky || cli::started_as("rsmtpsrvr"), login, xclient }
+    let may_be_bare = config.smtpd_forbid_bare_newline.is_taken;
+    let excluded = || matches!(config.smtpd_forbid_bare_newline_exclusions.matches_peer(peer), Lookup::Yes(()));
+    let finicky = args.finicky || cli::started_as("rsmtpsrvr");
+    Kind { dialect, finicky, login, xclient, bare_newline: may_be_bare || excluded() }
 }
 
 fn connection(time: Duration) -> Result<Connection, Error> {

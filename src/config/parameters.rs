@@ -8,6 +8,7 @@ use super::value::{
     AuthMethod, ContentFilter, Days, Expire, Facility, Hours, List, LockKind, MailSource, MailboxSpec, NameServer,
     OptionalPath, OptionalTable, Port, PrefixLength, ReceiveOverride, Seconds, TlsLevel, Users, Value, WhenFull,
 };
+use super::value::{BareNewline, ClientRestrictions};
 use super::{Error, Origin};
 use ipnet::IpNet;
 use std::path::PathBuf;
@@ -117,7 +118,16 @@ parameters! {
     smtpd_authorized_xclient_hosts: PatternList = "", "SMTP clients that may say by XCLIENT that they speak for another";
     queue_minfree: u64 = "0", "octets that must stay free where the queue is, beyond what a message says of its size";
     smtpd_min_data_rate: u64 = "500", "octets a second that an SMTP client must send of a message, over each smtpd_timeout; 0: any";
-    smtpd_forbid_unauth_pipelining: bool = "no", "close SMTP connections over the network whose client does not wait where RFC 2920 says it must";
+    smtpd_forbid_unauth_pipelining: bool = "yes", "close SMTP connections over the network whose client does not wait where RFC 2920 says it must";
+    smtpd_forbid_bare_newline: BareNewline = "reject", "what an LF without CR is: reject closes the connection, normalize takes it for a line end that never ends a message";
+    smtpd_forbid_bare_newline_exclusions: PatternList = "", "clients that smtpd_forbid_bare_newline does not hold for";
+    smtpd_greet_wait: Seconds = "0s", "how long a client over the network must be silent before the greeting; 0: it gets that at once";
+    smtpd_soft_error_limit: u32 = "10", "errors after which each more is answered late";
+    smtpd_error_sleep_time: Seconds = "1s", "how late";
+    smtpd_client_restrictions: ClientRestrictions = "", "what is asked of SMTP clients that have not logged in: permit_mynetworks, reject_unknown_client_hostname, reject_rbl_client DOMAIN";
+    mynetworks: PatternList = "127.0.0.0/8, [::1]/128", "clients that permit_mynetworks means";
+    smtpd_upstream_proxy_hosts: PatternList = "", "balancers that say by a PROXY header whose connection it is";
+    smtpd_upstream_proxy_timeout: Seconds = "5s", "how long the PROXY header may take";
     qmqpd_timeout: Seconds = "300s", "how long a QMQP client may be silent";
     qmqpd_authorized_clients: PatternList = "", "who may use QMQP; empty: nobody";
     qmqpd_error_delay: Seconds = "1s", "pause before a negative QMQP reply, 10 seconds at the most";

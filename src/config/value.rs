@@ -244,6 +244,69 @@ impl Value for OptionalTable {
     }
 }
 
+/// `smtpd_client_restrictions`: one thing that is asked of a client before its mail is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientRestriction {
+    /// `permit_mynetworks`: who is in mynetworks is asked no more.
+    PermitMynetworks,
+    /// `reject_unknown_client_hostname`: it must have a name that leads back to it.
+    UnknownHostname,
+    /// `reject_rbl_client domain[=address]`: it must not be in a list; with an address, not with that answer.
+    BlockList(String, Option<std::net::Ipv4Addr>),
+}
+
+/// All of them, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientRestrictions(pub Vec<ClientRestriction>);
+
+impl Value for ClientRestrictions {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut words = text.split([',', ' ', '\t', '\r', '\n']).filter(|word| !word.is_empty());
+        let mut restrictions = Vec::new();
+        while let Some(word) = words.next() {
+            restrictions.push(match word {
+                "permit_mynetworks" => ClientRestriction::PermitMynetworks,
+                // Who has logged in is never asked.
+                "permit_sasl_authenticated" => continue,
+                "reject_unknown_client_hostname" => ClientRestriction::UnknownHostname,
+                "reject_rbl_client" => block_list(words.next())?,
+                _ => {
+                    return Err("permit_mynetworks, permit_sasl_authenticated, reject_unknown_client_hostname or \
+                                reject_rbl_client DOMAIN"
+                        .to_owned());
+                }
+            });
+        }
+        Ok(ClientRestrictions(restrictions))
+    }
+}
+
+fn block_list(word: Option<&str>) -> Result<ClientRestriction, String> {
+    let expected = || "reject_rbl_client DOMAIN or DOMAIN=ADDRESS".to_owned();
+    let (domain, address) =
+        word.ok_or_else(expected)?.split_once('=').map_or((word, None), |(d, a)| (Some(d), Some(a)));
+    let domain = domain.filter(|domain| crate::message::path::is_host_name(domain)).ok_or_else(expected)?;
+    let address = address.map(|address| address.parse().map_err(|_| expected())).transpose()?;
+    Ok(ClientRestriction::BlockList(domain.to_owned(), address))
+}
+
+/// `smtpd_forbid_bare_newline`: what an LF without CR is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BareNewline {
+    /// It is a line end, though never one of those around the dot that ends a message.
+    pub is_taken: bool,
+}
+
+impl Value for BareNewline {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "yes" | "reject" => Ok(BareNewline { is_taken: false }),
+            "no" | "normalize" => Ok(BareNewline { is_taken: true }),
+            _ => Err("reject (or yes) or normalize (or no)".to_owned()),
+        }
+    }
+}
+
 /// How many bits of an IPv6 address count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrefixLength(pub u8);

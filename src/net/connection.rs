@@ -37,6 +37,11 @@ pub trait Stream {
     }
     /// Waits for octets. 0: the other side will send no more.
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault>;
+    /// Whether octets are there that nobody has received, or come within this time. Where nobody can tell there are none.
+    fn is_waiting(&mut self, time: Duration) -> bool {
+        let _ = time;
+        false
+    }
     /// Sends all of it.
     fn send(&mut self, octets: &[u8]) -> Result<(), Fault>;
     /// Says that nothing more will be sent, and reads what the other side still sends, within a bound of octets and
@@ -80,6 +85,10 @@ impl<S: Stream> Stream for &mut S {
 
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
         (**self).receive(buffer)
+    }
+
+    fn is_waiting(&mut self, time: Duration) -> bool {
+        (**self).is_waiting(time)
     }
 
     fn send(&mut self, octets: &[u8]) -> Result<(), Fault> {
@@ -194,6 +203,15 @@ impl Stream for Connection {
                 received
             }
         }
+    }
+
+    fn is_waiting(&mut self, time: Duration) -> bool {
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        let mut fd = [PollFd::new(self.input.as_fd(), PollFlags::POLLIN)];
+        // A client that is gone is no early talker: that is found out when it is read from.
+        matches!(poll(&mut fd, timeout), Ok(1..))
+            && nix::sys::socket::recv(self.input.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
+                .is_ok_and(|count| count > 0)
     }
 
     fn send(&mut self, mut octets: &[u8]) -> Result<(), Fault> {

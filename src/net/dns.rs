@@ -338,4 +338,4 @@ fn hosts_line(line: &str) -> Option<(IpAddr, Vec<String>)> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

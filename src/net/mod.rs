@@ -8,6 +8,7 @@ pub mod limits;
 pub mod listener;
 pub mod peer;
 pub mod pool;
+pub mod proxy;
 pub mod refused;
 pub mod tls;
 pub mod trust;

@@ -118,6 +118,11 @@ impl Peer {
         self.looked_up.get_or_init(|| self.look_up(&Resolver::of_system())).clone()
     }
 
+    /// The same, by this resolver.
+    pub fn name_by(&self, resolver: &Resolver) -> Lookup<String> {
+        self.looked_up.get_or_init(|| self.look_up(resolver)).clone()
+    }
+
     /// Logs more from now on if the client is in debug_peer_list.
     pub fn debug_if_listed(&self, config: &Config) {
         match config.debug_peer_list.matches_peer(self) {

@@ -52,6 +52,12 @@ pub struct Settings {
     pub soft_bounce: bool,
     /// Whether a client that does not wait where it must is turned away. Not for pipes, which cannot wait.
     pub forbid_early: bool,
+    /// How long such a client must be silent before the greeting.
+    pub greet_wait: Duration,
+    /// Whether an LF without CR is a line end, though never one of those around the dot that ends a message.
+    pub bare_newline: bool,
+    /// Errors after which each more is answered late, and how late.
+    pub soft_errors: (u32, Duration),
     /// Whether a client that no channel lists is turned away before the greeting.
     pub finicky: bool,
 }
@@ -67,6 +73,8 @@ pub struct Kind {
     pub login: session::Login,
     /// Whether the client may speak for others.
     pub xclient: bool,
+    /// Whether the client may end lines with LF alone.
+    pub bare_newline: bool,
 }
 
 impl Settings {
@@ -91,8 +99,17 @@ impl Settings {
             line_length_limit: usize::try_from(config.line_length_limit).unwrap_or(usize::MAX),
             soft_bounce: config.soft_bounce,
             forbid_early: config.smtpd_forbid_unauth_pipelining && peer.on_inet_socket,
+            greet_wait: config.smtpd_greet_wait.0,
+            bare_newline: kind.bare_newline,
+            soft_errors: (config.smtpd_soft_error_limit, config.smtpd_error_sleep_time.0),
             finicky: kind.finicky,
         }
+    }
+}
+
+impl Settings {
+    fn line_end(&self) -> LineEnd {
+        if self.bare_newline { LineEnd::Lenient } else { LineEnd::Strict }
     }
 }
 
@@ -113,7 +130,7 @@ pub fn serve(
         settings,
         client: site.client().1,
         session: Session::new(session::Settings { tls: offered, ..settings.session.clone() }),
-        lines: LineReader::new(settings.line_length_limit, LineEnd::Strict),
+        lines: LineReader::new(settings.line_length_limit, settings.line_end()),
         input: vec![0; FIRST_ROOM],
         start: 0,
         end: 0,
@@ -184,8 +201,14 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             let reply = if reply == Reply::NO_CHANNEL { Reply::NOT_LISTED } else { Reply::CANNOT_TELL_YET };
             return Ok(self.refuse(reply));
         }
+        // Who begins before the greeting has not been told that this is SMTP. Under TLS there are no such octets.
+        if self.settings.forbid_early && self.cipher_suite.is_none() && self.stream.is_waiting(self.settings.greet_wait)
+        {
+            return Ok(self.refuse(Reply::EARLY));
+        }
         self.say(self.session.greeting());
         loop {
+            let errors = self.session.errors();
             let step = match self.next_line()? {
                 Input::Command(Ok(command)) if self.is_early(&command) => Step::Refuse(Reply::EARLY),
                 Input::Command(Ok(command)) => {
@@ -201,6 +224,9 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             };
             if let Some(ended) = self.act(step)? {
                 return Ok(ended);
+            }
+            if self.session.errors() > errors.max(self.settings.soft_errors.0) {
+                std::thread::sleep(self.settings.soft_errors.1);
             }
             if self.session.is_worn_out() {
                 return Ok(self.refuse(Reply::TOO_MANY_ERRORS));

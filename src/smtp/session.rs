@@ -439,6 +439,11 @@ impl Session {
         self.errors = self.errors.saturating_add(u32::from(reply.is_mistake()));
     }
 
+    /// Mistakes so far.
+    pub fn errors(&self) -> u32 {
+        self.errors
+    }
+
     /// Whether there were too many mistakes.
     pub fn is_worn_out(&self) -> bool {
         self.errors >= self.settings.error_limit

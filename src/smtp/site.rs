@@ -6,13 +6,20 @@ use super::session::Login;
 use crate::auth::gate::{self, Answer};
 use crate::channel::{Channels, Transport};
 use crate::config::Config;
+use crate::config::value::ClientRestriction;
 use crate::exit::Error;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
 use crate::net::connection::Connection;
+use crate::net::dns::Resolver;
 use crate::net::peer::{Origin, Peer};
 use crate::sasl::Credentials;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// How long all questions to name servers about a client may take together.
+const LONGEST_LOOK_UP: Duration = Duration::from_secs(5);
 
 /// The surroundings of a server; tests have their own.
 pub trait Site {
@@ -76,6 +83,9 @@ pub struct Here<'a> {
     only: &'a [String],
     finicky: bool,
     checker: RefCell<Checker>,
+    resolver: OnceCell<Resolver>,
+    /// What was found about the client.
+    refusal: RefCell<Option<Option<Reply>>>,
 }
 
 impl<'a> Here<'a> {
@@ -90,13 +100,56 @@ impl<'a> Here<'a> {
         // A client without an address needs no look-up, so this does nothing but read the names.
         channels.incoming(&Peer::new(Origin::Stdin), only, true)?;
         let (peer, checker) = (RefCell::new(peer.clone()), RefCell::new(Checker::None));
-        Ok(Here { config, channels, peer, only, finicky, checker })
+        let (resolver, refusal) = (OnceCell::new(), RefCell::new(None));
+        Ok(Here { config, channels, peer, only, finicky, checker, resolver, refusal })
     }
 
     /// The same, with somebody who checks passwords.
     pub fn with_checker(self, checker: Checker) -> Here<'a> {
         self.checker.replace(checker);
         self
+    }
+
+    /// What smtpd_client_restrictions comes to. A list that cannot be asked lists nobody: else its failure would stop
+    /// the mail of everybody.
+    fn judge_client(&self) -> Option<Reply> {
+        let peer = self.peer.borrow();
+        let restrictions = &self.config.smtpd_client_restrictions.0;
+        let Origin::Address(address) = peer.origin else { return None };
+        if address.is_loopback() || restrictions.is_empty() {
+            return None;
+        }
+        let resolver = self.resolver.get_or_init(Resolver::of_system);
+        let deadline = Instant::now() + LONGEST_LOOK_UP;
+        for restriction in restrictions {
+            match restriction {
+                ClientRestriction::PermitMynetworks => match self.config.mynetworks.matches_peer(&peer) {
+                    Lookup::Yes(()) => return None,
+                    Lookup::No => {}
+                    Lookup::CannotTell(why) => {
+                        log::warn!("client={peer} event=trouble with=mynetworks problem=\"{why}\"")
+                    }
+                },
+                ClientRestriction::UnknownHostname => match peer.name_by(resolver) {
+                    Lookup::Yes(_) => {}
+                    Lookup::No => return Some(Reply::NO_CLIENT_NAME),
+                    Lookup::CannotTell(_) => return Some(Reply::CANNOT_TELL_NAME),
+                },
+                ClientRestriction::BlockList(domain, wanted) => {
+                    let name = format!("{}.{domain}", reversed(address));
+                    match resolver.addresses(&name, IpAddr::from([127, 0, 0, 1]), deadline) {
+                        Lookup::Yes(found) if found.iter().any(|answer| is_listing(*answer, *wanted)) => {
+                            return Some(Reply::blocked(domain));
+                        }
+                        Lookup::Yes(_) | Lookup::No => {}
+                        Lookup::CannotTell(why) => {
+                            log::warn!("client={peer} event=trouble with={domain} problem=\"{why}\"");
+                        }
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// Whether and how a client can log in, if that is possible at all.
@@ -127,6 +180,27 @@ impl<'a> Here<'a> {
     }
 }
 
+/// An address as block lists have it in front of their domain (RFC 5782 section 2).
+fn reversed(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.octets().iter().rev().map(u8::to_string).collect::<Vec<_>>().join("."),
+        IpAddr::V6(address) => {
+            let octets = address.octets();
+            let digits = octets.iter().rev().map(|octet| format!("{:x}.{:x}", octet & 15, octet >> 4));
+            digits.collect::<Vec<_>>().join(".")
+        }
+    }
+}
+
+/// Other answers than 127.0.0.0/8 come from whoever bought the domain of a list that is no more.
+fn is_listing(answer: IpAddr, wanted: Option<std::net::Ipv4Addr>) -> bool {
+    match (answer, wanted) {
+        (answer, Some(wanted)) => answer == IpAddr::V4(wanted),
+        (IpAddr::V4(answer), None) => answer.is_loopback(),
+        (IpAddr::V6(_), None) => false,
+    }
+}
+
 impl Site for Here<'_> {
     fn channel(&self) -> Lookup<String> {
         match self.channels.incoming(&self.peer.borrow(), self.only, self.finicky) {
@@ -150,6 +224,10 @@ impl Site for Here<'_> {
             Lookup::Yes(channel) if channel.transport == Transport::Mailbox => Some(address),
             Lookup::Yes(_) | Lookup::No | Lookup::CannotTell(_) => None,
         }
+    }
+
+    fn refusal(&self) -> Option<Reply> {
+        self.refusal.borrow_mut().get_or_insert_with(|| self.judge_client()).clone()
     }
 
     fn room(&self) -> Option<u64> {
@@ -213,6 +291,7 @@ impl Site for Here<'_> {
             Said::Nothing => Ok(()),
         };
         *peer = other;
+        self.refusal.replace(None);
         match *self.checker.borrow() {
             Checker::None => Login::Never,
             _ => Here::login_of(self.config, &peer),
@@ -224,9 +303,70 @@ impl Site for Here<'_> {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::net::dns::tests::NameServer;
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// What a client hears that asks no other name server than this one, which knows two names.
+    fn refused(client: &str, restrictions: &str) -> Option<u16> {
+        let server = NameServer::start(&[("2.2.0.192.bl.example", "127.0.0.4"), ("3.2.0.192.bl.example", "10.0.0.1")]);
+        let config = Config::with(&[
+            ("smtpd_client_restrictions", restrictions),
+            ("mynetworks", "192.0.2.0/30"),
+            ("channels", "/nonexistent"),
+        ]);
+        let channels = Channels::load(&config).unwrap();
+        let peer = Peer::new(Origin::Address(client.parse().unwrap()));
+        let site = Here::new(&config, &channels, &peer, &[], false).unwrap();
+        let hosts = "192.0.2.7 named.example\n";
+        let _ = site.resolver.set(Resolver::new(vec![server.address], hosts));
+        let first = site.refusal();
+        drop(server);
+        assert_eq!(site.refusal(), first, "asked once a client");
+        first.map(|reply| reply.code)
+    }
+
+    #[test]
+    fn block_lists_and_names_are_asked_in_order() {
+        for (client, restrictions, code) in [
+            ("192.0.2.2", "reject_rbl_client bl.example", Some(554)),
+            ("192.0.2.2", "reject_rbl_client bl.example=127.0.0.4", Some(554)),
+            ("192.0.2.2", "reject_rbl_client bl.example=127.0.0.5", None),
+            ("192.0.2.2", "permit_mynetworks, reject_rbl_client bl.example", None),
+            ("192.0.2.2", "", None),
+            ("192.0.2.3", "reject_rbl_client bl.example", None),
+            ("192.0.2.4", "reject_rbl_client bl.example", None),
+            ("127.0.0.1", "reject_rbl_client bl.example reject_unknown_client_hostname", None),
+            ("192.0.2.7", "reject_unknown_client_hostname", None),
+            ("192.0.2.8", "reject_unknown_client_hostname", Some(450)),
+        ] {
+            assert_eq!(refused(client, restrictions), code, "{client} {restrictions}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_does_not_answer_lists_nobody_and_does_not_hold_the_client_for_long() {
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let config = Config::with(&[
+            ("smtpd_client_restrictions", "reject_rbl_client a.example, reject_rbl_client b.example"),
+            ("channels", "/nonexistent"),
+        ]);
+        let channels = Channels::load(&config).unwrap();
+        let peer = Peer::new(Origin::Address("192.0.2.1".parse().unwrap()));
+        let site = Here::new(&config, &channels, &peer, &[], false).unwrap();
+        let _ = site.resolver.set(Resolver::new(vec![silent.local_addr().unwrap()], ""));
+        let begun = Instant::now();
+        assert_eq!(site.refusal(), None);
+        assert!(begun.elapsed() < LONGEST_LOOK_UP + Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn addresses_are_reversed_as_block_lists_have_them() {
+        assert_eq!(reversed("192.0.2.99".parse().unwrap()), "99.2.0.192");
+        let v6 = reversed("2001:db8:1:2:3:4:567:89ab".parse().unwrap());
+        assert_eq!(v6, "b.a.9.8.7.6.5.0.4.0.0.0.3.0.0.0.2.0.0.0.1.0.0.0.8.b.d.0.1.0.0.2");
     }
 
     #[test]

@@ -12,14 +12,24 @@ pub struct BareLineEnd;
 pub struct ChunkLines {
     cr: bool,
     in_line: bool,
+    bare_lf: bool,
 }
 
 impl ChunkLines {
+    /// At the beginning of a text; `bare_lf`: an LF without CR ends a line of it too.
+    pub fn new(bare_lf: bool) -> Self {
+        ChunkLines { bare_lf, ..ChunkLines::default() }
+    }
+
     /// Appends octets to `out` with LF line ends.
     pub fn push(&mut self, mut octets: &[u8], out: &mut Vec<u8>) -> Result<(), BareLineEnd> {
         while let Some((&first, rest)) = octets.split_first() {
             match (std::mem::take(&mut self.cr), first) {
                 (true, b'\n') => {
+                    out.push(b'\n');
+                    (self.in_line, octets) = (false, rest);
+                }
+                (false, b'\n') if self.bare_lf => {
                     out.push(b'\n');
                     (self.in_line, octets) = (false, rest);
                 }

@@ -29,6 +29,8 @@ enum Place {
 pub struct Unstuffer {
     place: Place,
     size: u64,
+    /// An LF without CR ends a line of the text.
+    bare_lf: bool,
 }
 
 impl Default for Unstuffer {
@@ -40,7 +42,13 @@ impl Default for Unstuffer {
 impl Unstuffer {
     /// At the beginning of a text: the CR LF of the line before it counts as the first of CR LF `.` CR LF.
     pub fn new() -> Self {
-        Unstuffer { place: Place::LineStart, size: 0 }
+        Unstuffer { place: Place::LineStart, size: 0, bare_lf: false }
+    }
+
+    /// One that takes an LF without CR for a line end of the text. The line behind it is as good as in the middle of
+    /// one: a dot there is content, so nothing but CR LF `.` CR LF ends the text here either.
+    pub fn lenient() -> Self {
+        Unstuffer { bare_lf: true, ..Unstuffer::new() }
     }
 
     /// Takes octets, appends the text in them to `out` with LF line ends, and tells how many were taken.
@@ -55,6 +63,11 @@ impl Unstuffer {
                     Place::LineStart
                 }
                 (Place::DotCr, b'\n') => return (position, Text::End),
+                (Place::LineStart | Place::InLine | Place::Dot, b'\n') if self.bare_lf => {
+                    out.push(b'\n');
+                    self.size += 1;
+                    Place::InLine
+                }
                 (Place::Cr | Place::DotCr, _) | (_, b'\n') => return (position, Text::BareLineEnd),
                 (Place::Dot, b'\r') => Place::DotCr,
                 (Place::LineStart, b'.') => Place::Dot,
@@ -146,6 +159,22 @@ mod tests {
         }
         writer.end(&mut out);
         out
+    }
+
+    #[test]
+    fn where_a_bare_lf_is_taken_only_crlf_dot_crlf_ends_the_text() {
+        let taken = |input: &[u8]| {
+            let (mut unstuffer, mut out) = (Unstuffer::lenient(), Vec::new());
+            let (_, found) = unstuffer.push(input, &mut out);
+            (String::from_utf8(out).unwrap(), found)
+        };
+        let text = |text: &str| text.to_owned();
+        assert_eq!(taken(b"a\nb\r\n.\r\nx"), (text("a\nb\n"), Text::End));
+        assert_eq!(taken(b"a\n.\r\nMAIL"), (text("a\n.\nMAIL"), Text::More));
+        assert_eq!(taken(b"a\r\n.\nMAIL"), (text("a\n\nMAIL"), Text::More));
+        assert_eq!(taken(b"a\n.\nMAIL"), (text("a\n.\nMAIL"), Text::More));
+        assert_eq!(taken(b"a\r.\r\n").1, Text::BareLineEnd);
+        assert_eq!(taken(b"a\r\n.\r\r\n").1, Text::BareLineEnd);
     }
 
     #[test]

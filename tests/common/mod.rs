@@ -5,8 +5,8 @@
 #![allow(dead_code, clippy::print_stderr, missing_docs)]
 
 pub mod connections;
-pub mod postfix;
 pub mod hops;
+pub mod postfix;
 pub mod tls;
 pub mod transcript;
 
@@ -56,7 +56,7 @@ impl Scratch {
             format!(
                 "myhostname = mx.example\nmail_owner = nobody\nqueue_directory = {0}/queue\nusers = passwd-file:{0}/passwd\n\
                  mailbox = maildir:{0}/mail/%u\nalias_maps = {0}/aliases\n\
-                 drop_directory = {0}/drop\nqmqpd_error_delay = 0\ndaemon_directory = {1}\n{main_cf}\n",
+                 drop_directory = {0}/drop\nqmqpd_error_delay = 0\nsmtpd_error_sleep_time = 0\ndaemon_directory = {1}\n{main_cf}\n",
                 path.display(),
                 bin_folder().display(),
             ),
@@ -190,6 +190,8 @@ pub struct Queued {
     pub id: String,
     pub reverse_path: Vec<u8>,
     pub recipients: Vec<Vec<u8>>,
+    /// What was said with MAIL, and behind a `|` each what was said with RCPT.
+    pub parameters: String,
     /// Trace field and content.
     pub whole: Vec<u8>,
 }
@@ -203,8 +205,10 @@ impl Queued {
             assert!(count > 0, "a message shorter than its size");
             filled += count;
         }
+        let of_recipients = message.recipients.iter().map(|r| format!("|{}", r.parameters));
         Queued {
             id: message.id.to_string(),
+            parameters: format!("{}{}", message.parameters, of_recipients.collect::<String>()),
             reverse_path: message.reverse_path.as_bytes().to_vec(),
             recipients: message.recipients.iter().map(|r| r.address.as_bytes().to_vec()).collect(),
             whole,

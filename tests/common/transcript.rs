@@ -9,6 +9,7 @@
 //! S: an expected line; a final * is any rest
 //! S| expected octets up to an LF or the end, escaped as above; a final * is any rest
 //! Q: <reverse-path> <recipient>... "content": a queued message, in order; "Q: *" is any number of any messages
+//! P: parameters|of each|recipient: what the messages keep of MAIL and RCPT, if there is such a line
 //! L: alice 2: messages left in a mailbox at the end
 //! X: exit status
 //! ```
@@ -211,6 +212,11 @@ fn compare_queue(text: &str, scratch: &Scratch) -> Result<(), String> {
         return Ok(());
     }
     let queued = scratch.queued();
+    let kept: Vec<&str> = queued.iter().map(|message| message.parameters.as_str()).collect();
+    let expected_kept: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("P: ")).collect();
+    if !expected_kept.is_empty() && kept != expected_kept {
+        return Err(format!("kept {kept:?}, expected {expected_kept:?}"));
+    }
     let shown: Vec<String> = queued
         .iter()
         .map(|message| {

@@ -76,6 +76,22 @@ impl Drop for Server {
     }
 }
 
+/// A name server for tests elsewhere: it knows addresses of names and nothing else.
+pub(crate) struct NameServer {
+    pub(crate) address: SocketAddr,
+    _server: Server,
+}
+
+impl NameServer {
+    pub(crate) fn start(names: &'static [(&'static str, &'static str)]) -> NameServer {
+        let server = Server::start(move |question, _| {
+            let zone: Vec<_> = names.iter().map(|(name, address)| (*name, Rtype::A, *address)).collect();
+            vec![answer(question, &zone)]
+        });
+        NameServer { address: server.address, _server: server }
+    }
+}
+
 fn dns(name: &str) -> DnsName {
     DnsName::from_str(name).unwrap()
 }

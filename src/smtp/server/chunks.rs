@@ -24,7 +24,8 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             Some(chunks) => chunks,
             None => {
                 self.begin_content();
-                let lines = if self.session.is_binary() { None } else { Some(ChunkLines::default()) };
+                let lines =
+                    if self.session.is_binary() { None } else { Some(ChunkLines::new(self.settings.bare_newline)) };
                 Chunks { lines, size: 0 }
             }
         };

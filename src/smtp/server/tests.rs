@@ -166,6 +166,9 @@ fn settings() -> Settings {
         line_length_limit: 2048,
         soft_bounce: false,
         forbid_early: false,
+        greet_wait: Duration::ZERO,
+        bare_newline: false,
+        soft_errors: (10, Duration::ZERO),
         finicky: false,
     }
 }
@@ -471,6 +474,122 @@ fn no_way_to_write_the_end_of_a_message_makes_two_of_one() {
             assert!(ends_before || !played.queue.queued.iter().any(|m| m.starts_with("<evil")), "{shown}");
         }
     }
+}
+
+/// Chunks whose octets look like ends of a message, and what stands around them.
+fn chunk_variants() -> Vec<(Vec<Vec<u8>>, bool)> {
+    let evil: &[u8] = b"MAIL FROM:<evil@x>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\nsmuggled\r\n.\r\n";
+    let ends: [&[u8]; 10] = [b"\n", b"\r", b"\r\n", b"\n\r", b"\r\r\n", b"\r\n\n", b"\0\r\n", b"\r\0\n", b"", b"\x85"];
+    let mut variants = Vec::new();
+    for before in ends {
+        for behind in ends {
+            let text = [b"x", before, b".", behind, evil].concat();
+            // Whole, cut before the dot, cut behind it, octet by octet around it.
+            let at = 1 + before.len();
+            for cuts in [vec![], vec![at], vec![at + 1], vec![1, at, at + 1, at + 1 + behind.len()]] {
+                let (mut parts, mut from) = (Vec::new(), 0);
+                for cut in cuts.into_iter().chain([text.len()]) {
+                    parts.push(text[from..cut].to_vec());
+                    from = cut;
+                }
+                let clean = text.windows(2).all(|two| (two[0] == b'\r') == (two[1] == b'\n'));
+                variants.push((parts, clean));
+            }
+        }
+    }
+    variants
+}
+
+#[test]
+fn no_chunk_makes_two_messages_of_one() {
+    let variants = chunk_variants();
+    assert!(variants.len() >= 400);
+    for (parts, clean) in variants {
+        for binary in [false, true] {
+            let body = if binary { " BODY=BINARYMIME" } else { "" };
+            let mut input = format!("EHLO c\r\nMAIL FROM:<a@c>{body}\r\nRCPT TO:<bob@mx.example>\r\n").into_bytes();
+            for (number, part) in parts.iter().enumerate() {
+                let last = if number + 1 == parts.len() { " LAST" } else { "" };
+                input.extend(format!("BDAT {}{last}\r\n", part.len()).into_bytes());
+                input.extend(part);
+            }
+            input.extend(b"NOOP\r\nQUIT\r\n");
+            for step in [1, 7, usize::MAX] {
+                let played = play_with(Memory::new(&input, step), Queue::default(), &here(), &settings());
+                let shown = format!("{} in pieces of {step}", input.escape_ascii());
+                assert_eq!(played.queue.queued.len(), usize::from(clean || binary), "{shown}");
+                assert!(!played.queue.queued.iter().any(|message| message.starts_with("<evil")), "{shown}");
+                let replies = codes(&played.replies);
+                assert_eq!(replies.len(), 1 + 3 + parts.len() + 2, "one for each command: {shown}\n{}", played.replies);
+                assert_eq!(replies[replies.len() - 2..], [250, 221], "{shown}");
+            }
+        }
+    }
+}
+
+#[test]
+fn octets_that_a_refused_chunk_has_are_never_commands() {
+    let chunk = b"RSET\r\nQUIT\r\n";
+    let bdat = |last: &str| [format!("BDAT {}{last}\r\n", chunk.len()).as_bytes(), chunk].concat();
+    for (begin, code) in [
+        (&b""[..], 503),
+        (b"MAIL FROM:<>\r\n", 503),
+        (b"MAIL FROM:<>\r\nRCPT TO:<nobody@mx>\r\n", 554),
+        (b"MAIL FROM:<broken@x>\r\n", 503),
+    ] {
+        let input = [b"EHLO c\r\n", begin, &bdat(""), &bdat(" LAST"), b"NOOP\r\n"].concat();
+        let played = play(&input);
+        let all = codes(&played.replies);
+        assert_eq!(all[all.len() - 3..], [code, code, 250], "{}: {}", begin.escape_ascii(), played.replies);
+    }
+    // Too large: as long as it is announced it is read.
+    let big =
+        [&b"MAIL FROM:<>\r\nRCPT TO:<b@mx>\r\nBDAT 300000\r\n"[..], &[b'x'; 300_000], &bdat(" LAST"), b"NOOP\r\n"];
+    assert_eq!(codes(&play(&big.concat()).replies), [220, 250, 250, 552, 503, 250]);
+}
+
+#[test]
+fn a_message_in_chunks_is_that_of_data() {
+    let chunked = play(
+        b"MAIL FROM:<a@b> BODY=8BITMIME ENVID=x\r\nRCPT TO:<bob@mx.example> NOTIFY=NEVER\r\n\
+        BDAT 3\r\na\r\nBDAT 1\r\n.BDAT 2 LAST\r\n\r\nMAIL FROM:<a@b>\r\nQUIT\r\n",
+    );
+    assert_eq!(codes(&chunked.replies), [220, 250, 250, 250, 250, 250, 250, 221]);
+    let expected = "<a@b> BODY=8BITMIME ENVID=x <bob@mx.example> NOTIFY=NEVERa\\n.\\n";
+    assert_eq!(chunked.queue.queued, [expected]);
+    assert!(chunked.replies.contains("250 2.0.0 3 octets taken\r\n"), "{}", chunked.replies);
+}
+
+#[test]
+fn when_submit_fails_in_a_chunk_nothing_is_acknowledged_and_the_session_goes_on() {
+    let input = b"MAIL FROM:<a@b>\r\nRCPT TO:<bob@mx.example>\r\nBDAT 3\r\na\r\nBDAT 6 LAST\r\nRSET\r\nNOOP\r\n";
+    for fails_after in 0..6 {
+        let queue = Queue { fails_after: Some(fails_after), ..Queue::default() };
+        let played = play_with(Memory::new(input, 64), queue, &here(), &settings());
+        assert!(played.queue.queued.is_empty(), "after {fails_after} calls");
+        let all = codes(&played.replies);
+        assert_eq!((all.len(), all[all.len() - 1]), (6, 250), "after {fails_after} calls: {}", played.replies);
+        assert!(!played.replies.contains("queued"), "after {fails_after} calls: {}", played.replies);
+    }
+}
+
+#[test]
+fn where_a_bare_newline_is_taken_it_ends_no_message() {
+    let settings = Settings { bare_newline: true, ..settings() };
+    let input = b"MAIL FROM:<a@b>\nRCPT TO:<bob@mx.example>\nDATA\nx\n.\nMAIL FROM:<evil@x>\r\n.\r\nQUIT\n";
+    let played = play_with(Memory::new(input, 5), Queue::default(), &here(), &settings);
+    assert_eq!(played.queue.queued, ["<a@b> <bob@mx.example>x\\n.\\nMAIL FROM:<evil@x>\\n"]);
+    assert_eq!(codes(&played.replies), [220, 250, 250, 354, 250, 221]);
+}
+
+#[test]
+fn a_session_takes_so_many_messages_and_no_more() {
+    let mut settings = settings();
+    settings.session.transaction_limit = 2;
+    let message = b"MAIL FROM:<>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\n.\r\n".repeat(3);
+    let played = play_with(Memory::new(&message, 64), Queue::default(), &here(), &settings);
+    assert_eq!(played.queue.queued.len(), 2);
+    assert_eq!(codes(&played.replies).last(), Some(&421));
 }
 
 /// Everything that must not depend on how the octets come.
