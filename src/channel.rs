@@ -13,8 +13,10 @@
 use crate::config::pattern::PatternList;
 use crate::config::{Config, Error, Origin, shown};
 use crate::lookup::Lookup;
-use crate::net::peer::Peer;
+use crate::net::peer::{self, Peer};
+use std::fmt::Arguments;
 
+pub mod check;
 mod parse;
 
 /// The channel of clients that have logged in. Nobody comes in on it otherwise, and without a line of its own its
@@ -103,26 +105,69 @@ impl Channels {
     /// (`smtpsrvr remotehost localhost channels`); empty: all. Without a match the last one searched, or `No` if
     /// `finicky`. An unknown name in `only` is an error.
     pub fn incoming(&self, peer: &Peer, only: &[String], finicky: bool) -> Result<Lookup<&Channel>, Error> {
+        self.incoming_traced(peer, only, finicky, &mut |_| {})
+    }
+
+    /// The same, telling each step.
+    pub fn incoming_traced(
+        &self,
+        peer: &Peer,
+        only: &[String],
+        finicky: bool,
+        tell: &mut dyn FnMut(Arguments<'_>),
+    ) -> Result<Lookup<&Channel>, Error> {
         let searched = self.searched(only)?;
+        let mut had_name = peer.looked_up.get().is_some();
         for channel in &searched {
-            match channel.clients.matches_peer(peer) {
-                Lookup::Yes(()) => return Ok(Lookup::Yes(channel)),
-                Lookup::No => {}
-                Lookup::CannotTell(why) => return Ok(Lookup::CannotTell(why)),
+            let found = channel.clients.matches_peer(peer);
+            if let (false, peer::Origin::Address(_), Some(name)) = (had_name, peer.origin, peer.looked_up.get()) {
+                had_name = true;
+                match name {
+                    Lookup::Yes(name) => tell(format_args!("client {peer}: its confirmed name is {name}")),
+                    Lookup::No => tell(format_args!("client {peer}: it has no confirmed name")),
+                    Lookup::CannotTell(_) => {}
+                }
+            }
+            match found {
+                Lookup::Yes(()) => {
+                    tell(format_args!("{channel}: client {peer} is on it"));
+                    return Ok(Lookup::Yes(channel));
+                }
+                Lookup::No => tell(format_args!("{channel}: client {peer} is not on it")),
+                Lookup::CannotTell(why) => {
+                    tell(format_args!("{channel}: cannot tell whether client {peer} is on it: {why}"));
+                    return Ok(Lookup::CannotTell(why));
+                }
             }
         }
         Ok(match searched.last() {
-            Some(last) if !finicky => Lookup::Yes(last),
-            _ => Lookup::No,
+            Some(last) if !finicky => {
+                tell(format_args!("{last}: who is on no channel is on the last one"));
+                Lookup::Yes(last)
+            }
+            _ => {
+                tell(format_args!("client {peer} is on no channel"));
+                Lookup::No
+            }
         })
     }
 
     /// The channel by which mail for a domain leaves.
     pub fn outgoing(&self, domain: &[u8]) -> Lookup<&Channel> {
-        match self.0.iter().find(|channel| channel.domains.matches_domain(domain)) {
-            Some(channel) => Lookup::Yes(channel),
-            None => Lookup::No,
+        self.outgoing_traced(domain, &mut |_| {})
+    }
+
+    /// The same, telling each step.
+    pub fn outgoing_traced(&self, domain: &[u8], tell: &mut dyn FnMut(Arguments<'_>)) -> Lookup<&Channel> {
+        for channel in &self.0 {
+            let (matches, domain) = (channel.domains.matches_domain(domain), String::from_utf8_lossy(domain));
+            if matches {
+                tell(format_args!("{channel}: domain {domain} is on it"));
+                return Lookup::Yes(channel);
+            }
+            tell(format_args!("{channel}: domain {domain} is not on it"));
         }
+        Lookup::No
     }
 
     /// Whether mail that came in on channel `from` (by name; `authenticated` and unknown names included) may leave by `to`.
@@ -172,6 +217,16 @@ impl Channels {
             }
         }
         found
+    }
+}
+
+/// Its name, and where it was read.
+impl std::fmt::Display for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.origin {
+            Origin::Default => write!(f, "channel {} (built in)", self.name),
+            origin => write!(f, "channel {} ({origin})", self.name),
+        }
     }
 }
 

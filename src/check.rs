@@ -126,6 +126,9 @@ fn check_channels(config: &Config, findings: &mut Findings) -> Option<Channels> 
         );
         findings.error(&from.origin, &problem, "list local channels alone in its last column");
     }
+    for finding in channels.findings() {
+        findings.warning(&finding.origin, &finding.problem, &finding.mend);
+    }
     let own = channels.outgoing(config.myhostname.as_bytes());
     if !matches!(own, Lookup::Yes(channel) if channel.transport == Transport::Mailbox) {
         let place = channels.0.first().map_or(Origin::Default, |channel| channel.origin.clone());

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const PROGRAMS: [&str; 8] =
-    ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver", "doorpost-queue", "doorpost-check"];
+const PROGRAMS: [&str; 9] =
+    ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver", "doorpost-queue", "doorpost-check", "checkaddr"];
 
 fn pages() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("man")
@@ -105,8 +105,8 @@ fn wrong_usage_is_64_and_wrong_configuration_is_78_everywhere() {
         scratch.configure("soft_bounce = perhaps");
         let output = scratch.run(program, &[], b"");
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
-        // smtpd needs to be told what to serve before it reads anything.
-        if program != "smtpd" {
+        // These need to be told what to do before they read anything.
+        if !matches!(program, "smtpd" | "checkaddr") {
             assert_eq!(output.status.code(), Some(78), "{program}: {log}");
             let file = scratch.path().join("main.cf");
             let line = fs::read_to_string(&file).expect("main.cf").lines().count();

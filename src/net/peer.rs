@@ -103,6 +103,17 @@ impl Peer {
         peer
     }
 
+    /// Whoever a person means by a word: an address, a name, which is believed, `stdin` or `unknown`.
+    pub fn of_word(word: &str) -> Option<Peer> {
+        match (word, address(word), name(word)) {
+            ("stdin", ..) => Some(Peer::new(Origin::Stdin)),
+            ("unknown", ..) => Some(Peer::new(Origin::Unknown)),
+            (_, Some(address), _) => Some(Peer::new(Origin::Address(address))),
+            (_, None, Some(name)) => Some(Peer { claimed_name: Some(name), ..Peer::new(Origin::Named) }),
+            (_, None, None) => None,
+        }
+    }
+
     /// The same, but on a pipe, file or unix socket of which nothing is known it is localhost (`-S`, as in Postfix).
     pub fn or_localhost(self) -> Peer {
         match self.origin {

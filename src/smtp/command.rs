@@ -241,10 +241,11 @@ fn vrfy(argument: &[u8]) -> Result<Command, Fault> {
         (argument, end) if end.eq_ignore_ascii_case(b" SMTPUTF8") => (trim_end(argument), true),
         _ => (argument, false),
     };
-    vrfied(argument).map(|address| Command::Vrfy(address, in_utf8))
+    lone_address(argument).map(|address| Command::Vrfy(address, in_utf8))
 }
 
-fn vrfied(argument: &[u8]) -> Result<Address, Fault> {
+/// Reads an address as it may stand behind VRFY: alone or in angle brackets, also without a domain.
+pub fn lone_address(argument: &[u8]) -> Result<Address, Fault> {
     let wrong = |fault| Fault::Path(Which::Forward, fault);
     if argument.is_empty() {
         return Err(Fault::NoArgument);

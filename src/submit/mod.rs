@@ -1,6 +1,7 @@
 //! Submission into the queue: what servers and `submit` say to each other, its two ends, and the one oracle that
 //! says whether a recipient is taken.
 
+pub mod checkaddr;
 pub mod client;
 pub mod command_line;
 pub mod drop_folder;

@@ -12,6 +12,7 @@ use crate::config::value::ReceiveOverride;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
 use crate::users::{self, User};
+use std::fmt::Arguments;
 
 /// Longest domain (RFC 5321 section 4.5.3.1.2).
 const LONGEST_DOMAIN: usize = 255;
@@ -21,38 +22,97 @@ const FIRST_PERSON: u32 = 1000;
 
 /// Judges an address whose mail came in on channel `from`.
 pub fn judge(config: &Config, channels: &Channels, from: &str, policy: Policy, address: &Address) -> Verdict {
+    judge_traced(config, channels, from, policy, address, &mut |_| {})
+}
+
+/// The same, telling each step: for checkaddr.
+pub fn judge_traced(
+    config: &Config,
+    channels: &Channels,
+    from: &str,
+    policy: Policy,
+    address: &Address,
+    tell: &mut dyn FnMut(Arguments<'_>),
+) -> Verdict {
     if !is_usable(address) {
+        tell(format_args!("{address}: mail can have no such address"));
         return Verdict::BadAddress;
     }
     if policy == Policy::Anywhere {
         return Verdict::Accepted;
     }
     let address = address.or_at(&config.myhostname);
-    let channel = match outgoing(channels, &address) {
+    tell(format_args!("address {address}"));
+    let channel = match outgoing_traced(channels, &address, tell) {
         Lookup::Yes(channel) => channel,
-        Lookup::No => return Verdict::UnknownHost,
+        Lookup::No => {
+            tell(format_args!("mail for it leaves by no channel"));
+            return Verdict::UnknownHost;
+        }
         Lookup::CannotTell(why) => return cannot_tell(&address, &why),
     };
     if !channels.may_go(from, channel) {
+        tell(format_args!("mail from channel {from} may not go to channel {}", channel.name));
         return Verdict::NotAllowed;
     }
-    let is_checked = !config.receive_override_options.0.contains(&ReceiveOverride::NoUnknownRecipientChecks);
-    if channel.transport != Transport::Mailbox || !is_checked {
+    tell(format_args!("mail from channel {from} may go to channel {}", channel.name));
+    if channel.transport != Transport::Mailbox {
+        return Verdict::Accepted;
+    }
+    if config.receive_override_options.0.contains(&ReceiveOverride::NoUnknownRecipientChecks) {
+        tell(format_args!("receive_override_options: nobody asks whether the user is known"));
         return Verdict::Accepted;
     }
     match local(config, &address) {
-        Lookup::Yes(_) => Verdict::Accepted,
-        Lookup::No => Verdict::UnknownUser,
-        Lookup::CannotTell(why) => cannot_tell(&address, &why),
+        Lookup::Yes(found) => {
+            tell(format_args!("{found}"));
+            Verdict::Accepted
+        }
+        Lookup::No => {
+            tell(format_args!("no user and no alias has this local part"));
+            Verdict::UnknownUser
+        }
+        Lookup::CannotTell(why) => {
+            tell(format_args!("cannot tell who has this local part: {why}"));
+            cannot_tell(&address, &why)
+        }
     }
 }
 
 /// The channel by which mail for an address, completed already, leaves.
 pub fn outgoing<'a>(channels: &'a Channels, address: &Address) -> Lookup<&'a Channel> {
-    match channels.outgoing(address.domain().unwrap_or_default()) {
+    outgoing_traced(channels, address, &mut |_| {})
+}
+
+fn outgoing_traced<'a>(
+    channels: &'a Channels,
+    address: &Address,
+    tell: &mut dyn FnMut(Arguments<'_>),
+) -> Lookup<&'a Channel> {
+    match channels.outgoing_traced(address.domain().unwrap_or_default(), tell) {
         // A channel by which nothing leaves is no way to a host.
         Lookup::Yes(channel) if channel.transport == Transport::None => Lookup::No,
         found => found,
+    }
+}
+
+impl std::fmt::Display for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Local::Alias(name, targets) => {
+                write!(f, "alias {name}:")?;
+                targets.iter().try_for_each(|target| match target {
+                    Target::Address(address) => write!(f, " {address}"),
+                    Target::Mailbox(user) => write!(f, " \\{user}"),
+                    Target::Program(command) => write!(f, " |{command}"),
+                    Target::File(path) => write!(f, " {path}"),
+                    Target::Include(path) => write!(f, " :include:{}", path.display()),
+                })
+            }
+            Local::User(user, None) => write!(f, "user {}", user.name),
+            Local::User(user, Some(extension)) => write!(f, "user {}, extension {extension}", user.name),
+            Local::Postmaster => f.write_str("postmaster, who is always taken"),
+        }
     }
 }
 

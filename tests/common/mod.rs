@@ -293,8 +293,8 @@ pub fn bin_folder() -> &'static Path {
         let copy = std::env::temp_dir().join(format!("doorpost-bin-{}", std::process::id()));
         fs::create_dir_all(&copy).expect("a folder for the programs");
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("its mode");
-        for program in ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver", "doorpost-queue", "doorpost-check"]
-        {
+        let programs = ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver"];
+        for program in programs.into_iter().chain(["doorpost-queue", "doorpost-check", "checkaddr"]) {
             fs::copy(built.join(program), copy.join(program)).expect("a copy of a program");
         }
         copy

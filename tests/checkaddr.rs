@@ -1,0 +1,185 @@
+//! checkaddr says what RCPT and VRFY say, step by step.
+
+mod common;
+
+use common::{Scratch, feed};
+use std::fs;
+
+/// Channels, aliases and users with something of each kind in them.
+fn site() -> Scratch {
+    let scratch = Scratch::with(
+        "smtpd_hard_error_limit = 100000\nsmtpd_junk_command_limit = 100000\nrecipient_delimiter = +\n\
+         alias_maps = $config_directory/aliases",
+    );
+    // Names behind the net that has all addresses: nobody asks a name server here.
+    let channels = "local 127.0.0.0/8,stdin $myhostname,other.example,.sub.example mailbox: *\n\
+                    partner 198.51.100.0/24 example.net,192.0.2.7 smtp: local,partner\n\
+                    odd unknown - - -\n\
+                    inet 0.0.0.0/0 - - local\n\
+                    friends friend.example - - local,partner\n\
+                    rest * - - local\n";
+    scratch.write("channels", channels);
+    scratch.write("aliases", "sales: bob, carol\nloop: loop\nAbuse: \\\\alice\n");
+    scratch
+}
+
+const LOCAL_PARTS: [&str; 14] = [
+    "bob",
+    "BOB",
+    "carol+news",
+    "nobody",
+    "sales",
+    "Sales+x",
+    "loop",
+    "abuse",
+    "postmaster",
+    "root",
+    "b.ob",
+    "x%example.net",
+    "example.net!x",
+    "\"b ob\"",
+];
+const DOMAINS: [&str; 13] = [
+    "mx.example",
+    "MX.EXAMPLE",
+    "other.example",
+    "a.sub.example",
+    "sub.example",
+    "example.net",
+    "example.net.",
+    "far.example",
+    "nowhere.example",
+    "[192.0.2.7]",
+    "[IPv6:::1]",
+    "a..b",
+    "-",
+];
+const CLIENTS: [&str; 5] = ["127.0.0.1", "192.0.2.1", "198.51.100.9", "friend.example", "stranger.example"];
+
+/// 0 taken, 1 refused, 75 cannot tell, by the first digit of a reply.
+fn status(reply: &str) -> i32 {
+    match reply.as_bytes().first() {
+        Some(b'2') => 0,
+        Some(b'4') => 75,
+        Some(b'5') => 1,
+        _ => panic!("no reply: {reply:?}"),
+    }
+}
+
+/// What a session of this client says to RCPT and to VRFY for each address.
+fn by_smtp(scratch: &Scratch, client: &str, addresses: &[String]) -> Vec<(String, String)> {
+    let mut input = "HELO client.example\r\nMAIL FROM:<a@client.example>\r\n".to_owned();
+    for address in addresses {
+        input.push_str(&format!("RCPT TO:<{address}>\r\nVRFY <{address}>\r\n"));
+    }
+    input.push_str("QUIT\r\n");
+    let output = feed(scratch.command("smtpsrvr").args([client, "mx.example"]), input.as_bytes());
+    let said = String::from_utf8(output.stdout).expect("text");
+    let replies: Vec<String> = said.lines().skip(3).map(str::to_owned).collect();
+    assert_eq!(replies.len(), 2 * addresses.len() + 1, "{said}");
+    replies.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
+}
+
+#[test]
+fn rcpt_vrfy_and_checkaddr_agree_on_every_address_and_client() {
+    let scratch = site();
+    let mut addresses: Vec<String> =
+        LOCAL_PARTS.iter().flat_map(|local| DOMAINS.iter().map(move |domain| format!("{local}@{domain}"))).collect();
+    addresses.push("postmaster".to_owned());
+    addresses.extend(["a b@mx.example", "@mx.example", "bob@", "b\u{e4}r@mx.example"].map(str::to_owned));
+    let mut seen = [0; 2];
+    for client in CLIENTS {
+        for (address, (rcpt, vrfy)) in addresses.iter().zip(by_smtp(&scratch, client, &addresses)) {
+            let output = scratch.run("checkaddr", &["--from", client, &format!("<{address}>")], b"");
+            let trace = String::from_utf8_lossy(&output.stdout).into_owned();
+            // Beyond ASCII it takes an extension that these sessions do not ask for.
+            if address.is_ascii() {
+                let expected = Some(status(&rcpt));
+                assert_eq!(output.status.code(), expected, "{client} {address}: {rcpt}\n{trace}");
+                assert_eq!(Some(status(&vrfy)), expected, "{client} {address}: {rcpt} {vrfy}");
+            }
+            let verdict = trace.lines().last().unwrap_or_default();
+            assert!(verdict.starts_with("verdict: "), "{trace}");
+            if !rcpt.starts_with("501") && address.is_ascii() {
+                assert!(verdict.ends_with(&rcpt), "{client} {address}: {rcpt}\n{trace}");
+            }
+            seen[usize::from(status(&rcpt) == 0)] += 1;
+        }
+    }
+    assert!(seen[0] > 100 && seen[1] > 30, "refused and taken: {seen:?}");
+}
+
+#[test]
+fn what_cannot_be_told_is_75_and_never_a_no() {
+    let scratch = site();
+    fs::remove_file(scratch.path().join("passwd")).unwrap();
+    let addresses = ["bob@mx.example".to_owned(), "x@far.example".to_owned(), "sales@mx.example".to_owned()];
+    for (address, (rcpt, vrfy)) in addresses.iter().zip(by_smtp(&scratch, "192.0.2.1", &addresses)) {
+        let output = scratch.run("checkaddr", &["--from", "192.0.2.1", address], b"");
+        assert_eq!(output.status.code(), Some(status(&rcpt)), "{address}: {rcpt} {output:?}");
+        assert_eq!(status(&rcpt), status(&vrfy));
+    }
+    let output = scratch.run("checkaddr", &["bob@mx.example"], b"");
+    assert_eq!(output.status.code(), Some(75));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\ncannot tell who has this local part: "));
+}
+
+#[test]
+fn each_step_is_told() {
+    let scratch = site();
+    let ask = |words: &[&str]| {
+        let output = scratch.run("checkaddr", words, b"");
+        let file = scratch.path().join("channels").display().to_string();
+        (String::from_utf8(output.stdout).unwrap().replace(&file, "F"), output.status.code())
+    };
+    assert_eq!(
+        ask(&["--from", "192.0.2.1", "sales@other.example"]),
+        (
+            "channel local (F:1): client 192.0.2.1 is not on it\n\
+             channel partner (F:2): client 192.0.2.1 is not on it\n\
+             channel odd (F:3): client 192.0.2.1 is not on it\n\
+             channel inet (F:4): client 192.0.2.1 is on it\n\
+             address sales@other.example\n\
+             channel local (F:1): domain other.example is on it\n\
+             mail from channel inet may go to channel local\n\
+             alias sales: bob carol\n\
+             verdict: taken: 250 2.1.5 Ok\n"
+                .to_owned(),
+            Some(0)
+        )
+    );
+    let (said, status) = ask(&["--from", "friend.example", "--channels", "friends,inet", "bob+x@mx.example"]);
+    assert!(said.starts_with("channel friends (F:5): client friend.example is on it\n"), "{said}");
+    assert!(said.contains("\nuser bob, extension x\n"), "{said}");
+    assert_eq!(status, Some(0));
+    let (said, status) = ask(&["--from", "unknown", "--channels", "partner", "--finicky", "bob"]);
+    assert!(said.ends_with("\nclient unknown is on no channel\nverdict: refused: 421 4.7.1 Your host is not listed here, closing the connection\n"), "{said}");
+    assert_eq!(status, Some(1));
+    let (said, status) = ask(&["--from", "192.0.2.1", "x@example.net"]);
+    assert!(said.contains("\nmail from channel inet may not go to channel partner\n"), "{said}");
+    assert_eq!(status, Some(1));
+}
+
+#[test]
+fn wrong_questions_are_usage_and_wrong_configuration_names_file_and_line() {
+    let scratch = site();
+    for wrong in [&[][..], &["a", "b"], &["--from", "no host", "a"], &["--from", "", "a"], &["--x"]] {
+        assert_eq!(scratch.run("checkaddr", wrong, b"").status.code(), Some(64), "{wrong:?}");
+    }
+    assert_eq!(scratch.run("checkaddr", &["--channels", "nosuch", "a"], b"").status.code(), Some(78));
+    scratch.write("channels", "local 127.0.0.0/8 $myhostname mailbox: *\nsmtp * * smtq: local\n");
+    let output = scratch.run("checkaddr", &["bob"], b"");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{log}");
+    assert!(log.contains("channels:2: expected mailbox:, "), "{log}");
+}
+
+#[test]
+fn the_check_of_all_the_configuration_finds_lines_that_nobody_reaches() {
+    let scratch = site();
+    scratch.write("channels", "smtp * * smtp: local\nlocal 127.0.0.0/8 $myhostname mailbox: *\n");
+    let output = scratch.run("doorpost-check", &[], b"");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("channels:2: no client is ever on channel local: channel smtp ("), "{said}");
+    assert!(said.contains("; put this line before that one\n"), "{said}");
+}
