@@ -432,3 +432,42 @@ fn deliver_killed_anywhere_writes_an_mbox_once() {
         deliver(traced).kill_everywhere(&|| in_mbox(queued()), &|scratch, _, what| in_mbox_once(scratch, what));
     }
 }
+
+/// An installation with one message for somebody at another host, named like its folder.
+fn queued_for(hop: &common::hops::Hop) -> Scratch {
+    let scratch = receiving();
+    scratch.write("channels", &format!("local * mx.example mailbox: *\nout - * smtp:{} -\n", hop.name()));
+    let output = scratch.run("submit", &["-f", "alice@mx.example", &far_off(&scratch)], BODY.as_bytes());
+    assert!(output.status.success(), "{output:?}");
+    scratch
+}
+
+fn far_off(scratch: &Scratch) -> String {
+    let name = scratch.path().file_name().expect("a name").to_string_lossy().to_ascii_lowercase();
+    format!("{}@far.example", name.trim_start_matches('.'))
+}
+
+/// Killed at any call of any of its processes, deliver loses nothing on the way to another host, and makes one copy too
+/// many at the most: that of the message in flight.
+#[test]
+fn deliver_killed_anywhere_hands_a_message_on_and_at_most_twice() {
+    let hop = common::hops::Hop::friendly();
+    let mut twice = 0;
+    let twice_in = std::cell::RefCell::new(&mut twice);
+    for traced in [Traced::Itself, Traced::Family] {
+        deliver(traced).kill_everywhere(&|| queued_for(&hop), &|scratch, _, what| {
+            scratch.deliver();
+            let to = format!("RCPT TO:<{}>", far_off(scratch));
+            let taken = hop.taken();
+            let copies: Vec<_> = taken.iter().filter(|taken| taken.rcpts.contains(&to)).collect();
+            assert!((1..=2).contains(&copies.len()), "{what}: {} copies", copies.len());
+            **twice_in.borrow_mut() += usize::from(copies.len() == 2);
+            for copy in copies {
+                assert!(copy.content.ends_with(&BODY.replace('\n', "\r\n")), "{what}: {}", copy.content);
+            }
+            assert_eq!(scratch.queued().len(), 0, "{what}: left in the queue");
+            assert_eq!(scratch.mail("alice").len(), 0, "{what}: returned");
+        });
+    }
+    assert!(twice > 0, "no kill hit the time between the end of the message and the mark: the test is blind");
+}

@@ -4,6 +4,7 @@
 mod common;
 
 use common::hops::{Act, Hop, Taken};
+use common::names::Names;
 use common::{Scratch, until};
 use doorpost::message::parameters::{MailParameters, RecipientParameters};
 use doorpost::message::path::{Address, ReversePath};
@@ -392,4 +393,127 @@ fn with_socket_to(_scratch: &Scratch, parent: u32) -> u32 {
         fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains("NoNewPrivs:\t1"))
     };
     *children.iter().find(confined).expect("a confined child")
+}
+
+const ZONE: common::names::Table = &[
+    ("b.example", "MX", "20 backup.b.example"),
+    ("b.example", "MX", "10 dead.b.example"),
+    ("dead.b.example", "A", "127.0.0.2"),
+    ("backup.b.example", "A", "127.0.0.1"),
+    ("plain.example", "A", "127.0.0.1"),
+    ("null.example", "MX", "0 ."),
+    ("loop.example", "MX", "10 mx.example"),
+    ("loop.example", "MX", "20 backup.b.example"),
+    ("empty.example", "MX", "10 nowhere.example"),
+    ("mx.example", "A", "127.0.0.1"),
+];
+
+#[test]
+fn the_mail_exchangers_of_a_domain_are_asked_best_first() {
+    let (hop, names) = (Hop::friendly(), Names::start(ZONE));
+    let more = format!("name_servers = {}\nsmtp_tcp_port = {}", names.address, hop.address.port());
+    let scratch = site("smtp:", &more);
+    for domain in ["b", "plain", "null", "loop", "empty", "unknown"] {
+        enqueue(&scratch, &[&format!("bob@{domain}.example")], TEXT);
+    }
+    let log = deliver(&scratch);
+    for (domain, expected) in [
+        ("b", "status=relayed"),
+        ("plain", "status=relayed"),
+        ("null", "status=failed"),
+        ("loop", "status=failed"),
+        ("empty", "status=failed"),
+        ("unknown", "status=failed"),
+    ] {
+        assert!(log.contains(&format!("to=<bob@{domain}.example> {expected}")), "{domain}: {log}");
+    }
+    for reason in ["5.1.10 null.example takes no mail", "5.4.6 mail for this domain comes back", "5.4.4 ", "5.1.2 "] {
+        assert!(log.contains(reason), "{reason}: {log}");
+    }
+    assert!(log.contains("host=dead.b.example"), "the better one was tried: {log}");
+    assert_eq!((hop.taken().len(), scratch.queued().len()), (2, 0));
+}
+
+/// One of ours that takes mail from who has logged in, under TLS; ended when dropped.
+struct Smtpsrvr(std::process::Child, Scratch, u16);
+
+impl Smtpsrvr {
+    fn start() -> Smtpsrvr {
+        let scratch = Scratch::with("smtpd_sasl_auth_enable = yes\nauthentication = passwd-file");
+        common::tls::configure(&scratch);
+        scratch.write("channels", "local - mx.example mailbox: -\nauthenticated - - - *\n");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("its number").port();
+        let mut command = scratch.command("smtpsrvr");
+        let command = command.stdin(std::os::fd::OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().expect("smtpsrvr");
+        Smtpsrvr(child, scratch, port)
+    }
+}
+
+impl Drop for Smtpsrvr {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.0.id().cast_signed()),
+            nix::sys::signal::Signal::SIGTERM,
+        );
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_smart_host_is_logged_in_at_under_tls() {
+    for (level, authorities, name, expected) in [
+        ("may", "mx.crt.pem", "mx.example", "relayed"),
+        ("verify", "mx.crt.pem", "mx.example", "relayed"),
+        ("secure", "mx.crt.pem", "mx.example", "relayed"),
+        ("verify", "other.crt.pem", "mx.example", "deferred"),
+        ("verify", "mx.crt.pem", "plain.example", "deferred"),
+    ] {
+        let (server, names) = (Smtpsrvr::start(), Names::start(ZONE));
+        let hop = format!("[{name}]:{}", server.2);
+        let client = site(
+            &format!("smtp:{hop}"),
+            &format!("name_servers = {}\nsmtp_tls_security_level = {level}", names.address),
+        );
+        client.configure(&format!("smtp_tls_CAfile = {}", common::tls::file(authorities).display()));
+        client.configure(&format!(
+            "smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = {}/passwords",
+            client.path().display()
+        ));
+        client.write("passwords", &format!("{hop} alice:{}\n", common::PASSWORD));
+        enqueue(&client, &["bob@elsewhere.example", "carol@mx2.example"], TEXT);
+        server.1.write("channels", "local - mx.example mailbox: -\nout - * discard: -\nauthenticated - - - *\n");
+        let log = deliver(&client);
+        assert!(
+            log.contains(&format!("to=<bob@elsewhere.example> status={expected}")),
+            "{level} {authorities} {name}: {log}"
+        );
+        let queued = server.1.queued();
+        assert_eq!(queued.len(), usize::from(expected == "relayed"), "{log}");
+        for message in queued {
+            let text = String::from_utf8_lossy(&message.whole).into_owned();
+            assert!(text.contains("with ESMTPSA"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn tls_that_is_required_is_never_left_out() {
+    let hop = Hop::friendly();
+    let scratch = site(&format!("smtp:{}", hop.name()), "smtp_tls_security_level = encrypt");
+    enqueue(&scratch, &["bob@b.example"], TEXT);
+    let log = deliver(&scratch);
+    assert!(log.contains("status=deferred") && log.contains("4.7.4 "), "{log}");
+    assert_eq!(hop.taken(), []);
+    // Offered, and broken: with "may" the message goes in the clear, over another connection.
+    let liar = Hop::start(|word, _, _| match word {
+        "EHLO" => Some(Act::Say("250-hop\r\n250 STARTTLS")),
+        "STARTTLS" => Some(Act::Say("220 go\r\nnonsense")),
+        _ => None,
+    });
+    let scratch = to(&liar);
+    enqueue(&scratch, &["bob@b.example"], TEXT);
+    deliver(&scratch);
+    assert_eq!((liar.taken().len(), liar.sessions()), (1, 2));
 }

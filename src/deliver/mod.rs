@@ -83,7 +83,7 @@ pub fn run(common: &Common, config: Config, work: &Work) -> Result<Ended, Error>
         privilege::become_owner(&settings.config, Owner::Mail)?;
     }
     let queue = Queue::open(&settings.config.queue_directory)?;
-    let waker = Waker::open(&queue)?;
+    let waker = Waker::open(&queue, drop_folder::trigger(&settings.config))?;
     let mut deliver = Deliver {
         queue,
         settings,

@@ -11,6 +11,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// So much in the FIFO is taken for a FIFO that was full: it holds 64 KiB where nobody changed that.
@@ -85,13 +86,15 @@ pub struct Woken {
 #[derive(Debug)]
 pub struct Waker {
     fifo: Option<File>,
+    /// That of the drop folder.
+    drop: Option<File>,
     stop: UnixStream,
     hup: UnixStream,
 }
 
 impl Waker {
     /// Opens the FIFO and catches signals. While the FIFO is open, `submit` relies on us.
-    pub fn open(queue: &Queue) -> Result<Waker, Error> {
+    pub fn open(queue: &Queue, drop: Option<PathBuf>) -> Result<Waker, Error> {
         let trouble = |error: std::io::Error| Error::Temporary(format!("waiting for signals: {error}"));
         let (stop, stopped) = UnixStream::pair().map_err(trouble)?;
         let (hup, hung_up) = UnixStream::pair().map_err(trouble)?;
@@ -102,7 +105,8 @@ impl Waker {
         for end in [&stop, &hup] {
             end.set_nonblocking(true).map_err(trouble)?;
         }
-        Ok(Waker { fifo: open_fifo(queue), stop, hup })
+        let drop = drop.and_then(|path| open_fifo(&path));
+        Ok(Waker { fifo: open_fifo(&queue.path.join("trigger")), drop, stop, hup })
     }
 
     /// Whether a signal came since the last call that asks us to end.
@@ -124,6 +128,15 @@ impl Waker {
                 }
             }
         }
+        if let Some(drop) = &mut self.drop {
+            // Anybody may write there, so what it says is not read, and not for ever.
+            for _ in 0..256 {
+                match drop.read(&mut octets) {
+                    Ok(1..) => woken.all = true,
+                    _ => break,
+                }
+            }
+        }
         for line in text.split(|octet| *octet == b'\n').filter(|line| !line.is_empty()) {
             match std::str::from_utf8(line).ok().and_then(|line| line.parse().ok()) {
                 Some(id) => woken.ids.push(id),
@@ -137,7 +150,8 @@ impl Waker {
 
     /// Waits until woken, told to stop, one of the others has something, or the time is over. Gives which of the others.
     pub fn wait<'a>(&'a self, others: impl Iterator<Item = BorrowedFd<'a>>, limit: Duration) -> Vec<usize> {
-        let own = [Some(self.stop.as_fd()), Some(self.hup.as_fd()), self.fifo.as_ref().map(AsFd::as_fd)];
+        let fifos = [&self.fifo, &self.drop].map(|fifo| fifo.as_ref().map(AsFd::as_fd));
+        let own = [Some(self.stop.as_fd()), Some(self.hup.as_fd()), fifos[0], fifos[1]];
         let mut ends: Vec<PollFd> = own.into_iter().flatten().map(|end| PollFd::new(end, PollFlags::POLLIN)).collect();
         let first = ends.len();
         ends.extend(others.map(|end| PollFd::new(end, PollFlags::POLLIN)));
@@ -154,7 +168,7 @@ impl Waker {
 
     /// For a child: closes everything.
     pub fn forget(&mut self) {
-        self.fifo = None;
+        (self.fifo, self.drop) = (None, None);
         let nothing = UnixStream::pair().and_then(|(one, _)| Ok((one.try_clone()?, one)));
         if let Ok((stop, hup)) = nothing {
             (self.stop, self.hup) = (stop, hup);
@@ -163,15 +177,14 @@ impl Waker {
 
     /// Closes the FIFO: from now on `submit` relies on somebody else.
     pub fn leave(&mut self) {
-        self.fifo = None;
+        (self.fifo, self.drop) = (None, None);
     }
 }
 
 /// Opened for writing too, so that the last `submit` to close it is no end of file.
-fn open_fifo(queue: &Queue) -> Option<File> {
-    let path = queue.path.join("trigger");
+fn open_fifo(path: &Path) -> Option<File> {
     let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOFOLLOW;
-    let fifo = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(&path);
+    let fifo = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path);
     match fifo.and_then(|fifo| Ok((fifo.metadata()?.file_type().is_fifo(), fifo))) {
         Ok((true, fifo)) => return Some(fifo),
         Ok((false, _)) => log::warn!("{}: expected a FIFO; nothing wakes this deliver", path.display()),

@@ -78,7 +78,12 @@ impl<'a> Receiver<'a> {
 
     /// Tells whoever delivers that there is something to deliver.
     pub fn wake(&self) {
-        wake::wake(self.config, self.common, &self.queue);
+        wake::wake(self.config, self.common, &self.queue, None);
+    }
+
+    /// The same of one message.
+    fn wake_for(&self, id: &str) {
+        wake::wake(self.config, self.common, &self.queue, id.parse().ok().as_ref());
     }
 
     /// Makes the next message of this draft, which nothing has been written into.
@@ -315,9 +320,9 @@ pub fn serve(config: &Config, common: &Common, mut stream: UnixStream) -> Result
             let mut out = Vec::new();
             reply.put(&mut out);
             let sent = stream.write_all(&out);
-            if matches!(reply, Reply::Outcome(Outcome::Queued(_))) {
+            if let Reply::Outcome(Outcome::Queued(id)) = &reply {
                 // Behind the answer: the client need not wait for it.
-                receiver.wake();
+                receiver.wake_for(id);
             }
             if let Err(error) = sent {
                 log::info!("the client left before it had its answer: {error}");

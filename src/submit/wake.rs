@@ -2,7 +2,7 @@
 
 use crate::cli::Common;
 use crate::config::Config;
-use crate::queue::Queue;
+use crate::queue::{Id, Queue};
 use crate::{sys, users};
 use nix::errno::Errno;
 use nix::sys::wait::waitpid;
@@ -16,8 +16,10 @@ use std::process::Command;
 
 /// Wakes a deliver that reads the FIFO. Where nobody does and every mailbox belongs to this process's user, starts one;
 /// elsewhere a `deliver` started as root must come by. Either way the message is safe, so trouble is only logged.
-pub fn wake(config: &Config, common: &Common, queue: &Queue) {
-    if queue.wake() || !users::all_belong_to(config, geteuid().as_raw()) {
+///
+/// Who knows which message it is says so; else the whole queue is looked at.
+pub fn wake(config: &Config, common: &Common, queue: &Queue, id: Option<&Id>) {
+    if id.map_or_else(|| queue.wake(), |id| queue.wake_for(id)) || !users::all_belong_to(config, geteuid().as_raw()) {
         return;
     }
     let (program, arguments) = (config.program("deliver"), common.arguments());

@@ -6,6 +6,7 @@
 
 pub mod connections;
 pub mod hops;
+pub mod names;
 pub mod postfix;
 pub mod tls;
 pub mod transcript;

@@ -4,7 +4,7 @@ use super::*;
 use domain::base::iana::Class;
 use domain::base::message_builder::AnswerBuilder;
 use domain::base::{Record, Ttl};
-use domain::rdata::Cname;
+use domain::rdata::{Cname, Mx};
 use proptest::prelude::*;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -102,6 +102,10 @@ fn push(answer: &mut AnswerBuilder<Vec<u8>>, owner: &str, kind: Rtype, data: &st
         Rtype::A => answer.push(Record::new(owner, Class::IN, TTL, A::new(data.parse().unwrap()))),
         Rtype::AAAA => answer.push(Record::new(owner, Class::IN, TTL, Aaaa::new(data.parse().unwrap()))),
         Rtype::PTR => answer.push(Record::new(owner, Class::IN, TTL, Ptr::new(dns(data)))),
+        Rtype::MX => {
+            let (preference, host) = data.split_once(' ').unwrap();
+            answer.push(Record::new(owner, Class::IN, TTL, Mx::new(preference.parse().unwrap(), dns(host))))
+        }
         Rtype::CNAME => answer.push(Record::new(owner, Class::IN, TTL, Cname::new(dns(data)))),
         other => panic!("no test has {other} records"),
     }
@@ -370,4 +374,47 @@ proptest! {
     fn any_text_is_a_hosts_file_and_a_resolv_conf(text in "(nameserver |[0-9a-f:.%# \n]){0,60}") {
         let _ = Resolver::new(servers(&text), &text);
     }
+}
+
+const MAIL_ZONE: &[(&str, Rtype, &str)] = &[
+    ("many.example", Rtype::MX, "20 Backup.Example"),
+    ("many.example", Rtype::MX, "10 mx.example"),
+    ("many.example", Rtype::MX, "5 not_a_host!.example"),
+    ("none.example", Rtype::MX, "0 ."),
+    ("alias.example", Rtype::CNAME, "real.example"),
+    ("real.example", Rtype::MX, "10 mx.example"),
+    ("plain.example", Rtype::A, "192.0.2.3"),
+    ("both.example", Rtype::A, "192.0.2.4"),
+    ("both.example", Rtype::AAAA, "2001:db8::4"),
+];
+
+#[test]
+fn mail_hosts_come_best_first_and_null_mx_is_told_from_none() {
+    let server = serves(MAIL_ZONE);
+    let hosts = |domain: &str| resolver(&[&server]).mail_hosts(domain, soon());
+    let expected =
+        |hosts: &[(u16, &str)]| Lookup::Yes(hosts.iter().map(|(p, name)| (*p, (*name).to_owned())).collect());
+    assert_eq!(hosts("many.example"), expected(&[(10, "mx.example"), (20, "backup.example")]));
+    assert_eq!(hosts("none.example"), expected(&[(0, ".")]));
+    assert_eq!(hosts("alias.example"), expected(&[(10, "mx.example")]));
+    assert_eq!(hosts("plain.example"), Lookup::No);
+    assert_eq!(hosts("nowhere.example"), Lookup::No);
+    let failing = Server::start(|question, _| vec![failure(question, Rcode::SERVFAIL)]);
+    assert!(matches!(resolver(&[&failing]).mail_hosts("many.example", soon()), Lookup::CannotTell(_)));
+}
+
+#[test]
+fn addresses_of_both_families_are_found_and_one_that_fails_hides_none() {
+    let server = serves(MAIL_ZONE);
+    let all = |server: &Server, name: &str| resolver(&[server]).all_addresses(name, soon());
+    let both = ["2001:db8::4", "192.0.2.4"].map(|text| text.parse().unwrap()).to_vec();
+    assert_eq!(all(&server, "both.example"), Lookup::Yes(both));
+    let half = Server::start(|question, _| {
+        vec![match question.sole_question().unwrap().qtype() {
+            Rtype::AAAA => failure(question, Rcode::SERVFAIL),
+            _ => answer(question, MAIL_ZONE),
+        }]
+    });
+    assert_eq!(all(&half, "both.example"), Lookup::Yes(vec!["192.0.2.4".parse().unwrap()]));
+    assert!(matches!(all(&half, "nowhere.example"), Lookup::CannotTell(_)));
 }
