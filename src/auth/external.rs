@@ -186,7 +186,8 @@ fn wait(child: Pid, end: Instant) -> nix::Result<WaitStatus> {
     loop {
         match waitpid(child, if killed { None } else { Some(WaitPidFlag::WNOHANG) }) {
             Ok(WaitStatus::StillAlive) if Instant::now() >= end => {
-                let _ = killpg(child, Signal::SIGKILL);
+                // It may have become somebody whom we may not end; then it is left to its own.
+                killpg(child, Signal::SIGKILL)?;
                 killed = true;
             }
             Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(1)),
