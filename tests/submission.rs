@@ -506,3 +506,51 @@ fn what_ehlo_lists_is_what_tests_drive() {
         assert!(found, "{keyword}: {file} has no {text}");
     }
 }
+
+/// The literal block of the page that begins with this line.
+fn block_of_page(begin: &str) -> String {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/smtpsrvr.8")).expect("the page");
+    let from = page.find(&format!("\n{begin}")).unwrap_or_else(|| panic!("no block begins with {begin}")) + 1;
+    page[from..].split("\n.Ed").next().expect("an end").to_owned()
+}
+
+#[test]
+fn the_small_site_of_the_page_takes_mail_for_its_domain_and_mail_of_its_users() {
+    let scratch = Scratch::new();
+    configure(&scratch);
+    let folder = scratch.path().display().to_string();
+    let own = |text: String| {
+        let text = text.replace("/etc/doorpost/mx.example.org.pem", &format!("{folder}/mx.crt.pem"));
+        let text = text.replace("/etc/doorpost/mx.example.org.key", &format!("{folder}/mx.key.pem"));
+        text.replace("/etc/doorpost", &folder).replace("/var/mail", &format!("{folder}/mail"))
+    };
+    scratch.configure(&own(block_of_page("myhostname = mx.example.org")));
+    // The certificate of the tests is another's, and no test asks other people's name servers.
+    scratch.configure("myhostname = mx.example\nsmtpd_client_restrictions =");
+    scratch.write("channels", &(block_of_page("local 127.0.0.0/8") + "\n"));
+    scratch.write("senders", &(block_of_page("alice@example.org") + "\n"));
+    let lines = block_of_page("smtp stream tcp");
+    let arguments: Vec<Vec<&str>> = lines.lines().map(|line| line.split_whitespace().skip(7).collect()).collect();
+    assert_eq!(arguments, [vec![], vec!["--submission"], vec!["--submission", "--tls"]]);
+
+    let mut client = greeted(Client::from_afar(&mut scratch.command("smtpsrvr")));
+    let to =
+        |client: &mut Client, recipient: &str| send(client, "x@far.example", recipient, "x").pop().expect("a reply");
+    assert!(to(&mut client, "alice@example.org").starts_with("250 2.0.0"));
+    assert!(to(&mut client, "nobody@example.org").starts_with("550 5.1.1"));
+    client.ask("RSET");
+    assert!(to(&mut client, "x@far.example").starts_with("550 5.7.1"));
+
+    let mut command = scratch.command("smtpsrvr");
+    command.args(&arguments[2]);
+    let mut client = Client::from_afar(&mut command);
+    client.start_tls();
+    let mut client = greeted(client);
+    assert_eq!(client.ask(&plain("bob", PASSWORD)), "235 2.7.0 Logged in");
+    let text = "From: office@example.org\r\n\r\nx";
+    assert!(
+        send(&mut client, "office@example.org", "x@far.example", text).pop().expect("a reply").starts_with("250 2.0.0")
+    );
+    assert!(client.ask("MAIL FROM:<alice@example.org>").starts_with("553 5.7.1"));
+    assert!(scratch.queue().join("tickets").exists(), "the keys of tickets were made");
+}

@@ -193,6 +193,7 @@ parameters! {
     name_servers: List<NameServer> = "", "addresses of name servers, maybe with ports, that deliver asks; empty: those of /etc/resolv.conf";
     tls_cert_file: List<PathBuf> = "", "PEM files of certificates, the first for who names no server; none: no TLS";
     tls_key_file: List<PathBuf> = "$tls_cert_file", "PEM files of the keys, one for each of tls_cert_file";
+    tls_ticket_key_file: OptionalPath = "", "file of keys, made and rotated as needed, with which TLS clients resume their sessions at any process; empty: no tickets";
     tls_auth_only: bool = "yes", "no plain password before TLS, except from loopback and pipes";
     syslog_name: String = "doorpost", "first part of the tag in log records";
     syslog_facility: Facility = "mail", "facility of log records";

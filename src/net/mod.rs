@@ -10,6 +10,7 @@ pub mod peer;
 pub mod pool;
 pub mod proxy;
 pub mod refused;
+mod tickets;
 pub mod tls;
 pub mod trust;
 

@@ -1,10 +1,11 @@
 //! TLS for a server, by rustls: certificates and keys out of PEM files, and one session as octets in and octets out.
 //!
-//! Reading, writing and waiting are left to `connection`. A process serves one client, so nothing is kept for a client
-//! that comes again: no tickets, no session storage. Files are opened at the start, with the rights of that moment,
+//! Reading, writing and waiting are left to `connection`. Nothing is kept here for a client that comes again; it may get a
+//! ticket, if there is a file of keys for that (`tickets.rs`). Files are opened at the start, with the rights of that moment,
 //! and read only when a client asks for TLS, so that the others do not pay for it.
 
 use super::connection::Fault;
+use super::tickets::Tickets;
 use super::trust::Trust;
 use crate::config::{self, Config, Origin};
 use crate::exit::Error;
@@ -13,7 +14,7 @@ use rustls::client::verify_server_name;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConnection, Connection, ServerConfig, ServerConnection};
 use std::fs::File;
@@ -21,6 +22,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Largest PEM file read, in octets.
 const LARGEST_FILE: usize = 1 << 20;
@@ -43,6 +45,14 @@ pub enum Offer {
 #[derive(Debug)]
 pub struct Files {
     pairs: Vec<[Pem; 2]>,
+    tickets: Option<Keys>,
+}
+
+/// The keys of tickets as they were at the start, and where they come from.
+#[derive(Debug)]
+struct Keys {
+    path: PathBuf,
+    read: Option<Arc<Tickets>>,
 }
 
 #[derive(Debug)]
@@ -115,13 +125,15 @@ impl Files {
             Ok([Pem::open("tls_cert_file", certificate)?, Pem::open("tls_key_file", key)?])
         };
         let pairs = certificates.iter().zip(keys).map(pair).collect::<Result<_, Error>>()?;
-        Ok(Some(Files { pairs }))
+        let tickets = config.tls_ticket_key_file.0.as_ref().map(|path| Keys::open(path));
+        Ok(Some(Files { pairs, tickets }))
     }
 
     fn are_those_of(&self, config: &Config) -> bool {
         let own = self.pairs.iter().map(|[certificate, key]| (&certificate.path, &key.path));
         own.eq(config.tls_cert_file.0.iter().zip(&config.tls_key_file.0))
             && config.tls_cert_file.0.len() == config.tls_key_file.0.len()
+            && config.tls_ticket_key_file.0 == self.tickets.as_ref().map(|keys| keys.path.clone())
     }
 
     /// Reads them. A process that has served others before sees them as they are now, as far as it
@@ -130,7 +142,22 @@ impl Files {
         let again = |pem: &Pem| Pem::open(pem.parameter, &pem.path);
         let now: Result<Vec<[Pem; 2]>, Error> =
             self.pairs.iter().map(|[certificate, key]| Ok([again(certificate)?, again(key)?])).collect();
-        identity(now.as_ref().unwrap_or(&self.pairs))
+        identity(now.as_ref().unwrap_or(&self.pairs), self.tickets.as_ref().and_then(Keys::tickets))
+    }
+}
+
+impl Keys {
+    /// With the rights of now: the file may be for root's eyes alone.
+    fn open(path: &Path) -> Keys {
+        let complain = |error: &io::Error| log::warn!("tls_ticket_key_file {}: no tickets: {error}", path.display());
+        let read = Tickets::open(path, SystemTime::now()).inspect_err(complain).ok().map(Arc::new);
+        Keys { path: path.to_owned(), read }
+    }
+
+    /// The keys as they are now, as far as they can be read again, and else as they were at the start.
+    fn tickets(&self) -> Option<Arc<Tickets>> {
+        let now = Tickets::open(&self.path, SystemTime::now()).ok().filter(ProducesTickets::enabled);
+        now.map(Arc::new).or_else(|| self.read.clone())
     }
 }
 
@@ -189,7 +216,7 @@ fn wrong(path: &Path, parameter: &str, expected: &str) -> Error {
     Error::Config(config::Error::at(path, 0, format!("{parameter}: expected {expected}")))
 }
 
-fn identity(pairs: &[[Pem; 2]]) -> Result<Identity, Error> {
+fn identity(pairs: &[[Pem; 2]], tickets: Option<Arc<Tickets>>) -> Result<Identity, Error> {
     let provider = Arc::new(ring::default_provider());
     let mut certified = Vec::new();
     for [certificate, key] in pairs {
@@ -203,6 +230,10 @@ fn identity(pairs: &[[Pem; 2]]) -> Result<Identity, Error> {
     let mut server = builder.with_no_client_auth().with_cert_resolver(Arc::new(ByName(certified)));
     server.send_tls13_tickets = 0;
     server.session_storage = Arc::new(NoServerSessionStorage {});
+    if let Some(tickets) = tickets.filter(|tickets| tickets.enabled()) {
+        server.send_tls13_tickets = 1;
+        server.ticketer = tickets;
+    }
     Ok(Identity(Arc::new(server)))
 }
 

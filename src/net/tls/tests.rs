@@ -253,3 +253,46 @@ fn files_that_cannot_be_opened_any_more_are_read_as_they_were() {
     std::fs::copy(test_file("other.key.pem"), &key).unwrap();
     assert!(second.read().is_ok());
 }
+
+/// Whether a client that has been at one process is spared the certificate at another.
+fn resumes(settings: &[(&str, &str)]) -> bool {
+    let (certificate, key) = (test_file("mx.crt.pem"), test_file("mx.key.pem"));
+    let files = [("tls_cert_file", certificate.to_str().unwrap()), ("tls_key_file", key.to_str().unwrap())];
+    let config = Config::with(&[&files[..], settings].concat());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&std::fs::read(&certificate).unwrap()).unwrap()).unwrap();
+    let of_client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let of_client = Arc::new(of_client);
+    let mut kinds = Vec::new();
+    for _ in 0..2 {
+        let identity = Offer::open(&config, false).unwrap().take().unwrap().read().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let of_client = of_client.clone();
+        let speaker = std::thread::spawn(move || {
+            let name = ServerName::try_from("mx.example").unwrap();
+            let mut client = StreamOwned::new(ClientConnection::new(of_client, name).unwrap(), theirs);
+            // The ticket comes behind the handshake, with the first octets.
+            client.read_exact(&mut [0; 5]).unwrap();
+            client.conn.handshake_kind()
+        });
+        let mut connection = Connection::new(ours.try_clone().unwrap().into(), ours.into(), LONG);
+        connection.start_tls(&identity).unwrap();
+        connection.send(b"hello").unwrap();
+        kinds.push(speaker.join().unwrap());
+    }
+    assert_eq!(kinds[0], Some(rustls::HandshakeKind::Full));
+    kinds[1] == Some(rustls::HandshakeKind::Resumed)
+}
+
+#[test]
+fn a_ticket_of_one_process_spares_the_handshake_at_another_where_there_is_a_file_of_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tickets");
+    assert!(resumes(&[("tls_ticket_key_file", path.to_str().unwrap())]));
+    assert!(!resumes(&[]));
+    assert!(!resumes(&[("tls_ticket_key_file", "/nonexistent/tickets")]));
+}
