@@ -3,7 +3,8 @@
 
 use super::path::{Address, LONGEST_ADDRESS};
 
-/// The addresses of a field's value, unfolded or not, in internal form; the error is the part that is none.
+/// The addresses of a field's value, unfolded or not, in internal form; the error is the part that is none,
+/// its first 80 octets as printable ASCII.
 pub fn addresses(text: &[u8]) -> Result<Vec<Address>, String> {
     let mut reader = Reader { text, at: 0 };
     let mut found = Vec::new();
@@ -86,7 +87,7 @@ impl Word {
         if self.octets.is_empty() && !self.angle {
             return Ok(None);
         }
-        let shown = || crate::logging::clean(&self.octets, 80);
+        let shown = || self.octets.get(..80).unwrap_or(&self.octets).escape_ascii().to_string();
         let address = Address::from_internal(&self.octets).map_err(|_| shown())?;
         let whole = !address.local_part().is_empty() && address.domain().is_none_or(|domain| !domain.is_empty());
         if self.broken || !whole || self.angle != self.closed { Err(shown()) } else { Ok(Some(address)) }
