@@ -1,6 +1,6 @@
 //! Other people's clients against pop3d, in clear and under TLS, by each way to log in that they have.
 //!
-//! Needs curl, openssl, fetchmail, getmail6, mpop, s-nail and python3, which .ci/run installs; a missing one is a failure.
+//! Needs curl, openssl, fetchmail, getmail6, mpop, s-nail, python3 and strace, which .ci/run installs; a missing one is a failure.
 
 mod common;
 
@@ -199,6 +199,32 @@ fn s_nail_shows_what_is_there() {
     let output = server.run("s-nail", &["-N", "-n", "-Sv15-compat", "-R", "-f", &url], "from *\nprint 2\nx\n");
     assert!((1..=MESSAGES).all(|number| said(&output).contains(&format!("  {number} a@b.example"))), "{output:?}");
     assert!(said(&output).contains("\nHello.\n.dot\n..\n"), "{output:?}");
+}
+
+/// How often a session that asks for STAT reads a folder.
+fn folders_read(scratch: &Scratch) -> usize {
+    let trace = scratch.path().join("trace");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "trace=getdents64", "-o"]).arg(&trace).arg(common::binary("pop3d"));
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
+    let input = format!("USER bob\r\nPASS {PASSWORD}\r\nSTAT\r\nQUIT\r\n");
+    let output = feed(&mut command, input.as_bytes());
+    assert!(said(&output).contains("+OK 100 messages, "), "{output:?}");
+    fs::read_to_string(&trace).expect("a trace").matches("getdents64(").count()
+}
+
+#[test]
+fn login_reads_no_folder_when_nothing_has_changed_for_a_while() {
+    let scratch = Scratch::new();
+    for number in 0..100 {
+        scratch.put_mail("bob", &format!("{}.M.mx", 1_700_000_000 + number), text(number).as_bytes());
+    }
+    assert!(folders_read(&scratch) > 0, "the first session");
+    // It takes two seconds until a folder has been left alone for so long.
+    common::until("the index to count", || folders_read(&scratch) == 0);
+    fs::remove_file(scratch.maildir("bob").join("new/1700000050.M.mx")).expect("removing");
+    scratch.put_mail("bob", "1800000000.M.mx", b"A: 1\n\n");
+    assert!(folders_read(&scratch) > 0, "changed");
 }
 
 /// A client that says everything at once, over the login, and leaves half-closed; Python's own asks one by one.

@@ -1,6 +1,6 @@
 //! Small text files of ours beside a mailbox: in a Maildir `doorpost-WHAT`, beside a file `.NAME.doorpost-WHAT`.
 //!
-//! They belong to who has the session's lock. They are read a line at a time; a line that is too long or no UTF-8 is
+//! They belong to who has the session's lock, and are its user's. They are read a line at a time; a line that is too long or no UTF-8 is
 //! none.
 
 use crate::config::value::{MailboxFormat, MailboxSpec};
@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// One such file.
@@ -50,6 +50,11 @@ impl Beside {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
+        // In a folder where others may make files, theirs are not believed.
+        if file.metadata()?.uid() != nix::unistd::geteuid().as_raw() {
+            log::warn!("event=not-ours file={:?}", self.path.display().to_string());
+            return Ok(());
+        }
         passwd_file::lines(file, |_, line| {
             if let Some(line) = line.and_then(|line| std::str::from_utf8(line).ok()) {
                 each(line);

@@ -17,7 +17,7 @@
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, fstat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use std::cell::{OnceCell, RefCell};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -162,6 +162,8 @@ impl<T: Item> Index<T> {
     pub fn open(place: Place<'_>) -> Option<Index<T>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = File::from(openat(place.folder, place.name, flags, Mode::empty()).ok()?);
+        // In a folder where others may make files, theirs are not believed.
+        fstat(&file).ok().filter(|status| status.st_uid == geteuid().as_raw())?;
         let mut head = [0; MAGIC.len() + NUMBERS * 8];
         file.read_exact_at(&mut head, 0).ok()?;
         let numbers: Vec<u64> = words(head.strip_prefix(MAGIC)?).collect();

@@ -138,6 +138,18 @@ fn another_kind_and_what_is_no_file_are_none() {
 }
 
 #[test]
+fn an_index_that_somebody_else_made_is_none() {
+    let site = Site::new();
+    site.write(&items(1));
+    assert!(site.open().is_some());
+    // Only root can give files away.
+    if geteuid().is_root() {
+        std::os::unix::fs::chown(site._scratch.path().join("index"), Some(1), None).unwrap();
+        assert!(site.open().is_none());
+    }
+}
+
+#[test]
 fn a_draft_that_is_dropped_leaves_nothing() {
     let site = Site::new();
     drop(Draft::begin(site.place(), now()).unwrap());
