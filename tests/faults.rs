@@ -456,6 +456,12 @@ fn deliver_killed_anywhere_hands_a_message_on_and_at_most_twice() {
     let twice_in = std::cell::RefCell::new(&mut twice);
     for traced in [Traced::Itself, Traced::Family] {
         deliver(traced).kill_everywhere(&|| queued_for(&hop), &|scratch, _, what| {
+            // Where only the agent was killed the message waits for its next try.
+            for message in scratch.queued() {
+                let folder = scratch.queue().join("message").join(&message.id[message.id.len() - 1..]);
+                let file = fs::File::open(folder.join(&message.id)).expect("the queue file");
+                file.set_modified(std::time::SystemTime::now()).expect("its time");
+            }
             scratch.deliver();
             let to = format!("RCPT TO:<{}>", far_off(scratch));
             let taken = hop.taken();

@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 /// Most next hops that are remembered as not answering.
 const MOST_SILENT: usize = 10_000;
 
+/// Most agents that wait for another message to their next hop.
+const MOST_IDLE: usize = 50;
+
 /// Longest time that a next hop is remembered as not answering.
 const SILENCE: Duration = Duration::from_secs(600);
 
@@ -141,8 +144,13 @@ impl Crew {
         }
     }
 
-    /// Dismisses agents that were not needed for so long, and whom nobody has to wait for.
+    /// Dismisses agents that were not needed for so long, and of idle workers all but one.
     pub fn tidy(&mut self, keep: Duration) {
+        let mut idle = 0;
+        self.workers.retain(|worker| {
+            idle += u32::from(worker.message.is_none());
+            worker.message.is_some() || idle <= 1
+        });
         for place in self.places.values_mut() {
             place.idle.retain(|agent| agent.idle_since.elapsed() < keep);
             if place.silent.as_ref().is_some_and(|(until, _)| *until <= Instant::now()) {
@@ -267,10 +275,11 @@ impl Crew {
         let Some((key, agent)) = self.workers.get_mut(number).and_then(|worker| worker.uses.take()) else {
             return Vec::new();
         };
+        let idle: usize = self.places.values().map(|place| place.idle.len()).sum();
         let silent_places = self.places.values().filter(|place| place.silent.is_some()).count();
         let Some(place) = self.places.get_mut(&key) else { return Vec::new() };
         place.users = place.users.saturating_sub(1);
-        if let Some(agent) = agent.filter(|_| reusable) {
+        if let Some(agent) = agent.filter(|_| reusable && idle < MOST_IDLE) {
             place.idle.push(Agent { idle_since: Instant::now(), ..agent });
         }
         if silent.is_some() && silent_places < MOST_SILENT {

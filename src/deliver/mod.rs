@@ -159,7 +159,7 @@ impl Deliver {
             if self.waker.is_told_to_stop() {
                 break;
             }
-            self.crew.tidy(cache);
+            self.tidy();
             if self.looked.elapsed() >= limit {
                 // What could not even be noted as tried waits for this, and not for the end of this process.
                 self.tried.clear();
@@ -194,7 +194,13 @@ impl Deliver {
     /// Gives out work until there is none, and everybody is idle; or until told to stop, and everybody is done.
     fn work_off(&mut self) -> Result<Ending, Error> {
         let mut ending = Ending::Idle;
+        let mut tidied = Instant::now();
         loop {
+            if tidied.elapsed() >= BREATH {
+                tidied = Instant::now();
+                self.settings.refresh();
+                self.tidy();
+            }
             if ending == Ending::Idle && self.waker.is_told_to_stop() {
                 ending = Ending::Stopped;
                 // These are not new: they wait for whoever comes after us.
@@ -213,6 +219,10 @@ impl Deliver {
             }
             self.look_for_more()?;
         }
+    }
+
+    fn tidy(&mut self) {
+        self.crew.tidy(self.settings.config.smtp_connection_cache_time_limit.0);
     }
 
     /// What came meanwhile.

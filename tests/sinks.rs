@@ -1,0 +1,143 @@
+//! deliver against smtp-sink, which refuses, breaks off and dawdles, and with a long queue: every message once, and of
+//! those that are not due none opened. `DOORPOST_MESSAGES` says how many (300).
+
+mod common;
+
+use common::Scratch;
+use doorpost::message::path::{Address, ReversePath};
+use doorpost::queue::{Head, Id, Queue};
+use std::collections::HashMap;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+fn wanted() -> usize {
+    std::env::var("DOORPOST_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
+}
+
+/// A free port, for programs that cannot be given a listening socket.
+fn port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port()
+}
+
+/// A running smtp-sink; ended when dropped.
+struct Sink(Child);
+
+impl Sink {
+    fn start(scratch: &Scratch, port: u16, options: &[&str]) -> Sink {
+        let mut command = Command::new("/usr/sbin/smtp-sink");
+        if nix::unistd::geteuid().is_root() {
+            command.args(["-u", "nobody"]);
+        }
+        command.args(options).arg(format!("127.0.0.1:{port}")).arg("200").current_dir(scratch.path());
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("smtp-sink");
+        common::until("smtp-sink", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Sink(child)
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn enqueue(scratch: &Scratch, number: usize) -> Id {
+    fs::create_dir_all(scratch.queue().join("message")).expect("a folder");
+    let mut draft = Queue::at(&scratch.queue()).begin().expect("a draft");
+    draft.content(format!("Subject: number-{number}-\n\nhello\n").as_bytes()).expect("content");
+    draft
+        .recipient(&Address::from_internal(format!("user{number}@b.example").as_bytes()).expect("an address"))
+        .expect("room");
+    let reverse_path = ReversePath::from_internal(b"alice@mx.example").expect("a sender");
+    draft
+        .commit(&Head { reverse_path, trace: b"Received: by mx\n".to_vec(), channel: "local".into() })
+        .expect("a message")
+}
+
+/// Makes every message due.
+fn hurry(scratch: &Scratch) {
+    for path in files(&scratch.queue().join("message")) {
+        fs::File::open(path).expect("a message").set_modified(SystemTime::now()).expect("its time");
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let folders = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    folders
+        .flat_map(|folder| fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()))
+        .collect()
+}
+
+#[test]
+fn through_refusals_and_broken_connections_every_message_arrives_once() {
+    let port = port();
+    let scratch = Scratch::with("smtp_helo_timeout = 20s\nminimal_backoff_time = 1s");
+    scratch.write("channels", &format!("local - mx.example mailbox: *\nout * * smtp:[127.0.0.1]:{port} *\n"));
+    let count = wanted();
+    (0..count).for_each(|number| drop(enqueue(&scratch, number)));
+    scratch.hand_over(&scratch.queue());
+    // Refused for now, broken off, told to go, at each stage before the end of a message.
+    for options in
+        [["-r", "RCPT"], ["-r", "DATA"], ["-r", "MAIL"], ["-q", "DATA"], ["-q", "EHLO"], ["-Q", "MAIL"], ["-Q", "RCPT"]]
+    {
+        let _sink = Sink::start(&scratch, port, &options);
+        hurry(&scratch);
+        scratch.deliver();
+        assert_eq!(files(&scratch.queue().join("message")).len(), count, "{options:?}");
+    }
+    let dump = scratch.path().join("dump");
+    fs::create_dir(&dump).expect("a folder");
+    scratch.hand_over(&dump);
+    {
+        let template = format!("{}/m.", dump.display());
+        let _sink = Sink::start(&scratch, port, &["-d", &template]);
+        hurry(&scratch);
+        scratch.deliver();
+    }
+    let mut arrived: HashMap<String, usize> = HashMap::new();
+    for entry in fs::read_dir(&dump).expect("a folder") {
+        let text = fs::read_to_string(entry.expect("an entry").path()).expect("a message");
+        for line in text.lines().filter(|line| line.starts_with("Subject: number-")) {
+            *arrived.entry(line.to_owned()).or_default() += 1;
+        }
+    }
+    assert_eq!((arrived.len(), arrived.values().max()), (count, Some(&1)));
+    assert_eq!(files(&scratch.queue().join("message")).len(), 0);
+    assert_eq!(scratch.mail("alice").len(), 0, "nothing is returned");
+}
+
+#[test]
+fn of_a_long_queue_only_what_is_due_is_opened() {
+    let scratch = Scratch::new();
+    scratch.write("channels", "local - mx.example mailbox: *\nout * * discard: *\n");
+    let first = enqueue(&scratch, 0);
+    let model = scratch.queue().join("message").join(&first.as_str()[14..]).join(first.as_str());
+    let octets = fs::read(&model).expect("a message");
+    let later = SystemTime::now() + Duration::from_secs(3600);
+    for number in 0..wanted() * 20 {
+        let id = Id::new(SystemTime::now() - Duration::from_millis(number as u64));
+        let folder = scratch.queue().join("message").join(&id.as_str()[14..]);
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::write(folder.join(id.as_str()), &octets).expect("a message");
+        fs::File::open(folder.join(id.as_str())).and_then(|file| file.set_modified(later)).expect("its time");
+    }
+    scratch.hand_over(&scratch.queue());
+    let trace = scratch.path().join("trace");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "trace=openat", "-o"]).arg(&trace).arg(common::binary("deliver"));
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
+    assert!(command.stderr(Stdio::null()).status().expect("strace").success());
+    let opened = fs::read_to_string(&trace).expect("a trace");
+    let messages: Vec<&str> =
+        opened.lines().filter(|line| line.contains("/message/") && !line.contains("O_DIRECTORY")).collect();
+    assert!(
+        messages.iter().all(|line| line.contains(first.as_str())) && !messages.is_empty(),
+        "{:?}",
+        &messages[..messages.len().min(5)]
+    );
+    assert_eq!(files(&scratch.queue().join("message")).len(), wanted() * 20);
+}
