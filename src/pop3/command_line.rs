@@ -87,7 +87,7 @@ pub struct Args {
     /// Begin with TLS, before the greeting, as on port 995
     #[arg(long)]
     pub tls: bool,
-    /// Take the unique-ids of another server over for --user, and exit: dovecot[:FORMAT], courier, x-uidl
+    /// Take the unique-ids of another server over for --user, and exit: dovecot or dovecot:FORMAT, courier, x-uidl
     #[arg(long, value_name = "SOURCE", requires = "user", conflicts_with_all = ["daemon", "inetd", "tls"])]
     pub import_unique_ids: Option<String>,
     /// Whose mailbox that is for
