@@ -7,6 +7,7 @@ use super::wire::{Wire, lines};
 use doorpost::lookup::Lookup;
 use doorpost::message::path::Address;
 use doorpost::net::tls::Offer;
+use doorpost::sasl::{Credentials, Proof};
 use doorpost::smtp::server::{Settings, serve};
 use doorpost::smtp::session;
 use doorpost::smtp::site::Site;
@@ -31,7 +32,7 @@ impl Scene {
                 transaction_limit: 0,
                 tls: session::Tls::Never,
                 dialect: session::Dialect::Smtp,
-                login: session::Login::Never,
+                login: if self.has(0) { session::Login::Always } else { session::Login::Never },
                 xclient: false,
                 discarded: Vec::new(),
             },
@@ -62,6 +63,16 @@ impl Site for Scene {
         (None, "192.0.2.1".to_owned())
     }
 
+    fn check(&self, credentials: &Credentials) -> Lookup<Vec<u8>> {
+        // Nobody is let in but this one, whatever the mechanism made of what it said.
+        if credentials.name == b"bob" && matches!(&credentials.proof, Proof::Password(secret) if secret.0 == b"secret")
+        {
+            Lookup::Yes(Vec::new())
+        } else {
+            Lookup::No
+        }
+    }
+
     fn here(&self, address: &Address) -> Option<Address> {
         self.has(7).then(|| address.clone())
     }
@@ -76,8 +87,13 @@ pub fn smtp_session(input: &[u8]) {
     // One for each line, the greeting, and one when we close.
     let most = 2 + input.iter().filter(|octet| matches!(octet, b'\n' | b'\r')).count() + 1;
     assert!(replies.len() <= most, "{} replies to {}", replies.len(), input.escape_ascii());
-    one_for_each_end_of_data(&replies, &queued);
-    sent_just_so(input, &queued);
+    let in_chunks = input.windows(4).any(|window| window.eq_ignore_ascii_case(b"BDAT"));
+    one_for_each_end_of_data(&replies, &queued, in_chunks);
+    if in_chunks {
+        sent_in_order(input, &queued);
+    } else {
+        sent_just_so(input, &queued);
+    }
     for way in 1..3 {
         let (again, queued_again) = session_with(&Scene(*scene), input, way);
         assert_eq!(
@@ -124,13 +140,14 @@ fn replies(output: &[u8]) -> Vec<(u16, String)> {
     replies
 }
 
-fn one_for_each_end_of_data(replies: &[(u16, String)], queued: &[Queued]) {
+/// In chunks a message has no 354.
+fn one_for_each_end_of_data(replies: &[(u16, String)], queued: &[Queued], in_chunks: bool) {
     let mut taken = 0;
     let mut in_data = false;
     for (code, text) in replies {
         let is_queued = *code == 250 && text.starts_with("2.0.0 Ok: queued as ");
-        assert!(in_data || !is_queued, "a message was taken that was not sent");
-        if in_data && *code == 250 {
+        assert!(in_data || in_chunks || !is_queued, "a message was taken that was not sent");
+        if (in_data && *code == 250) || is_queued {
             taken += 1;
             assert!(is_queued && text.ends_with(&format!(" {}", Store::id(taken))), "{text}");
         }
@@ -156,5 +173,21 @@ fn sent_just_so(input: &[u8], queued: &[Queued]) {
             .find(|end| lines[*end] == b".\r\n" && is_here(&lines[end - content.len()..*end]))
             .unwrap_or_else(|| panic!("queued and not sent: {}", message.content.escape_ascii()));
         lines.drain(..=end);
+    }
+}
+
+/// The lines of each queued message stand in the input, one behind the other and behind those of the message before it.
+fn sent_in_order(input: &[u8], queued: &[Queued]) {
+    let mut rest = input;
+    for message in queued {
+        assert!(!message.recipients.is_empty(), "queued for nobody");
+        for line in message.content.split(|octet| *octet == b'\n') {
+            // A line may be cut by the command between two chunks; its octets are in order all the same.
+            for octet in line {
+                let at = rest.iter().position(|other| other == octet);
+                let at = at.unwrap_or_else(|| panic!("queued and not sent: {}", message.content.escape_ascii()));
+                rest = &rest[at + 1..];
+            }
+        }
     }
 }
