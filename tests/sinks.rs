@@ -78,7 +78,9 @@ fn through_refusals_and_broken_connections_every_message_arrives_once() {
     let scratch = Scratch::with("smtp_helo_timeout = 20s\nminimal_backoff_time = 1s");
     scratch.write("channels", &format!("local - mx.example mailbox: *\nout * * smtp:[127.0.0.1]:{port} *\n"));
     let count = wanted();
-    (0..count).for_each(|number| drop(enqueue(&scratch, number)));
+    (0..count).for_each(|number| {
+        enqueue(&scratch, number);
+    });
     scratch.hand_over(&scratch.queue());
     // Refused for now, broken off, told to go, at each stage before the end of a message.
     for options in
