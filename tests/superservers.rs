@@ -284,6 +284,39 @@ fn tcpserver() {
     site.works();
 }
 
+/// The service folder that doc/superservers.md shows.
+#[test]
+fn s6_supervise() {
+    let mut site = Site::new();
+    let folder = site.scratch.path().join("service");
+    std::fs::create_dir(&folder).expect("a service folder");
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/superservers.md")).expect("it");
+    let line = document.lines().find_map(|line| line.trim().strip_prefix("exec smtpd ")).expect("its run");
+    let options = line.strip_suffix(" smtpsrvr").expect("a program behind the options");
+    let run = format!(
+        "#!/bin/sh\nexec {} --config {} --listen-address 127.0.0.1 --port {} {options} smtpsrvr\n",
+        common::binary("smtpd").display(),
+        site.config(),
+        site.ports[0]
+    );
+    std::fs::write(folder.join("run"), run).expect("run");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.join("run"), mode).expect("its mode");
+    std::fs::write(folder.join("notification-fd"), "3\n").expect("notification-fd");
+    let service = folder.display().to_string();
+    site.run("s6-supervise", [&service]);
+    let ready = || Command::new("s6-svwait").args(["-U", "-t", "5000", &service]).status();
+    common::until("the service to be ready", || ready().expect("s6-svwait").success());
+    // No waiting for a port: it was said to be ready.
+    let mut client = std::net::TcpStream::connect(("127.0.0.1", site.ports[0])).expect("bound when ready");
+    let mut greeting = [0; 4];
+    std::io::Read::read_exact(&mut client, &mut greeting).expect("a greeting");
+    assert_eq!(&greeting, b"220 ");
+    drop(client);
+    let ended = Command::new("s6-svc").args(["-wD", "-xd", &service]).status();
+    assert!(ended.expect("s6-svc").success());
+}
+
 #[test]
 fn socat() {
     let mut site = Site::new();
