@@ -56,7 +56,10 @@ impl Case {
             let setting = format!("daemon_directory={}", folder.display());
             return feed(scratch.command(self.program).args(["-o", &setting]), &self.input);
         }
-        strace.push(common::binary(self.program).into());
+        // Behind its name may stand arguments.
+        let mut words = self.program.split(' ');
+        strace.push(common::binary(words.next().unwrap_or_default()).into());
+        strace.extend(words.map(OsString::from));
         let mut command = Command::new(&strace[0]);
         command.args(&strace[1..]).env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
         let output = feed(&mut command, &self.input);
@@ -476,4 +479,137 @@ fn deliver_killed_anywhere_hands_a_message_on_and_at_most_twice() {
         });
     }
     assert!(twice > 0, "no kill hit the time between the end of the message and the mark: the test is blind");
+}
+
+/// An installation with one message in its queue for an alias of bob's and of nobody else's.
+fn queued_for_an_alias() -> Scratch {
+    let scratch = receiving();
+    scratch.write("aliases", "all: bob\n");
+    let output = scratch.run("submit", &["-f", "alice@mx.example", "all@mx.example"], BODY.as_bytes());
+    assert!(output.status.success(), "{output:?}");
+    scratch
+}
+
+/// After ordinary sweeps whoever an alias stands for has the message once, and the queue is empty.
+fn expanded_once(scratch: &Scratch, what: &str) {
+    for _ in 0..2 {
+        due_again(scratch);
+        scratch.deliver();
+    }
+    let mail = scratch.mail("bob");
+    assert_eq!(mail.len(), 1, "{what}: messages in the mailbox");
+    let text = String::from_utf8_lossy(&mail[0]);
+    assert!(text.contains("\nDelivered-To: all@mx.example\nReceived: ") && text.ends_with(BODY), "{what}: {text}");
+    assert_eq!(scratch.queued().len(), 0, "{what}: left in the queue");
+    nothing_left_over(scratch, what);
+}
+
+#[test]
+fn deliver_killed_anywhere_expands_an_alias_once() {
+    for traced in [Traced::Itself, Traced::Family] {
+        deliver(traced).kill_everywhere(&queued_for_an_alias, &|scratch, _, what| expanded_once(scratch, what));
+    }
+}
+
+/// A message that fails, and one whose sender wants to hear that it arrived.
+fn to_be_told_of() -> Scratch {
+    let scratch = receiving();
+    for (to, notify) in [("nobody-here@mx.example", "failure"), ("bob@mx.example", "success")] {
+        let mut sendmail = scratch.command("submit");
+        std::os::unix::process::CommandExt::arg0(&mut sendmail, "sendmail");
+        let output = feed(sendmail.args(["-i", "-f", "alice@mx.example", "-N", notify, to]), BODY.as_bytes());
+        assert!(output.status.success(), "{output:?}");
+    }
+    scratch
+}
+
+/// After ordinary sweeps the sender has exactly one report of each.
+fn told_once(scratch: &Scratch, what: &str) {
+    for _ in 0..2 {
+        due_again(scratch);
+        scratch.deliver();
+    }
+    let reports: Vec<String> =
+        scratch.mail("alice").iter().map(|mail| String::from_utf8_lossy(mail).into_owned()).collect();
+    let count = |action: &str| reports.iter().filter(|report| report.contains(action)).count();
+    let counts = (count("\nAction: failed\n"), count("\nAction: delivered\n"), reports.len());
+    assert_eq!(counts, (1, 1, 2), "{what}: {reports:#?}");
+    assert_eq!((scratch.mail("bob").len(), scratch.queued().len()), (1, 0), "{what}");
+}
+
+#[test]
+fn deliver_killed_anywhere_tells_a_sender_once() {
+    for traced in [Traced::Itself, Traced::Family] {
+        deliver(traced).kill_everywhere(&to_be_told_of, &|scratch, _, what| told_once(scratch, what));
+    }
+}
+
+/// A message that a user has left in the drop folder.
+fn dropped() -> Scratch {
+    let scratch = receiving();
+    make_drop_folder(&scratch);
+    let frame = |text: &str| format!("{}:{text},", text.len());
+    let frames = [frame("Falice@mx.example"), frame("Rbob@mx.example"), frame(&format!("C{BODY}")), frame("E")];
+    let path = scratch.path().join("drop").join("5".repeat(32));
+    fs::write(&path, frames.concat()).expect("a message");
+    scratch.hand_over(&path);
+    scratch
+}
+
+fn make_drop_folder(scratch: &Scratch) {
+    let folder = scratch.path().join("drop");
+    fs::create_dir(&folder).expect("a drop folder");
+    scratch.hand_over(&folder);
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o1733)).expect("its mode");
+}
+
+#[test]
+fn deliver_killed_anywhere_takes_a_message_from_the_drop_folder_once() {
+    for traced in [Traced::Itself, Traced::Family] {
+        deliver(traced).kill_everywhere(&dropped, &|scratch, _, what| {
+            delivered_once(scratch, 1, what);
+            let left = files(&scratch.path().join("drop")).into_iter().filter(|path| !path.ends_with("trigger"));
+            assert_eq!(left.count(), 0, "{what}: left in the drop folder");
+        });
+    }
+}
+
+#[test]
+fn an_error_of_any_file_call_keeps_a_message_of_the_drop_folder() {
+    deliver(Traced::Family).fail_everywhere(&dropped, &|scratch, output, what| {
+        assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
+        scratch.deliver();
+        due_again(scratch);
+        delivered_once(scratch, 1, what);
+    });
+}
+
+/// As a user whom the queue is not for: what ends with 0 arrives once, and anything else leaves nothing or the whole.
+#[test]
+fn sendmail_killed_anywhere_leaves_a_whole_message_in_the_drop_folder_or_none() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let prepare = || {
+        let scratch = receiving();
+        make_drop_folder(&scratch);
+        // The queue is a file: it cannot be used now, so everybody is as good as a stranger.
+        fs::remove_dir_all(scratch.queue()).expect("the queue");
+        fs::write(scratch.queue(), "").expect("a file in its place");
+        scratch
+    };
+    let check = |scratch: &Scratch, output: &Output, what: &str| {
+        fs::remove_file(scratch.queue()).expect("the file");
+        fs::create_dir(scratch.queue()).expect("the queue");
+        fs::set_permissions(scratch.queue(), fs::Permissions::from_mode(0o700)).expect("its mode");
+        scratch.hand_over(&scratch.queue());
+        scratch.deliver();
+        let count = scratch.mail("bob").len();
+        assert!(count == 1 || (count == 0 && output.status.code() != Some(0)), "{what}: {count}: {output:?}");
+        assert!(scratch.mail("bob").iter().all(|mail| mail.ends_with(BODY.as_bytes())), "{what}: torn");
+    };
+    let program = "submit -f alice@mx.example bob@mx.example";
+    let case = || Case { program, traced: Traced::Itself, input: BODY.into() };
+    case().kill_everywhere(&prepare, &check);
+    case().fail_everywhere(&prepare, &check);
 }

@@ -207,11 +207,12 @@ fn a_user_without_any_right_on_the_queue_leaves_mail_in_the_drop_folder() {
     let log = said(&scratch.deliver());
     assert_eq!(scratch.mail("bob").len(), 2, "{log}");
     assert!(log.contains(&format!("uid={USER} event=taken id=")), "{log}");
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    let left = || fs::read_dir(&folder).unwrap().filter(|file| file.as_ref().unwrap().file_name() != "trigger").count();
+    assert_eq!(left(), 0);
     let large = format!("Subject: x\n\n{}", "a line of text\n".repeat(1_000_000));
     let output = feed(&mut as_user(named(&scratch, "sendmail", &["bob"])), large.as_bytes());
     assert_eq!(output.status.code(), Some(69), "{output:?}");
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "what is refused leaves nothing");
+    assert_eq!(left(), 0, "what is refused leaves nothing");
 }
 
 #[test]

@@ -22,6 +22,9 @@ use std::process::ExitCode;
 struct Args {
     #[command(flatten)]
     common: Common,
+    /// Tell each step while it is done, and how much is left
+    #[arg(short = 'w', long)]
+    trace: bool,
     /// Stay, and deliver what comes in
     #[arg(long, conflicts_with = "ids")]
     watch: bool,
@@ -37,6 +40,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<Ended, Error> {
     let args: Args = cli::parse()?;
+    if args.trace {
+        logging::debug();
+    }
     let config = Config::load(&args.common)?;
     let work = match (args.watch, args.ids) {
         (true, _) => Work::Watch,

@@ -59,6 +59,8 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
     if message.is_held {
         return Ok(Attempt::NotOurs);
     }
+    let (from, size, nrcpt) = (&message.reverse_path, message.size, message.recipients.len());
+    log::debug!("id={id} event=taken from={from} size={size} nrcpt={nrcpt} channel={}", message.channel);
     let mut trial = Trial { message, now, busy: None };
     let next = schedule::next_try(config, &trial.message.id, trial.message.created, now);
     // Left by a crash: these are returned by themselves, so that the return has the same id as the lost one.
@@ -73,7 +75,9 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
             continue;
         }
         let address = recipient.address.or_at(&config.myhostname);
-        match route(tools.settings, &trial.message, &address) {
+        let way = route(tools.settings, &trial.message, &address);
+        log::debug!("id={id} to=<{address}> event=trying way=\"{}\"", told(&way));
+        match way {
             Ok(transport) if hop_of(&transport).is_some() => groups.add(&transport, &trial.message, number, address),
             Ok(transport) => trial.here(tools, number, &address, &transport)?,
             Err(outcome) => trial.one(config, number, &address, |_, _| Ok(outcome))?,
@@ -98,6 +102,30 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
     }
     message.defer_until(next)?;
     told.map(|()| Attempt::Deferred(next))
+}
+
+/// The way a recipient's mail takes, for who watches.
+fn told(way: &Result<Transport, Outcome>) -> String {
+    match way {
+        Ok(Transport::Mailbox) => "mailbox:".to_owned(),
+        Ok(Transport::Smtp(None)) => "smtp:".to_owned(),
+        Ok(Transport::Smtp(Some(host))) => format!("smtp:{host}"),
+        Ok(Transport::Other(name, rest)) => format!("{name}:{rest}"),
+        Ok(Transport::None) | Err(_) => "none".to_owned(),
+    }
+}
+
+impl Attempt {
+    /// What it came to, for who watches.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Attempt::NotOurs => "not-ours",
+            Attempt::Finished => "finished",
+            Attempt::Deferred(_) => "deferred",
+            Attempt::Waits(_) => "waits",
+            Attempt::Broken => "broken",
+        }
+    }
 }
 
 /// A message being tried.

@@ -135,6 +135,11 @@ impl Backlog {
         ids
     }
 
+    /// How many messages are not finished.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
     /// Whether there is nothing to be given out.
     pub fn is_empty(&self) -> bool {
         self.first.is_empty() && self.fresh.is_empty() && self.stale.is_empty()

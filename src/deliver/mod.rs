@@ -96,6 +96,7 @@ pub fn run(common: &Common, config: Config, work: &Work) -> Result<Ended, Error>
         tells: false,
         looked: Instant::now(),
         has_more: false,
+        done: 0,
     };
     let ended = match work {
         Work::These(ids) => deliver.these(ids),
@@ -125,6 +126,8 @@ struct Deliver {
     looked: Instant,
     /// At that time not all that was due had room in memory.
     has_more: bool,
+    /// Messages that were tried in this run, for who watches.
+    done: usize,
 }
 
 impl Deliver {
@@ -187,6 +190,7 @@ impl Deliver {
         let due = self.queue.due_times(SystemTime::now());
         let mut due = due.map_err(|error| Error::Temporary(format!("looking at the queue: {error}")))?;
         due.retain(|(_, id)| !self.tried.contains(id));
+        log::debug!("event=looked due={}", due.len());
         self.has_more = !self.backlog.add(due);
         Ok(!self.backlog.is_empty())
     }
@@ -277,6 +281,8 @@ impl Deliver {
 
     fn over(&mut self, id: Id, ended: Attempt) {
         self.backlog.finish(&id);
+        self.done = self.done.saturating_add(1);
+        log::debug!("id={id} event=over came-to={} done={} left={}", ended.word(), self.done, self.backlog.len());
         match ended {
             // A submit may be writing it, and rely on us when it is done: it was not tried.
             Attempt::NotOurs if self.tells => log::warn!("id={id}: not in the queue, or another deliver has it"),

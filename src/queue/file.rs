@@ -442,7 +442,9 @@ impl Message {
         let report = logging::clean(report.as_bytes(), LONGEST_REPORT);
         let is_warned = recipient.is_warned;
         let slot = Slot { state, attempts, is_warned, time: microseconds(SystemTime::now()), report };
-        self.file.write_all_at(&slot.encode(), at).map_err(|e| Error::from_io(&format!("{}: mark", self.id), &e))?;
+        // Twice: what was done must not be done again because a write failed once.
+        let write = || self.file.write_all_at(&slot.encode(), at);
+        write().or_else(|_| write()).map_err(|e| Error::from_io(&format!("{}: mark", self.id), &e))?;
         if durable {
             self.file.sync_data().map_err(|e| Error::from_io(&format!("{}: fdatasync", self.id), &e))?;
         }

@@ -69,6 +69,9 @@ pub fn sendmail() -> Result<Ended, Error> {
             let config = Config::load(&common)?;
             let caller = become_owner(&config)?;
             let mut way = Way::find(&config, &common)?;
+            if options.from_filter {
+                way.come_from_filter();
+            }
             let id = sendmail::submit(&config, way.submit(), &options, caller, &mut io::stdin().lock())?;
             if options.verbose {
                 let _ = writeln!(io::stdout(), "queued as {id}");

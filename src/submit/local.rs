@@ -49,6 +49,13 @@ impl<'a> Way<'a> {
         }
     }
 
+    /// What comes is on its way back from the content_filter. A user's word for that, in the drop folder, counts for nothing.
+    pub fn come_from_filter(&mut self) {
+        if let Way::Queue(receiver) = self {
+            receiver.come_from_filter();
+        }
+    }
+
     /// Tells whoever delivers that there is something to deliver.
     pub fn wake(&self) {
         match self {

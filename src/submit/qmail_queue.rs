@@ -41,6 +41,8 @@ pub fn submit(
         log::error!("{error}");
         if matches!(error, Error::Temporary(_)) { Refused::Write } else { Refused::NoQueue }
     })?;
+    // It is by this name that filters hand a message back.
+    way.come_from_filter();
     let id = feed(config, &mut way, message, envelope)?;
     way.wake();
     Ok(id)

@@ -39,6 +39,8 @@ pub struct Receiver<'a> {
     introduction: Option<Introduction>,
     /// Belong to the introduction.
     attributes: Vec<(String, String)>,
+    /// What comes has been through the content_filter.
+    is_filtered: bool,
     message: Message,
 }
 
@@ -72,6 +74,7 @@ impl<'a> Receiver<'a> {
             queue,
             introduction: None,
             attributes: Vec::new(),
+            is_filtered: false,
             message: Message::default(),
         })
     }
@@ -89,6 +92,11 @@ impl<'a> Receiver<'a> {
     /// Makes the next message of this draft, which nothing has been written into.
     pub fn begin_with(&mut self, draft: Draft) {
         self.message.draft = Some(draft);
+    }
+
+    /// What comes is on its way back from the content_filter, and must not go there again.
+    pub fn come_from_filter(&mut self) {
+        self.is_filtered = true;
     }
 
     /// Has something more written into the queue files to come, until the next introduction.
@@ -210,7 +218,7 @@ impl Submit for Receiver<'_> {
         self.introduction = Some(introduction.clone());
         // The other protocols are spoken by programs that have their own configuration, and say what it says.
         let is_local = introduction.protocol == Protocol::Local;
-        self.attributes = if is_local { super::attributes(self.config) } else { Vec::new() };
+        self.attributes = if is_local && !self.is_filtered { super::attributes(self.config) } else { Vec::new() };
         Ok(())
     }
 

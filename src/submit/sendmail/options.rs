@@ -33,6 +33,8 @@ pub struct Options {
     pub from: Option<String>,
     /// `-F`: the full name for From.
     pub full_name: Option<String>,
+    /// `-G`: it has been here before, and comes back from a filter.
+    pub from_filter: bool,
     /// `-t`: recipients are in the header.
     pub from_header: bool,
     /// `-i`, `-oi`: a dot alone is a line like others.
@@ -118,6 +120,7 @@ impl Options {
             'i' => self.keep_dots = true,
             't' => self.from_header = true,
             'v' => self.verbose = true,
+            'G' => self.from_filter = true,
             'I' => self.mode = Mode::Aliases,
             // No alias is looked up here, nothing runs in the foreground, and no name is asked for.
             _ => {}
