@@ -119,15 +119,16 @@ fn best_first(
                 found.extend(addresses.into_iter().map(|address| (preference, hop(&name, address, port))));
             }
             Lookup::No => {}
-            Lookup::CannotTell(why) => unsure_of = Some(unsure(&name, &why)),
+            Lookup::CannotTell(why) => _ = unsure_of.get_or_insert((preference, unsure(&name, &why))),
         }
     }
     found.retain(|(preference, _)| ours.is_none_or(|ours| *preference < ours));
     match (found.is_empty(), ours, unsure_of) {
         (false, ..) => Ok(found.into_iter().map(|(_, hop)| hop).collect()),
-        (true, _, Some(unsure)) => Err(unsure),
-        (true, Some(_), None) => Err(Outcome::Failed("5.4.6 mail for this domain comes back to this host".to_owned())),
-        (true, None, None) => Err(Outcome::Failed("5.4.4 no mail host of the domain has an address".to_owned())),
+        // One that is worse than ourselves does not count, whatever it is.
+        (true, ours, Some((preference, unsure))) if ours.is_none_or(|ours| preference < ours) => Err(unsure),
+        (true, Some(_), _) => Err(Outcome::Failed("5.4.6 mail for this domain comes back to this host".to_owned())),
+        (true, None, _) => Err(Outcome::Failed("5.4.4 no mail host of the domain has an address".to_owned())),
     }
 }
 
