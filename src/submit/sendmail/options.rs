@@ -4,6 +4,7 @@
 use crate::config::shown;
 use crate::exit::Error;
 use crate::message::parameters::{Notify, Ret, Xtext};
+use std::iter::Peekable;
 use std::path::PathBuf;
 
 /// What sendmail is asked to do.
@@ -72,7 +73,7 @@ impl Options {
     /// Reads them; the words do not include the program's name.
     pub fn read(words: impl IntoIterator<Item = String>) -> Result<Options, Error> {
         let mut options = Options::default();
-        let mut words = words.into_iter();
+        let mut words = words.into_iter().peekable();
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--" => {
@@ -90,7 +91,10 @@ impl Options {
         Ok(options)
     }
 
-    fn letters(&mut self, word: &str, letters: &str, words: &mut impl Iterator<Item = String>) -> Result<(), Error> {
+    fn letters<Words>(&mut self, word: &str, letters: &str, words: &mut Peekable<Words>) -> Result<(), Error>
+    where
+        Words: Iterator<Item = String>,
+    {
         for (at, letter) in letters.char_indices() {
             let rest = letters.get(at + letter.len_utf8()..).unwrap_or_default();
             if ALONE.contains(letter) {
@@ -104,7 +108,8 @@ impl Options {
                 return Err(Error::Usage(format!("expected an option of sendmail instead of {}", shown(word))));
             }
             // -h alone asks for help, with a number it counts hops.
-            if letter == 'h' && rest.is_empty() {
+            let is_number = |word: &String| word.bytes().all(|octet| octet.is_ascii_digit());
+            if letter == 'h' && rest.is_empty() && !words.peek().is_some_and(is_number) {
                 self.help = true;
                 return Ok(());
             }
