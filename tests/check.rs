@@ -43,11 +43,19 @@ fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
     let (status, said) = check(&scratch);
     assert_eq!(status, Some(78), "{said}");
     let folder = scratch.path().display();
+    let main_cf = fs::read_to_string(scratch.path().join("main.cf")).unwrap();
+    let line = |name: &str| 1 + main_cf.lines().position(|line| line.starts_with(name)).unwrap();
     for expected in [
-        format!("warning: {folder}/main.cf:10: unknown parameter messge_size_limit; mend its spelling"),
-        format!("error: {folder}/main.cf:11: content_filter = scan:x: there is no transport or channel scan; "),
+        format!(
+            "warning: {folder}/main.cf:{}: unknown parameter messge_size_limit; mend its spelling",
+            line("messge_size_limit")
+        ),
+        format!(
+            "error: {folder}/main.cf:{}: content_filter = scan:x: there is no transport or channel scan; ",
+            line("content_filter")
+        ),
         "error: /no/such/file: tls_cert_file: expected a PEM file that can be read: ".to_owned(),
-        format!("error: {folder}/main.cf:13: default_privs = no-such-user: expected a user"),
+        format!("error: {folder}/main.cf:{}: default_privs = no-such-user: expected a user", line("default_privs")),
         format!(
             "error: {folder}/channels:2: open relay: clients from anywhere are on channel open, and their mail may leave by out"
         ),
