@@ -39,12 +39,15 @@ pub struct Backlog {
 struct Family {
     waiting: VecDeque<Id>,
     times: Vec<u64>,
+    /// The attempt at one of them broke off: the others may be its work, not noted yet.
+    is_broken: bool,
 }
 
 impl Backlog {
     /// Adds messages with the times of their next tries, unless they are known. False: not all had room.
     pub fn add(&mut self, mut due: Vec<(SystemTime, Id)>) -> bool {
         due.retain(|(_, id)| !self.known.contains(id));
+        due.retain(|(_, id)| !self.is_held_back(id));
         let room = MOST.saturating_sub(self.known.len());
         let all_fit = due.len() <= room;
         due.truncate(room);
@@ -99,11 +102,40 @@ impl Backlog {
         }
     }
 
+    /// Its attempt broke off, so nobody knows what it had queued by then. Its family is held back until
+    /// [`Backlog::take_up`], when they are looked at again, it first.
+    pub fn break_off(&mut self, id: &Id) {
+        self.known.remove(id);
+        let Some(root) = self.roots.get(&id.microseconds()) else { return };
+        let Some(family) = self.families.get_mut(root) else { return };
+        family.is_broken = true;
+        for other in std::mem::take(&mut family.waiting) {
+            self.known.remove(&other);
+        }
+    }
+
+    /// Forgets which attempts broke off.
+    pub fn take_up(&mut self) {
+        let broken: Vec<u64> =
+            self.families.iter().filter(|(_, family)| family.is_broken).map(|(root, _)| *root).collect();
+        broken.into_iter().for_each(|root| self.dissolve(root));
+    }
+
+    fn is_held_back(&self, id: &Id) -> bool {
+        self.root_of(id).and_then(|root| self.families.get(&root)).is_some_and(|family| family.is_broken)
+    }
+
+    /// The family that it belongs to, if that is known.
+    fn root_of(&self, id: &Id) -> Option<u64> {
+        let time = id.microseconds();
+        [Some(time), time.checked_sub(1)].into_iter().flatten().find_map(|time| self.roots.get(&time)).copied()
+    }
+
     /// Whether it is the first of its family; else it waits for the others.
     fn join(&mut self, id: Id) -> bool {
         let time = id.microseconds();
-        let known = [Some(time), time.checked_sub(1)].into_iter().flatten().find_map(|time| self.roots.get(&time));
-        let root = known.copied().unwrap_or(time);
+        let known = self.root_of(&id);
+        let root = known.unwrap_or(time);
         let is_first = known.is_none();
         let family = self.families.entry(root).or_default();
         if self.roots.insert(time, root).is_none() {
@@ -130,7 +162,8 @@ impl Backlog {
         self.known.retain(|id| !gone.contains(id));
         let kept: HashSet<u64> =
             self.known.iter().filter_map(|id| self.roots.get(&id.microseconds()).copied()).collect();
-        let over: Vec<u64> = self.families.keys().filter(|root| !kept.contains(root)).copied().collect();
+        let is_over = |(root, family): &(&u64, &Family)| !kept.contains(root) && !family.is_broken;
+        let over: Vec<u64> = self.families.iter().filter(is_over).map(|(root, _)| *root).collect();
         over.into_iter().for_each(|root| self.dissolve(root));
         ids
     }
@@ -197,6 +230,22 @@ mod tests {
         assert_eq!(backlog.next(), None);
         backlog.finish(&child);
         assert_eq!(drain(&mut backlog), [late]);
+        assert!(backlog.known.is_empty() && backlog.families.is_empty());
+    }
+
+    #[test]
+    fn the_returns_of_a_message_whose_attempt_broke_off_wait_for_it_to_be_taken_up() {
+        let mut backlog = Backlog::default();
+        let parent = Id::new(at(0));
+        let (child, late) = (parent.derived("return/0", 0), parent.derived("return/5", 0));
+        backlog.add(vec![(at(0), child), (at(0), parent)]);
+        assert_eq!(backlog.next(), Some(parent));
+        backlog.break_off(&parent);
+        backlog.add(vec![(at(1), late), (at(0), child), (at(0), parent)]);
+        assert!(backlog.next().is_none() && backlog.known.is_empty());
+        backlog.take_up();
+        backlog.add(vec![(at(1), late), (at(0), child), (at(0), parent)]);
+        assert_eq!(drain(&mut backlog)[0], parent);
         assert!(backlog.known.is_empty() && backlog.families.is_empty());
     }
 

@@ -166,6 +166,7 @@ impl Deliver {
             if self.looked.elapsed() >= limit {
                 // What could not even be noted as tried waits for this, and not for the end of this process.
                 self.tried.clear();
+                self.backlog.take_up();
                 self.sweep()?;
             }
             self.look_for_more()?;
@@ -280,7 +281,10 @@ impl Deliver {
     }
 
     fn over(&mut self, id: Id, ended: Attempt) {
-        self.backlog.finish(&id);
+        match ended {
+            Attempt::Broken => self.backlog.break_off(&id),
+            _ => self.backlog.finish(&id),
+        }
         self.done = self.done.saturating_add(1);
         log::debug!("id={id} event=over came-to={} done={} left={}", ended.word(), self.done, self.backlog.len());
         match ended {
