@@ -24,6 +24,7 @@ fn size_of_one(files: &[PathBuf]) -> u64 {
 }
 
 #[test]
+#[ignore = "takes five minutes; that of a delivery is run"]
 fn a_limit_of_file_size_at_each_octet_of_a_message_is_a_full_disk() {
     let whole = size_of_one(&queue_files(&queued()));
     for case in [smtp(Traced::Itself), qmqp(Traced::Itself)] {
