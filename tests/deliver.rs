@@ -212,6 +212,27 @@ fn of_a_large_message_only_the_header_is_returned() {
 }
 
 #[test]
+fn what_a_writer_that_died_has_left_does_not_keep_a_sweep_going() {
+    let scratch = Scratch::new();
+    let id = Id::new(SystemTime::now());
+    let folder = scratch.queue().join("message").join(id.folder());
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(id.as_str()), "").unwrap();
+    enqueue(&scratch, "alice@mx.example", &["bob@mx.example"], b"Subject: x\n\nhello\n");
+    let mut deliver = scratch.command("deliver").stderr(Stdio::null()).spawn().unwrap();
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while deliver.try_wait().unwrap().is_none() {
+        if std::time::Instant::now() > end {
+            deliver.kill().unwrap();
+            panic!("it looks at what is nobody's again and again");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(scratch.mail("bob").len(), 1);
+    assert!(folder.join(id.as_str()).exists(), "it may still be written");
+}
+
+#[test]
 fn what_a_crash_left_failed_is_returned_once() {
     let scratch = Scratch::new();
     let id = enqueue(&scratch, "alice@mx.example", &["nobody-here@mx.example", "bob@mx.example"], b"text\n");

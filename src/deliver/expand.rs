@@ -176,17 +176,7 @@ struct Child<'a> {
 impl Child<'_> {
     fn write(&self, mut draft: crate::queue::Draft) -> Result<crate::queue::Id, Error> {
         let message = self.copy.message;
-        let (mut buffer, mut at) = (vec![0; 32 * 1024], 0_u64);
-        loop {
-            match message.read_at(&mut buffer, at)? {
-                0 => break,
-                count => {
-                    draft.content(buffer.get(..count).unwrap_or_default())?;
-                    at = at.saturating_add(count as u64);
-                }
-            }
-        }
-        draft.end_content()?;
+        message.copy_to(&mut draft)?;
         let (mail, recipient) = self.parameters();
         for place in self.places {
             draft.recipient_with(&self.encoded(place)?, &recipient)?;

@@ -6,6 +6,7 @@
 //! of it: it looks the user up by itself, so the worst that a broken deliver can do is to send mail to somebody who
 //! has a mailbox here. What comes back is a number. Content is only passed through, and never looked at.
 
+use super::handing;
 use super::local::Appended;
 use super::settings::Settings;
 use super::task::{self, Act, Task};
@@ -15,19 +16,15 @@ use crate::lookup::Lookup;
 use crate::submit::verify::{self, may_receive};
 use crate::users::{self, User};
 use crate::{privilege, sys};
-use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recv, recvmsg, send,
-    sendmsg, shutdown, socketpair,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, pipe2};
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -36,6 +33,9 @@ const ANOTHER: &str = "another";
 
 /// Longest request: the numbers and a task, two addresses and a target in it.
 const LONGEST: usize = 8192;
+
+/// What ending a program that was too slow may take.
+const SLACK: Duration = Duration::from_secs(30);
 
 /// deliver's end.
 #[derive(Debug)]
@@ -53,7 +53,8 @@ impl Helper {
     /// Forks it. To be called as root, before anything else is opened.
     pub fn start(settings: Settings) -> Result<Helper, Error> {
         let failed = |errno: Errno| Error::Temporary(format!("starting the helper for local delivery: {errno}"));
-        let patience = settings.config.ipc_timeout.0;
+        // A program that may take longer must not be taken for lost: its message would come twice.
+        let patience = settings.config.ipc_timeout.0.max(settings.config.command_time_limit.0 + SLACK);
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
         let (ours, its) = pair.map_err(failed)?;
         let mut start = Some((its, settings));
@@ -75,10 +76,7 @@ impl Helper {
     /// One more, with a socket of its own: each process that delivers needs one.
     pub fn another(&mut self) -> io::Result<Helper> {
         let (ours, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        let sockets = [its.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&sockets)];
-        let text = [IoSlice::new(ANOTHER.as_bytes())];
-        sendmsg::<()>(self.socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+        handing::send(&self.socket, ANOTHER.as_bytes(), Some(its.as_fd()))?;
         Ok(Helper { socket: ours, process: None, turn: 0, patience: self.patience, is_gone: false })
     }
 
@@ -116,12 +114,7 @@ impl Helper {
 
     /// Hands over one end of a pipe with the request.
     fn send(&self, request: &Request, end: OwnedFd) -> io::Result<()> {
-        let text = request.to_text();
-        let ends = [end.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&ends)];
-        let text = [IoSlice::new(text.as_bytes())];
-        sendmsg::<()>(self.socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
-        Ok(())
+        handing::send(&self.socket, request.to_text().as_bytes(), Some(end.as_fd()))
     }
 
     fn receive(&self, request: &Request, most: u64, octets: &mut Vec<u8>) -> io::Result<()> {
@@ -282,22 +275,7 @@ enum Asked {
 
 fn receive(socket: &OwnedFd) -> io::Result<Option<Asked>> {
     let mut octets = [0; LONGEST];
-    let mut space = cmsg_space!(RawFd);
-    let (length, pipe) = loop {
-        let mut into = [IoSliceMut::new(&mut octets)];
-        match recvmsg::<()>(socket.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-            Ok(message) => {
-                let rights = message.cmsgs()?.find_map(|control| match control {
-                    ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
-                    _ => None,
-                });
-                break (message.bytes, rights.and_then(sys::inherited));
-            }
-            Err(Errno::EINTR) => {}
-            Err(Errno::ECONNRESET) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
-        }
-    };
+    let (length, pipe) = handing::receive(socket, &mut octets)?;
     if length == 0 {
         return Ok(None);
     }

@@ -13,6 +13,7 @@ mod backlog;
 mod crew;
 mod expand;
 mod forward;
+mod handing;
 mod helper;
 mod local;
 mod permits;
@@ -97,6 +98,7 @@ pub fn run(common: &Common, config: Config, work: &Work) -> Result<Ended, Error>
         looked: Instant::now(),
         has_more: false,
         done: 0,
+        came_to_something: false,
     };
     let ended = match work {
         Work::These(ids) => deliver.these(ids),
@@ -128,6 +130,8 @@ struct Deliver {
     has_more: bool,
     /// Messages that were tried in this run, for who watches.
     done: usize,
+    /// Whether one was ours to try since the last look.
+    came_to_something: bool,
 }
 
 impl Deliver {
@@ -141,8 +145,13 @@ impl Deliver {
     }
 
     fn until_nothing_is_new(&mut self) -> Result<Ended, Error> {
-        while self.sweep()? && self.work_off()? == Ending::Idle {}
-        self.last_look()
+        loop {
+            self.came_to_something = false;
+            // Messages that are being written, or whose writer died, are due at every look.
+            if !self.sweep()? || self.work_off()? == Ending::Stopped || !self.came_to_something {
+                return self.last_look();
+            }
+        }
     }
 
     fn watch(&mut self) -> Result<Ended, Error> {
@@ -286,6 +295,7 @@ impl Deliver {
             _ => self.backlog.finish(&id),
         }
         self.done = self.done.saturating_add(1);
+        self.came_to_something |= ended != Attempt::NotOurs;
         log::debug!("id={id} event=over came-to={} done={} left={}", ended.word(), self.done, self.backlog.len());
         match ended {
             // A submit may be writing it, and rely on us when it is done: it was not tried.

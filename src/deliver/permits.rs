@@ -2,15 +2,11 @@
 //! used now, and what became of it.
 
 use super::attempt::Attempt;
+use super::handing;
 use crate::queue::Id;
-use crate::sys;
-use nix::cmsg_space;
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
-};
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -66,44 +62,13 @@ impl Socket {
 
     /// Sends one packet.
     pub fn send(&self, text: &str, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let descriptors: Vec<RawFd> = with.iter().map(|fd| fd.as_raw_fd()).collect();
-        let rights = [ControlMessage::ScmRights(&descriptors)];
-        let rights = if descriptors.is_empty() { &[][..] } else { &rights[..] };
-        loop {
-            let sent = sendmsg::<()>(
-                self.0.as_raw_fd(),
-                &[IoSlice::new(text.as_bytes())],
-                rights,
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            );
-            match sent {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        handing::send(self, text.as_bytes(), with)
     }
 
     /// Waits for one; none: the other end is gone.
     pub fn receive(&self) -> io::Result<Option<(String, Option<OwnedFd>)>> {
         let mut octets = [0; LONGEST];
-        let mut space = cmsg_space!(RawFd);
-        let (length, descriptor) = loop {
-            let mut into = [IoSliceMut::new(&mut octets)];
-            match recvmsg::<()>(self.0.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-                Ok(message) => {
-                    let rights = message.cmsgs()?.find_map(|control| match control {
-                        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
-                        _ => None,
-                    });
-                    break (message.bytes, rights.and_then(sys::inherited));
-                }
-                Err(Errno::EINTR) => {}
-                Err(Errno::ECONNRESET) => return Ok(None),
-                Err(errno) => return Err(errno.into()),
-            }
-        };
+        let (length, descriptor) = handing::receive(self, &mut octets)?;
         if length == 0 {
             return Ok(None);
         }

@@ -81,17 +81,7 @@ fn one(queue: &Queue, act: Act, mut message: Message) -> Result<bool, Error> {
 /// The new one is on disk before the old one goes, and has an id of its making, so that a repeat after a crash finds it.
 fn requeue(queue: &Queue, message: Message) -> Result<(), Error> {
     if let Some(mut draft) = queue.begin_derived(&message.id, "requeued")? {
-        let (mut buffer, mut at) = (vec![0; 32 * 1024], 0_u64);
-        loop {
-            match message.read_at(&mut buffer, at)? {
-                0 => break,
-                count => {
-                    draft.content(buffer.get(..count).unwrap_or_default())?;
-                    at = at.saturating_add(count as u64);
-                }
-            }
-        }
-        draft.end_content()?;
+        message.copy_to(&mut draft)?;
         let is_done = |state| matches!(state, RecipientState::Delivered | RecipientState::Returned);
         for recipient in message.recipients.iter().filter(|recipient| !is_done(recipient.state)) {
             draft.recipient_with(&recipient.address, &recipient.parameters)?;

@@ -432,6 +432,20 @@ impl Message {
         }
     }
 
+    /// Adds the whole content to another message, and ends its content.
+    pub fn copy_to(&self, draft: &mut Draft) -> Result<(), Error> {
+        let (mut buffer, mut at) = (vec![0; 32 * 1024], 0_u64);
+        loop {
+            match self.read_at(&mut buffer, at)? {
+                0 => return draft.end_content(),
+                count => {
+                    draft.content(&buffer[..count])?;
+                    at += count as u64;
+                }
+            }
+        }
+    }
+
     /// Records how far a recipient is; `Trying` counts one attempt more. `durable`: on disk before this returns. The
     /// report is cleaned and cut.
     pub fn mark(&mut self, number: usize, state: RecipientState, report: &str, durable: bool) -> Result<(), Error> {

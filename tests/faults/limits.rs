@@ -24,13 +24,13 @@ fn size_of_one(files: &[PathBuf]) -> u64 {
 }
 
 #[test]
-#[ignore = "takes five minutes; that of a delivery is run"]
 fn a_limit_of_file_size_at_each_octet_of_a_message_is_a_full_disk() {
     let whole = size_of_one(&queue_files(&queued()));
     for case in [smtp(Traced::Itself), qmqp(Traced::Itself)] {
         let scratch = receiving();
         let (mut taken, mut refused) = (0, 0);
-        for size in 0..whole + 40 {
+        // The trace field ends 2112 octets behind the beginning and is never this long: below, nothing is written at all.
+        for size in (0..1500).step_by(100).chain(1500..whole + 40) {
             let what = format!("{} with files of at most {size}", case.program);
             let output = feed(&mut limited(&scratch, &format!("--fsize={size}"), case.program), &case.input);
             assert_eq!(output.status.code(), Some(0), "{what}: {output:?}");

@@ -7,18 +7,14 @@
 
 use super::{Carried, Job, Relay, Site, Source};
 use crate::config::Config;
-use crate::deliver::Outcome;
+use crate::deliver::{Outcome, handing};
 use crate::message::path::{Address, ReversePath};
 use crate::queue::Lines;
 use crate::smtp::client::To;
-use crate::sys;
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
-use nix::cmsg_space;
-use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 /// Largest frame: thousands of recipients.
@@ -50,9 +46,7 @@ pub fn serve(mut socket: UnixStream, config: &Config) -> u8 {
 pub fn ask(socket: &mut UnixStream, job: &Job) -> io::Result<(Carried, bool)> {
     let frame = job_frame(job);
     let (head, rest) = frame.split_at(4.min(frame.len()));
-    let files = [job.source.file.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&files)];
-    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(head)], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+    handing::send(&*socket, head, Some(job.source.file.as_fd()))?;
     socket.write_all(rest)?;
     let mut length = [0; 4];
     socket.read_exact(&mut length)?;
@@ -187,22 +181,7 @@ fn read_answer(frame: &[u8], recipients: usize) -> Option<(Carried, bool)> {
 
 fn receive(socket: &mut UnixStream) -> io::Result<Option<Job>> {
     let mut length = [0; 4];
-    let mut space = cmsg_space!(RawFd);
-    let (count, file) = loop {
-        let mut into = [IoSliceMut::new(&mut length)];
-        match recvmsg::<()>(socket.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-            Ok(message) => {
-                let rights = message.cmsgs()?.find_map(|control| match control {
-                    ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
-                    _ => None,
-                });
-                break (message.bytes, rights.and_then(sys::inherited));
-            }
-            Err(Errno::EINTR) => {}
-            Err(Errno::ECONNRESET) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
-        }
-    };
+    let (count, file) = handing::receive(&*socket, &mut length)?;
     match (count, file) {
         (0, _) => Ok(None),
         (4, Some(file)) => {
