@@ -30,13 +30,13 @@ fn enqueue(scratch: &Scratch, from: &str, to: &[&str], content: &[u8]) -> Id {
     let reverse_path = ReversePath::from_internal(from.as_bytes()).unwrap();
     let id = draft.commit(&Head { reverse_path, trace: TRACE.into(), channel: "local".into() }).unwrap();
     scratch.hand_over(&scratch.queue());
-    settle(scratch);
+    scratch.settle();
     id
 }
 
 /// Takes a message.
 fn take(scratch: &Scratch, id: &Id) -> Message {
-    settle(scratch);
+    scratch.settle();
     queue_of(scratch).take(id).unwrap().expect("a message in the queue")
 }
 
@@ -46,20 +46,9 @@ fn files(scratch: &Scratch) -> Vec<fs::DirEntry> {
     folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap().map(Result::unwrap)).collect()
 }
 
-/// Waits until nobody has a message locked. A program that another test starts at this moment may hold a copy of a
-/// lock of ours until its exec, and the next deliver would pass the message by.
-fn settle(scratch: &Scratch) {
-    until("the end of all locks", || {
-        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-        let of = |file: &fs::DirEntry| file.metadata().map_or(0, |status| status.ino());
-        let is_locked = |inode: u64| locks.contains(&format!(":{inode} "));
-        !files(scratch).iter().any(|file| is_locked(of(file)))
-    });
-}
-
 /// One sweep; gives its log.
 fn deliver(scratch: &Scratch) -> String {
-    settle(scratch);
+    scratch.settle();
     String::from_utf8_lossy(&scratch.deliver().stderr).into_owned()
 }
 
@@ -77,7 +66,7 @@ fn texts(scratch: &Scratch, user: &str) -> Vec<String> {
 }
 
 fn deliver_these(scratch: &Scratch, ids: &[&Id]) {
-    settle(scratch);
+    scratch.settle();
     let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
     let output = scratch.run("deliver", &ids, b"");
     assert!(output.status.success(), "{output:?}");
@@ -97,7 +86,7 @@ struct Watch(Child);
 
 impl Watch {
     fn start(scratch: &Scratch) -> Watch {
-        settle(scratch);
+        scratch.settle();
         let mut command = scratch.command("deliver");
         Watch(command.arg("--watch").stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
@@ -429,7 +418,7 @@ fn two_at_once_deliver_each_message_once() {
     for number in 0..40 {
         enqueue(&scratch, "", &["alice@mx.example"], format!("message {number}\n").as_bytes());
     }
-    settle(&scratch);
+    scratch.settle();
     let start = || scratch.command("deliver").stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut both = [start(), start()];
     for deliver in &mut both {
@@ -559,7 +548,7 @@ fn a_user_whose_home_is_closed_to_us_waits() {
 fn not_started_as_root_another_users_mailbox_waits_with_a_clear_reason() {
     let Some(scratch) = of_another(4242) else { return };
     let id = enqueue(&scratch, "", &["dave@mx.example"], b"text\n");
-    settle(&scratch);
+    scratch.settle();
     let status = scratch.command("deliver").uid(NOBODY).gid(NOBODY).status().unwrap();
     assert!(status.success());
     assert_eq!(reports(&scratch, &id), ["4.3.5 the mailbox is another user's, and deliver was not started as root"]);

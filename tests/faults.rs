@@ -86,23 +86,8 @@ impl Case {
 
     /// Kills it at every call of every name; `check` looks at what is left.
     fn kill_everywhere(&self, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
-        self.kill_at(&|_| true, prepare, check);
-    }
-
-    /// Kills it at every call that changes what others see. Between two of these it does not matter when: what is left
-    /// is the same. For further ways through a program of which one way was killed everywhere.
-    fn kill_at_changes(&self, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
-        self.kill_at(&|name| CHANGES.contains(&name), prepare, check);
-    }
-
-    fn kill_at(
-        &self,
-        wanted: &dyn Fn(&str) -> bool,
-        prepare: &dyn Fn() -> Scratch,
-        check: &dyn Fn(&Scratch, &Output, &str),
-    ) {
         let (mut fired, mut cases) = (0, 0);
-        for (name, count) in self.calls(prepare).into_iter().filter(|(name, _)| wanted(name)) {
+        for (name, count) in self.calls(prepare) {
             for instance in 1..=count {
                 // The first execve is strace's own, and a process cannot be killed at its own end.
                 if (name == "execve" && instance == 1) || name == "exit_group" {
@@ -171,36 +156,6 @@ const FILE_CALLS: [&str; 23] = [
     "ftruncate",
     "utimensat",
     "flock",
-];
-
-/// Calls by which a file, a lock, another process or a connection comes to be different.
-const CHANGES: [&str; 26] = [
-    "openat",
-    "write",
-    "pwrite64",
-    "fsync",
-    "fdatasync",
-    "close",
-    "link",
-    "linkat",
-    "rename",
-    "renameat2",
-    "unlink",
-    "unlinkat",
-    "mkdir",
-    "mkdirat",
-    "fchmod",
-    "fchown",
-    "ftruncate",
-    "utimensat",
-    "flock",
-    "fcntl",
-    "sendto",
-    "sendmsg",
-    "connect",
-    "shutdown",
-    "clone",
-    "kill",
 ];
 
 const ERRORS: [&str; 7] = ["EIO", "ENOSPC", "EDQUOT", "EINTR", "EMFILE", "EROFS", "ENOMEM"];
@@ -316,7 +271,7 @@ fn smtpsrvr_killed_anywhere_loses_nothing_acknowledged() {
 #[test]
 fn submit_killed_anywhere_loses_nothing_acknowledged() {
     smtp(Traced::Submit).kill_everywhere(&receiving, &kept);
-    qmqp(Traced::Submit).kill_at_changes(&receiving, &kept);
+    qmqp(Traced::Submit).kill_everywhere(&receiving, &kept);
 }
 
 #[test]
@@ -506,7 +461,7 @@ fn deliver_killed_anywhere_hands_a_message_on_and_at_most_twice() {
     let mut twice = 0;
     let twice_in = std::cell::RefCell::new(&mut twice);
     for traced in [Traced::Itself, Traced::Family] {
-        deliver(traced).kill_at_changes(&|| queued_for(&hop), &|scratch, _, what| {
+        deliver(traced).kill_everywhere(&|| queued_for(&hop), &|scratch, _, what| {
             // Where only the agent was killed the message waits for its next try.
             for message in scratch.queued() {
                 let folder = scratch.queue().join("message").join(&message.id[message.id.len() - 1..]);
@@ -555,7 +510,7 @@ fn expanded_once(scratch: &Scratch, what: &str) {
 #[test]
 fn deliver_killed_anywhere_expands_an_alias_once() {
     for traced in [Traced::Itself, Traced::Family] {
-        deliver(traced).kill_at_changes(&queued_for_an_alias, &|scratch, _, what| expanded_once(scratch, what));
+        deliver(traced).kill_everywhere(&queued_for_an_alias, &|scratch, _, what| expanded_once(scratch, what));
     }
 }
 
@@ -588,7 +543,7 @@ fn told_once(scratch: &Scratch, what: &str) {
 #[test]
 fn deliver_killed_anywhere_tells_a_sender_once() {
     for traced in [Traced::Itself, Traced::Family] {
-        deliver(traced).kill_at_changes(&to_be_told_of, &|scratch, _, what| told_once(scratch, what));
+        deliver(traced).kill_everywhere(&to_be_told_of, &|scratch, _, what| told_once(scratch, what));
     }
 }
 
@@ -614,7 +569,7 @@ fn make_drop_folder(scratch: &Scratch) {
 #[test]
 fn deliver_killed_anywhere_takes_a_message_from_the_drop_folder_once() {
     for traced in [Traced::Itself, Traced::Family] {
-        deliver(traced).kill_at_changes(&dropped, &|scratch, _, what| {
+        deliver(traced).kill_everywhere(&dropped, &|scratch, _, what| {
             delivered_once(scratch, 1, what);
             let left = files(&scratch.path().join("drop")).into_iter().filter(|path| !path.ends_with("trigger"));
             assert_eq!(left.count(), 0, "{what}: left in the drop folder");
@@ -658,6 +613,6 @@ fn sendmail_killed_anywhere_leaves_a_whole_message_in_the_drop_folder_or_none() 
     };
     let program = "submit -f alice@mx.example bob@mx.example";
     let case = || Case { program, traced: Traced::Itself, input: BODY.into() };
-    case().kill_at_changes(&prepare, &check);
+    case().kill_everywhere(&prepare, &check);
     case().fail_everywhere(&prepare, &check);
 }

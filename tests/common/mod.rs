@@ -16,7 +16,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirEntryExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -151,8 +151,21 @@ impl Scratch {
         feed(self.command(program).args(arguments), input)
     }
 
+    /// Waits until nobody has a message locked. A program that another test starts at this moment may hold a copy of a
+    /// lock of ours until its exec, and the next deliver would pass the message by.
+    pub fn settle(&self) {
+        let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+        let folders = || entries(&self.queue().join("message"));
+        let inodes = || folders().flat_map(|folder| entries(&folder.path())).map(|file| file.ino());
+        until("the end of all locks", || {
+            let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+            !inodes().any(|inode| locks.contains(&format!(":{inode} ")))
+        });
+    }
+
     /// One sweep of deliver, which must succeed.
     pub fn deliver(&self) -> Output {
+        self.settle();
         let output = self.run("deliver", &[], b"");
         assert!(output.status.success(), "deliver: {output:?}");
         output
