@@ -447,6 +447,24 @@ fn a_watching_deliver_is_woken_and_ends_at_a_signal() {
 }
 
 #[test]
+fn a_watching_deliver_comes_back_to_a_message_that_somebody_had_locked() {
+    let scratch = Scratch::with("queue_run_delay = 1h");
+    enqueue(&scratch, "", &["alice@mx.example"], b"before\n");
+    scratch.settle();
+    let path = scratch.path().join("log");
+    let log = fs::File::create(&path).unwrap();
+    let watch = Watch(scratch.command("deliver").args(["--watch", "-w"]).stderr(log).spawn().unwrap());
+    until("the first sweep", || scratch.mail("alice").len() == 1 && files(&scratch).is_empty());
+    let id = enqueue(&scratch, "", &["alice@mx.example"], b"locked\n");
+    let locked = take(&scratch, &id);
+    assert!(queue_of(&scratch).wake());
+    until("a look at it", || fs::read_to_string(&path).unwrap().contains("came-to=not-ours"));
+    drop(locked);
+    until("the message", || scratch.mail("alice").len() == 2);
+    watch.terminate();
+}
+
+#[test]
 fn a_watching_deliver_tries_again_by_itself_when_the_time_has_come() {
     let scratch = Scratch::with("queue_run_delay = 1h\nminimal_backoff_time = 1s\nmaximal_backoff_time = 1s");
     block(&scratch, "alice");

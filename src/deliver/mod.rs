@@ -112,6 +112,9 @@ pub fn run(common: &Common, config: Config, work: &Work) -> Result<Ended, Error>
 /// How long agents may take to say goodbye to their hosts at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How soon a message is tried that somebody else had locked.
+const PASSED_BY: Duration = Duration::from_secs(5);
+
 struct Deliver {
     queue: Queue,
     settings: Settings,
@@ -300,6 +303,8 @@ impl Deliver {
         match ended {
             // A submit may be writing it, and rely on us when it is done: it was not tried.
             Attempt::NotOurs if self.tells => log::warn!("id={id}: not in the queue, or another deliver has it"),
+            // Or somebody lists the queue just now: it must not wait for the next look at everything.
+            Attempt::NotOurs if self.queue.has(&id) => self.alarms.set(SystemTime::now() + PASSED_BY, id),
             Attempt::NotOurs => {}
             Attempt::Deferred(next) => {
                 self.tried.insert(id);

@@ -272,6 +272,11 @@ impl Queue {
         Ok(None)
     }
 
+    /// Whether there is a file of this id, whole or not, that is not held.
+    pub fn has(&self, id: &Id) -> bool {
+        self.path_of(id).symlink_metadata().is_ok_and(|metadata| metadata.mode() & file::HELD == 0)
+    }
+
     fn create(&self, id: Id, now: SystemTime) -> Result<Option<Draft>, Error> {
         let trouble = |e: io::Error| Error::from_io(&format!("{id}: create"), &e);
         let path = self.path_of(&id);
