@@ -6,6 +6,7 @@
 
 mod common;
 
+use common::postfix::Postfix;
 use common::{Scratch, bin_folder, until};
 use doorpost::wire::netstring;
 use std::collections::BTreeMap;
@@ -13,7 +14,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -25,67 +25,12 @@ const CONTENT: &[u8] = b"Subject: x\n\nhello\n";
 const SENDER: &[u8] = b"alice@client.example";
 const RECIPIENT: &[u8] = b"bob@mx.example";
 
-/// A Postfix of our own; ended when dropped.
-struct Postfix {
-    folder: tempfile::TempDir,
-    master: Child,
-    address: SocketAddr,
-}
-
-impl Postfix {
-    fn start() -> Postfix {
-        assert!(nix::unistd::geteuid().is_root(), "Postfix's master needs root");
-        let folder = tempfile::Builder::new().prefix("doorpost-postfix-").tempdir().expect("a folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
-        let path = |name: &str| folder.path().join(name);
-        for name in ["etc", "spool", "data"] {
-            fs::create_dir(path(name)).expect("a folder");
-        }
-        let user = nix::unistd::User::from_name("postfix").expect("users").expect("the user postfix");
-        chown(path("data"), Some(user.uid.as_raw()), None).expect("chown");
-        // Free until Postfix takes it: it cannot be handed a socket.
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port");
-        let (spool, data) = (path("spool").display().to_string(), path("data").display().to_string());
-        let main_cf = format!(
-            "compatibility_level = 3.6\nqueue_directory = {spool}\ndata_directory = {data}\n\
-             command_directory = /usr/sbin\ndaemon_directory = /usr/lib/postfix/sbin\nshlib_directory = /usr/lib/postfix\n\
-             meta_directory = /etc/postfix\nmail_owner = postfix\nsetgid_group = postdrop\nmyhostname = mx.example\n\
-             mydestination = mx.example\ninet_interfaces = 127.0.0.1\ninet_protocols = ipv4\nalias_maps =\n\
-             alias_database =\nlocal_recipient_maps =\ndisable_dns_lookups = yes\nin_flow_delay = 0\n\
-             message_size_limit = {LARGEST}\nmaillog_file = {data}/log\nmaillog_file_prefixes = {data}\n\
-             qmqpd_authorized_clients = 127.0.0.0/8\nqmqpd_error_delay = 0\nqmqpd_timeout = 20s\n"
-        );
-        fs::write(path("etc/main.cf"), main_cf).expect("main.cf");
-        let services = format!(
-            "127.0.0.1:{} inet n - n - - qmqpd\ncleanup unix n - n - 0 cleanup\nrewrite unix - - n - - trivial-rewrite\n\
-             bounce unix - - n - 0 bounce\ndefer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\n\
-             proxymap unix - - n - - proxymap\nproxywrite unix - - n - 1 proxymap\n\
-             postlog unix-dgram n - n - 1 postlogd\nanvil unix - - n - 1 anvil\n",
-            address.port()
-        );
-        fs::write(path("etc/master.cf"), services).expect("master.cf");
-        let etc = path("etc");
-        let check = Command::new("/usr/sbin/postfix").arg("-c").arg(&etc).arg("check").output().expect("postfix");
-        assert!(check.status.success(), "{check:?}");
-        let mut master = Command::new("/usr/lib/postfix/sbin/master");
-        master.arg("-c").arg(&etc).arg("-d").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let master = master.spawn().expect("Postfix's master");
-        until("Postfix to listen", || TcpStream::connect(address).is_ok());
-        Postfix { folder, master, address }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("data/log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Postfix {
-    fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.master.id()).expect("a pid"));
-        // Its own group, by its signal handler.
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.master.wait();
-    }
+/// A Postfix whose qmqpd listens.
+fn postfix() -> Postfix {
+    let settings = format!(
+        "message_size_limit = {LARGEST}\nqmqpd_authorized_clients = 127.0.0.0/8\nqmqpd_error_delay = 0\nqmqpd_timeout = 20s"
+    );
+    Postfix::start(&std::env::temp_dir(), "qmqpd", &settings)
 }
 
 /// Our qmqpd, accepting by itself.
@@ -242,7 +187,7 @@ fn documented() -> BTreeMap<String, (char, char)> {
 
 #[test]
 fn the_table_in_doc_qmqp_md_is_what_both_answer() {
-    let (postfix, ours) = (Postfix::start(), Ours::start());
+    let (postfix, ours) = (postfix(), Ours::start());
     let documented = documented();
     let mut wrong = String::new();
     for (name, package) in cases() {
@@ -346,7 +291,7 @@ fn mutated(chance: &mut Chance) -> Vec<u8> {
 
 #[test]
 fn differences_over_generated_packages_are_all_explained() {
-    let (postfix, ours) = (Postfix::start(), Ours::start());
+    let (postfix, ours) = (postfix(), Ours::start());
     let documented = documented();
     let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
     let (mut same, mut explained, mut wrong) = (0, BTreeMap::new(), String::new());
@@ -383,7 +328,7 @@ fn postfixs_sink_takes_what_deliver_sends() {
     let output = scratch.run("qmqpd", &[], &package(&CONTENT.repeat(5000), b"list-@null.example-@[]", &recipients));
     assert!(output.stdout.starts_with(b"30:KOk"), "{output:?}");
     let log = String::from_utf8(scratch.deliver().stderr).expect("printable records");
-    assert_eq!(log.matches("status=delivered").count(), 20, "{log}");
+    assert_eq!(log.matches("status=relayed").count(), 20, "{log}");
     assert_eq!(scratch.queued(), []);
     sink.kill().expect("its end");
     sink.wait().expect("its end");
