@@ -61,6 +61,11 @@ pub fn stamp(of: &impl AsFd) -> nix::Result<Stamp> {
     Ok([status.st_dev, status.st_ino, size, modified(&status), time(status.st_ctime, status.st_ctime_nsec), 0])
 }
 
+/// Its mtime in nanoseconds since 1970.
+pub fn modified_at(stamp: &Stamp) -> u64 {
+    stamp[3]
+}
+
 /// Nanoseconds since 1970.
 pub fn now() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

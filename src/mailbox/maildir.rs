@@ -28,6 +28,9 @@ use std::path::Path;
 
 /// How often a removal looks for files that another program renames at the same moment.
 const SEARCHES: usize = 10;
+/// Nanoseconds in which a file system may give two changes one time; the kernel's clock for it ticks 100 times a second
+/// or more often.
+const TICK: u64 = 20_000_000;
 /// From so many messages on an index is faster than reading the folders.
 const WORTH_AN_INDEX: usize = 64;
 
@@ -138,8 +141,10 @@ impl Maildir {
         folder(&self.folders, place.in_cur)
     }
 
-    /// Finds the places of all messages anew, once for all that were renamed.
-    fn search(&self) -> io::Result<()> {
+    /// Finds the places of all messages anew, once for all that were renamed. Says whether nobody else was at work
+    /// meanwhile: reading a folder can miss a file that is renamed in it, so only then is what was not found not there.
+    fn search(&self) -> io::Result<bool> {
+        let before = stamps(&self.folders)?;
         let mut moved = self.moved.borrow_mut();
         let mut places = match moved.take() {
             Some(places) => places,
@@ -153,7 +158,8 @@ impl Maildir {
             }
         }
         *moved = Some(places);
-        Ok(())
+        let is_over = |stamp: &Stamp| index::now().saturating_sub(index::modified_at(stamp)) > TICK;
+        Ok(before == stamps(&self.folders)? && before.iter().all(is_over))
     }
 
     fn place(&self, number: usize) -> io::Result<Place> {
@@ -188,9 +194,9 @@ impl Maildrop for Maildir {
             let place = self.place(number)?;
             match open_message(self.folder(&place), &place.name) {
                 Err(Errno::ENOENT) => {
-                    self.search()?;
+                    let is_certain = self.search()?;
                     let now = self.place(number)?;
-                    if (place.in_cur, &place.name) == (now.in_cur, &now.name) {
+                    if is_certain && (place.in_cur, &place.name) == (now.in_cur, &now.name) {
                         // It was seen there a moment ago, or nowhere.
                         break;
                     }
@@ -278,7 +284,14 @@ fn find(
     imported: &HashMap<String, String>,
 ) -> nix::Result<(Vec<Message>, bool)> {
     let changed: Vec<bool> = [false, true].into_iter().filter(|in_cur| !unchanged[usize::from(*in_cur)]).collect();
+    let before = stamps(folders)?;
     let mut places = scan(folders, &changed)?;
+    if before != stamps(folders)? {
+        // What was renamed under the first look is there in the second; names that were left are sorted out below.
+        places.extend(scan(folders, &changed)?);
+        places.sort_by(|one, two| (one.in_cur, &one.name).cmp(&(two.in_cur, &two.name)));
+        places.dedup_by(|one, two| (one.in_cur, &one.name) == (two.in_cur, &two.name));
+    }
     let kept = old.iter().map(|message| &message.place).filter(|place| unchanged[usize::from(place.in_cur)]);
     places.extend(kept.map(|place| Place { is_twin: false, ..place.clone() }));
     sort(folders, &mut places);
