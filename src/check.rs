@@ -249,6 +249,15 @@ fn check_filter(config: &Config, channels: &Channels, findings: &mut Findings) {
         );
         findings.error(&config.origin("content_filter"), &problem, "every message would wait");
     }
+    let line = &config.before_queue_filter.0;
+    if let Some(program) = line.split_ascii_whitespace().next() {
+        let runs = std::fs::metadata(program).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0);
+        if !runs {
+            let problem = format!("before_queue_filter: there is no program {}", crate::config::shown(program));
+            let origin = config.origin("before_queue_filter");
+            findings.error(&origin, &problem, "every client would be told to come back later");
+        }
+    }
 }
 
 fn check_aliases(config: &Config, channels: &Channels, findings: &mut Findings) {

@@ -13,6 +13,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+/// The folder of the configuration where nobody says another.
+pub const DEFAULT_FOLDER: &str = "/etc/doorpost";
+
 /// Largest main.cf or table read, in octets.
 pub(crate) const LARGEST_FILE: u64 = 1 << 20;
 const ENOUGH_FOR_MOST: usize = 2048;
@@ -96,7 +99,7 @@ fn folder(common: &Common, options: &[Definition], trusted: bool) -> Result<Fold
         (Some(path), ..) => (path.clone(), Origin::Folder("option --config")),
         (None, Some(option), _) => (PathBuf::from(&option.raw), Origin::Option),
         (None, None, Some(value)) => (PathBuf::from(value), Origin::Folder("environment MAIL_CONFIG")),
-        (None, None, None) => return Ok(Folder { path: PathBuf::from("/etc/doorpost"), origin: Origin::Default }),
+        (None, None, None) => return Ok(Folder { path: PathBuf::from(DEFAULT_FOLDER), origin: Origin::Default }),
     };
     let wrong = |problem: String| Error { origin: origin.clone(), problem };
     // Somebody named it: a folder that is not there is a slip of the pen, and the defaults are not what was meant.

@@ -6,7 +6,8 @@
 use super::pattern::PatternList;
 use super::value::{
     AuthMethod, ContentFilter, Days, Expire, Facility, Hours, List, LockKind, MailSource, MailboxSpec, NameServer,
-    OptionalPath, OptionalTable, Port, PrefixLength, ReceiveOverride, Seconds, TlsLevel, Users, Value, WhenFull,
+    OptionalPath, OptionalTable, Port, PrefixLength, QueueFilter, ReceiveOverride, Seconds, TlsLevel, Users, Value,
+    WhenFull,
 };
 use super::value::{BareNewline, ClientRestrictions};
 use super::{Error, Origin};
@@ -134,6 +135,8 @@ parameters! {
     qmqpd_client_port_logging: bool = "no", "log the port of a QMQP client beside its address";
     verp_delimiter_filter: String = "-=+", "characters that may delimit a variable envelope return path";
     content_filter: ContentFilter = "", "transport:nexthop that messages which come in here leave by first, whoever they are for";
+    before_queue_filter: QueueFilter = "", "qmail-queue:PROGRAM that gets each message from the network in place of the queue, and says whether it is taken";
+    before_queue_filter_timeout: Seconds = "100s", "how long that program may take for a message, before the client is told to come back later";
     receive_override_options: List<ReceiveOverride> = "", "what is left out when mail comes in";
     parent_domain_matches_subdomains: List<String> = "debug_peer_list, qmqpd_authorized_clients", "parameters with patterns in which a name means the names below it as well";
     debug_peer_list: PatternList = "", "clients of which more is logged";

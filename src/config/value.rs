@@ -101,6 +101,10 @@ pub struct MailboxSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ContentFilter(pub String);
 
+/// `before_queue_filter`: a program of qmail-queue's interface with its arguments, or nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueFilter(pub String);
+
 /// A word of `receive_override_options`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReceiveOverride {
@@ -462,6 +466,20 @@ impl Value for ContentFilter {
             Ok(ContentFilter(text.to_owned()))
         } else {
             Err("transport:nexthop, as in smtp:[127.0.0.1]:10025, or nothing".to_owned())
+        }
+    }
+}
+
+impl Value for QueueFilter {
+    fn parse(text: &str) -> Result<Self, String> {
+        let line = text.strip_prefix("qmail-queue:").map(str::trim);
+        match line {
+            Some(line) if line.starts_with('/') && text.len() <= 500 => Ok(QueueFilter(line.to_owned())),
+            _ if text.is_empty() => Ok(QueueFilter::default()),
+            _ => {
+                Err("qmail-queue: and the path of a program, as in qmail-queue:/usr/local/bin/scan, or nothing"
+                    .to_owned())
+            }
         }
     }
 }

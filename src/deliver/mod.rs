@@ -18,7 +18,7 @@ mod helper;
 mod local;
 mod permits;
 mod piped;
-mod program;
+pub mod program;
 mod relay;
 mod report;
 mod schedule;

@@ -7,6 +7,7 @@ use super::program;
 use crate::config::Config;
 use crate::message::verp;
 use crate::queue::Message;
+use crate::submit::before_queue;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use std::ffi::OsString;
@@ -86,7 +87,7 @@ fn envelope_pipe(envelope: &[u8]) -> io::Result<OwnedFd> {
 }
 
 fn run(config: &Config, command: &mut Command, head: &[u8], message: &Message) -> io::Result<ExitStatus> {
-    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C").current_dir("/");
+    before_queue::surroundings(config, command, &message.id, &message.parameters);
     let mut content = head.chain(Content { message, offset: 0 });
     program::finish(program::start(command, &mut content)?, config.command_time_limit.0)
 }

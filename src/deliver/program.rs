@@ -117,7 +117,7 @@ pub fn of_status(status: ExitStatus, program: &str) -> Appended {
 }
 
 /// A file that nobody can find, and that goes with its last descriptor.
-fn nameless() -> io::Result<File> {
+pub fn nameless() -> io::Result<File> {
     let flags = libc::O_TMPFILE | libc::O_CLOEXEC;
     let in_tmp = File::options().read(true).write(true).mode(0o600).custom_flags(flags).open("/tmp");
     in_tmp.or_else(|_| File::options().read(true).write(true).mode(0o600).custom_flags(flags).open("/var/tmp"))

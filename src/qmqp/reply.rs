@@ -119,6 +119,7 @@ impl Reply {
             Refusal::TooManyHops => Reply::new(Kind::Never, "Error: too many hops"),
             Refusal::NoRoom => Reply::new(Kind::Later, "Error: no room for the message now"),
             Refusal::NoRecipients => Reply::NO_RECIPIENTS,
+            Refusal::Filtered => Reply::new(Kind::Never, "Error: message refused by the filter here"),
             Refusal::Trouble => Reply::TROUBLE,
         }
     }
@@ -158,7 +159,7 @@ mod tests {
         let kind = |refusal| Reply::outcome(Outcome::Refused(refusal)).kind;
         assert_eq!(kind(Refusal::NoRoom), Kind::Later);
         assert_eq!(kind(Refusal::Trouble), Kind::Later);
-        for never in [Refusal::TooLarge, Refusal::TooManyHops, Refusal::NoRecipients] {
+        for never in [Refusal::TooLarge, Refusal::TooManyHops, Refusal::NoRecipients, Refusal::Filtered] {
             assert_eq!(kind(never), Kind::Never);
         }
         assert_eq!(Reply::verdict(Verdict::Accepted), None);

@@ -176,6 +176,13 @@ impl Draft {
         Ok(())
     }
 
+    /// The content, whose end has been said, for somebody who must see it before it is queued.
+    pub fn written(&mut self) -> Result<Written<'_>, Error> {
+        let buffer = std::mem::take(&mut self.buffer);
+        self.write_through(&buffer)?;
+        Ok(Written { file: &self.file, at: CONTENT, end: self.content_end.unwrap_or(CONTENT) })
+    }
+
     /// Octets so far, content and envelope, as they lie on disk.
     pub fn size(&self) -> u64 {
         let early = if self.content_end.is_some() { 0 } else { u64::from(self.recipients) * SLOT as u64 };
@@ -297,6 +304,24 @@ impl Drop for Draft {
         {
             log::warn!("event=not-removed id={} reason=\"{error}\"", self.id);
         }
+    }
+}
+
+/// The content of a draft, read back.
+#[derive(Debug)]
+pub struct Written<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+}
+
+impl io::Read for Written<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let room = buffer.len().min(left);
+        let count = self.file.read_at(buffer.get_mut(..room).unwrap_or_default(), self.at)?;
+        self.at += count as u64;
+        if count == 0 && room > 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(count) }
     }
 }
 

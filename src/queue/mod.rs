@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-pub use file::{Draft, Message, RecipientState};
+pub use file::{Draft, EARLY_ROOM, Message, RecipientState};
 pub use id::Id;
 pub use layout::Lines;
 

@@ -224,6 +224,7 @@ impl Reply {
             Outcome::Refused(Refusal::TooManyHops) => fixed(554, "5.4.6", "Too many hops, the message is in a loop"),
             Outcome::Refused(Refusal::NoRoom) => Reply::NO_ROOM,
             Outcome::Refused(Refusal::NoRecipients) => Reply::NO_RECIPIENTS,
+            Outcome::Refused(Refusal::Filtered) => fixed(554, "5.7.1", "Message refused by the filter here"),
             Outcome::Refused(Refusal::Trouble) => Reply::TROUBLE,
         }
     }
@@ -391,6 +392,7 @@ mod tests {
         all.extend(verdicts.map(R::verdict));
         let refusals =
             [Refusal::TooLarge, Refusal::TooManyHops, Refusal::NoRoom, Refusal::NoRecipients, Refusal::Trouble];
+        all.push(R::outcome(&Outcome::Refused(Refusal::Filtered)));
         all.extend(refusals.map(|refusal| R::outcome(&Outcome::Refused(refusal))));
         all.push(R::outcome(&Outcome::Queued("4xyz".to_owned())));
         all

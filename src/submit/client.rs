@@ -92,7 +92,7 @@ impl<'a> Submitter<'a> {
             (submitter.stream, submitter.child) = (Some(stream), child);
         }
         submitter.way = Some(way).filter(|_| comes_back);
-        submitter.attributes = super::attributes(config);
+        submitter.attributes = super::told_to_submit(config);
         Ok(submitter)
     }
 

@@ -73,11 +73,12 @@ const VERDICTS: [(Verdict, u8); 7] = [
     (Verdict::TooMany, b'm'),
 ];
 
-const REFUSALS: [(Refusal, u8); 5] = [
+const REFUSALS: [(Refusal, u8); 6] = [
     (Refusal::TooLarge, b'l'),
     (Refusal::TooManyHops, b'h'),
     (Refusal::NoRoom, b'f'),
     (Refusal::NoRecipients, b'r'),
+    (Refusal::Filtered, b'g'),
     (Refusal::Trouble, b't'),
 ];
 

@@ -116,7 +116,7 @@ pub fn commit(way: &mut dyn Submit) -> Result<String, Error> {
     match way.commit()? {
         Outcome::Queued(id) => Ok(id),
         Outcome::Refused(refusal) => Err(match refusal {
-            Refusal::TooLarge | Refusal::TooManyHops => Error::Unavailable(refusal.to_string()),
+            Refusal::TooLarge | Refusal::TooManyHops | Refusal::Filtered => Error::Unavailable(refusal.to_string()),
             Refusal::NoRecipients => Error::Usage(refusal.to_string()),
             Refusal::NoRoom | Refusal::Trouble => Error::Temporary(refusal.to_string()),
         }),

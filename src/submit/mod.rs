@@ -1,6 +1,7 @@
 //! Submission into the queue: what servers and `submit` say to each other, its two ends, and the one oracle that
 //! says whether a recipient is taken.
 
+pub mod before_queue;
 pub mod checkaddr;
 pub mod client;
 pub mod command_line;
@@ -58,6 +59,8 @@ pub enum Refusal {
     NoRoom,
     /// No recipient was taken (554 5.5.1).
     NoRecipients,
+    /// The filter before the queue will not have it (554 5.7.1).
+    Filtered,
     /// Anything else that may be better later; the log says what (451 4.3.0).
     Trouble,
 }
@@ -70,6 +73,7 @@ impl std::fmt::Display for Refusal {
             Refusal::TooManyHops => "the message has hopcount_limit Received fields",
             Refusal::NoRoom => "the disk is full",
             Refusal::NoRecipients => "no recipients",
+            Refusal::Filtered => "before_queue_filter refuses the message",
             Refusal::Trouble => "the queue cannot be written now",
         })
     }
@@ -102,6 +106,16 @@ pub struct Introduction {
 pub fn attributes(config: &Config) -> Vec<(String, String)> {
     let filter = &config.content_filter.0;
     if filter.is_empty() { Vec::new() } else { vec![("content_filter".to_owned(), filter.clone())] }
+}
+
+/// The attribute by which a server has its messages handed to the filter before the queue; submit knows which that is.
+pub const BEFORE_QUEUE: &str = "before_queue_filter";
+
+/// What a server tells submit with each introduction.
+pub fn told_to_submit(config: &Config) -> Vec<(String, String)> {
+    let filter = &config.before_queue_filter.0;
+    let before = (!filter.is_empty()).then(|| (BEFORE_QUEUE.to_owned(), "yes".to_owned()));
+    attributes(config).into_iter().chain(before).collect()
 }
 
 /// Whoever has one by reference hands mail in as well.

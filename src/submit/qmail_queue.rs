@@ -4,11 +4,13 @@
 //! The envelope is `F` sender NUL, `T` recipient NUL for each, and a last NUL. The message is kept octet by octet.
 
 use super::local::Way;
-use super::{Introduction, Outcome, Policy, Refusal, Verdict};
+use super::{Introduction, Outcome, Policy, Refusal, Verdict, before_queue};
 use crate::config::Config;
 use crate::exit::Error;
+use crate::message::parameters::MailParameters;
 use crate::message::path::{Address, LONGEST_ADDRESS, ReversePath};
 use crate::message::trace::{Client, Protocol};
+use crate::queue::Id;
 use std::io::{self, BufRead, Read};
 
 /// Why a message was not queued, as qmail's exit statuses.
@@ -44,8 +46,16 @@ pub fn submit(
     // It is by this name that filters hand a message back.
     way.come_from_filter();
     let id = feed(config, &mut way, message, envelope)?;
+    // Of the message that a filter was given, if it kept that in its environment: the records lead from it to this one.
+    if let Some(before) = variable(before_queue::ID).and_then(|text| text.parse::<Id>().ok()) {
+        log::info!("id={before} event=filtered into={id}");
+    }
     way.wake();
     Ok(id)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 fn feed(
@@ -70,7 +80,8 @@ fn feed(
     let sender = record(envelope, b'F')?.ok_or(Refused::Envelope)?;
     let sender = ReversePath::from_internal(&sender).map_err(|_| Refused::Envelope)?;
     let sender = ReversePath(sender.0.map(|address| address.or_at(&config.myhostname)));
-    submit.reverse_path(&sender).map_err(trouble)?;
+    let said = variable(before_queue::PARAMETERS).and_then(|text| MailParameters::from_text(text.as_bytes()).ok());
+    submit.reverse_path_with(&sender, &said.unwrap_or_default()).map_err(trouble)?;
     while let Some(recipient) = record(envelope, b'T')? {
         let recipient = Address::from_internal(&recipient).map_err(|_| Refused::Envelope)?;
         match submit.recipient(&recipient).map_err(trouble)? {
@@ -84,7 +95,7 @@ fn feed(
         Outcome::Refused(refusal) => {
             log::error!("{refusal}");
             Err(match refusal {
-                Refusal::TooLarge | Refusal::TooManyHops => Refused::Permanently,
+                Refusal::TooLarge | Refusal::TooManyHops | Refusal::Filtered => Refused::Permanently,
                 Refusal::NoRecipients => Refused::Envelope,
                 Refusal::NoRoom | Refusal::Trouble => Refused::Write,
             })

@@ -4,7 +4,7 @@
 //! servers use submit. [`serve`] reads requests off a socket and hands them to one.
 
 use super::frames::{FrameReader, LONGEST_CONTENT, Reply, Request};
-use super::{Introduction, Outcome, Refusal, Submit, Verdict, verify, wake};
+use super::{BEFORE_QUEUE, Introduction, Outcome, Refusal, Submit, Verdict, before_queue, verify, wake};
 use crate::channel::Channels;
 use crate::cli::Common;
 use crate::config::Config;
@@ -13,7 +13,7 @@ use crate::logging::clean;
 use crate::message::date::date;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
-use crate::message::trace::{HopCounter, Protocol, Received};
+use crate::message::trace::{HopCounter, Received};
 use crate::net::{FIRST_ROOM, make_room};
 use crate::privilege::{self, Owner};
 use crate::queue::{self, Draft, Head, Queue};
@@ -41,6 +41,10 @@ pub struct Receiver<'a> {
     attributes: Vec<(String, String)>,
     /// What comes has been through the content_filter.
     is_filtered: bool,
+    /// Whoever hands it in says what filters it goes through: a server, which has a configuration of its own.
+    is_served: bool,
+    /// What comes goes to `before_queue_filter` in place of the queue; belongs to the introduction.
+    is_handed_over: bool,
     message: Message,
 }
 
@@ -56,6 +60,8 @@ struct Message {
     /// Who gets it, as far as remembered, the domain in lower case: who is named twice gets one copy.
     named: BTreeSet<(Vec<u8>, Vec<u8>)>,
     first_recipient: Option<Address>,
+    /// The same recipients, for the filter before the queue.
+    handed_over: before_queue::Recipients,
     content_has_begun: bool,
     content_has_ended: bool,
     /// Why it will not be taken; told at the end, so that whoever sends can finish.
@@ -75,6 +81,8 @@ impl<'a> Receiver<'a> {
             introduction: None,
             attributes: Vec::new(),
             is_filtered: false,
+            is_served: false,
+            is_handed_over: false,
             message: Message::default(),
         })
     }
@@ -193,7 +201,12 @@ impl<'a> Receiver<'a> {
 
     fn put_on_disk(&mut self) -> Result<String, Refusal> {
         let recipients = self.message.recipients;
+        let (handed_over, parameters) =
+            (std::mem::take(&mut self.message.handed_over), self.message.parameters.clone());
         let (draft, head) = self.finished()?;
+        if self.is_handed_over {
+            return self.hand_over(draft, &head, handed_over, &parameters);
+        }
         let size = draft.size();
         match draft.commit(&head) {
             Ok(id) => {
@@ -208,6 +221,28 @@ impl<'a> Receiver<'a> {
             Err(error) => Err(refusal(&error)),
         }
     }
+
+    /// Has `before_queue_filter` take the message. The draft is only where it lay meanwhile, and never queued.
+    fn hand_over(
+        &self,
+        mut draft: Draft,
+        head: &Head,
+        recipients: before_queue::Recipients,
+        parameters: &MailParameters,
+    ) -> Result<String, Refusal> {
+        let id = *draft.id();
+        let Some(introduction) = self.introduction.as_ref().filter(|_| !self.config.before_queue_filter.0.is_empty())
+        else {
+            log::error!("before_queue_filter: the server has one, and submit has none");
+            return Err(Refusal::Trouble);
+        };
+        draft.end_content().map_err(|error| refusal(&error))?;
+        let content = draft.written().map_err(|error| refusal(&error))?;
+        let (reverse_path, client) = (&head.reverse_path, &introduction.client);
+        let handed = before_queue::Handed { id: &id, reverse_path, parameters, recipients, client };
+        before_queue::hand_over(self.config, &handed, &mut head.trace.chain(content))?;
+        Ok(id.to_string())
+    }
 }
 
 /// No more recipients fit.
@@ -216,9 +251,9 @@ struct TooMany;
 impl Submit for Receiver<'_> {
     fn introduce(&mut self, introduction: &Introduction) -> Result<(), Error> {
         self.introduction = Some(introduction.clone());
-        // The other protocols are spoken by programs that have their own configuration, and say what it says.
-        let is_local = introduction.protocol == Protocol::Local;
-        self.attributes = if is_local && !self.is_filtered { super::attributes(self.config) } else { Vec::new() };
+        let is_first = !self.is_served && !self.is_filtered;
+        self.attributes = if is_first { super::attributes(self.config) } else { Vec::new() };
+        self.is_handed_over = false;
         Ok(())
     }
 
@@ -248,6 +283,9 @@ impl Submit for Receiver<'_> {
         let key = (complete.local_part().to_vec(), domain);
         if self.message.named.contains(&key) {
             return Ok(verdict);
+        }
+        if self.is_handed_over && !self.message.handed_over.add(&complete) {
+            return Ok(Verdict::TooMany);
         }
         let write = |draft: &mut Draft| draft.recipient_with(&complete, parameters);
         if self.end_content().and_then(|()| self.write(write)).is_err() {
@@ -307,6 +345,7 @@ pub fn serve(config: &Config, common: &Common, mut stream: UnixStream) -> Result
     stream.set_read_timeout(Some(patience)).map_err(broken)?;
     stream.set_write_timeout(Some(config.ipc_timeout.0)).map_err(broken)?;
     let mut receiver = Receiver::new(config, common)?;
+    receiver.is_served = true;
     let (mut reader, mut input, mut count) = (FrameReader::default(), vec![0; FIRST_ROOM], 0);
     loop {
         make_room(&mut input, count, LONGEST_CONTENT);
@@ -359,6 +398,11 @@ fn obey(receiver: &mut Receiver<'_>, request: &Request<'_>) -> Result<Option<Rep
         // Others are deliver's own: whoever speaks with the network must not be able to say that an alias was followed.
         Request::Attribute(name, value) if name == "content_filter" => {
             receiver.attribute(name, value);
+            Ok(None)
+        }
+        // Whether, not which: a program's path is not to come from who speaks with the network.
+        Request::Attribute(name, _) if name == BEFORE_QUEUE => {
+            receiver.is_handed_over = true;
             Ok(None)
         }
         Request::Attribute(name, _) => {

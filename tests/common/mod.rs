@@ -288,7 +288,7 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// Names under which a program is another, and its file.
-const NAMES: [(&str, &str); 2] = [("qmtpd", "qmqpd"), ("rsmtpsrvr", "smtpsrvr")];
+const NAMES: [(&str, &str); 3] = [("lmtpsrvr", "smtpsrvr"), ("qmtpd", "qmqpd"), ("rsmtpsrvr", "smtpsrvr")];
 
 /// The path of one of our programs.
 pub fn binary(name: &str) -> PathBuf {

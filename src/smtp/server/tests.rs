@@ -350,6 +350,7 @@ fn every_refusal_is_answered_and_the_session_goes_on() {
         (Refusal::TooManyHops, 554),
         (Refusal::NoRoom, 452),
         (Refusal::NoRecipients, 554),
+        (Refusal::Filtered, 554),
         (Refusal::Trouble, 451),
     ] {
         let queue = Queue { outcome: Some(refusal), ..Queue::default() };

@@ -49,6 +49,7 @@ fn attributes_are_written_into_each_message_until_the_next_introduction() {
     let site = Site::with(&[("content_filter", "scan:")]);
     let common = Common::default();
     let mut receiver = site.receiver(&common);
+    receiver.is_served = true;
     for filter in [Some("smtp:[127.0.0.1]:1"), None] {
         receiver.introduce(&introduction(Policy::Channels)).unwrap();
         if let Some(filter) = filter {
