@@ -15,7 +15,7 @@ use std::process::Command;
 struct Pool {
     server: Server,
     address: std::net::SocketAddr,
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 impl Pool {
@@ -26,7 +26,7 @@ impl Pool {
         let address = listener.local_addr().unwrap();
         let mut command = Command::new(binary("smtpsrvr"));
         command.env("MAIL_CONFIG", scratch.path()).stdin(OwnedFd::from(listener));
-        Pool { server: Server::start_as_it_is(&mut command), address, _scratch: scratch }
+        Pool { server: Server::start_as_it_is(&mut command), address, scratch }
     }
 
     fn connect(&self) -> TcpStream {
@@ -140,6 +140,34 @@ fn term_lets_sessions_finish_and_the_idle_go() {
     until("the idle to go", || pool.children().len() == 1);
     assert!(TcpStream::connect(pool.address).is_ok(), "what is open is the busy child's and ends with it");
     quit(client);
+    assert_eq!(pool.server.end().code(), Some(0));
+}
+
+#[test]
+fn a_loop_that_forks_for_each_becomes_a_pool_at_hup_and_back_and_everybody_counts() {
+    let limit = "smtpd_client_connection_count_limit = 2\nwhen_full = refuse\nchildren = 4";
+    let mut pool = Pool::start(limit);
+    let held = pool.greeted();
+    let of_before = pool.children();
+    let read_again = |pool: &mut Pool, main_cf: &str| {
+        pool.scratch.configure(main_cf);
+        pool.server.seen.clear();
+        pool.server.signal(Signal::SIGHUP);
+        pool.server.record("the configuration was read again");
+    };
+    read_again(&mut pool, &format!("{limit}\nidle_children = 2\nmax_use = 3"));
+    until("two to wait", || pool.children().len() == 3);
+    assert!(of_before.iter().all(|pid| pool.children().contains(pid)), "a session ended");
+    let second = pool.greeted();
+    assert!(line(&mut pool.connect()).starts_with("421 4.3.2 "), "the one of before counts");
+    quit(held);
+    until("its place", || line(&mut pool.connect()).starts_with("220 "));
+    read_again(&mut pool, "idle_children = 0\nmax_use = 1");
+    quit(second);
+    until("nobody to wait", || pool.children().is_empty());
+    let third = pool.greeted();
+    pool.server.signal(Signal::SIGTERM);
+    quit(third);
     assert_eq!(pool.server.end().code(), Some(0));
 }
 

@@ -37,13 +37,13 @@ pub trait Server {
 /// TERM, or `max_idle` without a child (whoever holds the socket starts us again). `busy` is what a client hears for whom
 /// there is no room.
 pub fn serve(server: &mut impl Server, busy: Option<Vec<u8>>) -> Result<Ended, Error> {
-    let Found { listeners, leash, are_own } =
+    let Found { listeners, leash, are_own, service } =
         listeners().map_err(|error| Error::Connection(format!("the connection: {error}")))?;
     if listeners.is_empty() {
         return server.session();
     }
     let null = null().map_err(broken)?;
-    Loop { bounds: Bounds::OfConfiguration, leash, owns_sockets: are_own, null }.run(server, listeners, busy)
+    Loop { bounds: Bounds::OfConfiguration, service, leash, owns_sockets: are_own, null }.run(server, listeners, busy)
 }
 
 /// Runs sessions like [`serve`] on sockets of our own, at most `limit` at once, until TERM.
@@ -54,7 +54,8 @@ pub fn serve_own(
     busy: Option<Vec<u8>>,
 ) -> Result<Ended, Error> {
     let null = null().map_err(broken)?;
-    Loop { bounds: Bounds::Own(limit), leash: None, owns_sockets: true, null }.run(server, listeners, busy)
+    let service = UNNAMED.to_owned();
+    Loop { bounds: Bounds::Own(limit), service, leash: None, owns_sockets: true, null }.run(server, listeners, busy)
 }
 
 /// How many children there may be, and whether the loop ends when there are none.
@@ -79,6 +80,8 @@ impl Bounds {
 
 struct Loop {
     bounds: Bounds,
+    /// For the log.
+    service: String,
     leash: Option<OwnedFd>,
     owns_sockets: bool,
     /// /dev/null, which is on 0 and 1 of a process between two clients.
@@ -95,14 +98,16 @@ impl Loop {
         let size = self.bounds.size(server.config());
         // A child for each connection, started when that is there, needs no pool.
         if size.idle > 0 || size.max_use != 1 {
-            self.run_pool(server, Pool::new(listeners, size, Limits::of(server.config()), busy).map_err(broken)?)
+            let (name, limits) = (self.service.clone(), Limits::of(server.config()));
+            let mut pool = Pool::new(name, listeners, size, limits, busy).map_err(broken)?;
+            pool.leash(self.leash.take());
+            self.run_pool(server, pool)
         } else {
             self.run_forks(server, listeners, busy)
         }
     }
 
     fn run_pool(&mut self, server: &mut impl Server, mut pool: Pool) -> Result<Ended, Error> {
-        pool.leash(self.leash.take());
         if self.owns_sockets {
             pool.own_sockets();
         }
@@ -123,7 +128,7 @@ impl Loop {
         busy: Option<Vec<u8>>,
     ) -> Result<Ended, Error> {
         let size = self.bounds.size(server.config());
-        let mut service = Service::new("session", listeners, size.children);
+        let mut service = Service::new(&self.service, listeners, size.children);
         service.refusal = busy;
         let mut acceptor = Acceptor::new(vec![service]).map_err(broken)?;
         acceptor.limit(size.children, Limits::of(server.config())).map_err(broken)?;
@@ -137,7 +142,11 @@ impl Loop {
             if read_again(server) {
                 let size = self.bounds.size(server.config());
                 if size.idle > 0 || size.max_use != 1 {
-                    log::warn!("idle_children and max_use hold from the next start on");
+                    let limits = Limits::of(server.config());
+                    let handed_over = acceptor.hand_over().ok_or_else(|| broken(io::ErrorKind::NotFound.into()))?;
+                    let pool = Pool::after(handed_over, size, limits).map_err(broken)?;
+                    log::info!("{READ_AGAIN}");
+                    return self.run_pool(server, pool);
                 }
                 acceptor.limit_service(0, size.children);
                 acceptor.limit(size.children, Limits::of(server.config())).map_err(broken)?;
@@ -208,14 +217,22 @@ struct Found {
     leash: Option<OwnedFd>,
     /// Nobody but who started us has the sockets: what smtpd says by the first name of LISTEN_FDNAMES.
     are_own: bool,
+    /// What smtpd calls the service, for records.
+    service: String,
 }
 
 /// What smtpd calls sockets that nobody else has.
 pub const OWN: &str = "doorpost-own";
+/// Where smtpd says to a pool what the service is called, so that records are the same in both modes.
+pub const SERVICE: &str = "DOORPOST_SERVICE";
+/// What a service is called that nobody named.
+const UNNAMED: &str = "session";
 
 fn listeners() -> io::Result<Found> {
     let (mut listeners, mut leash) = (Vec::new(), None);
     let are_own = std::env::var("LISTEN_FDNAMES").is_ok_and(|names| names == OWN);
+    let is_word = |name: &String| !name.is_empty() && name.len() < 256 && name.bytes().all(|o| o.is_ascii_graphic());
+    let service = std::env::var(SERVICE).ok().filter(is_word).unwrap_or_else(|| UNNAMED.to_owned());
     for fd in passed_descriptors() {
         // Programs that a session starts have no use for it.
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
@@ -229,7 +246,7 @@ fn listeners() -> io::Result<Found> {
         let stdin = io::stdin().as_fd().try_clone_to_owned()?;
         listeners.extend(Listener::from_descriptor(stdin));
     }
-    Ok(Found { listeners, leash, are_own })
+    Ok(Found { listeners, leash, are_own, service })
 }
 
 fn is_pipe(fd: &OwnedFd) -> bool {
@@ -243,7 +260,7 @@ fn passed_descriptors() -> Vec<OwnedFd> {
     let value = |name| std::env::var(name).ok();
     let is_for_us = value("LISTEN_PID").is_some_and(|pid| pid == std::process::id().to_string());
     let count = value("LISTEN_FDS").and_then(|count| count.parse::<i32>().ok()).filter(|_| is_for_us).unwrap_or(0);
-    for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+    for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", SERVICE] {
         sys::forget_variable(name);
     }
     (0..count.clamp(0, MOST_LISTENERS)).filter_map(|number| sys::inherited(LISTEN_FDS_START + number)).collect()

@@ -7,12 +7,13 @@
 //!
 //! Signals arrive as octets of a signalfd and are blocked everywhere else in this process. So no handler runs, no system
 //! call is interrupted, and a signal that hits a child before it is itself is not taken for one of ours.
-//! CHLD reaps; the first TERM or INT closes the sockets and lets the children finish, the second ends at once and
-//! passes TERM on to them; USR1 logs the state; HUP hands over to the caller, who may read its configuration again.
+//! CHLD reaps; the first TERM or INT closes the sockets and lets the children finish, the second ends them all
+//! (ending.rs); USR1 logs the state; HUP hands over to the caller, who may read its configuration again.
 //!
 //! A child may also get the sockets themselves: one at a time, as inetd's `wait` has it, or all of a service, as a pool
 //! that accepts from them and keeps the limits by itself (pool.rs).
 
+use super::ending;
 use super::limits::{self, Excess, Limits, Table};
 use super::listener::Listener;
 use super::refused::Refused;
@@ -153,6 +154,18 @@ pub struct Acceptor {
     turned_away: u64,
 }
 
+/// A loop that is not run any more, for a pool to go on with.
+#[derive(Debug)]
+pub struct HandedOver {
+    pub(super) service: Service,
+    /// Who still serves, and the places in the table that they have.
+    pub(super) children: Vec<(Pid, Option<usize>)>,
+    pub(super) signals: SignalFd,
+    pub(super) table: Table,
+    pub(super) refused: Refused,
+    pub(super) leash: Option<OwnedFd>,
+}
+
 /// Why the loop was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
@@ -221,6 +234,21 @@ impl Acceptor {
         self.leash = leash;
     }
 
+    /// What a pool goes on with that takes the place of this loop, of the first service only. A client for whom no child
+    /// could be started yet is told to come later.
+    pub fn hand_over(mut self) -> Option<HandedOver> {
+        if let Some((given, slot)) = self.services.first_mut().and_then(|service| service.held.take()) {
+            self.give_back(slot);
+            if let Given::Connection(connection) = given {
+                self.refuse(0, connection, Excess::Full);
+            }
+        }
+        let service = self.services.into_iter().next()?;
+        let children = self.children.into_iter().map(|(pid, child)| (pid, child.slot)).collect();
+        let (signals, table, refused) = (self.signals?, self.table?, self.refused?);
+        Some(HandedOver { service, children, signals, table, refused, leash: self.leash })
+    }
+
     /// Closes everything the loop holds: for a forked child, which has no business with it.
     pub fn close(&mut self) {
         self.services.clear();
@@ -269,9 +297,7 @@ impl Acceptor {
             self.let_helpers_go();
             let (signalled, ready) = self.wait(max_idle)?;
             if signalled && self.take_signals() == Stop::Now {
-                for pid in self.children.keys() {
-                    let _ = kill(*pid, Signal::SIGTERM);
-                }
+                self.end();
                 return Ok(Left::Ended);
             }
             for (service, listener) in ready {
@@ -281,6 +307,16 @@ impl Acceptor {
                 refused.tend();
             }
         }
+    }
+
+    fn end(&self) {
+        let kind = |child: &Child| self.services.get(child.service).map(|service| service.kind);
+        // A pool that has not read the TERM of before yet would take two of them for one.
+        let signal = |child| if kind(child).is_some_and(Kind::is_pool) { Signal::SIGINT } else { Signal::SIGTERM };
+        let has_servers = self.children.values().filter_map(kind).any(Kind::accepts_itself);
+        let patience = if has_servers { ending::OF_SERVERS } else { ending::OF_SESSIONS };
+        let children = self.children.iter().map(|(pid, child)| (*pid, signal(child)));
+        ending::end(children, self.signals.as_ref(), patience);
     }
 
     fn is_idle_for(&self, time: Duration) -> bool {

@@ -4,6 +4,7 @@ pub mod accept;
 pub mod acceptor;
 pub mod connection;
 pub mod dns;
+mod ending;
 pub mod limits;
 pub mod listener;
 pub mod peer;

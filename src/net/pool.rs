@@ -9,7 +9,8 @@
 //! so a burst is met at once. All children hold the end of a pipe; when the other end is closed, by a parent that stops,
 //! that has read its configuration again or that was killed, the idle ones end, and the busy ones after their session.
 
-use super::acceptor::{Left, MOST_CHILDREN, REST};
+use super::acceptor::{HandedOver, Left, MOST_CHILDREN, REST};
+use super::ending;
 use super::limits::{self, Excess, Limits, Table};
 use super::listener::Listener;
 use super::refused::Refused;
@@ -18,7 +19,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
@@ -69,6 +70,8 @@ impl Size {
 #[derive(Debug)]
 pub struct Pool {
     shared: Shared,
+    /// For the log.
+    name: String,
     size: Size,
     refusal: Option<Vec<u8>>,
     refused: Refused,
@@ -116,6 +119,14 @@ impl Shared {
         }
     }
 
+    /// Makes a slot one of those that were used, and busy. For the parent.
+    fn use_slot(&self, slot: usize) {
+        if let Some(word) = self.states.first() {
+            word.fetch_max(slot as u64 + 1, Ordering::Relaxed);
+        }
+        self.set(slot, BUSY);
+    }
+
     /// A slot that nobody has; the lowest, so that few are ever used. For the parent.
     fn free_slot(&self) -> usize {
         let used = self.used();
@@ -130,27 +141,62 @@ impl Shared {
 }
 
 impl Pool {
-    /// A pool on these sockets, without children yet. Blocks the signals that it waits for.
-    pub fn new(listeners: Vec<Listener>, size: Size, limits: Limits, refusal: Option<Vec<u8>>) -> io::Result<Pool> {
-        let size = bounded(size);
+    /// A pool on these sockets, without children yet. Blocks the signals that it waits for. `name` is that of the service,
+    /// for the log.
+    pub fn new(
+        name: String,
+        listeners: Vec<Listener>,
+        size: Size,
+        limits: Limits,
+        refusal: Option<Vec<u8>>,
+    ) -> io::Result<Pool> {
         sys::default_signals();
         let mut caught = SigSet::empty();
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {
             caught.add(signal);
         }
         caught.thread_block()?;
-        let signals = Some(SignalFd::with_flags(&caught, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?);
+        let signals = SignalFd::with_flags(&caught, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        // Room for what a changed configuration may ask for; pages that are not used cost nothing.
+        let table = Table::shared(MOST_CHILDREN)?;
+        Pool::of(name, listeners, (size, limits, refusal), (signals, table, Refused::new()?))
+    }
+
+    /// A pool in the place of a loop that forked for each connection: on its sockets, with its children, who count as
+    /// before.
+    pub fn after(from: HandedOver, size: Size, limits: Limits) -> io::Result<Pool> {
+        let HandedOver { service, children, signals, table, refused, leash } = from;
+        let (name, refusal) = (service.name, service.refusal);
+        let mut pool = Pool::of(name, service.listeners, (size, limits, refusal), (signals, table, refused))?;
+        // Those who have places keep them; the others, whom no limit concerns, get those that are left.
+        let first_free = children.iter().filter_map(|(_, slot)| *slot).max().map_or(0, |slot| slot + 1);
+        let mut others = first_free..MOST_CHILDREN;
+        for (pid, slot) in children {
+            let Some(slot) = slot.or_else(|| others.next()) else { continue };
+            pool.shared.use_slot(slot);
+            pool.children.insert(pid, slot);
+        }
+        pool.leash(leash);
+        Ok(pool)
+    }
+
+    fn of(
+        name: String,
+        listeners: Vec<Listener>,
+        (size, limits, refusal): (Size, Limits, Option<Vec<u8>>),
+        (signals, table, refused): (SignalFd, Table, Refused),
+    ) -> io::Result<Pool> {
         let (end, alive) = io::pipe()?;
         let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        // Room for what a changed configuration may ask for; pages that are not used cost nothing.
-        let (states, table) = (sys::shared_words(1 + MOST_CHILDREN)?, Table::shared(MOST_CHILDREN)?);
+        let states = sys::shared_words(1 + MOST_CHILDREN)?;
         Ok(Pool {
             shared: Shared { listeners, states, table, limits, bell, end },
-            size,
+            name,
+            size: bounded(size),
             refusal,
-            refused: Refused::new()?,
+            refused,
             children: HashMap::new(),
-            signals,
+            signals: Some(signals),
             alive: Some(alive),
             leash: None,
             is_leashed: false,
@@ -204,9 +250,8 @@ impl Pool {
             let _ = self.shared.bell.read();
             self.refused.tend();
             if signalled && self.take_signals() {
-                for pid in self.children.keys() {
-                    let _ = kill(*pid, Signal::SIGTERM);
-                }
+                let children = self.children.keys().map(|pid| (*pid, Signal::SIGTERM));
+                ending::end(children, self.signals.as_ref(), ending::OF_SESSIONS);
                 return Ok(Left::Ended);
             }
             // Looked at again: somebody may have become idle, and will take it.
@@ -278,12 +323,16 @@ impl Pool {
     fn take_signals(&mut self) -> bool {
         while let Some(Ok(Some(signal))) = self.signals.as_ref().map(SignalFd::read_signal) {
             match i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()) {
-                Some(Signal::SIGTERM | Signal::SIGINT) if self.stopping => return true,
+                Some(Signal::SIGTERM | Signal::SIGINT) if self.stopping => {
+                    log::info!("ended at once children={}", self.children.len());
+                    return true;
+                }
                 Some(Signal::SIGTERM | Signal::SIGINT) => self.stop(),
                 Some(Signal::SIGHUP) => self.reads_again = true,
                 Some(Signal::SIGUSR1) => {
                     let (idle, busy) = (self.shared.count(IDLE), self.shared.count(BUSY));
-                    log::info!("state children={} idle={idle} busy={busy}", self.children.len());
+                    let (service, children) = (&self.name, self.children.len());
+                    log::info!("state service={service} children={children} idle={idle} busy={busy}");
                 }
                 _ => {}
             }
@@ -323,7 +372,7 @@ impl Pool {
             self.alive = None;
             self.leash = None;
             self.refused.close();
-            match Worker::new(&self.shared, slot, &self.size, self.refusal.as_deref()) {
+            match Worker::new(&self.shared, slot, &self.size, (&self.name, self.refusal.as_deref())) {
                 Ok(mut worker) => worker.run(serve),
                 Err(error) => {
                     log::error!("child of the pool: {error}");
@@ -345,7 +394,7 @@ impl Pool {
     fn refuse(&mut self) {
         for listener in &self.shared.listeners {
             if let Ok(Some(connection)) = listener.accept() {
-                log_refused(&connection, Excess::Full);
+                log_refused(&self.name, &connection, Excess::Full);
                 self.refused.refuse(connection, self.refusal.as_deref());
             }
         }
@@ -356,9 +405,9 @@ fn bounded(size: Size) -> Size {
     Size { children: size.children.min(MOST_CHILDREN), ..size }
 }
 
-fn log_refused(connection: &OwnedFd, excess: Excess) {
+fn log_refused(service: &str, connection: &OwnedFd, excess: Excess) {
     let client = limits::address_of(connection).map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-    log::info!("refused client={client} cause=\"{excess}\"");
+    log::info!("refused client={client} service={service} cause=\"{excess}\"");
 }
 
 /// A child's side.
@@ -366,6 +415,7 @@ struct Worker<'a> {
     shared: &'a Shared,
     slot: usize,
     size: &'a Size,
+    name: &'a str,
     refusal: Option<&'a [u8]>,
     refused: Refused,
     events: Epoll,
@@ -376,7 +426,12 @@ const END: u64 = u64::MAX;
 const REFUSED: u64 = u64::MAX - 1;
 
 impl<'a> Worker<'a> {
-    fn new(shared: &'a Shared, slot: usize, size: &'a Size, refusal: Option<&'a [u8]>) -> io::Result<Worker<'a>> {
+    fn new(
+        shared: &'a Shared,
+        slot: usize,
+        size: &'a Size,
+        (name, refusal): (&'a str, Option<&'a [u8]>),
+    ) -> io::Result<Worker<'a>> {
         let events = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let refused = Refused::new()?;
         for (number, listener) in shared.listeners.iter().enumerate() {
@@ -386,7 +441,7 @@ impl<'a> Worker<'a> {
         }
         events.add(&shared.end, EpollEvent::new(EpollFlags::EPOLLIN, END))?;
         events.add(&refused, EpollEvent::new(EpollFlags::EPOLLIN, REFUSED))?;
-        Ok(Worker { shared, slot, size, refusal, refused, events })
+        Ok(Worker { shared, slot, size, name, refusal, refused, events })
     }
 
     fn run(&mut self, serve: &mut impl FnMut(OwnedFd) -> Served) -> u8 {
@@ -455,7 +510,7 @@ impl<'a> Worker<'a> {
             && let Some(address) = limits::address_of(&connection)
             && let Err(excess) = self.shared.table.claim(self.slot, address, &self.shared.limits)
         {
-            log_refused(&connection, excess);
+            log_refused(self.name, &connection, excess);
             self.refused.refuse(connection, self.refusal);
             return None;
         }

@@ -241,6 +241,7 @@ fn open(plan: &Plan, sockets: Sockets, door: Option<&Door>) -> io::Result<Served
         open.owns_sockets = places.iter().all(|(_, is_own)| *is_own);
         let mut program = service.program.clone();
         program.owns_sockets = open.owns_sockets;
+        program.service = Some(service.name.clone());
         served.services.push(open);
         served.parts.push(Part { name: service.name.clone(), program, places });
     }

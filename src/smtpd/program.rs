@@ -49,12 +49,15 @@ pub struct Program {
     pub config_directory: Option<PathBuf>,
     /// Whether nobody else has the sockets that it is given.
     pub owns_sockets: bool,
+    /// What a pool is to call its service in records.
+    pub service: Option<String>,
 }
 
 impl Program {
     /// A program that is started as it is, by us as we are.
     pub fn new(path: PathBuf, name: OsString, arguments: Vec<OsString>) -> Program {
-        Program { path, name, arguments, localhost: None, identity: None, config_directory: None, owns_sockets: false }
+        let (localhost, identity, config_directory) = (None, None, None);
+        Program { path, name, arguments, localhost, identity, config_directory, owns_sockets: false, service: None }
     }
 
     /// Starts it, less nice than we are by so much. Nothing, if the client has already left. A pool ends when the other end
@@ -92,6 +95,9 @@ impl Program {
                     let pid = std::process::id().to_string();
                     if self.owns_sockets {
                         command.env("LISTEN_FDNAMES", accept::OWN);
+                    }
+                    if let Some(service) = &self.service {
+                        command.env(accept::SERVICE, service);
                     }
                     command.env("LISTEN_FDS", count.to_string()).env("LISTEN_PID", pid).exec()
                 }

@@ -1,0 +1,250 @@
+//! Programs and clients that do not do their part: what they cost smtpd is one place, and never a second one, nor its end.
+
+mod common;
+
+use common::connections::*;
+use common::{Scratch, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+
+fn children(pid: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn pid(server: &Server) -> i32 {
+    server.process.id().try_into().unwrap()
+}
+
+/// Whether it has ended; nobody may have reaped it where process 1 does not.
+fn is_gone(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+/// Takes the records that are there; gives how many begin programs.
+fn started(server: &mut Server) -> usize {
+    // What is there before the answer to this is there by then.
+    server.seen.retain(|record| !record.contains("state children="));
+    server.signal(Signal::SIGUSR1);
+    server.record("state children=");
+    server.seen.iter().filter(|record| record.contains("started program=")).count()
+}
+
+fn pools(scratch: &Scratch, options: &[&str]) -> Command {
+    let mut command = scratch.command("smtpd");
+    command.args(["--listen-address", "127.0.0.1", "--port", "0", "--mode", "pool"]).args(options).arg("smtpsrvr");
+    command
+}
+
+/// What pool and sessions there are.
+fn pool_of(server: &Server) -> Option<(i32, Vec<i32>)> {
+    let is_pool = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "smtpsrvr\n");
+    children(pid(server)).into_iter().find(is_pool).map(|pool| (pool, children(pool)))
+}
+
+fn greeted(server: &mut Server) -> TcpStream {
+    let mut client = server.connect("0");
+    assert!(line(&mut client).starts_with("220 "));
+    client
+}
+
+#[test]
+fn a_program_that_ignores_term_ends_with_the_second_one() {
+    let folder = folder();
+    let program = script(folder.path(), "smtpsrvr", "trap '' TERM; echo $$; exec sleep 1000");
+    let mut server = Server::start(on_loopback(folder.path()).args(["-n", "1", "--when-full", "refuse", &program]));
+    let mut client = server.connect("0");
+    let deaf: i32 = line(&mut client).trim().parse().unwrap();
+    // TERM to it alone is nothing, and it is one client all the same.
+    signal(deaf, Signal::SIGTERM);
+    assert!(all(&mut server.connect("0")).starts_with("421 "));
+    server.signal(Signal::SIGTERM);
+    server.record("stopping children=1");
+    assert!(!is_gone(deaf), "the first one lets it be");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
+    server.record("ended at once children=1");
+    server.record("killed children=1");
+    until("its end", || is_gone(deaf));
+    assert_eq!(all(&mut client), "");
+}
+
+#[test]
+fn a_wait_service_that_ignores_term_ends_with_the_second_one() {
+    let folder = folder();
+    let program = script(folder.path(), "deaf", "trap '' TERM; echo $$ >\"$1\"; exec sleep 1000");
+    let file = folder.path().join("pid");
+    let lines = format!("127.0.0.1:0 stream tcp wait - {program} deaf {}\n", file.display());
+    let mut server = Server::start(&mut with_services(folder.path(), &lines));
+    let _client = server.connect("127.0.0.1:0");
+    let read = || fs::read_to_string(&file).ok()?.trim().parse::<i32>().ok();
+    until("the program", || read().is_some());
+    let deaf = read().unwrap();
+    server.signal(Signal::SIGTERM);
+    server.record("stopping children=1");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
+    until("its end", || is_gone(deaf));
+}
+
+#[test]
+fn a_pool_whose_sessions_hear_nothing_ends_with_the_second_term() {
+    let scratch = Scratch::new();
+    let mut server = Server::start(&mut pools(&scratch, &["--idle-children", "1", "-o", "max_use=5"]));
+    let mut client = greeted(&mut server);
+    let (pool, sessions) = pool_of(&server).unwrap();
+    // A stopped process is deaf to everything but KILL.
+    sessions.iter().for_each(|session| signal(*session, Signal::SIGSTOP));
+    let others: Vec<i32> = children(pid(&server));
+    server.signal(Signal::SIGTERM);
+    server.record("stopping children=");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
+    until("the end of all", || sessions.iter().chain([&pool]).chain(&others).all(|pid| is_gone(*pid)));
+    assert_eq!(all(&mut client), "");
+}
+
+/// A client that sends much, reads nothing and leaves.
+fn pour(client: &mut TcpStream) {
+    client.set_nonblocking(true).unwrap();
+    while client.write(&[b'x'; 65_536]).is_ok() {}
+}
+
+#[test]
+fn a_program_that_does_not_read_or_does_not_write_has_its_place_and_no_other() {
+    let folder = folder();
+    for (what, text, ends_alone) in [
+        ("writes and never reads", "exec yes", true),
+        ("reads and never writes", "exec cat >/dev/null", true),
+        ("does neither", "exec sleep 1000", false),
+        ("does neither and ignores TERM", "trap '' TERM; exec sleep 1000", false),
+        ("closes the connection and stays", "exec sleep 1000 <&- >&-", false),
+    ] {
+        let program = script(folder.path(), "smtpsrvr", text);
+        let mut server =
+            Server::start(on_loopback(folder.path()).args(["-d", "-n", "1", "--when-full", "refuse", &program]));
+        for turn in 1..4 {
+            let mut client = server.connect("0");
+            until("its program", || children(pid(&server)).len() == 1 && started(&mut server) == turn);
+            assert!(all(&mut server.connect("0")).starts_with("421 "), "{what}: a place for two");
+            pour(&mut client);
+            drop(client);
+            if !ends_alone {
+                assert!(all(&mut server.connect("0")).starts_with("421 "), "{what}: its place is gone before it is");
+                children(pid(&server)).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+            }
+            until("its place", || children(pid(&server)).is_empty());
+        }
+        server.record("state service=0 children=1 limit=1");
+        server.seen.clear();
+        server.signal(Signal::SIGUSR1);
+        server.record("state service=0 children=0 limit=1");
+    }
+}
+
+#[test]
+fn a_client_is_refused_by_who_is_there_without_a_process_or_an_octet_of_his() {
+    let folder = folder();
+    let program = script(folder.path(), "smtpsrvr", "echo served; exec cat >/dev/null");
+    for limits in [&["-n", "1", "--when-full", "refuse"][..], &["-n", "9", "--max-from-ip", "1"]] {
+        let mut server = Server::start(on_loopback(folder.path()).args(limits).args(["-d", &program]));
+        let mut client = server.connect("0");
+        assert_eq!(line(&mut client), "served\n");
+        // Nobody else does anything now, so it is smtpd itself that answers.
+        children(pid(&server)).into_iter().for_each(|pid| signal(pid, Signal::SIGSTOP));
+        for _ in 0..50 {
+            assert_eq!(all(&mut server.connect("0")), "421 4.3.2 Too many connections, try again later\r\n");
+        }
+        assert_eq!(started(&mut server), 1, "{limits:?}: a program was started for who was refused");
+        children(pid(&server)).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+    }
+}
+
+#[test]
+fn a_client_of_a_pool_is_refused_without_a_process_or_an_octet_of_his() {
+    let scratch = Scratch::new();
+    for limits in [
+        &["-n", "1", "--when-full", "refuse"][..],
+        &["-n", "1", "--idle-children", "1", "-o", "max_use=9", "--when-full", "refuse"],
+        &["-n", "9", "--idle-children", "1", "--max-from-ip", "1", "-o", "max_use=9"],
+    ] {
+        let mut server = Server::start(&mut pools(&scratch, limits));
+        let _client = greeted(&mut server);
+        let is_full = limits.starts_with(&["-n", "1"]);
+        // By the parent if all are busy, else by the child that waits.
+        until("who waits", || is_full || pool_of(&server).is_some_and(|(_, children)| children.len() == 2));
+        let (pool, before) = pool_of(&server).unwrap();
+        if is_full {
+            before.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+        }
+        for _ in 0..50 {
+            assert_eq!(all(&mut server.connect("0")), "421 4.3.2 Too many connections, try again later\r\n");
+        }
+        assert_eq!(children(pool), before, "{limits:?}: a process was made for who was refused");
+        before.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+    }
+}
+
+/// What an administrator may get wrong: said at once with the right status, or to each client, and mended without a start.
+#[test]
+fn a_program_that_dies_at_its_start_costs_no_place() {
+    let scratch = Scratch::new();
+    scratch.write("channels", "nonsense\n");
+    let mut command = scratch.command("smtpd");
+    command.args(["--listen-address", "127.0.0.1", "--port", "0", "-n", "1", "smtpsrvr"]);
+    let mut server = Server::start(&mut command);
+    for _ in 0..5 {
+        let said = all(&mut server.connect("0"));
+        assert!(said.starts_with("421 4.3.0 ") && !said.contains("channels"), "{said}");
+    }
+    assert!(server.record("channels:1: expected five columns").contains("smtpsrvr"));
+    server.record("child ended service=0");
+    assert!(server.record("status=78").contains("smtpd"));
+    fs::remove_file(scratch.path().join("channels")).unwrap();
+    until("it to be mended", || line(&mut server.connect("0")).starts_with("220 "));
+    let folder = folder();
+    let crash = script(folder.path(), "smtpsrvr", "kill -SEGV $$");
+    let mut server = Server::start(on_loopback(folder.path()).args(["-n", "1", &crash]));
+    for _ in 0..5 {
+        assert_eq!(all(&mut server.connect("0")), "");
+    }
+    server.record("child killed service=0");
+    until("no child", || children(pid(&server)).is_empty());
+}
+
+#[test]
+fn what_cannot_be_served_at_all_is_said_at_once() {
+    let folder = folder();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let no_program = folder.path().join("text");
+    fs::write(&no_program, "nothing").unwrap();
+    let no_program = no_program.to_str().unwrap().to_owned();
+    for mode in ["exec", "pool"] {
+        let refused = |more: &[&str]| {
+            let mut command = smtpd(folder.path());
+            refused(command.args(["--mode", mode, "--listen-address", "127.0.0.1"]).args(more))
+        };
+        for (more, status, words) in [
+            (&["--port", &port, "smtpsrvr"][..], 75, format!("cannot listen on 127.0.0.1:{port}")),
+            (&["--port", "0", "/nosuch/smtpsrvr"], 64, "/nosuch/smtpsrvr: expected a program".to_owned()),
+            (&["--port", "0", &no_program], 64, "expected a file that can be executed".to_owned()),
+            (&["--port", "0", "/"], 64, "expected a file that can be executed".to_owned()),
+        ] {
+            let (given, text) = refused(more);
+            assert_eq!(given, Some(status), "{mode} {more:?}: {text}");
+            assert!(text.contains(&words) && text.lines().count() == 1, "{mode} {more:?}: {text}");
+        }
+    }
+    assert!(Path::new(&no_program).exists());
+}
