@@ -22,6 +22,7 @@ const SERVICES: &str = "cleanup unix n - n - 0 cleanup\nqmgr unix n - n 300 1 qm
     bounce unix - - n - 0 bounce\ndefer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\n\
     proxymap unix - - n - - proxymap\nproxywrite unix - - n - 1 proxymap\nerror unix - - n - - error\n\
     retry unix - - n - - error\ndiscard unix - - n - - discard\nsmtp unix - - n - - smtp\n\
+    lmtp unix - - n - - lmtp\ntlsmgr unix - - n 1000? 1 tlsmgr\nscache unix - - n - 1 scache\n\
     virtual unix - n n - - virtual\npostlog unix-dgram n - n - 1 postlogd\nanvil unix - - n - 1 anvil\n";
 
 impl Postfix {
