@@ -108,6 +108,86 @@ fn each_recipient_is_done_deferred_or_returned_by_its_own_answer() {
     assert_eq!((hop.taken().len(), scratch.mail("alice").len()), (1, 1), "nothing is tried or told twice");
 }
 
+/// RFC 3464: who reports, of whom, what the other host is and said.
+#[test]
+fn a_return_message_names_the_host_that_refused_and_what_it_said() {
+    let hop = Hop::start(|word, line, _| match word {
+        "RCPT" if line.contains("never") => Some(Act::Say("550-5.1.1 no such\r\n550 5.1.1 user")),
+        _ => None,
+    });
+    let scratch = to(&hop);
+    enqueue_with(&scratch, "alice@mx.example", &["never@b.example"], TEXT, "ENVID=x+2By", "ORCPT=rfc822;old@c.example");
+    deliver(&scratch);
+    let back = String::from_utf8(scratch.mail("alice").concat()).expect("a report");
+    let type_of = "Content-Type: multipart/report; report-type=delivery-status;";
+    assert!(back.contains(type_of) && back.contains("\nAuto-Submitted: auto-replied\n"), "{back}");
+    let status = back.split("Content-Type: message/delivery-status\n\n").nth(1).expect("the report for programs");
+    let status = status.split("\n--").next().expect("its end");
+    for field in [
+        "Original-Envelope-Id: x+y",
+        "Reporting-MTA: dns; mx.example",
+        "Arrival-Date: ",
+        "Original-Recipient: rfc822; old@c.example",
+        "Final-Recipient: rfc822; never@b.example",
+        "Action: failed",
+        "Status: 5.1.1",
+        "Remote-MTA: dns; [127.0.0.1]",
+        "Diagnostic-Code: smtp; 550 5.1.1 ",
+    ] {
+        assert_eq!(
+            status.matches(&format!("\n{field}")).count() + usize::from(status.starts_with(field)),
+            1,
+            "{field}: {status}"
+        );
+    }
+    // Of a message as a whole, then of each recipient, with an empty line between.
+    assert_eq!(status.trim_end().split("\n\n").count(), 2, "{status}");
+}
+
+#[test]
+fn a_next_hop_may_be_reached_over_ipv6() {
+    let scratch = Scratch::new();
+    scratch.write("channels", "out [::1] mx2.example discard: *\n");
+    let listener = TcpListener::bind("[::1]:0").expect("a port of ::1");
+    let port = listener.local_addr().expect("its number").port();
+    let mut command = scratch.command("smtpsrvr");
+    let command = command.stdin(std::os::fd::OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
+    let server = Smtpsrvr(command.spawn().expect("smtpsrvr"), scratch, port);
+    let scratch = &server.1;
+    for next_hop in [format!("[::1]:{port}"), format!("[IPv6:::1]:{port}")] {
+        let client = site(&format!("smtp:{next_hop}"), "");
+        enqueue(&client, &["bob@mx2.example"], TEXT);
+        let log = deliver(&client);
+        assert!(log.contains("status=relayed"), "{log}");
+        let whole = scratch.queued().pop().expect("the message").whole;
+        assert!(String::from_utf8_lossy(&whole).contains("[IPv6:::1]"), "{}", String::from_utf8_lossy(&whole));
+    }
+}
+
+/// RFC 8689, from a client that asks for it to a host that promises it, and to one that does not.
+#[test]
+fn what_came_in_with_requiretls_leaves_with_it_or_not_at_all() {
+    for promises in [true, false] {
+        let more = if promises { "" } else { "smtpd_discard_ehlo_keywords = requiretls" };
+        let server = Smtpsrvr::with(more, "local - mx.example mailbox: -\nall * * discard: *\n");
+        let names = Names::start(ZONE);
+        let hop = format!("smtp:[mx.example]:{}", server.2);
+        let client = site(&hop, &format!("name_servers = {}", names.address));
+        client.configure(&format!("smtp_tls_CAfile = {}", common::tls::file("mx.crt.pem").display()));
+        enqueue_with(&client, "alice@mx.example", &["bob@b.example"], TEXT, "REQUIRETLS", "");
+        let log = deliver(&client);
+        let queued = server.1.queued();
+        assert_eq!(queued.len(), usize::from(promises), "{log}");
+        if promises {
+            assert_eq!(queued[0].parameters, "REQUIRETLS|", "{log}");
+        } else {
+            assert!(log.contains("status=failed") && log.contains("5.7.30"), "{log}");
+            let back = String::from_utf8(client.mail("alice").concat()).expect("a report");
+            assert!(back.contains("Status: 5.7.30"), "{back}");
+        }
+    }
+}
+
 /// What is said or done at a stage, and what becomes of the message: `deferred`, `failed`.
 const ODD: [(&str, Act, &str); 22] = [
     ("greeting", Act::Say("554 5.7.1 go away"), "deferred"),
@@ -439,9 +519,14 @@ struct Smtpsrvr(std::process::Child, Scratch, u16);
 
 impl Smtpsrvr {
     fn start() -> Smtpsrvr {
-        let scratch = Scratch::with("smtpd_sasl_auth_enable = yes\nauthentication = passwd-file");
+        let more = "smtpd_sasl_auth_enable = yes\nauthentication = passwd-file";
+        Smtpsrvr::with(more, "local - mx.example mailbox: -\nauthenticated - - - *\n")
+    }
+
+    fn with(main_cf: &str, channels: &str) -> Smtpsrvr {
+        let scratch = Scratch::with(main_cf);
         common::tls::configure(&scratch);
-        scratch.write("channels", "local - mx.example mailbox: -\nauthenticated - - - *\n");
+        scratch.write("channels", channels);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its number").port();
         let mut command = scratch.command("smtpsrvr");

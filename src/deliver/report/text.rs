@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::message::path::Address;
 use crate::queue::{Id, Message};
 use crate::sys;
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A return message in the making.
@@ -123,8 +124,16 @@ impl<'a> Report<'a> {
                 "Final-Recipient: {kind}; {}\nAction: {action}\nStatus: {status}\n",
                 self.address(&one.address)
             ));
+            let said = said(&one.report);
+            if let Some((host, _)) = said {
+                text.push_str(&format!("Remote-MTA: dns; {}\n", mta(host)));
+            }
             if matches!(self.kind, Kind::Failure | Kind::Delay | Kind::Double) {
-                text.push_str(&format!("Diagnostic-Code: x-doorpost; {}\n", parts(&one.report).1));
+                let (of, diagnostic) = match said.and_then(|(_, reply)| reply) {
+                    Some(reply) => ("smtp", reply),
+                    None => ("x-doorpost", parts(&one.report).1),
+                };
+                text.push_str(&format!("Diagnostic-Code: {of}; {diagnostic}\n"));
             }
             if let (Kind::Delay, Some(until)) = (self.kind, self.until()) {
                 text.push_str(&format!("Will-Retry-Until: {}\n", date(until)));
@@ -182,6 +191,26 @@ fn parts(report: &str) -> (Option<&str>, &str) {
     }
 }
 
+/// The host that a report quotes (`HOST said: ...`), and its reply if that is one of SMTP or LMTP, without the command
+/// that it answered.
+fn said(report: &str) -> Option<(&str, Option<&str>)> {
+    let (before, text) = report.split_once(" said: ")?;
+    let host = before.rsplit(' ').next().filter(|host| !host.is_empty())?;
+    let reply = text.rsplit_once(" (to ").map_or(text, |(reply, _)| reply);
+    let is_code = |code: &str| code.len() == 3 && code.bytes().all(|octet| octet.is_ascii_digit());
+    let is_smtp = reply.split([' ', '-']).next().is_some_and(is_code);
+    Some((host, is_smtp.then_some(reply)))
+}
+
+/// A host as RFC 3464 section 2.3.5 names it: an address stands in brackets.
+fn mta(host: &str) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V4(address)) => format!("[{address}]"),
+        Ok(IpAddr::V6(address)) => format!("[IPv6:{address}]"),
+        Err(_) => host.to_owned(),
+    }
+}
+
 fn is_status(text: &str) -> bool {
     let number = |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|octet| octet.is_ascii_digit());
     let mut parts = text.split('.');
@@ -208,6 +237,20 @@ mod tests {
         for odd in ["no such user", "3.1.1 x", "5.1 x", "5.1.1.1 x", "5..1 x", "5.1.1234 x", "5.1.a x", ""] {
             assert_eq!(parts(odd), (None, odd));
         }
+    }
+
+    #[test]
+    fn the_host_and_its_reply_are_found_in_a_report() {
+        for (report, expected) in [
+            ("5.1.1 mx.b said: 550 5.1.1 no (to RCPT)", Some(("mx.b", Some("550 5.1.1 no")))),
+            ("5.4.7 given up after 5 days: 4.2.1 ::1 said: 450 busy (to RC...", Some(("::1", Some("450 busy")))),
+            ("relayed: mx.b said: 250 2.0.0 ok", Some(("mx.b", Some("250 2.0.0 ok")))),
+            ("5.0.0 mx.b said: no such user", Some(("mx.b", None))),
+            ("5.1.1 no such user", None),
+        ] {
+            assert_eq!(said(report), expected, "{report}");
+        }
+        assert_eq!(["192.0.2.1", "::1", "mx.b"].map(mta), ["[192.0.2.1]", "[IPv6:::1]", "mx.b"]);
     }
 
     #[test]

@@ -1,0 +1,216 @@
+//! Other people's servers as next hops: Postfix, OpenSMTPD, and Dovecot's LMTP over TCP and over a unix socket. Some of the
+//! recipients are nobody there. Every message is delivered or returned, and once. `DOORPOST_MESSAGES` says how many (60).
+//!
+//! Needs root. OpenSMTPD cannot be installed beside Postfix: `DOORPOST_OPENSMTPD` is the folder in which its package was
+//! unpacked (`dpkg -x`).
+
+mod common;
+
+use common::Scratch;
+use common::postfix::Postfix;
+use doorpost::message::path::{Address, ReversePath};
+use doorpost::queue::{Head, Queue};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn wanted() -> usize {
+    std::env::var("DOORPOST_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
+}
+
+/// A free port, for programs that cannot be given a listening socket.
+fn port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port()
+}
+
+/// An installation with messages 0 to `wanted()` in its queue for users of b.example, of whom every tenth is nobody.
+fn site(transport: &str) -> Scratch {
+    let scratch = Scratch::with("default_destination_concurrency_limit = 4\nminimal_backoff_time = 1s");
+    scratch.write("channels", &format!("local - mx.example mailbox: *\nout * b.example \"{transport}\" *\n"));
+    fs::create_dir_all(scratch.queue().join("message")).expect("a folder");
+    let queue = Queue::at(&scratch.queue());
+    for number in 0..wanted() {
+        let user = match number % 10 {
+            0 => "nobody-there",
+            1..5 => "bob",
+            _ => "carol",
+        };
+        let mut draft = queue.begin().expect("a draft");
+        draft.content(format!("Subject: number-{number}-\n\n.hello\n..\n").as_bytes()).expect("content");
+        draft
+            .recipient(&Address::from_internal(format!("{user}@b.example").as_bytes()).expect("an address"))
+            .expect("room");
+        let reverse_path = ReversePath::from_internal(b"alice@mx.example").expect("a sender");
+        let trace = b"Received: by mx.example; Sun, 22 Nov 2026 04:16:25 +0000\n".to_vec();
+        draft.commit(&Head { reverse_path, trace, channel: "local".into() }).expect("a message");
+    }
+    scratch.hand_over(&scratch.queue());
+    scratch
+}
+
+/// How often each message is in these mailboxes.
+fn found(texts: impl Iterator<Item = Vec<u8>>) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for text in texts {
+        let text = String::from_utf8_lossy(&text).into_owned();
+        for line in text.lines().filter(|line| line.starts_with("Subject: number-")) {
+            *found.entry(line.trim_end().to_owned()).or_default() += 1;
+        }
+    }
+    found
+}
+
+fn mail_in(maildir: &Path) -> Vec<Vec<u8>> {
+    let files = fs::read_dir(maildir.join("new")).into_iter().flatten().flatten();
+    files.filter_map(|file| fs::read(file.path()).ok()).collect()
+}
+
+/// Delivers, and finds every message once: at the other server, or back at the sender.
+fn each_once(scratch: &Scratch, boxes: &[PathBuf]) {
+    let started = Instant::now();
+    let log = String::from_utf8_lossy(&scratch.deliver().stderr).into_owned();
+    let handed_on = started.elapsed();
+    let there = || found(boxes.iter().flat_map(|maildir| mail_in(maildir)));
+    let (count, nobodys) = (wanted(), wanted().div_ceil(10));
+    let limit = Duration::from_secs(20 + count as u64 / 50);
+    while there().len() < count - nobodys && started.elapsed() < limit {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let returned = found(scratch.mail("alice").into_iter());
+    let there = there();
+    let once = |found: &BTreeMap<String, usize>| found.values().all(|times| *times == 1);
+    assert_eq!((there.len(), returned.len()), (count - nobodys, nobodys), "{}", &log[..log.len().min(5000)]);
+    assert!(once(&there) && once(&returned) && !returned.keys().any(|one| there.contains_key(one)));
+    assert_eq!(scratch.queued(), []);
+    let report = String::from_utf8_lossy(&scratch.mail("alice")[0]).into_owned();
+    assert!(
+        ["[127.0.0.1]", "localhost"].iter().any(|host| report.contains(&format!("\nRemote-MTA: dns; {host}\n"))),
+        "{report}"
+    );
+    assert!(report.contains("\nDiagnostic-Code: smtp; 5"), "{report}");
+    let _ = std::io::Write::write_all(
+        &mut std::io::stderr(),
+        format!("next hop: {count} messages handed on in {handed_on:.1?}, all there after {:.1?}\n", started.elapsed())
+            .as_bytes(),
+    );
+}
+
+/// A program that listens; ended when dropped.
+struct Listening(Child);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn postfix_has_each_message_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
+    let more = "virtual_mailbox_domains = b.example\n\
+        virtual_mailbox_maps = inline:{ bob@b.example=bob/, carol@b.example=carol/ }";
+    let postfix = Postfix::start(folder.path(), "smtpd", more);
+    let scratch = site(&format!("smtp:[127.0.0.1]:{}", postfix.address.port()));
+    each_once(&scratch, &["bob", "carol"].map(|user| postfix.maildir(user)));
+}
+
+/// Dovecot's LMTP server, on a port and on a unix socket, with bob and carol.
+fn dovecot(folder: &Path, port: u16) -> Listening {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("its mode");
+    fs::create_dir(folder.join("run")).expect("a folder");
+    let (top, owner) = (folder.display(), common::NOBODY);
+    let users: String = ["bob", "carol"].map(|user| format!("{user}::{owner}:{owner}::{top}/home/{user}::\n")).concat();
+    fs::write(folder.join("users"), users).expect("users");
+    let configuration = format!(
+        "base_dir = {top}/run\nstate_dir = {top}/run\nprotocols = lmtp\nssl = no\nlog_path = {top}/log\n\
+         mail_location = maildir:{top}/mail/%n\nfirst_valid_uid = 1\npostmaster_address = postmaster@b.example\n\
+         hostname = b.example\nuserdb {{\n driver = passwd-file\n args = username_format=%n {top}/users\n}}\n\
+         passdb {{\n driver = passwd-file\n args = username_format=%n {top}/users\n}}\n\
+         service lmtp {{\n inet_listener lmtp {{\n  address = 127.0.0.1\n  port = {port}\n }}\n\
+         unix_listener {top}/lmtp {{\n  mode = 0666\n }}\n}}\n"
+    );
+    fs::write(folder.join("dovecot.conf"), configuration).expect("dovecot.conf");
+    fs::create_dir(folder.join("mail")).expect("a folder");
+    nix::unistd::chown(&folder.join("mail"), Some(owner.into()), Some(owner.into())).expect("chown");
+    let mut command = Command::new("/usr/sbin/dovecot");
+    command.arg("-F").arg("-c").arg(folder.join("dovecot.conf"));
+    let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("dovecot");
+    let process = Listening(process);
+    common::until("Dovecot to listen", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    process
+}
+
+#[test]
+fn dovecot_has_each_message_once_by_lmtp() {
+    for way in ["tcp", "unix"] {
+        let folder = tempfile::Builder::new().suffix(way).tempdir().expect("a folder");
+        let port = port();
+        let _dovecot = dovecot(folder.path(), port);
+        let transport = match way {
+            "tcp" => format!("lmtp:[127.0.0.1]:{port}"),
+            _ => format!("lmtp:unix:{}/lmtp", folder.path().display()),
+        };
+        each_once(&site(&transport), &["bob", "carol"].map(|user| folder.path().join("mail").join(user)));
+    }
+}
+
+/// OpenSMTPD as its package has it, in a mount namespace where its folders and users are.
+fn opensmtpd(folder: &Path, port: u16) -> Listening {
+    let unpacked = std::env::var("DOORPOST_OPENSMTPD").expect("DOORPOST_OPENSMTPD: the folder of its unpacked package");
+    let path = |name: &str| folder.join(name);
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("its mode");
+    for name in ["spool/smtpd/queue", "spool/smtpd/incoming", "spool/smtpd/offline", "spool/smtpd/purge"]
+        .into_iter()
+        .chain(["spool/smtpd/temporary", "spool/smtpd/corrupt", "lib/opensmtpd/empty", "mail"])
+    {
+        fs::create_dir_all(path(name)).expect("a folder");
+    }
+    let owner = common::NOBODY;
+    nix::unistd::chown(&path("mail"), Some(owner.into()), Some(owner.into())).expect("chown");
+    for (file, fields) in [("passwd", ":x:989:989::/var/lib/opensmtpd/empty:/usr/sbin/nologin"), ("group", ":x:989:")] {
+        let mut text = fs::read_to_string(Path::new("/etc").join(file)).expect("users");
+        for name in ["opensmtpd", "opensmtpq"] {
+            if !text.lines().any(|line| line.starts_with(&format!("{name}:"))) {
+                let number = if name == "opensmtpq" { "988" } else { "989" };
+                text.push_str(&format!("{name}{}\n", fields.replace("989", number)));
+            }
+        }
+        fs::write(path(file), text).expect("users");
+    }
+    fs::write(path("resolv.conf"), "nameserver 127.0.0.1\n").expect("a file");
+    let configuration = format!(
+        "table boxes {{ \"bob@b.example\" = \"nobody\", \"carol@b.example\" = \"nobody\" }}\n\
+         listen on 127.0.0.1 port {port} hostname b.example\n\
+         action \"d\" maildir \"{}/mail/%{{rcpt.user}}\" virtual <boxes>\nmatch from any for domain \"b.example\" action \"d\"\n",
+        folder.display()
+    );
+    fs::write(path("smtpd.conf"), configuration).expect("smtpd.conf");
+    fs::set_permissions(path("smtpd.conf"), fs::Permissions::from_mode(0o600)).expect("its mode");
+    let script = "set -e; cd \"$1\"; mount --bind \"$2/usr/libexec\" /usr/libexec; mount --bind spool /var/spool\n\
+        mount --bind lib /var/lib; for file in passwd group resolv.conf; do mount --bind $file /etc/$file; done\n\
+        chmod 711 spool/smtpd; chmod 700 spool/smtpd/*; chown opensmtpq spool/smtpd/*\n\
+        chown root:opensmtpq spool/smtpd/offline; chmod 770 spool/smtpd/offline\n\
+        exec \"$2/usr/sbin/smtpd\" -F -f \"$1/smtpd.conf\" >log 2>&1";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "--propagation", "private", "/bin/sh", "-c", script, "sh"]).arg(folder).arg(unpacked);
+    let process = Listening(command.stdin(Stdio::null()).spawn().expect("unshare"));
+    common::until("OpenSMTPD to listen", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    process
+}
+
+#[test]
+fn opensmtpd_has_each_message_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let port = port();
+    let _opensmtpd = opensmtpd(folder.path(), port);
+    let scratch = site(&format!("smtp:[127.0.0.1]:{port}"));
+    each_once(&scratch, &["bob", "carol"].map(|user| folder.path().join("mail").join(user)));
+}
