@@ -146,14 +146,14 @@ impl Connection {
         (self.input.as_fd(), self.output.as_fd())
     }
 
-    fn wait(&self, fd: &OwnedFd, what: PollFlags) -> Result<(), Fault> {
+    fn time_left(&self) -> Result<Duration, Fault> {
         let deadline = self.command_deadline.map_or(self.session_deadline, |d| d.min(self.session_deadline));
+        Some(deadline.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero()).ok_or(Fault::TimedOut)
+    }
+
+    fn wait(&self, fd: &OwnedFd, what: PollFlags) -> Result<(), Fault> {
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Fault::TimedOut);
-            }
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let timeout = PollTimeout::try_from(self.time_left()?).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(fd.as_fd(), what)], timeout) {
                 Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) => return Ok(()),
@@ -337,9 +337,14 @@ impl Connection {
     }
 
     fn send_raw(&self, mut octets: &[u8]) -> Result<(), Fault> {
+        // A socket has room for almost every reply, and says so itself where it has not.
+        let mut has_room = self.is_socket && self.time_left().is_ok();
         while !octets.is_empty() {
-            self.wait(&self.output, PollFlags::POLLOUT)?;
+            if !has_room {
+                self.wait(&self.output, PollFlags::POLLOUT)?;
+            }
             octets = octets.get(self.write_some(octets)?..).unwrap_or_default();
+            has_room = false;
         }
         Ok(())
     }

@@ -59,6 +59,9 @@ impl Refused {
 
     /// Throws away what has come in, and lets go of who has ended or taken too long.
     pub fn tend(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
         let now = Instant::now();
         while self.clients.front().is_some_and(|client| client.until <= now) {
             self.clients.pop_front();
