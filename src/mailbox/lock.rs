@@ -2,7 +2,7 @@
 //!
 //! A dot lock is `NAME.lock` beside the mailbox, made by link(2) so that it is whole when it is there. Its first line is
 //! our process number, which other programs ask for; its second says which running system and which space of
-//! numbers that is, so that only who can see whether the process lives calls its lock stale. Any lock is
+//! numbers that is, and when the process began, so that only who can see whether it lives calls its lock stale. Any lock is
 //! stale when it is older than `stale_lock_time`. Nothing here waits while it holds one lock and wants another.
 
 use crate::config::Config;
@@ -321,24 +321,53 @@ fn is_old(lock: &FileStat, stale: Duration) -> bool {
     !stale.is_zero() && limit.is_some_and(|limit| time < limit.as_secs())
 }
 
-/// Whether one of our own locks belongs to a process that this system, with these numbers, has not.
+/// Whether one of our own locks belongs to a process that this system, with these numbers, has not, or has no more: a
+/// process that was ended and is not collected yet holds nothing, nor does a later one of its number.
 fn is_of_the_dead(lock: File) -> bool {
     let mut text = String::new();
     if lock.take(256).read_to_string(&mut text).is_err() {
         return false;
     }
-    let number = text.lines().next().and_then(|line| line.parse::<u32>().ok());
-    let Some(number) = number.filter(|number| text == contents(*number)) else { return false };
-    match i32::try_from(number) {
-        Ok(number) if number > 0 => kill(Pid::from_raw(number), None) == Err(Errno::ESRCH),
-        _ => false,
-    }
+    let number = text.lines().next().and_then(|line| line.parse::<i32>().ok()).filter(|number| *number > 0);
+    let Some((number, began)) = number.and_then(|number| Some((number, text.strip_prefix(&holder(number))?))) else {
+        return false;
+    };
+    // Who could not tell when it began wrote nothing there.
+    let began = began.trim_end();
+    let is_another = |life: Life| !life.goes_on || (!began.is_empty() && began != life.began);
+    kill(Pid::from_raw(number), None) == Err(Errno::ESRCH) || Life::of(number).is_some_and(is_another)
 }
 
+/// What stands in a lock of a process of ours: its number, which numbers those are, and when it began.
 fn contents(process: u32) -> String {
+    let number = i32::try_from(process).unwrap_or_default();
+    format!("{}{}\n", holder(number), Life::of(number).unwrap_or_default().began)
+}
+
+fn holder(number: i32) -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let numbers = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    format!("{process}\ndoorpost {} {}\n", boot.trim(), numbers.display())
+    format!("{number}\ndoorpost {} {} ", boot.trim(), numbers.display())
+}
+
+/// What proc(5) says of a process.
+#[derive(Debug, Default)]
+struct Life {
+    /// It has not been ended.
+    goes_on: bool,
+    /// When it began, in ticks since the system was started.
+    began: String,
+}
+
+impl Life {
+    /// Nothing of a process that is not there, or where there is no /proc.
+    fn of(number: i32) -> Option<Life> {
+        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+        // Behind the name, which may hold anything: state is the third field, the beginning the 22nd.
+        let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+        let goes_on = !matches!(fields.next()?, "Z" | "X");
+        Some(Life { goes_on, began: fields.nth(18)?.to_owned() })
+    }
 }
 
 fn is_same(one: &FileStat, two: &FileStat) -> bool {
@@ -383,6 +412,10 @@ mod tests {
         locker: None,
     };
 
+    fn own() -> i32 {
+        i32::try_from(std::process::id()).unwrap()
+    }
+
     fn mailbox() -> (tempfile::TempDir, Place, File) {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::of(&folder.path().join("bob")).unwrap();
@@ -414,11 +447,25 @@ mod tests {
     fn a_lock_of_a_dead_process_of_ours_is_removed_and_a_living_ones_is_not() {
         let (folder, place, file) = mailbox();
         let lock = folder.path().join("bob.lock");
-        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        let mut dead = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let of_the_dead = contents(dead.id());
+        std::fs::write(&lock, &of_the_dead).unwrap();
+        assert_eq!(Held::take(&place, &file, &LOCKING, true, true).err(), Some(Errno::EWOULDBLOCK));
+        drop(dead.stdin.take());
+        nix::sys::wait::waitid(
+            nix::sys::wait::Id::Pid(Pid::from_raw(i32::try_from(dead.id()).unwrap())),
+            nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT,
+        )
+        .unwrap();
+        assert!(Held::take(&place, &file, &LOCKING, true, true).is_ok(), "ended, and not collected");
         dead.wait().unwrap();
-        std::fs::write(&lock, contents(dead.id())).unwrap();
-        assert!(Held::take(&place, &file, &LOCKING, true, true).is_ok());
-        for text in [contents(std::process::id()), format!("{}\n", dead.id()), "0".to_owned(), String::new()] {
+        let of_its_successor = format!("{}1\n", holder(own()));
+        for text in [of_the_dead, of_its_successor] {
+            std::fs::write(&lock, &text).unwrap();
+            assert!(Held::take(&place, &file, &LOCKING, true, true).is_ok(), "{text:?}");
+        }
+        let unknown = format!("{}\n", holder(own()));
+        for text in [contents(std::process::id()), unknown, format!("{}\n", dead.id()), "0".to_owned(), String::new()] {
             std::fs::write(&lock, &text).unwrap();
             assert_eq!(Held::take(&place, &file, &LOCKING, true, true).err(), Some(Errno::EWOULDBLOCK), "{text:?}");
         }
