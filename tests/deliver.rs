@@ -692,3 +692,43 @@ fn files_of_the_queue_may_be_moved_copied_and_removed_and_not_changed() {
     other.deliver();
     assert_eq!((subjects(&other).len(), other.queued().len()), (1, 0));
 }
+
+/// Makes every message due.
+fn hurry(scratch: &Scratch) {
+    for message in scratch.queued() {
+        let path = scratch.queue().join("message").join(&message.id[14..]).join(&message.id);
+        fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now())).expect("its time");
+    }
+}
+
+/// Another deliver may come upon a return before the first has noted that it is queued. If it went out then, and the first
+/// were killed, the repeat would queue it again.
+#[test]
+fn a_return_does_not_go_out_before_it_is_noted_whoever_delivers() {
+    let scratch = Scratch::new();
+    // In its way, so that it stays in the queue.
+    fs::write(scratch.maildir("alice"), "in the way").expect("a file");
+    let id = enqueue(&scratch, "alice@mx.example", &["nobody-here@mx.example"], b"Subject: x\n\nx\n");
+    let file = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
+    let octets = fs::read(&file).expect("the message");
+    scratch.deliver();
+    let report = scratch.queued().pop().expect("the return").id;
+    assert!(!file.exists());
+    // As it was before that was noted, and as the one who does that has it.
+    fs::write(&file, octets).expect("the message");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its mode");
+    scratch.hand_over(&scratch.queue());
+    let mut message = queue_of(&scratch).take(&id).expect("the queue").expect("the message");
+    message.mark(0, RecipientState::Failed, "5.1.1 no such user here", true).expect("a mark");
+    fs::remove_file(scratch.maildir("alice")).expect("a file");
+    for _ in 0..2 {
+        scratch.run("deliver", &[&report], b"");
+        assert_eq!(scratch.mail("alice").len(), 0, "it went out too soon");
+    }
+    drop(message);
+    for _ in 0..2 {
+        hurry(&scratch);
+        scratch.deliver();
+    }
+    assert_eq!((scratch.mail("alice").len(), scratch.queued().len()), (1, 0));
+}

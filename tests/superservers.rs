@@ -11,6 +11,8 @@ use nix::unistd::{User, geteuid};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -437,6 +439,76 @@ fn a_plain_pipe() {
         }) as Box<dyn Fn() -> Box<dyn Stream>>
     });
     site.works_through(&doors);
+}
+
+/// A user asks where his mail is, over the socket that a unit of ours or the line of doorpost-queue(8) has.
+fn a_user_asks(mut command: impl FnMut(&str) -> Command) {
+    assert!(geteuid().is_root(), "asks as another user");
+    let mut site = Site::new();
+    let folder = site.scratch.path().join("drop");
+    fs::create_dir(&folder).expect("a drop folder");
+    site.scratch.hand_over(&folder);
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o1733)).expect("its mode");
+    let socket = folder.join("status");
+    let as_user = |program: &str, uid: u32| {
+        let mut command = site.scratch.command("submit");
+        command.arg0(program).uid(uid).gid(uid);
+        command
+    };
+    let output = common::feed(as_user("sendmail", 12_345).arg("mine@elsewhere.example"), b"Subject: x\n\nx\n");
+    assert!(output.status.success(), "{output:?}");
+    site.scratch.run("deliver", &["-o", "name_servers=127.0.0.1:1"], b"");
+    let mut command = command(socket.to_str().expect("a path"));
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", site.scratch.path());
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    site.running.push(child.expect("whoever holds the socket"));
+    until("the socket", || socket.exists());
+    let _ = fs::set_permissions(&socket, fs::Permissions::from_mode(0o666));
+    for (uid, expected) in [(12_345, "mine@elsewhere.example"), (12_346, "Mail queue is empty")] {
+        let mut said = String::new();
+        until("an answer", || {
+            said = String::from_utf8_lossy(&common::feed(&mut as_user("mailq", uid), b"").stdout).into_owned();
+            !said.is_empty()
+        });
+        assert!(said.contains(expected), "{uid}: {said}");
+    }
+}
+
+#[test]
+fn a_user_asks_where_his_mail_is_over_the_socket_of_systemd() {
+    let shipped = |name: &str, key: &str| {
+        let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name);
+        let text = fs::read_to_string(unit).expect("a unit");
+        text.lines().find_map(|line| line.strip_prefix(key)).expect(key).to_owned()
+    };
+    assert!(shipped("doorpost-status.socket", "ListenStream=").ends_with("-drop/status"));
+    let line = shipped("doorpost-status.service", "ExecStart=/usr/local/sbin/submit ");
+    a_user_asks(|socket| {
+        let mut command = Command::new("systemd-socket-activate");
+        command
+            .arg(format!("--listen={socket}"))
+            .arg("-E")
+            .arg("MAIL_CONFIG")
+            .arg(binary("submit"))
+            .args(line.split(' '));
+        command
+    });
+}
+
+#[test]
+fn a_user_asks_where_his_mail_is_over_the_socket_of_s6() {
+    let page =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("man/doorpost-queue.8")).expect("the page");
+    let words = "s6-ipcserver-socketbinder -a 0666 ";
+    assert!(
+        page.contains(&format!("exec s6-setuidgid doorpost {words}/var/spool/doorpost-drop/status submit")),
+        "{page}"
+    );
+    a_user_asks(|socket| {
+        let mut command = Command::new("s6-setuidgid");
+        command.arg("nobody").args(words.trim_end().split(' ')).arg(socket).arg(binary("submit"));
+        command
+    });
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::local::Copy;
 use super::permits::{Desk, Permit, Word};
 use super::relay::{Carried, Job, Site, Source, agent};
 use super::settings::Settings;
-use super::{Outcome, local, piped, report, schedule};
+use super::{Outcome, local, origin, piped, report, schedule};
 use crate::channel::Transport;
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec, Value};
@@ -57,6 +57,10 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
     let Some(message) = queue.take(id)? else { return Ok(Attempt::NotOurs) };
     let now = SystemTime::now();
     if message.is_held {
+        return Ok(Attempt::NotOurs);
+    }
+    if !origin::is_noted(queue, &message)? {
+        log::debug!("id={id} event=passed-by reason=\"the message it comes from is at work\"");
         return Ok(Attempt::NotOurs);
     }
     let (from, size, nrcpt) = (&message.reverse_path, message.size, message.recipients.len());

@@ -78,8 +78,10 @@ fn one(queue: &Queue, act: Act, mut message: Message) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// The new one is on disk before the old one goes, and has an id of its making, so that a repeat after a crash finds it.
-fn requeue(queue: &Queue, message: Message) -> Result<(), Error> {
+/// The new one is on disk before the old one goes, and has an id of its making, so that a repeat after a crash finds it. The
+/// old one is held meanwhile: a crash that leaves both must not have both delivered (deliver/origin.rs).
+fn requeue(queue: &Queue, mut message: Message) -> Result<(), Error> {
+    message.hold(true)?;
     if let Some(mut draft) = queue.begin_derived(&message.id, "requeued")? {
         message.copy_to(&mut draft)?;
         let is_done = |state| matches!(state, RecipientState::Delivered | RecipientState::Returned);
