@@ -18,6 +18,9 @@ use crate::users::passwd_file::{self, Trouble};
 use crate::users::{self, User};
 use std::path::Path;
 
+/// Where the passwords of system users are.
+const SHADOW: &str = "/etc/shadow";
+
 /// Who has shown who he is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Granted {
@@ -138,9 +141,15 @@ fn check_by(
 
 /// Makes sure that every method of the list is there, and that its file is right.
 pub fn check_methods(config: &Config) -> Result<(), Error> {
-    for method in methods(config) {
-        match &method {
-            AuthMethod::Shadow => {}
+    let methods = methods(config);
+    for method in &methods {
+        match method {
+            AuthMethod::Shadow => match check_shadow(config, Path::new(SHADOW)) {
+                Err(error) if methods.len() == 1 => return Err(error),
+                // Others may let somebody in.
+                Err(error) => log::warn!("{error}"),
+                Ok(()) => {}
+            },
             AuthMethod::PasswdFile(None) if config.users.files().next().is_some() => {}
             AuthMethod::PasswdFile(None) => {
                 return Err(wrong(config, "a path behind passwd-file:, because users is not a passwd-file"));
@@ -152,13 +161,19 @@ pub fn check_methods(config: &Config) -> Result<(), Error> {
                 })?;
             }
             AuthMethod::Pam | AuthMethod::Checkpassword(_) => {
-                if let Err(expected) = external::is_usable(config, &method) {
+                if let Err(expected) = external::is_usable(config, method) {
                     return Err(wrong(config, &expected));
                 }
             }
         }
     }
     Ok(())
+}
+
+/// A process that is not root's could let nobody in, and would tell every user that passwords cannot be checked now.
+fn check_shadow(config: &Config, path: &Path) -> Result<(), Error> {
+    let expected = |error| format!("to be started as root, who alone can read {}: {error}", path.display());
+    std::fs::File::open(path).map(drop).map_err(|error| wrong(config, &expected(error)))
 }
 
 /// The list, where it was set. Otherwise passwords are where the users are: an administrator who writes
@@ -186,7 +201,7 @@ fn wrong(config: &Config, expected: &str) -> Error {
 /// What a method knows of a user. `sample` is a password out of the file of `users`.
 fn stored(method: &AuthMethod, user: Option<&User>, sample: Option<&str>) -> Result<Stored, String> {
     match method {
-        AuthMethod::Shadow => shadow::stored(Path::new("/etc/shadow"), user, shadow::today()),
+        AuthMethod::Shadow => shadow::stored(Path::new(SHADOW), user, shadow::today()),
         AuthMethod::PasswdFile(Some(path)) => in_file(path, user),
         AuthMethod::PasswdFile(None) => match user.and_then(|user| user.password.as_deref()) {
             Some(password) if !scheme::is_locked(password) => Ok(Stored::Password(password.to_owned())),

@@ -4,6 +4,7 @@
 //! Programs find the errors among this by themselves, one at a start; here all are told at once. Nothing is changed.
 
 use crate::aliases::{self, Target};
+use crate::auth;
 use crate::channel::{Channels, Transport};
 use crate::cli::Common;
 use crate::config::value::MailSource;
@@ -167,8 +168,12 @@ fn check_owners(config: &Config, findings: &mut Findings) {
         );
         findings.error(&config.origin("default_privs"), &problem, "");
     }
-    match users::check_file(config) {
+    match users::check_file(config).and_then(|()| auth::check_methods(config)) {
         Ok(()) => {}
+        // Whoever is not root cannot tell what the servers can read that root starts.
+        Err(Error::Config(error)) if !privilege::is_root() && error.problem.starts_with("authentication") => {
+            findings.warning(&error.origin, &error.problem, "as far as this user can see");
+        }
         Err(error) => findings.of(&error),
     }
 }

@@ -486,6 +486,7 @@ const ZONE: common::names::Table = &[
     ("loop.example", "MX", "20 backup.b.example"),
     ("empty.example", "MX", "10 nowhere.example"),
     ("mx.example", "A", "127.0.0.1"),
+    ("xn--bcher-kva.example", "MX", "10 backup.b.example"),
 ];
 
 #[test]
@@ -512,6 +513,27 @@ fn the_mail_exchangers_of_a_domain_are_asked_best_first() {
     }
     assert!(log.contains("host=dead.b.example"), "the better one was tried: {log}");
     assert_eq!((hop.taken().len(), scratch.queued().len()), (2, 0));
+}
+
+#[test]
+fn a_domain_beyond_ascii_is_looked_up_as_dns_has_it_and_told_as_it_was_written() {
+    let offers = "250-hop\r\n250-8BITMIME\r\n250 SMTPUTF8";
+    let hop = Hop::start(move |word, _, _| (word == "EHLO").then_some(Act::Say(offers)));
+    let names = Names::start(ZONE);
+    let more = format!("name_servers = {}\nsmtp_tcp_port = {}", names.address, hop.address.port());
+    let scratch = site("smtp:", &more);
+    for domain in ["bücher.example", "BÜCHER.example", "xn--bcher-kva.example", "ü.example", "ü..example"] {
+        let Ok(_) = doorpost::message::path::Address::from_internal(format!("bob@{domain}").as_bytes()) else {
+            continue;
+        };
+        enqueue_with(&scratch, "alice@mx.example", &[&format!("bob@{domain}")], TEXT, "SMTPUTF8", "");
+    }
+    let log = deliver(&scratch);
+    let mut rcpts: Vec<String> = hop.taken().iter().flat_map(|taken| taken.rcpts.clone()).collect();
+    rcpts.sort();
+    let told = ["BÜCHER.example", "bücher.example", "xn--bcher-kva.example"];
+    assert_eq!(rcpts, told.map(|domain| format!("RCPT TO:<bob@{domain}>")), "{log}");
+    assert!(log.contains("5.1.2 there is no host"), "{log}");
 }
 
 /// One of ours that takes mail from who has logged in, under TLS; ended when dropped.

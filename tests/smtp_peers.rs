@@ -424,3 +424,65 @@ fn openssl_s_client_begins_tls_both_ways_and_by_lmtp_has_a_reply_for_each_recipi
     command.arg(file("mx.crt.pem")).args(["-starttls", "smtp", "-connect", &plain.address.to_string()]);
     assert!(!command.stdin(Stdio::null()).output().expect("openssl").status.success());
 }
+
+/// The subject of the certificate that a client hears who asks for this name, and whether the session was resumed.
+fn handshake(server: &Server, name: &str, more: &[&str]) -> (String, bool) {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-starttls", "smtp", "-servername", name, "-connect", &server.address.to_string()]);
+    let mut child =
+        command.args(more).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("openssl");
+    // In small letters, for a Q at the beginning of a line would be for openssl. With TLS 1.3 the ticket comes before
+    // the reply.
+    child.stdin.take().expect("a pipe").write_all(b"noop\r\nquit\r\n").expect("sending");
+    let output = child.wait_with_output().expect("its end");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let subject = said.lines().find_map(|line| line.strip_prefix("subject=")).unwrap_or_default().to_owned();
+    (subject.replace(' ', ""), said.contains("Reused, TLS"))
+}
+
+#[test]
+fn certificates_are_those_of_the_name_and_of_the_files_as_they_are_now() {
+    let scratch = Scratch::with("smtpd_forbid_unauth_pipelining = no");
+    configure(&scratch);
+    for name in ["other.crt.pem", "other.key.pem"] {
+        scratch.write(name, &fs::read_to_string(file(name)).expect("a PEM file"));
+    }
+    let folder = scratch.path().display();
+    scratch.configure(&format!(
+        "tls_cert_file = {folder}/mx.crt.pem {folder}/other.crt.pem\ntls_key_file = {folder}/mx.key.pem {folder}/other.key.pem"
+    ));
+    let subject = |server: &Server, name: &str| handshake(server, name, &[]).0;
+    let server = Server::start(&scratch, "smtpsrvr", &[]);
+    let (mx, other) = (subject(&server, "mx.example"), subject(&server, "other.example"));
+    assert!(mx.ends_with("mx.example") && other.ends_with("other.example"), "{mx} {other}");
+    assert_eq!(subject(&server, "nobody.example"), mx, "the first is for whom there is none");
+    // Replaced while the server runs, as every tool that renews certificates does it: by rename.
+    scratch.configure(&format!("tls_cert_file = {folder}/mx.crt.pem\ntls_key_file = {folder}/mx.key.pem"));
+    let pools =
+        [&[][..], &["-o", "idle_children=1", "-o", "max_use=100"]].map(|how| Server::start(&scratch, "smtpsrvr", how));
+    for pool in &pools {
+        assert_eq!(subject(pool, "mx.example"), mx);
+    }
+    for (new, old) in [("other.crt.pem", "mx.crt.pem"), ("other.key.pem", "mx.key.pem")] {
+        fs::rename(scratch.path().join(new), scratch.path().join(old)).expect("another certificate");
+    }
+    for pool in &pools {
+        assert_eq!(subject(pool, "mx.example"), other);
+    }
+}
+
+#[test]
+fn a_session_is_resumed_by_another_process_with_the_key_of_the_file() {
+    let scratch = Scratch::with("smtpd_forbid_unauth_pipelining = no");
+    configure(&scratch);
+    scratch.configure(&format!("tls_ticket_key_file = {}/queue/tickets", scratch.path().display()));
+    let (one, another) = (Server::start(&scratch, "smtpsrvr", &[]), Server::start(&scratch, "smtpsrvr", &[]));
+    let ticket = scratch.path().join("ticket");
+    let ticket = ticket.to_str().expect("a path");
+    for version in ["-tls1_2", "-tls1_3"] {
+        assert!(!handshake(&one, "mx.example", &[version, "-sess_out", ticket]).1);
+        assert!(handshake(&another, "mx.example", &[version, "-sess_in", ticket]).1, "{version}");
+        fs::remove_file(scratch.queue().join("tickets")).expect("the keys");
+        assert!(!handshake(&another, "mx.example", &[version, "-sess_in", ticket]).1, "{version}: the key is gone");
+    }
+}

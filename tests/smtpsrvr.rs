@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::names::{Names, Table};
 use common::transcript::{Writes, play, play_all};
 use common::{Scratch, feed, under_inetd};
 use std::fs;
@@ -201,4 +202,144 @@ fn a_recorded_session_plays_again() {
     let again = scratch.run("smtpsrvr", &arguments, b"QUIT\r\n");
     assert_eq!(again.status.code(), Some(0), "a record that is there already is kept");
     assert_eq!(fs::read_to_string(&record).expect("a record"), text);
+}
+
+/// What a client at this address hears, line by line.
+fn said(scratch: &Scratch, address: &str, input: &str) -> Vec<String> {
+    let mut command = scratch.command("smtpsrvr");
+    let output = feed(command.env("TCPREMOTEIP", address), input.as_bytes());
+    String::from_utf8(output.stdout).expect("ASCII").lines().map(str::to_owned).collect()
+}
+
+/// The same, without the lines of the reply to EHLO.
+fn replies(scratch: &Scratch, address: &str, input: &str) -> Vec<String> {
+    let all = said(scratch, address, input);
+    all.into_iter()
+        .filter(|line| !line.starts_with("250-") && !line.starts_with("220 ") && line != "250 HELP")
+        .collect()
+}
+
+const OFFER: &str = "EHLO c.example\r\nMAIL FROM:<a@b>\r\n";
+
+#[test]
+fn keywords_that_are_discarded_are_not_listed_and_the_others_are() {
+    let scratch = Scratch::with("smtpd_discard_ehlo_keywords = chunking, BINARYMIME dsn");
+    let listed = said(&scratch, "127.0.0.1", "EHLO c.example\r\nQUIT\r\n").join("|");
+    for keyword in ["CHUNKING", "BINARYMIME", "DSN"] {
+        assert!(!listed.contains(keyword), "{keyword}: {listed}");
+    }
+    assert!(listed.contains("250-PIPELINING|250-SIZE ") && listed.contains("250 HELP"), "{listed}");
+}
+
+#[test]
+fn a_bare_lf_is_taken_from_whom_that_is_allowed_and_from_nobody_else() {
+    let message = "EHLO c\nMAIL FROM:<a@b>\nRCPT TO:<bob@mx.example>\nDATA\nSubject: x\n\none\n.\ntwo\r\n.\r\nQUIT\r\n";
+    let scratch = Scratch::with("smtpd_forbid_bare_newline_exclusions = 192.0.2.0/24");
+    assert!(said(&scratch, "198.51.100.1", message)[1].starts_with("500 5.5.2 "));
+    assert!(replies(&scratch, "192.0.2.1", message).last().is_some_and(|line| line.starts_with("221 ")));
+    assert_eq!(
+        scratch.queued().iter().map(|m| m.content().to_vec()).collect::<Vec<_>>(),
+        [b"Subject: x\n\none\n.\ntwo\n"]
+    );
+    scratch.configure("smtpd_forbid_bare_newline_exclusions =\nsmtpd_forbid_bare_newline = normalize");
+    assert!(replies(&scratch, "198.51.100.1", message).last().is_some_and(|line| line.starts_with("221 ")));
+    // The dot between two LF did not end it.
+    assert_eq!(scratch.queued().len(), 2);
+    scratch.configure("smtpd_forbid_bare_newline = reject");
+    assert!(said(&scratch, "198.51.100.1", message)[1].starts_with("500 5.5.2 "));
+}
+
+#[test]
+fn mail_is_put_off_where_the_disk_has_no_room_for_what_it_says_of_its_size_or_at_all() {
+    let scratch = Scratch::with("message_size_limit = 0");
+    let room = nix::sys::statvfs::statvfs(&scratch.queue()).expect("a file system");
+    let free = room.blocks_available() * room.fragment_size();
+    let with = |size: u64| format!("EHLO c\r\nMAIL FROM:<a@b> SIZE={size}\r\nQUIT\r\n");
+    let refusal = "452 4.3.1 ";
+    assert!(replies(&scratch, "127.0.0.1", &with(1000))[0].starts_with("250 2.1.0 "));
+    assert!(replies(&scratch, "127.0.0.1", &with(free * 2))[0].starts_with(refusal), "larger than the disk");
+    // What is to stay free counts as taken.
+    scratch.configure(&format!("queue_minfree = {}", free / 2));
+    assert!(replies(&scratch, "127.0.0.1", &with(1000))[0].starts_with("250 2.1.0 "));
+    assert!(replies(&scratch, "127.0.0.1", &with(free / 4 * 3))[0].starts_with(refusal));
+    scratch.configure(&format!("queue_minfree = {}", free * 2));
+    for line in ["MAIL FROM:<a@b>", "MAIL FROM:<a@b> SIZE=1", "MAIL FROM:<>"] {
+        let heard = replies(&scratch, "127.0.0.1", &format!("EHLO c\r\n{line}\r\nQUIT\r\n"));
+        assert!(heard[0].starts_with(refusal) && heard[1].starts_with("221 "), "{line}: {heard:?}");
+    }
+}
+
+/// Who is at which address: one with a name that leads back, one whose name leads elsewhere, one on a list.
+const ZONE: Table = &[
+    ("7.2.0.192.in-addr.arpa", "PTR", "good.example"),
+    ("good.example", "A", "192.0.2.7"),
+    ("8.2.0.192.in-addr.arpa", "PTR", "liar.example"),
+    ("liar.example", "A", "192.0.2.9"),
+    ("7.2.0.192.bl.example", "A", "127.0.0.4"),
+    ("6.2.0.192.sold.example", "A", "203.0.113.1"),
+];
+
+#[test]
+fn clients_are_judged_by_lists_and_names_at_mail_and_by_channels_of_names() {
+    let names = Names::start(ZONE);
+    let scratch = Scratch::with(&format!("name_servers = {}\nmynetworks = 192.0.2.5", names.address));
+    for (restrictions, address, begins) in [
+        ("reject_rbl_client bl.example", "192.0.2.7", "554 5.7.1 "),
+        ("reject_rbl_client bl.example=127.0.0.4", "192.0.2.7", "554 5.7.1 "),
+        ("reject_rbl_client bl.example=127.0.0.2", "192.0.2.7", "250 2.1.0 "),
+        ("reject_rbl_client bl.example", "192.0.2.6", "250 2.1.0 "),
+        ("reject_rbl_client sold.example", "192.0.2.6", "250 2.1.0 "),
+        ("reject_unknown_client_hostname", "192.0.2.7", "250 2.1.0 "),
+        ("reject_unknown_client_hostname", "192.0.2.8", "450 4.7.25 "),
+        ("reject_unknown_client_hostname", "192.0.2.6", "450 4.7.25 "),
+        ("permit_mynetworks, reject_unknown_client_hostname", "192.0.2.5", "250 2.1.0 "),
+        ("reject_unknown_client_hostname, reject_rbl_client bl.example", "192.0.2.7", "554 5.7.1 "),
+        ("reject_unknown_client_hostname, reject_rbl_client bl.example", "127.0.0.1", "250 2.1.0 "),
+    ] {
+        scratch.configure(&format!("smtpd_client_restrictions = {restrictions}"));
+        let heard = replies(&scratch, address, &format!("{OFFER}QUIT\r\n"));
+        assert!(heard[0].starts_with(begins), "{restrictions} {address}: {heard:?}");
+    }
+    scratch.configure("smtpd_client_restrictions =");
+    scratch.write("channels", "known good.example - - out\nlocal * mx.example mailbox: local\nout - * smtp: -\n");
+    for (address, code) in [("192.0.2.7", "250 "), ("192.0.2.8", "550 ")] {
+        let heard = replies(&scratch, address, &format!("{OFFER}RCPT TO:<x@far.example>\r\nQUIT\r\n"));
+        assert!(heard[1].starts_with(code), "{address}: {heard:?}");
+    }
+}
+
+/// What they are told.
+const STRANGER: &str = "221 2.7.0 This is SMTP, and you are not speaking it. Goodbye";
+
+#[test]
+fn forbidden_commands_end_the_session_and_can_be_chosen() {
+    let scratch = Scratch::new();
+    let heard = |line: &str| replies(&scratch, "127.0.0.1", &format!("{line}\r\nNOOP\r\nQUIT\r\n"));
+    for line in ["GET / HTTP/1.1", "post /", "CONNECT a:25 HTTP/1.0", "Subject: x"] {
+        assert_eq!(heard(line), [STRANGER], "{line}");
+    }
+    assert_eq!(heard("VRFY bob").len(), 3);
+    scratch.configure("smtpd_forbidden_commands = vrfy, EXPN");
+    for line in ["VRFY bob", "expn x", "Subject: x"] {
+        assert_eq!(heard(line), [STRANGER], "{line}");
+    }
+    assert_eq!(heard("GET / HTTP/1.1").len(), 3, "only what is listed");
+    scratch.configure("smtpd_forbidden_commands = GET regexp:{{/^[^A-Z]/ Thrash}}");
+    let output = feed(&mut scratch.command("smtpsrvr"), b"");
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("smtpd_forbidden_commands"), "{output:?}");
+}
+
+#[test]
+fn a_channel_lists_a_domain_beyond_ascii_in_either_form_and_mail_names_it_in_either() {
+    let scratch = Scratch::new();
+    for written in ["bücher.example", "xn--bcher-kva.example", ".example,Bücher.example"] {
+        scratch.write("channels", &format!("local * {written} mailbox: local\nout - * smtp: -\n"));
+        let rcpts = ["bob@bücher.example", "bob@BÜCHER.example", "bob@xn--bcher-kva.example", "bob@ü.other"];
+        let lines: String = rcpts.iter().map(|rcpt| format!("RCPT TO:<{rcpt}>\r\n")).collect();
+        let input = format!("EHLO c\r\nMAIL FROM:<a@b> SMTPUTF8\r\n{lines}QUIT\r\n");
+        let heard = replies(&scratch, "127.0.0.1", &input);
+        let codes: Vec<&str> = heard.iter().map(|line| &line[..3]).collect();
+        assert_eq!(codes, ["250", "250", "250", "250", "550", "221"], "{written}: {heard:?}");
+    }
 }

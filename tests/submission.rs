@@ -227,6 +227,71 @@ fn passwords_that_only_root_can_read_are_checked_by_a_process_of_roots() {
     assert_eq!(client.ask(&plain("bob", PASSWORD)), "235 2.7.0 Logged in");
 }
 
+/// Under smtpd's pool the session begins with the rights that smtpd has.
+#[test]
+fn in_a_pool_of_roots_passwords_of_root_alone_are_checked_and_in_one_of_another_user_that_is_told() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::with("auth_failure_delay = 0\nidle_children = 1\nmax_use = 5");
+    fs::write(scratch.path().join("secrets"), format!("bob:{{PLAIN}}{PASSWORD}\n")).expect("a file");
+    fs::set_permissions(scratch.path().join("secrets"), fs::Permissions::from_mode(0o600)).expect("its mode");
+    scratch.configure(&format!("authentication = passwd-file:{}/secrets", scratch.path().display()));
+    let start = |more: &[&str]| {
+        let log = scratch.path().join("log");
+        let mut command = scratch.command("smtpd");
+        command.args(["--mode", "pool", "--port", "0", "--listen-address", "127.0.0.1"]).args(more);
+        command.args(["smtpsrvr", "--submission"]).stdin(std::process::Stdio::null());
+        let child = command.stderr(fs::File::create(&log).expect("a log")).spawn().expect("smtpd");
+        let said = || fs::read_to_string(&log).expect("a log");
+        let mut port = None;
+        common::until("smtpd to listen", || {
+            port = said()
+                .split_once("listening on=127.0.0.1:")
+                .and_then(|(_, rest)| rest.split(' ').next()?.parse::<u16>().ok());
+            port.is_some()
+        });
+        (child, port.expect("a port"), log)
+    };
+    let heard = |port: u16| {
+        use std::io::{BufRead, BufReader, Write};
+        let mut writer = std::net::TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+        let mut lines = BufReader::new(writer.try_clone().expect("a socket")).lines().map(|line| line.expect("a line"));
+        let mut ask = |line: &str| {
+            writer.write_all(line.as_bytes()).expect("sending");
+            lines.by_ref().find(|line| line.as_bytes().get(3) == Some(&b' ')).expect("a reply")
+        };
+        ask("");
+        ask("EHLO c.example\r\n");
+        ask(&format!("{}\r\n", plain("bob", PASSWORD)))
+    };
+    let end = |mut child: std::process::Child| {
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal");
+        child.wait().expect("its end");
+    };
+    let (child, port, _) = start(&[]);
+    for _ in 0..2 {
+        assert_eq!(heard(port), "235 2.7.0 Logged in");
+    }
+    end(child);
+    // As a user who cannot read them; the same with the file of system passwords.
+    for (authentication, told) in [
+        (format!("passwd-file:{}/secrets", scratch.path().display()), "Permission denied".to_owned()),
+        (
+            "shadow".to_owned(),
+            "expected to be started as root, who alone can read /etc/shadow: Permission denied".to_owned(),
+        ),
+    ] {
+        scratch.configure(&format!("authentication = {authentication}"));
+        let (child, port, log) = start(&["--user", "nobody"]);
+        assert!(heard(port).starts_with("454 4.7.0 "));
+        end(child);
+        let log = fs::read_to_string(log).expect("a log");
+        assert!(log.contains(&told), "{authentication}: {log}");
+    }
+}
+
 #[test]
 fn submission_is_for_users_alone() {
     let scratch = Scratch::with("auth_failure_delay = 0");

@@ -65,5 +65,56 @@ fn methods_that_are_not_there_are_a_configuration_error() {
         let config = Config::with(&[("users", "system"), ("authentication", list)]);
         assert!(matches!(check_methods(&config), Err(Error::Config(_))), "{list}");
     }
-    assert!(check_methods(&Config::with(&[])).is_ok());
+    if nix::unistd::geteuid().is_root() {
+        assert!(check_methods(&Config::with(&[])).is_ok());
+    }
+}
+
+/// How often a password is hashed for a login, and against which stored passwords.
+fn hashed(config: &Config, name: &str) -> Vec<String> {
+    let hashed = std::cell::RefCell::new(Vec::new());
+    let verify = |stored: &str| {
+        hashed.borrow_mut().push(stored.to_owned());
+        Ok(None)
+    };
+    assert_eq!(check_by(config, name.as_bytes(), Some(b"guess"), &verify), Lookup::No, "{name}");
+    hashed.into_inner()
+}
+
+#[test]
+fn a_name_that_nobody_has_costs_as_many_hashes_as_a_wrong_password_and_of_the_same_kind() {
+    let kind = |stored: &String| stored.split(['}', '$']).next().map(str::to_owned);
+    let own = file("bob:{PLAIN}other\nalice:{PLAIN}more\n");
+    for list in ["passwd-file".to_owned(), format!("passwd-file passwd-file:{}", own.path().display())] {
+        let users =
+            "alice:{SHA512-CRYPT}$6$a$x:1:1\nbob:{SHA512-CRYPT}$6$b$x:1:1\nlocked:!{PLAIN}x:1:1\nroot:{PLAIN}x:0:0\n";
+        let (_file, config) = config(users, &[("authentication", &list)]);
+        let known = hashed(&config, "bob");
+        assert_eq!(known.len(), list.split(' ').count(), "one a method");
+        for name in ["carol", "locked", "root", "", "bob@elsewhere", "a\0b"] {
+            let unknown = hashed(&config, name);
+            assert_eq!(unknown.len(), known.len(), "{name}: {unknown:?}");
+            assert!(unknown.iter().map(kind).eq(known.iter().map(kind)), "{name}: {unknown:?} {known:?}");
+        }
+    }
+    // Where there is no other password to take, one of ours is.
+    let (_file, config) = config("bob:{PLAIN}x:1:1\n", &[("authentication", "passwd-file:/dev/null")]);
+    assert_eq!(
+        (hashed(&config, "bob"), hashed(&config, "carol")),
+        (vec![scheme::DUMMY.into()], vec![scheme::DUMMY.into()])
+    );
+}
+
+#[test]
+fn system_passwords_that_cannot_be_read_are_told_before_anybody_logs_in() {
+    let readable = |path: &str| check_shadow(&Config::with(&[("authentication", "shadow")]), Path::new(path));
+    let folder = tempfile::tempdir().unwrap();
+    let there = folder.path().join("shadow");
+    std::fs::write(&there, "").unwrap();
+    assert!(readable(there.to_str().unwrap()).is_ok());
+    let Err(Error::Config(error)) = readable("/nonexistent/shadow") else { panic!("not told") };
+    assert!(
+        error.problem.contains("expected to be started as root, who alone can read /nonexistent/shadow"),
+        "{error}"
+    );
 }

@@ -95,7 +95,7 @@ fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, E
     let connection = connection(config.daemon_timeout.0.min(LONGEST_SESSION)).inspect_err(refuse)?;
     let head = record::Head { program: name(), arguments: Vec::new(), varying: &["30:KOk: queued as "] };
     let mut stream = Recorder::new(connection, record, &head);
-    let peer = Peer::of_stdio(None, None);
+    let peer = Peer::of_stdio(None, None).asking(config);
     let peer = if args.daemon.alone { peer.or_localhost() } else { peer };
     peer.debug_if_listed(config);
     let ended = if name() == "qmtpd" {

@@ -125,7 +125,7 @@ fn logins(args: &Args, config: &Config) -> bool {
 }
 
 fn session(args: &Args, config: &Config, channels: &Channels, tls: Offer) -> Result<Ended, Error> {
-    let peer = Peer::of_stdio(args.remotehost.as_deref(), args.localhost.as_deref());
+    let peer = Peer::of_stdio(args.remotehost.as_deref(), args.localhost.as_deref()).asking(config);
     let checker = match logins(args, config) {
         false => Checker::None,
         // Whoever has no rights to keep need not start it before somebody asks.

@@ -9,7 +9,7 @@ use super::value::{
     OptionalPath, OptionalTable, Port, PrefixLength, QueueFilter, ReceiveOverride, Seconds, TlsLevel, Users, Value,
     WhenFull,
 };
-use super::value::{BareNewline, ClientRestrictions};
+use super::value::{BareNewline, ClientRestrictions, CommandWord};
 use super::{Error, Origin};
 use ipnet::IpNet;
 use std::path::PathBuf;
@@ -116,6 +116,7 @@ parameters! {
     smtpd_sasl_auth_enable: bool = "no", "let SMTP clients log in (AUTH); smtpsrvr --submission does so in any case";
     smtpd_sender_login_maps: OptionalTable = "", "hash:PATH of sender addresses and the logins that may use each; empty: a login may use any";
     smtpd_discard_ehlo_keywords: List<String> = "", "keywords that are left out of the reply to EHLO";
+    smtpd_forbidden_commands: List<CommandWord> = "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PRI, PUT, TRACE", "commands at which an SMTP session is ended with 221; so is a header field";
     smtpd_authorized_xclient_hosts: PatternList = "", "SMTP clients that may say by XCLIENT that they speak for another";
     queue_minfree: u64 = "0", "octets that must stay free where the queue is, beyond what a message says of its size";
     smtpd_min_data_rate: u64 = "500", "octets a second that an SMTP client must send of a message, over each smtpd_timeout; 0: any";
@@ -193,7 +194,7 @@ parameters! {
     smtp_tls_CAfile: OptionalPath = "/etc/ssl/certs/ca-certificates.crt", "PEM file of the authorities that verify and secure believe";
     smtp_sasl_auth_enable: bool = "no", "log in at next hops that smtp_sasl_password_maps has";
     smtp_sasl_password_maps: OptionalPath = "", "text file of next hops and user:password, a path or hash:PATH";
-    name_servers: List<NameServer> = "", "addresses of name servers, maybe with ports, that deliver asks; empty: those of /etc/resolv.conf";
+    name_servers: List<NameServer> = "", "addresses of name servers, maybe with ports, that deliver, smtpsrvr and qmqpd ask; empty: those of /etc/resolv.conf";
     tls_cert_file: List<PathBuf> = "", "PEM files of certificates, the first for who names no server; none: no TLS";
     tls_key_file: List<PathBuf> = "$tls_cert_file", "PEM files of the keys, one for each of tls_cert_file";
     tls_ticket_key_file: OptionalPath = "", "file of keys, made and rotated as needed, with which TLS clients resume their sessions at any process; empty: no tickets";

@@ -9,6 +9,7 @@ use super::table::Table;
 use super::value::Value;
 use super::{load, main_cf};
 use crate::lookup::Lookup;
+use crate::message::idna;
 use crate::net::peer::{Origin, Peer};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -123,8 +124,10 @@ impl PatternList {
         Lookup::No
     }
 
-    /// Whether a domain is meant, by ASCII's letters without regard to case. An address pattern means `[address]`.
+    /// Whether a domain is meant, in its form in ASCII and without regard to case. An address pattern means `[address]`.
     pub fn matches_domain(&self, domain: &[u8]) -> bool {
+        let in_ascii = idna::to_ascii(domain);
+        let domain = in_ascii.as_deref().unwrap_or(domain);
         let decides = self.0.iter().find(|pattern| match &pattern.matches {
             Matches::All => true,
             Matches::Name(_) | Matches::Below(_) | Matches::Within(_) => pattern.matches_name(domain),
@@ -220,7 +223,9 @@ fn is_negated(word: &str) -> bool {
 }
 
 fn name(text: &str) -> Result<Matches, String> {
-    let labels = text.strip_prefix('.').unwrap_or(text);
+    let (dot, labels) = text.strip_prefix('.').map_or(("", text), |labels| (".", labels));
+    let labels = idna::to_ascii(labels.as_bytes()).map(|found| String::from_utf8_lossy(&found).into_owned());
+    let labels = labels.unwrap_or_default();
     let is_label = |label: &str| {
         !label.is_empty() && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_')
     };
@@ -228,7 +233,7 @@ fn name(text: &str) -> Result<Matches, String> {
         let kinds = "a name, .domain, an address, a net, [IPv6]/length, *, /file or type:table";
         return Err(format!("{kinds} instead of {}", shown(text)));
     }
-    let text = text.to_ascii_lowercase();
+    let text = format!("{dot}{labels}").to_ascii_lowercase();
     Ok(if text.starts_with('.') { Matches::Below(text) } else { Matches::Name(text) })
 }
 

@@ -44,6 +44,10 @@ pub struct OptionalPath(pub Option<PathBuf>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 
+/// The first word of a line, letters only, in upper case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandWord(pub String);
+
 /// One place where those are listed who have a mailbox here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserSource {
@@ -148,6 +152,14 @@ pub struct Facility(pub u8);
 impl Value for String {
     fn parse(text: &str) -> Result<Self, String> {
         Ok(text.to_owned())
+    }
+}
+
+impl Value for CommandWord {
+    fn parse(text: &str) -> Result<Self, String> {
+        let is_word = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_alphabetic());
+        // Postfix has tables there as well, which would be a rule that never matches.
+        is_word.then(|| CommandWord(text.to_ascii_uppercase())).ok_or("words of letters, and no table".to_owned())
     }
 }
 

@@ -15,12 +15,14 @@ use crate::channel::Transport;
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec, Value};
 use crate::lookup::Lookup;
+use crate::message::idna;
 use crate::message::parameters::{Body, MailParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
 use crate::queue::{Error, Id, Message, Queue, RecipientState};
 use crate::smtp::client::To;
 use crate::submit::verify;
+use std::borrow::Cow;
 use std::io;
 use std::time::SystemTime;
 
@@ -322,7 +324,10 @@ struct Groups(Vec<Group>);
 impl Groups {
     fn add(&mut self, transport: &Transport, message: &Message, number: usize, address: Address) {
         let Some((transport, hop)) = hop_of(transport) else { return };
-        let domain = String::from_utf8_lossy(address.domain().unwrap_or_default()).to_ascii_lowercase();
+        let domain = address.domain().unwrap_or_default();
+        // As DNS has it; what has no such form will not be found there.
+        let domain = idna::to_ascii(domain).unwrap_or(Cow::Borrowed(domain));
+        let domain = String::from_utf8_lossy(&domain).to_ascii_lowercase();
         let domain = if hop.is_empty() { domain } else { String::new() };
         let sender = verp::expand(&message.reverse_path, &address);
         let same = |group: &&mut Group| {

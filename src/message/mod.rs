@@ -3,6 +3,7 @@
 pub mod address_list;
 pub mod date;
 pub mod header;
+pub mod idna;
 pub mod parameters;
 pub mod path;
 pub mod trace;

@@ -5,6 +5,7 @@
 //! 7766). Answers are three-valued: a name that is not there is `No`; time-out, SERVFAIL, or nobody to ask is
 //! `CannotTell`. The whole of a look-up ends at the deadline the caller gives.
 
+use crate::config::Config;
 use crate::lookup::Lookup;
 use crate::message::path::is_host_name;
 use domain::base::iana::Rcode;
@@ -47,6 +48,16 @@ impl Resolver {
     /// The servers of /etc/resolv.conf and the names of /etc/hosts.
     pub fn of_system() -> Resolver {
         Resolver::new(servers(&text_of("/etc/resolv.conf")), &text_of("/etc/hosts"))
+    }
+
+    /// The servers of `name_servers`, if it has some, instead of those of the system.
+    pub fn of_config(config: &Config) -> Resolver {
+        Resolver::of_system_or(config.name_servers.0.iter().map(|server| server.0).collect())
+    }
+
+    /// These servers, or, where there are none, those of the system.
+    pub fn of_system_or(servers: Vec<SocketAddr>) -> Resolver {
+        if servers.is_empty() { Resolver::of_system() } else { Resolver::of_system().asking(servers) }
     }
 
     /// These servers, and the text of a hosts file.

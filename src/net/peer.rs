@@ -44,6 +44,8 @@ pub struct Peer {
     pub on_inet_socket: bool,
     /// What `name` found at its first call.
     pub looked_up: OnceCell<Lookup<String>>,
+    /// Who is asked for its name; empty: the name servers of the system.
+    pub name_servers: Vec<SocketAddr>,
 }
 
 /// How long a name may be looked for.
@@ -60,7 +62,8 @@ impl Peer {
     /// A peer of which nothing but its origin is known.
     pub fn new(origin: Origin) -> Peer {
         let looked_up = OnceCell::new();
-        Peer { origin, port: None, local: None, claimed_name: None, on_inet_socket: false, looked_up }
+        let name_servers = Vec::new();
+        Peer { origin, port: None, local: None, claimed_name: None, on_inet_socket: false, name_servers, looked_up }
     }
 
     /// Whoever is on standard input. The operands may be names or addresses, these also in brackets; they count on pipes
@@ -126,12 +129,19 @@ impl Peer {
 
     /// Its forward-confirmed name. Looked up at the first call only, 5 s at most, never for loopback; the answer is kept.
     pub fn name(&self) -> Lookup<String> {
-        self.looked_up.get_or_init(|| self.look_up(&Resolver::of_system())).clone()
+        let resolver = || Resolver::of_system_or(self.name_servers.clone());
+        self.looked_up.get_or_init(|| self.look_up(&resolver())).clone()
     }
 
     /// The same, by this resolver.
     pub fn name_by(&self, resolver: &Resolver) -> Lookup<String> {
         self.looked_up.get_or_init(|| self.look_up(resolver)).clone()
+    }
+
+    /// Its name is asked of `name_servers`.
+    pub fn asking(mut self, config: &Config) -> Peer {
+        self.name_servers = config.name_servers.0.iter().map(|server| server.0).collect();
+        self
     }
 
     /// Logs more from now on if the client is in debug_peer_list.

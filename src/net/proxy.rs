@@ -46,7 +46,8 @@ pub fn meet(config: &Config, peer: Peer, stream: &mut impl Stream) -> Result<Opt
     log::info!("client={} event=proxy by={peer}", client.ip());
     let origin = Origin::Address(client.ip().to_canonical());
     let port = Some(client.port());
-    Ok(Some(Peer { port, local: Some(server), on_inet_socket: peer.on_inet_socket, ..Peer::new(origin) }))
+    let Peer { on_inet_socket, name_servers, .. } = peer;
+    Ok(Some(Peer { port, local: Some(server), on_inet_socket, name_servers, ..Peer::new(origin) }))
 }
 
 /// `None` as an error: what came is no header.

@@ -76,7 +76,8 @@ pub enum Command {
     Xclient(Box<Xclient>),
     /// A command of SMTP or of an extension that we do not have: SEND SOML SAML TURN ETRN.
     NotImplemented,
-    /// Another protocol, or a header field: whoever sends that does not listen to replies.
+    /// Another protocol, which the server knows by [`begins_with`], or a header field: whoever sends that does not listen
+    /// to replies.
     Stranger,
 }
 
@@ -125,9 +126,6 @@ pub enum Which {
     Forward,
 }
 
-/// Verbs of HTTP and of proxies, the protocols a browser can be made to speak to us.
-const STRANGERS: [&[u8]; 10] =
-    [b"CONNECT", b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PRI", b"PUT", b"TRACE"];
 const NOT_IMPLEMENTED: [&[u8]; 5] = [b"SEND", b"SOML", b"SAML", b"TURN", b"ETRN"];
 
 /// Reads one line, given without its CR LF.
@@ -138,7 +136,7 @@ pub fn parse(line: &[u8]) -> Result<Command, Fault> {
         None => (line, &b""[..]),
     };
     let verb = verb.to_ascii_uppercase();
-    if is_stranger(&verb) {
+    if is_field_name(&verb) {
         return Ok(Command::Stranger);
     }
     // Octets of a message may follow whatever is wrong with it.
@@ -177,11 +175,15 @@ pub fn is_tls(first: u8) -> bool {
     first == 22
 }
 
-/// A method of HTTP, or a field name with its colon (RFC 5322 section 2.2).
-fn is_stranger(verb: &[u8]) -> bool {
-    let is_field =
-        verb.strip_suffix(b":").is_some_and(|name| !name.is_empty() && name.iter().all(u8::is_ascii_graphic));
-    is_field || STRANGERS.contains(&verb)
+/// A field name with its colon (RFC 5322 section 2.2).
+fn is_field_name(verb: &[u8]) -> bool {
+    verb.strip_suffix(b":").is_some_and(|name| !name.is_empty() && name.iter().all(u8::is_ascii_graphic))
+}
+
+/// Whether a line begins with one of these words, in whatever case.
+pub fn begins_with(line: &[u8], words: &[String]) -> bool {
+    let end = line.iter().position(|octet| matches!(octet, b' ' | b'\t')).unwrap_or(line.len());
+    words.iter().any(|word| word.as_bytes().eq_ignore_ascii_case(&line[..end]))
 }
 
 fn alone(argument: &[u8], command: Command) -> Result<Command, Fault> {
@@ -315,6 +317,22 @@ mod tests {
     }
 
     #[test]
+    fn a_line_begins_with_a_word_and_not_with_a_part_of_one() {
+        let words = ["GET".to_owned(), "POST".to_owned()];
+        for (line, expected) in [
+            (&b"GET / HTTP/1.1"[..], true),
+            (b"post", true),
+            (b"Get\t/", true),
+            (b"GETS", false),
+            (b"", false),
+            (b" GET", false),
+        ] {
+            assert_eq!(begins_with(line, &words), expected, "{}", line.escape_ascii());
+        }
+        assert!(!begins_with(b"GET", &[]));
+    }
+
+    #[test]
     fn verbs_are_read_in_any_case_and_blanks_at_the_end_are_nothing() {
         for (line, command) in [
             ("EHLO client.example", Command::Ehlo(b"client.example".to_vec())),
@@ -365,7 +383,6 @@ mod tests {
                     parameters: RecipientParameters::from_text(b"NOTIFY=DELAY ORCPT=rfc822;x@y").unwrap(),
                 },
             ),
-            ("GET / HTTP/1.1", Command::Stranger),
             ("Subject: x", Command::Stranger),
             ("\"quoted\": x", Command::Stranger),
         ] {

@@ -60,6 +60,8 @@ pub struct Settings {
     pub soft_errors: (u32, Duration),
     /// Whether a client that no channel lists is turned away before the greeting.
     pub finicky: bool,
+    /// Words at which the connection is closed: those of other protocols.
+    pub forbidden: Vec<String>,
 }
 
 /// What kind of server this is, by name, options and parameters.
@@ -103,6 +105,7 @@ impl Settings {
             bare_newline: kind.bare_newline,
             soft_errors: (config.smtpd_soft_error_limit, config.smtpd_error_sleep_time.0),
             finicky: kind.finicky,
+            forbidden: config.smtpd_forbidden_commands.0.iter().map(|word| word.0.clone()).collect(),
         }
     }
 }
@@ -458,6 +461,9 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             let (taken, line) = self.lines.push(&self.input[self.start..self.end]);
             self.start += taken;
             match line {
+                Some(Line::Whole(line)) if command::begins_with(line, &self.settings.forbidden) => {
+                    return Ok(Input::Command(Ok(Command::Stranger)));
+                }
                 Some(Line::Whole(line)) => return Ok(Input::Command(command::parse(line))),
                 Some(Line::TooLong) => return Ok(Input::TooLong),
                 Some(Line::BareLineEnd) => return Ok(Input::BareLineEnd),

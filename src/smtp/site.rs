@@ -119,7 +119,7 @@ impl<'a> Here<'a> {
         if address.is_loopback() || restrictions.is_empty() {
             return None;
         }
-        let resolver = self.resolver.get_or_init(Resolver::of_system);
+        let resolver = self.resolver.get_or_init(|| Resolver::of_config(self.config));
         let deadline = Instant::now() + LONGEST_LOOK_UP;
         for restriction in restrictions {
             match restriction {
@@ -283,6 +283,7 @@ impl Site for Here<'_> {
             Said::Nothing => peer.origin,
         };
         let mut other = Peer { on_inet_socket: peer.on_inet_socket, local: peer.local, ..Peer::new(address) };
+        other.name_servers.clone_from(&peer.name_servers);
         other.port = if let Said::Value(port) = said.port { Some(port) } else { None };
         let _ = match &said.name {
             Said::Value(name) => other.looked_up.set(Lookup::Yes(name.clone())),

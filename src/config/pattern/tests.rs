@@ -211,7 +211,8 @@ fn what_is_no_pattern_is_told_with_what_was_meant() {
         ("hash:clients", "an absolute path behind hash:"),
         ("ldap:/etc/clients", "a table of type cidr, hash, texthash or static instead of ldap"),
         ("*.example", "a name, .domain"),
-        ("exämple.net", "a name, .domain"),
+        ("exämple..net", "a name, .domain"),
+        ("xn--ä.example", "a name, .domain"),
     ] {
         let error = PatternList::parse(text).unwrap_err();
         assert!(error.contains(told), "{text}: {error}");
@@ -248,4 +249,18 @@ proptest! {
         let net = Ipv4Net::new(Ipv4Addr::from(octets), length).unwrap().trunc();
         prop_assert!(is_in(&net.to_string(), &Ipv4Addr::from(octets).to_string()));
     }
+}
+
+#[test]
+fn a_domain_beyond_ascii_is_meant_in_either_form() {
+    for written in ["Exämple.net", "xn--exmple-cua.net"] {
+        let list = PatternList::parse(written).unwrap();
+        for domain in ["exämple.net", "EXÄMPLE.net", "xn--exmple-cua.net", "XN--Exmple-cua.NET"] {
+            assert!(list.matches_domain(domain.as_bytes()), "{written} {domain}");
+        }
+        assert!(!list.matches_domain("exampel.net".as_bytes()) && !list.matches_domain(b"\xff.net"));
+    }
+    let below = PatternList::parse(".exämple.net").unwrap();
+    assert!(below.matches_domain("mx.exämple.net".as_bytes()) && !below.matches_domain("exämple.net".as_bytes()));
+    assert!(PatternList::parse("*").unwrap().matches_domain(b"\xff.net"));
 }

@@ -17,7 +17,6 @@ use crate::message::path::ReversePath;
 use crate::net::dns::Resolver;
 use crate::smtp::client::{Protocol, To};
 pub use content::Source;
-use std::net::SocketAddr;
 
 /// One message for one next hop.
 #[derive(Debug)]
@@ -118,7 +117,7 @@ pub struct Relay {
 impl Relay {
     /// To be called while files can be opened.
     pub fn new(config: &Config) -> Relay {
-        let resolver = resolver(config);
+        let resolver = Resolver::of_config(config);
         Relay { smtp: smtp::Client::new(config, resolver.clone()), resolver }
     }
 
@@ -143,10 +142,4 @@ impl Relay {
     pub fn quit(&mut self) {
         self.smtp.quit();
     }
-}
-
-/// The name servers that `name_servers` names, else those of the system.
-fn resolver(config: &Config) -> Resolver {
-    let servers: Vec<SocketAddr> = config.name_servers.0.iter().map(|server| server.0).collect();
-    if servers.is_empty() { Resolver::of_system() } else { Resolver::of_system().asking(servers) }
 }

@@ -1,0 +1,60 @@
+//! Domains with letters beyond ASCII, as DNS and certificates have them (RFC 5890, UTS 46): `bücher.example` is
+//! `xn--bcher-kva.example`. Addresses go on as they were written (RFC 6531 section 3.7.1); only what is looked up or
+//! compared is brought into this form.
+
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+use std::borrow::Cow;
+
+/// The form in ASCII; what is in ASCII already is left as it is. Nothing, if there is no such form: the octets are not
+/// UTF-8, a label is too long, or has what no name may have.
+pub fn to_ascii(domain: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if domain.is_ascii() {
+        return Some(Cow::Borrowed(domain));
+    }
+    let found = Uts46::new().to_ascii(domain, AsciiDenyList::EMPTY, Hyphens::Allow, DnsLength::Verify).ok()?;
+    super::path::is_host_name(&found).then(|| Cow::Owned(found.into_owned().into_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ascii(domain: &str) -> Option<String> {
+        to_ascii(domain.as_bytes()).map(|found| String::from_utf8_lossy(&found).into_owned())
+    }
+
+    #[test]
+    fn names_are_mapped_and_encoded_label_by_label() {
+        for (domain, expected) in [
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("BÜCHER.Example", "xn--bcher-kva.example"),
+            ("bu\u{308}cher.example", "xn--bcher-kva.example"),
+            ("mail_1.straße.example", "mail_1.xn--strae-oqa.example"),
+            ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
+            ("Example.ORG", "Example.ORG"),
+            ("[127.0.0.1]", "[127.0.0.1]"),
+            ("", ""),
+        ] {
+            assert_eq!(ascii(domain).as_deref(), Some(expected), "{domain}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_has_no_such_form() {
+        let long = "ü".repeat(60);
+        for domain in ["ü..example", "ü example", "a\u{202e}ü.example", "xn--ü.example", &long, "ü.example."] {
+            assert_eq!(ascii(domain), None, "{domain}");
+        }
+        assert_eq!(to_ascii(b"\xff.example"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_a_host_name_or_nothing(domain in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Some(found) = to_ascii(&domain) {
+                prop_assert!(found.is_ascii());
+            }
+        }
+    }
+}
