@@ -158,7 +158,7 @@ fn the_count_is_exact_after_a_hundred_thousand_connections() {
     let all_of_them = number("DOORPOST_CONNECTIONS", 100_000);
     for options in [&["--mode", "pool", "--idle-children", "4", "-o", "max_use=50"][..], &["--mode", "exec"]] {
         let mut command = scratch.command("smtpd");
-        command.args(["--listen-address", "127.0.0.1", "--port", "0", "-n", "8", "--max-from-ip", "8"]);
+        command.args(["--listen-address", "127.0.0.1", "--port", "0", "-n", "9", "--max-from-ip", "8"]);
         let mut server = Server::start(command.args(options).args(["--quiet", "smtpsrvr"]));
         // Quiet, so where it listens is found by who it is.
         let address = listening(server.process.id());
@@ -191,7 +191,9 @@ fn the_count_is_exact_after_a_hundred_thousand_connections() {
             }
             held.len() == 8
         });
-        assert!(line(&mut TcpStream::connect(address).unwrap()).starts_with("421 "), "and one more is one too many");
+        let mut one_more = TcpStream::connect(address).unwrap();
+        one_more.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(line(&mut one_more).starts_with("421 "), "and one more is one too many");
         server.signal(Signal::SIGTERM);
         drop(held);
         assert_eq!(server.end().code(), Some(0));

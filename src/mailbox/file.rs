@@ -5,12 +5,13 @@
 //! is noticed: the file is scanned again when it has changed, and the body of each message sent is summed up and must
 //! be what it was. Only `rewrite.rs` ever changes anything.
 
+mod grown;
 mod rewrite;
 
 use super::index::{self, Draft, Index, Item, Snapshot};
 use super::lock::{Held, Locking, Place};
 use super::quote::Unquoter;
-use super::scan::{BodySum, Found, scan};
+use super::scan::{BodySum, Found, Scan, scan};
 use super::{Entry, Error, Maildrop, beside::Beside, import};
 use crate::config::value::{MailboxFormat, MailboxSpec};
 use nix::errno::Errno;
@@ -22,6 +23,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::rc::Rc;
 
 /// How much is read at once of a message.
 const PIECE: usize = 32 * 1024;
@@ -34,7 +36,7 @@ type Identity = (u128, u32, usize);
 /// A mailbox of one file opened by a POP3 session.
 #[derive(Debug)]
 pub struct OneFile {
-    place: Place,
+    place: Rc<Place>,
     format: MailboxFormat,
     locking: Locking,
     snapshot: Snapshot<Message>,
@@ -119,7 +121,7 @@ impl OneFile {
         };
         drop(held);
         let (moved, stamp) = (RefCell::new(None), Cell::new(stamp));
-        Ok(OneFile { place, format, locking, snapshot, file, moved, stamp })
+        Ok(OneFile { place: Rc::new(place), format, locking, snapshot, file, moved, stamp })
     }
 
     /// The unique-id that each message has by itself.
@@ -188,29 +190,42 @@ fn snapshot(
     let index_place = index_place(place, &name, format);
     let stamp = index::stamp(file)?;
     let is_long = stamp[2] >= WORTH_AN_INDEX;
-    if let Some(index) = Index::open(index_place).filter(|index: &Index<Message>| is_long && index.fits(0, &stamp)) {
-        return Ok((Snapshot::Indexed(index), stamp));
-    }
-    let found = scan(file, format, None)?.messages;
-    let imported = known()?;
-    let message = |(found, identity): (&Found, Identity)| Message {
-        found: *found,
-        ordinal: identity.2,
-        imported: if imported.is_empty() {
-            None
-        } else {
-            imported.get(&unique_id(&identity)).map(|id| id.as_str().into())
+    let index = Index::open(index_place).filter(|_| is_long);
+    let (old, Scan { messages: found, is_open, .. }) = match index {
+        Some(index) if index.fits(0, &stamp) => return Ok((Snapshot::Indexed(index), stamp)),
+        index => match index.and_then(|index| grown::messages(file, format, &index, &stamp)) {
+            Some(grown) => grown,
+            None => (Vec::new(), scan(file, format, None)?),
         },
     };
-    let messages: Vec<Message> = found.iter().zip(identities(&found)).map(message).collect();
+    let messages = joined(old, &found, &known()?);
     if is_long
         && let Some(draft) = Draft::begin(index_place, began)
         && draft.will_count(&[stamp])
         && index::stamp(file)? == stamp
     {
-        draft.write(&[stamp, stamp], &messages);
+        draft.write(&grown::stamps(stamp, is_open), &messages);
     }
     Ok((Snapshot::held(messages), stamp))
+}
+
+/// Messages, and those that were found behind them, under the unique-ids that were taken over.
+fn joined(mut messages: Vec<Message>, found: &[Found], imported: &HashMap<String, String>) -> Vec<Message> {
+    let mut ordinals: HashMap<_, usize> = found.iter().map(|found| ((found.fields, found.body_sum), 0)).collect();
+    for message in &messages {
+        if let Some(count) = ordinals.get_mut(&(message.found.fields, message.found.body_sum)) {
+            *count += 1;
+        }
+    }
+    messages.reserve_exact(found.len());
+    for found in found {
+        let ordinal = ordinals.entry((found.fields, found.body_sum)).or_default();
+        *ordinal = ordinal.saturating_add(1);
+        let identity = (found.fields, found.body_sum, *ordinal);
+        let id = if imported.is_empty() { None } else { imported.get(&unique_id(&identity)) };
+        messages.push(Message { found: *found, ordinal: *ordinal, imported: id.map(|id| id.as_str().into()) });
+    }
+    messages
 }
 
 /// One try to open the mailbox for a session, with the locks for scanning it. `EBUSY` if another session has it.
@@ -266,7 +281,9 @@ impl Maildrop for OneFile {
         let found = self.find(file, number)?;
         let unquoter = found.is_quoted.then(Unquoter::default);
         let file = file.try_clone()?;
-        Ok(Box::new(Content { file, found, at: found.header, sum: BodySum::default(), unquoter, waiting: Vec::new() }))
+        let mailbox = (Rc::clone(&self.place), self.format);
+        let (at, sum, waiting) = (found.header, BodySum::default(), Vec::new());
+        Ok(Box::new(Content { mailbox, file, found, at, sum, unquoter, waiting }))
     }
 
     fn remove(&mut self, numbers: &[usize]) -> io::Result<usize> {
@@ -276,6 +293,7 @@ impl Maildrop for OneFile {
 
 /// A message being read. That its body is no more what it was is an error at its end.
 struct Content {
+    mailbox: (Rc<Place>, MailboxFormat),
     file: File,
     found: Found,
     at: u64,
@@ -302,6 +320,9 @@ impl Content {
         self.sum.add(piece.get(in_header..).unwrap_or_default());
         self.at += count as u64;
         if self.at >= self.found.end && self.sum.value() != self.found.body_sum {
+            // The index may have said so, and would say it again.
+            let (place, format) = &self.mailbox;
+            let _ = index::forget(index_place(place, &index_name(place), *format));
             return Err(changed());
         }
         Ok(count)

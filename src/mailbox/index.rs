@@ -204,6 +204,17 @@ impl<T: Item> Index<T> {
         self.stamps.get(which) == Some(now) && settled(now[3]) && settled(now[4])
     }
 
+    /// Whether what it says of one of the two was true once, and that has grown since.
+    pub fn is_outgrown(&self, which: usize, now: &Stamp) -> bool {
+        let same = |then: &Stamp| then[..2] == now[..2] && then[2] < now[2] && self.fits(which, then);
+        self.stamps.get(which).is_some_and(same)
+    }
+
+    /// Whether one of the two stamps is this one.
+    pub fn is_stamped(&self, which: usize, stamp: &Stamp) -> bool {
+        self.stamps.get(which) == Some(stamp)
+    }
+
     fn get(&self, number: usize) -> io::Result<T> {
         if number >= self.count {
             return Err(none());

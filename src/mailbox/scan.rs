@@ -56,19 +56,40 @@ pub struct Scan {
     pub size: u64,
     /// The message that has the mark that was looked for, and whether it is whole.
     pub marked: Option<(usize, bool)>,
+    /// Where a message that is not the last one ends may change when something is appended: its Content-Length leads
+    /// beyond the end.
+    pub is_open: bool,
 }
 
 /// Reads a mailbox. `wanted` is a mark to look for (the text between [`MARK`] and its end). What is no mailbox of this
 /// format is an error: nobody's other file is taken for mail.
 pub fn scan(file: &File, format: MailboxFormat, wanted: Option<&[u8]>) -> io::Result<Scan> {
     let size = file.metadata()?.len();
-    let mut scanner = Scanner { wanted, ..Scanner::new(file, format, size) };
-    let mut buffer = vec![0; PIECE];
-    let (mut filled, mut read) = (0, 0_u64);
+    run(Scanner { wanted, ..Scanner::new(file, format, size) })
+}
+
+/// Reads a mailbox from the place on where a message begins, the first or a later one.
+pub fn scan_from(file: &File, format: MailboxFormat, start: u64, is_first: bool) -> io::Result<Scan> {
+    let size = file.metadata()?.len().max(start);
+    let first = if is_first { 0 } else { start };
+    run(Scanner { offset: start, first, ..Scanner::new(file, format, size) })
+}
+
+/// Whether a message is what it was when it was found, and no other follows it in its place.
+pub fn scan_one(file: &File, format: MailboxFormat, was: &Found) -> bool {
+    let scanner = Scanner { offset: was.start, first: was.start, ..Scanner::new(file, format, was.next) };
+    run(scanner).is_ok_and(|scan| scan.messages == [*was])
+}
+
+/// Reads from the scanner's place on to its size.
+fn run(mut scanner: Scanner<'_>) -> io::Result<Scan> {
+    let (size, mut read) = (scanner.scan.size, scanner.offset);
+    let mut buffer = vec![0; usize::try_from(size - read).unwrap_or(PIECE).clamp(1, PIECE)];
+    let mut filled = 0;
     loop {
         let room = buffer.get_mut(filled..).unwrap_or_default();
         let most = usize::try_from(size - read).unwrap_or(usize::MAX).min(room.len());
-        let count = match file.read_at(room.get_mut(..most).unwrap_or_default(), read) {
+        let count = match scanner.file.read_at(room.get_mut(..most).unwrap_or_default(), read) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             count => count?,
         };
@@ -148,6 +169,10 @@ struct Scanner<'a> {
     format: MailboxFormat,
     wanted: Option<&'a [u8]>,
     scan: Scan,
+    /// Where the first message begins: with what stands before its separator, at the begin of the file.
+    first: u64,
+    /// The first message whose Content-Length leads beyond the end.
+    open: Option<usize>,
     offset: u64,
     part: Part,
     at_line_start: bool,
@@ -204,6 +229,8 @@ impl<'a> Scanner<'a> {
             format,
             wanted: None,
             scan: Scan { size, ..Scan::default() },
+            first: 0,
+            open: None,
             offset: 0,
             part: Part::Outside,
             at_line_start: true,
@@ -247,6 +274,7 @@ impl<'a> Scanner<'a> {
         if let Some(last) = self.scan.messages.last_mut() {
             last.next = self.scan.size.max(last.end);
         }
+        self.scan.is_open = self.open.is_some_and(|open| open + 1 < self.scan.messages.len());
         self.scan
     }
 
@@ -288,7 +316,7 @@ impl<'a> Scanner<'a> {
         self.current = Found { start: self.offset, header, body: header, ..NOTHING };
         if self.scan.messages.is_empty() {
             // Whatever stands before the first message belongs to it.
-            self.current.start = 0;
+            self.current.start = self.first;
         }
         self.part = Part::Header;
         (self.count, self.sum) = Default::default();
@@ -386,9 +414,12 @@ impl<'a> Scanner<'a> {
     /// Believes a Content-Length only if it leads to a separator or to the end of the file.
     fn prove(&mut self) -> io::Result<()> {
         let Some(length) = self.length.filter(|_| !self.is_mmdf()) else { return Ok(()) };
-        let Some(end) = self.current.body.checked_add(length).filter(|end| *end <= self.scan.size) else {
+        let Some(end) = self.current.body.checked_add(length) else { return Ok(()) };
+        let number = self.scan.messages.len();
+        if end > self.scan.size {
+            self.open.get_or_insert(number);
             return Ok(());
-        };
+        }
         let mut buffer = [0; 1100];
         let mut filled = 0;
         while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
@@ -403,6 +434,9 @@ impl<'a> Scanner<'a> {
         let behind = behind.strip_prefix(b"\r").unwrap_or(behind);
         let line = behind.strip_prefix(b"\n").unwrap_or(behind);
         let line = line.get(..memchr(b'\n', line).map_or(line.len(), |at| at + 1)).unwrap_or_default();
+        if !line.is_empty() && !mbox::is_separator(line) && filled < buffer.len() {
+            self.open.get_or_insert(number);
+        }
         if line.is_empty() || mbox::is_separator(line) {
             self.proven_end = Some(end);
             // Whoever writes the field need not quote, and often does not.

@@ -179,6 +179,70 @@ fn a_long_mailbox_is_read_out_of_its_index_as_long_as_it_is_unchanged() {
     assert!(mmdf.is_err(), "an index of another format");
 }
 
+/// Octets that this thread has read so far.
+fn octets_read() -> u64 {
+    let io = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_was_appended_is_all_that_is_scanned_and_has_the_same_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bob");
+    let long = |number: usize| message(number).replace("body", &"body\n".repeat(100));
+    // Twins, old and new.
+    let text: String = (0..500).map(|number| long(number % 400)).collect();
+    std::fs::write(&path, &text).unwrap();
+    let maildrop = open(&path);
+    let Some(file) = &maildrop.file else { panic!("no file") };
+    let at = |seconds: u64, known: &HashMap<String, String>| {
+        let began = index::now() + seconds * 1_000_000_000;
+        let before = octets_read();
+        let found = snapshot(&maildrop.place, file, Mbox, began, || Ok(known.clone())).unwrap().0;
+        (found, octets_read() - before)
+    };
+    let none = HashMap::new();
+    let (held, all_read) = at(60, &none);
+    assert!(matches!(held, Snapshot::Held(..)) && all_read > text.len() as u64);
+    for turn in 0..3 {
+        append(&path, &(long(turn) + &long(1000 + turn)));
+        let (grown, read) = at(120, &none);
+        let unindexed = Snapshot::held(joined(Vec::new(), &scan(file, Mbox, None).unwrap().messages, &none));
+        assert_eq!(grown.count(), 502 + 2 * turn);
+        for number in 0..grown.count() {
+            let (one, two) = (grown.get(number).unwrap(), unindexed.get(number).unwrap());
+            assert_eq!((one.found, one.identity()), (two.found, two.identity()), "{number}");
+        }
+        assert_eq!(grown.total(), unindexed.total());
+        assert!(read < all_read / 5, "{read} of {all_read} octets were read");
+        assert!(matches!(at(180, &none).0, Snapshot::Indexed(_)), "the index goes with it");
+    }
+    // A message that is taken out, and another one that comes.
+    std::fs::write(&path, text.replacen(&long(7), "", 1) + &long(2000) + &long(2001) + &long(2002)).unwrap();
+    let (found, read) = at(240, &none);
+    assert_eq!(found.count(), 502);
+    assert!(read > text.len() as u64, "all was read");
+}
+
+#[test]
+fn an_index_that_was_wrong_about_a_body_is_forgotten() {
+    let (_folder, path) = mailbox(&(0..2000).collect::<Vec<_>>());
+    let index = path.with_file_name(".bob.doorpost-index");
+    let maildrop = open(&path);
+    let Some(file) = &maildrop.file else { panic!("no file") };
+    snapshot(&maildrop.place, file, Mbox, index::now() + 60_000_000_000, || Ok(HashMap::new())).unwrap();
+    drop(maildrop);
+    // In its place, where no sample is taken, and something behind it.
+    let text = std::fs::read_to_string(&path).unwrap().replacen("body 1003", "body xxxx", 1) + &message(2000);
+    std::fs::write(&path, text).unwrap();
+    let maildrop = open(&path);
+    assert_eq!(maildrop.count(), 2001);
+    assert!(read(&maildrop, 1002).is_ok() && index.exists());
+    assert!(read(&maildrop, 1003).is_err() && !index.exists());
+    drop(maildrop);
+    assert!(read(&open(&path), 1003).unwrap().contains("body xxxx"));
+}
+
 #[test]
 fn messages_whose_lines_end_in_crlf_are_read_to_their_end() {
     let (_folder, path) = mailbox(&[]);
