@@ -267,7 +267,8 @@ fn nothing_is_lost_doubled_or_misnumbered_in_an_mbox() {
         site.is_over.store(true, Ordering::Relaxed);
         let read = reader.join();
         let mut results: Vec<Removed> = sessions.into_iter().map(|thread| thread.join().expect("a session")).collect();
-        (delivered.expect("the deliveries"), read.expect("the reader"));
+        delivered.expect("the deliveries");
+        read.expect("the reader");
         // Once more, when nobody else is there.
         let mut removed = Removed::default();
         session(&site, &mut Chance(77), &mut removed);
