@@ -1,6 +1,6 @@
 //! Other people's clients against pop3d, in clear and under TLS, by each way to log in that they have.
 //!
-//! Needs curl, openssl, fetchmail, getmail6, mpop, s-nail, python3 and strace, which .ci/run installs; a missing one is a failure.
+//! Needs curl, openssl, fetchmail, getmail6, mpop, mutt, s-nail, python3 and strace, which .ci/run installs; a missing one is a failure.
 
 mod common;
 
@@ -199,6 +199,39 @@ fn s_nail_shows_what_is_there() {
     let output = server.run("s-nail", &["-N", "-n", "-Sv15-compat", "-R", "-f", &url], "from *\nprint 2\nx\n");
     assert!((1..=MESSAGES).all(|number| said(&output).contains(&format!("  {number} a@b.example"))), "{output:?}");
     assert!(said(&output).contains("\nHello.\n.dot\n..\n"), "{output:?}");
+}
+
+#[test]
+fn mutt_reads_and_removes() {
+    let server = Server::start(&["clear"]);
+    let folder = server.folder("mutt").display().to_string();
+    let rc = server.file(
+        "muttrc",
+        &format!(
+            "set pop_user=bob\nset pop_pass=\"{PASSWORD}\"\nset pop_checkinterval=0\nset folder=\"{folder}\"\n\
+             set ssl_starttls=no\nset ssl_force_tls=no\nset pop_delete=no\nset delete=yes\nset wait_key=no\n\
+             set message_cachedir=\"\"\nset mbox=\"{folder}/mbox\"\nset move=no\nset confirmappend=no\nset quit=yes\n",
+        ),
+    );
+    // Copied to a file by `C`, one by one; the second is removed when the mailbox is left.
+    let url = format!("pop://bob@127.0.0.1:{}/", server.port);
+    let keys = format!(
+        "push '<tag-pattern>~A<enter><tag-prefix><copy-message>{folder}/copy<enter>y<jump>2<enter><delete-message><quit>y'"
+    );
+    let mut command = Command::new("script");
+    command.env("HOME", server.scratch.path()).env("LC_ALL", "C.UTF-8").env("TERM", "xterm");
+    let line = format!("mutt -n -F {rc} -f {url} -e \"{keys}\"");
+    let output = feed(command.args(["-qec", &line, "/dev/null"]), b"");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{shown}");
+    let copied = fs::read_to_string(format!("{folder}/copy")).unwrap_or_else(|_| panic!("nothing was copied: {shown}"));
+    for number in 1..=MESSAGES {
+        assert_eq!(copied.matches(&format!("Message-ID: <{number}@b.example>")).count(), 1, "{copied}");
+    }
+    assert_eq!(copied.matches("\nHello.\n.dot\n..\n").count(), MESSAGES, "{copied}");
+    let left: Vec<String> =
+        server.scratch.mail("bob").iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
+    assert!(left.len() == MESSAGES - 1 && !left.contains(&text(2)), "{left:?}");
 }
 
 /// How often a session that asks for STAT reads a folder.

@@ -1,0 +1,104 @@
+//! What a session of pop3d costs, counted in system calls: a reply is one write, so that no client waits for a delayed
+//! acknowledgement, and `TOP n 0` reads a header and no body.
+
+mod common;
+
+use common::{PASSWORD, Scratch};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// A session that asks one by one, each command after the whole of the reply before; gives what strace saw of `calls`.
+fn traced(scratch: &Scratch, calls: &str, commands: &[&str]) -> String {
+    let trace = scratch.path().join("trace");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let client = TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("a time limit");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-yy", "-s", "16", "-e", &format!("trace={calls}"), "-o"]).arg(&trace);
+    command.arg(common::binary("pop3d")).env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
+    let served = OwnedFd::from(listener.accept().expect("the other end").0);
+    let stdio = || Stdio::from(served.try_clone().expect("a descriptor"));
+    let mut child = command.stdin(stdio()).stdout(stdio()).stderr(Stdio::null()).spawn().expect("strace");
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    drop(served);
+    let mut output = BufReader::new(client.try_clone().expect("a descriptor"));
+    let mut line = move || {
+        let mut line = String::new();
+        output.read_line(&mut line).expect("a line");
+        line
+    };
+    assert!(line().starts_with("+OK"));
+    let login = ["USER bob".to_owned(), format!("PASS {PASSWORD}")];
+    for command in login.iter().map(String::as_str).chain(commands.iter().copied()).chain(["QUIT"]) {
+        (&client).write_all(format!("{command}\r\n").as_bytes()).expect("sending");
+        let said = line();
+        assert!(said.starts_with("+OK"), "{command}: {said}");
+        let is_long = ["RETR", "TOP", "LIST", "UIDL", "CAPA"].iter().any(|long| command.starts_with(long));
+        while is_long && line() != ".\r\n" {}
+    }
+    // Else it waits a while for us to leave.
+    let _ = client.shutdown(std::net::Shutdown::Both);
+    assert!(child.wait().expect("its end").success());
+    fs::read_to_string(&trace).expect("a trace")
+}
+
+/// What a call gave, of those that were done and not only begun.
+fn result(call: &str) -> Option<u64> {
+    call.rsplit_once(") = ")?.1.split(' ').next()?.parse().ok()
+}
+
+#[test]
+fn each_reply_to_a_client_that_waits_for_it_is_one_write() {
+    let scratch = Scratch::new();
+    for number in 0..3 {
+        let text = format!("Subject: {number}\n\n{}", "a line\n.\n".repeat(100));
+        scratch.put_mail("bob", &format!("170000000{number}.M.mx"), text.as_bytes());
+    }
+    let commands =
+        ["CAPA", "STAT", "LIST", "UIDL", "RETR 1", "RETR 2", "RETR 3", "TOP 1 0", "TOP 2 9", "NOOP", "DELE 1"];
+    let trace = traced(&scratch, "write,writev,sendto,sendmsg", &commands);
+    let to_client: Vec<&str> =
+        trace.lines().filter(|call| call.contains("<TCP") && result(call).is_some_and(|octets| octets > 0)).collect();
+    // The greeting, USER, PASS and QUIT beside them.
+    assert_eq!(to_client.len(), commands.len() + 4, "{trace}");
+}
+
+/// Octets read of the files with mail.
+fn octets_of_mail(scratch: &Scratch, commands: &[&str]) -> u64 {
+    let trace = traced(scratch, "read,pread64,readv,preadv,sendfile,splice,copy_file_range,mmap", commands);
+    let mail = scratch.path().join("mail");
+    let is_mail = |call: &&str| call.contains(&format!("<{}", mail.display())) && !call.contains(".doorpost-");
+    trace.lines().filter(is_mail).filter_map(result).sum()
+}
+
+#[test]
+fn top_without_lines_reads_the_header_and_not_the_body() {
+    const BODY: usize = 3_000_000;
+    let text = |number: usize| format!("Subject: {number}\n\n{}", "a line of it\n".repeat(BODY / 13));
+    let maildir = Scratch::new();
+    for number in 0..2 {
+        let text = text(number);
+        let sizes = format!(",S={},W={}", text.len(), text.len() + text.lines().count());
+        maildir.put_mail("bob", &format!("170000000{number}.M.mx{sizes}"), text.as_bytes());
+    }
+    let mbox = Scratch::new();
+    mbox.configure(&format!("mailbox = mbox:{}/mail/%u", mbox.path().display()));
+    let file: PathBuf = mbox.maildir("bob");
+    let separator = "From a@client.example Sun Nov 22 04:27:00 2026\n";
+    fs::write(&file, [text(0), text(1)].map(|text| format!("{separator}{text}\n")).concat()).expect("a mailbox");
+    mbox.hand_over(&file);
+    for (what, scratch, at_login) in [("Maildir", maildir, 0), ("mbox", mbox, 2 * BODY as u64)] {
+        let without = octets_of_mail(&scratch, &["STAT"]);
+        assert!(without >= at_login && without < at_login + 100_000, "{what}: {without} octets to log in");
+        let with = octets_of_mail(&scratch, &["STAT", "TOP 1 0", "TOP 2 0"]);
+        // An index may have been made meanwhile, and then nothing is read at login.
+        assert!(with.saturating_sub(without) < 200_000, "{what}: {with} octets with TOP, {without} without");
+        let all = octets_of_mail(&scratch, &["RETR 2"]);
+        assert!(all >= BODY as u64, "{what}: the message itself was seen: {all}");
+    }
+}
