@@ -8,6 +8,7 @@
 mod common;
 mod faults {
     pub mod limits;
+    pub mod paths;
     #[cfg(target_arch = "x86_64")]
     pub mod short;
 }

@@ -188,6 +188,29 @@ fn what_came_in_with_requiretls_leaves_with_it_or_not_at_all() {
     }
 }
 
+/// A host that takes its time for an answer does not keep a service from being stopped.
+#[test]
+fn told_to_stop_deliver_ends_in_time_whatever_its_next_hop_does() {
+    let hop = Hop::start(|word, _, session| (word == "." && session == 0).then_some(Act::Silence));
+    let scratch = site(&format!("smtp:{}", hop.name()), "deliver_stop_timeout = 1s");
+    let id = enqueue(&scratch, &["bob@b.example"], TEXT);
+    let mut child = scratch.command("deliver").arg("--watch").stderr(Stdio::piped()).spawn().expect("deliver");
+    until("the end of the message", || hop.seen().iter().any(|line| line == "DATA") && !hop.taken().is_empty());
+    let told = Instant::now();
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal");
+    assert!(child.wait().expect("its end").success());
+    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+    let mut log = String::new();
+    let stderr = child.stderr.as_mut().expect("a pipe");
+    std::io::Read::read_to_string(stderr, &mut log).expect("its records");
+    assert!(log.contains("event=stopped unfinished=1 "), "{log}");
+    assert_eq!(scratch.queued().len(), 1, "nothing is lost");
+    scratch.settle();
+    scratch.run("deliver", &[id.as_str()], b"");
+    assert_eq!((hop.taken().len(), scratch.queued().len()), (2, 0), "the one in flight, once more");
+}
+
 /// What is said or done at a stage, and what becomes of the message: `deferred`, `failed`.
 const ODD: [(&str, Act, &str); 22] = [
     ("greeting", Act::Say("554 5.7.1 go away"), "deferred"),

@@ -171,6 +171,7 @@ parameters! {
     double_bounce_recipient: String = "postmaster", "who is told of messages that can neither be delivered nor returned; empty: nobody";
     drop_directory: PathBuf = "/var/spool/doorpost-drop", "folder in which users who may not write the queue leave messages";
     queue_run_delay: Seconds = "300s", "time between two looks of deliver --watch at the queue";
+    deliver_stop_timeout: Seconds = "60s", "how long deliver finishes what it has at hand after SIGTERM";
     default_process_limit: u32 = "50", "messages that deliver works on at once";
     default_destination_concurrency_limit: u32 = "20", "deliveries to one next hop, domain or mailbox at once";
     smtp_destination_recipient_limit: u32 = "50", "recipients of a message in one transaction with a next hop";

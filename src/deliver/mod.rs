@@ -100,6 +100,7 @@ pub fn run(common: &Common, config: Config, work: &Work) -> Result<Ended, Error>
         has_more: false,
         done: 0,
         came_to_something: false,
+        told_to_stop: None,
     };
     let ended = match work {
         Work::These(ids) => deliver.these(ids),
@@ -136,6 +137,8 @@ struct Deliver {
     done: usize,
     /// Whether one was ours to try since the last look.
     came_to_something: bool,
+    /// Since when this is to end.
+    told_to_stop: Option<Instant>,
 }
 
 impl Deliver {
@@ -172,7 +175,7 @@ impl Deliver {
             let idle = if self.crew.has_idle_agents() { cache } else { left };
             let wait = self.alarms.until_next(SystemTime::now(), left).max(BREATH).min(idle.max(BREATH));
             self.waker.wait(std::iter::empty(), wait);
-            if self.waker.is_told_to_stop() {
+            if self.is_told_to_stop() {
                 break;
             }
             self.tidy();
@@ -187,9 +190,27 @@ impl Deliver {
         self.last_look()
     }
 
+    /// A signal came, since the last time this was asked.
+    fn is_told_to_stop(&mut self) -> bool {
+        let is_told = self.waker.is_told_to_stop();
+        if is_told {
+            self.told_to_stop.get_or_insert_with(Instant::now);
+        }
+        is_told
+    }
+
+    /// What is at hand has been given its time. The rest is as a crash leaves it: no worker outlives this process.
+    fn is_out_of_time(&self) -> bool {
+        let limit = self.settings.config.deliver_stop_timeout.0;
+        self.told_to_stop.is_some_and(|since| since.elapsed() >= limit)
+    }
+
     /// A `submit` may have relied on us until we closed the FIFO: whatever it queued by then is seen by one look more.
     fn last_look(&mut self) -> Result<Ended, Error> {
         self.waker.leave();
+        if self.is_out_of_time() {
+            return Ok(Ended::Done);
+        }
         self.sweep()?;
         self.work_off()?;
         Ok(Ended::Done)
@@ -219,7 +240,11 @@ impl Deliver {
                 self.settings.refresh();
                 self.tidy();
             }
-            if ending == Ending::Idle && self.waker.is_told_to_stop() {
+            if self.is_out_of_time() {
+                log::warn!("event=stopped unfinished={} reason=\"deliver_stop_timeout\"", self.crew.busy());
+                return Ok(Ending::Stopped);
+            }
+            if ending == Ending::Idle && self.is_told_to_stop() {
                 ending = Ending::Stopped;
                 // These are not new: they wait for whoever comes after us.
                 self.tried.extend(self.backlog.clear());

@@ -1,8 +1,8 @@
 //! Giving a message to a program: on its standard input, by exec with a list of arguments, never through a shell.
 //!
 //! The content lies whole in a file without a name before the program starts, so that a message cut off is never taken for
-//! one. The exit status is what sysexits.h and qmail say: 0 is done, 71 to 75 and 111 may be better later, others are
-//! a failure; so is a program that a signal ended something to try again.
+//! one. The exit status is what sysexits.h and qmail say: 0 is done; 71 to 75, 111 and from 126 on may be better later, and
+//! so is a program that a signal ended something to try again; others are a failure.
 
 use super::local::Appended;
 use super::task::Task;
@@ -107,7 +107,8 @@ pub fn finish(mut started: Started, limit: Duration) -> io::Result<ExitStatus> {
 pub fn of_status(status: ExitStatus, program: &str) -> Appended {
     match status.code() {
         Some(0) => Appended::Done,
-        Some(71..=75 | 111 | 126 | 127) => Appended::ProgramTemporary,
+        // From 128 on a shell tells of a signal that ended its last command: the machine may be going down.
+        Some(71..=75 | 111 | 126..) => Appended::ProgramTemporary,
         Some(_) => Appended::ProgramFailed,
         None => {
             log::warn!("program={program} event=killed signal={}", status.signal().unwrap_or(0));
@@ -143,6 +144,7 @@ mod tests {
             ("exit 77", Appended::ProgramFailed),
             ("exit 1", Appended::ProgramFailed),
             ("kill -9 $$", Appended::ProgramTemporary),
+            ("sh -c 'kill -9 $$'; exit $?", Appended::ProgramTemporary),
         ];
         for (script, expected) in statuses {
             assert_eq!(status_of(script, long).unwrap(), expected, "{script}");

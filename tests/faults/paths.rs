@@ -1,0 +1,206 @@
+//! The same matrix, kills at every call and errors in every file call, over the ways that the others do not take: `~/.forward`,
+//! programs, requeueing, notices of delay, SMTP and LMTP, the filter before the queue.
+//!
+//! Each takes a minute or so, so they are run by hand:
+//! `TMPDIR=/dev/shm cargo test --features interop,powercut --test faults -- --ignored --test-threads=4 paths`
+
+use crate::common::hops::Hop;
+use crate::common::{Scratch, binary, feed, until};
+use crate::{BODY, Case, Traced, acknowledged, deliver, due_again, far_off, nothing_left_over, receiving, smtp};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Output;
+
+/// An installation with one message for this recipient.
+fn with_message(scratch: Scratch, to: &str) -> Scratch {
+    let output = scratch.run("submit", &["-f", "alice@mx.example", to], BODY.as_bytes());
+    assert!(output.status.success(), "{output:?}");
+    scratch
+}
+
+/// Ordinary sweeps, until all that can be done is done.
+fn sweep(scratch: &Scratch) -> String {
+    let mut log = String::new();
+    for _ in 0..3 {
+        due_again(scratch);
+        log.push_str(&String::from_utf8_lossy(&scratch.deliver().stderr));
+    }
+    log
+}
+
+fn matrix(prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &str)) {
+    for traced in [Traced::Itself, Traced::Family] {
+        deliver(traced).kill_everywhere(prepare, &|scratch, _, what| check(scratch, what));
+    }
+    deliver(Traced::Family).fail_everywhere(prepare, &|scratch, output, what| {
+        assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
+        check(scratch, what);
+    });
+}
+
+fn forwarded() -> Scratch {
+    let scratch = receiving();
+    fs::create_dir_all(scratch.path().join("home/bob")).expect("a home");
+    fs::write(scratch.path().join("home/bob/.forward"), "\\bob, carol\n").expect("a file");
+    scratch.hand_over(&scratch.path().join("home"));
+    with_message(scratch, "bob@mx.example")
+}
+
+#[test]
+#[ignore = "minutes"]
+fn a_forward_file_is_followed_once() {
+    matrix(&forwarded, &|scratch, what| {
+        sweep(scratch);
+        for user in ["bob", "carol"] {
+            assert_eq!(scratch.mail(user).len(), 1, "{what}: {user}");
+            assert!(scratch.mail(user)[0].ends_with(BODY.as_bytes()), "{what}: torn");
+        }
+        assert_eq!((scratch.queued().len(), scratch.mail("alice").len()), (0, 0), "{what}");
+        nothing_left_over(scratch, what);
+    });
+}
+
+fn piped() -> Scratch {
+    let scratch = receiving();
+    scratch.configure("allow_mail_to_commands = alias\ndefault_privs = nobody");
+    let (program, out) = (scratch.path().join("program"), scratch.path().join("out"));
+    fs::write(&program, format!("#!/bin/sh\ncat >{0}.$$ && mv {0}.$$ {0}/$$\n", out.display())).expect("a program");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+    fs::create_dir(&out).expect("a folder");
+    scratch.hand_over(scratch.path());
+    scratch.write("aliases", &format!("prog: \"|{}\"\n", program.display()));
+    with_message(scratch, "prog@mx.example")
+}
+
+/// Nobody can ask a program what it has done: the one message in flight may come to it again, and it gets it whole.
+#[test]
+#[ignore = "minutes"]
+fn a_program_gets_a_message_whole_and_at_most_twice() {
+    matrix(&piped, &|scratch, what| {
+        quiet(scratch);
+        let log = sweep(scratch);
+        let files: Vec<_> = crate::files(&scratch.path().join("out"));
+        // A program that could not write says that it failed, and that is told.
+        let returned = scratch.mail("alice").len();
+        let is_told = files.is_empty() && returned == 1 && !what.contains("killed");
+        assert!((1..=2).contains(&files.len()) || is_told, "{what}: {files:?}: {log}");
+        for file in &files {
+            assert!(fs::read(file).expect("a message").ends_with(BODY.as_bytes()), "{what}: torn");
+        }
+        assert_eq!((scratch.queued().len(), returned), (0, usize::from(is_told)), "{what}: {log}");
+    });
+}
+
+fn delayed() -> Scratch {
+    let scratch = receiving();
+    scratch.configure("delay_warning_time = 1s\nminimal_backoff_time = 1h");
+    fs::write(scratch.maildir("bob"), "in the way").expect("a file");
+    let scratch = with_message(scratch, "bob@mx.example");
+    scratch.deliver();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    due_again(&scratch);
+    scratch
+}
+
+#[test]
+#[ignore = "minutes"]
+fn a_sender_is_told_of_delay_once() {
+    matrix(&delayed, &|scratch, what| {
+        sweep(scratch);
+        let reports = scratch.mail("alice");
+        assert_eq!(reports.len(), 1, "{what}");
+        assert!(String::from_utf8_lossy(&reports[0]).contains("\nAction: delayed\n"), "{what}");
+        fs::remove_file(scratch.maildir("bob")).expect("a file");
+        sweep(scratch);
+        assert_eq!((scratch.mail("bob").len(), scratch.mail("alice").len()), (1, 1), "{what}");
+        assert_eq!(scratch.queued().len(), 0, "{what}");
+    });
+}
+
+#[test]
+#[ignore = "minutes"]
+fn requeueing_loses_and_doubles_nothing() {
+    let case = || Case { program: "doorpost-queue requeue ALL", traced: Traced::Itself, input: Vec::new() };
+    let prepare = || with_message(receiving(), "bob@mx.example");
+    let check = |scratch: &Scratch, _: &Output, what: &str| {
+        scratch.deliver();
+        // What is held is there to be seen, and goes on when it is released.
+        let _ = scratch.run("doorpost-queue", &["release", "ALL"], b"");
+        sweep(scratch);
+        assert_eq!((scratch.mail("bob").len(), scratch.queued().len()), (1, 0), "{what}");
+        assert!(scratch.mail("bob")[0].ends_with(BODY.as_bytes()), "{what}: torn");
+        nothing_left_over(scratch, what);
+    };
+    case().kill_everywhere(&prepare, &check);
+    case().fail_everywhere(&prepare, &check);
+}
+
+fn through(hop: &Hop, protocol: &str) -> Scratch {
+    let scratch = receiving();
+    scratch.configure("minimal_backoff_time = 1s");
+    scratch.write("channels", &format!("local * mx.example mailbox: *\nout - * {protocol}:{} -\n", hop.name()));
+    let to = far_off(&scratch);
+    with_message(scratch, &to)
+}
+
+/// Killed or failing anywhere, LMTP; and failing anywhere, SMTP, whose kills are in every run.
+#[test]
+#[ignore = "minutes"]
+fn a_next_hop_gets_a_message_and_at_most_twice() {
+    let hop = Hop::friendly();
+    let check = |scratch: &Scratch, what: &str| {
+        sweep(scratch);
+        // A next hop that seemed dead is asked again later.
+        until("an empty queue", || {
+            sweep(scratch);
+            scratch.queued().is_empty()
+        });
+        let to = format!("RCPT TO:<{}>", far_off(scratch));
+        let taken = hop.taken();
+        let copies: Vec<_> = taken.iter().filter(|taken| taken.rcpts.contains(&to)).collect();
+        assert!((1..=2).contains(&copies.len()), "{what}: {} copies", copies.len());
+        assert!(copies.iter().all(|copy| copy.content.ends_with(&BODY.replace('\n', "\r\n"))), "{what}: torn");
+        assert_eq!(scratch.mail("alice").len(), 0, "{what}: returned");
+    };
+    matrix(&|| through(&hop, "lmtp"), &check);
+    deliver(Traced::Family).fail_everywhere(&|| through(&hop, "smtp"), &|scratch, output, what| {
+        assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
+        check(scratch, what);
+    });
+}
+
+fn filtered() -> Scratch {
+    let scratch = receiving();
+    let link = scratch.path().join("qmail-queue");
+    symlink(binary("submit"), &link).expect("a link");
+    scratch.configure(&format!("before_queue_filter = qmail-queue:{}", link.display()));
+    scratch
+}
+
+/// Waits until nobody works for this installation any more: what a killed program had started goes on.
+fn quiet(scratch: &Scratch) {
+    let path = scratch.path().as_os_str().as_encoded_bytes().to_vec();
+    let is_ours = |environment: Vec<u8>| environment.windows(path.len()).any(|part| part == path);
+    until("the end of what was started", || {
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        !processes.filter_map(|entry| fs::read(entry.path().join("environ")).ok()).any(is_ours)
+    });
+}
+
+/// Behind the filter before the queue: what is acknowledged is there once; what is not may be there, once, too.
+#[test]
+#[ignore = "minutes"]
+fn what_a_filter_before_the_queue_has_taken_is_kept() {
+    let check = |scratch: &Scratch, output: &Output, what: &str| {
+        quiet(scratch);
+        let queued = scratch.queued().len();
+        assert!(queued == 1 || (queued == 0 && !acknowledged(output)), "{what}: {queued}: {output:?}");
+        sweep(scratch);
+        assert_eq!((scratch.mail("bob").len(), scratch.queued().len()), (queued, 0), "{what}");
+        assert!(scratch.mail("bob").iter().all(|mail| mail.ends_with(BODY.as_bytes())), "{what}: torn");
+        nothing_left_over(scratch, what);
+    };
+    smtp(Traced::Submit).kill_everywhere(&filtered, &check);
+    smtp(Traced::Submit).fail_everywhere(&filtered, &check);
+    assert!(acknowledged(&feed(&mut filtered().command("smtpsrvr"), &smtp(Traced::Itself).input)));
+}
