@@ -1,6 +1,8 @@
-//! What is shipped for other programs, by those programs: the filter of fail2ban, and PAM through its helper.
+//! What is shipped for other programs, by those programs: the filter of fail2ban, and PAM through its helper; and the
+//! installation that smtpsrvr(8) describes, under inetd.
 //!
-//! Needs fail2ban, libpam0g-dev and root (a file in /etc/pam.d), which .ci/run has.
+//! Needs fail2ban, libpam0g-dev, openbsd-inetd, swaks, iproute2 and root (a file in /etc/pam.d, namespaces), which .ci/run
+//! has.
 
 mod common;
 
@@ -125,4 +127,96 @@ fn the_service_file_that_is_shipped_works_with_the_accounts_of_this_system() {
     // bob is no account of the system: a no, and no trouble.
     let (said, _) = under_inetd(&mut scratch.command("pop3d"), b"USER bob\r\nPASS x\r\nQUIT\r\n");
     assert!(said.contains("-ERR [AUTH] Wrong name or password"), "{said}");
+}
+
+/// The literal block of smtpsrvr(8) that begins with this line.
+fn block(begin: &str) -> String {
+    let page = fs::read_to_string(repository().join("man/smtpsrvr.8")).expect("the page");
+    let from = page.find(&format!("\n{begin}")).unwrap_or_else(|| panic!("no block begins with {begin}")) + 1;
+    page[from..].split("\n.Ed").next().expect("an end").to_owned() + "\n"
+}
+
+/// The lines of the README's part about installing that make the user and the folders.
+fn installing() -> String {
+    let readme = fs::read_to_string(repository().join("README.md")).expect("README.md");
+    let part =
+        readme.split("\n## Install\n").nth(1).expect("a part about that").split("\n```").nth(1).expect("commands");
+    let lines = part.lines().filter(|line| line.starts_with("useradd ") || line.contains("/var/spool/"));
+    let lines: Vec<&str> = lines.collect();
+    assert_eq!(lines.len(), 3, "{part}");
+    lines.join("\n")
+}
+
+/// Everything as the page and the README say it, with their own paths, users and ports: in namespaces of mounts and of the
+/// network, so that nothing of this machine is touched and no name server is asked.
+#[test]
+fn the_small_site_of_smtpsrvrs_page_works_when_it_is_followed_word_for_word() {
+    let folder = tempfile::Builder::new().prefix("doorpost-site-").tempdir().expect("a folder");
+    let put = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("a file");
+    put("main.cf", &block("myhostname = mx.example.org"));
+    put("channels", &block("local 127.0.0.0/8"));
+    put("senders", &block("alice@example.org alice"));
+    put("passwd", &block("alice:HASH"));
+    put("inetd.conf", &block("smtp stream tcp"));
+    for (name, file) in [("mx.example.org.pem", "mx.crt.pem"), ("mx.example.org.key", "mx.key.pem")] {
+        put(name, &fs::read_to_string(common::tls::file(file)).expect("a PEM file"));
+    }
+    put("install", &format!("{}\n{}", installing(), block("install -d -m 700 -o doorpost /var/mail")));
+    let script = r#"
+        exec 2>&1; set -e; cd "$1"
+        cp -a /etc etc; mount --bind etc /etc; mount --bind "$2" /usr/local/sbin
+        for folder in /var/spool /var/mail /run; do mount -t tmpfs tmpfs $folder; done
+        echo nameserver 127.0.0.1 >/etc/resolv.conf; rm -f /etc/aliases
+        ip link set lo up; ip address add 192.0.2.25/32 dev lo
+        ! id doorpost 2>/dev/null || sed -i /^useradd/d install
+        sh -e install
+        hash=$(openssl passwd -6 secret); awk -v hash="$hash" '{ sub("HASH", hash); print }' passwd >passwd.new; mv passwd.new passwd
+        mkdir -p /etc/doorpost; cp main.cf channels senders passwd mx.example.org.* /etc/doorpost
+        chmod 600 /etc/doorpost/mx.example.org.key; chown doorpost /etc/doorpost/passwd; chmod 600 /etc/doorpost/passwd
+        doorpost-check || echo "check: $?"
+        inetd -i inetd.conf & inetd=$!
+        for port in 25 587 465; do
+            for try in $(seq 200); do nc -z 127.0.0.1 $port && break; sleep 0.02; done
+        done
+        send() { status=0; swaks --silent 2 --server 192.0.2.25 --header "Subject: $1" "$@" || status=$?; echo "sent $* = $status"; }
+        user="--auth PLAIN --auth-user alice --auth-password secret"
+        send --from x@far.example --to alice@example.org
+        send --from x@far.example --to nobody@example.org
+        send --from x@far.example --to x@elsewhere.example
+        send -tls --port 587 --from alice@example.org --to bob@example.org
+        send -tls --port 587 $user --from office@example.org --to bob@mx.example.org
+        send --tls-on-connect --port 465 $user --from alice@example.org --to bob@example.org
+        send --tls-on-connect --port 465 $user --from bob@example.org --to alice@example.org
+        for try in $(seq 200); do
+            mail=$(ls /var/mail/doorpost/alice/new /var/mail/doorpost/bob/new 2>/dev/null | grep -c Q) || true
+            test "$mail" = 3 && break; sleep 0.05
+        done
+        echo "delivered $(ls /var/mail/doorpost/alice/new | wc -l) $(ls /var/mail/doorpost/bob/new | wc -l)"
+        test -f /var/spool/doorpost/tickets && echo "tickets made"
+        kill $inetd"#;
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        "--net",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        script,
+        "sh",
+    ]);
+    let path = format!("/usr/local/sbin:/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap_or_default());
+    let output = feed(command.arg(folder.path()).arg(common::bin_folder()).env("PATH", path), b"");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    let results: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("sent ")).collect();
+    // swaks says 23 and 24 where the sender or every recipient was refused.
+    let statuses: Vec<&str> =
+        results.iter().filter_map(|line| line.rsplit_once(" = ").map(|(_, status)| status)).collect();
+    assert_eq!(statuses, ["0", "24", "24", "23", "0", "0", "23"], "{said}");
+    assert!(said.contains("delivered 1 2") && said.contains("tickets made"), "{said}");
+    assert!(said.contains("\n0 errors, ") || said.starts_with("0 errors, "), "{said}");
 }
