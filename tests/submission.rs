@@ -571,3 +571,73 @@ fn what_ehlo_lists_is_what_tests_drive() {
         assert!(found, "{keyword}: {file} has no {text}");
     }
 }
+
+/// What a client hears that has begun a message, or not, and then sends these octets again and again, more often than
+/// anybody who only waits for the next one would notice, for so long at the most.
+fn trickled(scratch: &Scratch, begin: &str, octets: &[u8], most: std::time::Duration, end: &str) -> String {
+    use std::io::Write;
+    let (mut child, mut client) = over_tcp(scratch, b"");
+    client.write_all(begin.as_bytes()).expect("sending");
+    let reader = client.try_clone().expect("a socket");
+    // Up to its last words: until the client is gone too, or for ten seconds, it reads what else there is.
+    let said = std::thread::spawn(move || {
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(reader)).map_while(Result::ok);
+        let mut said = String::new();
+        for line in lines {
+            said += &format!("{line}\r\n");
+            if line.starts_with("421 ") || line.starts_with("221 ") {
+                break;
+            }
+        }
+        said
+    });
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < most && !said.is_finished() && client.write_all(octets).is_ok() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let _ = client.write_all(end.as_bytes());
+    let said = said.join().expect("what it said");
+    drop(client);
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+    said
+}
+
+#[test]
+fn whoever_sends_too_slowly_or_stays_too_long_is_told_421_and_nothing_is_queued() {
+    let scratch = Scratch::with("smtpd_timeout = 1s\nsmtpd_forbid_unauth_pipelining = no");
+    let begin = "EHLO c.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\n";
+    let (long, short) = (std::time::Duration::from_secs(15), std::time::Duration::from_millis(1500));
+    // 50 octets a second, where 500 are asked for; a line that never ends; and commands for ever.
+    let said = trickled(&scratch, begin, b"x", long, "");
+    assert!(said.contains("\r\n354 ") && said.contains("\r\n421 4.4.2 "), "{said}");
+    let said = trickled(&scratch, "", b"N", long, "");
+    assert!(said.contains("\r\n421 4.4.2 "), "{said}");
+    assert_eq!(scratch.queued().len(), 0);
+    scratch.configure("smtpd_min_data_rate = 0");
+    let said = trickled(&scratch, begin, b"x", short, "\r\n.\r\nQUIT\r\n");
+    assert!(said.contains("\r\n250 2.0.0 Ok: queued"), "{said}");
+    scratch.configure("daemon_timeout = 1s");
+    let said = trickled(&scratch, "", b"NOOP\r\n", long, "");
+    assert!(said.contains("\r\n421 4.4.2 "), "{said}");
+}
+
+#[test]
+fn a_program_with_the_interface_of_checkpassword_lets_users_log_in() {
+    let scratch = Scratch::with(LOGIN);
+    let program = scratch.path().join("checker");
+    // It becomes the user, who is never root.
+    let user = if nix::unistd::geteuid().is_root() { "setpriv --reuid=65534 --regid=65534 --clear-groups" } else { "" };
+    let script = format!(
+        "#!/bin/sh\ncase $(tr '\\0' '\\n' <&3 | head -n 2 | tr '\\n' ' ') in\n\
+         'bob other ') HOME=/ exec {user} \"$@\" 3<&- ;;\n'slow '*) exit 111 ;;\nesac\nexit 1\n"
+    );
+    fs::write(&program, script).expect("a program");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+    scratch.configure(&format!("authentication = checkpassword:{}", program.display()));
+    let mut client = greeted(Client::from_here(&mut scratch.command("smtpsrvr")));
+    assert!(extensions(&mut client).contains("AUTH PLAIN LOGIN|"), "no secrets are known");
+    assert_eq!(client.ask(&plain("bob", PASSWORD)), "535 5.7.8 Name or password is wrong");
+    assert_eq!(client.ask(&plain("slow", "x")), "454 4.7.0 That cannot be checked now, try again later");
+    let reply = client.ask(&plain("bob", "other"));
+    assert_eq!(reply, "235 2.7.0 Logged in", "{:?}", client.end());
+}
