@@ -578,6 +578,21 @@ fn deliver_killed_anywhere_takes_a_message_from_the_drop_folder_once() {
     }
 }
 
+/// Its removal is not on disk when that of its message is: a power cut brings it back.
+#[test]
+fn a_message_that_is_in_the_drop_folder_again_is_known_in_the_mailbox() {
+    let scratch = dropped();
+    let path = scratch.path().join("drop").join("5".repeat(32));
+    let (octets, time) = (fs::read(&path).expect("it"), fs::metadata(&path).expect("it").modified().expect("its time"));
+    delivered_once(&scratch, 1, "first");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    fs::write(&path, octets).expect("again");
+    scratch.hand_over(&path);
+    fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(time)).expect("its time");
+    delivered_once(&scratch, 1, "again");
+    assert!(!path.exists());
+}
+
 #[test]
 fn an_error_of_any_file_call_keeps_a_message_of_the_drop_folder() {
     deliver(Traced::Family).fail_everywhere(&dropped, &|scratch, output, what| {

@@ -96,7 +96,11 @@ fn cut(
             .iter()
             .filter(|message| told.of(message).iter().zip(moment).all(|(a, b)| a <= b))
             .collect();
-        let found = machine.violations(&acknowledged);
+        // What the next hop has had the end of only later, it had not then.
+        let is_before = |at: &[u64]| at.iter().zip(moment).all(|(a, b)| a <= b);
+        let taken: Vec<usize> =
+            recording.taken.iter().filter(|(_, at)| is_before(at)).map(|(number, _)| *number).collect();
+        let found = machine.violations(&acknowledged, &taken);
         if !found.is_empty() {
             wrong.push(format!("at {moment:?}: {}", found.join("; ")));
             if planted.is_some() {

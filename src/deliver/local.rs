@@ -396,9 +396,9 @@ pub fn appended(user: &str, path: &str, error: &io::Error) -> Appended {
 }
 
 /// The unique part of the message's file name: from the queue id and the recipient's number alone, so that a repeat
-/// has the same. Short, because it is a unique-id of POP3 with the sizes behind it: 70 octets in all.
+/// has the same, also where a power cut brought back what the message was made of. Short, because it is a unique-id of POP3 with the sizes behind it: 70 octets in all.
 fn base(message: &Message, number: usize, host: &str) -> String {
-    let seconds = message.created.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seconds = message.id.time().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let host = host.split('.').next().unwrap_or_default();
     let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(12).collect();
     let host = if host.is_empty() { "localhost" } else { &host };

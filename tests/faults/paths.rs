@@ -10,6 +10,7 @@ use crate::{BODY, Case, Traced, acknowledged, deliver, due_again, far_off, nothi
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Output;
+use std::sync::OnceLock;
 
 /// An installation with one message for this recipient.
 fn with_message(scratch: Scratch, to: &str) -> Scratch {
@@ -91,14 +92,33 @@ fn a_program_gets_a_message_whole_and_at_most_twice() {
     });
 }
 
+/// A message that has waited long enough; made once, and put into each installation as it is.
 fn delayed() -> Scratch {
-    let scratch = receiving();
-    scratch.configure("delay_warning_time = 1s\nminimal_backoff_time = 1h");
-    fs::write(scratch.maildir("bob"), "in the way").expect("a file");
-    let scratch = with_message(scratch, "bob@mx.example");
-    scratch.deliver();
-    std::thread::sleep(std::time::Duration::from_millis(1100));
-    due_again(&scratch);
+    static WAITED: OnceLock<(String, Vec<u8>)> = OnceLock::new();
+    let prepared = || {
+        let scratch = receiving();
+        scratch.configure("delay_warning_time = 1s\nminimal_backoff_time = 1h");
+        fs::write(scratch.maildir("bob"), "in the way").expect("a file");
+        scratch
+    };
+    let place = |scratch: &Scratch, id: &str| scratch.queue().join("message").join(&id[14..]).join(id);
+    let (id, octets) = WAITED.get_or_init(|| {
+        let scratch = with_message(prepared(), "bob@mx.example");
+        scratch.deliver();
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        let id = scratch.queued().pop().expect("the message").id;
+        let octets = fs::read(place(&scratch, &id)).expect("the message");
+        (id, octets)
+    });
+    let scratch = prepared();
+    let path = place(&scratch, id);
+    for folder in [scratch.queue().join("message"), path.parent().expect("a folder").to_owned()] {
+        fs::create_dir(&folder).expect("a folder");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("its mode");
+    }
+    fs::write(&path, octets).expect("the message");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode");
+    scratch.hand_over(&scratch.queue());
     scratch
 }
 

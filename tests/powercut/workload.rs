@@ -2,34 +2,75 @@
 
 use super::disk::{Kind, LoggedDisk};
 use super::log::Log;
-use crate::common::{Scratch, feed};
+use crate::common::hops::Hop;
+use crate::common::{NOBODY, Scratch, feed};
+use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 
-/// An installation whose queue is on the first disk and whose mailboxes are on the last.
+/// Who leaves messages in the drop folder.
+const USER: u32 = 12_345;
+
+/// Messages that a next hop has had the end of, and how long the logs were then, before it answered.
+type TakenBy = Arc<Mutex<Vec<(usize, Vec<u64>)>>>;
+
+/// An installation whose queue and drop folder are on the first disk and whose mailboxes are on the last. What is for
+/// smtp.example and lmtp.example goes to a next hop, which loses nothing when the power goes here.
 pub struct Site {
     pub scratch: Scratch,
     disks: usize,
+    pub hop: Hop,
+    taken: TakenBy,
+    logs: Arc<OnceLock<Vec<PathBuf>>>,
+}
+
+/// A next hop that notes what it has had the end of.
+fn next_hop(taken: TakenBy, logs: Arc<OnceLock<Vec<PathBuf>>>) -> Hop {
+    let numbers: Mutex<HashMap<usize, usize>> = Mutex::default();
+    Hop::start(move |word, line, session| {
+        match word {
+            "RCPT" => {
+                let number = line.split_once("message-").and_then(|(_, rest)| rest.split('@').next()?.parse().ok());
+                numbers.lock().expect("numbers").insert(session, number.expect("a number"));
+            }
+            "." => {
+                let number = numbers.lock().expect("numbers").remove(&session);
+                let at = logs.get().map(|logs| positions(logs));
+                taken.lock().expect("the list").extend(number.zip(at));
+            }
+            _ => {}
+        }
+        None
+    })
 }
 
 impl Site {
     pub fn new(disks: usize) -> Site {
         let scratch = Scratch::with("qmqpd_authorized_clients = stdin\nipc_timeout = 60s");
-        let site = Site { scratch, disks };
-        let [queue, mail] = [site.queue(), site.mail()];
+        let (taken, logs) = (TakenBy::default(), Arc::default());
+        let hop = next_hop(Arc::clone(&taken), Arc::clone(&logs));
+        let site = Site { scratch, disks, hop, taken, logs };
+        let [queue, mail, drop] = [site.queue(), site.mail(), site.drop_folder()];
         site.scratch.configure(&format!(
-            "queue_directory = {}\nmailbox = maildir:{}/%u",
+            "queue_directory = {}\nmailbox = maildir:{}/%u\ndrop_directory = {}",
             queue.display(),
-            mail.display()
+            mail.display(),
+            drop.display()
         ));
+        let name = site.hop.name();
+        let channels = format!(
+            "local stdin,127.0.0.0/8 mx.example mailbox: *\nby-smtp - smtp.example smtp:{name} -\nby-lmtp - lmtp.example lmtp:{name} -\n"
+        );
+        site.scratch.write("channels", &channels);
         for disk in 0..disks {
             fs::create_dir(site.mount_point(disk)).expect("a mount point");
         }
@@ -42,6 +83,10 @@ impl Site {
 
     pub fn queue(&self) -> PathBuf {
         self.mount_point(0).join("queue")
+    }
+
+    fn drop_folder(&self) -> PathBuf {
+        self.mount_point(0).join("drop")
     }
 
     /// One of our programs, or what is planted in its place.
@@ -78,8 +123,11 @@ impl Site {
         fs::DirBuilder::new().mode(0o755).create(self.mail()).expect("the mail folder");
         let trigger = self.queue().join("trigger");
         nix::unistd::mkfifo(&trigger, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("the trigger");
-        self.scratch.hand_over(&self.queue());
-        self.scratch.hand_over(&self.mail());
+        fs::create_dir(self.drop_folder()).expect("the drop folder");
+        for folder in [self.queue(), self.mail(), self.drop_folder()] {
+            self.scratch.hand_over(&folder);
+        }
+        fs::set_permissions(self.drop_folder(), fs::Permissions::from_mode(0o1733)).expect("its mode");
         nix::unistd::sync();
         fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(trigger).expect("the trigger")
     }
@@ -116,6 +164,8 @@ pub struct Recording {
     pub disks: Vec<PathBuf>,
     pub acknowledged: Vec<Acknowledged>,
     pub messages: usize,
+    /// What the next hop had the end of, and how long the logs were then.
+    pub taken: Vec<(usize, Vec<u64>)>,
     /// Lengths that the logs had at one moment, from the first message on.
     pub moments: Vec<Vec<u64>>,
 }
@@ -131,6 +181,7 @@ pub fn record(kind: Kind, disks: usize, messages: usize, folder: &Path, plant: &
         .map(|number| LoggedDisk::new(kind, &folder.join(number.to_string()), &site.mount_point(number)))
         .collect();
     let logs: Vec<PathBuf> = logged.iter().map(LoggedDisk::log).collect();
+    let _ = site.logs.set(logs.clone());
     let trigger = site.furnish();
     plant(&site);
     let done = AtomicBool::new(false);
@@ -151,7 +202,8 @@ pub fn record(kind: Kind, disks: usize, messages: usize, folder: &Path, plant: &
         moments = ends.filter(|end| first <= end && end <= last).collect();
     }
     let acknowledged = acknowledged.into_inner().expect("acknowledgements");
-    Recording { disks, acknowledged, messages, moments }
+    let taken = std::mem::take(&mut *site.taken.lock().expect("the list"));
+    Recording { disks, acknowledged, messages, taken, moments }
 }
 
 /// The lengths of all logs.
@@ -179,7 +231,11 @@ fn watch(logs: &[PathBuf], done: &AtomicBool) -> Vec<Vec<u64>> {
 
 fn work(site: &Site, logs: &[PathBuf], messages: usize, acknowledged: &Mutex<Vec<Acknowledged>>) {
     let send = |number: usize| {
-        let ack = if number % 3 == 2 { qmqp(site, logs, number) } else { smtp(site, logs, number) };
+        let ack = match number % 9 {
+            2 | 5 => qmqp(site, logs, number),
+            8 => Some(left(site, logs, number)),
+            _ => smtp(site, logs, number),
+        };
         acknowledged.lock().expect("acknowledgements").extend(ack);
     };
     let first_part = messages / 2;
@@ -221,6 +277,31 @@ fn sweep(site: &Site) {
     assert!(output.status.success(), "deliver: {output:?}");
 }
 
+/// Who gets message `number`: somebody here, or at the next hop.
+fn recipient(number: usize) -> String {
+    match number % 9 {
+        4 => format!("message-{number}@smtp.example"),
+        7 => format!("message-{number}@lmtp.example"),
+        _ => format!("{}@mx.example", USERS[number % USERS.len()]),
+    }
+}
+
+/// Whether it goes to the next hop.
+pub fn is_far(number: usize) -> bool {
+    matches!(number % 9, 4 | 7)
+}
+
+/// A message that a user leaves in the drop folder.
+fn left(site: &Site, logs: &[PathBuf], number: usize) -> Acknowledged {
+    let mut command = site.command("submit");
+    let command = command.args(["-f", "alice@mx.example", &recipient(number)]).uid(USER).gid(USER);
+    let early = positions(logs);
+    let output = feed(command, &content(number));
+    assert!(output.status.success(), "message {number}: {output:?}");
+    assert_ne!(USER, NOBODY);
+    Acknowledged { number, early, position: positions(logs) }
+}
+
 /// One SMTP session with one message.
 fn smtp(site: &Site, logs: &[PathBuf], number: usize) -> Option<Acknowledged> {
     let mut server = site
@@ -240,12 +321,11 @@ fn smtp(site: &Site, logs: &[PathBuf], number: usize) -> Option<Acknowledged> {
         line
     };
     let mut say = |octets: &[u8]| to.write_all(octets).expect("a server that listens");
-    let recipient = USERS[number % USERS.len()];
     assert!(reply().starts_with("220 "), "no greeting");
     for (command, expected) in [
         ("EHLO client.example".to_owned(), "250 "),
         ("MAIL FROM:<alice@mx.example>".to_owned(), "250 "),
-        (format!("RCPT TO:<{recipient}@mx.example>"), "250 "),
+        (format!("RCPT TO:<{}>", recipient(number)), "250 "),
         ("DATA".to_owned(), "354 "),
     ] {
         say(format!("{command}\r\n").as_bytes());
@@ -268,8 +348,7 @@ fn smtp(site: &Site, logs: &[PathBuf], number: usize) -> Option<Acknowledged> {
 /// One QMQP package.
 fn qmqp(site: &Site, logs: &[PathBuf], number: usize) -> Option<Acknowledged> {
     let netstring = |octets: &[u8]| [format!("{}:", octets.len()).as_bytes(), octets, b","].concat();
-    let recipient = format!("{}@mx.example", USERS[number % USERS.len()]);
-    let parts = [netstring(&content(number)), netstring(b"alice@mx.example"), netstring(recipient.as_bytes())];
+    let parts = [netstring(&content(number)), netstring(b"alice@mx.example"), netstring(recipient(number).as_bytes())];
     let package = netstring(&parts.concat());
     let mut server = site
         .command("qmqpd")
