@@ -547,6 +547,10 @@ impl Acceptor {
         match status {
             WaitStatus::Exited(_, 0) => log::debug!("child ended service={} pid={pid}", service.name),
             WaitStatus::Exited(_, code) => log::info!("child ended service={} pid={pid} status={code}", service.name),
+            // One of those that we told to end.
+            WaitStatus::Signaled(_, signal @ Signal::SIGTERM, _) if self.stopping => {
+                log::info!("child ended service={} pid={pid} signal={signal}", service.name);
+            }
             WaitStatus::Signaled(_, signal, _) => {
                 log::warn!("child killed service={} pid={pid} signal={signal}", service.name);
             }

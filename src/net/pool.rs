@@ -501,8 +501,12 @@ impl<'a> Worker<'a> {
         let connection = match listener.accept() {
             Ok(connection) => connection?,
             Err(error) => {
-                log::error!("cannot accept cause=\"{error}\"");
-                std::thread::sleep(REST);
+                // Whose the socket is has stopped it, and ends us next.
+                if error.raw_os_error() != Some(Errno::EINVAL as i32) {
+                    log::error!("cannot accept cause=\"{error}\"");
+                }
+                let end = PollFd::new(self.shared.end.as_fd(), PollFlags::POLLIN);
+                let _ = poll(&mut [end], PollTimeout::try_from(REST).unwrap_or(PollTimeout::ZERO));
                 return None;
             }
         };

@@ -100,7 +100,7 @@ pub struct Args {
           conflicts_with_all = ["finicky", "maxconnects", "port", "listen_address", "program"])]
     pub services: Option<PathBuf>,
     /// The program to start, and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(trailing_var_arg = true)]
     pub program: Vec<OsString>,
     /// The name we were started by.
     #[arg(skip = Personality::of_this_process())]
