@@ -3,7 +3,7 @@
 mod common;
 
 use common::connections::*;
-use common::{binary, until};
+use common::{Scratch, binary, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -166,46 +166,81 @@ fn with_socket(folder: &std::path::Path, listener: &TcpListener, arguments: &[&s
     outer
 }
 
+/// Starts one smtpd after another on a socket, while clients come without a pause; `start` gives one that answers by a
+/// word, `talk` is what a client hears in a whole session.
+fn replaced(
+    listener: &TcpListener,
+    start: impl Fn(&str) -> std::process::Child,
+    talk: impl Fn(TcpStream) -> String + Copy + Send + Sync,
+) {
+    let address = listener.local_addr().unwrap();
+    // A word of its own, so that it is this one that has answered and the one before can be told to end.
+    let start = |word: &str| {
+        let mut process = start(word);
+        until("the new one", || {
+            assert!(process.try_wait().unwrap().is_none());
+            TcpStream::connect(address).is_ok_and(|client| talk(client).starts_with(word))
+        });
+        process
+    };
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let mut old = start("old");
+    std::thread::scope(|scope| {
+        let clients = [(); 3].map(|()| {
+            scope.spawn(|| {
+                let mut served = 0;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let said = talk(TcpStream::connect(address).expect("never refused"));
+                    assert!(said.starts_with("old") || said.starts_with("new"), "{said:?}");
+                    served += 1;
+                }
+                served
+            })
+        });
+        for turn in 0..5 {
+            let mut new = start(&format!("new{turn}"));
+            kill(Pid::from_raw(old.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+            assert_eq!(old.wait().unwrap().code(), Some(0));
+            std::mem::swap(&mut old, &mut new);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for client in clients {
+            assert!(client.join().expect("everybody was served") > 5);
+        }
+    });
+    kill(Pid::from_raw(old.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(old.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn a_replaced_smtpd_drops_no_connection() {
     let folder = folder();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
     let start = |word: &str| {
         let mut command = with_socket(folder.path(), &listener, &["-n", "50", "/bin/echo", word]);
-        let mut process = command.stderr(Stdio::null()).spawn().unwrap();
-        drop(command);
-        until("the new one", || {
-            assert!(process.try_wait().unwrap().is_none());
-            TcpStream::connect(address).is_ok_and(|mut client| all(&mut client).starts_with(word))
-        });
-        process
+        command.stderr(Stdio::null()).spawn().unwrap()
     };
-    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let mut old = start("old");
-    let clients = {
-        let done = done.clone();
-        std::thread::spawn(move || {
-            let mut served = 0;
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                let said = all(&mut TcpStream::connect(address).expect("never refused"));
-                assert!(said.starts_with("old") || said.starts_with("new"), "{said:?}");
-                served += 1;
-            }
-            served
-        })
+    replaced(&listener, start, |mut client| all(&mut client));
+}
+
+#[test]
+fn a_replaced_pool_drops_no_connection() {
+    let scratch = Scratch::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let start = |word: &str| {
+        // Who is there has read it already.
+        scratch.configure(&format!("myhostname = {word}.example\nmax_use = 9\nidle_children = 2"));
+        let arguments = ["--mode", "pool", "-n", "50", "smtpsrvr"];
+        with_socket(scratch.path(), &listener, &arguments).stderr(Stdio::null()).spawn().unwrap()
     };
-    for turn in 0..5 {
-        // A word of its own, so that it is this one that has answered and can be told to end.
-        let mut new = start(&format!("new{turn}"));
-        kill(Pid::from_raw(old.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
-        assert_eq!(old.wait().unwrap().code(), Some(0));
-        std::mem::swap(&mut old, &mut new);
-    }
-    done.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert!(clients.join().expect("everybody was served") > 5);
-    old.kill().unwrap();
-    old.wait().unwrap();
+    let talk = |mut client: TcpStream| {
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let greeting = line(&mut client);
+        client.write_all(b"QUIT\r\n").unwrap();
+        assert!(all(&mut client).starts_with("221 "), "greeted by {greeting:?} and dropped");
+        greeting.strip_prefix("220 ").unwrap_or_default().to_owned()
+    };
+    replaced(&listener, start, talk);
 }
 
 #[test]
