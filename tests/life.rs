@@ -56,6 +56,47 @@ fn usr1_logs_the_state() {
 }
 
 #[test]
+fn the_state_is_in_a_file_too_and_that_goes_with_smtpd() {
+    let folder = folder();
+    let file = folder.path().join("state");
+    fs::write(&file, "left by one that was killed\n".repeat(100)).unwrap();
+    let mut command = on_loopback(folder.path());
+    command.arg("--status-file").arg(&file).args(["-n", "3", "/bin/sh", "-c", "echo served; cat"]);
+    if nix::unistd::geteuid().is_root() {
+        // Who may not write there any more.
+        command = {
+            let mut of_nobody = on_loopback(folder.path());
+            of_nobody.args(["--user", "nobody"]).args(command.get_args().skip(4));
+            of_nobody
+        };
+    }
+    let mut server = Server::start(&mut command);
+    let mut client = server.connect("0");
+    let state = |children: usize, stopping: bool| {
+        let limit = "limit=3 resting=false";
+        format!(
+            "state children={children} refused=0 idle=0s stopping={stopping}\nstate service=0 children={children} {limit}\n"
+        )
+    };
+    let read = || fs::read_to_string(&file).unwrap();
+    until("the state", || read() == state(0, false));
+    assert_eq!(line(&mut client), "served\n");
+    server.signal(Signal::SIGUSR1);
+    until("the state", || read() == state(1, false));
+    server.signal(Signal::SIGTERM);
+    until("the state", || read() == state(1, true));
+    drop(client);
+    assert_eq!(server.end().code(), Some(0));
+    // In a folder of somebody else it can only be emptied.
+    assert!(!file.exists() || read().is_empty());
+    std::os::unix::fs::symlink("elsewhere", folder.path().join("link")).unwrap();
+    for wrong in ["/nosuch/state", "/dev/null", folder.path().join("link").to_str().unwrap()] {
+        let (status, text) = refused(on_loopback(folder.path()).args(["--status-file", wrong, "/bin/cat"]));
+        assert_eq!(status, Some(75), "{wrong}: {text}");
+    }
+}
+
+#[test]
 fn the_pid_file_is_locked_for_a_life_and_a_stale_one_locks_nobody_out() {
     let folder = folder();
     let file = folder.path().join("pid");

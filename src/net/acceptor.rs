@@ -25,8 +25,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 /// How long a service is left alone when a child could not be started, or a connection not accepted: the machine is
@@ -152,6 +154,8 @@ pub struct Acceptor {
     reads_again: bool,
     /// Who was turned away so far.
     turned_away: u64,
+    /// Where the state is written, beside the log.
+    state_file: Option<File>,
 }
 
 /// A loop that is not run any more, for a pool to go on with.
@@ -208,6 +212,7 @@ impl Acceptor {
             stopping: false,
             reads_again: false,
             turned_away: 0,
+            state_file: None,
         }
     }
 
@@ -255,6 +260,7 @@ impl Acceptor {
         self.signals = None;
         self.leash = None;
         self.refused = None;
+        self.state_file = None;
     }
 
     fn has_room(&self, service: &Service) -> bool {
@@ -388,19 +394,41 @@ impl Acceptor {
         Stop::NotNow
     }
 
-    /// What is going on, as records.
-    fn report(&self) {
+    /// What is going on, a line for all and one for each service.
+    fn state(&self) -> Vec<String> {
         let seconds = self.idle_since.elapsed().as_secs();
         let idle = if self.children.is_empty() { seconds } else { 0 };
         let (children, turned_away) = (self.children.len(), self.turned_away);
-        log::info!("state children={children} refused={turned_away} idle={idle}s stopping={}", self.stopping);
-        for service in &self.services {
+        let all = format!("state children={children} refused={turned_away} idle={idle}s stopping={}", self.stopping);
+        let each = self.services.iter().map(|service| {
             let limit = if service.limit == usize::MAX { "none".to_owned() } else { service.limit.to_string() };
             let (name, running, resting) = (&service.name, service.running, service.rests_until.is_some());
-            log::info!("state service={name} children={running} limit={limit} resting={resting}");
-        }
+            format!("state service={name} children={running} limit={limit} resting={resting}")
+        });
+        std::iter::once(all).chain(each).collect()
+    }
+
+    fn report(&self) {
+        self.state().iter().for_each(|line| log::info!("{line}"));
+        self.write_state();
         // Pools know more.
         self.signal_children(|service| service.kind.is_pool(), Signal::SIGUSR1);
+    }
+
+    /// Writes the state into this file from now on as well: at once, when it is asked for, and when we stop.
+    pub fn report_to(&mut self, file: Option<File>) {
+        self.state_file = file;
+        self.write_state();
+    }
+
+    fn write_state(&self) {
+        let Some(file) = &self.state_file else { return };
+        let text: String = self.state().iter().map(|line| format!("{line}\n")).collect();
+        // In this order, so that nobody finds it empty.
+        let written = file.write_all_at(text.as_bytes(), 0).and_then(|()| file.set_len(text.len() as u64));
+        if let Err(error) = written {
+            log::warn!("cannot write the state cause=\"{error}\"");
+        }
     }
 
     /// Puts other services in the place of these. One of the same name goes on: its children are counted for the new
@@ -456,6 +484,7 @@ impl Acceptor {
             service.rests_until = None;
         }
         log::info!("stopping children={}", self.children.len());
+        self.write_state();
         // A child that accepts by itself would go on for ever.
         self.signal_children(|service| service.kind.accepts_itself() && !service.kind.is_helper(), Signal::SIGTERM);
     }

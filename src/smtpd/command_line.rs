@@ -86,6 +86,9 @@ pub struct Args {
     /// Write the process id to this file, and keep it locked
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    /// Write the state to this file, at the start, at SIGUSR1 and when stopping
+    #[arg(long, value_name = "FILE")]
+    pub status_file: Option<PathBuf>,
     /// Write a line to this descriptor when everything is bound, and close it
     #[arg(long, value_name = "NUMBER")]
     pub notification_fd: Option<i32>,
@@ -253,7 +256,8 @@ impl Args {
     pub fn life(&self) -> Result<Life, Error> {
         let user = self.user.as_deref().map(user).transpose()?;
         let (pid_file, detach, notification_fd) = (self.pid_file.clone(), self.detach, self.notification_fd);
-        Ok(Life { pid_file, detach, user, renice: self.niceness(), notification_fd })
+        let (status_file, renice) = (self.status_file.clone(), self.niceness());
+        Ok(Life { pid_file, status_file, detach, user, renice, notification_fd })
     }
 
     /// Programs that we start are to read what we read.
@@ -277,7 +281,8 @@ impl Args {
             || self.children.is_some()
             || self.idle_children.is_some()
             || self.detach
-            || self.pid_file.is_some();
+            || self.pid_file.is_some()
+            || self.status_file.is_some();
         if listens || self.personality != Personality::Smtpd {
             return Ok(None);
         }

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 pub struct Life {
     /// Where the process id goes.
     pub pid_file: Option<PathBuf>,
+    /// Where the state is written.
+    pub status_file: Option<PathBuf>,
     /// Into the background, when everything is bound.
     pub detach: bool,
     /// Who we become, when everything is bound.

@@ -17,6 +17,7 @@ pub mod pool;
 pub mod program;
 pub mod refusal;
 pub mod services;
+pub mod status;
 pub mod warm;
 
 use crate::exit::{Ended, Error};
@@ -27,6 +28,8 @@ use crate::net::listener::Listener;
 use address::Address;
 use life::{Life, Niceness, PidFile, Watcher};
 use program::Program;
+use status::StatusFile;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use warm::{Door, Warm};
@@ -86,11 +89,13 @@ pub fn serve(
     let watcher = Watcher::new(life.notification_fd)?;
     let sockets = bind(&plan, taken_over)?;
     let pid_file = life.pid_file.as_deref().map(PidFile::claim).transpose()?;
+    let status_file = life.status_file.as_deref().map(StatusFile::create).transpose()?;
+    let files = (pid_file, status_file);
     if !life.detach {
-        return settle(plan, life, sockets, pid_file, watcher, None, read_again);
+        return settle(plan, life, sockets, files, watcher, None, read_again);
     }
     let serve = |ready| {
-        let result = settle(plan, life, sockets, pid_file, watcher, Some(ready), read_again);
+        let result = settle(plan, life, sockets, files, watcher, Some(ready), read_again);
         if let Err(error) = &result {
             log::error!("{error}");
         }
@@ -107,7 +112,7 @@ fn settle(
     plan: Plan,
     life: &Life,
     sockets: Sockets,
-    mut pid_file: Option<PidFile>,
+    (mut pid_file, status_file): (Option<PidFile>, Option<StatusFile>),
     mut watcher: Watcher,
     ready: Option<OwnedFd>,
     read_again: impl FnMut() -> Result<Plan, Error>,
@@ -124,13 +129,17 @@ fn settle(
         }
         life::become_user(user)?;
     }
-    let result = accept(plan, sockets, niceness, read_again, || {
+    let state = status_file.as_ref().and_then(StatusFile::descriptor);
+    let result = accept(plan, sockets, (niceness, state), read_again, || {
         watcher.ready();
         if let Some(ready) = &ready {
             let _ = nix::unistd::write(ready, b"\n");
         }
     });
     watcher.stopping();
+    if let Some(status_file) = status_file {
+        status_file.remove();
+    }
     if let Some(pid_file) = pid_file {
         pid_file.remove();
     }
@@ -140,7 +149,7 @@ fn settle(
 fn accept(
     plan: Plan,
     sockets: Sockets,
-    mut niceness: Niceness,
+    (mut niceness, state): (Niceness, Option<File>),
     mut read_again: impl FnMut() -> Result<Plan, Error>,
     ready: impl FnOnce(),
 ) -> Result<Ended, Error> {
@@ -150,6 +159,7 @@ fn accept(
     let (leash, _held) = io::pipe().map_err(stuck)?;
     let mut acceptor = Acceptor::new(std::mem::take(&mut served.services)).map_err(stuck)?;
     acceptor.limit(plan.total, plan.limits).map_err(stuck)?;
+    acceptor.report_to(state);
     niceness.begin();
     ready();
     loop {
