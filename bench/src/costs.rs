@@ -98,7 +98,7 @@ fn median(site: &Site, program: &Path, starts: usize) -> io::Result<Start> {
 
 fn one(site: &Site, program: &Path) -> io::Result<Start> {
     let (server, client) = connection()?;
-    let mut command = command(&site.folder, program)?;
+    let mut command = command(&site.folder, program);
     let mut child = command.stdin(Stdio::from(server.try_clone()?)).stdout(Stdio::from(server)).spawn()?;
     drop(command);
     let name = program.file_name().unwrap_or_default();
@@ -144,7 +144,7 @@ fn at_rest(child: &Child) -> io::Result<Start> {
 fn system_calls(site: &Site, program: &Path) -> Option<(usize, usize)> {
     let trace = site.folder.join("trace");
     let (server, client) = connection().ok()?;
-    let mut command = command(&site.folder, Path::new("/usr/bin/strace")).ok()?;
+    let mut command = command(&site.folder, Path::new("/usr/bin/strace"));
     command.args(["-f", "-o"]).arg(&trace).arg(program);
     let mut child = command.stdin(Stdio::from(server.try_clone().ok()?)).stdout(Stdio::from(server)).spawn().ok()?;
     drop(command);

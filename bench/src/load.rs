@@ -147,26 +147,29 @@ impl Talk {
         if line.starts_with(b"+OK") { Ok(()) } else { Err(unexpected(line)) }
     }
 
-    /// An answer of several lines, of which only the end is looked at; its length. Nothing may follow it.
-    fn listing(&mut self) -> io::Result<usize> {
+    /// So many answers of several lines, of which only the ends are looked at; their length. Nothing may follow them.
+    fn listings(&mut self, count: usize) -> io::Result<usize> {
         const END: &[u8] = b"\r\n.\r\n";
+        let finder = memchr::memmem::Finder::new(END);
         self.ok()?;
-        let mut tail = b"\r\n".to_vec();
-        let mut length = 0;
-        loop {
+        let (mut ends, mut length, mut tail) = (0, 0, b"\r\n".to_vec());
+        while ends < count {
             let piece = self.reader.fill_buf()?;
             if piece.is_empty() {
                 return Err(io::Error::other("the server hung up in a message"));
             }
-            let count = piece.len();
-            tail.extend_from_slice(&piece[count.saturating_sub(END.len())..]);
-            tail.drain(..tail.len().saturating_sub(END.len()));
-            self.reader.consume(count);
-            length += count;
-            if tail == END {
-                return Ok(length);
+            let octets = piece.len();
+            tail.extend_from_slice(piece);
+            self.reader.consume(octets);
+            length += octets;
+            let mut behind = 0;
+            for at in finder.find_iter(&tail) {
+                (ends, behind) = (ends + 1, at + END.len());
             }
+            // An end may come in two pieces.
+            tail.drain(..behind.max(tail.len().saturating_sub(END.len() - 1)));
         }
+        Ok(length)
     }
 
     fn log_in(&mut self, user: &str) -> io::Result<()> {
@@ -251,18 +254,39 @@ pub fn qmqp(port: u16, package: &[u8]) -> io::Result<Moved> {
     }
 }
 
+/// What a session fetches.
+#[derive(Debug, Clone, Copy)]
+pub enum Retrieve {
+    /// No message.
+    Nothing,
+    /// The first so many, each asked for when the one before it is there.
+    InTurn(usize),
+    /// The same, all asked for at once (RFC 2449 section 6.6).
+    Pipelined(usize),
+}
+
 /// Login, STAT, the first `retrieve` messages, QUIT.
-pub fn pop3(port: u16, user: &str, retrieve: usize) -> io::Result<Moved> {
+pub fn pop3(port: u16, user: &str, retrieve: Retrieve) -> io::Result<Moved> {
     let mut talk = Talk::to(port)?;
     talk.log_in(user)?;
     talk.say(b"STAT\r\n")?;
     talk.ok()?;
-    let mut moved = Moved::default();
-    for number in 1..=retrieve {
-        talk.say(format!("RETR {number}\r\n").as_bytes())?;
-        moved.octets += talk.listing()?;
-        moved.messages += 1;
-    }
+    let moved = match retrieve {
+        Retrieve::Nothing => Moved::default(),
+        Retrieve::InTurn(count) => {
+            let mut moved = Moved { messages: count, octets: 0 };
+            for number in 1..=count {
+                talk.say(format!("RETR {number}\r\n").as_bytes())?;
+                moved.octets += talk.listings(1)?;
+            }
+            moved
+        }
+        Retrieve::Pipelined(count) => {
+            let commands: String = (1..=count).map(|number| format!("RETR {number}\r\n")).collect();
+            talk.say(commands.as_bytes())?;
+            Moved { messages: count, octets: talk.listings(count)? }
+        }
+    };
     talk.say(b"QUIT\r\n")?;
     talk.ok()?;
     Ok(moved)

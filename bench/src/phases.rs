@@ -62,7 +62,7 @@ fn median(costs: &mut [Cost]) -> Cost {
 
 fn traced(site: &Site, path: &Path) -> io::Result<[Cost; PHASES.len()]> {
     let (server, client) = connection()?;
-    let mut command = command(&site.folder, Path::new("/bin/sh"))?;
+    let mut command = command(&site.folder, Path::new("/bin/sh"));
     // It waits for the tracer, then becomes the program.
     command.args(["-c", "kill -STOP $$; exec \"$0\""]).arg(path);
     let mut child = command.stdin(Stdio::from(server.try_clone()?)).stdout(Stdio::from(server)).spawn()?;

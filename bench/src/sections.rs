@@ -3,7 +3,7 @@
 //! Within a row the servers take turns, run after run, so that whatever else the machine does meets all of them. The
 //! first run of each is for warming up and is not counted.
 
-use crate::load::{self, Greeting, Load, Outcome};
+use crate::load::{self, Greeting, Load, Outcome, Retrieve};
 use crate::mail::{self, Names};
 use crate::process;
 use crate::server::{Kind, MODES, Mode, Peers, Server, Servers, Site};
@@ -73,9 +73,9 @@ impl Plan {
         &self.states[1].1
     }
 
-    /// In a short table two ways to start ours must do where each costs time of its own.
+    /// In a short table a few ways to start ours must do where each costs time of its own.
     fn modes(&self) -> &'static [Mode] {
-        if self.quick { &[Mode::Pool, Mode::Smtpd] } else { &MODES }
+        if self.quick { &[Mode::Pool, Mode::PoolOfOne, Mode::Smtpd] } else { &MODES }
     }
 
     fn disk(&self) -> &Path {
@@ -103,7 +103,9 @@ impl Plan {
     }
 
     fn ours(&self, site: &Site, program: &str, modes: &[Mode]) -> Servers {
-        let started = modes.iter().map(|mode| site.start(program, *mode));
+        // By SMTP and QMQP nobody becomes a user, so that a pool of root's does nothing else.
+        let modes = modes.iter().filter(|mode| **mode != Mode::PoolOfOne || program == "pop3d");
+        let started = modes.map(|mode| site.start(program, *mode));
         Servers(started.filter_map(|server| server.inspect_err(|error| (self.say)(&error.to_string())).ok()).collect())
     }
 
@@ -345,7 +347,7 @@ impl<'a> Mailboxes<'a> {
         let folder = self.folder.join(self.made.to_string());
         fs::create_dir(&folder)?;
         for user in users {
-            mail::maildir(&folder.join(user), mail, self.site.owner)?;
+            mail::maildir(&folder.join(user), mail, self.site.ids())?;
             for server in &self.servers.0 {
                 let spool = server.folder.join("spool");
                 if server.kind == Kind::Peer && spool.is_dir() {
@@ -354,7 +356,7 @@ impl<'a> Mailboxes<'a> {
                 }
             }
         }
-        mail::give(&folder, self.site.owner)?;
+        mail::give(&folder, self.site.ids())?;
         let _ = fs::remove_file(self.folder.join("now"));
         std::os::unix::fs::symlink(&folder, self.folder.join("now"))
     }
@@ -364,7 +366,7 @@ impl<'a> Mailboxes<'a> {
         row: Row,
         load: Load,
         users: &[String],
-        retrieve: usize,
+        retrieve: Retrieve,
         figure: fn(&Outcome) -> f64,
     ) -> Vec<Row> {
         let servers: Vec<&Server> = self.servers.0.iter().collect();
@@ -388,7 +390,7 @@ fn pop3(plan: &Plan) -> Rows {
         let users = peerboxes();
         boxes.fill(mail::Box { count, size: 1024, names: Names::WithSizes }, &users)?;
         let row = row(SECTION, format!("{count} messages, C=16"), "sessions/s", Some(4.0));
-        rows.extend(boxes.measure(row, plan.load(16), &users, 0, rate));
+        rows.extend(boxes.measure(row, plan.load(16), &users, Retrieve::Nothing, rate));
     }
     for (count, names) in [(10_000, Names::WithSizes), (10_000, Names::Bare), (100_000, Names::WithSizes)] {
         let user = ["peerbox".to_owned()];
@@ -396,7 +398,7 @@ fn pop3(plan: &Plan) -> Rows {
         boxes.fill(mail::Box { count, size: 0, names }, &user)?;
         let what = if names == Names::Bare { " whose names tell no size" } else { "" };
         let row = row(SECTION, format!("{count} messages{what}, C=1"), "sessions/s", Some(10.0));
-        rows.extend(boxes.measure(row, plan.load(1), &user, 0, rate));
+        rows.extend(boxes.measure(row, plan.load(1), &user, Retrieve::Nothing, rate));
     }
     Ok(rows)
 }
@@ -409,11 +411,16 @@ fn retrieve(plan: &Plan) -> Rows {
     let mut rows = Vec::new();
     boxes.fill(mail::Box { count: few, size: 1_000_000, names: Names::WithSizes }, &user)?;
     let large = row(SECTION, format!("{few} of 1 MB, C=1"), "MB/s", Some(3.0));
-    rows.extend(boxes.measure(large, plan.load(1), &user, few, |outcome| outcome.rate(outcome.moved.octets) / 1e6));
+    rows.extend(boxes.measure(large, plan.load(1), &user, Retrieve::InTurn(few), |outcome| {
+        outcome.rate(outcome.moved.octets) / 1e6
+    }));
     let many = if plan.quick { 20 } else { 100 };
     boxes.fill(mail::Box { count: many, size: 1024, names: Names::WithSizes }, &user)?;
     let small = row(SECTION, format!("{many} of 1 kB, C=1"), "messages/s", Some(3.0));
-    rows.extend(boxes.measure(small, plan.load(1), &user, many, |outcome| outcome.rate(outcome.moved.messages)));
+    let rate = |outcome: &Outcome| outcome.rate(outcome.moved.messages);
+    rows.extend(boxes.measure(small, plan.load(1), &user, Retrieve::InTurn(many), rate));
+    let pipelined = row(SECTION, format!("{many} of 1 kB pipelined, C=1"), "messages/s", Some(3.0));
+    rows.extend(boxes.measure(pipelined, plan.load(1), &user, Retrieve::Pipelined(many), rate));
     Ok(rows)
 }
 

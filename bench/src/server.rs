@@ -2,7 +2,7 @@
 
 use crate::load::Greeting;
 use crate::process;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -31,7 +31,9 @@ pub enum Kind {
 pub enum Mode {
     /// smtpd in pool mode: children that accept by themselves, each for 100 connections.
     Pool,
-    /// The same with a fresh child for each connection.
+    /// The same as the user whom queue and mailboxes belong to, and not as root.
+    PoolOfOne,
+    /// As root, with a fresh child for each connection.
     Fork,
     /// smtpd starts the program for each connection.
     Smtpd,
@@ -44,13 +46,15 @@ pub enum Mode {
 }
 
 /// All there are.
-pub const MODES: [Mode; 6] = [Mode::Pool, Mode::Fork, Mode::Smtpd, Mode::Wait, Mode::Inetd, Mode::Tcpserver];
+pub const MODES: [Mode; 7] =
+    [Mode::Pool, Mode::PoolOfOne, Mode::Fork, Mode::Smtpd, Mode::Wait, Mode::Inetd, Mode::Tcpserver];
 
 impl Mode {
     /// As the table names it.
     pub fn name(self) -> &'static str {
         match self {
             Mode::Pool => "doorpost, smtpd (pool)",
+            Mode::PoolOfOne => "doorpost, smtpd (pool, --user)",
             Mode::Fork => "doorpost, smtpd (pool, a fork each)",
             Mode::Smtpd => "doorpost, smtpd (exec)",
             Mode::Wait => "doorpost, accept loop (fork)",
@@ -119,8 +123,9 @@ impl Drop for Servers {
 pub struct Site {
     /// That folder.
     pub folder: PathBuf,
+    maildirs: PathBuf,
     /// Who owns queue and mailboxes, where that is not who runs this.
-    pub owner: Option<(u32, u32)>,
+    owner: Option<Owner>,
     /// Delivers what comes in.
     deliver: Child,
 }
@@ -135,29 +140,21 @@ impl Site {
         for program in ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver"] {
             fs::copy(programs.join(program), folder.join("bin").join(program))?;
         }
-        let show = |path: &Path| path.display().to_string();
-        let mail_owner = owner.as_ref().map_or(String::new(), |(name, ..)| format!("mail_owner = {name}\n"));
-        let main_cf = format!(
-            "myhostname = mx.peer.test\n{mail_owner}queue_directory = {0}/queue\nusers = passwd-file:{0}/etc/passwd\n\
-             mailbox = maildir:{1}/%u\nqmqpd_authorized_clients = 127.0.0.0/8\nmessage_size_limit = 52428800\n\
-             children = {MOST}\nmax_idle = 0\n",
-            show(folder),
-            show(maildirs)
-        );
-        fs::write(folder.join("etc/main.cf"), main_cf)?;
+        let settings = Settings { folder, maildirs, owner: owner.map(|(name, ..)| name) };
+        settings.write("etc", "queue")?;
         fs::write(folder.join("etc/channels"), "local * peer.test,$myhostname mailbox: local\n")?;
         let mut users = String::new();
         for user in ["box".to_owned(), "peerbox".to_owned()].into_iter().chain((0..16).map(|n| format!("peerbox{n}"))) {
-            users += &format!("{user}:{{PLAIN}}secret::::{}/mail::\n", show(folder));
+            users += &format!("{user}:{{PLAIN}}secret::::{}/mail::\n", folder.display());
         }
         fs::write(folder.join("etc/passwd"), users)?;
         let ids = owner.map(|(_, uid, gid)| (uid, gid));
         for part in ["queue", "mail"] {
             crate::mail::give(&folder.join(part), ids)?;
         }
-        let mut deliver = command(folder, &folder.join("bin/deliver"))?;
+        let mut deliver = command(folder, &folder.join("bin/deliver"));
         let deliver = deliver.arg("--watch").spawn()?;
-        Ok(Site { folder: folder.to_owned(), owner: ids, deliver })
+        Ok(Site { folder: folder.to_owned(), maildirs: maildirs.to_owned(), owner, deliver })
     }
 
     /// Starts a program of ours behind a port.
@@ -167,22 +164,27 @@ impl Site {
         let mut deliver = None;
         let text = |path: &Path| path.display().to_string();
         let mut command = match mode {
-            Mode::Pool | Mode::Fork | Mode::Smtpd => {
-                let mut command = command(&self.folder, &self.folder.join("bin/smtpd"))?;
+            Mode::Pool | Mode::PoolOfOne | Mode::Fork | Mode::Smtpd => {
+                let mut command = command(&self.folder, &self.folder.join("bin/smtpd"));
                 if mode != Mode::Smtpd {
                     deliver = Some(self.queue_of(mode, &mut command)?);
                 }
                 match mode {
-                    Mode::Pool => command.args(["--mode", "pool", "--idle-children", "16", "-o", "max_use=100"]),
+                    Mode::Pool | Mode::PoolOfOne => {
+                        command.args(["--mode", "pool", "--idle-children", "16", "-o", "max_use=100"])
+                    }
                     Mode::Fork => command.args(["--mode", "pool", "--idle-children", "0", "-o", "max_use=1"]),
                     _ => command.args(["--mode", "exec"]),
                 };
+                if let (Mode::PoolOfOne, Some((name, ..))) = (mode, self.owner) {
+                    command.args(["--user", name]);
+                }
                 command.args(["--listen-address", "127.0.0.1", "--port", &port.to_string(), "-n", &MOST.to_string()]);
                 command.arg(program);
                 command
             }
             Mode::Wait => {
-                let mut command = command(&self.folder, &path)?;
+                let mut command = command(&self.folder, &path);
                 let listener = doorpost::net::listener::Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), false)?;
                 listener.set_blocking(true)?;
                 port = listener.port();
@@ -198,12 +200,12 @@ impl Site {
                     &conf,
                     format!("127.0.0.1:{port} stream tcp nowait.60000 {user} {} {program}\n", text(&path)),
                 )?;
-                let mut command = command(&self.folder, Path::new("/usr/sbin/inetd"))?;
+                let mut command = command(&self.folder, Path::new("/usr/sbin/inetd"));
                 command.arg("-i").arg(conf);
                 command
             }
             Mode::Tcpserver => {
-                let mut command = command(&self.folder, Path::new("/usr/bin/tcpserver"))?;
+                let mut command = command(&self.folder, Path::new("/usr/bin/tcpserver"));
                 let (most, port) = (MOST.to_string(), port.to_string());
                 command.args(["-H", "-R", "-l0", "-b", "1024", "-c", &most, "127.0.0.1", &port, &text(&path)]);
                 command
@@ -229,14 +231,45 @@ impl Site {
 }
 
 impl Site {
-    /// A queue of its own for a mode that keeps a submit at it, for everybody else at that queue would use it too.
+    /// The user and group that queue and mailboxes belong to, where that is not who runs this.
+    pub fn ids(&self) -> Option<(u32, u32)> {
+        self.owner.map(|(_, uid, gid)| (uid, gid))
+    }
+
+    /// A configuration and queue of its own for a mode that keeps a submit at it, for everybody else at that queue would
+    /// use it too. Gives what delivers from there.
     fn queue_of(&self, mode: Mode, smtpd: &mut Command) -> io::Result<Child> {
-        let queue = self.folder.join(format!("queue-{mode:?}"));
-        fs::create_dir_all(&queue)?;
-        crate::mail::give(&queue, self.owner)?;
-        let setting = format!("queue_directory={}", queue.display());
-        smtpd.args(["-o", &setting]);
-        command(&self.folder, &self.folder.join("bin/deliver"))?.args(["--watch", "-o", &setting]).spawn()
+        let (etc, queue) = (format!("etc-{mode:?}"), format!("queue-{mode:?}"));
+        for part in [&etc, &queue] {
+            fs::create_dir_all(self.folder.join(part))?;
+        }
+        crate::mail::give(&self.folder.join(&queue), self.ids())?;
+        let owner = self.owner.map(|(name, ..)| name);
+        Settings { folder: &self.folder, maildirs: &self.maildirs, owner }.write(&etc, &queue)?;
+        fs::copy(self.folder.join("etc/channels"), self.folder.join(&etc).join("channels"))?;
+        smtpd.env("MAIL_CONFIG", self.folder.join(&etc));
+        let mut deliver = command(&self.folder, &self.folder.join("bin/deliver"));
+        deliver.arg("--watch").env("MAIL_CONFIG", self.folder.join(&etc)).spawn()
+    }
+}
+
+/// What stands in a main.cf.
+struct Settings<'a> {
+    folder: &'a Path,
+    maildirs: &'a Path,
+    owner: Option<&'static str>,
+}
+
+impl Settings<'_> {
+    fn write(&self, etc: &str, queue: &str) -> io::Result<()> {
+        let (folder, maildirs) = (self.folder.display(), self.maildirs.display());
+        let mail_owner = self.owner.map_or(String::new(), |name| format!("mail_owner = {name}\n"));
+        let main_cf = format!(
+            "myhostname = mx.peer.test\n{mail_owner}queue_directory = {folder}/{queue}\n\
+             users = passwd-file:{folder}/etc/passwd\nmailbox = maildir:{maildirs}/%u\n\
+             qmqpd_authorized_clients = 127.0.0.0/8\nmessage_size_limit = 52428800\nchildren = {MOST}\nmax_idle = 0\n"
+        );
+        fs::write(self.folder.join(etc).join("main.cf"), main_cf)
     }
 }
 
@@ -246,17 +279,20 @@ impl Drop for Site {
     }
 }
 
-/// A program with our configuration, nothing on standard input and output, and its records in a file.
-pub fn command(folder: &Path, program: &Path) -> io::Result<Command> {
-    let log = File::options().create(true).append(true).open(folder.join("log"))?;
+/// A program with our configuration and nothing on its standard streams: records go to a syslog that is not there, as the
+/// peers' do.
+pub fn command(folder: &Path, program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin").env("MAIL_CONFIG", folder.join("etc"));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    Ok(command)
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
 }
 
+/// A user's name, number and group.
+type Owner = (&'static str, u32, u32);
+
 /// Whom the mail belongs to when started as root: a user of the peers, so that both can read it, or nobody.
-fn owner() -> io::Result<Option<(&'static str, u32, u32)>> {
+fn owner() -> io::Result<Option<Owner>> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(None);
     }
