@@ -71,6 +71,11 @@ impl<S, W: Write> Recorder<S, W> {
         &mut self.stream
     }
 
+    /// Whether anything is written down.
+    pub fn records(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Writes down what was received by other means than this stream.
     pub fn heard(&mut self, octets: &[u8]) {
         self.record(Side::Client, octets);

@@ -141,6 +141,11 @@ impl Connection {
         Connection { input, output, is_socket, command_deadline: None, session_deadline, tls: None, finished: false }
     }
 
+    /// Whether what is sent goes out as it is.
+    pub fn is_clear(&self) -> bool {
+        self.tls.is_none()
+    }
+
     /// Where it reads and where it writes, for whoever only carries octets.
     pub fn descriptors(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
         (self.input.as_fd(), self.output.as_fd())

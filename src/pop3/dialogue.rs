@@ -77,6 +77,12 @@ impl<S: Stream> Dialogue<S> {
         self
     }
 
+    /// Begins with what another has read and not used.
+    pub(super) fn resuming(mut self, input: Vec<u8>) -> Self {
+        self.input = input;
+        self
+    }
+
     /// For whoever goes on: what was read and not used, and what is still to be sent.
     pub(super) fn into_rest(mut self) -> (Vec<u8>, Vec<u8>) {
         self.input.drain(..self.used);
@@ -185,7 +191,7 @@ impl<S: Stream> Dialogue<S> {
         self.flush()
     }
 
-    fn flush(&mut self) -> Result<(), Fault> {
+    pub(super) fn flush(&mut self) -> Result<(), Fault> {
         if !self.output.is_empty() {
             self.stream.send(&self.output)?;
             self.output.clear();

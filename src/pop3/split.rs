@@ -1,11 +1,13 @@
 //! The form with two processes, when started as root: what comes from the network is parsed without rights.
 //!
 //! The child becomes `net_owner` (or `mail_owner`), speaks with the client until it has a name and a password, and puts
-//! them into one bounded frame. The parent, which reads nothing else, checks them, becomes the user for good and
-//! serves TRANSACTION over the socketpair, while the child only relays. What the client sent behind its password goes
-//! along.
+//! them into one bounded frame. The parent, which reads nothing else, checks them and becomes the user for good. It
+//! has held the connection all the while, and now reads from it for the first time; what the child had already read
+//! behind the password it is given. Only under TLS, or where the session is recorded, does the child stay between
+//! them, and relays.
 //!
-//! What the two say to each other stands in `auth::gate`; behind its Y follows a POP3 stream from TRANSACTION on.
+//! What the two say to each other stands in `auth::gate`. Behind its Y the child says D (direct), two octets that count,
+//! the low one first, and as many that the client sent already; or R (relayed), and a POP3 stream from TRANSACTION on.
 
 use super::dialogue::Dialogue;
 use super::login_delay::LastSession;
@@ -43,8 +45,9 @@ pub fn serve(config: &Config, peer: &Peer, record: Option<File>, tls: Offer) -> 
         recorded(config, record, |stream| parse(config, peer, &owner, theirs, stream, tls))
     });
     let child = child.map_err(|errno| Error::Temporary(format!("fork: {errno}"))).inspect_err(server::refuse)?;
-    let result = gate::leave_client().and_then(|()| match ours {
-        Some(socket) => account(config, peer, socket),
+    let client = Connection::from_stdio(config.daemon_timeout.0).map_err(server::no_connection);
+    let result = gate::leave_client().and(client).and_then(|client| match ours {
+        Some(socket) => account(config, peer, socket, client),
         None => Err(Error::Temporary("no socketpair".to_owned())),
     });
     match (reap(child), result) {
@@ -77,8 +80,8 @@ fn reap(child: Pid) -> Option<i32> {
     }
 }
 
-/// The parent: checks passwords, and serves who has a right one.
-fn account(config: &Config, peer: &Peer, socket: OwnedFd) -> Result<Ended, Error> {
+/// The parent: checks passwords, and serves who has a right one. Of `client` nothing is read before.
+fn account(config: &Config, peer: &Peer, socket: OwnedFd, client: Connection) -> Result<Ended, Error> {
     let mut child = gate::connect(config, socket)?;
     child.allow(config.daemon_timeout.0);
     // Here and not before the fork: what the files hold must not lie in the memory of the child.
@@ -120,13 +123,64 @@ fn account(config: &Config, peer: &Peer, socket: OwnedFd) -> Result<Ended, Error
         if Answer::Right(last_words).send(&mut child).is_err() {
             return Ok(Ended::HungUp);
         }
-        let mut dialogue = Dialogue::new(child, config.pop3d_timeout.0)
+        child.allow(config.pop3d_timeout.0.saturating_add(SLACK));
+        let (stream, input) = match Way::hear(&mut child) {
+            Some(Way::Direct(input)) => (client, input),
+            Some(Way::Relayed) => {
+                drop(client);
+                (child, Vec::new())
+            }
+            None => return Ok(Ended::HungUp),
+        };
+        let mut dialogue = Dialogue::new(stream, config.pop3d_timeout.0)
+            .resuming(input)
             .announcing(server::announced(config))
             .logging(config.pop3d_transcript);
         return server::serve_user(config, peer, &user, secrets, last.as_ref(), &mut dialogue);
     }
     let _ = answer.send(&mut child);
     Ok(Ended::Refused)
+}
+
+/// How the parent comes by what the client says from now on.
+enum Way {
+    /// From the connection itself, behind what was read of it and not used.
+    Direct(Vec<u8>),
+    /// From the child.
+    Relayed,
+}
+
+impl Way {
+    fn send(&self, parent: &mut Connection) -> Result<(), Fault> {
+        let Way::Direct(input) = self else { return parent.send(b"R") };
+        let count = u16::try_from(input.len()).map_err(|_| Fault::HungUp)?;
+        parent.send(&[b"D", &count.to_le_bytes()[..], input].concat())
+    }
+
+    /// Nothing from a child that is gone or not itself. Reads nothing behind it.
+    fn hear(child: &mut Connection) -> Option<Way> {
+        let mut way = [0];
+        hear_all(child, &mut way)?;
+        match &way {
+            b"R" => Some(Way::Relayed),
+            b"D" => {
+                let mut count = [0; 2];
+                hear_all(child, &mut count)?;
+                let mut input = vec![0; u16::from_le_bytes(count).into()];
+                hear_all(child, &mut input)?;
+                Some(Way::Direct(input))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn hear_all(child: &mut Connection, mut into: &mut [u8]) -> Option<()> {
+    while !into.is_empty() {
+        let count = child.receive(into).ok().filter(|count| *count > 0)?;
+        into = into.get_mut(count..)?;
+    }
+    Some(())
 }
 
 /// Becomes the mailbox's owner for good; where the passwd-file gives none, that is `mail_owner`.
@@ -199,8 +253,19 @@ fn parse(
     })?;
     match entered {
         Entered::In(()) => {
-            let waiting = dialogue.into_rest();
-            speak_for(config, stream, waiting, parent)
+            // What is still to be said the client must have before the parent speaks.
+            if let Err(fault) = dialogue.flush() {
+                return Ok(if matches!(fault, Fault::TimedOut) { Ended::TimedOut } else { Ended::HungUp });
+            }
+            let (input, output) = dialogue.into_rest();
+            if stream.records() || !stream.stream().is_clear() {
+                return match Way::Relayed.send(&mut parent) {
+                    Ok(()) => speak_for(config, stream, (input, output), parent),
+                    Err(_) => Ok(Ended::HungUp),
+                };
+            }
+            let told = Way::Direct(input).send(&mut parent);
+            Ok(if told.is_ok() { Ended::Done } else { Ended::HungUp })
         }
         Entered::Out(ended) => Ok(ended),
     }
