@@ -55,11 +55,15 @@ fn a_content_filter_takes_a_message_once_and_hands_it_back_by_qmail_queue() {
     );
     scratch.write("channels", &lines);
     scratch.hand_over(scratch.path());
-    let output = scratch.run("submit", &["-f", "alice@mx.example", "bob@mx.example"], b"Subject: x\n\nbody\n");
+    let output = scratch.run(
+        "submit",
+        &["-f", "alice@mx.example", "bob@mx.example", "carol@mx.example"],
+        b"Subject: x\n\nbody\n",
+    );
     assert!(output.status.success(), "{output:?}");
     let log = String::from_utf8_lossy(&scratch.deliver().stderr).into_owned();
     let mail = scratch.mail("bob");
-    assert_eq!(mail.len(), 1, "{log}");
+    assert_eq!((mail.len(), scratch.mail("carol").len()), (1, 1), "{log}");
     assert!(String::from_utf8_lossy(&mail[0]).contains("\nX-Scanned: yes\n"), "{log}");
     assert_eq!(fs::read_to_string(count).expect("the count"), "x\n", "{log}");
     assert!(scratch.queued().is_empty());

@@ -26,6 +26,9 @@ use std::borrow::Cow;
 use std::io;
 use std::time::SystemTime;
 
+/// The transport whose program gets a message once for all its recipients.
+const QUEUE: &str = "qmail-queue";
+
 /// What an attempt at a message came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
@@ -74,7 +77,7 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
         trial.message.defer_until(next)?;
         return Err(error);
     }
-    let mut groups = Groups::default();
+    let (mut groups, mut handed) = (Groups::default(), Groups::default());
     for number in 0..trial.message.recipients.len() {
         let Some(recipient) = trial.message.recipients.get(number) else { continue };
         if !matches!(recipient.state, RecipientState::Waiting | RecipientState::Trying) {
@@ -85,6 +88,9 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
         log::debug!("id={id} to=<{address}> event=trying way=\"{}\"", told(&way));
         match way {
             Ok(transport) if hop_of(&transport).is_some() => groups.add(&transport, &trial.message, number, address),
+            Ok(Transport::Other(name, place)) if name == QUEUE => {
+                handed.put((name, place, String::new()), &trial.message, number, address);
+            }
             Ok(transport) => trial.here(tools, number, &address, &transport)?,
             Err(outcome) => trial.one(config, number, &address, |_, _| Ok(outcome))?,
         }
@@ -92,6 +98,11 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
     for group in groups.0 {
         for part in group.to.chunks(config.smtp_destination_recipient_limit.max(1) as usize) {
             trial.there(tools, &group, part)?;
+        }
+    }
+    for group in handed.0 {
+        for part in group.to.chunks(config.smtp_destination_recipient_limit.max(1) as usize) {
+            trial.to_program(tools, &group, part)?;
         }
     }
     let mut message = trial.message;
@@ -231,6 +242,31 @@ impl Trial {
         self.settle(&numbers)
     }
 
+    /// Recipients whose mail goes to one program of qmail-queue's interface, which gets the message once for all.
+    fn to_program(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<(), Error> {
+        let (config, desk) = (&tools.settings.config, tools.desk);
+        let key = format!("{QUEUE}\n{}", group.hop);
+        match desk.want(&key, config.default_destination_concurrency_limit.max(1), false).map_err(broken)? {
+            Permit::Go(_) => {}
+            Permit::Busy | Permit::Dead(_) => {
+                self.busy = Some(key);
+                return Ok(());
+            }
+        }
+        let mut numbers = Vec::new();
+        for (number, _) in to {
+            self.begin(*number)?;
+            numbers.push(*number);
+        }
+        let addresses: Vec<&Address> = to.iter().map(|(_, address)| address).collect();
+        let outcomes = piped::qmail_queue(config, &group.hop, &self.message, &group.sender, &addresses);
+        for ((number, address), outcome) in to.iter().zip(outcomes) {
+            self.note(config, *number, address, outcome)?;
+        }
+        self.settle(&numbers)?;
+        desk.say(&Word::Done { key, reusable: false, silent: None }).map_err(broken)
+    }
+
     fn job(&self, group: &Group, to: &[(usize, Address)]) -> Result<Job, Error> {
         let message = &self.message;
         let (file, start) = message.for_reading()?;
@@ -329,6 +365,11 @@ impl Groups {
         let domain = idna::to_ascii(domain).unwrap_or(Cow::Borrowed(domain));
         let domain = String::from_utf8_lossy(&domain).to_ascii_lowercase();
         let domain = if hop.is_empty() { domain } else { String::new() };
+        self.put((transport, hop, domain), message, number, address);
+    }
+
+    fn put(&mut self, way: (String, String, String), message: &Message, number: usize, address: Address) {
+        let (transport, hop, domain) = way;
         let sender = verp::expand(&message.reverse_path, &address);
         let same = |group: &&mut Group| {
             (&*group.transport, &*group.hop, &*group.domain, &group.sender) == (&*transport, &*hop, &*domain, &sender)
@@ -389,7 +430,7 @@ fn shared(config: &Config, address: &Address, transport: &Transport) -> Option<(
         }
         Transport::Other(name, place) => match stored(name, place) {
             Some(spec) => Some((format!("{name}\n{place}"), limit(&spec))),
-            None if matches!(name.as_str(), "pipe" | "qmail-queue") => Some((format!("{name}\n{place}"), many)),
+            None if name == "pipe" => Some((format!("{name}\n{place}"), many)),
             None => None,
         },
         Transport::Smtp(_) | Transport::None => None,
@@ -407,8 +448,7 @@ fn carry_here(settings: &Settings, helper: Option<&mut Helper>, copy: &Copy<'_>,
         Transport::Mailbox => local::deliver(settings, helper, copy),
         Transport::Other(name, place) => match stored(name, place) {
             Some(spec) => local::store(config, &spec, copy),
-            None if name == "pipe" => piped::pipe(config, place, copy),
-            None => piped::qmail_queue(config, place, copy),
+            None => piped::pipe(config, place, copy),
         },
         Transport::Smtp(_) | Transport::None => carry_nowhere(transport),
     }

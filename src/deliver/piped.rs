@@ -5,15 +5,13 @@ use super::Outcome;
 use super::local::Copy;
 use super::program;
 use crate::config::Config;
+use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
 use crate::queue::Message;
 use crate::submit::before_queue;
-use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -57,33 +55,46 @@ pub fn pipe(config: &Config, line: &str, copy: &Copy<'_>) -> Outcome {
     }
 }
 
-/// `qmail-queue:/path/of/program`: message on descriptor 0, envelope on descriptor 1 (qmail-queue(8)).
-pub fn qmail_queue(config: &Config, line: &str, copy: &Copy<'_>) -> Outcome {
-    let mut words = line.split_ascii_whitespace();
-    let mut command = Command::new(words.next().unwrap_or_default());
-    command.args(words);
-    let sender = verp::expand(&copy.message.reverse_path, copy.address);
-    let envelope = [b"F", sender.as_bytes(), b"\0T", copy.address.as_bytes(), b"\0\0"].concat();
-    let ran = envelope_pipe(&envelope).and_then(|reader| {
-        let ran = run(config, command.stdout(Stdio::from(reader)), b"", copy.message);
-        drop(command);
-        ran
+/// `qmail-queue:/path/of/program`: message on descriptor 0, envelope on descriptor 1 (qmail-queue(8)), once for all these
+/// recipients. Gives an outcome for each.
+pub fn qmail_queue(
+    config: &Config,
+    line: &str,
+    message: &Message,
+    sender: &ReversePath,
+    to: &[&Address],
+) -> Vec<Outcome> {
+    let ran = envelope(sender, to).and_then(|envelope| {
+        let mut words = line.split_ascii_whitespace();
+        let mut command = Command::new(words.next().unwrap_or_default());
+        run(config, command.args(words).stdout(Stdio::from(envelope)), b"", message)
     });
-    match ran.map(|status| status.code()) {
+    let outcome = match ran.map(|status| status.code()) {
         Ok(Some(0)) => Outcome::Relayed("2.0.0 qmail-queue took it".to_owned()),
+        // It does not say which.
+        Ok(Some(11)) if to.len() > 1 => {
+            return to.iter().flat_map(|one| qmail_queue(config, line, message, sender, &[one])).collect();
+        }
         Ok(Some(11)) => Outcome::Failed("5.1.3 qmail-queue: the address is too long".to_owned()),
         Ok(Some(code @ 12..=40)) => Outcome::Failed(format!("5.3.0 qmail-queue refused it with status {code}")),
         Ok(Some(code)) => Outcome::Deferred(format!("4.3.0 qmail-queue cannot now: status {code}")),
         Ok(None) => Outcome::Deferred("4.3.0 qmail-queue was ended by a signal".to_owned()),
-        Err(error) => not_run(copy.message, line, &error),
-    }
+        Err(error) => not_run(message, line, &error),
+    };
+    vec![outcome; to.len()]
 }
 
-/// One address fits any pipe, so it is written before anybody reads.
-fn envelope_pipe(envelope: &[u8]) -> io::Result<OwnedFd> {
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-    File::from(writer).write_all(envelope)?;
-    Ok(reader)
+/// An envelope in a file without a name, to be read from its beginning.
+fn envelope(sender: &ReversePath, to: &[&Address]) -> io::Result<File> {
+    let mut octets = [b"F", sender.as_bytes(), b"\0"].concat();
+    for address in to {
+        octets.extend_from_slice(&[b"T", address.as_bytes(), b"\0"].concat());
+    }
+    octets.push(0);
+    let mut file = program::nameless()?;
+    file.write_all(&octets)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 fn run(config: &Config, command: &mut Command, head: &[u8], message: &Message) -> io::Result<ExitStatus> {
@@ -142,7 +153,6 @@ fn argument(word: &str, sender: &[u8], copy: &Copy<'_>) -> Option<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::path::{Address, ReversePath};
     use crate::queue::{Head, Queue};
 
     fn message(folder: &tempfile::TempDir) -> Message {
@@ -201,14 +211,21 @@ mod tests {
         assert!(matches!(outcome, Outcome::Deferred(why) if why.contains("took too long")));
     }
 
+    fn queue_two(config: &Config, line: &str, copy: &Copy<'_>) -> Outcome {
+        let carol = Address::from_internal(b"carol@mx.example").unwrap();
+        let mut all = qmail_queue(config, line, copy.message, &copy.message.reverse_path, &[copy.address, &carol]);
+        assert_eq!((all.len(), &all[0]), (2, &all[1]));
+        all.remove(0)
+    }
+
     #[test]
     fn qmail_queue_gets_message_and_envelope() {
         for (status, expected) in [(0, '2'), (31, '5'), (71, '4')] {
             let script = "cat >$out; cat <&1 >>$out; exit $1";
-            let (outcome, out) = run_by(qmail_queue, script, &status.to_string(), "bob@mx.example", &[]);
+            let (outcome, out) = run_by(queue_two, script, &status.to_string(), "bob@mx.example", &[]);
             let (Outcome::Relayed(why) | Outcome::Failed(why) | Outcome::Deferred(why)) = outcome else { panic!() };
             assert!(why.starts_with(expected), "{status}: {why}");
-            assert_eq!(out, "Subject: x\n\nhello\nFalice@mx.example\0Tbob@mx.example\0\0");
+            assert_eq!(out, "Subject: x\n\nhello\nFalice@mx.example\0Tbob@mx.example\0Tcarol@mx.example\0\0");
         }
     }
 }
