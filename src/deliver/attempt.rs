@@ -102,7 +102,7 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
     }
     for group in handed.0 {
         for part in group.to.chunks(config.smtp_destination_recipient_limit.max(1) as usize) {
-            trial.to_program(tools, &group, part)?;
+            trial.hand_over(tools, &group, part)?;
         }
     }
     let mut message = trial.message;
@@ -243,7 +243,7 @@ impl Trial {
     }
 
     /// Recipients whose mail goes to one program of qmail-queue's interface, which gets the message once for all.
-    fn to_program(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<(), Error> {
+    fn hand_over(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<(), Error> {
         let (config, desk) = (&tools.settings.config, tools.desk);
         let key = format!("{QUEUE}\n{}", group.hop);
         match desk.want(&key, config.default_destination_concurrency_limit.max(1), false).map_err(broken)? {
