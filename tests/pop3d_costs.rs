@@ -68,6 +68,58 @@ fn each_reply_to_a_client_that_waits_for_it_is_one_write() {
     assert_eq!(to_client.len(), commands.len() + 4, "{trace}");
 }
 
+/// What the processes of a session have for themselves, in kB: one that has logged in.
+fn memory(scratch: &Scratch) -> u64 {
+    let mut command = scratch.command("pop3d");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("pop3d");
+    let mut input = child.stdin.take().expect("a pipe");
+    let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+    input.write_all(format!("USER bob\r\nPASS {PASSWORD}\r\nSTAT\r\n").as_bytes()).expect("sending");
+    let mut line = String::new();
+    while !line.starts_with("+OK ") || !line.ends_with("0\r\n") {
+        line.clear();
+        assert!(output.read_line(&mut line).expect("a line") > 0, "no answer to STAT");
+    }
+    let pid = child.id();
+    let below = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
+    let processes = below.split(' ').filter(|pid| !pid.is_empty()).map(str::to_owned).chain([pid.to_string()]);
+    let private = |pid: String| -> u64 {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("its memory");
+        let line = text.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).expect("a number");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    };
+    let sum = processes.map(private).sum();
+    drop(input);
+    child.wait().expect("its end");
+    sum
+}
+
+#[test]
+fn a_session_holds_little_memory_however_many_messages_there_are() {
+    let text = |count: usize| {
+        let message = |number: usize| format!("From a Sun Nov 22 04:27:00 2026\nSubject: {number:05}\n\nx\n\n");
+        (0..count).map(message).collect::<String>()
+    };
+    let [few, many] = [10, 100_000].map(|count| {
+        let scratch = Scratch::new();
+        scratch.configure(&format!("mailbox = mbox:{}/mail/%u", scratch.path().display()));
+        fs::write(scratch.maildir("bob"), text(count)).expect("a mailbox");
+        scratch.hand_over(&scratch.maildir("bob"));
+        scratch
+    });
+    // The first session makes the index if the file has been left alone for two seconds; the second has it.
+    let index = many.path().join("mail/.bob.doorpost-index");
+    let mut last = 0;
+    common::until("an index", || {
+        last = memory(&many);
+        index.exists()
+    });
+    let few = memory(&few);
+    for (which, many) in [("made", last), ("read", memory(&many))] {
+        assert!(many < few + 1000, "the index was {which}: {many} kB with 100,000 messages, {few} with 10");
+    }
+}
+
 /// Octets read of the files with mail.
 fn octets_of_mail(scratch: &Scratch, commands: &[&str]) -> u64 {
     let trace = traced(scratch, "read,pread64,readv,preadv,sendfile,splice,copy_file_range,mmap", commands);

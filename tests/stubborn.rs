@@ -60,18 +60,23 @@ fn greeted(server: &mut Server) -> TcpStream {
 
 #[test]
 fn a_program_that_ignores_term_ends_with_the_second_one() {
+    ends_with_the_second(Signal::SIGTERM);
+    ends_with_the_second(Signal::SIGINT);
+}
+
+fn ends_with_the_second(stop: Signal) {
     let folder = folder();
-    let program = script(folder.path(), "smtpsrvr", "trap '' TERM; echo $$; exec sleep 1000");
+    let program = script(folder.path(), "smtpsrvr", "trap '' TERM INT; echo $$; exec sleep 1000");
     let mut server = Server::start(on_loopback(folder.path()).args(["-n", "1", "--when-full", "refuse", &program]));
     let mut client = server.connect("0");
     let deaf: i32 = line(&mut client).trim().parse().unwrap();
     // TERM to it alone is nothing, and it is one client all the same.
     signal(deaf, Signal::SIGTERM);
     assert!(all(&mut server.connect("0")).starts_with("421 "));
-    server.signal(Signal::SIGTERM);
+    server.signal(stop);
     server.record("stopping children=1");
     assert!(!is_gone(deaf), "the first one lets it be");
-    server.signal(Signal::SIGTERM);
+    server.signal(stop);
     assert_eq!(server.end().code(), Some(0));
     server.record("ended at once children=1");
     server.record("killed children=1");

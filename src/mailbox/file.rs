@@ -204,7 +204,9 @@ fn snapshot(
         && draft.will_count(&[stamp])
         && index::stamp(file)? == stamp
     {
-        draft.write(&grown::stamps(stamp, is_open), &messages);
+        let stamps = grown::stamps(stamp, is_open);
+        draft.write(&stamps, &messages);
+        return Ok((Snapshot::written(index_place, &stamps, messages), stamp));
     }
     Ok((Snapshot::held(messages), stamp))
 }

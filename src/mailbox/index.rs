@@ -37,6 +37,9 @@ const LONGEST_BLOCK: u64 = 128 * 1024;
 /// A folder that was changed so short a time before may have been changed again without a trace.
 const SETTLED: u64 = 2_000_000_000;
 
+/// So many messages are held in memory as they are.
+const MOST_HELD: usize = 4096;
+
 /// A message as one kind of mailbox keeps it.
 pub trait Item: Sized + Clone {
     /// Its size in POP3.
@@ -91,6 +94,16 @@ impl<T: Item> Snapshot<T> {
     pub fn held(items: Vec<T>) -> Snapshot<T> {
         let total = items.iter().fold(0, |sum: u64, item| sum.saturating_add(item.octets()));
         Snapshot::Held(items, total)
+    }
+
+    /// Messages that were just written into an index with these stamps; if they are many, they are read out of it from now
+    /// on, so that this session too holds little memory.
+    pub fn written(place: Place<'_>, stamps: &[Stamp; 2], items: Vec<T>) -> Snapshot<T> {
+        let is_it = |index: &Index<T>| index.stamps == *stamps && index.count == items.len();
+        match Some(place).filter(|_| items.len() > MOST_HELD).and_then(Index::open).filter(is_it) {
+            Some(index) => Snapshot::Indexed(index),
+            None => Snapshot::held(items),
+        }
     }
 
     /// How many there are.

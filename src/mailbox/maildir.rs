@@ -264,7 +264,12 @@ fn snapshot(
     if counted || messages.len() >= WORTH_AN_INDEX {
         let draft = Draft::begin(place, began).filter(|draft| counted || draft.will_count(&stamps));
         match self::stamps(folders) {
-            Ok(now) if now == stamps => drop(draft.map(|draft| draft.write(&stamps, &messages))),
+            Ok(now) if now == stamps => {
+                if let Some(draft) = draft {
+                    draft.write(&stamps, &messages);
+                    return Ok(Snapshot::written(place, &stamps, messages));
+                }
+            }
             Ok(_) | Err(_) => {}
         }
     }

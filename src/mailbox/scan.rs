@@ -453,8 +453,9 @@ impl<'a> Scanner<'a> {
             self.take(octets);
             return octets.len();
         }
-        let found: Vec<usize> = self.finder.find_iter(octets).collect();
-        for at in found {
+        // A copy of a few words; no further than to the end of the message, or many short ones would cost their square.
+        let finder = self.finder.clone();
+        for at in finder.find_iter(octets) {
             let line = octets.get(at..).unwrap_or_default();
             let line = line.get(..memchr(b'\n', line).map_or(line.len(), |at| at + 1)).unwrap_or_default();
             let before = octets.get(..at).unwrap_or_default();
