@@ -400,6 +400,12 @@ fn pop3(plan: &Plan) -> Rows {
         let row = row(SECTION, format!("{count} messages{what}, C=1"), "sessions/s", Some(10.0));
         rows.extend(boxes.measure(row, plan.load(1), &user, Retrieve::Nothing, rate));
     }
+    // Of the largest mailbox, which is still there.
+    let mut memory = row("POP3: memory of a session", "one logged in, 100000 messages".to_owned(), "kB", None);
+    for server in &boxes.servers.0 {
+        held(plan, server, std::slice::from_mut(&mut memory), &["peerbox".to_owned()], 1);
+    }
+    rows.push(memory);
     Ok(rows)
 }
 
