@@ -13,8 +13,10 @@
 //! when somebody wants to.
 
 use super::{Identity, OneFile, identities};
+use crate::config::value::MailboxFormat;
 use crate::mailbox::index::stamp;
 use crate::mailbox::lock::{Held, again, lease};
+use crate::mailbox::mmdf;
 use crate::mailbox::scan::{Found, scan};
 use crate::sys::Lease;
 use nix::errno::Errno;
@@ -54,7 +56,10 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
         return Ok(doubtful);
     }
     let draft = place.beside(".", ".doorpost");
-    let written = write(&old, &found, &doomed, place.folder.try_clone()?, &draft).and_then(|()| {
+    let stays: Vec<Found> =
+        found.iter().enumerate().filter(|(index, _)| !doomed.contains(index)).map(|(_, found)| *found).collect();
+    let begins = missing_delimiter(maildrop.format, &old, stays.first())?;
+    let written = write(&old, begins, &stays, place.folder.try_clone()?, &draft).and_then(|()| {
         // Somebody who knows none of our locks.
         if stamp(&old)? != before || !is_ours(lease.as_ref()) {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -98,14 +103,21 @@ fn doomed(then: &[Identity], numbers: &[usize], found: &[Found]) -> (HashSet<usi
     (doomed, doubtful)
 }
 
+/// What must stand before the first message that stays. Programs that write one delimiter between two MMDF messages leave
+/// the second with that of the first, and without one of its own.
+fn missing_delimiter(format: MailboxFormat, old: &File, first: Option<&Found>) -> io::Result<&'static [u8]> {
+    let Some(first) = first.filter(|first| format == MailboxFormat::Mmdf && first.start > 0) else { return Ok(b"") };
+    let mut line = [0; mmdf::DELIMITER.len() + 1];
+    let length = usize::try_from(first.next - first.start).unwrap_or(usize::MAX).min(line.len());
+    let line = line.get_mut(..length).unwrap_or_default();
+    old.read_exact_at(line, first.start)?;
+    let end = memchr::memchr(b'\n', line).map_or(line.len(), |at| at + 1);
+    let is_delimiter = mmdf::is_delimiter(line.get(..end).unwrap_or_default());
+    Ok(if is_delimiter { b"" } else { mmdf::DELIMITER })
+}
+
 /// Writes what stays into a new file with the owner and the mode of the old one.
-fn write(
-    old: &File,
-    found: &[Found],
-    doomed: &HashSet<usize>,
-    folder: std::os::fd::OwnedFd,
-    draft: &OsStr,
-) -> io::Result<()> {
+fn write(old: &File, begins: &[u8], stays: &[Found], folder: std::os::fd::OwnedFd, draft: &OsStr) -> io::Result<()> {
     // What a crash left, under our locks.
     match again(|| unlinkat(&folder, draft, UnlinkatFlags::NoRemoveDir)) {
         Ok(()) | Err(Errno::ENOENT) => {}
@@ -120,7 +132,8 @@ fn write(
     }
     new.set_permissions(Permissions::from_mode(was.mode() & 0o7777))?;
     let mut buffer = vec![0; 256 * 1024];
-    for (_, found) in found.iter().enumerate().filter(|(index, _)| !doomed.contains(index)) {
+    new.write_all(begins)?;
+    for found in stays {
         copy(old, found.start..found.next, &mut new, &mut buffer)?;
     }
     new.sync_all()

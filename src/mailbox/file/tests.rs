@@ -253,3 +253,27 @@ fn messages_whose_lines_end_in_crlf_are_read_to_their_end() {
         assert_eq!(read(&maildrop, number).unwrap(), format!("Subject: {0}\r\n\r\nbody {0}\r\nx\rx\r\n", number + 1));
     }
 }
+
+#[test]
+fn a_message_that_shared_the_delimiter_of_a_removed_one_gets_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bob");
+    for (begins, removed) in [(4, 0), (3, 0), (4, 1)] {
+        let delimiter = "\x01".repeat(begins);
+        // What is no delimiter belongs to the message that begins so.
+        let text =
+            format!("\x01\x01\x01\x01\nA: 1\n\none\n\x01\x01\x01\x01\n{delimiter}\nA: 2\n\ntwo\n\x01\x01\x01\x01\n");
+        let text = if begins == 4 {
+            text.replacen(&format!("{delimiter}\n{delimiter}\n"), &format!("{delimiter}\n"), 1)
+        } else {
+            text
+        };
+        std::fs::write(&path, text).unwrap();
+        let mut maildrop = OneFile::open(&path, MailboxFormat::Mmdf, LOCKING).unwrap();
+        let other = read(&maildrop, 1 - removed).unwrap();
+        assert_eq!(maildrop.remove(&[removed]).unwrap(), 0);
+        drop(maildrop);
+        let maildrop = OneFile::open(&path, MailboxFormat::Mmdf, LOCKING).unwrap();
+        assert_eq!((maildrop.count(), read(&maildrop, 0).unwrap()), (1, other), "{begins} {removed}");
+    }
+}
