@@ -10,7 +10,7 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundK
 use rustls::server::ProducesTickets;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -57,6 +57,12 @@ impl Tickets {
         drop(new);
         Ok(tickets)
     }
+
+    /// Whether the present key may still be used, where the file cannot be read again: not for ever.
+    pub fn are_recent(&self, now: SystemTime) -> bool {
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        self.0.first().is_some_and(|key| key.made <= now && now - key.made < 2 * ROTATION.as_secs())
+    }
 }
 
 fn made(record: &[u8]) -> u64 {
@@ -88,6 +94,10 @@ fn rotated(path: &Path, now: u64, before: Option<&[u8]>) -> io::Result<Secret> {
     let _ = fs::remove_file(new);
     let written = File::options().write(true).create_new(true).mode(0o600).open(new).and_then(|mut file| {
         file.write_all(&octets.0)?;
+        // What root makes at its start is for those too who it becomes, who have the queue and can replace its files.
+        if let Some(folder) = path.parent().and_then(|folder| fs::metadata(folder).ok()) {
+            let _ = fchown(&file, Some(folder.uid()), Some(folder.gid()));
+        }
         fs::rename(new, path)
     });
     if written.is_err() {
@@ -146,6 +156,29 @@ mod tests {
             assert_eq!(read.as_deref(), is_read.then_some(&b"session"[..]), "after {hours} hours");
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left lying about");
+    }
+
+    #[test]
+    fn keys_that_cannot_be_read_again_are_not_used_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let tickets = Tickets::open(&folder.path().join("keys"), at(0)).unwrap();
+        for (hours, are_recent) in [(0, true), (11, true), (12, false), (1000, false)] {
+            assert_eq!(tickets.are_recent(at(hours)), are_recent, "after {hours} hours");
+        }
+        assert!(!Tickets(Vec::new()).are_recent(at(0)));
+    }
+
+    #[test]
+    fn what_root_makes_belongs_to_the_owner_of_the_folder() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(folder.path(), Some(65534), Some(65534)).unwrap();
+        let path = folder.path().join("keys");
+        Tickets::open(&path, at(0)).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!((metadata.uid(), metadata.permissions().mode() & 0o777), (65534, 0o600));
     }
 
     #[test]

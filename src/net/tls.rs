@@ -156,8 +156,9 @@ impl Keys {
 
     /// The keys as they are now, as far as they can be read again, and else as they were at the start.
     fn tickets(&self) -> Option<Arc<Tickets>> {
-        let now = Tickets::open(&self.path, SystemTime::now()).ok().filter(ProducesTickets::enabled);
-        now.map(Arc::new).or_else(|| self.read.clone())
+        let time = SystemTime::now();
+        let now = Tickets::open(&self.path, time).ok().filter(ProducesTickets::enabled);
+        now.map(Arc::new).or_else(|| self.read.clone().filter(|old| old.are_recent(time)))
     }
 }
 
