@@ -174,15 +174,13 @@ fn a_next_hop_that_dawdles_gets_every_message_once() {
     assert_eq!(files(&scratch.queue().join("message")).len(), 0);
 }
 
-#[test]
-fn of_a_long_queue_only_what_is_due_is_opened() {
-    let scratch = Scratch::new();
+/// Fills a queue with copies of one message, which are due at this time. Gives the message.
+fn long_queue(scratch: &Scratch, count: usize, later: SystemTime) -> Id {
     scratch.write("channels", "local - mx.example mailbox: *\nout * * discard: *\n");
-    let first = enqueue(&scratch, 0);
+    let first = enqueue(scratch, 0);
     let model = scratch.queue().join("message").join(&first.as_str()[14..]).join(first.as_str());
     let octets = fs::read(&model).expect("a message");
-    let later = SystemTime::now() + Duration::from_secs(3600);
-    for number in 0..wanted() * 20 {
+    for number in 0..count {
         let id = Id::new(SystemTime::now() - Duration::from_millis(number as u64));
         let folder = scratch.queue().join("message").join(&id.as_str()[14..]);
         fs::create_dir_all(&folder).expect("a folder");
@@ -190,6 +188,53 @@ fn of_a_long_queue_only_what_is_due_is_opened() {
         fs::File::open(folder.join(id.as_str())).and_then(|file| file.set_modified(later)).expect("its time");
     }
     scratch.hand_over(&scratch.queue());
+    first
+}
+
+/// Proportional set size of a process and all that descend from it, in kB.
+fn pss(process: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
+    let own = rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    own.unwrap_or(0) + children.split_whitespace().filter_map(|child| child.parse().ok()).map(pss).sum::<u64>()
+}
+
+/// `TMPDIR=/dev/shm DOORPOST_MESSAGES=5000 cargo test --features interop,powercut --test sinks -- --ignored --nocapture
+/// memory` has a queue of 100,000 messages, all of them due.
+#[test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stderr)]
+fn memory_of_a_sweep_over_a_long_queue() {
+    let scratch = Scratch::new();
+    let count = wanted() * 20;
+    long_queue(&scratch, count, SystemTime::now() - Duration::from_secs(1));
+    let log = scratch.path().join("log");
+    let mut command = scratch.command("deliver");
+    let mut child = command.stderr(fs::File::create(&log).expect("a log")).spawn().expect("deliver");
+    let (mut most, mut most_of_first) = (0, 0);
+    let started = SystemTime::now();
+    while child.try_wait().expect("deliver").is_none() {
+        let all = pss(child.id());
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let peak =
+            status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        (most, most_of_first) = (most.max(all), most_of_first.max(peak.unwrap_or(0_u64)));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let left = files(&scratch.queue().join("message")).len();
+    let took = started.elapsed().expect("a clock");
+    eprintln!(
+        "{count} messages, {left} left, {took:.1?}: PSS of all {most} kB, of the first at the most {most_of_first} kB"
+    );
+    let said = fs::read_to_string(log).expect("a log");
+    let odd: Vec<&str> = said.lines().filter(|line| !line.contains("status=delivered")).take(20).collect();
+    assert!(left == 0 && most < 200_000, "{most} kB: {odd:#?}");
+}
+
+#[test]
+fn of_a_long_queue_only_what_is_due_is_opened() {
+    let scratch = Scratch::new();
+    let first = long_queue(&scratch, wanted() * 20, SystemTime::now() + Duration::from_secs(3600));
     let trace = scratch.path().join("trace");
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-e", "trace=openat", "-o"]).arg(&trace).arg(common::binary("deliver"));
