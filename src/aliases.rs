@@ -22,6 +22,7 @@ pub use parse::{Entry, Fault, split_command, targets};
 
 use crate::config::Config;
 use crate::lookup::Lookup;
+use crate::message::idna;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -81,7 +82,10 @@ pub fn find(config: &Config, name: &str) -> Lookup<Vec<Target>> {
 
 /// The aliases that stand for the recipient `local`@`domain`: that of the whole address before that of the local part.
 pub fn find_for(config: &Config, local: &str, domain: &str) -> Lookup<(String, Vec<Target>)> {
-    for name in [format!("{local}@{domain}"), local.to_owned()] {
+    let whole = |domain: &str| format!("{local}@{domain}");
+    let others = idna::other_spellings(domain);
+    let wholes = std::iter::once(whole(domain)).chain(others.iter().map(|domain| whole(domain)));
+    for name in wholes.chain([local.to_owned()]) {
         match find(config, &name) {
             Lookup::No => {}
             Lookup::Yes(targets) => return Lookup::Yes((name.to_ascii_lowercase(), targets)),

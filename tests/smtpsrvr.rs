@@ -342,4 +342,29 @@ fn a_channel_lists_a_domain_beyond_ascii_in_either_form_and_mail_names_it_in_eit
         let codes: Vec<&str> = heard.iter().map(|line| &line[..3]).collect();
         assert_eq!(codes, ["250", "250", "250", "250", "550", "221"], "{written}: {heard:?}");
     }
+    // So do users, aliases and senders that are written with their domain; of either form there is one mailbox.
+    let folder = scratch.path().display().to_string();
+    scratch.write("passwd", "dora@bücher.example:::\nedgar@xn--bcher-kva.example:::\nbob:{PLAIN}secret:::\n");
+    scratch.write("aliases", "sales@bücher.example: bob\n");
+    scratch.write("senders", "bob@bücher.example bob\n");
+    scratch.write("channels", "local 127.0.0.1 bücher.example,mx.example mailbox: local\n");
+    let domains = ["bücher.example", "Bücher.example", "xn--bcher-kva.example"];
+    let rcpts =
+        ["dora", "edgar", "sales", "nobody"].map(|name| domains.map(|domain| format!("RCPT TO:<{name}@{domain}>\r\n")));
+    let input =
+        format!("EHLO c\r\nMAIL FROM:<a@b> SMTPUTF8\r\n{}DATA\r\n\r\nx\r\n.\r\nQUIT\r\n", rcpts.concat().concat());
+    let heard = replies(&scratch, "127.0.0.1", &input);
+    let codes: Vec<&str> = heard.iter().map(|line| &line[..3]).collect();
+    assert_eq!(codes, [&["250"; 10][..], &["550"; 3], &["354", "250", "221"]].concat(), "{heard:?}");
+    scratch.deliver();
+    // The first two differ in the case of a letter, and are one recipient.
+    for (user, count) in [("dora@bücher.example", 2), ("edgar@xn--bcher-kva.example", 2)] {
+        assert_eq!(scratch.mail(user).len(), count, "{user}");
+    }
+    scratch.configure(&format!("smtpd_sasl_auth_enable = yes\nsmtpd_sender_login_maps = hash:{folder}/senders"));
+    for (domain, code) in [("bücher.example", "250 "), ("xn--bcher-kva.example", "250 "), ("ücher.example", "553 ")] {
+        let input = format!("EHLO c\r\nAUTH PLAIN AGJvYgBzZWNyZXQ=\r\nMAIL FROM:<bob@{domain}> SMTPUTF8\r\nQUIT\r\n");
+        let heard = replies(&scratch, "127.0.0.1", &input);
+        assert!(heard[1].starts_with(code), "{domain}: {heard:?}");
+    }
 }

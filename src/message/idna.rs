@@ -15,6 +15,23 @@ pub fn to_ascii(domain: &[u8]) -> Option<Cow<'_, [u8]>> {
     super::path::is_host_name(&found).then(|| Cow::Owned(found.into_owned().into_bytes()))
 }
 
+/// How a domain beyond ASCII may stand in a table besides the way it is written here: in ASCII, and in letters. None of
+/// any other domain.
+pub fn other_spellings(domain: &str) -> Vec<String> {
+    let is_encoded = |label: &str| label.get(..4).is_some_and(|prefix| prefix.eq_ignore_ascii_case("xn--"));
+    if domain.is_ascii() && !domain.split('.').any(is_encoded) {
+        return Vec::new();
+    }
+    let Some(in_ascii) = to_ascii(domain.as_bytes()) else { return Vec::new() };
+    let in_ascii = String::from_utf8_lossy(&in_ascii).to_ascii_lowercase();
+    let (in_letters, is_right) = Uts46::new().to_unicode(in_ascii.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow);
+    let in_letters = is_right.is_ok().then(|| in_letters.into_owned());
+    let mut spellings = vec![in_ascii.clone()];
+    spellings.extend(in_letters.filter(|letters| *letters != in_ascii));
+    spellings.retain(|spelling| spelling != domain);
+    spellings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,12 +66,29 @@ mod tests {
         assert_eq!(to_ascii(b"\xff.example"), None);
     }
 
+    #[test]
+    fn other_spellings_are_those_of_a_domain_beyond_ascii_alone() {
+        for (domain, expected) in [
+            ("bücher.example", &["xn--bcher-kva.example"][..]),
+            ("Bücher.example", &["xn--bcher-kva.example", "bücher.example"]),
+            ("xn--bcher-kva.example", &["bücher.example"]),
+            ("XN--bcher-kva.example", &["xn--bcher-kva.example", "bücher.example"]),
+            ("mx.example", &[]),
+            ("", &[]),
+            ("xn--a.example", &[]),
+            ("ü..example", &[]),
+        ] {
+            assert_eq!(other_spellings(domain), expected, "{domain}");
+        }
+    }
+
     proptest! {
         #[test]
         fn whatever_comes_is_a_host_name_or_nothing(domain in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Some(found) = to_ascii(&domain) {
                 prop_assert!(found.is_ascii());
             }
+            other_spellings(&String::from_utf8_lossy(&domain));
         }
     }
 }

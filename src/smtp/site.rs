@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::config::value::ClientRestriction;
 use crate::exit::Error;
 use crate::lookup::Lookup;
+use crate::message::idna;
 use crate::message::path::Address;
 use crate::net::connection::Connection;
 use crate::net::dns::Resolver;
@@ -260,11 +261,13 @@ impl Site for Here<'_> {
         let Some(table) = &self.config.smtpd_sender_login_maps.0 else { return Lookup::Yes(()) };
         let (local, domain) = (address.local_part(), address.domain().unwrap_or_default());
         let text = |octets: &[u8]| String::from_utf8_lossy(octets).to_ascii_lowercase();
-        let mut keys = vec![format!("{}@{}", text(local), text(domain))];
+        let mut domains = vec![text(domain)];
+        domains.extend(idna::other_spellings(&text(domain)));
+        let mut keys: Vec<String> = domains.iter().map(|domain| format!("{}@{domain}", text(local))).collect();
         if domain.eq_ignore_ascii_case(self.config.myhostname.as_bytes()) {
             keys.push(text(local));
         }
-        keys.push(format!("@{}", text(domain)));
+        keys.extend(domains.iter().map(|domain| format!("@{domain}")));
         match table.value(&keys) {
             Lookup::Yes(owners) => {
                 let mut owners = owners.split([',', ' ', '\t']);

@@ -10,6 +10,7 @@ use crate::channel::{Channel, Channels, Transport};
 use crate::config::Config;
 use crate::config::value::ReceiveOverride;
 use crate::lookup::Lookup;
+use crate::message::idna;
 use crate::message::path::Address;
 use crate::users::{self, User};
 use std::fmt::Arguments;
@@ -177,11 +178,14 @@ fn with_local_part(address: &Address, local: &str) -> Address {
 /// else under its local part.
 pub fn local_user(config: &Config, address: &Address) -> Lookup<User> {
     // Users of this system are known by their local part only.
-    let whole = if config.users.files().next().is_some() { address.as_bytes() } else { address.local_part() };
-    let found = match users::find(config, whole) {
-        Lookup::No if whole != address.local_part() => users::find(config, address.local_part()),
-        found => found,
-    };
+    let has_files = config.users.files().next().is_some();
+    let domain = String::from_utf8_lossy(address.domain().unwrap_or_default());
+    let other = |domain: String| [address.local_part(), b"@", domain.as_bytes()].concat();
+    let others = if has_files { idna::other_spellings(&domain) } else { Vec::new() };
+    let whole = has_files.then(|| address.as_bytes().to_vec());
+    let mut names = whole.into_iter().chain(others.into_iter().map(other)).chain([address.local_part().to_vec()]);
+    let found = names.find_map(|name| Some(users::find(config, &name)).filter(|found| *found != Lookup::No));
+    let found = found.unwrap_or(Lookup::No);
     match found {
         Lookup::Yes(user) if !may_receive(&user) => Lookup::No,
         found => found,
