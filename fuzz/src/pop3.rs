@@ -2,13 +2,15 @@
 //!
 //! User `alice` has the password `secret`; with another name nobody can tell, with another password it is wrong. A
 //! small model walks through commands and replies side by side and knows what must be marked at QUIT and which octets
-//! each message has.
+//! each message has. Challenges are always the same, so that it also knows what answers them (`login.rs`).
 
+use super::login::{self, Exchange, Expected};
 use super::wire::{Wire, lines};
 use doorpost::lookup::Lookup;
 use doorpost::mailbox::{Entry, Maildrop};
 use doorpost::net::peer::{Origin, Peer};
 use doorpost::pop3::server::session;
+use doorpost::sasl::{Credentials, Proof};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::time::Duration;
@@ -66,33 +68,52 @@ fn sent(message: &[u8]) -> Vec<u8> {
 /// Each line has its reply; what is removed is what was marked and confirmed by QUIT; messages and listings are complete
 /// and exact; no other way of cutting the input changes anything.
 pub fn pop3_session(input: &[u8]) {
-    let (output, removed, entered) = session_with(input, 0);
-    let marked = Model { rest: lines(&output), marked: [false; 4] }.walk(input, entered);
-    assert_eq!(removed.clone().unwrap_or_default(), marked, "removed and marked");
+    modelled(input, false);
+    let (output, removed, entered) = modelled(input, true);
     for way in 1..3 {
-        let again = session_with(input, way);
+        let again = session_with(input, way, true);
         assert_eq!(output.escape_ascii().to_string(), again.0.escape_ascii().to_string(), "the pieces matter");
         assert_eq!((&removed, entered), (&again.1, again.2), "the pieces matter");
     }
 }
 
-fn session_with(input: &[u8], way: u64) -> (Vec<u8>, Option<Vec<usize>>, bool) {
+/// What was said, what was removed, and whether somebody was let in.
+type Ended = (Vec<u8>, Option<Vec<usize>>, bool);
+
+fn modelled(input: &[u8], secrets: bool) -> Ended {
+    let (output, removed, entered) = session_with(input, 0, secrets);
+    let model = Model { rest: lines(&output), marked: [false; 4], secrets, inside: false };
+    assert_eq!(removed.clone().unwrap_or_default(), model.walk(input, entered), "removed and marked");
+    (output, removed, entered)
+}
+
+/// The rounds of SCRAM are only paid where the proof is the one that may fit: a wrong one is wrong.
+fn fits(proof: &Proof) -> Option<Vec<u8>> {
+    match proof {
+        Proof::ScramSha256 { proof, .. } if doorpost::sasl::encode(proof) != login::SCRAM_PROOF => None,
+        proof => proof.fits(b"secret"),
+    }
+}
+
+fn session_with(input: &[u8], way: u64, secrets: bool) -> Ended {
     let (removed, entered) = (RefCell::new(None), Cell::new(false));
     let mut wire = Wire::new(input, way);
-    let check = |name: &[u8], secret: &doorpost::wire::secret::Secret| match (name, &secret.0[..]) {
-        (b"alice", b"secret") => {
+    let check = |credentials: &Credentials| match (&credentials.name[..], fits(&credentials.proof)) {
+        (b"alice", Some(last_words)) => {
             entered.set(true);
             let unique_id = |number| format!("id-{number}");
             let entry = |(number, message): (usize, &&[u8])| Entry {
                 octets: sent(message).len() as u64,
                 unique_id: unique_id(number),
             };
-            Lookup::Yes(Drop { entries: MESSAGES.iter().enumerate().map(entry).collect(), removed: &removed })
+            let entries = MESSAGES.iter().enumerate().map(entry).collect();
+            Lookup::Yes((Drop { entries, removed: &removed }, last_words))
         }
-        (b"alice", _) => Lookup::No,
+        (b"alice", None) => Lookup::No,
         _ => Lookup::CannotTell("as ordered".to_owned()),
     };
-    session(&mut wire, &Peer::new(Origin::Stdin), Duration::from_secs(60), check).expect("a session ends well");
+    let (peer, timeout) = (Peer::new(Origin::Stdin), Duration::from_secs(60));
+    session(&mut wire, &peer, timeout, secrets, || Some(login::NONCE.to_owned()), check).expect("a session ends well");
     (wire.output, removed.take(), entered.get())
 }
 
@@ -100,36 +121,72 @@ fn session_with(input: &[u8], way: u64) -> (Vec<u8>, Option<Vec<usize>>, bool) {
 struct Model<'a> {
     rest: Vec<&'a [u8]>,
     marked: [bool; 4],
+    secrets: bool,
+    inside: bool,
 }
 
 impl Model<'_> {
     /// Gives what must have been removed.
     fn walk(mut self, input: &[u8], entered: bool) -> Vec<usize> {
-        assert_eq!(self.line(), b"+OK doorpost POP3 ready");
-        let mut inside = false;
+        let stamp = if self.secrets { format!(" {}", login::STAMP) } else { String::new() };
+        assert_eq!(self.line(), format!("+OK doorpost POP3 ready{stamp}").as_bytes());
+        let mut exchange: Option<Exchange> = None;
         for line in input.split_inclusive(|octet| *octet == b'\n') {
             let Some(line) = line.strip_suffix(b"\n") else { break };
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if self.rest.is_empty() {
                 // Closed by the server.
-                return Vec::new();
+                break;
+            }
+            if let Some(begun) = exchange.as_mut() {
+                begun.hear(line);
+                if self.answered(begun) {
+                    exchange = None;
+                }
+                continue;
             }
             let words: Vec<&[u8]> =
                 line.split(|octet| matches!(octet, b' ' | b'\t')).filter(|w| !w.is_empty()).collect();
             let verb = line.split(|octet| *octet == b' ').next().unwrap_or_default().to_ascii_uppercase();
+            let shown = line.len() <= login::LONGEST_COMMAND && verb == b"AUTH" && !self.inside;
+            if let Some(mut begun) = shown.then(|| Exchange::begin(&words, self.secrets)).flatten() {
+                exchange = (!self.answered(&mut begun)).then_some(begun);
+                continue;
+            }
             let status = self.line();
             let ok = status.starts_with(b"+OK");
             assert!(ok || status.starts_with(b"-ERR "), "{}", status.escape_ascii());
             assert!(status.len() <= 510, "a long reply");
-            assert!(line.len() <= 253 || !ok, "a line of {} octets was taken", line.len());
+            assert!(line.len() <= login::LONGEST_COMMAND || !ok, "a line of {} octets was taken", line.len());
             match (&verb[..], ok) {
                 (b"QUIT", true) => {
                     assert!(self.rest.is_empty(), "replies behind the goodbye");
-                    let marked = (0..4).filter(|index| inside && self.marked[*index]);
+                    assert_eq!(self.inside, entered, "let in and told so");
+                    let marked = (0..4).filter(|index| self.inside && self.marked[*index]);
                     return marked.collect();
                 }
-                (b"PASS", true) => inside = true,
-                (b"CAPA", true) => drop(self.listing()),
+                (b"PASS", true) => self.inside = true,
+                (b"APOP", _) => {
+                    let right = self.secrets && !self.inside && login::is_right_apop(line);
+                    assert_eq!(ok, right, "APOP");
+                    self.inside |= ok;
+                }
+                (b"AUTH", ok) => {
+                    let listed = words.len() == 1 && !self.inside && line.len() <= login::LONGEST_COMMAND;
+                    assert_eq!(ok, listed, "AUTH");
+                    if ok {
+                        let names = login::mechanisms(self.secrets).join("\r\n");
+                        assert_eq!(self.listing(), format!("{names}\r\n").as_bytes(), "the mechanisms");
+                    }
+                }
+                (b"UTF8", ok) => {
+                    assert_eq!(ok, words.len() == 1 && !self.inside && line.len() <= login::LONGEST_COMMAND, "UTF8");
+                }
+                (b"CAPA", true) => {
+                    let sasl = format!("\r\nSASL {}\r\n", login::mechanisms(self.secrets).join(" ")).into_bytes();
+                    let listing = self.listing();
+                    assert!(listing.windows(sasl.len()).any(|here| here == sasl), "{}", listing.escape_ascii());
+                }
                 (b"DELE", true) => self.marked[index(words[1])] = true,
                 (b"RSET", true) => self.marked = [false; 4],
                 (b"RETR", true) => assert_eq!(self.listing(), sent(MESSAGES[index(words[1])])),
@@ -150,8 +207,25 @@ impl Model<'_> {
             }
         }
         assert!(self.rest.is_empty(), "{} lines too many", self.rest.len());
-        assert_eq!(inside, entered, "let in and told so");
+        assert_eq!(self.inside, entered, "let in and told so");
         Vec::new()
+    }
+
+    /// Looks at the reply to what an exchange has come to; whether it is over.
+    fn answered(&mut self, exchange: &mut Exchange) -> bool {
+        let status = self.line();
+        assert!(status.len() <= 510, "a long reply");
+        let expected = exchange.expected();
+        let shown = status.escape_ascii();
+        match &expected {
+            Expected::Prompt(text) => assert_eq!(status, [b"+ ", text.as_bytes()].concat(), "{shown}"),
+            Expected::Any => assert!(status.starts_with(b"+ ") || status.starts_with(b"-ERR "), "{shown}"),
+            Expected::In => assert!(status.starts_with(b"+OK "), "{shown}"),
+            Expected::Refused => assert!(status.starts_with(b"-ERR "), "{shown}"),
+        }
+        // What SCRAM says last follows the verdict.
+        self.inside |= expected == Expected::In || expected == Expected::Prompt(login::SCRAM_LAST.to_owned());
+        !status.starts_with(b"+ ")
     }
 
     fn line(&mut self) -> Vec<u8> {

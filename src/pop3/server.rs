@@ -7,6 +7,7 @@
 mod authorize;
 mod transaction;
 
+pub use authorize::Nonce;
 pub(super) use authorize::{Access, Entered, authorize};
 pub(super) use transaction::transaction;
 
@@ -27,9 +28,8 @@ use crate::net::peer::Peer;
 use crate::net::tls::Offer;
 use crate::privilege;
 use crate::record::{self, Head, Recorder};
-use crate::sasl::{Credentials, Proof};
+use crate::sasl::Credentials;
 use crate::users::{self, User};
-use crate::wire::secret::Secret;
 use log::{info, warn};
 use std::io;
 use std::path::Path;
@@ -109,22 +109,21 @@ pub(super) fn no_connection(error: io::Error) -> Error {
     Error::Connection(format!("standard input and output: {error}"))
 }
 
-/// A whole session over any stream; `check` says which maildrop a name and a password open. The programs do the same with
+/// A whole session over any stream; `check` says which maildrop credentials open, and what the mechanism says last. With
+/// `secrets` also APOP and the mechanisms are there that need passwords stored in clear. The programs do the same with
 /// processes in between.
 pub fn session<S: Stream, M: Maildrop>(
     stream: S,
     peer: &Peer,
     timeout: Duration,
-    mut check: impl FnMut(&[u8], &Secret) -> Lookup<M>,
+    secrets: bool,
+    nonce: Nonce,
+    mut check: impl FnMut(&Credentials) -> Lookup<(M, Vec<u8>)>,
 ) -> Result<Ended, Error> {
     let mut dialogue = Dialogue::new(stream, timeout);
-    let access = Access { passwords_allowed: true, secrets: false, tls: Offer::None, host: String::new() };
-    let mut judge = |credentials: &Credentials| match &credentials.proof {
-        Proof::Password(secret) => check(&credentials.name, secret).map(|maildrop| (maildrop, Vec::new())),
-        Proof::Apop { .. } | Proof::CramMd5 { .. } | Proof::ScramSha256 { .. } => Lookup::No,
-    };
-    match authorize(&mut dialogue, peer, access, |credentials, _| Ok(judge(credentials)))? {
-        Entered::In(maildrop) => transaction(&mut dialogue, maildrop, peer, "somebody", false, None),
+    let access = Access { passwords_allowed: true, secrets, tls: Offer::None, host: "mx.example".to_owned(), nonce };
+    match authorize(&mut dialogue, peer, access, |credentials, _| Ok(check(credentials)))? {
+        Entered::In(maildrop) => transaction(&mut dialogue, maildrop, peer, "somebody", secrets, None),
         Entered::Out(ended) => Ok(ended),
     }
 }

@@ -14,6 +14,9 @@ use crate::pop3::session::{Session, Step};
 use crate::sasl::{self, Credentials, Exchange, Malformed, Mechanism, Next, Proof};
 use log::info;
 
+/// Gives what nobody can guess, and never the same twice; none if there is no chance to be had.
+pub type Nonce = fn() -> Option<String>;
+
 /// By what ways a client may log in.
 pub(in crate::pop3) struct Access {
     /// Passwords are allowed before TLS: only on this machine, or where the administrator says so.
@@ -24,12 +27,14 @@ pub(in crate::pop3) struct Access {
     pub(in crate::pop3) tls: Offer,
     /// Our name, for challenges.
     pub(in crate::pop3) host: String,
+    /// What makes each challenge another.
+    pub(in crate::pop3) nonce: Nonce,
 }
 
 impl Access {
     pub(in crate::pop3) fn new(config: &Config, peer: &Peer, secrets: bool, tls: Offer) -> Access {
         let passwords_allowed = !config.tls_auth_only || peer.is_on_this_machine();
-        Access { passwords_allowed, secrets, tls, host: config.myhostname.clone() }
+        Access { passwords_allowed, secrets, tls, host: config.myhostname.clone(), nonce: auth::nonce }
     }
 }
 
@@ -64,7 +69,7 @@ pub(in crate::pop3) fn authorize<S: Stream, T>(
             }
         }
     }
-    let stamp = if session.stamp() { auth::nonce().map(|nonce| format!("<{nonce}@{}>", access.host)) } else { None };
+    let stamp = if session.stamp() { (access.nonce)().map(|nonce| format!("<{nonce}@{}>", access.host)) } else { None };
     dialogue.say(&stamp.as_deref().map_or(Reply::GREETING, Reply::stamped_greeting));
     loop {
         let step = match dialogue.next_command() {
@@ -80,7 +85,7 @@ pub(in crate::pop3) fn authorize<S: Stream, T>(
                 Ok(Credentials { name, proof: Proof::Apop { stamp, digest } })
             }
             Step::Authenticate(mechanism, initial) => {
-                match authenticate(dialogue, mechanism, initial.as_deref(), &access.host) {
+                match authenticate(dialogue, mechanism, initial.as_deref(), &access.host, access.nonce) {
                     Ok(Ok(credentials)) => Ok(credentials),
                     Ok(Err(reply)) => Err(session.gave_up(reply)),
                     Err(fault) => return Ok(Entered::Out(lost(dialogue, fault, peer, session.phase())?)),
@@ -167,8 +172,9 @@ fn authenticate<S: Stream>(
     mechanism: Mechanism,
     initial: Option<&[u8]>,
     host: &str,
+    nonce: Nonce,
 ) -> Result<Result<Credentials, Reply>, Option<Fault>> {
-    let Some(nonce) = auth::nonce() else { return Ok(Err(Reply::TROUBLE)) };
+    let Some(nonce) = nonce() else { return Ok(Err(Reply::TROUBLE)) };
     let mut exchange = Exchange::new(mechanism, nonce, host);
     let mut next = match initial.map(sasl::decode_initial).transpose() {
         Ok(initial) => exchange.begin(initial.as_ref().map(|octets| octets.0.as_slice())),

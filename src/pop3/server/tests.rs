@@ -2,6 +2,7 @@ use super::*;
 use crate::mailbox::Entry;
 use crate::net::peer::Origin;
 use crate::pop3::content::Content;
+use crate::sasl::Proof;
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read};
@@ -153,7 +154,7 @@ impl Play {
             fate: Rc::clone(&fate),
         };
         let (passwords_allowed, host) = (!self.tls_auth_only, "mx.example".to_owned());
-        let access = Access { passwords_allowed, secrets: false, tls: Offer::None, host };
+        let access = Access { passwords_allowed, secrets: false, tls: Offer::None, host, nonce: auth::nonce };
         let entered = authorize(&mut dialogue, &peer, access, |credentials, _| {
             let Proof::Password(secret) = &credentials.proof else { return Ok(Lookup::No) };
             match &secret.0[..] {
