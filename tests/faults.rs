@@ -2,18 +2,21 @@
 //!
 //! strace counts the calls of a plain run, then one run for each (call, instance) is killed or made to fail just there.
 //! strace delivers the signal before the call runs. After each run the same must hold: what was acknowledged is
-//! there, whole and once; what is there is whole; and one ordinary sweep later nothing is left over. What strace
-//! cannot do is in `faults/`: limits and disks, and calls that do less than they were asked for.
+//! there, whole and once; what is there is whole; and one ordinary sweep later nothing is left over. In `faults/` is the
+//! same for mailboxes of one file, and what strace cannot do: limits and disks, and calls that do less than they were
+//! asked for.
 
 mod common;
 mod faults {
     pub mod limits;
+    pub mod one_file;
     pub mod paths;
     #[cfg(target_arch = "x86_64")]
     pub mod short;
 }
 
 use common::{Scratch, feed};
+use faults::one_file::{MBOX_KEPT, mbox, old_or_new};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -374,70 +377,6 @@ fn pop3d_killed_anywhere_removes_nothing_unmarked() {
 #[test]
 fn an_error_of_any_file_call_of_pop3d_removes_nothing_unmarked() {
     pop3(Traced::Family).fail_everywhere(&mailbox, &unmarked_is_kept);
-}
-
-/// The same two messages in an mbox.
-fn mbox() -> Scratch {
-    let scratch = in_mbox(Scratch::with(AT_ONCE));
-    fs::write(scratch.maildir("bob"), format!("{MBOX_REMOVED}{MBOX_KEPT}")).expect("a mailbox");
-    scratch.hand_over(&scratch.maildir("bob"));
-    scratch
-}
-
-fn in_mbox(scratch: Scratch) -> Scratch {
-    scratch.configure(&format!("mailbox = mbox:{}/mail/%u", scratch.path().display()));
-    scratch
-}
-
-const MBOX_REMOVED: &str = "From a Sun Nov 22 04:27:00 2026\nSubject: one\n\nto be removed\n\n";
-const MBOX_KEPT: &str = "From a Sun Nov 22 04:27:00 2026\nSubject: two\n\nto be kept\n\n";
-
-/// The mailbox is the old one or the new one, the new one if goodbye was said, and the next session can work at once.
-fn old_or_new(scratch: &Scratch, output: &Output, what: &str) {
-    let text = fs::read_to_string(scratch.maildir("bob")).expect("the mailbox");
-    let is_new = text == MBOX_KEPT;
-    assert!(is_new || text == format!("{MBOX_REMOVED}{MBOX_KEPT}"), "{what}: {text}");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    // Before login goodbye removes nothing.
-    let removed = said.contains("Marked as deleted") && said.ends_with("+OK Goodbye\r\n");
-    assert!(is_new || !removed, "{what}: said goodbye and did not remove: {said}");
-    let next = feed(
-        &mut scratch.command("pop3d"),
-        format!("USER bob\r\nPASS {}\r\nDELE 1\r\nQUIT\r\n", common::PASSWORD).as_bytes(),
-    );
-    assert!(next.stdout.ends_with(b"+OK Goodbye\r\n"), "{what}: the next session: {next:?}");
-    let mut left: Vec<_> = files(&scratch.path().join("mail"));
-    left.retain(|path| path != &scratch.maildir("bob") && !path.to_string_lossy().contains("/.bob."));
-    assert!(left.is_empty(), "{what}: left behind: {left:?}");
-}
-
-#[test]
-fn pop3d_killed_anywhere_leaves_the_old_or_the_new_mbox() {
-    for traced in [Traced::Itself, Traced::Family] {
-        pop3(traced).kill_everywhere(&mbox, &old_or_new);
-    }
-}
-
-#[test]
-fn an_error_of_any_file_call_of_pop3d_leaves_the_old_or_the_new_mbox() {
-    pop3(Traced::Family).fail_everywhere(&mbox, &old_or_new);
-}
-
-/// One ordinary sweep later the message is in the mbox, whole and once.
-fn in_mbox_once(scratch: &Scratch, what: &str) {
-    scratch.deliver();
-    let text = fs::read_to_string(scratch.maildir("bob")).expect("the mailbox");
-    assert_eq!(text.matches("\nReturn-Path: <alice@mx.example>\nX-Delivery-ID: ").count(), 1, "{what}: {text}");
-    assert_eq!(text.matches(" whole  \nReceived: ").count(), 1, "{what}: {text}");
-    assert!(text.ends_with(&format!("{BODY}\n")), "{what}: {text}");
-    assert_eq!(scratch.queued().len(), 0, "{what}: left in the queue");
-}
-
-#[test]
-fn deliver_killed_anywhere_writes_an_mbox_once() {
-    for traced in [Traced::Itself, Traced::Family] {
-        deliver(traced).kill_everywhere(&|| in_mbox(queued()), &|scratch, _, what| in_mbox_once(scratch, what));
-    }
 }
 
 /// An installation with one message for somebody at another host, named like its folder.

@@ -1,0 +1,170 @@
+//! Kills at every call and errors in every file call where a mailbox is one file, mbox and MMDF: QUIT leaves the old or
+//! the new one, and a delivery is in it whole and once, behind what was there.
+//!
+//! MMDF, which shares nearly all of it with mbox, is run by hand:
+//! `TMPDIR=/dev/shm cargo test --features interop,powercut --test faults -- --ignored --test-threads=4 one_file`
+
+use super::super::*;
+
+/// A format, and two messages in it.
+struct Format {
+    name: &'static str,
+    removed: &'static str,
+    kept: &'static str,
+}
+
+pub const MBOX_KEPT: &str = "From a Sun Nov 22 04:27:00 2026\nSubject: two\n\nto be kept\n\n";
+
+const MBOX: Format = Format {
+    name: "mbox",
+    removed: "From a Sun Nov 22 04:27:00 2026\nSubject: one\n\nto be removed\n\n",
+    kept: MBOX_KEPT,
+};
+
+const DELIMITER: &str = "\x01\x01\x01\x01\n";
+
+const MMDF: Format = Format {
+    name: "mmdf",
+    removed: "\x01\x01\x01\x01\nSubject: one\n\nto be removed\n\x01\x01\x01\x01\n",
+    kept: "\x01\x01\x01\x01\nSubject: two\n\nto be kept\n\x01\x01\x01\x01\n",
+};
+
+impl Format {
+    /// An installation whose bob has these messages.
+    fn holding(&self, scratch: Scratch, messages: &[&str]) -> Scratch {
+        scratch.configure(&format!("mailbox = {}:{}/mail/%u", self.name, scratch.path().display()));
+        fs::write(scratch.maildir("bob"), messages.concat()).expect("a mailbox");
+        scratch.hand_over(&scratch.maildir("bob"));
+        scratch
+    }
+
+    /// Two messages, of which a session removes the first.
+    fn two(&self) -> Scratch {
+        self.holding(Scratch::with(AT_ONCE), &[self.removed, self.kept])
+    }
+
+    /// The mailbox is the old one or the new one, the new one if goodbye was said, and the next session can work at once.
+    fn old_or_new(&self, scratch: &Scratch, output: &Output, what: &str) {
+        let text = fs::read_to_string(scratch.maildir("bob")).expect("the mailbox");
+        let is_new = text == self.kept;
+        assert!(is_new || text == [self.removed, self.kept].concat(), "{what}: {text}");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        // Before login goodbye removes nothing.
+        let removed = said.contains("Marked as deleted") && said.ends_with("+OK Goodbye\r\n");
+        assert!(is_new || !removed, "{what}: said goodbye and did not remove: {said}");
+        let next = feed(
+            &mut scratch.command("pop3d"),
+            format!("USER bob\r\nPASS {}\r\nDELE 1\r\nQUIT\r\n", common::PASSWORD).as_bytes(),
+        );
+        assert!(next.stdout.ends_with(b"+OK Goodbye\r\n"), "{what}: the next session: {next:?}");
+        let mut left: Vec<_> = files(&scratch.path().join("mail"));
+        left.retain(|path| path != &scratch.maildir("bob") && !path.to_string_lossy().contains("/.bob."));
+        assert!(left.is_empty(), "{what}: left behind: {left:?}");
+    }
+
+    /// One message in the queue for bob, who has one already.
+    fn queued(&self) -> Scratch {
+        self.holding(queued(), &[self.kept])
+    }
+
+    /// One ordinary sweep later the message is in the mailbox, whole and once, behind the other.
+    fn once(&self, scratch: &Scratch, what: &str) {
+        due_again(scratch);
+        scratch.deliver();
+        let text = fs::read_to_string(scratch.maildir("bob")).expect("the mailbox");
+        let delivered = text.strip_prefix(self.kept).unwrap_or_else(|| panic!("{what}: another's message: {text}"));
+        let (begins, ends, lines) = match self.name {
+            "mbox" => ("From alice@mx.example ", "\n", 1),
+            _ => (DELIMITER, DELIMITER, 2),
+        };
+        assert!(delivered.starts_with(begins) && delivered.ends_with(&format!("{BODY}{ends}")), "{what}: {text}");
+        let is_between = |line: &&str| *line == DELIMITER || line.starts_with("From ");
+        assert_eq!(delivered.split_inclusive('\n').filter(is_between).count(), lines, "{what}: {text}");
+        let fields = "\nReturn-Path: <alice@mx.example>\nX-Delivery-ID: ";
+        assert_eq!(delivered.matches(fields).count(), 1, "{what}: {text}");
+        assert_eq!(delivered.matches(" whole  \nReceived: ").count(), 1, "{what}: {text}");
+        assert_eq!(scratch.queued().len(), 0, "{what}: left in the queue");
+    }
+
+    fn kills_of_pop3d(&self) {
+        for traced in [Traced::Itself, Traced::Family] {
+            pop3(traced).kill_everywhere(&|| self.two(), &|scratch, output, what| {
+                self.old_or_new(scratch, output, what);
+            });
+        }
+    }
+
+    fn errors_of_pop3d(&self) {
+        pop3(Traced::Family).fail_everywhere(&|| self.two(), &|scratch, output, what| {
+            assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
+            self.old_or_new(scratch, output, what);
+        });
+    }
+
+    fn kills_of_deliver(&self) {
+        for traced in [Traced::Itself, Traced::Family] {
+            deliver(traced).kill_everywhere(&|| self.queued(), &|scratch, _, what| self.once(scratch, what));
+        }
+    }
+
+    fn errors_of_deliver(&self) {
+        deliver(Traced::Family).fail_everywhere(&|| self.queued(), &|scratch, output, what| {
+            assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
+            self.once(scratch, what);
+        });
+    }
+}
+
+/// An mbox with two messages, of which a session removes the first.
+pub fn mbox() -> Scratch {
+    MBOX.two()
+}
+
+/// Of `mbox`.
+pub fn old_or_new(scratch: &Scratch, output: &Output, what: &str) {
+    MBOX.old_or_new(scratch, output, what);
+}
+
+#[test]
+fn pop3d_killed_anywhere_leaves_the_old_or_the_new_mbox() {
+    MBOX.kills_of_pop3d();
+}
+
+#[test]
+#[ignore = "nearly all is shared with mbox"]
+fn pop3d_killed_anywhere_leaves_the_old_or_the_new_mmdf() {
+    MMDF.kills_of_pop3d();
+}
+
+#[test]
+fn an_error_of_any_file_call_of_pop3d_leaves_the_old_or_the_new_mbox() {
+    MBOX.errors_of_pop3d();
+}
+
+#[test]
+#[ignore = "nearly all is shared with mbox"]
+fn an_error_of_any_file_call_of_pop3d_leaves_the_old_or_the_new_mmdf() {
+    MMDF.errors_of_pop3d();
+}
+
+#[test]
+fn deliver_killed_anywhere_writes_an_mbox_once() {
+    MBOX.kills_of_deliver();
+}
+
+#[test]
+#[ignore = "nearly all is shared with mbox"]
+fn deliver_killed_anywhere_writes_an_mmdf_once() {
+    MMDF.kills_of_deliver();
+}
+
+#[test]
+fn an_error_of_any_file_call_of_deliver_writes_an_mbox_once() {
+    MBOX.errors_of_deliver();
+}
+
+#[test]
+#[ignore = "nearly all is shared with mbox"]
+fn an_error_of_any_file_call_of_deliver_writes_an_mmdf_once() {
+    MMDF.errors_of_deliver();
+}
