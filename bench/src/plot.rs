@@ -15,8 +15,9 @@ const LEAST: f64 = 0.05;
 const MOST: f64 = 50.0;
 
 /// Colours that are told apart by those who see few.
-const OURS: [(&str, &str); 6] = [
+const OURS: [(&str, &str); 7] = [
     ("doorpost, smtpd (pool)", "#e69f00"),
+    ("doorpost, smtpd (pool, --user)", "#f0e442"),
     ("doorpost, smtpd (pool, a fork each)", "#56b4e9"),
     ("doorpost, smtpd (exec)", "#0072b2"),
     ("doorpost, accept loop (fork)", "#d55e00"),
