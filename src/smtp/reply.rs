@@ -168,9 +168,15 @@ impl Reply {
         Reply { code: 250, status: "", text: Cow::Owned(hostname.to_owned()) }
     }
 
-    /// VRFY: there is such a mailbox here.
+    /// VRFY: there is such a mailbox here. An address that fits into no line of a reply (RFC 5321 section 4.5.3.1.5), or
+    /// that only UTF-8 can write, is not said.
     pub fn mailbox(address: &Address) -> Reply {
-        Reply { code: 250, status: "2.1.5", text: Cow::Owned(format!("<{address}>")) }
+        const MOST: usize = 512 - "250 2.1.5 \r\n".len();
+        let text = format!("<{address}>");
+        if text.len() > MOST || !text.is_ascii() {
+            return Reply::CANNOT_VERIFY;
+        }
+        Reply { code: 250, status: "2.1.5", text: Cow::Owned(text) }
     }
 
     /// A line that is no command.
@@ -371,6 +377,10 @@ mod tests {
         all.push(R::blocked("zen.example"));
         all.push(R::hello("mx.example"));
         all.push(R::mailbox(&Address::from_internal(b"b o@mx.example").unwrap()));
+        for length in 470..520 {
+            let address = [&vec![b'x'; length], b"@mx.example".as_slice()].concat();
+            all.extend(Address::from_internal(&address).map(|address| R::mailbox(&address)));
+        }
         for which in [Which::Reverse, Which::Forward] {
             for fault in [path::Fault::Syntax, path::Fault::TooLong, path::Fault::NotAscii, path::Fault::NotUtf8] {
                 all.push(R::fault(Fault::Path(which, fault)));

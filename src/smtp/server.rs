@@ -374,14 +374,10 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             return reply;
         }
         match self.submit.verify(address) {
-            Ok(Verdict::Accepted)
-                if let Some(mailbox) = self.site.here(address)
-                    && mailbox.is_ascii() =>
-            {
-                Reply::mailbox(&mailbox)
-            }
             // 250 is for what was really looked up (RFC 5321 section 3.5.3).
-            Ok(Verdict::Accepted) => Reply::CANNOT_VERIFY,
+            Ok(Verdict::Accepted) => {
+                self.site.here(address).map_or(Reply::CANNOT_VERIFY, |mailbox| Reply::mailbox(&mailbox))
+            }
             Ok(verdict) => Reply::verdict(verdict),
             Err(error) => self.trouble(&error),
         }
