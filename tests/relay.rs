@@ -376,6 +376,25 @@ fn a_host_that_does_not_answer_is_left_in_peace_for_a_while() {
     assert_eq!(scratch.queued().len(), 10);
 }
 
+/// What a name server says for good is no silence: nothing waits, and a sender hears once of all his recipients.
+#[test]
+fn mail_to_domains_without_a_host_goes_back_at_once_however_much_there_is() {
+    let names = Names::start(ZONE);
+    let more = format!("name_servers = {}\ndefault_destination_concurrency_limit = 1", names.address);
+    let scratch = site("smtp:", &more);
+    for domain in ["null", "loop", "empty", "unknown"] {
+        for number in 0..4 {
+            enqueue(&scratch, &[&format!("user{number}@{domain}.example")], TEXT);
+        }
+        let many: Vec<String> = (0..120).map(|number| format!("many{number}@{domain}.example")).collect();
+        enqueue(&scratch, &many.iter().map(String::as_str).collect::<Vec<_>>(), TEXT);
+    }
+    let log = deliver(&scratch);
+    assert_eq!(log.matches("status=failed").count(), 4 * (4 + 120), "{log}");
+    assert!(!log.contains("status=deferred"), "{log}");
+    assert_eq!((scratch.queued(), scratch.mail("alice").len()), (vec![], 4 * 5));
+}
+
 #[test]
 fn one_next_hop_never_has_more_connections_than_its_limit_and_does_not_hold_up_others() {
     let slow = Hop::start(|word, _, _| {

@@ -96,8 +96,17 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
         }
     }
     for group in groups.0 {
+        let mut never = None;
         for part in group.to.chunks(config.smtp_destination_recipient_limit.max(1) as usize) {
-            trial.there(tools, &group, part)?;
+            match &never {
+                None => never = trial.there(tools, &group, part)?,
+                // Asking again for each part would only give the sender several returns, in a busy moment.
+                Some(why) => trial.nowhere(config, part, why)?,
+            }
+            if trial.busy.as_ref() == Some(&group.key()) {
+                // For the same reason no part goes before the one that waits.
+                break;
+            }
         }
     }
     for group in handed.0 {
@@ -194,15 +203,16 @@ impl Trial {
         self.settle(&[number])
     }
 
-    /// Recipients of one next hop.
-    fn there(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<(), Error> {
+    /// Recipients of one next hop. Gives why there is none, if that is for good.
+    fn there(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<Option<String>, Error> {
         let (config, desk) = (&tools.settings.config, tools.desk);
         let key = group.key();
         let permit = desk.want(&key, config.default_destination_concurrency_limit.max(1), true).map_err(broken)?;
+        let mut never = None;
         let outcomes = match permit {
             Permit::Busy => {
                 self.busy = Some(key);
-                return Ok(());
+                return Ok(None);
             }
             Permit::Dead(why) => {
                 for (number, _) in to {
@@ -230,11 +240,28 @@ impl Trial {
                 let silent = match carried.site {
                     Site::Answers => None,
                     Site::Silent(why) => Some(why),
+                    Site::Never(why) => {
+                        never = Some(why);
+                        None
+                    }
                 };
                 desk.say(&Word::Done { key, reusable, silent }).map_err(broken)?;
                 carried.outcomes
             }
         };
+        self.note_all(config, to, outcomes)?;
+        Ok(never)
+    }
+
+    /// More recipients of a next hop that is known to be none.
+    fn nowhere(&mut self, config: &Config, to: &[(usize, Address)], why: &str) -> Result<(), Error> {
+        for (number, _) in to {
+            self.begin(*number)?;
+        }
+        self.note_all(config, to, vec![Outcome::Failed(why.to_owned()); to.len()])
+    }
+
+    fn note_all(&mut self, config: &Config, to: &[(usize, Address)], outcomes: Vec<Outcome>) -> Result<(), Error> {
         for ((number, address), outcome) in to.iter().zip(outcomes) {
             self.note(config, *number, address, outcome)?;
         }

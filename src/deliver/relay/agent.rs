@@ -140,6 +140,7 @@ fn answer(carried: &Carried, is_connected: bool) -> Vec<u8> {
     match &carried.site {
         Site::Answers => frame.put(b"A"),
         Site::Silent(why) => frame.put(format!("S{why}").as_bytes()),
+        Site::Never(why) => frame.put(format!("N{why}").as_bytes()),
     };
     frame.put(&[u8::from(is_connected)]);
     for outcome in &carried.outcomes {
@@ -161,7 +162,8 @@ fn read_answer(frame: &[u8], recipients: usize) -> Option<(Carried, bool)> {
     let mut carried = Carried::new(0);
     carried.site = match fields.next()?.split_first()? {
         (b'A', _) => Site::Answers,
-        (b'S', why) => Site::Silent(crate::logging::clean(why, 300)),
+        (b'S', why) if why.starts_with(b"4.") => Site::Silent(crate::logging::clean(why, 300)),
+        (b'N', why) if why.starts_with(b"5.") => Site::Never(crate::logging::clean(why, 300)),
         _ => return None,
     };
     let is_connected = fields.next()? == [1];
@@ -244,5 +246,19 @@ mod tests {
         let mut carried = Carried::new(1);
         carried.tell(0, Outcome::Failed("4.1.1 no".into()));
         assert!(read_answer(&answer(&carried, false)[4..], 1).is_none());
+    }
+
+    #[test]
+    fn an_agent_cannot_make_others_wait_for_what_is_for_good() {
+        let read = |site: Site| {
+            let carried = Carried { site, ..Carried::new(1) };
+            read_answer(&answer(&carried, false)[4..], 1).map(|(carried, _)| carried.site)
+        };
+        for site in [Site::Silent("4.4.1 no".into()), Site::Never("5.1.2 no".into())] {
+            assert_eq!(read(site.clone()), Some(site));
+        }
+        for site in [Site::Silent("5.1.2 no".into()), Site::Never("4.4.1 no".into())] {
+            assert_eq!(read(site), None);
+        }
     }
 }

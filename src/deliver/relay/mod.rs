@@ -50,8 +50,11 @@ pub struct Job {
 pub enum Site {
     /// It is, whatever it answers.
     Answers,
-    /// No session came about, and why: others need not try for a while.
+    /// No session came about for a reason that may pass, and why: others need not try for a while.
     Silent(String),
+    /// There is no host at all, for good, and why. That is an answer: whoever else asks is to have it at once, and not to
+    /// wait for it.
+    Never(String),
 }
 
 /// What became of a job.
@@ -93,10 +96,22 @@ impl Carried {
                 *place = outcome.clone();
             }
         }
-        if let (Site::Silent(why), Outcome::Deferred(reason) | Outcome::Failed(reason)) = (&mut self.site, outcome) {
-            reason.clone_into(why);
+        match (&mut self.site, outcome) {
+            (Site::Silent(why), Outcome::Deferred(reason)) => reason.clone_into(why),
+            // What is for good is each message's own, and never a reason for others to wait.
+            (site, Outcome::Failed(_)) => *site = Site::Answers,
+            _ => {}
         }
         self
+    }
+
+    /// No hosts were found for these.
+    fn nowhere(self, numbers: &[usize], outcome: &Outcome) -> Carried {
+        let mut carried = self.these(numbers, outcome);
+        if let Outcome::Failed(why) = outcome {
+            carried.site = Site::Never(why.clone());
+        }
+        carried
     }
 
     fn all(self, outcome: &Outcome) -> Carried {

@@ -80,7 +80,7 @@ impl Client {
         };
         let hops = match hops {
             Ok(hops) => hops,
-            Err(outcome) => return carried.these(&rest, &outcome),
+            Err(outcome) => return carried.nowhere(&rest, &outcome),
         };
         self.hosts(job, protocol, facts, &hops, rest, carried)
     }
@@ -113,9 +113,6 @@ impl Client {
                 Err(trouble) => {
                     let report = trouble.report(&named(&hop.name));
                     log::info!("id={} host={} place={:?} reason=\"{report}\"", job.id, named(&hop.name), hop.place);
-                    if matches!(carried.site, Site::Silent(_)) {
-                        carried.site = Site::Silent(report.clone());
-                    }
                     let untried = rest.iter().copied().filter(|number| !carried.is_told(*number)).collect::<Vec<_>>();
                     carried = carried.these(&untried, &outcome_of(&trouble, &hop.name));
                 }
