@@ -188,6 +188,31 @@ fn what_came_in_with_requiretls_leaves_with_it_or_not_at_all() {
     }
 }
 
+/// The same host is good enough for mail that asks for less, before it and behind it.
+#[test]
+fn a_message_that_finds_no_tls_keeps_no_other_back() {
+    let without = |_: &str, _: &str, _: usize| None;
+    let broken = |word: &str, _: &str, _: usize| match word {
+        "EHLO" => Some(Act::Say("250-hop\r\n250 STARTTLS")),
+        "STARTTLS" => Some(Act::Say("220 go\r\nnonsense")),
+        _ => None,
+    };
+    for hop in [Hop::start(without), Hop::start(broken)] {
+        let one_by_one = "default_process_limit = 1\ndefault_destination_concurrency_limit = 1";
+        let scratch = site(&format!("smtp:{}", hop.name()), one_by_one);
+        scratch.configure(&format!("smtp_tls_CAfile = {}", common::tls::file("mx.crt.pem").display()));
+        for sweep in 1..=2 {
+            for parameters in ["REQUIRETLS", "", "REQUIRETLS", "", "REQUIRETLS"] {
+                enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], TEXT, parameters, "");
+            }
+            let log = deliver(&scratch);
+            let count = |what: &str| log.matches(&format!("status={what}")).count();
+            assert_eq!((count("relayed"), count("deferred"), count("failed")), (2, 3, 0), "{sweep}: {log}");
+            assert_eq!((hop.taken().len(), scratch.queued().len()), (2 * sweep, 3 * sweep), "{log}");
+        }
+    }
+}
+
 /// A host that takes its time for an answer does not keep a service from being stopped.
 #[test]
 fn told_to_stop_deliver_ends_in_time_whatever_its_next_hop_does() {

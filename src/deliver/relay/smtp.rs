@@ -113,6 +113,10 @@ impl Client {
                 Err(trouble) => {
                     let report = trouble.report(&named(&hop.name));
                     log::info!("id={} host={} place={:?} reason=\"{report}\"", job.id, named(&hop.name), hop.place);
+                    // What only this message asks of TLS is no reason for others to wait.
+                    if self.level(job) > self.config.smtp_tls_security_level && !is_before_tls(&trouble) {
+                        carried.site = Site::Answers;
+                    }
                     let untried = rest.iter().copied().filter(|number| !carried.is_told(*number)).collect::<Vec<_>>();
                     carried = carried.these(&untried, &outcome_of(&trouble, &hop.name));
                 }
@@ -282,6 +286,15 @@ struct Attempt {
 impl From<Trouble> for Attempt {
     fn from(trouble: Trouble) -> Attempt {
         Attempt { trouble, in_handshake: false }
+    }
+}
+
+/// The host was not there, or said no before it could know what is wanted of it. TLS 1.3 lets a server break off after the
+/// handshake, so any later trouble may be one of TLS.
+fn is_before_tls(trouble: &Trouble) -> bool {
+    match trouble {
+        Trouble::Lost(_, stage) | Trouble::Said(_, stage) => *stage == Stage::Greeting,
+        Trouble::Cannot(why) => why.starts_with("4.4.1"),
     }
 }
 
