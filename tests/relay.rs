@@ -12,7 +12,7 @@ use doorpost::queue::{Head, Id, Queue};
 use std::collections::HashMap;
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -479,6 +479,50 @@ fn channels_can_discard_refuse_store_and_pipe() {
     let piped = fs::read_to_string(scratch.path().join("mail/piped")).expect("what was piped");
     assert!(piped.starts_with("Return-Path: <alice@mx.example>\nReceived: by mx.example\n"), "{piped}");
     assert_eq!((scratch.queued().len(), scratch.mail("alice").len()), (0, 1));
+}
+
+#[test]
+fn a_channel_can_lead_into_one_mbox_or_mmdf_file() {
+    let scratch = Scratch::new();
+    let mail = scratch.path().join("mail");
+    let folder = mail.display();
+    scratch.write(
+        "channels",
+        &format!(
+            "local - mx.example mailbox: *\nm - mbox.example mbox:{folder}/box.mbox -\n\
+             f - mmdf.example mmdf:{folder}/box.mmdf -\n"
+        ),
+    );
+    let content = b"Subject: x\n\nFrom here\n\x01\x01\x01\x01\nend\n";
+    for format in ["mbox", "mmdf"] {
+        for number in 0..3 {
+            let (one, other) = (format!("a{number}@{format}.example"), format!("b{number}@{format}.example"));
+            enqueue(&scratch, &[&one, &other], content);
+        }
+    }
+    let log = deliver(&scratch);
+    assert_eq!((log.matches("status=delivered").count(), scratch.queued().len()), (12, 0), "{log}");
+    for (format, begin, body, end) in [
+        ("mbox", "From alice@mx.example ", "\n>From here\n\x01\x01\x01\x01\nend\n", "\nend\n\n"),
+        (
+            "mmdf",
+            "\x01\x01\x01\x01\nReturn-Path: <alice@mx.example>\n",
+            "\nFrom here\n \x01\x01\x01\nend\n",
+            "\nend\n\x01\x01\x01\x01\n",
+        ),
+    ] {
+        let file = mail.join(format!("box.{format}"));
+        let text = fs::read_to_string(&file).expect("a mailbox");
+        assert!(text.starts_with(begin) && text.ends_with(end), "{format}: {text:?}");
+        for each in ["Return-Path: <alice@mx.example>\n", " whole  \n", "Subject: x\n", body] {
+            assert_eq!(text.matches(each).count(), 6, "{format} {each:?}: {text:?}");
+        }
+        let facts = fs::metadata(&file).expect("a mailbox");
+        assert_eq!(facts.permissions().mode() & 0o777, 0o600, "{format}");
+        if nix::unistd::geteuid().is_root() {
+            assert_eq!(facts.uid(), common::NOBODY, "{format}: it belongs to mail_owner");
+        }
+    }
 }
 
 /// Without a binary of strace this would be blind; `interop` has it.
