@@ -420,6 +420,22 @@ fn mail_to_domains_without_a_host_goes_back_at_once_however_much_there_is() {
     assert_eq!((scratch.queued(), scratch.mail("alice").len()), (vec![], 4 * 5));
 }
 
+/// A mistyped smart host, or one that its zone has lost, is not the senders' affair.
+#[test]
+fn a_next_hop_that_the_administrator_named_and_is_not_there_returns_nothing() {
+    let names = Names::start(ZONE);
+    for transport in ["smtp:unknown.example", "smtp:[unknown.example]", "smtp:loop.example", "lmtp:unknown.example"] {
+        let scratch = site(transport, &format!("name_servers = {}", names.address));
+        for number in 0..3 {
+            enqueue(&scratch, &[&format!("user{number}@b.example")], TEXT);
+        }
+        let log = deliver(&scratch);
+        assert_eq!(log.matches("status=deferred").count(), 3, "{transport}: {log}");
+        assert!(log.contains("reason=\"4."), "{transport}: {log}");
+        assert_eq!((scratch.queued().len(), scratch.mail("alice").len()), (3, 0), "{transport}");
+    }
+}
+
 #[test]
 fn one_next_hop_never_has_more_connections_than_its_limit_and_does_not_hold_up_others() {
     let slow = Hop::start(|word, _, _| {

@@ -72,11 +72,7 @@ fn connect(resolver: &Resolver, job: &Job, protocol: Protocol) -> Result<(String
         let hops = match route::host(resolver, host, port) {
             Ok(hops) => hops,
             Err(outcome) => {
-                trouble = match outcome {
-                    // The administrator named it: that it is not there is no reason to return mail.
-                    Outcome::Failed(why) => Outcome::Deferred(why.replacen('5', "4", 1)),
-                    other => other,
-                };
+                trouble = route::for_named(outcome);
                 continue;
             }
         };

@@ -87,6 +87,15 @@ pub fn host(resolver: &Resolver, next_hop: &str, default_port: u16) -> Result<Ve
     named(resolver, hop.host, hop.port.unwrap_or(default_port), Instant::now() + LOOK_UP)
 }
 
+/// The administrator named the next hop: that it is not there is a mistake of his or of name servers, and no reason to return
+/// mail.
+pub fn for_named(trouble: Outcome) -> Outcome {
+    match trouble {
+        Outcome::Failed(why) => Outcome::Deferred(why.replacen('5', "4", 1)),
+        other => other,
+    }
+}
+
 /// Ourselves, as MX records may name us.
 struct OwnNames<'a> {
     name: &'a str,

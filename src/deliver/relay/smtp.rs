@@ -80,7 +80,8 @@ impl Client {
         };
         let hops = match hops {
             Ok(hops) => hops,
-            Err(outcome) => return carried.nowhere(&rest, &outcome),
+            Err(outcome) if job.next_hop.is_empty() => return carried.nowhere(&rest, &outcome),
+            Err(outcome) => return carried.these(&rest, &route::for_named(outcome)),
         };
         self.hosts(job, protocol, facts, &hops, rest, carried)
     }
