@@ -8,6 +8,7 @@
 mod grown;
 mod rewrite;
 
+use super::flocked::Flocked;
 use super::index::{self, Draft, Index, Item, Snapshot};
 use super::lock::{Held, Locking, Place};
 use super::quote::Unquoter;
@@ -15,7 +16,7 @@ use super::scan::{BodySum, Found, Scan, scan};
 use super::{Entry, Error, Maildrop, beside::Beside, import};
 use crate::config::value::{MailboxFormat, MailboxSpec};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -41,7 +42,7 @@ pub struct OneFile {
     locking: Locking,
     snapshot: Snapshot<Message>,
     /// None: there is no mailbox, which is the same as an empty one.
-    file: Option<Flock<File>>,
+    file: Option<Flocked>,
     /// Where each message was seen last, if it was, once the file has changed.
     moved: RefCell<Option<Vec<Option<Found>>>>,
     stamp: Cell<index::Stamp>,
@@ -104,7 +105,10 @@ impl OneFile {
         };
         let opened = locking.patiently(|| Ok(open_locked(&place, &locking)?));
         let (file, held) = match opened {
-            Ok(Some((file, held))) => (Some(file), Some(held)),
+            Ok(Some((file, held))) => {
+                rewrite::tidy(&place, &held);
+                (Some(file), Some(held))
+            }
             Ok(None) => (None, None),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy) => {
                 return Err(Error::InUse);
@@ -231,12 +235,12 @@ fn joined(mut messages: Vec<Message>, found: &[Found], imported: &HashMap<String
 }
 
 /// One try to open the mailbox for a session, with the locks for scanning it. `EBUSY` if another session has it.
-fn open_locked(place: &Place, locking: &Locking) -> nix::Result<Option<(Flock<File>, Held)>> {
+fn open_locked(place: &Place, locking: &Locking) -> nix::Result<Option<(Flocked, Held)>> {
     let file = match place.open(OFlag::O_RDONLY) {
         Err(Errno::ENOENT) => return Ok(None),
         file => file?,
     };
-    let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+    let file = Flocked::take(file).map_err(|errno| match errno {
         // Where deliveries take a flock too, it may be one of these.
         Errno::EWOULDBLOCK if !locking.flock => Errno::EBUSY,
         errno => errno,

@@ -7,8 +7,9 @@
 
 use crate::config::Config;
 use crate::config::value::LockKind;
+use crate::mailbox::flocked::Flocked;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, Flock, FlockArg, OFlag, fcntl, openat, renameat};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, openat, renameat};
 use nix::libc;
 use nix::sys::signal::kill;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
@@ -130,7 +131,7 @@ impl Place {
 #[derive(Debug)]
 pub struct Held {
     fcntl: Option<File>,
-    _flock: Option<Flock<File>>,
+    _flock: Option<Flocked>,
     dot: Option<DotLock>,
     external: Option<ExternalLock>,
 }
@@ -148,7 +149,7 @@ impl Held {
             held.fcntl = Some(copy);
         }
         if locking.flock && flock {
-            held._flock = Some(Flock::lock(copy()?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?);
+            held._flock = Some(Flocked::take(copy()?)?);
         }
         if let (true, Some(program)) = (locking.dot, &locking.locker) {
             held.external = Some(ExternalLock::create(place, program)?);
@@ -193,6 +194,9 @@ fn set_lock(file: &File, kind: i32) -> nix::Result<()> {
     }
 }
 
+/// Of a dot lock: who may not remove it can see whose it is.
+const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IRGRP).union(Mode::S_IROTH);
+
 #[derive(Debug)]
 struct DotLock {
     folder: OwnedFd,
@@ -203,23 +207,47 @@ struct DotLock {
 impl DotLock {
     fn create(place: &Place, stale: Duration) -> nix::Result<DotLock> {
         let name = place.beside("", ".lock");
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let draft = place.beside(".", &format!(".{}.{}", std::process::id(), now.as_nanos()));
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
-        let file = again(|| openat(&place.folder, draft.as_os_str(), flags, mode))?;
-        let result = Self::link(place, File::from(file), &draft, &name, stale);
-        let _ = again(|| unlinkat(&place.folder, draft.as_os_str(), UnlinkatFlags::NoRemoveDir));
-        let identity = result?;
+        let identity = match Self::of_nameless(place, &name, stale) {
+            // A file system without such files, or no /proc that we may use.
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT | Errno::EACCES | Errno::EPERM) => {
+                Self::of_draft(place, &name, stale)
+            }
+            identity => identity,
+        }?;
         let folder = place.folder.try_clone().map_err(|_| Errno::EMFILE);
         let remove = || unlinkat(&place.folder, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
         let folder = folder.inspect_err(|_| remove().unwrap_or_default())?;
         Ok(DotLock { folder, name, identity })
     }
 
-    fn link(place: &Place, mut file: File, draft: &OsStr, name: &OsStr, stale: Duration) -> nix::Result<(u64, u64)> {
+    /// Out of a file that has no name before it has that of the lock, so that a crash leaves nothing.
+    fn of_nameless(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<(u64, u64)> {
+        let flags = OFlag::O_WRONLY | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
+        let file = File::from(again(|| openat(&place.folder, ".", flags, MODE))?);
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Self::link(place, file, (OsStr::new(&path), AtFlags::AT_SYMLINK_FOLLOW, 1), name, stale)
+    }
+
+    fn of_draft(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<(u64, u64)> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let draft = place.beside(".", &format!(".{}.{}", std::process::id(), now.as_nanos()));
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = again(|| openat(&place.folder, draft.as_os_str(), flags, MODE))?;
+        let result = Self::link(place, File::from(file), (draft.as_os_str(), AtFlags::empty(), 2), name, stale);
+        let _ = again(|| unlinkat(&place.folder, draft.as_os_str(), UnlinkatFlags::NoRemoveDir));
+        result
+    }
+
+    /// Gives the lock's name to a file: where that is, how to get there, and how many names it has then.
+    fn link(
+        place: &Place,
+        mut file: File,
+        (from, how, names): (&OsStr, AtFlags, libc::nlink_t),
+        name: &OsStr,
+        stale: Duration,
+    ) -> nix::Result<(u64, u64)> {
         file.write_all(contents(std::process::id()).as_bytes()).map_err(|error| errno_of(&error))?;
-        let link = || again(|| linkat(&place.folder, draft, &place.folder, name, AtFlags::empty()));
+        let link = || again(|| linkat(&place.folder, from, &place.folder, name, how));
         let mut linked = link();
         if linked == Err(Errno::EEXIST) && remove_stale(place, name, stale)? {
             linked = link();
@@ -227,7 +255,7 @@ impl DotLock {
         // Over a network the answer may be lost and not the link.
         let status = fstat(&file)?;
         match linked {
-            _ if status.st_nlink == 2 => Ok((status.st_dev, status.st_ino)),
+            _ if status.st_nlink == names => Ok((status.st_dev, status.st_ino)),
             Ok(()) | Err(Errno::EEXIST) => Err(Errno::EWOULDBLOCK),
             Err(errno) => Err(errno),
         }

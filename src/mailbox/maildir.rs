@@ -10,13 +10,14 @@ pub mod name;
 
 pub use append::deliver;
 
+use super::flocked::Flocked;
 use super::index::{self, Draft, Index, Item, Snapshot, Stamp};
 use super::{Entry, Error, Maildrop, beside::Beside, import};
 use crate::config::value::{MailboxFormat, MailboxSpec};
-use folders::{Folders, again, each_message, lock, open_message, sync};
+use folders::{Folders, again, each_message, open_message, sync};
 use name::{Count, hashed_unique_id, lasting, order, sizes, unique_id};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, renameat};
+use nix::fcntl::{AtFlags, renameat};
 use nix::sys::stat::fstatat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::cell::RefCell;
@@ -41,7 +42,7 @@ pub struct Maildir {
     snapshot: Snapshot<Message>,
     /// Where each message was seen last, once one was not where the snapshot has it.
     moved: RefCell<Option<Vec<Place>>>,
-    _lock: Flock<OwnedFd>,
+    _lock: Flocked,
 }
 
 /// Where a message lies.
@@ -111,7 +112,7 @@ impl Maildir {
         let failed = |what: &str, errno: Errno| Error::Io(format!("{what} {}: {errno}", path.display()));
         let folders = Folders::open(path).map_err(|errno| failed("opening", errno))?;
         let top = folders.top.try_clone().map_err(|error| Error::Io(error.to_string()))?;
-        let lock = lock(top).map_err(|errno| match errno {
+        let lock = Flocked::take(top).map_err(|errno| match errno {
             Errno::EWOULDBLOCK => Error::InUse,
             errno => failed("locking", errno),
         })?;

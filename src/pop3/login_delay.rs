@@ -7,7 +7,8 @@
 
 use crate::config::Config;
 use crate::exit::Error;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use crate::mailbox::flocked::Flocked;
+use nix::fcntl::OFlag;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -45,7 +46,7 @@ impl LastSession {
 
     /// Whether a session may begin now; if so, notes that. Of two that come at once one is let in.
     pub fn may_begin(&self) -> io::Result<bool> {
-        let locked = Flock::lock(self.file.try_clone()?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+        let locked = Flocked::wait(self.file.try_clone()?)?;
         let status = locked.metadata()?;
         // A time in the future is no time of ours: the clock was set back.
         let since = SystemTime::now().duration_since(status.modified()?).ok();

@@ -3,7 +3,8 @@
 //! ```text
 //! locks; nobody has it open for writing; scan         other programs wait
 //! `.NAME.doorpost` is written and fsynced             a crash leaves the old mailbox, and a file nobody asks for
-//! the two files change names, in one step             a crash leaves the new mailbox, and the old one beside it
+//! the two files change names, in one step             a crash leaves the new mailbox, and the old one beside it;
+//!                                                     the next login removes either
 //! still nobody opened the old one for writing         else they change back, and all is tried again
 //! the old one is removed, the folder fsynced
 //! ```
@@ -15,7 +16,7 @@
 use super::{Identity, OneFile, identities};
 use crate::config::value::MailboxFormat;
 use crate::mailbox::index::stamp;
-use crate::mailbox::lock::{Held, again, lease};
+use crate::mailbox::lock::{Held, Place, again, lease};
 use crate::mailbox::mmdf;
 use crate::mailbox::scan::{Found, scan};
 use crate::sys::Lease;
@@ -55,7 +56,7 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
     if doomed.is_empty() {
         return Ok(doubtful);
     }
-    let draft = place.beside(".", ".doorpost");
+    let draft = draft_of(place);
     let stays: Vec<Found> =
         found.iter().enumerate().filter(|(index, _)| !doomed.contains(index)).map(|(_, found)| *found).collect();
     let begins = missing_delimiter(maildrop.format, &old, stays.first())?;
@@ -71,6 +72,18 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
     written?;
     place.sync()?;
     Ok(doubtful)
+}
+
+fn draft_of(place: &Place) -> std::ffi::OsString {
+    place.beside(".", ".doorpost")
+}
+
+/// Removes what a crash left of an earlier QUIT, which may be the old mailbox with all that was deleted. Without the dot
+/// lock it may be that of a QUIT that goes on, whose other locks are on a file that has lost its name.
+pub fn tidy(place: &Place, held: &Held) {
+    if held.has_dot() {
+        let _ = again(|| unlinkat(&place.folder, draft_of(place).as_os_str(), UnlinkatFlags::NoRemoveDir));
+    }
 }
 
 fn is_ours(lease: Option<&Lease>) -> bool {

@@ -83,6 +83,18 @@ fn what_is_marked_goes_and_what_arrived_meanwhile_stays_with_owner_and_mode() {
 }
 
 #[test]
+fn login_removes_what_a_crash_left_of_an_earlier_quit_but_only_under_the_dot_lock() {
+    let (folder, path) = mailbox(&[2]);
+    let left = folder.path().join(".bob.doorpost");
+    std::fs::write(&left, message(1)).unwrap();
+    drop(OneFile::open(&path, Mbox, Locking { dot: false, ..LOCKING }).unwrap());
+    assert!(left.exists(), "it may be that of a QUIT that goes on");
+    let maildrop = open(&path);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "the mailbox only");
+    assert!(read(&maildrop, 0).unwrap().contains("body 2"));
+}
+
+#[test]
 fn unique_ids_outlast_removals_and_status_fields() {
     let (_folder, path) = mailbox(&[1, 2, 2, 3]);
     let ids = |maildrop: &OneFile| -> Vec<String> {

@@ -1,9 +1,10 @@
 //! Appending a message to a Maildir, so that neither a crash nor a repeat loses or doubles it.
 
-use super::folders::{Folders, again, each_message, lock, open_message, sync};
+use super::folders::{Folders, again, each_message, open_message, sync};
 use super::name::{Count, base as base_of, is_base, with_sizes};
+use crate::mailbox::flocked::Flocked;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use std::fs::File;
@@ -46,7 +47,7 @@ pub fn deliver(path: &Path, base: &str, search: bool, content: &mut dyn Read) ->
 struct Draft<'a> {
     tmp: &'a OwnedFd,
     base: &'a str,
-    file: Flock<File>,
+    file: Flocked,
 }
 
 impl<'a> Draft<'a> {
@@ -56,7 +57,7 @@ impl<'a> Draft<'a> {
         remove_stale(tmp, base)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = File::from(again(|| openat(tmp, base, flags, Mode::S_IRUSR | Mode::S_IWUSR))?);
-        let file = lock(file).inspect_err(|errno| {
+        let file = Flocked::take(file).inspect_err(|errno| {
             // Whoever locks it takes it for a stale one, and removes it.
             if *errno != Errno::EWOULDBLOCK {
                 remove(tmp, base);
@@ -132,7 +133,7 @@ fn is_there(folders: &Folders, base: &str) -> nix::Result<bool> {
 fn remove_stale(tmp: &OwnedFd, base: &str) -> io::Result<()> {
     match open_message(tmp, base.as_bytes()) {
         Ok(stale) => {
-            let _lock = lock(stale)?;
+            let _lock = Flocked::take(stale)?;
             Ok(again(|| unlinkat(tmp, base, UnlinkatFlags::NoRemoveDir))?)
         }
         Err(Errno::ENOENT) => Ok(()),

@@ -3,7 +3,7 @@
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, Flockable, OFlag, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{fsync, geteuid};
 use std::fs::File;
@@ -98,17 +98,6 @@ pub fn again<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
         match call() {
             Err(Errno::EINTR) => {}
             answer => return answer,
-        }
-    }
-}
-
-/// Locks a file or folder, or says at once that another has it (`EWOULDBLOCK`).
-pub fn lock<T: Flockable>(mut file: T) -> nix::Result<Flock<T>> {
-    loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(locked) => return Ok(locked),
-            Err((again, Errno::EINTR)) => file = again,
-            Err((_, errno)) => return Err(errno),
         }
     }
 }

@@ -88,7 +88,7 @@ fn a_delivery_that_still_goes_on_is_left_alone() {
     let (_scratch, path) = scratch();
     put(&path, "1.a", "one\n");
     let other = fs::File::create(path.join("tmp/2.b")).unwrap();
-    let other = lock(other).unwrap();
+    let other = Flocked::take(other).unwrap();
     assert!(deliver(&path, "2.b", false, &mut "two\n".as_bytes()).is_err());
     assert_eq!(names(path.join("tmp")), ["2.b"]);
     drop(other);

@@ -1,0 +1,50 @@
+//! A file under flock(2), held until it is dropped.
+//!
+//! Where the lock cannot be taken off, as over a network, the end of the descriptor does so: nothing to panic for.
+
+use nix::errno::Errno;
+use nix::libc;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::ops::Deref;
+
+/// The file.
+#[derive(Debug)]
+pub struct Flocked(File);
+
+impl Flocked {
+    /// Locks it, or says at once that another has it (`EWOULDBLOCK`).
+    pub fn take(file: impl Into<File>) -> nix::Result<Flocked> {
+        let file = file.into();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Flocked(file)),
+                Err(TryLockError::WouldBlock) => return Err(Errno::EWOULDBLOCK),
+                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(TryLockError::Error(error)) => {
+                    return Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)));
+                }
+            }
+        }
+    }
+
+    /// Locks it as soon as no other has it.
+    pub fn wait(file: File) -> io::Result<Flocked> {
+        file.lock()?;
+        Ok(Flocked(file))
+    }
+}
+
+impl Deref for Flocked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Flocked {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
