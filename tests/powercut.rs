@@ -2,7 +2,8 @@
 //!
 //! The real programs run on file systems whose every write to the disk is logged; then the disk is put together again as
 //! a power cut at any point would leave it, mounted, and delivered from. What a client had been told is taken must be
-//! in its mailbox, whole and once; nothing may be there in part; and the file system must be sound.
+//! in its mailbox, whole and once; nothing may be there in part; a mailbox from which POP3 removed messages is the one of
+//! before or of after QUIT, and the latter once QUIT was answered; and the file system must be sound.
 //!
 //! Two kinds of disk are cut: one that writes everything at once (prefix), and one with a cache, of which any part may
 //! be lost or torn that was not flushed (subset). With the queue and the mailboxes on two disks both lose power at the
@@ -22,6 +23,7 @@ mod powercut {
     pub mod disk;
     pub mod image;
     pub mod log;
+    pub mod pop3;
     pub mod workload;
 }
 
@@ -29,10 +31,12 @@ use powercut::chance::Chance;
 use powercut::check::Restarted;
 use powercut::disk::{Kind, withdraw};
 use powercut::image::{Mode, Replay};
-use powercut::workload::{Acknowledged, Plant, Recording, Site, record};
+use powercut::pop3::Maildrop;
+use powercut::workload::{Acknowledged, Load, Plant, Recording, Site, record};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -100,7 +104,9 @@ fn cut(
         let is_before = |at: &[u64]| at.iter().zip(moment).all(|(a, b)| a <= b);
         let taken: Vec<usize> =
             recording.taken.iter().filter(|(_, at)| is_before(at)).map(|(number, _)| *number).collect();
-        let found = machine.violations(&acknowledged, &taken);
+        let maildrops: Vec<(Maildrop, bool)> =
+            recording.emptied.iter().map(|(maildrop, at)| (*maildrop, is_before(at))).collect();
+        let found = machine.violations(&acknowledged, &taken, &maildrops);
         if !found.is_empty() {
             wrong.push(format!("at {moment:?}: {}", found.join("; ")));
             if planted.is_some() {
@@ -146,7 +152,9 @@ fn nothing_is_lost(kind: Kind, disks: usize, percent: usize) {
         let count = left.min(CUTS_OF_ONE);
         left -= count;
         let folder = in_memory();
-        let recording = record(kind, disks, (count / 5).clamp(12, 150), folder.path(), &|_| {});
+        let load = Load::mixed((count / 5).clamp(12, 150));
+        let recording = record(kind, disks, &load, folder.path(), &|_| {});
+        assert_eq!(recording.emptied.len(), load.maildrops.len(), "not every session of POP3 came to its end");
         assert_eq!(recording.acknowledged.len(), recording.messages, "not every message was acknowledged");
         let mut rest = count;
         for (mode, total) in &mut totals {
@@ -205,13 +213,13 @@ fn two_disks_cut_at_one_moment_lose_nothing_acknowledged() {
 }
 
 /// Records with a fault planted, which must be found in at most 60 cuts of some mode.
-fn is_found(what: &str, disks: usize, told: Moment, plant: &Plant) {
+fn is_found(what: &str, disks: usize, told: Moment, load: &Load, plant: &Plant<'_>) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     withdraw();
     let seed = seed();
     let mut chance = Chance(seed);
     let folder = in_memory();
-    let recording = record(Kind::Ext4, disks, 24, folder.path(), plant);
+    let recording = record(Kind::Ext4, disks, load, folder.path(), plant);
     let mut found = false;
     for mode in [Mode::Prefix, Mode::Subset] {
         let (cuts, wrong) = cut(Kind::Ext4, &recording, mode, 60, &mut chance, Some(told));
@@ -227,7 +235,7 @@ fn is_found(what: &str, disks: usize, told: Moment, plant: &Plant) {
 fn without_calls(site: &Site, program: &str, inject: &[String]) {
     let folder = site.scratch.path().join("planted");
     fs::create_dir(&folder).expect("a folder");
-    for other in ["smtpsrvr", "qmqpd", "submit", "deliver"] {
+    for other in ["smtpsrvr", "qmqpd", "submit", "deliver", "pop3d"] {
         let real = common::binary(other);
         let path = folder.join(other);
         if other == program {
@@ -250,27 +258,66 @@ const NO_FSYNC: &str = "-e trace=fsync,fdatasync -e inject=fsync,fdatasync:retva
 
 #[test]
 fn a_queue_without_fsync_is_found() {
-    is_found("submit without fsync", 1, Moment::Reply, &|site| without_calls(site, "submit", &[NO_FSYNC.to_owned()]));
+    is_found("submit without fsync", 1, Moment::Reply, &Load::mixed(24), &|site| {
+        without_calls(site, "submit", &[NO_FSYNC.to_owned()])
+    });
 }
 
 #[test]
 fn a_delivery_without_fsync_is_found() {
-    is_found("deliver without fsync", 1, Moment::Reply, &|site| without_calls(site, "deliver", &[NO_FSYNC.to_owned()]));
+    is_found("deliver without fsync", 1, Moment::Reply, &Load::mixed(24), &|site| {
+        without_calls(site, "deliver", &[NO_FSYNC.to_owned()])
+    });
 }
 
 /// The folder new/ alone is not synced: the queue forgets a message whose name in the mailbox is not on disk yet.
 #[test]
 fn a_delivery_without_fsync_of_the_folder_is_found() {
     for disks in [1, 2] {
-        is_found(&format!("deliver without fsync of new/, {disks} disks"), disks, Moment::Reply, &|site| {
-            let mut inject = vec![NO_FSYNC.to_owned()];
-            inject.extend(site.folders_of_mail().iter().map(|folder| format!("-P '{}'", folder.display())));
-            without_calls(site, "deliver", &inject);
-        });
+        is_found(
+            &format!("deliver without fsync of new/, {disks} disks"),
+            disks,
+            Moment::Reply,
+            &Load::mixed(24),
+            &|site| {
+                let mut inject = vec![NO_FSYNC.to_owned()];
+                inject.extend(site.folders_of_mail().iter().map(|folder| format!("-P '{}'", folder.display())));
+                without_calls(site, "deliver", &inject);
+            },
+        );
     }
+}
+
+/// pop3d without the fsync of some files and folders, which `paths` gives for a mailbox in the folder of all; every
+/// mailbox is of the kind of the `first` one, so that nothing else can be found.
+fn a_quit_is_found(what: &str, first: usize, paths: &dyn Fn(Maildrop, &Path) -> Vec<PathBuf>) {
+    let maildrops: Vec<Maildrop> = (first..24).step_by(2).map(Maildrop).collect();
+    is_found(what, 1, Moment::Reply, &Load { messages: 0, maildrops: maildrops.clone() }, &|site| {
+        let folder = site.read_folder();
+        let mut paths: Vec<PathBuf> = maildrops.iter().flat_map(|maildrop| paths(*maildrop, &folder)).collect();
+        paths.dedup();
+        let paths = paths.iter().map(|path| format!("-P '{}'", path.display()));
+        let inject: Vec<String> = std::iter::once(NO_FSYNC.to_owned()).chain(paths).collect();
+        without_calls(site, "pop3d", &inject);
+    });
+}
+
+#[test]
+fn a_new_mbox_without_fsync_is_found() {
+    a_quit_is_found("pop3d without fsync of the new mbox", 0, &|maildrop, folder| vec![maildrop.draft(folder)]);
+}
+
+#[test]
+fn a_new_mbox_without_fsync_of_its_folder_is_found() {
+    a_quit_is_found("pop3d without fsync of the folder of an mbox", 0, &|_, folder| vec![folder.to_owned()]);
+}
+
+#[test]
+fn a_removal_from_a_maildir_without_fsync_is_found() {
+    a_quit_is_found("pop3d without fsync of new/ and cur/", 1, &|maildrop, folder| maildrop.folders(folder).into());
 }
 
 #[test]
 fn a_reply_before_the_message_is_on_disk_is_found() {
-    is_found("an early reply", 1, Moment::Early, &|_| {});
+    is_found("an early reply", 1, Moment::Early, &Load::mixed(24), &|_| {});
 }

@@ -1,8 +1,10 @@
 //! What must hold when the power comes back.
 
 use super::disk::{Device, Kind, Mount};
+use super::pop3::Maildrop;
 use super::workload::{Acknowledged, Site, content, is_far};
 use crate::common::feed;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -13,17 +15,25 @@ pub struct Restarted {
     kind: Kind,
     site: Site,
     pub images: Vec<PathBuf>,
+    /// Cuts so far.
+    turn: Cell<usize>,
 }
 
 impl Restarted {
     /// `images`: where the disks are put before each start.
     pub fn new(kind: Kind, images: Vec<PathBuf>) -> Restarted {
-        Restarted { kind, site: Site::new(images.len()), images }
+        Restarted { kind, site: Site::new(images.len()), images, turn: Cell::new(0) }
     }
 
     /// Mounts the disks, lets deliver run once, and gives everything that is wrong then. `acknowledged` are the messages
-    /// whose client had read the reply before the cut, `taken` those that the next hop had the end of.
-    pub fn violations(&self, acknowledged: &[&Acknowledged], taken: &[usize]) -> Vec<String> {
+    /// whose client had read the reply before the cut, `taken` those that the next hop had the end of, `maildrops` the
+    /// mailboxes of POP3 and whether QUIT had been answered before.
+    pub fn violations(
+        &self,
+        acknowledged: &[&Acknowledged],
+        taken: &[usize],
+        maildrops: &[(Maildrop, bool)],
+    ) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut mounts = Vec::new();
         for (number, image) in self.images.iter().enumerate() {
@@ -49,6 +59,7 @@ impl Restarted {
         for (number, times) in found.iter().filter(|(number, times)| **times > most(**number)) {
             wrong.push(format!("message {number} is there {times} times"));
         }
+        self.maildrops(maildrops, &mut wrong);
         drop(mounts);
         wrong.extend(self.images.iter().filter_map(|image| self.kind.check(image).err()));
         wrong
@@ -90,6 +101,16 @@ impl Restarted {
                 None => wrong.push(format!("torn, at the next hop: {} octets", text.len())),
             }
         }
+    }
+
+    /// Every mailbox of POP3, and one of them, at each cut another, as the next session sees it.
+    fn maildrops(&self, maildrops: &[(Maildrop, bool)], wrong: &mut Vec<String>) {
+        let folder = self.site.read_folder();
+        let before = wrong.len();
+        wrong.extend(maildrops.iter().filter_map(|(maildrop, told)| maildrop.violation(&folder, *told)));
+        let turn = self.turn.replace(self.turn.get() + 1);
+        let next = maildrops.get(turn % maildrops.len().max(1)).filter(|_| wrong.len() == before);
+        wrong.extend(next.and_then(|(maildrop, _)| maildrop.misjudged(&self.site)));
     }
 
     /// Each message and how often it is there; a file that is none of ours, whole, is wrong.

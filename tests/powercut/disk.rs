@@ -34,11 +34,12 @@ impl Kind {
         }
     }
 
-    /// What the disk under it writes whole or not at all. btrfs needs that for its superblock: with a torn one it does
-    /// not mount, and nobody's fsync can help.
+    /// What the disk under it writes whole or not at all: sectors, but for a superblock, of 1024 octets in ext4 and 4096 in
+    /// btrfs. With a torn one they do not mount, for its checksum is looked at before the journal, and nobody's fsync can help.
     pub fn atom(self) -> usize {
         match self {
-            Kind::Ext4 | Kind::Xfs => 512,
+            Kind::Xfs => 512,
+            Kind::Ext4 => 1024,
             Kind::Btrfs => 4096,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::disk::{Kind, LoggedDisk};
 use super::log::Log;
+use super::pop3::Maildrop;
 use crate::common::hops::Hop;
 use crate::common::{NOBODY, Scratch, feed};
 use std::collections::HashMap;
@@ -90,7 +91,7 @@ impl Site {
     }
 
     /// One of our programs, or what is planted in its place.
-    fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: &str) -> Command {
         let real = self.scratch.command(program);
         let planted = self.scratch.path().join("planted").join(program);
         if !planted.exists() {
@@ -105,6 +106,11 @@ impl Site {
         self.mount_point(self.disks - 1).join("mail")
     }
 
+    /// Where the mailboxes are from which POP3 removes.
+    pub fn read_folder(&self) -> PathBuf {
+        self.mount_point(self.disks - 1).join("read")
+    }
+
     /// Where messages are seen in everybody's mailbox.
     pub fn folders_of_mail(&self) -> Vec<PathBuf> {
         USERS.iter().flat_map(|user| ["new", "cur"].map(|part| self.mail().join(user).join(part))).collect()
@@ -117,14 +123,17 @@ impl Site {
         files.map(|entry| entry.expect("an entry").path()).collect()
     }
 
-    /// Makes the folders that whoever installs makes; the FIFO's reader keeps submit from starting deliver itself.
-    fn furnish(&self) -> fs::File {
+    /// Makes the folders that whoever installs makes, and mailboxes for POP3, all of it on disk; the FIFO's reader keeps
+    /// submit from starting deliver itself.
+    fn furnish(&self, maildrops: &[Maildrop]) -> fs::File {
         fs::DirBuilder::new().mode(0o700).create(self.queue()).expect("the queue");
         fs::DirBuilder::new().mode(0o755).create(self.mail()).expect("the mail folder");
         let trigger = self.queue().join("trigger");
         nix::unistd::mkfifo(&trigger, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("the trigger");
         fs::create_dir(self.drop_folder()).expect("the drop folder");
-        for folder in [self.queue(), self.mail(), self.drop_folder()] {
+        fs::create_dir(self.read_folder()).expect("a folder of mailboxes");
+        maildrops.iter().for_each(|maildrop| maildrop.make(&self.read_folder()));
+        for folder in [self.queue(), self.mail(), self.drop_folder(), self.read_folder()] {
             self.scratch.hand_over(&folder);
         }
         fs::set_permissions(self.drop_folder(), fs::Permissions::from_mode(0o1733)).expect("its mode");
@@ -158,6 +167,21 @@ pub struct Acknowledged {
     pub position: Vec<u64>,
 }
 
+/// What is done while a recording is made.
+pub struct Load {
+    /// Messages that are sent.
+    pub messages: usize,
+    /// Mailboxes of which a session of POP3 removes some of the messages.
+    pub maildrops: Vec<Maildrop>,
+}
+
+impl Load {
+    /// Messages, and after every third of them a session of POP3.
+    pub fn mixed(messages: usize) -> Load {
+        Load { messages, maildrops: (0..messages.div_ceil(3)).map(Maildrop).collect() }
+    }
+}
+
 /// What a recording gives.
 pub struct Recording {
     /// The folders of the recorders.
@@ -166,30 +190,32 @@ pub struct Recording {
     pub messages: usize,
     /// What the next hop had the end of, and how long the logs were then.
     pub taken: Vec<(usize, Vec<u64>)>,
+    /// The mailboxes of POP3, and how long the logs were when QUIT had been answered.
+    pub emptied: Vec<(Maildrop, Vec<u64>)>,
     /// Lengths that the logs had at one moment, from the first message on.
     pub moments: Vec<Vec<u64>>,
 }
 
 /// A fault to plant: replaces a program by a script that runs it differently.
-pub type Plant = dyn Fn(&Site);
+pub type Plant<'a> = dyn Fn(&Site) + 'a;
 
-/// Sends `messages` messages by SMTP and QMQP, one after another and then several at once, with deliver running after
-/// the first part and throughout the second.
-pub fn record(kind: Kind, disks: usize, messages: usize, folder: &Path, plant: &Plant) -> Recording {
+/// Sends messages by SMTP, by QMQP and through the drop folder, and removes others by POP3; one after another and then
+/// several at once, with deliver running after the first part and throughout the second.
+pub fn record(kind: Kind, disks: usize, load: &Load, folder: &Path, plant: &Plant<'_>) -> Recording {
     let site = Site::new(disks);
     let logged: Vec<LoggedDisk> = (0..disks)
         .map(|number| LoggedDisk::new(kind, &folder.join(number.to_string()), &site.mount_point(number)))
         .collect();
     let logs: Vec<PathBuf> = logged.iter().map(LoggedDisk::log).collect();
     let _ = site.logs.set(logs.clone());
-    let trigger = site.furnish();
+    let trigger = site.furnish(&load.maildrops);
     plant(&site);
     let done = AtomicBool::new(false);
-    let acknowledged = Mutex::new(Vec::new());
+    let (acknowledged, emptied) = (Mutex::default(), Mutex::default());
     let mut moments = Vec::new();
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| watch(&logs, &done));
-        let work = scope.spawn(|| work(&site, &logs, messages, &acknowledged));
+        let work = scope.spawn(|| work(&site, &logs, load, &acknowledged, &emptied));
         let worked = work.join();
         done.store(true, Ordering::Release);
         moments = watch.join().expect("the watch");
@@ -203,11 +229,12 @@ pub fn record(kind: Kind, disks: usize, messages: usize, folder: &Path, plant: &
     }
     let acknowledged = acknowledged.into_inner().expect("acknowledgements");
     let taken = std::mem::take(&mut *site.taken.lock().expect("the list"));
-    Recording { disks, acknowledged, messages, taken, moments }
+    let emptied = emptied.into_inner().expect("sessions");
+    Recording { disks, acknowledged, messages: load.messages, taken, emptied, moments }
 }
 
 /// The lengths of all logs.
-fn positions(logs: &[PathBuf]) -> Vec<u64> {
+pub fn positions(logs: &[PathBuf]) -> Vec<u64> {
     logs.iter().map(|log| fs::metadata(log).expect("a log").len()).collect()
 }
 
@@ -229,7 +256,18 @@ fn watch(logs: &[PathBuf], done: &AtomicBool) -> Vec<Vec<u64>> {
     }
 }
 
-fn work(site: &Site, logs: &[PathBuf], messages: usize, acknowledged: &Mutex<Vec<Acknowledged>>) {
+fn work(
+    site: &Site,
+    logs: &[PathBuf],
+    load: &Load,
+    acknowledged: &Mutex<Vec<Acknowledged>>,
+    emptied: &Mutex<Vec<(Maildrop, Vec<u64>)>>,
+) {
+    let messages = load.messages;
+    let quit = |maildrop: &Maildrop| {
+        let position = maildrop.quit(site, logs);
+        emptied.lock().expect("sessions").push((*maildrop, position));
+    };
     let send = |number: usize| {
         let ack = match number % 9 {
             2 | 5 => qmqp(site, logs, number),
@@ -237,6 +275,9 @@ fn work(site: &Site, logs: &[PathBuf], messages: usize, acknowledged: &Mutex<Vec
             _ => smtp(site, logs, number),
         };
         acknowledged.lock().expect("acknowledgements").extend(ack);
+        if number.is_multiple_of(3) {
+            load.maildrops.get(number / 3).into_iter().for_each(quit);
+        }
     };
     let first_part = messages / 2;
     (0..first_part).for_each(send);
@@ -261,6 +302,7 @@ fn work(site: &Site, logs: &[PathBuf], messages: usize, acknowledged: &Mutex<Vec
         }
     });
     sweep(site);
+    load.maildrops.iter().skip(messages.div_ceil(3)).for_each(quit);
 }
 
 /// Counts a thread down even when it panics.
