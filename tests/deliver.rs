@@ -562,6 +562,74 @@ fn a_user_whose_home_is_closed_to_us_waits() {
     assert_eq!(reports(&scratch, &id), ["4.2.0 the mailbox cannot be written now"]);
 }
 
+/// What a neighbour can do who may write the folder above a mailbox, as everybody may /tmp: each of the ways gets no mail.
+#[test]
+fn no_mail_goes_where_a_neighbour_has_laid_the_way_or_the_mailbox() {
+    const NEIGHBOUR: u32 = 4343;
+    let Some(scratch) = of_another(4242) else { return };
+    let path = |name: &str| scratch.path().join(name);
+    let open_to_all = |path: &Path, is_folder: bool| {
+        if is_folder {
+            for name in ["", "tmp", "new", "cur"] {
+                fs::create_dir(path.join(name)).unwrap();
+                fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o777)).unwrap();
+            }
+        } else {
+            fs::write(path, "").unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        give(path, NEIGHBOUR);
+    };
+    open_to_all(&path("neighbour"), true);
+    open_to_all(&path("dave/made"), true);
+    open_to_all(&path("dave/box"), false);
+    let link = |target: &Path, name: &str, owner: u32| {
+        std::os::unix::fs::symlink(target, path(name)).unwrap();
+        std::os::unix::fs::lchown(path(name), Some(owner), None).unwrap();
+    };
+    link(&path("neighbour"), "dave/foreign", NEIGHBOUR);
+    link(&path("dave"), "way", NEIGHBOUR);
+    link(&path("dave/own-box"), "dave/to-a-box", 4242);
+    let dave = |place: &str| {
+        let line = format!("dave:{{PLAIN}}x:4242:4242::{}::mailbox={place}\n", path("dave").display());
+        scratch.write("passwd", &line);
+        enqueue(&scratch, "", &["dave@mx.example"], b"text\n")
+    };
+    for (format, place) in [
+        ("maildir", "dave/foreign"),
+        ("maildir", "way/Maildir"),
+        ("maildir", "dave/made"),
+        ("mbox", "way/mbox"),
+        ("mbox", "dave/box"),
+        ("mmdf", "dave/box"),
+        ("mbox", "dave/to-a-box"),
+    ] {
+        let id = dave(&format!("{format}:{}", path(place).display()));
+        deliver(&scratch);
+        assert_eq!(reports(&scratch, &id), ["4.2.0 the mailbox cannot be written now"], "{format} {place}");
+        scratch.run("doorpost-queue", &["delete", id.as_str()], b"");
+    }
+    assert_eq!(fs::read_dir(path("neighbour/new")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(path("dave/made/new")).unwrap().count(), 0);
+    assert_eq!(fs::metadata(path("dave/box")).unwrap().len(), 0);
+    // His own links and root's are his own affair.
+    fs::create_dir(path("dave/elsewhere")).unwrap();
+    give(&path("dave/elsewhere"), 4242);
+    link(&path("dave/elsewhere"), "dave/own", 4242);
+    link(&path("dave"), "home", 0);
+    dave(&format!("maildir:{}", path("home/own/Maildir").display()));
+    deliver(&scratch);
+    assert_eq!(fs::read_dir(path("dave/elsewhere/Maildir/new")).unwrap().count(), 1);
+    scratch.configure("strict_mailbox_ownership = no");
+    for place in ["maildir:dave/made", "mbox:dave/box"] {
+        dave(&place.replace("dave", &path("dave").display().to_string()));
+        deliver(&scratch);
+    }
+    assert_eq!(scratch.queued(), []);
+    assert_eq!(fs::read_dir(path("dave/made/new")).unwrap().count(), 1);
+    assert!(fs::metadata(path("dave/box")).unwrap().len() > 0);
+}
+
 #[test]
 fn not_started_as_root_another_users_mailbox_waits_with_a_clear_reason() {
     let Some(scratch) = of_another(4242) else { return };

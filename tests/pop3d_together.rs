@@ -151,7 +151,7 @@ fn session(scratch: &Scratch, chance: &mut Chance, removed: &mut Removed) {
 fn nothing_is_lost_doubled_or_misnumbered() {
     let scratch = Scratch::new();
     let maildir = scratch.maildir("bob");
-    maildir::deliver(&maildir, "0.Q.mx", false, &mut body(0).as_bytes()).expect("delivery");
+    maildir::deliver(&maildir, true, "0.Q.mx", false, &mut body(0).as_bytes()).expect("delivery");
     scratch.hand_over(&scratch.path().join("mail"));
     let (is_over, sessions_so_far) = (AtomicBool::new(false), AtomicUsize::new(0));
     let results: Vec<Removed> = std::thread::scope(|scope| {

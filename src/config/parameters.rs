@@ -94,6 +94,7 @@ parameters! {
     pam_service: String = "doorpost", "the file in /etc/pam.d that says how pam checks passwords";
     mailbox: MailboxSpec = "maildir:~/Maildir", "where a user's mail is kept: maildir:PATH, mbox:PATH or mmdf:PATH, with ~, %u, %n and %d";
     mailbox_delivery_lock: List<LockKind> = "fcntl, dotlock", "how a mailbox that is one file is locked: fcntl, flock, dotlock";
+    strict_mailbox_ownership: bool = "yes", "deliver only to a mailbox that is the user's or root's, and not to one that another user has made there";
     deliver_lock_attempts: u32 = "20", "how often a lock of a mailbox is tried";
     deliver_lock_delay: Seconds = "1s", "pause between two tries for a lock of a mailbox";
     external_locker: OptionalPath = "", "program that makes and removes dot locks instead of ours, as Mailutils' dotlock does: PROGRAM [-u] MAILBOX";

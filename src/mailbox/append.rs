@@ -7,7 +7,7 @@
 use super::lock::{Held, Locking, Place};
 use super::quote::Quoter;
 use super::scan::{MARK, PARTIAL, WHOLE, scan};
-use super::{mbox, mmdf};
+use super::{mbox, mmdf, way};
 use crate::config::value::MailboxFormat;
 use memchr::memchr;
 use nix::errno::Errno;
@@ -24,12 +24,14 @@ const LONGEST_FIRST_LINE: usize = 4096;
 const LONGEST_BASE: usize = 200;
 
 /// Appends a message. `base` tells this delivery from all others, and is the same at every repeat; `search`: the last
-/// try may have crashed. The mailbox is made where it is missing, for its owner alone.
+/// try may have crashed. The mailbox is made where it is missing, for its owner alone; `strict`: one that is another
+/// user's, who could read what arrives there, is left alone.
 ///
 /// `content` gives the message with LF line ends, its Return-Path field first; an error of its own abandons the delivery.
 pub fn deliver(
     path: &Path,
     format: MailboxFormat,
+    strict: bool,
     locking: &Locking,
     base: &str,
     search: bool,
@@ -40,6 +42,9 @@ pub fn deliver(
     }
     let place = Place::of(path)?;
     let (file, _held) = locking.patiently(|| Ok(open(&place, locking)?))?;
+    if strict && !way::is_trusted(&file)? {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, way::NOT_OURS));
+    }
     let mut size = file.metadata()?.len();
     if search {
         let found = scan(&file, format, Some(base.as_bytes()))?;

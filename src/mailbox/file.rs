@@ -101,7 +101,7 @@ impl OneFile {
         let failed = |what: &str, error: io::Error| Error::Io(format!("{what} {}: {error}", path.display()));
         let place = match Place::of(path) {
             Ok(place) => place,
-            Err(errno) => return Err(failed("opening the folder of", errno.into())),
+            Err(error) => return Err(failed("opening the folder of", error)),
         };
         let opened = locking.patiently(|| Ok(open_locked(&place, &locking)?));
         let (file, held) = match opened {

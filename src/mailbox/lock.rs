@@ -8,8 +8,9 @@
 use crate::config::Config;
 use crate::config::value::LockKind;
 use crate::mailbox::flocked::Flocked;
+use crate::mailbox::way;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, openat, renameat};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat, renameat};
 use nix::libc;
 use nix::sys::signal::kill;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
@@ -87,11 +88,10 @@ pub struct Place {
 }
 
 impl Place {
-    /// Opens the folder of a mailbox.
-    pub fn of(path: &Path) -> nix::Result<Place> {
-        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EINVAL) };
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let folder = again(|| openat(AT_FDCWD, folder, flags, Mode::empty()))?;
+    /// Opens the folder of a mailbox, not over a symbolic link of another user's.
+    pub fn of(path: &Path) -> io::Result<Place> {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EINVAL.into()) };
+        let folder = way::open(folder, way::Missing::Refused)?;
         Ok(Place { folder, name: name.to_owned() })
     }
 

@@ -110,7 +110,7 @@ impl Maildir {
     /// The same; `undelete` takes the flag T off all messages, which a mail reader would remove.
     pub fn open_with(path: &Path, undelete: bool) -> Result<Maildir, Error> {
         let failed = |what: &str, errno: Errno| Error::Io(format!("{what} {}: {errno}", path.display()));
-        let folders = Folders::open(path).map_err(|errno| failed("opening", errno))?;
+        let folders = Folders::open(path).map_err(|error| Error::Io(format!("opening {}: {error}", path.display())))?;
         let top = folders.top.try_clone().map_err(|error| Error::Io(error.to_string()))?;
         let lock = Flocked::take(top).map_err(|errno| match errno {
             Errno::EWOULDBLOCK => Error::InUse,

@@ -12,6 +12,7 @@ mod mbox;
 mod mmdf;
 mod quote;
 pub mod scan;
+mod way;
 
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec};
@@ -88,7 +89,8 @@ pub fn open(config: &Config, spec: &MailboxSpec) -> Result<Box<dyn Maildrop>, Er
     })
 }
 
-/// Appends a message to a mailbox of any format: see [`maildir::deliver`], whose arguments these are.
+/// Appends a message to a mailbox of any format: see [`maildir::deliver`], whose arguments these are. With
+/// `strict_mailbox_ownership` nothing is appended to what is neither root's nor the user's whose rights we have.
 pub fn deliver(
     config: &Config,
     spec: &MailboxSpec,
@@ -98,9 +100,10 @@ pub fn deliver(
 ) -> io::Result<()> {
     let path = Path::new(&spec.path);
     match spec.format {
-        MailboxFormat::Maildir => maildir::deliver(path, base, search, content),
+        MailboxFormat::Maildir => maildir::deliver(path, config.strict_mailbox_ownership, base, search, content),
         format @ (MailboxFormat::Mbox | MailboxFormat::Mmdf) => {
-            append::deliver(path, format, &Locking::of(config), base, search, content)
+            let locking = Locking::of(config);
+            append::deliver(path, format, config.strict_mailbox_ownership, &locking, base, search, content)
         }
     }
 }

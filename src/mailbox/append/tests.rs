@@ -14,7 +14,7 @@ const LOCKING: Locking = Locking {
 const MESSAGE: &[u8] = b"Return-Path: <bob@mx.example>\nSubject: x\n\nFrom here\n\x01\x01\x01\x01\nend";
 
 fn append(path: &Path, format: MailboxFormat, base: &str, search: bool, mut content: &[u8]) -> io::Result<()> {
-    deliver(path, format, &LOCKING, base, search, &mut content)
+    deliver(path, format, true, &LOCKING, base, search, &mut content)
 }
 
 /// The mailbox without the dates.
@@ -99,7 +99,7 @@ fn content_that_breaks_off_leaves_nothing() {
     let path = folder.path().join("bob");
     append(&path, Mbox, "1.Q", false, MESSAGE).unwrap();
     let before = std::fs::read(&path).unwrap();
-    assert!(deliver(&path, Mbox, &LOCKING, "2.Q", false, &mut Broken(0)).is_err());
+    assert!(deliver(&path, Mbox, true, &LOCKING, "2.Q", false, &mut Broken(0)).is_err());
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 

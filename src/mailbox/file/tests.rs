@@ -57,7 +57,7 @@ fn a_second_session_is_refused_and_deliveries_are_not() {
     let _first = open(&path);
     assert!(matches!(OneFile::open(&path, Mbox, LOCKING), Err(Error::InUse)));
     let mut content = b"Return-Path: <>\n".as_slice();
-    crate::mailbox::append::deliver(&path, Mbox, &LOCKING, "1.Q", false, &mut content).unwrap();
+    crate::mailbox::append::deliver(&path, Mbox, true, &LOCKING, "1.Q", false, &mut content).unwrap();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::folders::{Folders, again, each_message, open_message, sync};
 use super::name::{Count, base as base_of, is_base, with_sizes};
 use crate::mailbox::flocked::Flocked;
+use crate::mailbox::way;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
@@ -21,14 +22,18 @@ const LOOKED_AT: usize = 100;
 
 /// Appends a message: tmp, fsync, link into new/, fsync new/. `base` is the unique part of the name, the same at every
 /// repeat; sizes are added to it. If a file of that base is in new/ already, or (`search`: the last try may have
-/// crashed) in cur/, nothing is done.
+/// crashed) in cur/, nothing is done. `strict`: a Maildir that is another user's, who could read what arrives there, is
+/// left alone.
 ///
 /// `content` gives exactly what is to be stored, with LF line ends; an error of its own abandons the delivery.
-pub fn deliver(path: &Path, base: &str, search: bool, content: &mut dyn Read) -> io::Result<()> {
+pub fn deliver(path: &Path, strict: bool, base: &str, search: bool, content: &mut dyn Read) -> io::Result<()> {
     if !is_base(base) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a name for a message"));
     }
     let folders = Folders::open(path)?;
+    if strict && !way::is_trusted(&folders.top)? {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, way::NOT_OURS));
+    }
     if search && is_there(&folders, base)? {
         // The try that put it there may have ended before this.
         sync(&folders.new)?;

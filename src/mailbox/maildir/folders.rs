@@ -1,12 +1,14 @@
 //! The folders of a Maildir: opening, making and reading them, all relative to descriptors, so that nothing that is
 //! renamed or replaced by a symbolic link meanwhile leads elsewhere.
 
+use crate::mailbox::way;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{fsync, geteuid};
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -26,11 +28,11 @@ pub struct Folders {
 }
 
 impl Folders {
-    /// Opens them, making what is missing. The way to the Maildir may lead over symbolic links, for homes often do;
-    /// its own folders may not.
-    pub fn open(path: &Path) -> nix::Result<Folders> {
+    /// Opens them, making what is missing. The way to the Maildir may lead over symbolic links that are root's or the
+    /// user's, for homes often do; its own folders may not.
+    pub fn open(path: &Path) -> io::Result<Folders> {
         match Self::open_existing(path) {
-            Err(Errno::ENOENT) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 make(path)?;
                 Self::open_existing(path)
             }
@@ -38,8 +40,8 @@ impl Folders {
         }
     }
 
-    fn open_existing(path: &Path) -> nix::Result<Folders> {
-        let top = again(|| openat(AT_FDCWD, path, FOLDER, Mode::empty()))?;
+    fn open_existing(path: &Path) -> io::Result<Folders> {
+        let top = way::open(path, way::Missing::Refused)?;
         let below = |name: &str| again(|| openat(&top, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty()));
         let (tmp, new, cur) = (below("tmp")?, below("new")?, below("cur")?);
         Ok(Folders { top, tmp, new, cur })
@@ -49,24 +51,13 @@ impl Folders {
 /// Makes a Maildir and the folders above it, 0700, and puts them on disk.
 ///
 /// tmp/ comes last: where it is, the rest is known to be on disk, even if a crash came in the middle of this.
-fn make(path: &Path) -> nix::Result<()> {
-    make_with_parents(path)?;
-    let top = again(|| openat(AT_FDCWD, path, FOLDER, Mode::empty()))?;
+fn make(path: &Path) -> io::Result<()> {
+    let top = way::open(path, way::Missing::Made)?;
     make_one(&top, Path::new("new"))?;
     make_one(&top, Path::new("cur"))?;
     sync(&top)?;
     sync_above(path)?;
-    make_one(&top, Path::new("tmp"))
-}
-
-fn make_with_parents(path: &Path) -> nix::Result<()> {
-    match (make_one(AT_FDCWD, path), path.parent()) {
-        (Err(Errno::ENOENT), Some(parent)) => {
-            make_with_parents(parent)?;
-            make_one(AT_FDCWD, path)
-        }
-        (answer, _) => answer,
-    }
+    Ok(make_one(&top, Path::new("tmp"))?)
 }
 
 fn make_one(at: impl AsFd, path: &Path) -> nix::Result<()> {

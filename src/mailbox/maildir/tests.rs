@@ -10,7 +10,7 @@ fn scratch() -> (tempfile::TempDir, std::path::PathBuf) {
 }
 
 fn put(path: &Path, base: &str, content: &str) {
-    deliver(path, base, false, &mut content.as_bytes()).unwrap();
+    deliver(path, true, base, false, &mut content.as_bytes()).unwrap();
 }
 
 fn names(folder: impl AsRef<Path>) -> Vec<String> {
@@ -66,10 +66,10 @@ fn a_repeat_with_search_finds_the_message_in_cur() {
     let (_scratch, path) = scratch();
     put(&path, "1.a", "text\n");
     fs::rename(path.join("new/1.a,S=5,W=6"), path.join("cur/1.a,S=5,W=6:2,S")).unwrap();
-    deliver(&path, "1.a", true, &mut "text\n".as_bytes()).unwrap();
+    deliver(&path, true, "1.a", true, &mut "text\n".as_bytes()).unwrap();
     assert_eq!(names(path.join("new")).len(), 0);
     // Another name that only begins alike is another message.
-    deliver(&path, "1", true, &mut "text\n".as_bytes()).unwrap();
+    deliver(&path, true, "1", true, &mut "text\n".as_bytes()).unwrap();
     assert_eq!(names(path.join("new")), ["1,S=5,W=6"]);
 }
 
@@ -89,7 +89,7 @@ fn a_delivery_that_still_goes_on_is_left_alone() {
     put(&path, "1.a", "one\n");
     let other = fs::File::create(path.join("tmp/2.b")).unwrap();
     let other = Flocked::take(other).unwrap();
-    assert!(deliver(&path, "2.b", false, &mut "two\n".as_bytes()).is_err());
+    assert!(deliver(&path, true, "2.b", false, &mut "two\n".as_bytes()).is_err());
     assert_eq!(names(path.join("tmp")), ["2.b"]);
     drop(other);
     put(&path, "2.b", "two\n");
@@ -98,7 +98,7 @@ fn a_delivery_that_still_goes_on_is_left_alone() {
 #[test]
 fn content_that_breaks_off_leaves_nothing() {
     let (_scratch, path) = scratch();
-    assert!(deliver(&path, "1.a", false, &mut Broken(b"half")).is_err());
+    assert!(deliver(&path, true, "1.a", false, &mut Broken(b"half")).is_err());
     assert_eq!((names(path.join("new")).len(), names(path.join("tmp")).len()), (0, 0));
 }
 
@@ -106,7 +106,7 @@ fn content_that_breaks_off_leaves_nothing() {
 fn a_base_that_is_a_path_is_refused() {
     let (_scratch, path) = scratch();
     for base in ["../1.a", "/tmp/x", "", "."] {
-        assert!(deliver(&path, base, false, &mut "x\n".as_bytes()).is_err());
+        assert!(deliver(&path, true, base, false, &mut "x\n".as_bytes()).is_err());
     }
 }
 
@@ -116,7 +116,7 @@ fn folders_that_are_symbolic_links_are_refused() {
     put(&path, "1.a", "one\n");
     fs::remove_dir_all(path.join("new")).unwrap();
     symlink(scratch.path(), path.join("new")).unwrap();
-    assert!(deliver(&path, "2.b", false, &mut "two\n".as_bytes()).is_err());
+    assert!(deliver(&path, true, "2.b", false, &mut "two\n".as_bytes()).is_err());
     assert!(matches!(Maildir::open(&path), Err(Error::Io(_))));
 }
 
