@@ -96,6 +96,14 @@ impl Loop {
         busy: Option<Vec<u8>>,
     ) -> Result<Ended, Error> {
         let size = self.bounds.size(server.config());
+        // Before children are forked: what the first record costs is then not paid in each of them.
+        log::info!(
+            "ready service={} children={} idle={} max_use={}",
+            self.service,
+            size.children,
+            size.idle,
+            size.max_use
+        );
         // A child for each connection, started when that is there, needs no pool.
         if size.idle > 0 || size.max_use != 1 {
             let (name, limits) = (self.service.clone(), Limits::of(server.config()));

@@ -256,7 +256,12 @@ impl Acceptor {
 
     /// Closes everything the loop holds: for a forked child, which has no business with it.
     pub fn close(&mut self) {
-        self.services.clear();
+        for mut service in self.services.drain(..) {
+            service.listeners.clear();
+            service.held = None;
+            // The rest is memory shared with the parent; each page of it would be copied only to be given back.
+            std::mem::forget(service);
+        }
         self.signals = None;
         self.leash = None;
         self.refused = None;
