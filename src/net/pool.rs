@@ -9,32 +9,31 @@
 //! so a burst is met at once. All children hold the end of a pipe; when the other end is closed, by a parent that stops,
 //! that has read its configuration again or that was killed, the idle ones end, and the busy ones after their session.
 
+mod shared;
+mod worker;
+
 use super::acceptor::{HandedOver, Left, MOST_CHILDREN, REST};
 use super::ending;
-use super::limits::{self, Excess, Limits, Table};
+use super::limits::{Excess, Limits, Table};
 use super::listener::Listener;
 use super::refused::Refused;
 use crate::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::Pid;
+use shared::{BUSY, FREE, IDLE, Shared, log_refused};
 use std::collections::HashMap;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use worker::Worker;
 
 /// How long a child waits that is one more than should be idle, if `max_idle` is not less.
 const LINGER: Duration = Duration::from_secs(10);
-
-const FREE: u64 = 0;
-const IDLE: u64 = 1;
-const BUSY: u64 = 2;
 
 /// What a child comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,56 +87,6 @@ pub struct Pool {
     rests_until: Option<Instant>,
     stopping: bool,
     reads_again: bool,
-}
-
-/// What parent and children have in common.
-#[derive(Debug)]
-struct Shared {
-    listeners: Vec<Listener>,
-    /// How many slots were ever used, then the state of each child.
-    states: &'static [AtomicU64],
-    table: Table,
-    limits: Limits,
-    bell: EventFd,
-    end: PipeReader,
-}
-
-impl Shared {
-    /// The states of all slots that were ever used: a look costs what is going on, not what may.
-    fn used(&self) -> &[AtomicU64] {
-        let used = self.states.first().map_or(0, |word| word.load(Ordering::Relaxed));
-        self.states.get(1..).and_then(|words| words.get(..usize::try_from(used).ok()?)).unwrap_or_default()
-    }
-
-    fn count(&self, state: u64) -> usize {
-        self.used().iter().filter(|word| word.load(Ordering::Relaxed) == state).count()
-    }
-
-    fn set(&self, slot: usize, state: u64) {
-        if let Some(word) = self.used().get(slot) {
-            word.store(state, Ordering::Relaxed);
-        }
-    }
-
-    /// Makes a slot one of those that were used, and busy. For the parent.
-    fn use_slot(&self, slot: usize) {
-        if let Some(word) = self.states.first() {
-            word.fetch_max(slot as u64 + 1, Ordering::Relaxed);
-        }
-        self.set(slot, BUSY);
-    }
-
-    /// A slot that nobody has; the lowest, so that few are ever used. For the parent.
-    fn free_slot(&self) -> usize {
-        let used = self.used();
-        let free = used.iter().position(|word| word.load(Ordering::Relaxed) == FREE);
-        free.unwrap_or_else(|| {
-            if let Some(word) = self.states.first() {
-                word.fetch_add(1, Ordering::Relaxed);
-            }
-            used.len()
-        })
-    }
 }
 
 impl Pool {
@@ -403,132 +352,4 @@ impl Pool {
 
 fn bounded(size: Size) -> Size {
     Size { children: size.children.min(MOST_CHILDREN), ..size }
-}
-
-fn log_refused(service: &str, connection: &OwnedFd, excess: Excess) {
-    let client = limits::address_of(connection).map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-    log::info!("refused client={client} service={service} cause=\"{excess}\"");
-}
-
-/// A child's side.
-struct Worker<'a> {
-    shared: &'a Shared,
-    slot: usize,
-    size: &'a Size,
-    name: &'a str,
-    refusal: Option<&'a [u8]>,
-    refused: Refused,
-    events: Epoll,
-}
-
-/// Events that are no listener's.
-const END: u64 = u64::MAX;
-const REFUSED: u64 = u64::MAX - 1;
-
-impl<'a> Worker<'a> {
-    fn new(
-        shared: &'a Shared,
-        slot: usize,
-        size: &'a Size,
-        (name, refusal): (&'a str, Option<&'a [u8]>),
-    ) -> io::Result<Worker<'a>> {
-        let events = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let refused = Refused::new()?;
-        for (number, listener) in shared.listeners.iter().enumerate() {
-            // One client wakes one child.
-            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
-            events.add(listener, EpollEvent::new(flags, number as u64))?;
-        }
-        events.add(&shared.end, EpollEvent::new(EpollFlags::EPOLLIN, END))?;
-        events.add(&refused, EpollEvent::new(EpollFlags::EPOLLIN, REFUSED))?;
-        Ok(Worker { shared, slot, size, name, refusal, refused, events })
-    }
-
-    fn run(&mut self, serve: &mut impl FnMut(OwnedFd) -> Served) -> u8 {
-        let (user, mut uses, mut idle_since) = (geteuid(), 0_u32, Instant::now());
-        loop {
-            let listener = match self.wait(idle_since) {
-                Woken::Client(listener) => listener,
-                Woken::Nothing => continue,
-                Woken::End => return 0,
-            };
-            let Some(connection) = self.accept(listener) else { continue };
-            self.refused.close();
-            let served = serve(connection);
-            self.shared.table.release(self.slot);
-            uses = uses.saturating_add(1);
-            // Who has become another user cannot serve the next client as the first one.
-            if uses == self.size.max_use || !served.goes_on || geteuid() != user {
-                return served.status;
-            }
-            self.shared.set(self.slot, IDLE);
-            idle_since = Instant::now();
-        }
-    }
-
-    fn wait(&mut self, idle_since: Instant) -> Woken {
-        let linger = self.size.linger();
-        let until = idle_since.checked_add(linger).unwrap_or(idle_since);
-        let until = self.refused.next_end().map_or(until, |end| end.min(until));
-        let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        let stays = self.shared.count(IDLE) <= self.size.idle && self.refused.next_end().is_none();
-        let timeout = EpollTimeout::try_from(if stays { linger } else { left }).unwrap_or(EpollTimeout::NONE);
-        let mut ready = [EpollEvent::empty(); 8];
-        let count = match self.events.wait(&mut ready, timeout) {
-            Ok(count) => count,
-            Err(Errno::EINTR) => return Woken::Nothing,
-            Err(_) => return Woken::End,
-        };
-        self.refused.tend();
-        let ready = ready.get(..count).unwrap_or_default();
-        if ready.iter().any(|event| event.data() == END) {
-            return Woken::End;
-        }
-        if let Some(event) = ready.iter().find(|event| event.data() < REFUSED) {
-            return usize::try_from(event.data()).map_or(Woken::Nothing, Woken::Client);
-        }
-        if idle_since.elapsed() >= linger && self.shared.count(IDLE) > self.size.idle {
-            // At once, so that two do not leave where one is too many.
-            self.shared.set(self.slot, BUSY);
-            return Woken::End;
-        }
-        Woken::Nothing
-    }
-
-    /// A client that may be served; the state is busy then.
-    fn accept(&mut self, listener: usize) -> Option<OwnedFd> {
-        let listener = self.shared.listeners.get(listener)?;
-        let connection = match listener.accept() {
-            Ok(connection) => connection?,
-            Err(error) => {
-                // Whose the socket is has stopped it, and ends us next.
-                if error.raw_os_error() != Some(Errno::EINVAL as i32) {
-                    log::error!("cannot accept cause=\"{error}\"");
-                }
-                let end = PollFd::new(self.shared.end.as_fd(), PollFlags::POLLIN);
-                let _ = poll(&mut [end], PollTimeout::try_from(REST).unwrap_or(PollTimeout::ZERO));
-                return None;
-            }
-        };
-        if self.shared.limits.are_any()
-            && let Some(address) = limits::address_of(&connection)
-            && let Err(excess) = self.shared.table.claim(self.slot, address, &self.shared.limits)
-        {
-            log_refused(self.name, &connection, excess);
-            self.refused.refuse(connection, self.refusal);
-            return None;
-        }
-        self.shared.set(self.slot, BUSY);
-        // The parent looks at the sockets while nobody is idle, and so must be told of that too.
-        if self.shared.count(IDLE) < self.size.idle.max(1) {
-            let _ = self.shared.bell.write(1);
-        }
-        Some(connection)
-    }
-}
-
-enum Woken {
-    Client(usize),
-    Nothing,
-    End,
 }

@@ -1,0 +1,137 @@
+//! A child of a pool: it waits for a client, claims a place for it, serves it, and waits again.
+
+use super::super::acceptor::REST;
+use super::super::limits;
+use super::super::refused::Refused;
+use super::shared::{BUSY, IDLE, Shared, log_refused};
+use super::{Served, Size};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::unistd::geteuid;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// The child's side.
+pub(super) struct Worker<'a> {
+    shared: &'a Shared,
+    slot: usize,
+    size: &'a Size,
+    name: &'a str,
+    refusal: Option<&'a [u8]>,
+    refused: Refused,
+    events: Epoll,
+}
+
+/// Events that are no listener's.
+const END: u64 = u64::MAX;
+const REFUSED: u64 = u64::MAX - 1;
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(
+        shared: &'a Shared,
+        slot: usize,
+        size: &'a Size,
+        (name, refusal): (&'a str, Option<&'a [u8]>),
+    ) -> io::Result<Worker<'a>> {
+        let events = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let refused = Refused::new()?;
+        for (number, listener) in shared.listeners.iter().enumerate() {
+            // One client wakes one child.
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+            events.add(listener, EpollEvent::new(flags, number as u64))?;
+        }
+        events.add(&shared.end, EpollEvent::new(EpollFlags::EPOLLIN, END))?;
+        events.add(&refused, EpollEvent::new(EpollFlags::EPOLLIN, REFUSED))?;
+        Ok(Worker { shared, slot, size, name, refusal, refused, events })
+    }
+
+    pub(super) fn run(&mut self, serve: &mut impl FnMut(OwnedFd) -> Served) -> u8 {
+        let (user, mut uses, mut idle_since) = (geteuid(), 0_u32, Instant::now());
+        loop {
+            let listener = match self.wait(idle_since) {
+                Woken::Client(listener) => listener,
+                Woken::Nothing => continue,
+                Woken::End => return 0,
+            };
+            let Some(connection) = self.accept(listener) else { continue };
+            self.refused.close();
+            let served = serve(connection);
+            self.shared.table.release(self.slot);
+            uses = uses.saturating_add(1);
+            // Who has become another user cannot serve the next client as the first one.
+            if uses == self.size.max_use || !served.goes_on || geteuid() != user {
+                return served.status;
+            }
+            self.shared.set(self.slot, IDLE);
+            idle_since = Instant::now();
+        }
+    }
+
+    fn wait(&mut self, idle_since: Instant) -> Woken {
+        let linger = self.size.linger();
+        let until = idle_since.checked_add(linger).unwrap_or(idle_since);
+        let until = self.refused.next_end().map_or(until, |end| end.min(until));
+        let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let stays = self.shared.count(IDLE) <= self.size.idle && self.refused.next_end().is_none();
+        let timeout = EpollTimeout::try_from(if stays { linger } else { left }).unwrap_or(EpollTimeout::NONE);
+        let mut ready = [EpollEvent::empty(); 8];
+        let count = match self.events.wait(&mut ready, timeout) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => return Woken::Nothing,
+            Err(_) => return Woken::End,
+        };
+        self.refused.tend();
+        let ready = ready.get(..count).unwrap_or_default();
+        if ready.iter().any(|event| event.data() == END) {
+            return Woken::End;
+        }
+        if let Some(event) = ready.iter().find(|event| event.data() < REFUSED) {
+            return usize::try_from(event.data()).map_or(Woken::Nothing, Woken::Client);
+        }
+        if idle_since.elapsed() >= linger && self.shared.count(IDLE) > self.size.idle {
+            // At once, so that two do not leave where one is too many.
+            self.shared.set(self.slot, BUSY);
+            return Woken::End;
+        }
+        Woken::Nothing
+    }
+
+    /// A client that may be served; the state is busy then.
+    fn accept(&mut self, listener: usize) -> Option<OwnedFd> {
+        let listener = self.shared.listeners.get(listener)?;
+        let connection = match listener.accept() {
+            Ok(connection) => connection?,
+            Err(error) => {
+                // Whose the socket is has stopped it, and ends us next.
+                if error.raw_os_error() != Some(Errno::EINVAL as i32) {
+                    log::error!("cannot accept cause=\"{error}\"");
+                }
+                let end = PollFd::new(self.shared.end.as_fd(), PollFlags::POLLIN);
+                let _ = poll(&mut [end], PollTimeout::try_from(REST).unwrap_or(PollTimeout::ZERO));
+                return None;
+            }
+        };
+        if self.shared.limits.are_any()
+            && let Some(address) = limits::address_of(&connection)
+            && let Err(excess) = self.shared.table.claim(self.slot, address, &self.shared.limits)
+        {
+            log_refused(self.name, &connection, excess);
+            self.refused.refuse(connection, self.refusal);
+            return None;
+        }
+        self.shared.set(self.slot, BUSY);
+        // The parent looks at the sockets while nobody is idle, and so must be told of that too.
+        if self.shared.count(IDLE) < self.size.idle.max(1) {
+            let _ = self.shared.bell.write(1);
+        }
+        Some(connection)
+    }
+}
+
+enum Woken {
+    Client(usize),
+    Nothing,
+    End,
+}
