@@ -8,7 +8,9 @@
 
 mod common;
 mod faults {
+    pub mod disks;
     pub mod limits;
+    pub mod matrix;
     pub mod one_file;
     pub mod paths;
     #[cfg(target_arch = "x86_64")]
@@ -16,182 +18,14 @@ mod faults {
 }
 
 use common::{Scratch, feed};
+use faults::matrix::{Case, Traced};
 use faults::one_file::{MBOX_KEPT, mbox, old_or_new};
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const BODY: &str = "Subject: precious\n\nline one\n.dot\nlast line\n";
-
-/// Which process is traced.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Traced {
-    /// The program itself.
-    Itself,
-    /// The program and all its children.
-    Family,
-    /// The `submit` it starts.
-    Submit,
-}
-
-struct Case {
-    program: &'static str,
-    traced: Traced,
-    input: Vec<u8>,
-}
-
-impl Case {
-    /// Runs it under strace with more options; the trace is in `scratch`/trace.
-    fn run(&self, scratch: &Scratch, options: &[String]) -> Output {
-        let trace = scratch.path().join("trace");
-        let _ = fs::remove_file(&trace);
-        let mut strace: Vec<OsString> =
-            ["timeout", "-s", "KILL", "60", "strace", "-qq", "-o"].into_iter().map(OsString::from).collect();
-        strace.push(trace.into());
-        strace.extend(options.iter().map(OsString::from));
-        if self.traced == Traced::Family {
-            strace.push("-f".into());
-        }
-        if self.traced == Traced::Submit {
-            let folder = wrapped(scratch, "submit", &strace);
-            let setting = format!("daemon_directory={}", folder.display());
-            return feed(scratch.command(self.program).args(["-o", &setting]), &self.input);
-        }
-        // Behind its name may stand arguments.
-        let mut words = self.program.split(' ');
-        strace.push(common::binary(words.next().unwrap_or_default()).into());
-        strace.extend(words.map(OsString::from));
-        let mut command = Command::new(&strace[0]);
-        command.args(&strace[1..]).env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
-        let output = feed(&mut command, &self.input);
-        assert_ne!(output.status.code(), Some(137), "{} {options:?}: hung for a minute", self.program);
-        output
-    }
-
-    /// How often each system call is made in a plain run.
-    fn calls(&self, prepare: &dyn Fn() -> Scratch) -> BTreeMap<String, usize> {
-        let scratch = prepare();
-        let output = self.run(&scratch, &[]);
-        let mut calls = BTreeMap::new();
-        let mut most: BTreeMap<(String, String), usize> = BTreeMap::new();
-        for (process, name) in traced_calls(&scratch) {
-            *most.entry((process, name)).or_insert(0) += 1;
-        }
-        for ((_, name), count) in most {
-            let highest = calls.entry(name).or_insert(0);
-            *highest = count.max(*highest);
-        }
-        assert!(calls.len() > 5, "{}: strace saw nothing: {output:?}", self.program);
-        calls
-    }
-
-    /// Kills it at every call of every name; `check` looks at what is left.
-    fn kill_everywhere(&self, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
-        let (mut fired, mut cases) = (0, 0);
-        for (name, count) in self.calls(prepare) {
-            for instance in 1..=count {
-                // The first execve is strace's own, and a process cannot be killed at its own end.
-                if (name == "execve" && instance == 1) || name == "exit_group" {
-                    continue;
-                }
-                let scratch = prepare();
-                let inject = format!("inject={name}:signal=SIGKILL:when={instance}");
-                let output = self.run(&scratch, &["-e".into(), format!("trace={name}"), "-e".into(), inject]);
-                let trace = fs::read_to_string(scratch.path().join("trace")).unwrap_or_default();
-                cases += 1;
-                fired += usize::from(trace.contains("killed by SIGKILL"));
-                check(&scratch, &output, &format!("{} {:?} killed at {name} {instance}", self.program, self.traced));
-            }
-        }
-        assert!(fired * 10 > cases * 9, "{}: only {fired} of {cases} kills fired", self.program);
-    }
-
-    /// Makes each file call fail in each way.
-    fn fail_everywhere(&self, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
-        let mut cases = 0;
-        for (name, count) in self.calls(prepare) {
-            if !FILE_CALLS.contains(&name.as_str()) {
-                continue;
-            }
-            let mut fired = 0;
-            for (instance, error) in (1..=count).flat_map(|instance| ERRORS.map(|error| (instance, error))) {
-                let scratch = prepare();
-                let inject = format!("inject={name}:error={error}:when={instance}");
-                let output = self.run(&scratch, &["-e".into(), format!("trace={name}"), "-e".into(), inject]);
-                let trace = fs::read_to_string(scratch.path().join("trace")).unwrap_or_default();
-                fired += usize::from(trace.contains("(INJECTED)"));
-                check(&scratch, &output, &format!("{} {:?} {error} at {name} {instance}", self.program, self.traced));
-            }
-            // How many calls there are varies a little with the time of day and who is scheduled first.
-            let planned = count * ERRORS.len();
-            assert!(fired * 10 >= planned * 8, "{}: only {fired} of {planned} errors of {name}", self.program);
-            cases += fired;
-        }
-        assert!(cases > 50, "{}: only {cases} errors were injected", self.program);
-    }
-}
-
-/// What a program does to files, as far as it can fail. Not close: the kernel frees the descriptor even where it tells an
-/// error, and strace, which leaves the call out, would show a descriptor that stays open, which there never is.
-const FILE_CALLS: [&str; 23] = [
-    "openat",
-    "read",
-    "pread64",
-    "write",
-    "pwrite64",
-    "fsync",
-    "fdatasync",
-    "link",
-    "linkat",
-    "rename",
-    "renameat2",
-    "unlink",
-    "unlinkat",
-    "mkdir",
-    "mkdirat",
-    "fstat",
-    "newfstatat",
-    "statx",
-    "getdents64",
-    "fchmod",
-    "ftruncate",
-    "utimensat",
-    "flock",
-];
-
-const ERRORS: [&str; 7] = ["EIO", "ENOSPC", "EDQUOT", "EINTR", "EMFILE", "EROFS", "ENOMEM"];
-
-/// A folder in which `program` runs under strace, and the others are themselves.
-fn wrapped(scratch: &Scratch, program: &str, strace: &[OsString]) -> PathBuf {
-    let folder = scratch.path().join("bin");
-    let _ = fs::create_dir(&folder);
-    let words: Vec<String> = strace.iter().map(|word| format!("'{}'", word.to_string_lossy())).collect();
-    let real = common::binary(program);
-    let script = format!("#!/bin/sh\nexec {} '{}' \"$@\"\n", words.join(" "), real.display());
-    let path = folder.join(program);
-    fs::write(&path, script).expect("a wrapper");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
-    scratch.hand_over(&folder);
-    folder
-}
-
-/// Process and name of each call in the trace.
-fn traced_calls(scratch: &Scratch) -> Vec<(String, String)> {
-    let trace = fs::read_to_string(scratch.path().join("trace")).expect("a trace");
-    let call = |line: &str| {
-        let (process, rest) = match line.split_once(char::is_whitespace) {
-            Some((pid, rest)) if pid.bytes().all(|b| b.is_ascii_digit()) => (pid.to_owned(), rest.trim_start()),
-            _ => (String::new(), line),
-        };
-        let name = rest.split_once('(')?.0;
-        let named = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        named.then(|| (process, name.to_owned()))
-    };
-    trace.lines().filter_map(call).collect()
-}
 
 fn smtp(traced: Traced) -> Case {
     let body = BODY.replace("\n.", "\n..").replace('\n', "\r\n");

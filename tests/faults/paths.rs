@@ -1,11 +1,11 @@
 //! The same matrix, kills at every call and errors in every file call, over the ways that the others do not take: `~/.forward`,
 //! programs, requeueing, notices of delay, SMTP and LMTP, the filter before the queue.
 //!
-//! Each takes a minute or so, so they are run by hand:
-//! `TMPDIR=/dev/shm cargo test --features interop,powercut --test faults -- --ignored --test-threads=4 paths`
+//! Each takes a minute or so, so a part is made in every run; see matrix.rs for the whole.
 
 use crate::common::hops::Hop;
 use crate::common::{Scratch, binary, feed, until};
+use crate::faults::matrix::Share;
 use crate::{BODY, Case, Traced, acknowledged, deliver, due_again, far_off, nothing_left_over, receiving, smtp};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -31,9 +31,9 @@ fn sweep(scratch: &Scratch) -> String {
 
 fn matrix(prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &str)) {
     for traced in [Traced::Itself, Traced::Family] {
-        deliver(traced).kill_everywhere(prepare, &|scratch, _, what| check(scratch, what));
+        deliver(traced).kill(Share::Part, prepare, &|scratch, _, what| check(scratch, what));
     }
-    deliver(Traced::Family).fail_everywhere(prepare, &|scratch, output, what| {
+    deliver(Traced::Family).fail(Share::Part, prepare, &|scratch, output, what| {
         assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
         check(scratch, what);
     });
@@ -48,7 +48,6 @@ fn forwarded() -> Scratch {
 }
 
 #[test]
-#[ignore = "minutes"]
 fn a_forward_file_is_followed_once() {
     matrix(&forwarded, &|scratch, what| {
         sweep(scratch);
@@ -75,7 +74,6 @@ fn piped() -> Scratch {
 
 /// Nobody can ask a program what it has done: the one message in flight may come to it again, and it gets it whole.
 #[test]
-#[ignore = "minutes"]
 fn a_program_gets_a_message_whole_and_at_most_twice() {
     matrix(&piped, &|scratch, what| {
         quiet(scratch);
@@ -123,7 +121,6 @@ fn delayed() -> Scratch {
 }
 
 #[test]
-#[ignore = "minutes"]
 fn a_sender_is_told_of_delay_once() {
     matrix(&delayed, &|scratch, what| {
         sweep(scratch);
@@ -138,7 +135,6 @@ fn a_sender_is_told_of_delay_once() {
 }
 
 #[test]
-#[ignore = "minutes"]
 fn requeueing_loses_and_doubles_nothing() {
     let case = || Case { program: "doorpost-queue requeue ALL", traced: Traced::Itself, input: Vec::new() };
     let prepare = || with_message(receiving(), "bob@mx.example");
@@ -151,8 +147,8 @@ fn requeueing_loses_and_doubles_nothing() {
         assert!(scratch.mail("bob")[0].ends_with(BODY.as_bytes()), "{what}: torn");
         nothing_left_over(scratch, what);
     };
-    case().kill_everywhere(&prepare, &check);
-    case().fail_everywhere(&prepare, &check);
+    case().kill(Share::Part, &prepare, &check);
+    case().fail(Share::Part, &prepare, &check);
 }
 
 fn through(hop: &Hop, protocol: &str) -> Scratch {
@@ -165,7 +161,6 @@ fn through(hop: &Hop, protocol: &str) -> Scratch {
 
 /// Killed or failing anywhere, LMTP; and failing anywhere, SMTP, whose kills are in every run.
 #[test]
-#[ignore = "minutes"]
 fn a_next_hop_gets_a_message_and_at_most_twice() {
     let hop = Hop::friendly();
     let check = |scratch: &Scratch, what: &str| {
@@ -183,7 +178,7 @@ fn a_next_hop_gets_a_message_and_at_most_twice() {
         assert_eq!(scratch.mail("alice").len(), 0, "{what}: returned");
     };
     matrix(&|| through(&hop, "lmtp"), &check);
-    deliver(Traced::Family).fail_everywhere(&|| through(&hop, "smtp"), &|scratch, output, what| {
+    deliver(Traced::Family).fail(Share::Part, &|| through(&hop, "smtp"), &|scratch, output, what| {
         assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
         check(scratch, what);
     });
@@ -209,7 +204,6 @@ fn quiet(scratch: &Scratch) {
 
 /// Behind the filter before the queue: what is acknowledged is there once; what is not may be there, once, too.
 #[test]
-#[ignore = "minutes"]
 fn what_a_filter_before_the_queue_has_taken_is_kept() {
     let check = |scratch: &Scratch, output: &Output, what: &str| {
         quiet(scratch);
@@ -220,7 +214,7 @@ fn what_a_filter_before_the_queue_has_taken_is_kept() {
         assert!(scratch.mail("bob").iter().all(|mail| mail.ends_with(BODY.as_bytes())), "{what}: torn");
         nothing_left_over(scratch, what);
     };
-    smtp(Traced::Submit).kill_everywhere(&filtered, &check);
-    smtp(Traced::Submit).fail_everywhere(&filtered, &check);
+    smtp(Traced::Submit).kill(Share::Part, &filtered, &check);
+    smtp(Traced::Submit).fail(Share::Part, &filtered, &check);
     assert!(acknowledged(&feed(&mut filtered().command("smtpsrvr"), &smtp(Traced::Itself).input)));
 }

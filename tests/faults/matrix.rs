@@ -1,0 +1,285 @@
+//! What strace does to a program: killed at every instance of every system call, and every file call made to fail.
+//!
+//! The calls and how often each is made come from plain runs, the file calls by strace's own classes, so that a call which a
+//! program begins to make is in the matrix without anybody's thinking of it.
+//!
+//! A run in which nothing was hit shows nothing: it is made again, and if that is of no avail the test fails. How often a call
+//! is made may vary by one where several processes are at work (a read that gets two writes at once or one after the
+//! other, a signal that comes into a wait), so the least of some plain runs is what is gone through.
+//!
+//! Matrices that take a minute or more are made in part ([`Share::Part`]): every call that changes what is on disk, and an
+//! evenly spaced part of the rest, another one every day. `FAULTS=all` makes the whole, `FAULTS_TURN=20779` repeats a day:
+//! `FAULTS=all TMPDIR=/dev/shm cargo test --features interop,powercut --test faults -- --test-threads=8`
+
+use crate::common::{Scratch, binary, feed};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::SystemTime;
+
+/// Which process is traced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Traced {
+    /// The program itself.
+    Itself,
+    /// The program and all its children.
+    Family,
+    /// The `submit` it starts.
+    Submit,
+}
+
+/// How much of a matrix is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Share {
+    Whole,
+    /// The whole only if `FAULTS=all` asks for it.
+    Part,
+}
+
+pub struct Case {
+    /// Behind its name may stand arguments.
+    pub program: &'static str,
+    pub traced: Traced,
+    pub input: Vec<u8>,
+}
+
+/// Calls that change what is on disk, or put it there: the moments that matter most.
+const CHANGES: [&str; 21] = [
+    "chmod",
+    "fchmod",
+    "fchown",
+    "fdatasync",
+    "fsync",
+    "ftruncate",
+    "link",
+    "linkat",
+    "mkdir",
+    "mkdirat",
+    "mknodat",
+    "pwrite64",
+    "rename",
+    "renameat",
+    "renameat2",
+    "symlink",
+    "syncfs",
+    "unlink",
+    "unlinkat",
+    "utimensat",
+    "write",
+];
+
+/// Calls that ask about descriptors and names and move nothing: one error a day for each, all with `FAULTS=all`.
+const ASKS: [&str; 7] = ["access", "dup2", "fcntl", "ioctl", "lseek", "poll", "statfs"];
+
+/// File calls that are not made to fail. Of close the kernel frees the descriptor even where it tells an error, and strace, which
+/// leaves the call out, would show one that stays open, which there never is. mmap is ld.so's, and memory, without
+/// which Rust ends the process. The first execve is strace's own, and no process of ours makes a second.
+const NOT_FAILED: [&str; 3] = ["close", "execve", "mmap"];
+
+const ERRORS: [&str; 7] = ["EIO", "ENOSPC", "EDQUOT", "EINTR", "EMFILE", "EROFS", "ENOMEM"];
+
+/// Of poll no others: on one that poll has not Rust's start-up code ends the process.
+const POLL_ERRORS: [&str; 2] = ["EINTR", "ENOMEM"];
+
+/// Plain runs, and runs until something was hit.
+const PLAIN: usize = 3;
+const TRIES: usize = 8;
+
+/// Of what is in a part only now and then one in so many.
+const ONE_IN: usize = 25;
+
+impl Case {
+    /// Runs it under strace with more options; the trace is in `scratch`/trace.
+    fn run(&self, scratch: &Scratch, options: &[String]) -> Output {
+        let trace = scratch.path().join("trace");
+        let _ = fs::remove_file(&trace);
+        let mut strace: Vec<OsString> =
+            ["timeout", "-s", "KILL", "60", "strace", "-qq", "-o"].into_iter().map(OsString::from).collect();
+        strace.push(trace.into());
+        strace.extend(options.iter().map(OsString::from));
+        if self.traced == Traced::Family {
+            strace.push("-f".into());
+        }
+        if self.traced == Traced::Submit {
+            let folder = wrapped(scratch, "submit", &strace);
+            let setting = format!("daemon_directory={}", folder.display());
+            return feed(scratch.command(self.program).args(["-o", &setting]), &self.input);
+        }
+        let mut words = self.program.split(' ');
+        strace.push(binary(words.next().unwrap_or_default()).into());
+        strace.extend(words.map(OsString::from));
+        let mut command = Command::new(&strace[0]);
+        command.args(&strace[1..]).env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
+        let output = feed(&mut command, &self.input);
+        assert_ne!(output.status.code(), Some(137), "{} {options:?}: hung for a minute", self.program);
+        output
+    }
+
+    /// How often one process makes each call of these classes: at least, in some plain runs.
+    fn calls(&self, prepare: &dyn Fn() -> Scratch, classes: &str) -> BTreeMap<String, usize> {
+        let plain = || {
+            let scratch = prepare();
+            let output = self.run(&scratch, &["-e".into(), format!("trace={classes}")]);
+            let calls = most_of_one_process(&scratch);
+            assert!(calls.len() > 5, "{}: strace saw nothing: {output:?}", self.program);
+            calls
+        };
+        let mut least = plain();
+        for _ in 1..PLAIN {
+            let again = plain();
+            for (name, count) in &mut least {
+                *count = again.get(name).copied().unwrap_or(0).min(*count);
+            }
+        }
+        least
+    }
+
+    /// What a run leaves that was hit at one call. None if the call was not made so often in any of some runs.
+    fn hit(&self, prepare: &dyn Fn() -> Scratch, hit: &Hit) -> Option<(Scratch, Output)> {
+        let Hit { name, instance, how } = hit;
+        let inject = format!("inject={name}:{how}:when={instance}");
+        let options = ["-e".into(), format!("trace={name}"), "-e".into(), inject];
+        let mark = if how.starts_with("error=") { "(INJECTED)" } else { "killed by SIGKILL" };
+        for _ in 0..TRIES {
+            let scratch = prepare();
+            let output = self.run(&scratch, &options);
+            let trace = fs::read_to_string(scratch.path().join("trace")).unwrap_or_default();
+            if trace.contains(mark) {
+                return Some((scratch, output));
+            }
+            let made = most_of_one_process(&scratch).get(name).copied().unwrap_or(0);
+            assert!(made < *instance, "{}: {options:?} hit nothing: {trace}", self.program);
+        }
+        None
+    }
+
+    /// Kills it at every call of every name; `check` looks at what is left.
+    pub fn kill_everywhere(&self, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
+        self.kill(Share::Whole, prepare, check);
+    }
+
+    /// Makes each file call fail in each way.
+    pub fn fail_everywhere(&self, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
+        self.fail(Share::Whole, prepare, check);
+    }
+
+    /// Kills it at every call, or a part of them.
+    pub fn kill(&self, share: Share, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
+        let mut plan = Vec::new();
+        for (name, count) in self.calls(prepare, "all") {
+            // The first execve is strace's own, and a process cannot be killed at its own end.
+            let first = if name == "execve" { 2 } else { 1 };
+            if name != "exit_group" && name != "exit" {
+                plan.extend((first..=count).map(|instance| Hit::new(&name, instance, "signal=SIGKILL")));
+            }
+        }
+        self.go_through(&share.of(plan), prepare, check);
+    }
+
+    /// Makes each file call fail in each way, or a part of them.
+    pub fn fail(&self, share: Share, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
+        let mut plan = Vec::new();
+        let mut turn = turn();
+        for (name, count) in self.calls(prepare, "%file,%desc") {
+            if NOT_FAILED.contains(&name.as_str()) {
+                continue;
+            }
+            for instance in 1..=count {
+                turn += 1;
+                let one = share == Share::Part || ASKS.contains(&name.as_str());
+                let all = if name == "poll" { &POLL_ERRORS[..] } else { &ERRORS[..] };
+                let errors = if one && !is_all() { &all[turn % all.len()..][..1] } else { all };
+                plan.extend(errors.iter().map(|error| Hit::new(&name, instance, &format!("error={error}"))));
+            }
+        }
+        self.go_through(&share.of(plan), prepare, check);
+    }
+
+    fn go_through(&self, plan: &[Hit], prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
+        assert!(plan.len() >= 5, "{}: only {plan:?}", self.program);
+        for hit in plan {
+            let Hit { name, instance, how } = hit;
+            let what =
+                format!("{} {:?}, {how} at {name} {instance}, FAULTS_TURN={}", self.program, self.traced, turn());
+            let (scratch, output) = self.hit(prepare, hit).unwrap_or_else(|| panic!("{what}: nothing was hit"));
+            check(&scratch, &output, &what);
+        }
+    }
+}
+
+/// Name and number of a call, and what is done to it.
+#[derive(Debug)]
+struct Hit {
+    name: String,
+    instance: usize,
+    how: String,
+}
+
+impl Hit {
+    fn new(name: &str, instance: usize, how: &str) -> Hit {
+        Hit { name: name.to_owned(), instance, how: how.to_owned() }
+    }
+}
+
+impl Share {
+    fn of(self, mut plan: Vec<Hit>) -> Vec<Hit> {
+        if self == Share::Part && !is_all() {
+            let mut number = turn();
+            plan.retain(|hit| {
+                number += 1;
+                CHANGES.contains(&hit.name.as_str()) || number.is_multiple_of(ONE_IN)
+            });
+        }
+        plan
+    }
+}
+
+fn is_all() -> bool {
+    std::env::var("FAULTS").is_ok_and(|share| share == "all")
+}
+
+/// Another one every day.
+fn turn() -> usize {
+    let days = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() / 86_400);
+    let given = std::env::var("FAULTS_TURN").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| usize::try_from(days).unwrap_or(0))
+}
+
+/// A folder in which `program` runs under strace, and the others are themselves.
+fn wrapped(scratch: &Scratch, program: &str, strace: &[OsString]) -> PathBuf {
+    let folder = scratch.path().join("bin");
+    let _ = fs::create_dir(&folder);
+    let words: Vec<String> = strace.iter().map(|word| format!("'{}'", word.to_string_lossy())).collect();
+    let real = binary(program);
+    let script = format!("#!/bin/sh\nexec {} '{}' \"$@\"\n", words.join(" "), real.display());
+    let path = folder.join(program);
+    fs::write(&path, script).expect("a wrapper");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+    scratch.hand_over(&folder);
+    folder
+}
+
+/// How often each call is in the trace, by the process that makes it most often: that is how strace counts instances.
+fn most_of_one_process(scratch: &Scratch) -> BTreeMap<String, usize> {
+    let trace = fs::read_to_string(scratch.path().join("trace")).unwrap_or_default();
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for line in trace.lines() {
+        let (process, rest) = match line.split_once(char::is_whitespace) {
+            Some((pid, rest)) if pid.bytes().all(|b| b.is_ascii_digit()) => (pid, rest.trim_start()),
+            _ => ("", line),
+        };
+        let name = rest.split_once('(').map_or("", |(name, _)| name);
+        if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            *counts.entry((process, name)).or_insert(0) += 1;
+        }
+    }
+    let mut most = BTreeMap::new();
+    for ((_, name), count) in counts {
+        let highest = most.entry(name.to_owned()).or_insert(0);
+        *highest = count.max(*highest);
+    }
+    most
+}
