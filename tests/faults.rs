@@ -8,6 +8,7 @@
 
 mod common;
 mod faults {
+    pub mod beside;
     pub mod disks;
     pub mod limits;
     pub mod matrix;

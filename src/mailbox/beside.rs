@@ -68,7 +68,8 @@ impl Beside {
         self.open(&self.path, OpenOptions::new().append(true).create(true))?.write_all(lines.as_bytes())
     }
 
-    /// Puts a new file in its place, on disk before it has the name.
+    /// Puts a new file in its place, on disk before it has the name: a power cut leaves the old one or the new one, whole. Who
+    /// needs the new one for certain calls [`Beside::settle`] behind it.
     pub fn replace(&self, text: &str) -> io::Result<()> {
         let mut draft = self.path.clone().into_os_string();
         draft.push(".new");
@@ -78,8 +79,14 @@ impl Beside {
             _ => {}
         }
         let mut file = self.open(&draft, OpenOptions::new().write(true).create_new(true))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&draft, &self.path)
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        let placed = written.and_then(|()| std::fs::rename(&draft, &self.path));
+        // A disk that is full is not to stay so for a file that nobody reads.
+        placed.inspect_err(|_| std::fs::remove_file(&draft).unwrap_or_default())
+    }
+
+    /// Puts on disk what names there are in the folder.
+    pub fn settle(&self) -> io::Result<()> {
+        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
     }
 }

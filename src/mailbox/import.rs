@@ -64,9 +64,19 @@ pub fn known(file: &Beside) -> io::Result<HashMap<String, String>> {
 
 /// Takes unique-ids over, instead of those of an earlier import. No session may have the mailbox.
 pub fn import(config: &Config, spec: &MailboxSpec, source: &Source) -> Result<Imported, Error> {
-    let path = Path::new(&spec.path);
     let failed = |error: io::Error| Error::Io(format!("{}: {error}", spec.path));
     let file = Beside::of(spec, "ids");
+    let imported = replace(config, spec, source, &file)?;
+    // Done once, and the other server may be gone by the next power cut: neither the ids nor that the index of before is gone,
+    // which has other ones, may get lost. They are in one folder.
+    file.settle().map_err(failed)?;
+    Ok(imported)
+}
+
+/// Finds them, writes them, and has the index forgotten.
+fn replace(config: &Config, spec: &MailboxSpec, source: &Source, file: &Beside) -> Result<Imported, Error> {
+    let path = Path::new(&spec.path);
+    let failed = |error: io::Error| Error::Io(format!("{}: {error}", spec.path));
     if spec.format == MailboxFormat::Maildir {
         let maildir = Maildir::open(path)?;
         let messages = maildir.native().map_err(failed)?;
@@ -81,7 +91,7 @@ pub fn import(config: &Config, spec: &MailboxSpec, source: &Source) -> Result<Im
                 by_name(&messages, &listed(&path.join("courierpop3dsizelist"), courier).map_err(failed)?)
             }
         };
-        let imported = write(&file, &natives, &others).map_err(failed)?;
+        let imported = write(file, &natives, &others).map_err(failed)?;
         maildir.forget_index().map_err(failed)?;
         Ok(imported)
     } else {
@@ -90,7 +100,7 @@ pub fn import(config: &Config, spec: &MailboxSpec, source: &Source) -> Result<Im
         }
         let mailbox = OneFile::open(path, spec.format, Locking::of(config))?;
         let natives = mailbox.native().map_err(failed)?;
-        let imported = write(&file, &natives, &fields(&mailbox).map_err(failed)?).map_err(failed)?;
+        let imported = write(file, &natives, &fields(&mailbox).map_err(failed)?).map_err(failed)?;
         mailbox.forget_index().map_err(failed)?;
         Ok(imported)
     }

@@ -3,7 +3,8 @@
 //!
 //! `pop3d_stat_file` is a folder with a file for each user; the time of the file is that of the last session, and an empty
 //! one has had none. It is opened while we may still open it, before this process becomes the user; writing an octet
-//! sets the time. That is done at login and at every end, so a session that is killed counts from its login.
+//! sets the time. That is done at login and at every end, so a session that is killed counts from its login. Nothing is
+//! synced: a power cut may take the time back, and then a client that comes too soon is let in, once.
 
 use crate::config::Config;
 use crate::exit::Error;
