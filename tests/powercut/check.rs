@@ -7,7 +7,7 @@ use crate::common::feed;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// One machine that is switched on again and again.
@@ -17,12 +17,14 @@ pub struct Restarted {
     pub images: Vec<PathBuf>,
     /// Cuts so far.
     turn: Cell<usize>,
+    /// Images that did not mount before their checker had mended them.
+    pub mended: Cell<usize>,
 }
 
 impl Restarted {
     /// `images`: where the disks are put before each start.
     pub fn new(kind: Kind, images: Vec<PathBuf>) -> Restarted {
-        Restarted { kind, site: Site::new(images.len()), images, turn: Cell::new(0) }
+        Restarted { kind, site: Site::new(images.len()), images, turn: Cell::new(0), mended: Cell::new(0) }
     }
 
     /// Mounts the disks, lets deliver run once, and gives everything that is wrong then. `acknowledged` are the messages
@@ -37,10 +39,8 @@ impl Restarted {
         let mut wrong = Vec::new();
         let mut mounts = Vec::new();
         for (number, image) in self.images.iter().enumerate() {
-            let device = Device::new(image);
-            match Mount::new(self.kind, &device, &self.site.mount_point(number)) {
-                // In this order: unmounted, then let go.
-                Ok(mount) => mounts.push((mount, device)),
+            match self.mount(image, &self.site.mount_point(number)) {
+                Ok(mounted) => mounts.push(mounted),
                 Err(problem) => return vec![format!("does not mount: {problem}")],
             }
         }
@@ -63,6 +63,22 @@ impl Restarted {
         drop(mounts);
         wrong.extend(self.images.iter().filter_map(|image| self.kind.check(image).err()));
         wrong
+    }
+
+    /// In this order they are dropped: unmounted, then let go.
+    fn mount(&self, image: &Path, at: &Path) -> Result<(Mount, Device), String> {
+        let device = Device::new(image);
+        let problem = match Mount::new(self.kind, &device, at) {
+            Ok(mount) => return Ok((mount, device)),
+            Err(problem) => problem,
+        };
+        drop(device);
+        if !self.kind.mend(image) {
+            return Err(problem);
+        }
+        self.mended.set(self.mended.get() + 1);
+        let device = Device::new(image);
+        Mount::new(self.kind, &device, at).map(|mount| (mount, device))
     }
 
     /// One ordinary sweep, after which the queue is empty.

@@ -16,6 +16,9 @@ pub enum Kind {
     Btrfs,
 }
 
+/// Blocks of a group of ext4, so few that there is a second one, with a copy of the superblock in its first block.
+const EXT4_GROUP: u32 = 8192;
+
 impl Kind {
     pub fn name(self) -> &'static str {
         match self {
@@ -34,14 +37,28 @@ impl Kind {
         }
     }
 
-    /// What the disk under it writes whole or not at all: sectors, but for a superblock, of 1024 octets in ext4 and 4096 in
-    /// btrfs. With a torn one they do not mount, for its checksum is looked at before the journal, and nobody's fsync can help.
-    pub fn atom(self) -> usize {
-        match self {
-            Kind::Xfs => 512,
-            Kind::Ext4 => 1024,
-            Kind::Btrfs => 4096,
+    /// Octets of this write that the disk writes whole or not at all: sectors, but for the superblocks of btrfs. An fsync
+    /// there writes the first one only, with a checksum over all its 4096 octets: with half of it whatever was fsynced since
+    /// the last commit is gone, and no program can help that. What half a superblock is to ext4: see [`Kind::mend`].
+    pub fn atom(self, offset: u64, length: u64) -> usize {
+        const SUPERBLOCKS: [u64; 2] = [64 << 10, 64 << 20];
+        let has_superblock = SUPERBLOCKS.iter().any(|place| (offset..offset + length).contains(place));
+        if self == Kind::Btrfs && has_superblock { 4096 } else { 512 }
+    }
+
+    /// What an administrator does who finds that an image does not mount; whether there is something to be done.
+    ///
+    /// ext4 writes its superblock, two sectors in a block of eight, in place and reads it, with its checksum, before the journal.
+    /// A cut between the two sectors leaves none that is valid. e2fsck goes on from a copy if it is told where one is, and
+    /// runs the journal, so nothing is lost.
+    pub fn mend(self, image: &Path) -> bool {
+        if self != Kind::Ext4 {
+            return false;
         }
+        let place = EXT4_GROUP.to_string();
+        let e2fsck = Command::new("e2fsck").args(["-y", "-B", "4096", "-b", &place]).arg(image).output();
+        // 1: all is mended.
+        e2fsck.expect("e2fsck").status.code() == Some(1)
     }
 
     /// Makes a file that holds an empty one.
@@ -49,7 +66,7 @@ impl Kind {
         fs::File::create(image).and_then(|file| file.set_len(self.size())).expect("an image");
         let image = image.to_str().expect("a path");
         match self {
-            Kind::Ext4 => run("mkfs.ext4", &["-q", "-b", "4096", image]),
+            Kind::Ext4 => run("mkfs.ext4", &["-q", "-b", "4096", "-g", &EXT4_GROUP.to_string(), image]),
             Kind::Xfs => run("mkfs.xfs", &["-q", image]),
             Kind::Btrfs => run("mkfs.btrfs", &["-q", image]),
         };

@@ -1,6 +1,7 @@
 //! A disk's octets in memory, without the blocks that are nought.
 
 use super::chance::Chance;
+use super::disk::Kind;
 use super::log::Log;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -69,13 +70,13 @@ pub struct Replay {
     /// All up to the last flush.
     flushed: Image,
     next: usize,
-    atom: usize,
+    kind: Kind,
 }
 
 impl Replay {
-    /// From the folder of a recorder: the image as it was, and the log. The disk writes `atom` octets whole or not at all.
-    pub fn open(folder: &Path, atom: usize) -> io::Result<Replay> {
-        Ok(Replay { log: Log::open(&folder.join("log"))?, flushed: Image::read(&folder.join("base"))?, next: 0, atom })
+    /// From the folder of a recorder: the image as it was, and the log.
+    pub fn open(folder: &Path, kind: Kind) -> io::Result<Replay> {
+        Ok(Replay { log: Log::open(&folder.join("log"))?, flushed: Image::read(&folder.join("base"))?, next: 0, kind })
     }
 
     /// Makes the disk as a cut leaves it that comes when the log is `position` long. Positions never go back.
@@ -95,7 +96,8 @@ impl Replay {
                     continue;
                 }
                 if chance.percent(20) {
-                    data.truncate(chance.below(data.len().div_ceil(self.atom)) * self.atom);
+                    let atom = self.kind.atom(entry.offset, entry.length);
+                    data.truncate(chance.below(data.len().div_ceil(atom)) * atom);
                 }
             }
             file.write_all_at(&data, entry.offset)?;
