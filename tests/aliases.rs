@@ -146,6 +146,50 @@ fn a_forward_file_sends_on_keeps_a_copy_and_never_circles() {
     assert!(scratch.queued().is_empty());
 }
 
+/// What an alias sends away may come back by another host; then its field Delivered-To is there.
+#[test]
+fn mail_that_left_by_an_alias_and_comes_back_to_it_goes_round_once() {
+    let hop = common::hops::Hop::friendly();
+    let scratch = Scratch::new();
+    scratch.write("aliases", "list: friend@elsewhere.example\n");
+    scratch.write("channels", &format!("local * mx.example mailbox: *\nout - * smtp:{} *\n", hop.name()));
+    enqueue(&scratch, "alice@mx.example", "list@mx.example");
+    let log = deliver(&scratch);
+    let there = hop.taken().pop().unwrap_or_else(|| panic!("at the other host: {log}"));
+    assert!(there.rcpts[0].starts_with("RCPT TO:<friend@elsewhere.example>"), "{:?}", there.rcpts);
+    assert!(there.content.contains("Delivered-To: list@mx.example\r\n"), "{}", there.content);
+    // The friend there forwards to the list.
+    let session = format!(
+        "EHLO elsewhere.example\r\nMAIL FROM:<alice@mx.example>\r\nRCPT TO:<list@mx.example>\r\nDATA\r\n{}.\r\nQUIT\r\n",
+        there.content
+    );
+    let output = scratch.run("smtpsrvr", &["-o", "smtpd_forbid_unauth_pipelining=no"], session.as_bytes());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("queued as"), "{output:?}");
+    let log = deliver(&scratch);
+    assert_eq!((hop.taken().len(), scratch.queued().len()), (1, 0), "{log}");
+    let reports = texts(&scratch, "alice");
+    assert!(reports.len() == 1 && reports[0].contains("5.4.6 mail for this address goes in a circle"), "{reports:?}");
+}
+
+/// Circles that nobody's Delivered-To shows end by the number of Received fields.
+#[test]
+fn no_alias_and_no_forward_file_sends_on_what_has_been_through_too_many_hosts() {
+    let scratch = Scratch::with("hopcount_limit = 6");
+    scratch.write("aliases", "list: carol\n");
+    forward(&scratch, "bob", "carol\n");
+    for (hops, arrived, returned) in [(3, 2, 0), (4, 2, 2)] {
+        let content = [TRACE.repeat(hops).as_bytes(), b"Subject: far\n\nx\n"].concat();
+        for to in ["list@mx.example", "bob@mx.example"] {
+            scratch.enqueue(&[to], &content);
+        }
+        let log = deliver(&scratch);
+        assert_eq!(counts(&scratch), [returned, 0, arrived], "{hops}: {log}");
+    }
+    assert!(
+        texts(&scratch, "alice").iter().all(|report| report.contains("5.4.6 the message has been through too many"))
+    );
+}
+
 #[test]
 fn programs_and_files_are_targets_only_where_main_cf_allows_them() {
     let scratch = Scratch::new();

@@ -24,8 +24,10 @@ pub enum Act {
     Drop,
     /// Says half an answer and closes.
     Half(&'static str),
-    /// Says nothing any more.
+    /// Says nothing any more, and takes nothing if it comes in the middle of a message.
     Silence,
+    /// Says this, and nothing any more.
+    Last(&'static str),
 }
 
 /// How a server answers: command word (`greeting`, `EHLO`, `MAIL`, `RCPT`, `DATA`, `content` in the middle of it, `.`,
@@ -105,6 +107,14 @@ impl Drop for Hop {
     }
 }
 
+/// Reads nothing, and waits for the other side to close.
+fn until_it_leaves(stream: &TcpStream) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let mut ends = [PollFd::new(stream.as_fd(), PollFlags::from_bits_retain(nix::libc::POLLRDHUP))];
+    let _ = poll(&mut ends, PollTimeout::from(30_000_u16));
+}
+
 struct Session {
     taken: Arc<Mutex<Vec<Taken>>>,
     seen: Arc<Mutex<Vec<String>>>,
@@ -132,6 +142,11 @@ impl Session {
             Act::Drop => None,
             Act::Half(text) => {
                 let _ = stream.write_all(text.as_bytes());
+                None
+            }
+            Act::Last(text) => {
+                stream.write_all(format!("{text}\r\n").as_bytes()).ok()?;
+                until_it_leaves(stream);
                 None
             }
             Act::Silence => {
@@ -178,8 +193,13 @@ impl Session {
                         continue;
                     }
                     let mut content = String::new();
-                    if let Some(Act::Drop | Act::Half(_)) = (self.behaviour)("content", "", self.number) {
-                        return None;
+                    match (self.behaviour)("content", "", self.number) {
+                        Some(Act::Drop | Act::Half(_)) => return None,
+                        Some(Act::Silence) => {
+                            until_it_leaves(stream);
+                            return None;
+                        }
+                        _ => {}
                     }
                     loop {
                         let mut line = String::new();

@@ -108,6 +108,24 @@ impl Scratch {
         self.hand_over(&self.path().join(name));
     }
 
+    /// Queues a message from alice as submit does, without its program.
+    pub fn enqueue(&self, to: &[&str], content: &[u8]) -> doorpost::queue::Id {
+        use doorpost::message::path::{Address, ReversePath};
+        fs::create_dir_all(self.queue().join("message")).expect("a folder");
+        let mut draft = doorpost::queue::Queue::at(&self.queue()).begin().expect("a draft");
+        draft.content(content).expect("content");
+        draft.end_content().expect("its end");
+        for address in to {
+            draft.recipient(&Address::from_internal(address.as_bytes()).expect("an address")).expect("room");
+        }
+        let reverse_path = ReversePath::from_internal(b"alice@mx.example").expect("a sender");
+        let trace = b"Received: by mx.example\n".to_vec();
+        let head = doorpost::queue::Head { reverse_path, trace, channel: "local".into() };
+        let id = draft.commit(&head).expect("a message");
+        self.hand_over(&self.queue());
+        id
+    }
+
     /// From now on `submit` finds nobody reading the FIFO and starts deliver.
     pub fn let_deliver_start(&mut self) {
         self.trigger = None;

@@ -68,11 +68,15 @@ impl Client {
             }
         };
         let mut rest: Vec<usize> = (0..job.to.len()).collect();
-        if let Some(open) = self.open.take().filter(|open| self.is_good(open, job)) {
-            rest = self.transact(open, job, facts, rest, &mut carried);
-            if rest.is_empty() {
-                return carried;
+        match self.open.take() {
+            Some(open) if self.is_good(&open, job) => {
+                rest = self.transact(open, job, facts, rest, &mut carried);
+                if rest.is_empty() {
+                    return carried;
+                }
             }
+            Some(mut worn_out) => worn_out.session.quit(),
+            None => {}
         }
         let hops = match protocol {
             Protocol::Smtp => route::smtp(&self.config, &self.resolver, &job.next_hop, &job.domain),

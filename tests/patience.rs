@@ -1,0 +1,276 @@
+//! How many hosts, sessions, recipients and seconds deliver gives a next hop, a program or a report: one test for each
+//! parameter that says so, with a value under which a test would fail if nobody read it.
+
+mod common;
+
+use common::hops::{Act, Hop};
+use common::names::{Names, Table};
+use common::{Scratch, until};
+use doorpost::queue::Queue;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+const TEXT: &[u8] = b"Subject: x\n\nhello\n";
+
+/// Less than any time limit that was not set, more than any that was.
+const SOON: Duration = Duration::from_secs(20);
+
+/// One that hands all its foreign mail to this host.
+fn to(hop: &Hop, more: &str) -> Scratch {
+    let scratch = Scratch::with(more);
+    scratch.write("channels", &format!("local - mx.example mailbox: *\nout * * smtp:{} *\n", hop.name()));
+    scratch
+}
+
+/// One that goes by MX; all hosts have the port of this one.
+fn by_mx(hop: &Hop, names: &Names, more: &str) -> Scratch {
+    let port = hop.address.port();
+    let scratch = Scratch::with(&format!("name_servers = {}\nsmtp_tcp_port = {port}\n{more}", names.address));
+    scratch.write("channels", "local - mx.example mailbox: *\nout * * smtp: *\n");
+    scratch
+}
+
+fn deliver(scratch: &Scratch) -> String {
+    String::from_utf8(scratch.deliver().stderr).expect("printable records")
+}
+
+/// Four mail hosts, which are one; and four of which only the last is there.
+const ZONE: Table = &[
+    ("b.example", "MX", "10 one.example"),
+    ("b.example", "MX", "20 two.example"),
+    ("b.example", "MX", "30 three.example"),
+    ("b.example", "MX", "40 four.example"),
+    ("one.example", "A", "127.0.0.1"),
+    ("two.example", "A", "127.0.0.1"),
+    ("three.example", "A", "127.0.0.1"),
+    ("four.example", "A", "127.0.0.1"),
+    ("late.example", "MX", "10 dead.example"),
+    ("late.example", "MX", "20 deader.example"),
+    ("late.example", "MX", "30 four.example"),
+    ("dead.example", "A", "127.0.0.2"),
+    ("dead.example", "A", "127.0.0.3"),
+    ("deader.example", "A", "127.0.0.4"),
+];
+
+#[test]
+fn as_many_hosts_have_a_session_as_smtp_mx_session_limit_says() {
+    let names = Names::start(ZONE);
+    for (setting, sessions) in [("", 2), ("smtp_mx_session_limit = 1", 1), ("smtp_mx_session_limit = 3", 3)] {
+        let hop = Hop::start(|word, _, _| (word == "RCPT").then_some(Act::Say("450 4.2.1 busy")));
+        let scratch = by_mx(&hop, &names, setting);
+        scratch.enqueue(&["bob@b.example"], TEXT);
+        let log = deliver(&scratch);
+        assert!(log.contains("status=deferred"), "{log}");
+        assert_eq!((hop.sessions(), scratch.queued().len()), (sessions, 1), "{setting}: {log}");
+    }
+}
+
+#[test]
+fn where_a_host_defers_some_recipients_the_next_one_is_asked_for_those_alone() {
+    let names = Names::start(ZONE);
+    let hop = Hop::start(|word, line, session| match word {
+        "RCPT" if session == 0 && line.contains("busy") => Some(Act::Say("450 4.2.1 busy")),
+        "RCPT" if session == 0 && line.contains("never") => Some(Act::Say("550 5.1.1 nobody")),
+        _ => None,
+    });
+    let scratch = by_mx(&hop, &names, "");
+    scratch.enqueue(&["bob@b.example", "busy@b.example", "never@b.example", "busy2@b.example"], TEXT);
+    let log = deliver(&scratch);
+    let rcpts: Vec<Vec<String>> = hop.taken().into_iter().map(|taken| taken.rcpts).collect();
+    let rcpt = |names: &[&str]| names.iter().map(|name| format!("RCPT TO:<{name}@b.example>")).collect::<Vec<_>>();
+    assert_eq!(rcpts, [rcpt(&["bob"]), rcpt(&["busy", "busy2"])], "{log}");
+    assert_eq!((hop.sessions(), scratch.queued()), (2, vec![]), "{log}");
+    assert_eq!(scratch.mail("alice").len(), 1, "the refusal was for good");
+}
+
+#[test]
+fn as_many_addresses_are_tried_as_smtp_mx_address_limit_says() {
+    let names = Names::start(ZONE);
+    for (setting, addresses, is_reached) in
+        [("", 4, true), ("smtp_mx_address_limit = 3", 3, false), ("smtp_mx_address_limit = 1", 1, false)]
+    {
+        let hop = Hop::friendly();
+        let scratch = by_mx(&hop, &names, setting);
+        scratch.enqueue(&["bob@late.example"], TEXT);
+        let log = deliver(&scratch);
+        let failed = addresses - usize::from(is_reached);
+        assert_eq!(log.matches(" place=Net(").count(), failed, "{setting}: {log}");
+        assert_eq!((hop.taken().len(), scratch.queued().len()), (usize::from(is_reached), usize::from(!is_reached)));
+    }
+}
+
+#[test]
+fn a_transaction_has_as_many_recipients_as_smtp_destination_recipient_limit_says() {
+    for (setting, sizes) in [("", vec![5]), ("smtp_destination_recipient_limit = 2", vec![2, 2, 1])] {
+        let hop = Hop::friendly();
+        let scratch = to(&hop, setting);
+        let to: Vec<String> = (0..5).map(|number| format!("user{number}@b.example")).collect();
+        scratch.enqueue(&to.iter().map(String::as_str).collect::<Vec<_>>(), TEXT);
+        deliver(&scratch);
+        assert_eq!(hop.taken().iter().map(|taken| taken.rcpts.len()).collect::<Vec<_>>(), sizes);
+        assert_eq!((hop.sessions(), scratch.queued()), (1, vec![]), "one connection is enough");
+    }
+}
+
+/// A deliver that watches; ended when dropped.
+struct Watching(Child);
+
+impl Watching {
+    fn start(scratch: &Scratch) -> Watching {
+        let mut command = scratch.command("deliver");
+        Watching(command.arg("--watch").stderr(Stdio::null()).spawn().expect("deliver"))
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.0.id().cast_signed());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+/// Queues one, wakes who watches, and waits until the hop has it.
+fn send_one(scratch: &Scratch, hop: &Hop) {
+    let before = hop.taken().len();
+    scratch.enqueue(&["bob@b.example"], TEXT);
+    until("the message at the hop", || {
+        Queue::at(&scratch.queue()).wake();
+        hop.taken().len() > before
+    });
+}
+
+#[test]
+fn a_connection_is_kept_for_smtp_connection_cache_time_limit() {
+    let is_over = |hop: &Hop| hop.seen().last().is_some_and(|line| line == "QUIT");
+    let hop = Hop::friendly();
+    let scratch = to(&hop, "smtp_connection_cache_time_limit = 60s");
+    let watching = Watching::start(&scratch);
+    send_one(&scratch, &hop);
+    // Longer than the default, so that it would be over if that held.
+    std::thread::sleep(Duration::from_millis(3500));
+    send_one(&scratch, &hop);
+    assert_eq!((hop.taken().len(), hop.sessions()), (2, 1));
+    drop(watching);
+    until("the farewell", || is_over(&hop));
+
+    let hop = Hop::friendly();
+    let scratch = to(&hop, "smtp_connection_cache_time_limit = 1s");
+    let _watching = Watching::start(&scratch);
+    send_one(&scratch, &hop);
+    until("the farewell", || is_over(&hop));
+    send_one(&scratch, &hop);
+    assert_eq!(hop.sessions(), 2);
+}
+
+#[test]
+fn a_connection_is_used_for_smtp_connection_reuse_time_limit() {
+    for (setting, sessions) in [("", 1), ("smtp_connection_reuse_time_limit = 1s", 3)] {
+        let hop = Hop::start(|word, _, _| {
+            if word == "." {
+                std::thread::sleep(Duration::from_millis(1010));
+            }
+            None
+        });
+        let scratch = to(&hop, &format!("default_destination_concurrency_limit = 1\n{setting}"));
+        for _ in 0..3 {
+            scratch.enqueue(&["bob@b.example"], TEXT);
+        }
+        deliver(&scratch);
+        assert_eq!((hop.taken().len(), hop.sessions()), (3, sessions), "{setting}");
+        let quits = hop.seen().iter().filter(|line| *line == "QUIT").count();
+        assert_eq!(quits, sessions, "each host is told that it is over");
+    }
+}
+
+/// A host that goes silent at a point does not hold the message longer than the parameter says.
+fn is_given_up(parameter: &str, hop: &Hop, level: &str, content: &[u8]) {
+    let scratch = to(hop, &format!("{parameter} = 1s\nsmtp_tls_security_level = {level}"));
+    scratch.enqueue(&["bob@b.example"], content);
+    let start = Instant::now();
+    let log = deliver(&scratch);
+    assert!(start.elapsed() > Duration::from_secs(1) && start.elapsed() < SOON, "{parameter}: {:?}", start.elapsed());
+    assert!(log.contains("status=deferred"), "{parameter}: {log}");
+    assert_eq!((hop.taken().len(), scratch.queued().len()), (0, 1));
+}
+
+#[test]
+fn silence_at_starttls_and_in_the_handshake_ends_with_smtp_starttls_timeout() {
+    for act in [Act::Silence, Act::Last("220 go")] {
+        let hop = Hop::start(move |word, _, _| match word {
+            "EHLO" => Some(Act::Say("250-hop\r\n250 STARTTLS")),
+            "STARTTLS" => Some(act.clone()),
+            _ => None,
+        });
+        is_given_up("smtp_starttls_timeout", &hop, "encrypt", TEXT);
+    }
+}
+
+#[test]
+fn a_host_that_takes_no_more_of_a_message_is_left_after_smtp_data_xfer_timeout() {
+    let hop = Hop::start(|word, _, _| match word {
+        "EHLO" => Some(Act::Say("250 hop")),
+        "content" => Some(Act::Silence),
+        _ => None,
+    });
+    // More than the system keeps for a socket.
+    let large = [TEXT, "a line of the body\n".repeat(1 << 20).as_bytes()].concat();
+    is_given_up("smtp_data_xfer_timeout", &hop, "none", &large);
+}
+
+#[test]
+fn a_message_is_returned_whole_up_to_bounce_size_limit() {
+    for (setting, octets, is_whole) in [
+        ("", 40_000, true),
+        ("", 60_000, false),
+        ("bounce_size_limit = 1000", 500, true),
+        ("bounce_size_limit = 1000", 1500, false),
+        ("bounce_size_limit = 70000", 60_000, true),
+    ] {
+        let scratch = Scratch::with(setting);
+        let content = format!("Subject: large\n\n{}\n", "the body\n".repeat(octets / 9));
+        scratch.enqueue(&["nobody-here@mx.example"], content.as_bytes());
+        let log = deliver(&scratch);
+        let report = String::from_utf8_lossy(&scratch.mail("alice").concat()).into_owned();
+        assert!(report.contains("\nSubject: large\n"), "{log}");
+        assert_eq!(report.contains("the body"), is_whole, "{setting} {octets}");
+    }
+}
+
+/// Of the alias file, of a channel, and of qmail-queue's interface.
+#[test]
+fn a_program_runs_as_long_as_command_time_limit_says() {
+    let scratch = Scratch::with("allow_mail_to_commands = alias\ncommand_time_limit = 1s");
+    let program = scratch.path().join("slow");
+    fs::write(&program, "#!/bin/sh\nsleep 1000\n").expect("a program");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+    let path = program.display();
+    scratch.write("aliases", &format!("slow: |{path}\n"));
+    scratch.write(
+        "channels",
+        &format!(
+            "local - mx.example mailbox: *\np - pipe.example pipe:{path} -\nq - queue.example qmail-queue:{path} -\n"
+        ),
+    );
+    let start = Instant::now();
+    for to in ["slow@mx.example", "bob@pipe.example", "bob@queue.example"] {
+        scratch.enqueue(&[to], TEXT);
+    }
+    let mut log = String::new();
+    for _ in 0..2 {
+        log.push_str(&deliver(&scratch));
+    }
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    for to in [&format!("|{path}@mx.example"), "bob@pipe.example", "bob@queue.example"] {
+        assert!(log.contains(&format!("to=<{to}> status=deferred")), "{to}: {log}");
+    }
+    assert_eq!(log.matches("ran longer than command_time_limit").count(), 3, "{log}");
+    assert_eq!((scratch.queued().len(), scratch.mail("alice").len()), (3, 0), "{log}");
+    let mut running = String::new();
+    let list = std::process::Command::new("ps").args(["-eo", "args="]).stdout(Stdio::piped()).spawn().expect("ps");
+    list.stdout.expect("a pipe").read_to_string(&mut running).expect("its list");
+    assert!(!running.contains(&program.display().to_string()), "{running}");
+}
