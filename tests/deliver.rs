@@ -243,6 +243,34 @@ fn what_a_crash_left_failed_is_returned_once() {
     assert_eq!(files(&scratch).len(), 0);
 }
 
+/// Whoever fails after the crash has a lower number here, and so would have given the report another id.
+#[test]
+fn who_fails_after_a_crash_makes_nobody_be_told_of_twice() {
+    let scratch = Scratch::new();
+    let id = enqueue(&scratch, "alice@mx.example", &["bob@mx.example", "nobody-here@mx.example"], b"text\n");
+    let file = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
+    take(&scratch, &id).mark(1, RecipientState::Failed, "5.1.1 no such user here", true).unwrap();
+    let saved = fs::read(&file).unwrap();
+    block(&scratch, "alice");
+    block(&scratch, "bob");
+    deliver(&scratch);
+    assert_eq!(files(&scratch).len(), 2);
+    fs::write(&file, saved).unwrap();
+    scratch.write("passwd", &format!("alice:{{PLAIN}}x::::{}/home/alice::\n", scratch.path().display()));
+    unblock(&scratch, "alice");
+    for _ in 0..2 {
+        let names: Vec<String> = files(&scratch).iter().map(|file| file.file_name().into_string().unwrap()).collect();
+        let ids: Vec<Id> = names.iter().map(|name| name.parse().unwrap()).collect();
+        scratch.hand_over(&scratch.queue());
+        deliver_these(&scratch, &ids.iter().collect::<Vec<_>>());
+    }
+    let mut reports = texts(&scratch, "alice");
+    reports.sort_by_key(|report| report.contains("rfc822; bob@"));
+    assert_eq!(reports.len(), 2, "{reports:?}");
+    let count = |name: &str| reports.concat().matches(&format!("Final-Recipient: rfc822; {name}@")).count();
+    assert_eq!((count("nobody-here"), count("bob"), files(&scratch).len()), (1, 1, 0), "{reports:?}");
+}
+
 #[test]
 fn a_message_from_nobody_is_never_returned() {
     let scratch = Scratch::with("double_bounce_recipient =");

@@ -8,7 +8,6 @@ use common::names::{Names, Table};
 use common::{Scratch, until};
 use doorpost::queue::Queue;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -269,8 +268,7 @@ fn a_program_runs_as_long_as_command_time_limit_says() {
     }
     assert_eq!(log.matches("ran longer than command_time_limit").count(), 3, "{log}");
     assert_eq!((scratch.queued().len(), scratch.mail("alice").len()), (3, 0), "{log}");
-    let mut running = String::new();
-    let list = std::process::Command::new("ps").args(["-eo", "args="]).stdout(Stdio::piped()).spawn().expect("ps");
-    list.stdout.expect("a pipe").read_to_string(&mut running).expect("its list");
+    let list = std::process::Command::new("ps").args(["-eo", "args="]).output().expect("ps");
+    let running = String::from_utf8_lossy(&list.stdout).into_owned();
     assert!(!running.contains(&program.display().to_string()), "{running}");
 }

@@ -458,6 +458,34 @@ fn one_next_hop_never_has_more_connections_than_its_limit_and_does_not_hold_up_o
     assert!(slow.sessions() <= 2, "{}", slow.sessions());
 }
 
+/// Where a busy host takes a message in many pieces, its sender still hears once of all who failed.
+#[test]
+fn a_message_that_goes_to_a_busy_host_in_pieces_comes_back_in_one() {
+    let hop = Hop::start(|word, line, _| match word {
+        "RCPT" if line.contains("never") => {
+            std::thread::sleep(Duration::from_millis(5));
+            Some(Act::Say("550 5.1.1 no such user"))
+        }
+        _ => None,
+    });
+    let more =
+        "default_destination_concurrency_limit = 1\ndefault_process_limit = 8\nsmtp_destination_recipient_limit = 2";
+    let scratch = site(&format!("smtp:{}", hop.name()), more);
+    let to: Vec<String> = (0..40).map(|number| format!("never{number}@b.example")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let id = enqueue(&scratch, &to, TEXT);
+    for number in 0..60 {
+        enqueue(&scratch, &[&format!("user{number}@b.example")], TEXT);
+    }
+    let log = deliver(&scratch);
+    assert_eq!((hop.taken().len(), scratch.queued()), (60, vec![]), "{log}");
+    let tries = log.matches(&format!("id={id} from=")).count();
+    assert_eq!(tries, 40, "each recipient once: {log}");
+    let back = scratch.mail("alice");
+    assert_eq!(back.len(), 1, "{log}");
+    assert_eq!(String::from_utf8_lossy(&back[0]).matches("Final-Recipient: ").count(), 40);
+}
+
 #[test]
 fn a_flood_is_delivered_once_each() {
     let hop = Hop::friendly();

@@ -72,8 +72,8 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
     log::debug!("id={id} event=taken from={from} size={size} nrcpt={nrcpt} channel={}", message.channel);
     let mut trial = Trial { message, now, busy: None };
     let next = schedule::next_try(config, &trial.message.id, trial.message.created, now);
-    // Left by a crash: these are returned by themselves, so that the return has the same id as the lost one.
-    if let Err(error) = report::tell(queue, config, &mut trial.message) {
+    // Left by a crash: whoever fails now must not change the id of a return that is there already.
+    if let Err(error) = report::finish(queue, &mut trial.message) {
         trial.message.defer_until(next)?;
         return Err(error);
     }
@@ -115,7 +115,11 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
         }
     }
     let mut message = trial.message;
-    let told = report::tell(queue, config, &mut message).and_then(|()| report::warn(queue, config, &mut message, now));
+    // Whoever waits for a place is tried soon, and the sender then hears of all who failed by one report.
+    let told = match trial.busy {
+        Some(_) if report::may_wait(config, &message) => Ok(()),
+        _ => report::tell(queue, config, &mut message).and_then(|()| report::warn(queue, config, &mut message, now)),
+    };
     // While a sender waits to hear of it, nothing is forgotten.
     if told.is_ok()
         && message.recipients.iter().all(|r| matches!(r.state, RecipientState::Delivered | RecipientState::Returned))

@@ -6,7 +6,8 @@
 //! `double_bounce_recipient`, and if that fails too it ends there.
 //!
 //! The id of a return comes from the message, the kind and the first recipient it is about. A repeat after a crash finds it
-//! queued already, and only notes that. `text.rs` finds the words.
+//! queued already, and only notes that. While some recipient waits for a place at a busy next hop, what failed meanwhile
+//! waits too, for `minimal_backoff_time` at most, so that one report tells of all. `text.rs` finds the words.
 
 mod text;
 
@@ -68,27 +69,60 @@ struct Told {
 
 /// Tells of what failed and of what arrived, as far as that is wanted and not done yet.
 pub fn tell(queue: &Queue, config: &Config, message: &mut Message) -> Result<(), Error> {
+    for (kind, numbers) in untold(message) {
+        for group in groups(message, &numbers) {
+            tell_of(queue, config, message, kind, group)?;
+            settle(message, group)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends the telling that a crash broke off: where the report is queued its recipients are noted. To be called before any
+/// recipient is tried, for another that fails could be the first of its group, and give the report another id.
+pub fn finish(queue: &Queue, message: &mut Message) -> Result<(), Error> {
+    for (kind, numbers) in untold(message) {
+        let kind = if message.reverse_path.0.is_none() { Kind::Double } else { kind };
+        for group in groups(message, &numbers) {
+            let Some(first) = group.first() else { continue };
+            if queue.has_derived(&message.id, &origin(kind, *first))? {
+                log::info!("id={} event=returned-before kind={}", message.id, kind.word());
+                settle(message, group)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether nobody who failed has waited long to be told of. A clock that was set back makes nobody wait.
+pub fn may_wait(config: &Config, message: &Message) -> bool {
+    let now = SystemTime::now();
+    let is_recent = |time: SystemTime| now.duration_since(time).is_ok_and(|age| age < config.minimal_backoff_time.0);
+    let failed = message.recipients.iter().filter(|recipient| recipient.state == RecipientState::Failed);
+    failed.map(|recipient| recipient.changed).all(is_recent)
+}
+
+/// Recipients of whom nobody has been told, by kind.
+fn untold(message: &Message) -> [(Kind, Vec<usize>); 2] {
     let numbers = |wanted: &dyn Fn(&crate::queue::Recipient) -> bool| -> Vec<usize> {
         let numbered = message.recipients.iter().enumerate();
         numbered.filter(|(_, recipient)| wanted(recipient)).map(|(number, _)| number).collect()
     };
+    // A message from nobody has nobody to tell of success.
+    let has_sender = message.reverse_path.0.is_some();
     let failed = numbers(&|recipient| recipient.state == RecipientState::Failed);
     let arrived = numbers(&|recipient| {
         recipient.state == RecipientState::Delivered
+            && has_sender
             && recipient.parameters.notify().success
             && !recipient.report.starts_with(PASSED_ON)
     });
-    for group in groups(message, &failed) {
-        tell_of(queue, config, message, Kind::Failure, group)?;
-        settle(message, group)?;
-    }
-    // A message from nobody has nobody to tell.
-    let arrived = if message.reverse_path.0.is_some() { arrived } else { Vec::new() };
-    for group in groups(message, &arrived) {
-        tell_of(queue, config, message, Kind::Success, group)?;
-        settle(message, group)?;
-    }
-    Ok(())
+    [(Kind::Failure, failed), (Kind::Success, arrived)]
+}
+
+/// What a report comes from.
+fn origin(kind: Kind, first: usize) -> String {
+    format!("{}/{first}", kind.word())
 }
 
 /// Tells of recipients that wait longer than `delay_warning_time`, once.
@@ -149,7 +183,7 @@ fn tell_of(queue: &Queue, config: &Config, message: &Message, kind: Kind, group:
         }
         return Ok(());
     };
-    match queue.begin_derived(&message.id, &format!("{}/{first}", kind.word()))? {
+    match queue.begin_derived(&message.id, &origin(kind, *first))? {
         Some(draft) => {
             write(draft, config, message, kind, &told, &to)?;
             queue.wake();

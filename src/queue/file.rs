@@ -480,7 +480,8 @@ impl Message {
         let attempts = recipient.attempts.saturating_add(u32::from(state == RecipientState::Trying));
         let report = logging::clean(report.as_bytes(), LONGEST_REPORT);
         let is_warned = recipient.is_warned;
-        let slot = Slot { state, attempts, is_warned, time: microseconds(SystemTime::now()), report };
+        let changed = SystemTime::now();
+        let slot = Slot { state, attempts, is_warned, time: microseconds(changed), report };
         // Twice: what was done must not be done again because a write failed once.
         let write = || self.file.write_all_at(&slot.encode(), at);
         write().or_else(|_| write()).map_err(|e| Error::from_io(&format!("{}: mark", self.id), &e))?;
@@ -488,6 +489,7 @@ impl Message {
             self.file.sync_data().map_err(|e| Error::from_io(&format!("{}: fdatasync", self.id), &e))?;
         }
         (recipient.state, recipient.attempts, recipient.report) = (slot.state, slot.attempts, slot.report);
+        recipient.changed = changed;
         Ok(())
     }
 

@@ -145,6 +145,19 @@ impl Queue {
         Err(Error::Io(format!("{parent}: no free id for {origin}")))
     }
 
+    /// Whether that message is there.
+    pub fn has_derived(&self, parent: &Id, origin: &str) -> Result<bool, Error> {
+        let origin = format!("{parent} {origin}");
+        for probe in 0..PROBES {
+            match self.look(&parent.derived(&origin, probe))? {
+                Some(found) if found.attribute(ORIGIN) == Some(&origin) => return Ok(true),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        Ok(false)
+    }
+
     /// Begins a message under a given id. `None` if a message of that id is there, whose ever it is.
     pub fn begin_as(&self, id: &Id) -> Result<Option<Draft>, Error> {
         for _ in 0..3 {
@@ -372,6 +385,8 @@ pub struct Recipient {
     pub attempts: u32,
     /// The sender has been told that it takes long.
     pub is_warned: bool,
+    /// When this was recorded, by the clock of that time.
+    pub changed: SystemTime,
     /// What the last try came to, for people and return messages: `5.1.1 no such user`. At most 120 octets.
     pub report: String,
 }

@@ -116,8 +116,9 @@ fn recipients_of(
         else {
             return Ok(Err("a recipient is no address or in no state"));
         };
-        let Slot { state, attempts, is_warned, report, .. } = slot;
-        recipients.push(Recipient { address, parameters, state, attempts, is_warned, report });
+        let Slot { state, attempts, is_warned, time, report } = slot;
+        let changed = UNIX_EPOCH + Duration::from_micros(time);
+        recipients.push(Recipient { address, parameters, state, attempts, is_warned, changed, report });
         slots.push(at - SLOT as u64);
     }
     if recipients.len() != header.recipients as usize {
