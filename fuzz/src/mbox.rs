@@ -68,10 +68,11 @@ pub fn mbox_splitter(input: &[u8]) {
     let mut kept = before;
     let gone = kept.remove(removed);
     match OneFile::open(&path, format, locking) {
-        // Of equal messages the last number goes, whichever was removed.
+        // Of equal messages the last number goes, whichever was removed. A wrong Content-Length that would be right now
+        // is kept wrong by an empty line at the end of its message.
         Ok(maildrop) => assert_eq!(
-            contents(&maildrop).iter().map(|message| &message.1).collect::<Vec<_>>(),
-            kept.iter().map(|message| &message.1).collect::<Vec<_>>(),
+            contents(&maildrop).iter().map(|message| message.1.trim_ascii_end()).collect::<Vec<_>>(),
+            kept.iter().map(|message| message.1.trim_ascii_end()).collect::<Vec<_>>(),
             "without {:?}",
             gone.1.escape_ascii().to_string()
         ),

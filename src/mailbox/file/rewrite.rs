@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! locks; nobody has it open for writing; scan         other programs wait
-//! `.NAME.doorpost` is written and fsynced             a crash leaves the old mailbox, and a file nobody asks for
+//! `.NAME.doorpost` is written, read, and fsynced      a crash leaves the old mailbox, and a file nobody asks for
 //! the two files change names, in one step             a crash leaves the new mailbox, and the old one beside it;
 //!                                                     the next login removes either
 //! still nobody opened the old one for writing         else they change back, and all is tried again
@@ -18,7 +18,7 @@ use crate::config::value::MailboxFormat;
 use crate::mailbox::index::stamp;
 use crate::mailbox::lock::{Held, Place, again, lease};
 use crate::mailbox::mmdf;
-use crate::mailbox::scan::{Found, scan};
+use crate::mailbox::scan::{Found, scan, scan_from};
 use crate::sys::Lease;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat, renameat2};
@@ -59,8 +59,7 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
     let draft = draft_of(place);
     let stays: Vec<Found> =
         found.iter().enumerate().filter(|(index, _)| !doomed.contains(index)).map(|(_, found)| *found).collect();
-    let begins = missing_delimiter(maildrop.format, &old, stays.first())?;
-    let written = write(&old, begins, &stays, place.folder.try_clone()?, &draft).and_then(|()| {
+    let written = write(&old, maildrop.format, &stays, place, &draft).and_then(|()| {
         // Somebody who knows none of our locks.
         if stamp(&old)? != before || !is_ours(lease.as_ref()) {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -129,27 +128,93 @@ fn missing_delimiter(format: MailboxFormat, old: &File, first: Option<&Found>) -
     Ok(if is_delimiter { b"" } else { mmdf::DELIMITER })
 }
 
-/// Writes what stays into a new file with the owner and the mode of the old one.
-fn write(old: &File, begins: &[u8], stays: &[Found], folder: std::os::fd::OwnedFd, draft: &OsStr) -> io::Result<()> {
+/// Writes what stays into a new file, and reads it again, for nothing but that may be in it.
+///
+/// A Content-Length that was wrong, and so not believed, may lead to a separator or the end now that something is gone, and
+/// would make one message of several. Empty lines at the end of its message, one or two, make it wrong again.
+fn write(old: &File, format: MailboxFormat, stays: &[Found], place: &Place, draft: &OsStr) -> io::Result<()> {
+    let begins = missing_delimiter(format, old, stays.first())?;
+    // Empty lines to add, by the number of the message.
+    let mut longer: HashMap<usize, usize> = HashMap::new();
+    for _ in 0..MOST_WRITES {
+        let mut new = create(old, place, draft)?;
+        let starts = fill(&mut new, old, begins, stays, &longer)?;
+        let wrong = misread(&new, format, stays, &starts)?;
+        if wrong.is_empty() {
+            return new.sync_all();
+        }
+        wrong.into_iter().for_each(|number| *longer.entry(number).or_default() += 1);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "what would stay in the mailbox could not be told apart any more"))
+}
+
+/// How often a new mailbox is written whose messages do not come out as they are.
+const MOST_WRITES: usize = 8;
+/// How many messages are looked for in one of them that end in a wrong place.
+const MOST_WRONG: usize = 1000;
+
+/// A new file with the owner and the mode of the old one.
+fn create(old: &File, place: &Place, draft: &OsStr) -> io::Result<File> {
     // What a crash left, under our locks.
-    match again(|| unlinkat(&folder, draft, UnlinkatFlags::NoRemoveDir)) {
+    match again(|| unlinkat(&place.folder, draft, UnlinkatFlags::NoRemoveDir)) {
         Ok(()) | Err(Errno::ENOENT) => {}
         Err(errno) => return Err(errno.into()),
     }
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut new = File::from(again(|| openat(&folder, draft, flags, Mode::S_IRUSR | Mode::S_IWUSR))?);
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let new = File::from(again(|| openat(&place.folder, draft, flags, Mode::S_IRUSR | Mode::S_IWUSR))?);
     let (was, is) = (old.metadata()?, new.metadata()?);
     if (was.uid(), was.gid()) != (is.uid(), is.gid()) {
         let owner = (was.uid() != is.uid()).then(|| nix::unistd::Uid::from_raw(was.uid()));
         again(|| fchown(&new, owner, Some(Gid::from_raw(was.gid()))))?;
     }
     new.set_permissions(Permissions::from_mode(was.mode() & 0o7777))?;
+    Ok(new)
+}
+
+/// Copies what stays; gives where each message begins.
+fn fill(
+    new: &mut File,
+    old: &File,
+    begins: &[u8],
+    stays: &[Found],
+    longer: &HashMap<usize, usize>,
+) -> io::Result<Vec<u64>> {
     let mut buffer = vec![0; 256 * 1024];
     new.write_all(begins)?;
-    for found in stays {
-        copy(old, found.start..found.next, &mut new, &mut buffer)?;
+    let (mut starts, mut at) = (Vec::with_capacity(stays.len()), 0);
+    let mut end = begins.len() as u64;
+    for (number, found) in stays.iter().enumerate() {
+        starts.push(at);
+        copy(old, found.start..found.next, new, &mut buffer)?;
+        end += found.next - found.start;
+        for _ in 0..longer.get(&number).copied().unwrap_or_default() {
+            new.write_all(b"\n")?;
+            end += 1;
+        }
+        at = end;
     }
-    new.sync_all()
+    Ok(starts)
+}
+
+/// The messages that do not come out as they were, because they end in another place.
+fn misread(new: &File, format: MailboxFormat, stays: &[Found], starts: &[u64]) -> io::Result<Vec<usize>> {
+    let mut wrong = Vec::new();
+    let mut next = 0;
+    while let (Some(start), Some(rest)) = (starts.get(next), stays.get(next..)) {
+        let messages = scan_from(new, format, *start, next == 0)?.messages;
+        let is_same = |(is, was): &(&Found, &Found)| (is.fields, is.body_sum) == (was.fields, was.body_sum);
+        let same = messages.iter().zip(rest).take_while(is_same).count();
+        if same == rest.len() && same == messages.len() {
+            break;
+        }
+        next += same.min(rest.len() - 1);
+        wrong.push(next);
+        next += 1;
+        if wrong.len() == MOST_WRONG {
+            break;
+        }
+    }
+    Ok(wrong)
 }
 
 fn copy(old: &File, range: std::ops::Range<u64>, new: &mut File, buffer: &mut [u8]) -> io::Result<()> {

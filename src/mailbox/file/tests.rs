@@ -289,3 +289,24 @@ fn a_message_that_shared_the_delimiter_of_a_removed_one_gets_its_own() {
         assert_eq!((maildrop.count(), read(&maildrop, 0).unwrap()), (1, other), "{begins} {removed}");
     }
 }
+
+/// Found by fuzzing: the length reached the end of the mailbox only when the message between was gone.
+#[test]
+fn a_length_that_comes_true_by_a_removal_swallows_no_message() {
+    for (wrong, behind) in [(message(3).len(), 1), (message(3).len(), 2), (message(3).len() + message(4).len(), 2)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bob");
+        let liar = format!("{FROM}Content-Length: {}\n\nx\n\n", wrong + 3);
+        let rest: String = (3..3 + behind).map(message).collect();
+        std::fs::write(&path, format!("{liar}{FROM}Subject: 2\n\nlonger than nothing\n\n{rest}")).unwrap();
+        let mut maildrop = open(&path);
+        assert_eq!(maildrop.count(), 2 + behind);
+        assert_eq!(maildrop.remove(&[1]).unwrap(), 0);
+        drop(maildrop);
+        let maildrop = open(&path);
+        assert_eq!(maildrop.count(), 1 + behind, "{}", std::fs::read_to_string(&path).unwrap());
+        let first = read(&maildrop, 0).unwrap();
+        assert_eq!(first.trim_end(), liar.lines().skip(1).collect::<Vec<_>>().join("\n").trim_end());
+        assert_eq!(read(&maildrop, 1).unwrap(), "Subject: 3\n\nbody 3\nFrom x\n");
+    }
+}
