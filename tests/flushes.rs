@@ -1,18 +1,26 @@
 //! What a message costs a disk: how often its cache is flushed before the message is acknowledged. Counted by the kernel,
-//! not timed.
+//! not timed: for the queue by itself, for a session of SMTP from its first octet to the answer, and for sendmail where it
+//! leaves messages in the drop folder.
 //!
 //! The queue lies on an ext4 of its own, on a loop device over a file in the build folder: not in memory, where a flush
 //! takes no time and nobody could share one. Needs root, losetup and e2fsprogs, like the power cuts.
 
+mod common;
 #[path = "powercut/disk.rs"]
 #[allow(dead_code)]
 mod disk;
 
+use common::connections::Server;
+use common::{Scratch, feed};
 use disk::{Device, Kind, Mount, withdraw};
 use doorpost::message::path::{Address, ReversePath};
 use doorpost::queue::{Head, Queue};
 use std::fs;
-use std::path::Path;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 
 /// Messages one after another; enough for each of the queue's folders to have been made.
 const ALONE: u32 = 300;
@@ -36,30 +44,151 @@ fn flushes(device: &Device) -> u32 {
     text.split_whitespace().nth(15).and_then(|field| field.parse().ok()).expect("a count of flushes")
 }
 
+/// With a journal as large as those of disks that people have: each time a small one is full it costs two flushes more.
+fn make(image: &Path) {
+    fs::File::create(image).and_then(|file| file.set_len(256 << 20)).expect("an image");
+    let mut command = std::process::Command::new("mkfs.ext4");
+    command.args(["-q", "-F", "-J", "size=64", "-E", "lazy_itable_init=0,lazy_journal_init=0"]);
+    assert!(command.arg(image).status().expect("mkfs.ext4").success());
+}
+
+/// An ext4 of its own.
+struct Disk {
+    _mount: Mount,
+    device: Device,
+    folder: tempfile::TempDir,
+}
+
+impl Disk {
+    fn new() -> Disk {
+        withdraw();
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        let image = folder.path().join("image");
+        let at = folder.path().join("disk");
+        fs::create_dir(&at).expect("a mount point");
+        make(&image);
+        let device = Device::new(&image);
+        let mount = Mount::new(Kind::Ext4, &device, &at).expect("an ext4");
+        Disk { _mount: mount, device, folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("disk").join(name)
+    }
+
+    /// How often it is flushed meanwhile.
+    fn flushes(&self, act: impl FnOnce()) -> u32 {
+        let before = flushes(&self.device);
+        act();
+        flushes(&self.device) - before
+    }
+
+    /// At most two and a half for each that comes alone, and less than one for each of many that come at once.
+    fn is_spared(&self, what: &str, alone: u32, each: u32, put: &(impl Fn() + Sync)) {
+        let flushed = self.alone(what, alone, put);
+        assert!(flushed * 2 <= alone * 5, "{what}: {flushed} flushes for {alone} messages one after another");
+        let together = self.flushes(|| {
+            std::thread::scope(|scope| {
+                for _ in 0..AT_ONCE {
+                    scope.spawn(|| (0..each).for_each(|_| put()));
+                }
+            });
+        });
+        let messages = each * AT_ONCE as u32;
+        assert!(together < messages, "{what}: {together} flushes for {messages} messages from {AT_ONCE} at once");
+    }
+
+    /// Flushes for messages one after another.
+    fn alone(&self, what: &str, alone: u32, put: &impl Fn()) -> u32 {
+        let flushed = self.flushes(|| (0..alone).for_each(|_| put()));
+        assert!(flushed > alone, "{what}: {flushed} flushes for {alone} messages: the rig does not count");
+        flushed
+    }
+}
+
 #[test]
 fn a_message_alone_costs_two_flushes_and_a_half_at_most_and_among_many_less_than_one() {
-    withdraw();
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let (image, at) = (folder.path().join("image"), folder.path().join("disk"));
-    fs::create_dir(&at).expect("a mount point");
-    Kind::Ext4.make(&image);
-    let device = Device::new(&image);
-    let _mount = Mount::new(Kind::Ext4, &device, &at).expect("an ext4");
-    let queue = Queue::open(&at.join("queue")).expect("a queue");
-
+    let disk = Disk::new();
+    let queue = Queue::open(&disk.path("queue")).expect("a queue");
     (0..ALONE).for_each(|_| put_one(&queue));
-    let before = flushes(&device);
-    (0..ALONE).for_each(|_| put_one(&queue));
-    let alone = flushes(&device) - before;
-    assert!(alone > ALONE, "{alone} flushes for {ALONE} messages: the rig does not count");
-    assert!(alone * 2 <= ALONE * 5, "{alone} flushes for {ALONE} messages one after another");
+    disk.is_spared("queue", ALONE, EACH, &|| put_one(&queue));
+}
 
-    let before = flushes(&device);
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| (0..EACH).for_each(|_| put_one(&queue)));
+/// An installation whose queue and drop folder lie on the disk. Somebody reads the FIFOs, so that nobody starts deliver.
+fn installation(disk: &Disk, main_cf: &str) -> (Scratch, [fs::File; 2]) {
+    let (queue, drop) = (disk.path("queue"), disk.path("drop"));
+    let places = format!("queue_directory = {}\ndrop_directory = {}\n{main_cf}", queue.display(), drop.display());
+    let scratch = Scratch::with(&places);
+    let open = Queue::open(&queue).expect("a queue");
+    (0..ALONE).for_each(|_| put_one(&open));
+    fs::create_dir(&drop).expect("a folder");
+    let triggers = [(queue, 0o600), (drop.clone(), 0o622)].map(|(folder, mode)| {
+        let path = folder.join("trigger");
+        if !path.exists() {
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a FIFO");
         }
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("its mode");
+        scratch.hand_over(&folder);
+        let mut options = fs::OpenOptions::new();
+        options.read(true).custom_flags(nix::libc::O_NONBLOCK).open(&path).expect("the FIFO")
     });
-    let (together, messages) = (flushes(&device) - before, EACH * AT_ONCE as u32);
-    assert!(together < messages, "{together} flushes for {messages} messages from {AT_ONCE} at once");
+    fs::set_permissions(&drop, fs::Permissions::from_mode(0o1733)).expect("its mode");
+    (scratch, triggers)
+}
+
+/// One session with one message, to the answer behind it.
+fn session(address: SocketAddr) {
+    let mut client = TcpStream::connect(address).expect("a connection");
+    let mut reader = BufReader::new(client.try_clone().expect("a copy"));
+    let mut answer = |expected: &str| {
+        let mut line = String::from("-");
+        while line.as_bytes().get(3) != Some(&b' ') {
+            line.clear();
+            assert!(reader.read_line(&mut line).expect("an answer") > 0, "closed instead of {expected}");
+        }
+        assert!(line.starts_with(expected), "{expected}: {line}");
+    };
+    answer("220");
+    for (command, code) in [
+        ("EHLO client.example\r\n", "250"),
+        ("MAIL FROM:<alice@client.example>\r\n", "250"),
+        ("RCPT TO:<bob@mx.example>\r\n", "250"),
+        ("DATA\r\n", "354"),
+        ("Subject: lunch\r\n\r\nAt one?\r\n.\r\n", "250 2.0.0"),
+        ("QUIT\r\n", "221"),
+    ] {
+        client.write_all(command.as_bytes()).expect("sending");
+        answer(code);
+    }
+}
+
+#[test]
+fn a_session_of_smtp_costs_no_more_than_its_message() {
+    let disk = Disk::new();
+    let (scratch, _triggers) = installation(&disk, "idle_children = 4\nmax_use = 100");
+    let mut command = scratch.command("smtpd");
+    command.args(["--mode", "pool", "--listen-address", "127.0.0.1", "--port", "0", "-n", "50", "smtpsrvr"]);
+    let mut server = Server::start(&mut command);
+    let address = server.address("0");
+    common::until("submit behind its socket", || disk.path("queue/submit").exists());
+    disk.is_spared("smtpd, smtpsrvr and submit", 100, 10, &|| session(address));
+}
+
+/// By a user who may not write the queue, nor open the folder to have its entries put on disk. So the whole file system is,
+/// which takes ext4 one commit and sometimes two, and of which many at once share little.
+#[test]
+fn a_message_in_the_drop_folder_costs_three_flushes_at_most() {
+    const MESSAGES: u32 = 100;
+    let disk = Disk::new();
+    let (scratch, _triggers) = installation(&disk, "");
+    let put = || {
+        let mut command = scratch.command("submit");
+        command.arg0("sendmail").args(["-i", "-f", "games@mx.example", "bob@mx.example"]).uid(5).gid(60);
+        let output = feed(&mut command, b"Subject: lunch\n\nAt one?\n");
+        assert!(output.status.success(), "{output:?}");
+    };
+    let flushed = disk.alone("sendmail", MESSAGES, &put);
+    assert!(flushed <= MESSAGES * 3, "{flushed} flushes for {MESSAGES} messages one after another");
+    let left = fs::read_dir(disk.path("drop")).expect("the drop folder").count();
+    assert_eq!(left, MESSAGES as usize + 1, "all of them, and the FIFO");
 }

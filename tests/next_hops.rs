@@ -1,13 +1,15 @@
 //! Other people's servers as next hops: Postfix, OpenSMTPD, and Dovecot's LMTP over TCP and over a unix socket. Some of the
 //! recipients are nobody there. Every message is delivered or returned, and once. `DOORPOST_MESSAGES` says how many (60).
+//! Postfix is also a smart host that wants TLS and a login, which it has Dovecot check.
 //!
 //! Needs root. OpenSMTPD cannot be installed beside Postfix: `DOORPOST_OPENSMTPD` is the folder in which its package was
 //! unpacked (`dpkg -x`).
 
 mod common;
 
-use common::Scratch;
+use common::names::{Names, Table};
 use common::postfix::Postfix;
+use common::{PASSWORD, Scratch, tls};
 use doorpost::message::path::{Address, ReversePath};
 use doorpost::queue::{Head, Queue};
 use nix::sys::signal::{Signal, kill};
@@ -122,12 +124,14 @@ fn postfix_has_each_message_once() {
     each_once(&scratch, &["bob", "carol"].map(|user| postfix.maildir(user)));
 }
 
-/// Dovecot's LMTP server, on a port and on a unix socket, with bob and carol.
+/// Dovecot's LMTP server, on a port and on a unix socket, with bob and carol; passwords are checked at the socket `auth`.
 fn dovecot(folder: &Path, port: u16) -> Listening {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("its mode");
     fs::create_dir(folder.join("run")).expect("a folder");
     let (top, owner) = (folder.display(), common::NOBODY);
-    let users: String = ["bob", "carol"].map(|user| format!("{user}::{owner}:{owner}::{top}/home/{user}::\n")).concat();
+    let users: String = ["bob", "carol"]
+        .map(|user| format!("{user}:{{PLAIN}}{PASSWORD}:{owner}:{owner}::{top}/home/{user}::\n"))
+        .concat();
     fs::write(folder.join("users"), users).expect("users");
     let configuration = format!(
         "base_dir = {top}/run\nstate_dir = {top}/run\nprotocols = lmtp\nssl = no\nlog_path = {top}/log\n\
@@ -135,7 +139,8 @@ fn dovecot(folder: &Path, port: u16) -> Listening {
          hostname = b.example\nuserdb {{\n driver = passwd-file\n args = username_format=%n {top}/users\n}}\n\
          passdb {{\n driver = passwd-file\n args = username_format=%n {top}/users\n}}\n\
          service lmtp {{\n inet_listener lmtp {{\n  address = 127.0.0.1\n  port = {port}\n }}\n\
-         unix_listener {top}/lmtp {{\n  mode = 0666\n }}\n}}\n"
+         unix_listener {top}/lmtp {{\n  mode = 0666\n }}\n}}\n\
+         auth_mechanisms = plain login\nservice auth {{\n unix_listener {top}/auth {{\n  mode = 0666\n }}\n}}\n"
     );
     fs::write(folder.join("dovecot.conf"), configuration).expect("dovecot.conf");
     fs::create_dir(folder.join("mail")).expect("a folder");
@@ -213,4 +218,95 @@ fn opensmtpd_has_each_message_once() {
     let _opensmtpd = opensmtpd(folder.path(), port);
     let scratch = site(&format!("smtp:[127.0.0.1]:{port}"));
     each_once(&scratch, &["bob", "carol"].map(|user| folder.path().join("mail").join(user)));
+}
+
+const ZONE: Table = &[("mx.example", "A", "127.0.0.1"), ("other.example", "A", "127.0.0.1")];
+
+/// Postfix that takes mail from nobody who has not logged in, for bob at b.example.
+fn smart_host(parent: &Path, auth: &Path, more: &str) -> Postfix {
+    let file = |name: &str| {
+        let copy = parent.join(name);
+        fs::copy(tls::file(name), &copy).expect("a PEM file");
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).expect("its mode");
+        copy.display().to_string()
+    };
+    let (certificate, key) = (file("mx.crt.pem"), file("mx.key.pem"));
+    let more = format!(
+        "virtual_mailbox_domains = b.example\nvirtual_mailbox_maps = inline:{{ bob@b.example=bob/ }}\nmynetworks =\n\
+         smtpd_tls_cert_file = {certificate}\nsmtpd_tls_key_file = {key}\nsmtpd_tls_received_header = yes\n\
+         smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = {}\n\
+         smtpd_sasl_authenticated_header = yes\nsmtpd_relay_restrictions = permit_sasl_authenticated, reject\n\
+         smtpd_recipient_restrictions = permit_sasl_authenticated, reject\n{more}",
+        auth.display()
+    );
+    Postfix::start(parent, "smtpd", &more)
+}
+
+/// One message to bob by this smart host; what the log says of it.
+fn by_smart_host(hop: &str, names: &Names, level: &str, authorities: &str, password: &str) -> (Scratch, String) {
+    let scratch = Scratch::with(&format!(
+        "name_servers = {}\nsmtp_tls_security_level = {level}\nsmtp_tls_CAfile = {}\nsmtp_sasl_auth_enable = yes",
+        names.address,
+        tls::file(authorities).display()
+    ));
+    scratch.configure(&format!("smtp_sasl_password_maps = hash:{}/passwords", scratch.path().display()));
+    scratch.write("passwords", &format!("{hop} bob:{password}\n"));
+    scratch.write("channels", &format!("local - mx.example mailbox: *\nout * b.example \"smtp:{hop}\" *\n"));
+    scratch.enqueue(&["bob@b.example"], b"Subject: x\n\nhello\n");
+    let log = String::from_utf8_lossy(&scratch.deliver().stderr).into_owned();
+    (scratch, log)
+}
+
+#[test]
+fn postfix_as_a_smart_host_is_logged_in_at_under_tls_as_far_as_it_is_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
+    let _dovecot = dovecot(folder.path(), port());
+    let names = Names::start(ZONE);
+    let auth = folder.path().join("auth");
+    let (encrypted, open) = (true, false);
+    for (more, cases) in [
+        (
+            "smtpd_tls_security_level = may\nsmtpd_tls_auth_only = yes",
+            &[
+                ("may", "other.crt.pem", "mx.example", PASSWORD, Some(encrypted)),
+                ("encrypt", "other.crt.pem", "mx.example", PASSWORD, Some(encrypted)),
+                ("verify", "mx.crt.pem", "mx.example", PASSWORD, Some(encrypted)),
+                ("secure", "mx.crt.pem", "mx.example", PASSWORD, Some(encrypted)),
+                ("verify", "other.crt.pem", "mx.example", PASSWORD, None),
+                ("secure", "mx.crt.pem", "other.example", PASSWORD, None),
+                // Without TLS it offers no login, and takes nothing.
+                ("none", "mx.crt.pem", "mx.example", PASSWORD, None),
+                ("may", "mx.crt.pem", "mx.example", "wrong", None),
+            ][..],
+        ),
+        (
+            "smtpd_tls_security_level = none\nsmtpd_tls_auth_only = no",
+            &[
+                ("may", "mx.crt.pem", "mx.example", PASSWORD, Some(open)),
+                ("encrypt", "mx.crt.pem", "mx.example", PASSWORD, None),
+            ][..],
+        ),
+    ] {
+        let postfix = smart_host(folder.path(), &auth, more);
+        let mut expected = 0;
+        for (level, authorities, name, password, arrives) in cases {
+            let hop = format!("[{name}]:{}", postfix.address.port());
+            let (scratch, log) = by_smart_host(&hop, &names, level, authorities, password);
+            let what = format!("{more} {level} {authorities} {name} {password}: {log}{}", postfix.log());
+            assert_eq!(
+                (scratch.queued().len(), scratch.mail("alice").len()),
+                (usize::from(arrives.is_none()), 0),
+                "{what}"
+            );
+            assert!(log.contains(if arrives.is_some() { "status=relayed" } else { "status=deferred" }), "{what}");
+            let Some(is_encrypted) = arrives else { continue };
+            expected += 1;
+            common::until("the message in bob's mailbox", || mail_in(&postfix.maildir("bob")).len() == expected);
+            let mail = mail_in(&postfix.maildir("bob"));
+            let count = |words: &str| mail.iter().filter(|text| String::from_utf8_lossy(text).contains(words)).count();
+            assert_eq!(count("(Authenticated sender: bob)"), expected, "{what}");
+            assert_eq!(count("(using TLSv1.3 with cipher "), if *is_encrypted { expected } else { 0 }, "{what}");
+        }
+    }
 }

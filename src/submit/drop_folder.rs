@@ -135,8 +135,11 @@ impl Message {
         if let Some(trouble) = self.trouble.take() {
             return Err(trouble);
         }
-        self.file.sync_all().map_err(|error| error.to_string())?;
-        // The folder cannot be opened by who may not list it, so all of its file system is put on disk.
+        if !syncfs_tells_errors() {
+            self.file.sync_all().map_err(|error| error.to_string())?;
+        }
+        // The folder cannot be opened by who may not list it, so all of its file system is put on disk, this file included.
+        // An fsync besides would cost a flush of the device more.
         nix::unistd::syncfs(&self.file).map_err(|errno| errno.to_string())?;
         match self.file.metadata() {
             Ok(metadata) if metadata.nlink() == 1 => Ok(()),
@@ -144,6 +147,19 @@ impl Message {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// Whether the kernel is of 5.17 or later. From 5.8 on it tells by syncfs of every write that failed since the file was
+/// opened, from 5.17 on of a journal that could not be written (syncfs(2)).
+fn syncfs_tells_errors() -> bool {
+    let system = nix::sys::utsname::uname();
+    let release = system.as_ref().ok().and_then(|system| system.release().to_str()).unwrap_or_default();
+    is_from_5_17(release)
+}
+
+fn is_from_5_17(release: &str) -> bool {
+    let mut numbers = release.split(|octet: char| !octet.is_ascii_digit()).map_while(|text| text.parse::<u32>().ok());
+    (numbers.next(), numbers.next().or(Some(0))) >= (Some(5), Some(17))
 }
 
 impl Drop for Message {
@@ -443,6 +459,27 @@ fn each_frame(mut file: &File, mut act: impl FnMut(Request<'_>) -> Result<(), Tr
             if let Some(payload) = payload {
                 act(Request::decode(payload).map_err(|_| wrong())?)?;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_before_5_17_and_unknown_ones_are_not_believed() {
+        for (release, expected) in [
+            ("5.17.0", true),
+            ("5.16.20-1", false),
+            ("4.19.0-26-amd64", false),
+            ("6.1.0-44-amd64", true),
+            ("10", true),
+            ("5", false),
+            ("", false),
+            ("x6.1", false),
+        ] {
+            assert_eq!(is_from_5_17(release), expected, "{release:?}");
         }
     }
 }
