@@ -274,6 +274,9 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             Step::TakeChunk(size, last) => self.take_chunk(size, last)?,
             Step::SkipChunk(size, reply) => {
                 self.skip(size)?;
+                if self.session.envelope().is_none() {
+                    self.abandon();
+                }
                 self.say(reply);
             }
             Step::Become(said) => {

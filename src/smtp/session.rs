@@ -94,7 +94,7 @@ pub enum Step {
     TakeMessage,
     /// Take so many octets of the message, which are the last or are not.
     TakeChunk(u64, bool),
-    /// Read so many octets, forget them, and answer.
+    /// Read so many octets, forget them, and answer. There may be no transaction any more.
     SkipChunk(u64, Reply),
     /// Find out who the client is, and tell [`Session::logged_in`] or [`Session::not_logged_in`].
     Authenticate(Mechanism, Option<Secret>),
@@ -222,11 +222,15 @@ impl Session {
                 Step::TakeMessage
             }
             (Command::Bdat { size, .. }, None) => Step::SkipChunk(size, Reply::MAIL_FIRST),
-            (Command::Bdat { size, .. }, Some(transaction)) if transaction.broken => {
-                Step::SkipChunk(size, Reply::TROUBLE)
-            }
-            (Command::Bdat { size, .. }, Some(transaction)) if transaction.accepted == 0 => {
-                Step::SkipChunk(size, transaction.no_recipients())
+            (Command::Bdat { size, last }, Some(transaction)) if transaction.broken || transaction.accepted == 0 => {
+                let reply = if transaction.broken { Reply::TROUBLE } else { transaction.no_recipients() };
+                transaction.in_chunks = true;
+                if last {
+                    // The client has sent all of this message: what it says next is about another, which must not become
+                    // one with the sender of this.
+                    self.transaction = None;
+                }
+                Step::SkipChunk(size, reply)
             }
             (Command::Bdat { size, last }, Some(transaction)) => {
                 transaction.in_chunks = true;

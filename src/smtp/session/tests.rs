@@ -160,6 +160,17 @@ fn the_phase_says_what_was_waited_for() {
 }
 
 #[test]
+fn a_message_is_over_with_its_last_chunk_also_where_that_is_refused() {
+    let (session, step) = after(&["MAIL FROM:<a@b>", "BDAT 5 LAST"]);
+    assert_eq!((step, session.envelope()), (Step::SkipChunk(5, Reply::RCPT_FIRST), None));
+    let (mut session, step) = after(&["MAIL FROM:<a@b>", "BDAT 5"]);
+    assert_eq!(step, Step::SkipChunk(5, Reply::RCPT_FIRST));
+    assert_eq!(take(&mut session, "RCPT TO:<bob@mx>"), Step::Say(Reply::BDAT_HAS_BEGUN));
+    assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::RCPT_FIRST));
+    assert_eq!(session.envelope(), None);
+}
+
+#[test]
 fn strangers_and_chunks_end_the_session() {
     assert_eq!(after(&["Subject: x"]).1, Step::Refuse(Reply::STRANGER));
     assert_eq!(after(&["MAIL FROM:<>", "BDAT x"]).1, Step::Refuse(Reply::UNREADABLE_BDAT));
