@@ -2,14 +2,16 @@
 //! and stored octets are compared. A difference is one of those that doc/pitfalls.md explains, or it fails here.
 //!
 //! `DIFFERENTIAL_SESSIONS=10000 DIFFERENTIAL_SEED=7 cargo test --features interop --test differential` makes more of them.
-//! QMQP is compared in qmqp_postfix.rs.
+//! Malformed QMQP is compared in qmqp_postfix.rs.
 
 mod common;
 mod differential {
     #[path = "../powercut/chance.rs"]
     pub mod chance;
+    pub mod extensions;
     pub mod generate;
     pub mod known;
+    pub mod peers;
     pub mod pop3;
     pub mod smtp;
 }
@@ -17,15 +19,17 @@ mod differential {
 use common::postfix::Postfix;
 use common::{Scratch, binary};
 use differential::chance::Chance;
+use differential::extensions;
 use differential::generate::{self, Session};
 use differential::known;
+use differential::peers::{Dovecot, Mailutils};
 use differential::pop3::{self, Answer};
 use differential::smtp::{self, Kept, Trace};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -70,18 +74,29 @@ pub fn in_memory() -> &'static std::path::Path {
 
 const BATCH: usize = 100;
 
+/// Of Postfix: it adds no fields, and what it has to tell of others' mail goes nowhere.
+const QUIET: &str = "local_header_rewrite_clients =\nvirtual_mailbox_limit = 0\ndefault_transport = discard\nrelay_transport = discard\n";
+
+/// Ours relays for nobody, as Postfix with `reject_unauth_destination`, not for who has logged in either.
+const CHANNELS: &str = "local - mx.example mailbox: local\nauthenticated - - - local\nsmtp * * smtp: local\n";
+
 #[test]
 fn smtp_sessions_go_as_with_postfix() {
     let (sessions, seed) = size(400);
+    let logins = Dovecot::start("maildir");
     let postfix = Postfix::start(
         in_memory(),
         "smtpd",
-        "mynetworks =\nsmtpd_relay_restrictions = reject_unauth_destination\nsmtpd_peername_lookup = no\n\
-         local_header_rewrite_clients =\nmessage_size_limit = 200000\nvirtual_mailbox_limit = 0\n\
+        &format!(
+            "{QUIET}smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = {}\n\
+         mynetworks =\nsmtpd_relay_restrictions = reject_unauth_destination\nsmtpd_peername_lookup = no\n\
+         message_size_limit = 200000\n\
          smtpd_error_sleep_time = 0\nsmtpd_soft_error_limit = 1000\nsmtpd_client_connection_count_limit = 0",
+            logins.logins().display()
+        ),
     );
-    let scratch = Scratch::with("message_size_limit = 200000");
-    scratch.write("channels", "local - mx.example mailbox: local\nsmtp * * smtp: local\n");
+    let scratch = Scratch::with("message_size_limit = 200000\nsmtpd_sasl_auth_enable = yes\nauth_failure_delay = 0");
+    scratch.write("channels", CHANNELS);
     let ours = Ours::start(&scratch, "smtpsrvr");
     let mut chance = Chance(seed);
     let mut count = known::Count::default();
@@ -101,6 +116,67 @@ fn smtp_sessions_go_as_with_postfix() {
         assert!(mine.is_empty(), "queued, and nobody was told: {mine:?}");
     }
     count.report("SMTP", sessions, seed);
+}
+
+#[test]
+fn qmqp_packages_are_queued_as_by_postfix() {
+    let (packages, seed) = size(300);
+    let settings = format!("{QUIET}qmqpd_authorized_clients = 127.0.0.0/8\nqmqpd_error_delay = 0");
+    let postfix = Postfix::start(in_memory(), "qmqpd", &settings);
+    let scratch = Scratch::with("qmqpd_authorized_clients = 127.0.0.0/8");
+    let ours = Ours::start(&scratch, "qmqpd");
+    let mut chance = Chance(seed);
+    let mut count = known::Count::default();
+    let mut done = 0;
+    while done < packages {
+        let numbers = done..packages.min(done + BATCH);
+        done = numbers.end;
+        let batch: Vec<_> = numbers.map(|number| extensions::package(&mut chance, &number.to_string())).collect();
+        let answers: Vec<(String, String)> = batch
+            .iter()
+            .map(|(_, content, sender, recipients)| {
+                let package = package(content, sender, recipients);
+                (smtp::hand_over(ours.address, &package), smtp::hand_over(postfix.address, &package))
+            })
+            .collect();
+        let (mut mine, mut other) = (smtp::ours(&scratch), smtp::theirs(&postfix));
+        for ((shape, content, ..), (here, there)) in batch.iter().zip(&answers) {
+            let class = |answer: &str| answer.chars().next().map_or("closed".to_owned(), String::from);
+            count.step(shape);
+            let id = |answer: &str| answer.split_once("queued as ").map(|(_, id)| id.to_owned());
+            let kept = (id(here).and_then(|id| mine.remove(&id)), id(there).and_then(|id| other.remove(&id)));
+            if class(here) != class(there) {
+                let what = format!("{} / {}", class(here), class(there));
+                count.differs("Postfix", shape, &what, || format!("ours {here}\ntheirs {there}\n"));
+            } else if let (Some(mine), Some(other)) = &kept {
+                count.message(shape, content, mine, &without_additions(other));
+            } else {
+                assert!(kept == (None, None) && !here.starts_with('K'), "{shape}: a message is missing: {kept:?}");
+            }
+        }
+        assert!(mine.is_empty(), "queued, and nobody was told: {mine:?}");
+    }
+    count.report("QMQP", packages, seed);
+}
+
+/// Without the fields that Postfix adds to what comes by QMQP, as to mail from its own machine. No message here has them.
+fn without_additions(kept: &Kept) -> Kept {
+    let added = [&b"Message-Id: <"[..], b"Date: ", b"From: ", b"To: undisclosed-recipients:;"];
+    let mut is_header = true;
+    let mut content = Vec::new();
+    for line in kept.content.split_inclusive(|octet| *octet == b'\n') {
+        is_header &= line != b"\n";
+        if !is_header || !added.iter().any(|field| line.starts_with(field)) {
+            content.extend(line);
+        }
+    }
+    Kept { reverse_path: kept.reverse_path.clone(), recipients: kept.recipients.clone(), content }
+}
+
+fn package(content: &[u8], sender: &str, recipients: &[&str]) -> Vec<u8> {
+    let netstring = |octets: &[u8]| [format!("{}:", octets.len()).as_bytes(), octets, b","].concat();
+    let parts = [content, sender.as_bytes()].into_iter().chain(recipients.iter().map(|to| to.as_bytes()));
+    netstring(&parts.map(netstring).collect::<Vec<_>>().concat())
 }
 
 type Stored = BTreeMap<String, Kept>;
@@ -137,6 +213,8 @@ fn compare(
             let too_large = |step: &generate::Step| ["mail-size-over", "mail-size-huge"].contains(&step.shape);
             let remembers = shape.starts_with("mail") && session.steps[..number].iter().any(too_large);
             let shape = if remembers { "mail-behind-size-over" } else { shape };
+            let shape =
+                if is_behind_a_refused_chunk(session, there, number) { "behind-a-refused-chunk" } else { shape };
             count.differs("Postfix", shape, &format!("{} / {}", class(mine), class(other)), dialogue);
             // A transaction that only one of them began goes on otherwise in all that follows.
             differs = closed || !generate::is_aside(step.shape);
@@ -145,12 +223,23 @@ fn compare(
         count.step(step.shape);
         match kept {
             (Some(mine), Some(other)) => {
-                count.message(step.shape, &step.octets, &mine, &other);
+                count.message(step.shape, &step.kept, &mine, &other);
             }
             (None, None) => {}
             (mine, other) => panic!("{}: a message is missing: ours {mine:?}, theirs {other:?}", step.shape),
         }
     }
+}
+
+/// Postfix remembers that a chunk was refused until RSET, EHLO or the last chunk.
+fn is_behind_a_refused_chunk(session: &Session, there: &Trace, number: usize) -> bool {
+    let before = session.steps[..number].iter().zip(&there.classes).rev();
+    let ends = |step: &generate::Step| {
+        !step.kept.is_empty() || [&b"RSET\r"[..], b"EHLO ", b"HELO ", b"ehlo "].contains(&&step.octets[..5])
+    };
+    before
+        .take_while(|(step, _)| step.octets.len() < 5 || !ends(step))
+        .any(|(step, class)| step.is_chunk() && *class == '5')
 }
 
 /// How the tables name a class of replies.
@@ -164,27 +253,42 @@ fn class(digit: char) -> String {
 
 #[test]
 fn pop3_sessions_go_as_with_dovecot_and_mailutils() {
-    let (sessions, seed) = size(200);
-    let scratch = Scratch::new();
-    let ours = Ours::start(&scratch, "pop3d");
-    let (dovecot, mailutils) = (Dovecot::start(), Mailutils::new());
+    let (sessions, seed) = size(240);
+    let (maildirs, mboxes) = (Scratch::new(), Scratch::new());
+    mboxes.configure(&format!("mailbox = mbox:{}/mail/%u", mboxes.path().display()));
+    let ours = [&maildirs, &mboxes].map(|scratch| Ours::start(scratch, "pop3d"));
+    let dovecots = ["maildir", "mbox"].map(Dovecot::start);
+    let mailutils = Mailutils::new();
     let mut chance = Chance(seed);
     let mut count = known::Count::default();
+    let connected = |address: SocketAddr| TcpStream::connect(address).expect("a connection");
     for _ in 0..sessions {
         let session = pop3::session(&mut chance);
-        put_maildir(&scratch.maildir("bob"), &session);
-        let here = pop3::play(TcpStream::connect(ours.address).expect("a connection"), &session);
-        let left = files_in(&scratch.maildir("bob"));
-        put_maildir(&dovecot.maildir(), &session);
-        let there = pop3::play(TcpStream::connect(dovecot.address).expect("a connection"), &session);
-        compare_pop3("Dovecot", &session, &here, &there, (left, files_in(&dovecot.maildir())), &mut count);
+        if chance.percent(50) {
+            let [theirs, mine] = [dovecots[0].mailbox(), maildirs.maildir("bob")];
+            put_maildir(&mine, &session);
+            let here = pop3::play(connected(ours[0].address), &session);
+            put_maildir(&theirs, &session);
+            let there = pop3::play(connected(dovecots[0].address), &session);
+            compare_pop3("Dovecot", &session, &here, &there, (files_in(&mine), files_in(&theirs)), &mut count);
+            continue;
+        }
+        let mine = mboxes.maildir("bob");
+        put_mbox((mine.clone(), common::NOBODY), &session);
+        let here = pop3::play(connected(ours[1].address), &session);
+        dovecots[1].forget();
+        put_mbox((dovecots[1].mailbox(), common::NOBODY), &session);
+        let there = pop3::play(connected(dovecots[1].address), &session);
+        let left = |mbox: &Path| froms_in(mbox);
+        let counts = (left(&mine), left(&dovecots[1].mailbox()));
+        compare_pop3("Dovecot", &session, &here, &there, counts, &mut count);
         // Behind a header without an end, or one that ends in CR LF, Mailutils does not see the next "From " line.
         if session.messages.iter().any(|(shape, _)| ["crlf-stored", "header-only"].contains(shape)) {
             continue;
         }
-        mailutils.put(&session);
+        put_mbox(mailutils.mailbox(), &session);
         let there = mailutils.play(&session);
-        compare_pop3("Mailutils", &session, &here, &there, (left, mailutils.left()), &mut count);
+        compare_pop3("Mailutils", &session, &here, &there, (counts.0, left(&mailutils.mailbox().0)), &mut count);
     }
     count.report("POP3", sessions, seed);
 }
@@ -217,7 +321,7 @@ fn compare_pop3(
             };
             count.differs(server, shape, &format!("{} / {}", class(mine), class(other)), dialogue);
             if closed
-                || ["dele", "rset", "user", "pass", "quit", "last", "early"]
+                || ["dele", "rset", "user", "pass", "quit", "last", "early", "auth"]
                     .iter()
                     .any(|word| step.shape.starts_with(word))
             {
@@ -260,114 +364,30 @@ fn put_maildir(folder: &Path, session: &pop3::Session) {
     }
 }
 
+/// As deliver writes an mbox (mboxrd).
+fn put_mbox((path, owner): (PathBuf, u32), session: &pop3::Session) {
+    let mut mbox = Vec::new();
+    for (_, text) in &session.messages {
+        mbox.extend(b"From alice@client.example Sun Nov 22 04:27:00 2026\n");
+        for line in text.split_inclusive(|octet| *octet == b'\n') {
+            if line.iter().skip_while(|octet| **octet == b'>').copied().take(5).eq(*b"From ") {
+                mbox.push(b'>');
+            }
+            mbox.extend(line);
+        }
+        mbox.extend(if text.ends_with(b"\n") { &b"\n"[..] } else { b"\n\n" });
+    }
+    // A new one, so that nothing is known of it.
+    let _ = fs::remove_file(&path);
+    fs::write(&path, mbox).expect("a mailbox");
+    chown(&path, Some(owner), Some(owner)).expect("chown");
+}
+
+fn froms_in(mbox: &Path) -> usize {
+    let text = fs::read(mbox).unwrap_or_default();
+    text.split(|octet| *octet == b'\n').filter(|line| line.starts_with(b"From alice@client.example Sun")).count()
+}
+
 fn files_in(maildir: &Path) -> usize {
     ["new", "cur"].iter().map(|part| fs::read_dir(maildir.join(part)).expect("a folder").count()).sum()
-}
-
-/// A private Dovecot that serves POP3; ended when dropped.
-struct Dovecot {
-    folder: tempfile::TempDir,
-    address: SocketAddr,
-    process: Child,
-}
-
-impl Dovecot {
-    fn start() -> Dovecot {
-        let folder = tempfile::Builder::new().prefix("doorpost-dovecot-").tempdir_in(in_memory()).expect("a folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
-        fs::create_dir(folder.path().join("run")).expect("a folder");
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port");
-        let top = folder.path().display();
-        let configuration = format!(
-            "base_dir = {top}/run\nstate_dir = {top}/run\nprotocols = pop3\nlisten = 127.0.0.1\nssl = no\n\
-             disable_plaintext_auth = no\nlog_path = {top}/log\nmail_location = maildir:{top}/mail/%n\n\
-             first_valid_uid = 1\nmail_max_userip_connections = 0\nauth_mechanisms = plain\nauth_failure_delay = 0\n\
-             passdb {{\n driver = static\n args = password=secret\n}}\n\
-             userdb {{\n driver = static\n args = uid={0} gid={0} home={top}/home/%n\n}}\n\
-             service pop3-login {{\n inet_listener pop3 {{\n  port = {1}\n }}\n inet_listener pop3s {{\n  port = 0\n }}\n}}\n",
-            common::NOBODY,
-            address.port()
-        );
-        fs::write(folder.path().join("dovecot.conf"), configuration).expect("dovecot.conf");
-        let mut command = Command::new("/usr/sbin/dovecot");
-        command.arg("-F").arg("-c").arg(folder.path().join("dovecot.conf"));
-        let process =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("dovecot");
-        common::until("Dovecot to listen", || TcpStream::connect(address).is_ok());
-        Dovecot { folder, address, process }
-    }
-
-    fn maildir(&self) -> PathBuf {
-        self.folder.path().join("mail/bob")
-    }
-}
-
-impl Drop for Dovecot {
-    fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).expect("a pid"));
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.process.wait();
-    }
-}
-
-/// GNU Mailutils' pop3d, started for each session with a password file of its own in a mount namespace of its own.
-struct Mailutils {
-    folder: tempfile::TempDir,
-}
-
-impl Mailutils {
-    fn new() -> Mailutils {
-        let folder = tempfile::Builder::new().prefix("doorpost-mailutils-").tempdir_in(in_memory()).expect("a folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("its mode");
-        let top = folder.path().display();
-        let configuration = format!(
-            "mailbox {{\n mail-spool \"{top}\";\n mailbox-type mbox;\n}};\nauth {{\n authentication generic:system;\n \
-             authorization system;\n}};\nlogging {{\n syslog yes;\n}};\n"
-        );
-        fs::write(folder.path().join("pop3d.conf"), configuration).expect("pop3d.conf");
-        let mut passwd = fs::read_to_string("/etc/passwd").expect("/etc/passwd");
-        // "secret" by MD5.
-        passwd += &format!("bob:$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1:{0}:{0}::{top}:/bin/sh\n", common::NOBODY - 1);
-        fs::write(folder.path().join("passwd"), passwd).expect("passwd");
-        Mailutils { folder }
-    }
-
-    fn put(&self, session: &pop3::Session) {
-        let mut mbox = Vec::new();
-        for (_, text) in &session.messages {
-            mbox.extend(b"From alice@client.example Sun Nov 22 04:27:00 2026\n");
-            for line in text.split_inclusive(|octet| *octet == b'\n') {
-                // As deliver writes an mbox (mboxrd).
-                if line.iter().skip_while(|octet| **octet == b'>').copied().take(5).eq(*b"From ") {
-                    mbox.push(b'>');
-                }
-                mbox.extend(line);
-            }
-            mbox.extend(if text.ends_with(b"\n") { &b"\n"[..] } else { b"\n\n" });
-        }
-        let path = self.folder.path().join("bob");
-        fs::write(&path, mbox).expect("a mailbox");
-        chown(&path, Some(common::NOBODY - 1), Some(common::NOBODY - 1)).expect("chown");
-    }
-
-    fn play(&self, session: &pop3::Session) -> Vec<Answer> {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let client = TcpStream::connect(listener.local_addr().expect("its number")).expect("a connection");
-        let server = OwnedFd::from(listener.accept().expect("the other end").0);
-        let mut command = Command::new("unshare");
-        let script =
-            "mount --bind \"$0/passwd\" /etc/passwd && exec /usr/sbin/pop3d --inetd --config-file=\"$0/pop3d.conf\"";
-        command.args(["-m", "--propagation", "private", "sh", "-c", script]).arg(self.folder.path());
-        command.stdin(Stdio::from(server.try_clone().expect("a descriptor"))).stdout(Stdio::from(server));
-        let mut process = command.stderr(Stdio::null()).spawn().expect("unshare");
-        drop(command);
-        let answers = pop3::play(client, session);
-        process.wait().expect("its end");
-        answers
-    }
-
-    fn left(&self) -> usize {
-        let text = fs::read(self.folder.path().join("bob")).unwrap_or_default();
-        text.split(|octet| *octet == b'\n').filter(|line| line.starts_with(b"From alice@client.example Sun")).count()
-    }
 }

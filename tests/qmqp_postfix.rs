@@ -293,9 +293,10 @@ fn mutated(chance: &mut Chance) -> Vec<u8> {
 fn differences_over_generated_packages_are_all_explained() {
     let (postfix, ours) = (postfix(), Ours::start());
     let documented = documented();
-    let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let mut chance = Chance(0x9e37_79b9_7f4a_7c15 ^ number("DIFFERENTIAL_SEED").unwrap_or(0));
     let (mut same, mut explained, mut wrong) = (0, BTreeMap::new(), String::new());
-    for _ in 0..600 {
+    for _ in 0..number("DIFFERENTIAL_SESSIONS").unwrap_or(600) {
         let package = mutated(&mut chance);
         let (own, own_text) = answer(ours.address, &package);
         let (their, their_text) = answer(postfix.address, &package);

@@ -3,6 +3,7 @@
 //! Every step has the name of what is special about it, by which `smtp.rs` looks a difference up.
 
 use super::chance::Chance;
+use super::extensions::{chunks, login};
 
 /// One thing the client does.
 #[derive(Debug, Clone)]
@@ -11,13 +12,29 @@ pub struct Step {
     pub shape: &'static str,
     /// What is sent: a command, or the whole content of a message.
     pub octets: Vec<u8>,
-    /// Whether it is content: sent only behind a 354.
+    /// Whether it answers a 354 or 334, and is sent only behind one.
     pub is_content: bool,
+    /// The message that is queued if it is taken, as it is to be kept.
+    pub kept: Vec<u8>,
 }
 
-/// A session, and whether the client says QUIT or just leaves.
+/// A session. Pipelined, commands go out together as RFC 2920 section 3.1 allows it.
 pub struct Session {
     pub steps: Vec<Step>,
+    pub is_pipelined: bool,
+}
+
+impl Step {
+    /// Whether it is BDAT with a chunk.
+    pub fn is_chunk(&self) -> bool {
+        self.shape == "bdat-null" || (self.shape.starts_with("bdat") && self.octets.starts_with(b"BDAT "))
+    }
+
+    /// Whether a client waits for the answer before it goes on, also one that sends its commands together.
+    pub fn is_last_of_group(&self) -> bool {
+        let word = self.octets.get(..4).unwrap_or_default().to_ascii_uppercase();
+        self.is_content || ![&b"MAIL"[..], b"RCPT", b"RSET", b"BDAT"].contains(&&word[..])
+    }
 }
 
 type Choices = [(&'static str, &'static str)];
@@ -50,6 +67,32 @@ const SENDERS: &Choices = &[
     ("mail-size-huge", "MAIL FROM:<alice@client.example> SIZE=99999999999999999999"),
     ("mail-body", "MAIL FROM:<alice@client.example> BODY=8BITMIME"),
     ("mail-body", "MAIL FROM:<alice@client.example> BODY=7BIT SIZE=99"),
+    ("mail-body-twice", "MAIL FROM:<alice@client.example> BODY=7BIT BODY=8BITMIME"),
+    ("mail-binarymime", "MAIL FROM:<alice@client.example> BODY=BINARYMIME"),
+    ("mail-size-twice", "MAIL FROM:<alice@client.example> SIZE=10 SIZE=20"),
+    ("mail-size-bare", "MAIL FROM:<alice@client.example> SIZE"),
+    ("mail-size-empty", "MAIL FROM:<alice@client.example> SIZE="),
+    ("mail-size-0", "MAIL FROM:<alice@client.example> SIZE=0"),
+    ("mail-smtputf8", "MAIL FROM:<alice@client.example> SMTPUTF8"),
+    ("mail-smtputf8", "MAIL FROM:<alice@client.example> SMTPUTF8 BODY=8BITMIME"),
+    ("mail-smtputf8-value", "MAIL FROM:<alice@client.example> SMTPUTF8=yes"),
+    ("mail-utf8", "MAIL FROM:<j\u{c3}\u{bc}rgen@client.example> SMTPUTF8"),
+    ("mail-utf8-domain", "MAIL FROM:<alice@b\u{c3}\u{bc}cher.example> SMTPUTF8"),
+    ("mail-utf8-wrong", "MAIL FROM:<j\u{c3}rgen@client.example> SMTPUTF8"),
+    ("mail-utf8-unsaid", "MAIL FROM:<j\u{c3}\u{bc}rgen@client.example>"),
+    ("mail-ret", "MAIL FROM:<alice@client.example> RET=FULL"),
+    ("mail-ret", "MAIL FROM:<alice@client.example> RET=hdrs ENVID=QQ314159"),
+    ("mail-ret-bad", "MAIL FROM:<alice@client.example> RET=SOME"),
+    ("mail-ret-twice", "MAIL FROM:<alice@client.example> RET=FULL RET=HDRS"),
+    ("mail-envid", "MAIL FROM:<alice@client.example> ENVID=a+2Bb"),
+    ("mail-envid-empty", "MAIL FROM:<alice@client.example> ENVID="),
+    ("mail-envid-no-xtext", "MAIL FROM:<alice@client.example> ENVID=a+2bb"),
+    ("mail-envid-no-xtext", "MAIL FROM:<alice@client.example> ENVID=a+zz"),
+    ("mail-envid-control", "MAIL FROM:<alice@client.example> ENVID=a+0Ab"),
+    ("mail-envid-twice", "MAIL FROM:<alice@client.example> ENVID=a ENVID=b"),
+    ("mail-auth", "MAIL FROM:<alice@client.example> AUTH=<>"),
+    ("mail-auth", "MAIL FROM:<alice@client.example> AUTH=bob@mx.example"),
+    ("mail-auth-no-xtext", "MAIL FROM:<alice@client.example> AUTH=bob+zz"),
     ("mail-body-bad", "MAIL FROM:<alice@client.example> BODY=9BIT"),
     ("mail-parameter-unknown", "MAIL FROM:<alice@client.example> COLOUR=red"),
     ("mail-space-behind-colon", "MAIL FROM: <alice@client.example>"),
@@ -92,6 +135,19 @@ const RECIPIENTS: &Choices = &[
     ("rcpt-two-at", "RCPT TO:<bob@mx.example@other.example>"),
     ("rcpt-literal", "RCPT TO:<bob@[127.0.0.1]>"),
     ("rcpt-dot-domain", "RCPT TO:<bob@mx.example.>"),
+    ("rcpt-notify", "RCPT TO:<bob@mx.example> NOTIFY=NEVER"),
+    ("rcpt-notify", "RCPT TO:<bob@mx.example> NOTIFY=SUCCESS,failure,DELAY"),
+    ("rcpt-notify-never-and", "RCPT TO:<bob@mx.example> NOTIFY=NEVER,SUCCESS"),
+    ("rcpt-notify-bad", "RCPT TO:<bob@mx.example> NOTIFY=SOMETIMES"),
+    ("rcpt-notify-empty", "RCPT TO:<bob@mx.example> NOTIFY="),
+    ("rcpt-notify-twice", "RCPT TO:<bob@mx.example> NOTIFY=FAILURE NOTIFY=DELAY"),
+    ("rcpt-orcpt", "RCPT TO:<bob@mx.example> ORCPT=rfc822;robert@mx.example"),
+    ("rcpt-orcpt", "RCPT TO:<bob@mx.example> NOTIFY=FAILURE ORCPT=rfc822;a+2Bb@mx.example"),
+    ("rcpt-orcpt-no-type", "RCPT TO:<bob@mx.example> ORCPT=robert@mx.example"),
+    ("rcpt-orcpt-no-xtext", "RCPT TO:<bob@mx.example> ORCPT=rfc822;a+zz@mx.example"),
+    ("rcpt-orcpt-empty", "RCPT TO:<bob@mx.example> ORCPT=rfc822;"),
+    ("rcpt-orcpt-twice", "RCPT TO:<bob@mx.example> ORCPT=rfc822;a@b.example ORCPT=rfc822;c@d.example"),
+    ("rcpt-utf8", "RCPT TO:<j\u{c3}\u{bc}rgen@mx.example>"),
     ("rcpt-parameter-unknown", "RCPT TO:<bob@mx.example> COLOUR=red"),
     ("rcpt-trailing-junk", "RCPT TO:<bob@mx.example>junk"),
 ];
@@ -111,7 +167,6 @@ const OTHERS: &Choices = &[
     ("turn", "TURN"),
     ("empty-line", ""),
     ("blank-in-front", " NOOP"),
-    ("auth-not-offered", "AUTH PLAIN AGJvYgBzZWNyZXQ="),
     ("starttls-not-offered", "STARTTLS"),
     ("data-argument", "DATA now"),
     ("quit-argument", "QUIT now"),
@@ -130,13 +185,16 @@ pub fn session(chance: &mut Chance, number: usize) -> Session {
     if !chance.percent(3) {
         steps.push(pick(chance, GREETINGS, 4, 90));
     }
+    if chance.percent(15) {
+        login(chance, &mut steps);
+    }
     for message in 0..=chance.below(3) {
         transaction(chance, &mut steps, &format!("{number}.{message}"));
     }
     if chance.percent(90) {
         steps.push(command("quit", "QUIT"));
     }
-    Session { steps }
+    Session { steps, is_pipelined: chance.percent(30) }
 }
 
 fn transaction(chance: &mut Chance, steps: &mut Vec<Step>, mark: &str) {
@@ -151,6 +209,13 @@ fn transaction(chance: &mut Chance, steps: &mut Vec<Step>, mark: &str) {
     }
     if chance.percent(3) {
         steps.push(pick(chance, GREETINGS, 4, 90));
+    }
+    if chance.percent(2) {
+        login(chance, steps);
+    }
+    if chance.percent(25) {
+        chunks(chance, steps, mark);
+        return;
     }
     steps.push(command(if chance.percent(5) { "data-lower" } else { "data" }, "DATA"));
     steps.push(content(chance, mark));
@@ -169,15 +234,16 @@ fn pick(chance: &mut Chance, choices: &Choices, usual: usize, percent: usize) ->
     command(shape, text)
 }
 
-fn command(shape: &'static str, text: &str) -> Step {
+/// A line.
+pub fn command(shape: &'static str, text: &str) -> Step {
     // One octet above 127, not its UTF-8.
     let mut octets: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).collect();
     octets.extend(b"\r\n");
-    Step { shape, octets, is_content: false }
+    Step { shape, octets, is_content: false, kept: Vec::new() }
 }
 
 /// Ways to write a line of a message.
-const LINES: &[(&str, &[u8])] = &[
+pub const LINES: &[(&str, &[u8])] = &[
     ("text", b"A line of text."),
     ("text", b""),
     ("text", b"From the beginning"),
@@ -221,7 +287,8 @@ const SPECIALS: &[(&str, &[u8])] = &[
     ("crcrlf", b"one\r\r\ntwo\r\n"),
 ];
 
-fn content(chance: &mut Chance, mark: &str) -> Step {
+/// A message, for DATA.
+pub fn content(chance: &mut Chance, mark: &str) -> Step {
     let mut octets = format!("X-Mark: {mark}\r\n").into_bytes();
     let mut shape = "text";
     if chance.percent(15) {
@@ -246,12 +313,24 @@ fn content(chance: &mut Chance, mark: &str) -> Step {
             octets.extend(b"\r\n");
         }
     }
+    let kept = unstuffed(&octets);
     octets.extend(b".\r\n");
-    Step { shape, octets, is_content: true }
+    Step { shape, octets, is_content: true, kept }
+}
+
+/// The content of a message as ours stores it: unstuffed, with LF. Of what no server may take, anything.
+fn unstuffed(sent: &[u8]) -> Vec<u8> {
+    let mut content = Vec::with_capacity(sent.len());
+    for line in sent.split_inclusive(|octet| *octet == b'\n') {
+        let line = line.strip_prefix(b".").unwrap_or(line);
+        content.extend(line.strip_suffix(b"\r\n").unwrap_or(line));
+        content.push(b'\n');
+    }
+    content
 }
 
 /// Whether a command of this shape is no part of a transaction.
 pub fn is_aside(shape: &str) -> bool {
-    OTHERS.iter().any(|(name, _)| *name == shape)
+    (shape == "bdat-noop" || OTHERS.iter().any(|(name, _)| *name == shape))
         && !["data-argument", "rset-argument", "quit-argument"].contains(&shape)
 }

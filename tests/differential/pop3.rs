@@ -18,6 +18,8 @@ pub struct Step {
 pub struct Session {
     pub messages: Vec<(&'static str, Vec<u8>)>,
     pub steps: Vec<Step>,
+    /// All that need not wait for an answer goes out at once.
+    pub is_pipelined: bool,
 }
 
 /// What a server answered: `+`, `-` or `0` for nothing, its first line, and the lines below it with their stuffing undone.
@@ -71,16 +73,39 @@ pub fn session(chance: &mut Chance) -> Session {
         steps.push(step("user", "USER bob"));
         steps.push(step("pass-wrong", "PASS wrong"));
     }
-    steps.push(step("user", "USER bob"));
-    steps.push(step("pass", "PASS secret"));
+    login(chance, &mut steps);
     for _ in 0..chance.below(12) {
         steps.push(command(chance, count));
     }
     if chance.percent(85) {
         steps.push(step("quit", "QUIT"));
     }
-    Session { messages, steps }
+    Session { messages, steps, is_pipelined: chance.percent(30) }
 }
+
+fn login(chance: &mut Chance, steps: &mut Vec<Step>) {
+    let said: &[(&'static str, &str)] = match chance.below(20) {
+        0..2 => &[("auth-plain", "AUTH PLAIN AGJvYgBzZWNyZXQ=")],
+        2..4 => &[("auth-challenged", "AUTH PLAIN"), ("auth-response", "AGJvYgBzZWNyZXQ=")],
+        4 => AUTHS[chance.below(AUTHS.len())],
+        _ => &[],
+    };
+    steps.extend(said.iter().map(|(shape, line)| step(shape, line)));
+    if !said.iter().any(|(shape, _)| ["auth-plain", "auth-response"].contains(shape)) {
+        steps.push(step("user", "USER bob"));
+        steps.push(step("pass", "PASS secret"));
+    }
+}
+
+/// Logins that are wrong; who sends them logs in otherwise behind them.
+const AUTHS: &[&[(&str, &str)]] = &[
+    &[("auth-wrong-password", "AUTH PLAIN AGJvYgB3cm9uZw==")],
+    &[("auth-nobody", "AUTH PLAIN AG5vYm9keS1oZXJlAHNlY3JldA==")],
+    &[("auth-no-base64", "AUTH PLAIN !!!")],
+    &[("auth-mechanism-unknown", "AUTH FROBNICATE")],
+    &[("auth-challenged", "AUTH PLAIN"), ("auth-given-up", "*")],
+    &[("auth-challenged", "AUTH PLAIN"), ("auth-response-no-base64", "!!!")],
+];
 
 fn plain(chance: &mut Chance, number: usize) -> Vec<u8> {
     let mut text = format!("From: alice@client.example\nSubject: number {number}\n\n").into_bytes();
@@ -168,13 +193,22 @@ pub fn play(stream: TcpStream, session: &Session) -> Vec<Answer> {
     stream.set_nodelay(true).expect("no delay");
     let mut reader = BufReader::new(stream);
     assert_eq!(answer(&mut reader, false).class, '+', "no greeting");
-    let mut answers = Vec::new();
-    for step in &session.steps {
-        let sent = reader.get_mut().write_all(format!("{}\r\n", step.line).as_bytes());
-        let word = step.line.trim_start().to_ascii_uppercase();
-        let is_long =
-            ["RETR", "TOP", "CAPA"].iter().any(|name| word.starts_with(name)) || word == "LIST" || word == "UIDL";
-        answers.push(if sent.is_ok() { answer(&mut reader, is_long) } else { nothing() });
+    let mut answers: Vec<Answer> = Vec::new();
+    for group in session.steps.chunk_by(|step, _| session.is_pipelined && !step.shape.starts_with("auth")) {
+        // Not a response where there was no challenge.
+        let is_response = ["auth-response", "auth-response-no-base64", "auth-given-up"].contains(&group[0].shape);
+        if is_response && answers.last().is_some_and(|answer| answer.class != '+') {
+            answers.push(Answer { class: '.', ..nothing() });
+            continue;
+        }
+        let lines: String = group.iter().map(|step| format!("{}\r\n", step.line)).collect();
+        let sent = reader.get_mut().write_all(lines.as_bytes());
+        for step in group {
+            let word = step.line.trim_start().to_ascii_uppercase();
+            let is_long =
+                ["RETR", "TOP", "CAPA"].iter().any(|name| word.starts_with(name)) || word == "LIST" || word == "UIDL";
+            answers.push(if sent.is_ok() { answer(&mut reader, is_long) } else { nothing() });
+        }
     }
     // Goodbye or not, the server is through with the mailbox when it closes.
     let _ = reader.get_ref().shutdown(std::net::Shutdown::Write);

@@ -1,6 +1,6 @@
 //! One SMTP session to two servers: what each said, and what each kept.
 
-use super::generate::{Session, Step};
+use super::generate::Session;
 use crate::common::postfix::Postfix;
 use crate::common::{Queued, Scratch, until};
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ pub struct Kept {
     pub content: Vec<u8>,
 }
 
-/// Plays a session, step by step.
+/// Plays a session, step by step or, pipelined, group by group.
 pub fn play(server: SocketAddr, session: &Session) -> Trace {
     let stream = TcpStream::connect(server).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time limit");
@@ -38,22 +38,36 @@ pub fn play(server: SocketAddr, session: &Session) -> Trace {
     let mut trace = Trace::default();
     let mut last = reply(&mut reader).0;
     assert_eq!(last, '2', "no greeting");
-    for (number, Step { octets, is_content, .. }) in session.steps.iter().enumerate() {
-        let sent = if *is_content && last != '3' { None } else { Some(reader.get_mut().write_all(octets)) };
-        let (class, text) = match sent {
-            None => ('-', String::new()),
-            Some(Err(_)) => ('0', String::new()),
-            Some(Ok(())) => reply(&mut reader),
-        };
-        if let ('2', true, Some((_, id))) = (class, is_content, text.split_once("queued as ")) {
-            trace.taken.insert(number, id.trim().to_owned());
+    for group in session.steps.chunk_by(|step, _| session.is_pipelined && !step.is_last_of_group()) {
+        let is_sent = !group[0].is_content || last == '3';
+        let octets: Vec<u8> = group.iter().flat_map(|step| &step.octets).copied().collect();
+        let sent = is_sent.then(|| reader.get_mut().write_all(&octets));
+        for _ in group {
+            let (class, text) = match sent {
+                None => ('-', String::new()),
+                Some(Err(_)) => ('0', String::new()),
+                Some(Ok(())) => reply(&mut reader),
+            };
+            if let ('2', Some((_, id))) = (class, text.split_once("queued as ")) {
+                trace.taken.insert(trace.classes.len(), id.trim().to_owned());
+            }
+            // A DATA that was refused and its content are one.
+            last = if class == '-' { last } else { class };
+            trace.classes.push(class);
+            trace.texts.push(text);
         }
-        // A DATA that was refused and its content are one.
-        last = if class == '-' { last } else { class };
-        trace.classes.push(class);
-        trace.texts.push(text);
     }
     trace
+}
+
+/// Gives a server one QMQP package; its answer without the framing.
+pub fn hand_over(server: SocketAddr, package: &[u8]) -> String {
+    let mut stream = TcpStream::connect(server).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time limit");
+    let _ = stream.write_all(package);
+    let mut answer = String::new();
+    let _ = std::io::Read::read_to_string(&mut stream, &mut answer);
+    answer.split_once(':').map(|(_, text)| text.trim_end_matches(',').to_owned()).unwrap_or_default()
 }
 
 fn reply(reader: &mut BufReader<TcpStream>) -> (char, String) {
@@ -125,7 +139,8 @@ fn taken_apart(octets: &[u8]) -> (String, String, Vec<u8>) {
         }
     }
     let field = String::from_utf8_lossy(&octets[received..at]);
-    let id = field.split_once(" id ").expect("an id").1.split([';', '\n', ' ']).next().expect("an id").to_owned();
+    let mut words = field.split([';', '\n', ' ', '\t']).skip_while(|word| *word != "id");
+    let id = words.nth(1).expect("an id").to_owned();
     (id, reverse_path.to_owned(), octets[at..].to_vec())
 }
 
