@@ -8,7 +8,8 @@
 //! other, a signal that comes into a wait), so the least of some plain runs is what is gone through.
 //!
 //! Matrices that take a minute or more are made in part ([`Share::Part`]): every call that changes what is on disk, and an
-//! evenly spaced part of the rest, another one every day. `FAULTS=all` makes the whole, `FAULTS_TURN=20779` repeats a day:
+//! evenly spaced part of the rest, another one every day. `FAULTS=all` makes the whole, or `FAULTS=3/8` the third of eight parts of
+//! it that take about as long as each other; `FAULTS_TURN=20779` repeats a day:
 //! `FAULTS=all TMPDIR=/dev/shm cargo test --features interop,powercut --test faults -- --test-threads=8`
 
 use crate::common::{Scratch, binary, feed};
@@ -191,7 +192,7 @@ impl Case {
                 turn += 1;
                 let one = share == Share::Part || ASKS.contains(&name.as_str());
                 let all = if name == "poll" { &POLL_ERRORS[..] } else { &ERRORS[..] };
-                let errors = if one && !is_all() { &all[turn % all.len()..][..1] } else { all };
+                let errors = if one && whole().is_none() { &all[turn % all.len()..][..1] } else { all };
                 plan.extend(errors.iter().map(|error| Hit::new(&name, instance, &format!("error={error}"))));
             }
         }
@@ -199,7 +200,7 @@ impl Case {
     }
 
     fn go_through(&self, plan: &[Hit], prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
-        assert!(plan.len() >= 5, "{}: only {plan:?}", self.program);
+        assert!(plan.len() >= 4, "{}: only {plan:?}", self.program);
         for hit in plan {
             let Hit { name, instance, how } = hit;
             let what =
@@ -226,8 +227,14 @@ impl Hit {
 
 impl Share {
     fn of(self, mut plan: Vec<Hit>) -> Vec<Hit> {
-        if self == Share::Part && !is_all() {
-            let mut number = turn();
+        let mut number = turn();
+        if let Some((which, of)) = whole() {
+            number = of - which;
+            plan.retain(|_| {
+                number += 1;
+                number.is_multiple_of(of)
+            });
+        } else if self == Share::Part {
             plan.retain(|hit| {
                 number += 1;
                 CHANGES.contains(&hit.name.as_str()) || number.is_multiple_of(ONE_IN)
@@ -237,8 +244,15 @@ impl Share {
     }
 }
 
-fn is_all() -> bool {
-    std::env::var("FAULTS").is_ok_and(|share| share == "all")
+/// Of the whole, if that is asked for: which part, and of how many.
+fn whole() -> Option<(usize, usize)> {
+    let share = std::env::var("FAULTS").ok()?;
+    if share == "all" {
+        return Some((1, 1));
+    }
+    let parts = share.split_once('/').and_then(|(which, of)| Some((which.parse().ok()?, of.parse().ok()?)));
+    let parts = parts.filter(|(which, of)| (1..=*of).contains(which));
+    Some(parts.unwrap_or_else(|| panic!("FAULTS={share}: expected all, or 3/8 or the like")))
 }
 
 /// Another one every day.
