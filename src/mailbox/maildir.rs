@@ -128,7 +128,7 @@ impl Maildir {
 
     /// What lasts of the name of each message, and the unique-id that it has by itself.
     pub fn native(&self) -> io::Result<Vec<(Box<[u8]>, String)>> {
-        let (messages, _) = find(&self.folders, Vec::new(), [false, false], &HashMap::new())?;
+        let messages = find(&self.folders, Vec::new(), [false, false], &HashMap::new())?.messages;
         let names = messages.iter().map(|message| (lasting(&message.place.name).into(), message.unique_id()));
         Ok(names.collect())
     }
@@ -261,8 +261,9 @@ fn snapshot(
         Some(index) if unchanged == [true, true] => return Ok(Snapshot::Indexed(index)),
         old => old.and_then(|old| old.all().ok()),
     };
-    let (messages, counted) = find(folders, old.unwrap_or_default(), unchanged, &known()?)?;
-    if counted || messages.len() >= WORTH_AN_INDEX {
+    let Found { messages, counted, unread } = find(folders, old.unwrap_or_default(), unchanged, &known()?)?;
+    // What could not be read now may be read next time: its size must not be remembered.
+    if !unread && (counted || messages.len() >= WORTH_AN_INDEX) {
         let draft = Draft::begin(place, began).filter(|draft| counted || draft.will_count(&stamps));
         match self::stamps(folders) {
             Ok(now) if now == stamps => {
@@ -281,14 +282,14 @@ fn stamps(folders: &Folders) -> nix::Result<[Stamp; 2]> {
     Ok([index::stamp(&folders.new)?, index::stamp(&folders.cur)?])
 }
 
-/// Finds all messages in their order, with sizes and unique-ids, and says whether one had to be read for its size.
-/// `old` is what an index has: all that a folder that is unchanged holds, and of others the sizes.
+/// Finds all messages in their order, with sizes and unique-ids. `old` is what an index has: all that a folder that is
+/// unchanged holds, and of others the sizes.
 fn find(
     folders: &Folders,
     old: Vec<Message>,
     unchanged: [bool; 2],
     imported: &HashMap<String, String>,
-) -> nix::Result<(Vec<Message>, bool)> {
+) -> nix::Result<Found> {
     let changed: Vec<bool> = [false, true].into_iter().filter(|in_cur| !unchanged[usize::from(*in_cur)]).collect();
     let before = stamps(folders)?;
     let mut places = scan(folders, &changed)?;
@@ -301,8 +302,10 @@ fn find(
     let kept = old.iter().map(|message| &message.place).filter(|place| unchanged[usize::from(place.in_cur)]);
     places.extend(kept.map(|place| Place { is_twin: false, ..place.clone() }));
     sort(folders, &mut places);
-    let known: HashMap<&[u8], u64> = old.iter().map(|message| (lasting(&message.place.name), message.octets)).collect();
-    let mut counted = false;
+    // Versions before this one wrote down nought where a message could not be read.
+    let known = old.iter().filter(|message| message.octets > 0);
+    let known: HashMap<&[u8], u64> = known.map(|message| (lasting(&message.place.name), message.octets)).collect();
+    let (mut counted, mut unread) = (false, false);
     let mut messages = Vec::with_capacity(places.len());
     let mut ordinals: HashMap<Vec<u8>, usize> = HashMap::new();
     for place in places {
@@ -310,9 +313,14 @@ fn find(
         let octets = match sizes(&place.name).map(|(_, octets)| octets).or(known) {
             Some(octets) => octets,
             None => match octets(folders, &place) {
-                Some(octets) => {
+                Some(Ok(octets)) => {
                     counted = true;
                     octets
+                }
+                Some(Err(error)) => {
+                    log::warn!("a message cannot be read: {error}");
+                    unread = true;
+                    0
                 }
                 None => continue,
             },
@@ -332,17 +340,26 @@ fn find(
         }
         messages.push(message);
     }
-    Ok((messages, counted))
+    Ok(Found { messages, counted, unread })
+}
+
+/// All messages of a Maildir.
+struct Found {
+    messages: Vec<Message>,
+    /// One had to be read for its size.
+    counted: bool,
+    /// One could not be read, and is said to be empty.
+    unread: bool,
 }
 
 /// Counted; nothing for a message that is gone. One that cannot be read is shown all the same, with an empty size, so
 /// that a bad message is no secret and hides no other; asking for it is an error.
-fn octets(folders: &Folders, place: &Place) -> Option<u64> {
+fn octets(folders: &Folders, place: &Place) -> Option<io::Result<u64>> {
     let read = |place: &Place| -> io::Result<u64> {
         count(Box::new(open_message(folder(folders, place.in_cur), &place.name)?))
     };
     let failed = match read(place) {
-        Ok(octets) => return Some(octets),
+        Ok(octets) => return Some(Ok(octets)),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !place.is_twin => {
             // Renamed since the folders were read.
             let places = scan(folders, &[false, true]).ok()?;
@@ -352,12 +369,8 @@ fn octets(folders: &Folders, place: &Place) -> Option<u64> {
         Err(error) => Err(error),
     };
     match failed {
-        Ok(octets) => Some(octets),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            log::warn!("a message cannot be read: {error}");
-            Some(0)
-        }
+        answer => Some(answer),
     }
 }
 
