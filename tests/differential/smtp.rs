@@ -73,7 +73,10 @@ pub fn hand_over(server: SocketAddr, package: &[u8]) -> String {
 fn reply(reader: &mut BufReader<TcpStream>) -> (char, String) {
     loop {
         let mut line = Vec::new();
-        if reader.read_until(b'\n', &mut line).is_err() || line.is_empty() {
+        let read = reader.read_until(b'\n', &mut line);
+        let is_late = read.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!is_late, "no answer in time");
+        if read.is_err() || line.is_empty() {
             return ('0', String::new());
         }
         if line.get(3) != Some(&b'-') {
