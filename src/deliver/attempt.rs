@@ -70,7 +70,7 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
     }
     let (from, size, nrcpt) = (&message.reverse_path, message.size, message.recipients.len());
     log::debug!("id={id} event=taken from={from} size={size} nrcpt={nrcpt} channel={}", message.channel);
-    let mut trial = Trial { message, now, busy: None };
+    let mut trial = Trial { message, now, busy: None, uses: None };
     let next = schedule::next_try(config, &trial.message.id, trial.message.created, now);
     // Left by a crash: whoever fails now must not change the id of a return that is there already.
     if let Err(error) = report::finish(queue, &mut trial.message) {
@@ -164,6 +164,8 @@ struct Trial {
     now: SystemTime,
     /// What some recipient must wait for.
     busy: Option<String>,
+    /// What the last recipient used. The end of the attempt gives it back as well, without a word of its own.
+    uses: Option<String>,
 }
 
 impl Trial {
@@ -179,18 +181,27 @@ impl Trial {
         let Some((key, limit)) = shared(config, address, transport) else {
             return self.one(config, number, address, |_, _| Ok(carry_nowhere(transport)));
         };
-        match desk.want(&key, limit, false).map_err(broken)? {
-            Permit::Go(_) => {}
-            Permit::Busy | Permit::Dead(_) => {
-                self.busy = Some(key);
-                return Ok(());
+        if self.uses.as_ref() != Some(&key) {
+            match self.want(desk, &key, limit, false)? {
+                Permit::Go(_) => self.uses = Some(key),
+                Permit::Busy | Permit::Dead(_) => {
+                    self.busy = Some(key);
+                    return Ok(());
+                }
             }
         }
         let (settings, helper) = (tools.settings, tools.helper.as_deref_mut());
         self.one(config, number, address, |message, search| {
             Ok(carry_here(settings, helper, &Copy { message, number, address, search }, transport))
-        })?;
-        desk.say(&Word::Done { key, reusable: false, silent: None }).map_err(broken)
+        })
+    }
+
+    /// Asks for a permit, having given back the one before.
+    fn want(&mut self, desk: &Desk, key: &str, limit: u32, agent: bool) -> Result<Permit, Error> {
+        if let Some(key) = self.uses.take() {
+            desk.say(&Word::Done { key, reusable: false, silent: None }).map_err(broken)?;
+        }
+        desk.want(key, limit, agent).map_err(broken)
     }
 
     /// Marks a recipient, tries it, and notes what came of it.
@@ -211,7 +222,7 @@ impl Trial {
     fn there(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<Option<String>, Error> {
         let (config, desk) = (&tools.settings.config, tools.desk);
         let key = group.key();
-        let permit = desk.want(&key, config.default_destination_concurrency_limit.max(1), true).map_err(broken)?;
+        let permit = self.want(desk, &key, config.default_destination_concurrency_limit.max(1), true)?;
         let mut never = None;
         let outcomes = match permit {
             Permit::Busy => {
@@ -277,7 +288,7 @@ impl Trial {
     fn hand_over(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<(), Error> {
         let (config, desk) = (&tools.settings.config, tools.desk);
         let key = format!("{QUEUE}\n{}", group.hop);
-        match desk.want(&key, config.default_destination_concurrency_limit.max(1), false).map_err(broken)? {
+        match self.want(desk, &key, config.default_destination_concurrency_limit.max(1), false)? {
             Permit::Go(_) => {}
             Permit::Busy | Permit::Dead(_) => {
                 self.busy = Some(key);

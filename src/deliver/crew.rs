@@ -27,6 +27,18 @@ const MOST_SILENT: usize = 10_000;
 /// Most agents that wait for another message to their next hop.
 const MOST_IDLE: usize = 50;
 
+/// So many workers are there at once for messages that take no time worth naming: more would only take turns.
+const AT_ONCE: usize = 4;
+
+/// Whoever works on a message for longer waits for something else than a processor or a disk.
+pub const QUICK: Duration = Duration::from_millis(30);
+
+/// A worker ends after so many messages: whatever one of them did to it does not last.
+const MOST_USES: u32 = 100;
+
+/// How long a worker is kept that has nothing to do.
+pub const KEPT: Duration = Duration::from_secs(10);
+
 /// Longest time that a next hop is remembered as not answering.
 const SILENCE: Duration = Duration::from_secs(600);
 
@@ -45,8 +57,20 @@ struct Worker {
     process: Pid,
     socket: Socket,
     message: Option<Id>,
+    /// When it got its message, or was done with the last.
+    since: Instant,
+    /// How many it has worked on.
+    worked_on: u32,
     /// What it uses now, with the agent it was lent.
     uses: Option<(String, Option<Agent>)>,
+}
+
+impl Worker {
+    /// Whether it is likely to be done in a moment.
+    fn is_quick(&self) -> bool {
+        let is_remote = self.uses.as_ref().is_some_and(|(_, agent)| agent.is_some());
+        self.message.is_some() && !is_remote && self.since.elapsed() < QUICK
+    }
 }
 
 /// A process for one next hop.
@@ -85,25 +109,29 @@ pub struct Base<'a> {
 }
 
 impl Crew {
-    /// Gives a message to a worker, a new one if need be. False: all are busy, as many as there may be.
+    /// Gives a message to a worker, a new one if need be. False: all are busy, as many as there may be, or some of them
+    /// will be free before another could have started.
     pub fn give(&mut self, id: Id, base: &mut Base<'_>, close: &mut dyn FnMut()) -> io::Result<bool> {
         loop {
             let idle = self.workers.iter().position(|worker| worker.message.is_none());
             let at = match idle {
                 Some(at) => at,
-                None if self.workers.len() >= base.settings.config.default_process_limit.max(1) as usize => {
-                    return Ok(false);
-                }
+                None if self.are_enough(base.settings.config.default_process_limit) => return Ok(false),
                 None => self.hire(base, close)?,
             };
             let Some(worker) = self.workers.get_mut(at) else { return Ok(false) };
             if worker.socket.send(id.as_str(), None).is_ok() {
-                worker.message = Some(id);
+                (worker.message, worker.since) = (Some(id), Instant::now());
                 return Ok(true);
             }
             // It ended meanwhile.
             self.workers.swap_remove(at);
         }
+    }
+
+    fn are_enough(&self, limit: u32) -> bool {
+        let quick = self.workers.iter().filter(|worker| worker.is_quick()).count();
+        self.workers.len() >= limit.max(1) as usize || quick >= AT_ONCE
     }
 
     /// How many messages are being worked on.
@@ -144,12 +172,12 @@ impl Crew {
         }
     }
 
-    /// Dismisses agents that were not needed for so long, and of idle workers all but one.
+    /// Dismisses agents that were not needed for so long, and of workers that had nothing to do for [`KEPT`] all but one.
     pub fn tidy(&mut self, keep: Duration) {
         let mut idle = 0;
         self.workers.retain(|worker| {
             idle += u32::from(worker.message.is_none());
-            worker.message.is_some() || idle <= 1
+            worker.message.is_some() || idle <= 1 || worker.since.elapsed() < KEPT
         });
         for place in self.places.values_mut() {
             place.idle.retain(|agent| agent.idle_since.elapsed() < keep);
@@ -166,6 +194,11 @@ impl Crew {
     /// Whether an agent waits for another message.
     pub fn has_idle_agents(&self) -> bool {
         self.places.values().any(|place| !place.idle.is_empty())
+    }
+
+    /// Whether there are more workers without a message than one.
+    pub fn has_spare_workers(&self) -> bool {
+        self.workers.iter().filter(|worker| worker.message.is_none()).count() > 1
     }
 
     /// Everybody who waits for something that is in use.
@@ -188,10 +221,7 @@ impl Crew {
     fn hire(&mut self, base: &mut Base<'_>, close: &mut dyn FnMut()) -> io::Result<usize> {
         let (ours, its) = Socket::pair()?;
         let held = base.helper.as_ref().map(|helper| helper.as_raw_fd());
-        let own = match base.helper.as_mut() {
-            Some(helper) => Some(helper.another()?),
-            None => None,
-        };
+        let own = base.helper.as_ref().map(|helper| helper.another()).transpose()?;
         let (mut start, mut ours) = (Some((Desk(its), own)), Some(ours));
         let process = self.fork(
             &mut || {
@@ -208,6 +238,8 @@ impl Crew {
             process,
             socket: ours.take().ok_or(io::ErrorKind::NotConnected)?,
             message: None,
+            since: Instant::now(),
+            worked_on: 0,
             uses: None,
         });
         Ok(self.workers.len() - 1)
@@ -292,7 +324,12 @@ impl Crew {
 
     fn end(&mut self, number: usize, ended: Attempt) -> Vec<News> {
         let mut news = self.done(number, false, None);
-        let Some(id) = self.workers.get_mut(number).and_then(|worker| worker.message.take()) else { return news };
+        let Some(worker) = self.workers.get_mut(number) else { return news };
+        let Some(id) = worker.message.take() else { return news };
+        (worker.since, worker.worked_on) = (Instant::now(), worker.worked_on.saturating_add(1));
+        if worker.worked_on >= MOST_USES {
+            self.workers.swap_remove(number);
+        }
         match ended {
             // Those who use it now may have been done in between: then nobody would call.
             Attempt::Waits(key) => match self.places.get_mut(&key).filter(|place| place.users > 0) {

@@ -43,6 +43,8 @@ pub struct Helper {
     socket: OwnedFd,
     /// None: it is no child of ours.
     process: Option<Pid>,
+    /// The socket is that of the first helper still, and another has to be asked for.
+    is_first: bool,
     turn: u32,
     patience: Duration,
     /// It answers no more.
@@ -70,20 +72,29 @@ impl Helper {
             }
         })
         .map_err(failed)?;
-        Ok(Helper { socket: ours, process: Some(process), turn: 0, patience, is_gone: false })
+        Ok(Helper { socket: ours, process: Some(process), is_first: false, turn: 0, patience, is_gone: false })
     }
 
-    /// One more, with a socket of its own: each process that delivers needs one.
-    pub fn another(&mut self) -> io::Result<Helper> {
-        let (ours, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        handing::send(&self.socket, ANOTHER.as_bytes(), Some(its.as_fd()))?;
-        Ok(Helper { socket: ours, process: None, turn: 0, patience: self.patience, is_gone: false })
+    /// One more, with a socket of its own: each process that delivers may need one. It starts when it has something to do.
+    pub fn another(&self) -> io::Result<Helper> {
+        let socket = self.socket.try_clone()?;
+        Ok(Helper { socket, process: None, is_first: true, turn: 0, patience: self.patience, is_gone: false })
+    }
+
+    fn start_if_need_be(&mut self) -> io::Result<()> {
+        if self.is_first {
+            let (ours, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+            handing::send(&self.socket, ANOTHER.as_bytes(), Some(its.as_fd()))?;
+            (self.socket, self.is_first) = (ours, false);
+        }
+        Ok(())
     }
 
     /// Has a task done with `length` octets of content.
     pub fn perform(&mut self, task: &Task, length: u64, content: &mut dyn Read) -> Appended {
         let request = self.request(task, length);
-        let result = self.pass(&request, content).and_then(|()| self.answer());
+        let started = self.start_if_need_be();
+        let result = started.and_then(|()| self.pass(&request, content)).and_then(|()| self.answer());
         self.or_broken(result)
     }
 
@@ -91,7 +102,8 @@ impl Helper {
     pub fn read(&mut self, task: &Task, most: u64) -> Result<Vec<u8>, Appended> {
         let request = self.request(task, 0);
         let mut octets = Vec::new();
-        let result = self.receive(&request, most, &mut octets).and_then(|()| self.answer());
+        let started = self.start_if_need_be();
+        let result = started.and_then(|()| self.receive(&request, most, &mut octets)).and_then(|()| self.answer());
         match self.or_broken(result) {
             Appended::Done if octets.len() as u64 <= most => Ok(octets),
             Appended::Done => Err(Appended::ForwardUnreadable),

@@ -173,6 +173,7 @@ impl Deliver {
             let left = limit.saturating_sub(self.looked.elapsed());
             let cache = self.settings.config.smtp_connection_cache_time_limit.0;
             let idle = if self.crew.has_idle_agents() { cache } else { left };
+            let idle = if self.crew.has_spare_workers() { idle.min(crew::KEPT) } else { idle };
             let wait = self.alarms.until_next(SystemTime::now(), left).max(BREATH).min(idle.max(BREATH));
             self.waker.wait(std::iter::empty(), wait);
             if self.is_told_to_stop() {
@@ -255,6 +256,8 @@ impl Deliver {
                 return Ok(ending);
             }
             let limit = self.alarms.until_next(SystemTime::now(), Duration::from_secs(1));
+            // What waits for a worker that was thought to be free at once may need another.
+            let limit = if self.backlog.is_empty() { limit } else { limit.min(crew::QUICK) };
             let heard = self.waker.wait(self.crew.sockets(), limit.max(Duration::from_millis(20)));
             // From behind, for one that is gone leaves its place to the last.
             for number in heard.into_iter().rev() {

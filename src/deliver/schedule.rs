@@ -90,6 +90,8 @@ pub struct Waker {
     drop: Option<File>,
     stop: UnixStream,
     hup: UnixStream,
+    /// Whether a signal to end, and whether anything else may have come: one poll says so, and four reads are dearer.
+    has_come: (bool, bool),
 }
 
 impl Waker {
@@ -106,16 +108,19 @@ impl Waker {
             end.set_nonblocking(true).map_err(trouble)?;
         }
         let drop = drop.and_then(|path| open_fifo(&path));
-        Ok(Waker { fifo: open_fifo(&queue.path.join("trigger")), drop, stop, hup })
+        Ok(Waker { fifo: open_fifo(&queue.path.join("trigger")), drop, stop, hup, has_come: (true, true) })
     }
 
     /// Whether a signal came since the last call that asks us to end.
     pub fn is_told_to_stop(&mut self) -> bool {
-        matches!(self.stop.read(&mut [0; 16]), Ok(1..))
+        std::mem::take(&mut self.has_come.0) && matches!(self.stop.read(&mut [0; 16]), Ok(1..))
     }
 
     /// Takes the wakes so far. To be called before looking at the queue: what comes later wakes again.
     pub fn take(&mut self) -> Woken {
+        if !std::mem::take(&mut self.has_come.1) {
+            return Woken::default();
+        }
         let mut octets = vec![0; 4096];
         let mut woken = Woken { all: matches!(self.hup.read(&mut octets), Ok(1..)), ..Woken::default() };
         let mut text = Vec::new();
@@ -149,7 +154,7 @@ impl Waker {
     }
 
     /// Waits until woken, told to stop, one of the others has something, or the time is over. Gives which of the others.
-    pub fn wait<'a>(&'a self, others: impl Iterator<Item = BorrowedFd<'a>>, limit: Duration) -> Vec<usize> {
+    pub fn wait<'a>(&mut self, others: impl Iterator<Item = BorrowedFd<'a>>, limit: Duration) -> Vec<usize> {
         let fifos = [&self.fifo, &self.drop].map(|fifo| fifo.as_ref().map(AsFd::as_fd));
         let own = [Some(self.stop.as_fd()), Some(self.hup.as_fd()), fifos[0], fifos[1]];
         let mut ends: Vec<PollFd> = own.into_iter().flatten().map(|end| PollFd::new(end, PollFlags::POLLIN)).collect();
@@ -160,10 +165,15 @@ impl Waker {
         let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::from(u16::MAX));
         // An interrupted wait is a short one.
         if poll(&mut ends, limit).is_err() {
+            self.has_come = (true, true);
             return Vec::new();
         }
-        let others = ends.iter().skip(first).enumerate();
-        others.filter(|(_, end)| end.any().unwrap_or(true)).map(|(number, _)| number).collect()
+        let mut ready = ends.iter().map(|end| end.any().unwrap_or(true));
+        let is_told = ready.next().unwrap_or(true);
+        let has_come = (is_told, ready.by_ref().take(first - 1).filter(|ready| *ready).count() > 0);
+        let others = ready.enumerate().filter(|(_, ready)| *ready).map(|(number, _)| number).collect();
+        self.has_come = (self.has_come.0 || has_come.0, self.has_come.1 || has_come.1);
+        others
     }
 
     /// For a child: closes everything.
