@@ -3,8 +3,11 @@
 //! A session that does not come to its end as it should is an error and counts for nothing else. Whoever waits longer
 //! than [`PATIENCE`] gives up.
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -100,20 +103,33 @@ fn client_of(client: &dyn Fn(usize), number: usize) {
     client(number);
 }
 
+/// What a dialogue goes over.
+pub trait Wire: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Wire for T {}
+
 /// One end of a dialogue.
 pub struct Talk {
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Box<dyn Wire>>,
     line: Vec<u8>,
+}
+
+fn connection(port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
 }
 
 impl Talk {
     /// Connects to a port of this machine.
     pub fn to(port: u16) -> io::Result<Talk> {
-        let stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), PATIENCE)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Talk { reader: BufReader::with_capacity(64 * 1024, stream), line: Vec::new() })
+        Ok(Talk::over(Box::new(connection(port)?)))
+    }
+
+    fn over(wire: Box<dyn Wire>) -> Talk {
+        Talk { reader: BufReader::with_capacity(64 * 1024, wire), line: Vec::new() }
     }
 
     fn say(&mut self, octets: &[u8]) -> io::Result<()> {
@@ -224,22 +240,47 @@ pub fn connect(port: u16, greeting: Greeting) -> io::Result<Moved> {
     Ok(Moved::default())
 }
 
-/// One message by SMTP to box@peer.test; `message` has CRLF line ends, no line that begins with a dot, and the final dot.
-pub fn smtp(port: u16, message: &[u8]) -> io::Result<Moved> {
+/// So many messages by SMTP to box@peer.test; `message` has CRLF line ends, no line that begins with a dot, and the final
+/// dot.
+pub fn smtp(port: u16, message: &[u8], count: usize) -> io::Result<Moved> {
     let mut talk = greeted(port, Greeting::Smtp)?;
-    let commands: [(&[u8], u8); 6] = [
-        (b"EHLO client.test\r\n", b'2'),
-        (b"MAIL FROM:<load@client.test>\r\n", b'2'),
-        (b"RCPT TO:<box@peer.test>\r\n", b'2'),
-        (b"DATA\r\n", b'3'),
-        (message, b'2'),
-        (b"QUIT\r\n", b'2'),
-    ];
-    for (command, digit) in commands {
-        talk.say(command)?;
-        talk.reply(digit)?;
+    talk.send_mail(message, count)
+}
+
+/// One message, by a session that begins TLS before it.
+pub fn smtp_with_tls(port: u16, message: &[u8], trust: &Arc<ClientConfig>) -> io::Result<Moved> {
+    let stream = connection(port)?;
+    let mut talk = Talk::over(Box::new(stream.try_clone()?));
+    talk.reply(b'2')?;
+    for command in ["EHLO client.test\r\n", "STARTTLS\r\n"] {
+        talk.say(command.as_bytes())?;
+        talk.reply(b'2')?;
     }
-    Ok(Moved { messages: 1, octets: message.len() })
+    drop(talk);
+    let name = ServerName::try_from("mx.peer.test").map_err(io::Error::other)?;
+    let tls = ClientConnection::new(trust.clone(), name).map_err(io::Error::other)?;
+    Talk::over(Box::new(StreamOwned::new(tls, stream))).send_mail(message, 1)
+}
+
+impl Talk {
+    /// Behind the greeting, to QUIT.
+    fn send_mail(&mut self, message: &[u8], count: usize) -> io::Result<Moved> {
+        let transaction: [(&[u8], u8); 4] = [
+            (b"MAIL FROM:<load@client.test>\r\n", b'2'),
+            (b"RCPT TO:<box@peer.test>\r\n", b'2'),
+            (b"DATA\r\n", b'3'),
+            (message, b'2'),
+        ];
+        self.say(b"EHLO client.test\r\n")?;
+        self.reply(b'2')?;
+        for (command, digit) in (0..count).flat_map(|_| transaction) {
+            self.say(command)?;
+            self.reply(digit)?;
+        }
+        self.say(b"QUIT\r\n")?;
+        self.reply(b'2')?;
+        Ok(Moved { messages: count, octets: count * message.len() })
+    }
 }
 
 /// One message by QMQP; `package` is the whole of what is sent.

@@ -14,6 +14,7 @@ mod process;
 mod sections;
 mod server;
 mod table;
+mod tls;
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -47,6 +48,12 @@ struct Args {
     /// Only this part: connect, mail, pop3 stat, pop3 retr, memory or costs
     #[arg(long, value_name = "PART")]
     only: Option<String>,
+    /// Of the part mail only rows of these kinds: smtp, many, large, qmqp, tls; disk, tmpfs
+    #[arg(long, value_name = "WORD", value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Only servers with one of these words in their names
+    #[arg(long, value_name = "WORD", value_delimiter = ',')]
+    servers: Vec<String>,
     /// Put the tables into bench/README.md and the plot into bench/figures.svg; takes half an hour
     #[arg(long, conflicts_with = "quick")]
     write: bool,
@@ -86,6 +93,8 @@ fn run(args: &Args) -> io::Result<()> {
         time: Duration::from_millis(if args.quick { 120 } else { 400 }),
         quick: args.quick,
         only: args.only.clone(),
+        rows: args.rows.clone(),
+        servers: args.servers.clone(),
         programs: programs(args)?,
         peers: peers(args)?,
         states: states.0.clone(),

@@ -8,6 +8,7 @@ use crate::mail::{self, Names};
 use crate::process;
 use crate::server::{Kind, MODES, Mode, Peers, Server, Servers, Site};
 use crate::table::{Cell, Row};
+use crate::tls;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,10 @@ pub struct Plan {
     pub quick: bool,
     /// Only sections with this word in their names.
     pub only: Option<String>,
+    /// Only these kinds of mail and of media, if any are named.
+    pub rows: Vec<String>,
+    /// Only servers with one of these words in their names, if there are some.
+    pub servers: Vec<String>,
     /// Programs of ours.
     pub programs: PathBuf,
     /// The peers, if there are some.
@@ -69,6 +74,16 @@ impl Plan {
         self.stop.load(Ordering::Relaxed) || self.deadline.is_some_and(|deadline| Instant::now() > deadline)
     }
 
+    /// Whether one of these kinds of rows is to be measured: of those that exclude each other all are given.
+    fn wants(&self, word: &str, kinds: &[&str]) -> bool {
+        let names_none = !kinds.iter().any(|kind| self.rows.iter().any(|row| row == kind));
+        names_none || self.rows.iter().any(|row| row == word)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.servers.is_empty() || self.servers.iter().any(|word| name.contains(word.as_str()))
+    }
+
     fn memory(&self) -> &Path {
         &self.states[1].1
     }
@@ -87,7 +102,7 @@ impl Plan {
         let Some(peers) = &self.peers else { return Servers::default() };
         let started = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
-            for (place, name) in names.iter().enumerate() {
+            for (place, name) in names.iter().enumerate().filter(|(_, name)| self.has(name)) {
                 let started = &started;
                 scope.spawn(move || {
                     let server = peers.start(name, &state.join(name));
@@ -105,6 +120,7 @@ impl Plan {
     fn ours(&self, site: &Site, program: &str, modes: &[Mode]) -> Servers {
         // By SMTP and QMQP nobody becomes a user, so that a pool of root's does nothing else.
         let modes = modes.iter().filter(|mode| **mode != Mode::PoolOfOne || program == "pop3d");
+        let modes = modes.filter(|mode| self.has(mode.name()));
         let started = modes.map(|mode| site.start(program, *mode));
         Servers(started.filter_map(|server| server.inspect_err(|error| (self.say)(&error.to_string())).ok()).collect())
     }
@@ -122,7 +138,7 @@ impl Plan {
 
     /// Not more than can be delivered in a second or two.
     fn mail(&self, clients: usize) -> Load {
-        Load { most: self.load(clients).most.min(150), ..self.load(clients) }
+        Load { most: self.load(clients).most.min(1500), ..self.load(clients) }
     }
 
     /// Runs a load against each server in turn; `sample` gives a figure for each of `rows`.
@@ -171,7 +187,7 @@ impl Plan {
 }
 
 fn row(section: &'static str, title: String, unit: &'static str, goal: Option<f64>) -> Row {
-    Row { section, title, unit, more_is_better: unit != "kB", goal, cells: Vec::new() }
+    Row { section, title, unit, more_is_better: !matches!(unit, "kB" | "µs"), goal, cells: Vec::new() }
 }
 
 fn connect(plan: &Plan) -> Rows {
@@ -227,29 +243,57 @@ fn deliver(load: Load, server: &Server, session: impl Fn(usize) -> io::Result<lo
 }
 
 fn mail_in(plan: &Plan) -> Rows {
+    const KINDS: [&str; 5] = ["smtp", "many", "large", "qmqp", "tls"];
     let mut rows = Vec::new();
-    for (medium, state) in &plan.states {
+    for (medium, state) in plan.states.iter().filter(|(medium, _)| plan.wants(medium, &["disk", "tmpfs"])) {
+        let wants = |kind| plan.wants(kind, &KINDS);
         let site = Site::new(&state.join("ours"), &plan.programs, &state.join("ours/mail"))?;
         let peers = plan.peers(&["postfix", "opensmtpd"], state);
-        let smtp = plan.ours(&site, "smtpsrvr", plan.modes());
-        rows.extend(small(plan, medium, &peers.0.iter().chain(&smtp.0).collect::<Vec<_>>()));
-        rows.extend(large(plan, medium, &peers.0.iter().chain(&smtp.0).collect::<Vec<_>>()));
-        drop(smtp);
-        let qmqp = plan.ours(&site, "qmqpd", plan.modes());
-        let postfix = peers.0.iter().filter(|server| server.name == "postfix");
-        rows.extend(by_qmqp(plan, medium, &postfix.chain(&qmqp.0).collect::<Vec<_>>()));
+        let is_postfix = |server: &&Server| server.name == "postfix";
+        let is_pool = |server: &&Server| server.name == Mode::Pool.name();
+        if wants("smtp") || wants("many") || wants("large") {
+            let smtp = plan.ours(&site, "smtpsrvr", plan.modes());
+            let all = || peers.0.iter().chain(&smtp.0);
+            if wants("smtp") {
+                rows.extend(small(plan, medium, &all().collect::<Vec<_>>()));
+            }
+            if wants("many") {
+                let few = all().filter(|server| is_postfix(server) || is_pool(server));
+                rows.extend(many(plan, medium, &few.collect::<Vec<_>>()));
+            }
+            if wants("large") {
+                rows.extend(large(plan, medium, &all().collect::<Vec<_>>()));
+            }
+        }
+        if wants("qmqp") {
+            let qmqp = plan.ours(&site, "qmqpd", plan.modes());
+            let postfix = peers.0.iter().filter(is_postfix);
+            rows.extend(by_qmqp(plan, medium, &postfix.chain(&qmqp.0).collect::<Vec<_>>()));
+        }
+        if wants("tls") {
+            drop(site);
+            let site = Site::with_tls(&state.join("tls"), &plan.programs, &state.join("tls/mail"))?;
+            let ours = plan.ours(&site, "smtpsrvr", &[Mode::Pool]);
+            let postfix: Vec<&Server> = peers.0.iter().filter(is_postfix).collect();
+            postfix.iter().try_for_each(|postfix| postfix.give_tls(&site))?;
+            rows.extend(with_tls(plan, medium, &postfix.into_iter().chain(&ours.0).collect::<Vec<_>>()));
+        }
     }
     rows.sort_by_key(|row| SECTIONS.iter().position(|section| *section == row.section));
     Ok(rows)
 }
 
-const SECTIONS: [&str; 6] = [
+const SECTIONS: [&str; 10] = [
     "SMTP, one 2 kB message a session, on disk",
     "SMTP, one 2 kB message a session, in memory (tmpfs)",
     "QMQP, one 2 kB message a session, on disk",
     "QMQP, one 2 kB message a session, in memory (tmpfs)",
     "SMTP, 10 MB messages, on disk",
     "SMTP, 10 MB messages, in memory (tmpfs)",
+    "SMTP, 100 messages of 2 kB a session, on disk",
+    "SMTP, 100 messages of 2 kB a session, in memory (tmpfs)",
+    "SMTP, what STARTTLS costs a session with one message, on disk",
+    "SMTP, what STARTTLS costs a session with one message, in memory (tmpfs)",
 ];
 
 fn section(protocol: usize, medium: &str) -> &'static str {
@@ -267,8 +311,47 @@ fn small(plan: &Plan, medium: &str, servers: &[&Server]) -> Vec<Row> {
             row(section, format!("C={clients}, until in the mailbox"), "messages/s", None),
         ];
         rows.extend(plan.measure(kinds, &plan.can_take(servers, clients), |server| {
-            let (outcome, delivered) = deliver(plan.mail(clients), server, |_| load::smtp(server.port, &data));
+            let (outcome, delivered) = deliver(plan.mail(clients), server, |_| load::smtp(server.port, &data, 1));
             (vec![outcome.rate(outcome.sessions), delivered], outcome)
+        }));
+    }
+    rows
+}
+
+fn many(plan: &Plan, medium: &str, servers: &[&Server]) -> Vec<Row> {
+    const EACH: usize = 100;
+    let data = mail::data(2048);
+    let goal = Some(if medium == "disk" { 1.5 } else { 3.0 });
+    let mut rows = Vec::new();
+    for clients in [1, 16] {
+        let kinds = vec![row(section(3, medium), format!("C={clients}"), "messages/s", goal)];
+        let load = Load { most: if plan.quick { clients } else { 2 * clients }, ..plan.load(clients) };
+        rows.extend(plan.measure(kinds, servers, |server| {
+            let (outcome, _) = deliver(load, server, |_| load::smtp(server.port, &data, EACH));
+            (vec![outcome.rate(outcome.moved.messages)], outcome)
+        }));
+    }
+    rows
+}
+
+/// The same sessions without and with STARTTLS, and the difference: what all processors were busy with for a session
+/// where many clients are there, and where there is one how much longer it waited.
+fn with_tls(plan: &Plan, medium: &str, servers: &[&Server]) -> Vec<Row> {
+    let section = section(4, medium);
+    let (data, trust) = (mail::data(2048), tls::trusting());
+    let mut rows = Vec::new();
+    for clients in [1, 16] {
+        let title = |what: &str| format!("C={clients}, {what}");
+        let kinds = vec![
+            row(section, title("without"), "messages/s", None),
+            row(section, title("STARTTLS"), "messages/s", None),
+            row(section, title("more a session"), "µs", Some(1.0)),
+        ];
+        rows.extend(plan.measure(kinds, servers, |server| {
+            let (clear, _) = deliver(plan.mail(clients), server, |_| load::smtp(server.port, &data, 1));
+            let (outcome, _) = deliver(plan.mail(clients), server, |_| load::smtp_with_tls(server.port, &data, &trust));
+            let rates = [&clear, &outcome].map(|outcome| outcome.rate(outcome.sessions));
+            (vec![rates[0], rates[1], 1e6 / rates[1] - 1e6 / rates[0]], outcome)
         }));
     }
     rows
@@ -295,7 +378,7 @@ fn large(plan: &Plan, medium: &str, servers: &[&Server]) -> Vec<Row> {
         // By number: what is written must fit on the disk.
         let load = Load { most: if plan.quick { clients } else { 2 + clients }, ..plan.load(clients) };
         rows.extend(plan.measure(kinds, servers, |server| {
-            let (outcome, _) = deliver(load, server, |_| load::smtp(server.port, &data));
+            let (outcome, _) = deliver(load, server, |_| load::smtp(server.port, &data, 1));
             (vec![outcome.rate(outcome.moved.octets) / 1e6], outcome)
         }));
         // Nothing is timed now, and the next row needs the room.

@@ -105,6 +105,28 @@ impl Drop for Server {
     }
 }
 
+impl Server {
+    /// Has Postfix offer STARTTLS with the certificate of a site of ours.
+    pub fn give_tls(&self, site: &Site) -> io::Result<()> {
+        let (etc, certificate) = (self.folder.join("etc"), site.folder.display());
+        let more = format!(
+            "smtpd_tls_security_level = may\nsmtpd_tls_cert_file = {certificate}/cert.pem\n\
+             smtpd_tls_key_file = {certificate}/key.pem\n"
+        );
+        append(&etc.join("main.cf"), &more)?;
+        append(&etc.join("master.cf"), "tlsmgr unix - - n 1000? 1 tlsmgr\n")?;
+        let status = quiet(Command::new("postfix").arg("-c").arg(&etc).arg("reload")).status()?;
+        // Its children read it one after another.
+        std::thread::sleep(Duration::from_secs(1));
+        if status.success() { Ok(()) } else { Err(io::Error::other("postfix reload failed")) }
+    }
+}
+
+fn append(path: &Path, text: &str) -> io::Result<()> {
+    use std::io::Write;
+    fs::OpenOptions::new().append(true).open(path)?.write_all(text.as_bytes())
+}
+
 /// Servers that are stopped together, for some take a while.
 #[derive(Default)]
 pub struct Servers(pub Vec<Server>);
@@ -126,6 +148,8 @@ pub struct Site {
     maildirs: PathBuf,
     /// Who owns queue and mailboxes, where that is not who runs this.
     owner: Option<Owner>,
+    /// What else stands in main.cf.
+    more: String,
     /// Delivers what comes in.
     deliver: Child,
 }
@@ -133,6 +157,24 @@ pub struct Site {
 impl Site {
     /// Makes one, with users box, peerbox and peerbox0 to peerbox15 whose password is `secret`.
     pub fn new(folder: &Path, programs: &Path, maildirs: &Path) -> io::Result<Site> {
+        Site::with(folder, programs, maildirs, String::new())
+    }
+
+    /// The same with a new certificate.
+    pub fn with_tls(folder: &Path, programs: &Path, maildirs: &Path) -> io::Result<Site> {
+        fs::create_dir_all(folder)?;
+        let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.join(name));
+        let options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=mx.peer.test";
+        let mut openssl = Command::new("openssl");
+        openssl.args(options.split(' ')).arg("-out").arg(&certificate).arg("-keyout").arg(&key);
+        if !quiet(&mut openssl).status()?.success() {
+            return Err(io::Error::other("openssl req failed"));
+        }
+        let more = format!("tls_cert_file = {}\ntls_key_file = {}\n", certificate.display(), key.display());
+        Site::with(folder, programs, maildirs, more)
+    }
+
+    fn with(folder: &Path, programs: &Path, maildirs: &Path, more: String) -> io::Result<Site> {
         let owner = owner()?;
         for part in ["bin", "queue", "mail", "etc"] {
             fs::create_dir_all(folder.join(part))?;
@@ -140,7 +182,7 @@ impl Site {
         for program in ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver"] {
             fs::copy(programs.join(program), folder.join("bin").join(program))?;
         }
-        let settings = Settings { folder, maildirs, owner: owner.map(|(name, ..)| name) };
+        let settings = Settings { folder, maildirs, owner: owner.map(|(name, ..)| name), more: &more };
         settings.write("etc", "queue")?;
         fs::write(folder.join("etc/channels"), "local * peer.test,$myhostname mailbox: local\n")?;
         let mut users = String::new();
@@ -154,7 +196,7 @@ impl Site {
         }
         let mut deliver = command(folder, &folder.join("bin/deliver"));
         let deliver = deliver.arg("--watch").spawn()?;
-        Ok(Site { folder: folder.to_owned(), maildirs: maildirs.to_owned(), owner, deliver })
+        Ok(Site { folder: folder.to_owned(), maildirs: maildirs.to_owned(), owner, more, deliver })
     }
 
     /// Starts a program of ours behind a port.
@@ -245,7 +287,7 @@ impl Site {
         }
         crate::mail::give(&self.folder.join(&queue), self.ids())?;
         let owner = self.owner.map(|(name, ..)| name);
-        Settings { folder: &self.folder, maildirs: &self.maildirs, owner }.write(&etc, &queue)?;
+        Settings { folder: &self.folder, maildirs: &self.maildirs, owner, more: &self.more }.write(&etc, &queue)?;
         fs::copy(self.folder.join("etc/channels"), self.folder.join(&etc).join("channels"))?;
         smtpd.env("MAIL_CONFIG", self.folder.join(&etc));
         let mut deliver = command(&self.folder, &self.folder.join("bin/deliver"));
@@ -258,16 +300,17 @@ struct Settings<'a> {
     folder: &'a Path,
     maildirs: &'a Path,
     owner: Option<&'static str>,
+    more: &'a str,
 }
 
 impl Settings<'_> {
     fn write(&self, etc: &str, queue: &str) -> io::Result<()> {
-        let (folder, maildirs) = (self.folder.display(), self.maildirs.display());
+        let (folder, maildirs, more) = (self.folder.display(), self.maildirs.display(), self.more);
         let mail_owner = self.owner.map_or(String::new(), |name| format!("mail_owner = {name}\n"));
         let main_cf = format!(
             "myhostname = mx.peer.test\n{mail_owner}queue_directory = {folder}/{queue}\n\
              users = passwd-file:{folder}/etc/passwd\nmailbox = maildir:{maildirs}/%u\n\
-             qmqpd_authorized_clients = 127.0.0.0/8\nmessage_size_limit = 52428800\nchildren = {MOST}\nmax_idle = 0\n"
+             qmqpd_authorized_clients = 127.0.0.0/8\nmessage_size_limit = 52428800\nchildren = {MOST}\nmax_idle = 0\n{more}"
         );
         fs::write(self.folder.join(etc).join("main.cf"), main_cf)
     }
