@@ -10,7 +10,7 @@
 //! tickets: "|/usr/local/bin/ticket new"
 //! ```
 //!
-//! The file is text and read anew at each look-up, so nothing has to be rebuilt. `parse.rs` takes lines and targets apart,
+//! The file is text and looked at anew at each look-up, so nothing has to be rebuilt. `parse.rs` takes lines and targets apart,
 //! `expand.rs` follows one alias to its end. Nothing here runs or opens anything but the alias file and the files of
 //! `:include:`; deliver does that, after it has looked here again.
 
@@ -21,12 +21,14 @@ pub use expand::{Expansion, Place, Trouble, expand, lists};
 pub use parse::{Entry, Fault, split_command, targets};
 
 use crate::config::Config;
+use crate::kept::Kept;
 use crate::lookup::Lookup;
 use crate::message::idna;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The file that is read where `alias_maps` names none and this is there.
 const USUAL: &str = "/etc/aliases";
@@ -65,19 +67,34 @@ pub fn read(path: &Path) -> io::Result<Vec<Result<Entry, Fault>>> {
 /// The targets of a name, which is compared without regard to case; the first entry counts. A line that is wrong is
 /// logged and passed over, so that a slip in one line stops no mail for the others.
 pub fn find(config: &Config, name: &str) -> Lookup<Vec<Target>> {
-    let Some(path) = path(config) else { return Lookup::No };
-    let octets = match contents(&path) {
-        Ok(octets) => octets,
-        Err(error) => return Lookup::CannotTell(format!("{}: {error}", path.display())),
-    };
-    for entry in parse::entries(&octets) {
-        match entry {
-            Ok(entry) if entry.name.eq_ignore_ascii_case(name) => return Lookup::Yes(entry.targets),
-            Ok(_) => {}
-            Err(Fault { line, problem }) => log::debug!("{}:{line}: {problem}", path.display()),
-        }
+    match entries(config) {
+        Lookup::Yes(entries) => find_in(&entries, name).cloned().map_or(Lookup::No, Lookup::Yes),
+        Lookup::No => Lookup::No,
+        Lookup::CannotTell(why) => Lookup::CannotTell(why),
     }
-    Lookup::No
+}
+
+fn find_in<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Vec<Target>> {
+    entries.iter().find(|entry| entry.name.eq_ignore_ascii_case(name)).map(|entry| &entry.targets)
+}
+
+/// What the alias file says, as far as its lines are right; `No`: there is none.
+fn entries(config: &Config) -> Lookup<Arc<Vec<Entry>>> {
+    static KEPT: Kept<Vec<Entry>> = Kept::new();
+    let (path, may_be_missing) = match &config.alias_maps.0 {
+        Some(path) => (path.as_path(), false),
+        None => (Path::new(USUAL), true),
+    };
+    let log = |fault: Fault| log::debug!("{}:{}: {}", path.display(), fault.line, fault.problem);
+    let right = |entry: Result<Entry, Fault>| entry.map_err(log).ok();
+    match KEPT.get(path, || Ok(read(path)?.into_iter().filter_map(right).collect())) {
+        Ok(entries) => Lookup::Yes(entries),
+        Err(error) if may_be_missing && !path.exists() => {
+            let _: io::Error = error;
+            Lookup::No
+        }
+        Err(error) => Lookup::CannotTell(format!("{}: {error}", path.display())),
+    }
 }
 
 /// The aliases that stand for the recipient `local`@`domain`: that of the whole address before that of the local part.
@@ -85,11 +102,14 @@ pub fn find_for(config: &Config, local: &str, domain: &str) -> Lookup<(String, V
     let whole = |domain: &str| format!("{local}@{domain}");
     let others = idna::other_spellings(domain);
     let wholes = std::iter::once(whole(domain)).chain(others.iter().map(|domain| whole(domain)));
+    let entries = match entries(config) {
+        Lookup::Yes(entries) => entries,
+        Lookup::No => return Lookup::No,
+        Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+    };
     for name in wholes.chain([local.to_owned()]) {
-        match find(config, &name) {
-            Lookup::No => {}
-            Lookup::Yes(targets) => return Lookup::Yes((name.to_ascii_lowercase(), targets)),
-            Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+        if let Some(targets) = find_in(&entries, &name) {
+            return Lookup::Yes((name.to_ascii_lowercase(), targets.clone()));
         }
     }
     Lookup::No

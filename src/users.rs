@@ -9,10 +9,12 @@ pub mod passwd_file;
 use crate::config::Config;
 use crate::config::value::{MailboxSpec, UserSource};
 use crate::exit::Error;
+use crate::kept::{self, Kept};
 use crate::lookup::Lookup;
 use nix::errno::Errno;
 use passwd_file::{Record, Trouble};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Somebody with a mailbox.
 #[derive(Clone, PartialEq, Eq)]
@@ -70,12 +72,75 @@ impl std::fmt::Debug for User {
     }
 }
 
-/// Looks a local part (or, for virtual users, a whole address) up.
+/// Looks a local part (or, for virtual users, a whole address) up. For mail: without passwords.
 pub fn find(config: &Config, name: &[u8]) -> Lookup<User> {
-    find_with_sample(config, name).0
+    find_first(config, [name])
 }
 
-/// Like [`find`], and gives beside it some password of the same table, for hashing when there is no such user.
+/// The first of these names that somebody has.
+pub fn find_first<'a>(config: &Config, names: impl IntoIterator<Item = &'a [u8]>) -> Lookup<User> {
+    let tables: Vec<_> = config.users.0.iter().map(|source| Table::of(config, source)).collect();
+    for name in names {
+        let name = std::str::from_utf8(name).ok().filter(|name| is_possible_name(name.as_bytes()));
+        let Some(name) = name else { continue };
+        let found = tables.iter().map(|table| table.find(name)).find(|found| *found != Lookup::No);
+        if let Some(found) = found {
+            return found;
+        }
+    }
+    Lookup::No
+}
+
+/// One of `users`, ready to be asked.
+enum Table<'a> {
+    System,
+    /// A large file, of which nothing is kept.
+    File(&'a Config, &'a Path),
+    Users(Arc<Option<Vec<User>>>),
+    Broken(String),
+}
+
+impl<'a> Table<'a> {
+    fn of(config: &'a Config, source: &'a UserSource) -> Table<'a> {
+        // Whether lines without a home folder are right depends on `mailbox`.
+        static KEPT: [Kept<Option<Vec<User>>>; 2] = [Kept::new(), Kept::new()];
+        let UserSource::PasswdFile(path) = source else { return Table::System };
+        let read = || {
+            if path.metadata()?.len() > kept::LARGEST {
+                return Ok(None);
+            }
+            let mut users = Vec::new();
+            passwd_file::read(path, |record| {
+                users.push(User { password: None, ..user(config, record)? });
+                Ok(())
+            })?;
+            Ok::<_, Trouble>(Some(users))
+        };
+        let is_below_home = config.mailbox.path.starts_with("~/");
+        match KEPT[usize::from(is_below_home)].get(path, read) {
+            Ok(users) if users.is_none() => Table::File(config, path),
+            Ok(users) => Table::Users(users),
+            Err(trouble) => Table::Broken(trouble.with(path)),
+        }
+    }
+
+    fn find(&self, name: &str) -> Lookup<User> {
+        match self {
+            Table::System => in_system(name),
+            Table::File(config, path) => in_file(config, path, name).0,
+            Table::Users(users) => {
+                let users = users.as_deref().unwrap_or_default();
+                let alike = |user: &&User| user.name.eq_ignore_ascii_case(name);
+                let found = users.iter().find(|user| user.name == name).or_else(|| users.iter().find(alike));
+                found.cloned().map_or(Lookup::No, Lookup::Yes)
+            }
+            Table::Broken(why) => Lookup::CannotTell(why.clone()),
+        }
+    }
+}
+
+/// Like [`find`], with the password and never from memory, and gives beside it some password of the same table, for
+/// hashing when there is no such user.
 pub(crate) fn find_with_sample(config: &Config, name: &[u8]) -> (Lookup<User>, Option<String>) {
     // A name that cannot be is looked up all the same, as one that nobody has: it must not be answered faster.
     let name = std::str::from_utf8(name).ok().filter(|name| is_possible_name(name.as_bytes())).unwrap_or("");

@@ -15,6 +15,7 @@ use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
 use doorpost::privilege::{self, Owner};
+use doorpost::submit::server::Premises;
 use doorpost::submit::{command_line, server};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use std::io;
@@ -69,13 +70,16 @@ fn run() -> Result<Ended, Error> {
         return Err(Error::Usage("expected recipients behind -f FROM".to_owned()));
     }
     privilege::become_owner(&config, Owner::Mail)?;
-    accept::serve(&mut Submit { config, common: args.common }, None)
+    let mut submit = Submit { config, common: args.common, premises: Premises::default() };
+    submit.premises.prepare(&submit.config);
+    accept::serve(&mut submit, None)
 }
 
 /// For the servers.
 struct Submit {
     config: Config,
     common: Common,
+    premises: Premises,
 }
 
 impl accept::Server for Submit {
@@ -84,16 +88,17 @@ impl accept::Server for Submit {
     }
 
     fn session(&mut self) -> Result<Ended, Error> {
-        serve(&self.config, &self.common)
+        serve(&self.config, &self.common, &mut self.premises)
     }
 
     fn read_again(&mut self) -> Result<(), Error> {
         self.config = Config::load(&self.common)?;
+        self.premises = Premises::default();
         Ok(())
     }
 }
 
-fn serve(config: &Config, common: &Common) -> Result<Ended, Error> {
+fn serve(config: &Config, common: &Common, premises: &mut Premises) -> Result<Ended, Error> {
     match stdin_family() {
         Some(AddressFamily::Unix) => {}
         Some(_) => return Err(Error::Permission("requests come on unix sockets only: they tell who sends".to_owned())),
@@ -101,7 +106,7 @@ fn serve(config: &Config, common: &Common) -> Result<Ended, Error> {
     }
     let stdin = io::stdin().as_fd().try_clone_to_owned();
     let stdin = stdin.map_err(|error| Error::Connection(format!("standard input: {error}")))?;
-    server::serve(config, common, UnixStream::from(stdin))
+    server::serve(config, common, premises, UnixStream::from(stdin))
 }
 
 fn stdin_family() -> Option<AddressFamily> {

@@ -14,6 +14,7 @@ use crate::net::peer::{Origin, Peer};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Patterns in the order they were written; the first that matches decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -197,6 +198,13 @@ fn in_table(table: &Table, parents: bool, peer: &Peer) -> Lookup<()> {
     }
 }
 
+/// How many `/file`s this process has read: what was made with the help of one may not be kept, for it may change.
+pub fn files_read() -> u64 {
+    FILES_READ.load(Ordering::Relaxed)
+}
+
+static FILES_READ: AtomicU64 = AtomicU64::new(0);
+
 /// One pattern that is no `/file`; the error is what was expected.
 fn pattern(word: &str) -> Result<Pattern, String> {
     let matches = match word.trim_start_matches('!') {
@@ -303,6 +311,7 @@ fn literal(domain: &[u8]) -> Option<IpAddr> {
 
 /// The patterns of a file, which has main.cf's lines: `#` begins a comment line, a blank continues the line before.
 fn file(path: &Path, depth: usize) -> Result<Vec<Pattern>, String> {
+    FILES_READ.fetch_add(1, Ordering::Relaxed);
     if depth == DEEPEST {
         return Err(format!("at most {DEEPEST} files that name each other, and {} is one more", path.display()));
     }

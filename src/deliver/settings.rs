@@ -4,8 +4,8 @@ use crate::channel::Channels;
 use crate::cli::Common;
 use crate::config::Config;
 use crate::exit::Error;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use crate::kept::Stamp;
+use std::path::PathBuf;
 
 /// main.cf and channels, as they were read last.
 #[derive(Debug, Clone)]
@@ -15,11 +15,8 @@ pub struct Settings {
     /// The routes.
     pub channels: Channels,
     common: Common,
-    files: Vec<(PathBuf, Stamp)>,
+    files: Vec<(PathBuf, Option<Stamp>)>,
 }
-
-/// What tells one state of a file from the next: device, inode, length and the times of content and inode.
-type Stamp = Option<[i64; 7]>;
 
 impl Settings {
     /// Takes a configuration that was just read, and reads the channels it names.
@@ -54,14 +51,7 @@ impl Settings {
     }
 }
 
-fn stamps(config: &Config) -> Vec<(PathBuf, Stamp)> {
+fn stamps(config: &Config) -> Vec<(PathBuf, Option<Stamp>)> {
     let paths = [config.config_directory.join("main.cf"), config.channels.clone()];
-    paths.into_iter().map(|path| (path.clone(), stamp(&path))).collect()
-}
-
-fn stamp(path: &Path) -> Stamp {
-    let file = std::fs::metadata(path).ok()?;
-    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    let (inode, length) = (number(file.ino()), number(file.size()));
-    Some([number(file.dev()), inode, length, file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()])
+    paths.into_iter().map(|path| (path.clone(), Stamp::of(&path))).collect()
 }

@@ -9,6 +9,7 @@ use super::{Error, Head, Id, Recipient};
 use crate::logging;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
+use crate::write_out::WriteOut;
 use crc32fast::Hasher;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -59,6 +60,7 @@ pub struct Draft {
     buffer: Vec<u8>,
     /// Octets of the file that are written; `buffer` belongs behind them.
     written: u64,
+    written_out: WriteOut,
     checksum: Hasher,
     recipients: u32,
     /// Addresses and parameters, with their lengths, that came before the content.
@@ -89,6 +91,7 @@ impl Draft {
             created,
             buffer: Vec::with_capacity(4096),
             written: CONTENT,
+            written_out: WriteOut::default(),
             checksum: Hasher::new(),
             recipients: 0,
             early: Vec::new(),
@@ -113,7 +116,7 @@ impl Draft {
         if self.content_end.is_some() {
             return Err(Error::Io(format!("{}: content behind its end", self.id)));
         }
-        self.has_cr = self.has_cr || octets.contains(&b'\r');
+        self.has_cr = self.has_cr || memchr::memchr(b'\r', octets).is_some();
         self.last_octet = octets.last().copied().unwrap_or(self.last_octet);
         self.checked(octets)
     }
@@ -264,13 +267,14 @@ impl Draft {
     }
 
     fn plain(&mut self, octets: &[u8]) -> Result<(), Error> {
-        if self.buffer.len() + octets.len() > BUFFER {
+        let is_large = octets.len() > BUFFER / 2;
+        if self.buffer.len() + octets.len() > BUFFER || (is_large && !self.buffer.is_empty()) {
             let buffer = std::mem::take(&mut self.buffer);
             self.write_through(&buffer)?;
             self.buffer = buffer;
             self.buffer.clear();
         }
-        if octets.len() > BUFFER {
+        if is_large {
             return self.write_through(octets);
         }
         self.buffer.extend_from_slice(octets);
@@ -280,6 +284,7 @@ impl Draft {
     fn write_through(&mut self, octets: &[u8]) -> Result<(), Error> {
         self.file.write_all_at(octets, self.written).map_err(|e| self.trouble("write", e))?;
         self.written += octets.len() as u64;
+        self.written_out.note(&self.file, self.written);
         Ok(())
     }
 

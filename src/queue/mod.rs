@@ -82,6 +82,8 @@ pub struct Queue {
     /// Its top folder.
     pub path: PathBuf,
     complained: Mutex<HashSet<OsString>>,
+    /// The FIFO, once it has been written to.
+    trigger: Mutex<Option<File>>,
 }
 
 impl Queue {
@@ -111,7 +113,7 @@ impl Queue {
 
     /// The queue at a place where `open` has been before; nothing is looked at or made.
     pub fn at(path: &Path) -> Queue {
-        Queue { path: path.to_owned(), complained: Mutex::default() }
+        Queue { path: path.to_owned(), complained: Mutex::default(), trigger: Mutex::default() }
     }
 
     /// Begins a message: content, reverse-path and recipients are added, then it is committed; dropped, it is gone.
@@ -206,18 +208,21 @@ impl Queue {
     }
 
     fn write_trigger(&self, octets: &[u8]) -> bool {
-        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-        let Ok(mut trigger) = OpenOptions::new().write(true).custom_flags(flags).open(self.path.join("trigger")) else {
-            return false;
-        };
-        if !trigger.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
-            return false;
-        }
         // Full is as good as written: whoever reads it has not yet looked.
-        match trigger.write_all(octets) {
+        let is_told = |mut trigger: &File| match trigger.write_all(octets) {
             Ok(()) => true,
             Err(error) => error.kind() == ErrorKind::WouldBlock,
+        };
+        let Ok(mut kept) = self.trigger.lock() else { return false };
+        // Who read it may have gone, and another come.
+        if kept.as_ref().is_some_and(is_told) {
+            return true;
         }
+        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let opened = OpenOptions::new().write(true).custom_flags(flags).open(self.path.join("trigger"));
+        let is_fifo = |trigger: &File| trigger.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
+        *kept = opened.ok().filter(is_fifo);
+        kept.as_ref().is_some_and(is_told)
     }
 
     /// Every message whose next try is not after `now` and that is not held, oldest due first, without opening any.

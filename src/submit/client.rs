@@ -1,6 +1,6 @@
 //! The servers' end: the way to `submit`, by its unix socket where there is one, else by a child of our own.
 
-use super::frames::{FrameReader, LONGEST_CONTENT, Reply, Request};
+use super::frames::{self, FrameReader, LONGEST_CONTENT, Reply, Request};
 use super::{Introduction, Outcome, Submit, Verdict};
 use crate::cli::Common;
 use crate::config::Config;
@@ -15,7 +15,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
@@ -23,6 +23,13 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A piece of content of this size is sent as it is, and smaller ones are collected.
+const LARGE: usize = 16 * 1024;
+
+/// Somebody has answered at the socket before, so that it need not be looked for before there is something to say.
+static ANSWERED: AtomicBool = AtomicBool::new(false);
 
 /// Children that had not ended when their session did; a process that serves many sessions collects them later.
 static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
@@ -64,7 +71,9 @@ impl Way<'_> {
 
     /// By the socket, if it is there and somebody answers, else by a child of our own.
     fn open(&self) -> Result<(UnixStream, Option<Pid>), Error> {
-        let (stream, child) = match connect_to(&self.socket()) {
+        let connected = connect_to(&self.socket());
+        ANSWERED.store(connected.is_some(), Ordering::Relaxed);
+        let (stream, child) = match connected {
             Some(stream) => (stream, None),
             None => start_child(|| (self.config.program("submit"), self.common.arguments()))?,
         };
@@ -87,7 +96,7 @@ impl<'a> Submitter<'a> {
         // Who becomes net_owner cannot come back later.
         let comes_back = config.net_owner.is_empty() || !privilege::is_root();
         let mut submitter = Submitter::over(None, None);
-        if !comes_back || !is_socket(&way.socket()) {
+        if !comes_back || !(ANSWERED.load(Ordering::Relaxed) || is_socket(&way.socket())) {
             let (stream, child) = way.open()?;
             (submitter.stream, submitter.child) = (Some(stream), child);
         }
@@ -137,14 +146,23 @@ impl<'a> Submitter<'a> {
 
     /// Appends a frame behind the content that came before it.
     fn put(&mut self, request: &Request<'_>) {
+        self.put_content();
+        request.put(&mut self.out);
+    }
+
+    fn put_content(&mut self) {
         if !self.content.is_empty() {
             Request::Content(&self.content).put(&mut self.out);
             self.content.clear();
         }
-        request.put(&mut self.out);
     }
 
     fn flush(&mut self) -> Result<(), Error> {
+        self.flush_with(&[])
+    }
+
+    /// The same and, if there are some, the octets of a frame whose head is there already, which are not copied for that.
+    fn flush_with(&mut self, behind: &[u8]) -> Result<(), Error> {
         if self.broken {
             return Err(Error::Temporary("submit was lost before".to_owned()));
         }
@@ -157,7 +175,7 @@ impl<'a> Submitter<'a> {
             self.out.splice(0..0, first);
         }
         let out = std::mem::take(&mut self.out);
-        let sent = self.stream().and_then(|stream| stream.write_all(&out).map_err(|e| lost(&e)));
+        let sent = self.stream().and_then(|stream| write_frames(stream, &out, behind).map_err(|e| lost(&e)));
         self.out = out;
         self.out.clear();
         self.begun = true;
@@ -216,6 +234,12 @@ impl Submit for Submitter<'_> {
 
     fn content(&mut self, octets: &[u8]) -> Result<(), Error> {
         for piece in octets.chunks(LONGEST_CONTENT) {
+            if piece.len() >= LARGE {
+                self.put_content();
+                frames::put_content_head(piece.len(), &mut self.out);
+                self.flush_with(piece)?;
+                continue;
+            }
             if self.content.len() + piece.len() > LONGEST_CONTENT {
                 let full = std::mem::take(&mut self.content);
                 self.put(&Request::Content(&full));
@@ -252,6 +276,23 @@ impl Drop for Submitter<'_> {
     fn drop(&mut self) {
         self.hang_up();
     }
+}
+
+fn write_frames(stream: &mut UnixStream, whole: &[u8], behind: &[u8]) -> io::Result<()> {
+    if behind.is_empty() {
+        return stream.write_all(whole);
+    }
+    let mut pieces = [IoSlice::new(whole), IoSlice::new(behind), IoSlice::new(frames::END)];
+    let mut left = &mut pieces[..];
+    while !left.is_empty() {
+        match stream.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut left, count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn verdict(reply: Reply) -> Result<Verdict, Error> {
@@ -411,7 +452,7 @@ mod tests {
         submitter.content(&big).unwrap();
         submitter.reset().unwrap();
         drop(submitter);
-        assert_eq!(reader.join().unwrap(), "CCCX");
+        assert_eq!(reader.join().unwrap(), "CCCCX");
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl Default for FrameReader {
 impl FrameReader {
     /// Takes octets up to the end of a frame. Gives how many were taken, and the payload if one ended with them;
     /// without one all were taken.
-    pub fn push(&mut self, input: &[u8]) -> Result<(usize, Option<&[u8]>), Fault> {
+    pub fn push<'a>(&'a mut self, input: &'a [u8]) -> Result<(usize, Option<&'a [u8]>), Fault> {
         if self.given_out {
             self.payload.clear();
             self.given_out = false;
@@ -205,6 +205,11 @@ impl FrameReader {
                 return Ok((taken + 1, Some(&self.payload)));
             }
             let rest = &input[taken..];
+            if self.payload.is_empty() && rest.get(expected) == Some(&b',') {
+                // It is all there, and need not be collected.
+                (self.expected, self.length) = (None, LengthReader::new(LONGEST_FRAME as u64));
+                return Ok((taken + expected + 1, Some(&rest[..expected])));
+            }
             let more = &rest[..rest.len().min(missing)];
             self.payload.extend_from_slice(more);
             taken += more.len();
@@ -212,6 +217,14 @@ impl FrameReader {
         Ok((taken, None))
     }
 }
+
+/// What stands before the octets of a content frame, which may be sent without having been copied; [`END`] follows them.
+pub fn put_content_head(length: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("{}:C", length.saturating_add(1)).as_bytes());
+}
+
+/// The end of a frame.
+pub const END: &[u8] = b",";
 
 fn put_frame(out: &mut Vec<u8>, kind: u8, rest: &[u8]) {
     let mut payload = Vec::with_capacity(rest.len() + 1);

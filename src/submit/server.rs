@@ -7,8 +7,9 @@ use super::frames::{FrameReader, LONGEST_CONTENT, Reply, Request};
 use super::{BEFORE_QUEUE, Introduction, Outcome, Refusal, Submit, Verdict, before_queue, verify, wake};
 use crate::channel::Channels;
 use crate::cli::Common;
-use crate::config::Config;
+use crate::config::{Config, pattern};
 use crate::exit::{Ended, Error};
+use crate::kept::Kept;
 use crate::logging::clean;
 use crate::message::date::date;
 use crate::message::parameters::{MailParameters, RecipientParameters};
@@ -24,7 +25,11 @@ use nix::unistd::geteuid;
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What is read at once: several frames of a large message, most of which need not be put together then.
+const MOST_READ: usize = 4 * LONGEST_CONTENT;
 
 /// So many recipients of a message are remembered; memory must not grow with what a client sends.
 const MOST_NAMED: usize = 1000;
@@ -34,8 +39,8 @@ const MOST_NAMED: usize = 1000;
 pub struct Receiver<'a> {
     config: &'a Config,
     common: &'a Common,
-    channels: Channels,
-    queue: Queue,
+    channels: Arc<Channels>,
+    queue: Arc<Queue>,
     introduction: Option<Introduction>,
     /// Belong to the introduction.
     attributes: Vec<(String, String)>,
@@ -45,7 +50,40 @@ pub struct Receiver<'a> {
     is_served: bool,
     /// What comes goes to `before_queue_filter` in place of the queue; belongs to the introduction.
     is_handed_over: bool,
+    /// There was trouble with the queue.
+    is_troubled: bool,
     message: Message,
+}
+
+/// What a process that serves one client after another keeps in between: the queue, which it has opened, and the channels
+/// for as long as their file is the same.
+#[derive(Debug, Default)]
+pub struct Premises {
+    queue: Option<Arc<Queue>>,
+    channels: Kept<Channels>,
+}
+
+impl Premises {
+    /// Opens the queue before there is a client. Trouble is met with again, and told then.
+    pub fn prepare(&mut self, config: &Config) {
+        let _ = self.queue(config);
+    }
+
+    fn queue(&mut self, config: &Config) -> Result<Arc<Queue>, Error> {
+        if let Some(queue) = &self.queue {
+            return Ok(queue.clone());
+        }
+        Ok(self.queue.insert(Arc::new(Queue::open(&config.queue_directory)?)).clone())
+    }
+
+    fn channels(&self, config: &Config) -> Result<Arc<Channels>, Error> {
+        let before = pattern::files_read();
+        let channels = self.channels.get(&config.channels, || Channels::load(config));
+        if pattern::files_read() != before {
+            self.channels.forget(&config.channels);
+        }
+        Ok(channels?)
+    }
 }
 
 /// The message at hand.
@@ -71,8 +109,11 @@ struct Message {
 impl<'a> Receiver<'a> {
     /// One that writes into the queue of a configuration.
     pub fn new(config: &'a Config, common: &'a Common) -> Result<Receiver<'a>, Error> {
-        let queue = Queue::open(&config.queue_directory)?;
-        let channels = Channels::load(config)?;
+        Receiver::at(config, common, &mut Premises::default())
+    }
+
+    fn at(config: &'a Config, common: &'a Common, premises: &mut Premises) -> Result<Receiver<'a>, Error> {
+        let (queue, channels) = (premises.queue(config)?, premises.channels(config)?);
         Ok(Receiver {
             config,
             common,
@@ -83,6 +124,7 @@ impl<'a> Receiver<'a> {
             is_filtered: false,
             is_served: false,
             is_handed_over: false,
+            is_troubled: false,
             message: Message::default(),
         })
     }
@@ -147,6 +189,7 @@ impl<'a> Receiver<'a> {
 
     fn give_up(&mut self, error: &queue::Error) -> Result<(), TooMany> {
         self.message.refusal = Some(refusal(error));
+        self.is_troubled = true;
         Ok(())
     }
 
@@ -330,8 +373,7 @@ impl Submit for Receiver<'_> {
 ///
 /// Whoever may speak here may put anything into the queue, so the other end must be one of ours, by the kernel's word:
 /// this process's user, root, `mail_owner` or `net_owner`. Of an inet socket the kernel cannot say that.
-pub fn serve(config: &Config, common: &Common, mut stream: UnixStream) -> Result<Ended, Error> {
-    let broken = |error: io::Error| Error::Connection(format!("connection to submit: {error}"));
+pub fn serve(config: &Config, common: &Common, premises: &mut Premises, stream: UnixStream) -> Result<Ended, Error> {
     if let Some(uid) = stranger(config, &stream)? {
         // Nobody else may hand in mail here; but everybody may ask for the mail that is his.
         let queue = Queue::open(&config.queue_directory)?;
@@ -340,15 +382,27 @@ pub fn serve(config: &Config, common: &Common, mut stream: UnixStream) -> Result
             .map(|()| Ended::Done)
             .map_err(|error| Error::Permission(format!("uid {uid} may not speak to submit: {error}")));
     }
+    let mut receiver = Receiver::at(config, common, premises)?;
+    receiver.is_served = true;
+    let ended = listen(&mut receiver, stream);
+    if receiver.is_troubled {
+        // Its folders may have been taken away.
+        premises.queue = None;
+    }
+    ended
+}
+
+/// Obeys until the end of input.
+fn listen(receiver: &mut Receiver<'_>, mut stream: UnixStream) -> Result<Ended, Error> {
+    let config = receiver.config;
+    let broken = |error: io::Error| Error::Connection(format!("connection to submit: {error}"));
     // The client may think as long as its own session may last.
     let patience = config.daemon_timeout.0.max(config.ipc_timeout.0);
     stream.set_read_timeout(Some(patience)).map_err(broken)?;
     stream.set_write_timeout(Some(config.ipc_timeout.0)).map_err(broken)?;
-    let mut receiver = Receiver::new(config, common)?;
-    receiver.is_served = true;
     let (mut reader, mut input, mut count) = (FrameReader::default(), vec![0; FIRST_ROOM], 0);
     loop {
-        make_room(&mut input, count, LONGEST_CONTENT);
+        make_room(&mut input, count, MOST_READ);
         count = match stream.read(&mut input) {
             Ok(0) => return Ok(Ended::Done),
             Ok(count) => count,
@@ -362,7 +416,7 @@ pub fn serve(config: &Config, common: &Common, mut stream: UnixStream) -> Result
             let (taken, payload) = reader.push(rest).map_err(|_| nonsense())?;
             rest = &rest[taken..];
             let Some(payload) = payload else { continue };
-            let reply = obey(&mut receiver, &Request::decode(payload).map_err(|_| nonsense())?)?;
+            let reply = obey(receiver, &Request::decode(payload).map_err(|_| nonsense())?)?;
             let Some(reply) = reply else { continue };
             let mut out = Vec::new();
             reply.put(&mut out);

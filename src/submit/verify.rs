@@ -183,10 +183,9 @@ pub fn local_user(config: &Config, address: &Address) -> Lookup<User> {
     let other = |domain: String| [address.local_part(), b"@", domain.as_bytes()].concat();
     let others = if has_files { idna::other_spellings(&domain) } else { Vec::new() };
     let whole = has_files.then(|| address.as_bytes().to_vec());
-    let mut names = whole.into_iter().chain(others.into_iter().map(other)).chain([address.local_part().to_vec()]);
-    let found = names.find_map(|name| Some(users::find(config, &name)).filter(|found| *found != Lookup::No));
-    let found = found.unwrap_or(Lookup::No);
-    match found {
+    let names = whole.into_iter().chain(others.into_iter().map(other)).chain([address.local_part().to_vec()]);
+    let names: Vec<Vec<u8>> = names.collect();
+    match users::find_first(config, names.iter().map(Vec::as_slice)) {
         Lookup::Yes(user) if !may_receive(&user) => Lookup::No,
         found => found,
     }

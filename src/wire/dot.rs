@@ -74,11 +74,18 @@ impl Unstuffer {
                 (_, b'\r') => Place::Cr,
                 (Place::LineStart | Place::InLine | Place::Dot, _) => {
                     let rest = &input[position - 1..];
-                    let run = rest.iter().position(|octet| matches!(octet, b'\r' | b'\n')).unwrap_or(rest.len());
+                    let run = memchr::memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
                     out.extend_from_slice(&rest[..run]);
                     self.size += run as u64;
                     position += run - 1;
-                    Place::InLine
+                    if rest[run..].starts_with(b"\r\n") {
+                        out.push(b'\n');
+                        self.size += 2;
+                        position += 2;
+                        Place::LineStart
+                    } else {
+                        Place::InLine
+                    }
                 }
             };
         }

@@ -4,18 +4,29 @@ use super::folders::{Folders, again, each_message, open_message, sync};
 use super::name::{Count, base as base_of, is_base, with_sizes};
 use crate::mailbox::flocked::Flocked;
 use crate::mailbox::way;
+use crate::write_out::WriteOut;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
 
 /// What lies longer in tmp/ was left by a crash: no delivery takes so long (the Maildir convention).
 const FORGOTTEN: Duration = Duration::from_secs(36 * 3600);
+
+/// How soon a process that delivers to the same Maildir again looks for that again, and how many Maildirs it remembers.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
+const REMEMBERED: usize = 16;
+
+/// Room for a small message, and for pieces of a large one.
+const ROOM: usize = 8 * 1024;
+const LARGE_ROOM: usize = 128 * 1024;
 
 /// How many files of tmp/ one delivery looks at for that.
 const LOOKED_AT: usize = 100;
@@ -44,7 +55,9 @@ pub fn deliver(path: &Path, strict: bool, base: &str, search: bool, content: &mu
     let draft = Draft::create(&folders.tmp, base)?;
     draft.fill(content).and_then(|name| publish(&folders, &draft, &name))?;
     drop(draft);
-    forget_old(&folders.tmp);
+    if is_time_to_look(path) {
+        forget_old(&folders.tmp);
+    }
     Ok(())
 }
 
@@ -59,9 +72,16 @@ impl<'a> Draft<'a> {
     /// The lock tells a file that a crash left from one that is still being written by a delivery whose deliver was
     /// killed: that one must not find its name on our file when it links.
     fn create(tmp: &'a OwnedFd, base: &'a str) -> io::Result<Self> {
-        remove_stale(tmp, base)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = File::from(again(|| openat(tmp, base, flags, Mode::S_IRUSR | Mode::S_IWUSR))?);
+        let create = || again(|| openat(tmp, base, flags, Mode::S_IRUSR | Mode::S_IWUSR));
+        let file = match create() {
+            Err(Errno::EEXIST) => {
+                remove_stale(tmp, base)?;
+                create()
+            }
+            created => created,
+        };
+        let file = File::from(file?);
         let file = Flocked::take(file).inspect_err(|errno| {
             // Whoever locks it takes it for a stale one, and removes it.
             if *errno != Errno::EWOULDBLOCK {
@@ -81,17 +101,18 @@ impl<'a> Draft<'a> {
 
     /// Writes the content and puts it on disk; gives the name it is to have.
     fn fill(&self, content: &mut dyn Read) -> io::Result<String> {
-        let mut buffer = [0; 32 * 1024];
+        let (mut buffer, mut written_out) = (vec![0; ROOM], WriteOut::default());
         let mut count = Count::default();
         loop {
-            let piece = match content.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => buffer.get(..length).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
+            let length = fill(content, &mut buffer)?;
+            let piece = buffer.get(..length).unwrap_or_default();
             count.add(piece);
             (&*self.file).write_all(piece)?;
+            if length < buffer.len() {
+                break;
+            }
+            written_out.note(&self.file, count.octets);
+            buffer.resize(LARGE_ROOM, 0);
         }
         self.file.sync_all()?;
         // Programs do not agree how much a last line without its end counts, so they had better count themselves.
@@ -104,6 +125,20 @@ impl Drop for Draft<'_> {
     fn drop(&mut self) {
         remove(self.tmp, self.base);
     }
+}
+
+/// Reads until the buffer is full or there is no more: a small message is written at once. Gives how much there was.
+fn fill(content: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while let Some(room) = buffer.get_mut(length..).filter(|room| !room.is_empty()) {
+        match content.read(room) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
 }
 
 /// Tries twice; what cannot be removed then is forgotten in 36 hours.
@@ -144,6 +179,21 @@ fn remove_stale(tmp: &OwnedFd, base: &str) -> io::Result<()> {
         Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Whether this process has not looked for what is forgotten there in the last minutes.
+fn is_time_to_look(path: &Path) -> bool {
+    static LOOKED: Mutex<VecDeque<(PathBuf, Instant)>> = Mutex::new(VecDeque::new());
+    let Ok(mut looked) = LOOKED.lock() else { return true };
+    if looked.iter().any(|(there, when)| there == path && when.elapsed() < LOOK_AGAIN) {
+        return false;
+    }
+    looked.retain(|(there, _)| there != path);
+    looked.push_back((path.to_owned(), Instant::now()));
+    if looked.len() > REMEMBERED {
+        looked.pop_front();
+    }
+    true
 }
 
 /// Removes what others left in tmp/ long ago. Failing at it is nobody's trouble.

@@ -88,9 +88,9 @@ pub struct Count {
 impl Count {
     /// Counts the next piece, of any size.
     pub fn add(&mut self, piece: &[u8]) {
-        let Some((&first, &last)) = piece.first().zip(piece.last()) else { return };
-        let bare = usize::from(first == b'\n' && self.last != Some(b'\r'))
-            + piece.iter().zip(&piece[1..]).filter(|&(&one, &two)| two == b'\n' && one != b'\r').count();
+        let Some(&last) = piece.last() else { return };
+        let is_bare = |at: usize| at.checked_sub(1).map_or(self.last, |at| piece.get(at).copied()) != Some(b'\r');
+        let bare = memchr::memchr_iter(b'\n', piece).filter(|at| is_bare(*at)).count();
         self.octets += piece.len() as u64;
         self.bare += bare as u64;
         self.last = Some(last);

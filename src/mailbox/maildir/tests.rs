@@ -123,7 +123,9 @@ fn folders_that_are_symbolic_links_are_refused() {
 #[test]
 fn old_files_in_tmp_are_forgotten_and_young_ones_kept() {
     let (_scratch, path) = scratch();
-    put(&path, "1.a", "one\n");
+    for folder in ["tmp", "new", "cur"] {
+        fs::create_dir_all(path.join(folder)).unwrap();
+    }
     for (name, hours) in [("old", 37), ("young", 35)] {
         let file = fs::File::create(path.join("tmp").join(name)).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();

@@ -19,7 +19,7 @@ pub(super) fn header(file: &File, length: u64) -> io::Result<([u8; HEADER], Kind
     if length < HEADER as u64 {
         // Nothing but noughts is written before the header, and that last.
         let mut start = Vec::new();
-        At { file, offset: 0 }.take(HEADER as u64).read_to_end(&mut start)?;
+        At { file, offset: 0, end: HEADER as u64 }.read_to_end(&mut start)?;
         let blank = start.iter().all(|octet| *octet == 0);
         let kind = if blank { Kind::Incomplete } else { Kind::Garbage("it is shorter than a header") };
         return Ok((octets, kind));
@@ -45,7 +45,10 @@ pub(super) fn body(
     let is_checked = checksum.is_some();
     let mut checksum = checksum.unwrap_or_default();
     let begin = if is_checked { header.trace_at } else { header.recipients_at };
-    let mut from = BufReader::with_capacity(BUFFER, At { file: &file, offset: begin });
+    // Where it ends is known, and need not be asked.
+    let end = header.length;
+    let room = BUFFER.min(usize::try_from(end.saturating_sub(begin)).unwrap_or(BUFFER));
+    let mut from = BufReader::with_capacity(room, At { file: &file, offset: begin, end });
     let mut left = header.recipients_at - begin;
     while left > 0 {
         let octets = from.fill_buf()?;
@@ -190,15 +193,21 @@ fn read_attributes(mut octets: &[u8], may_be: bool) -> Option<Vec<(String, Strin
     octets.is_empty().then_some(attributes)
 }
 
-/// Reads a file onwards from an offset, and leaves alone the position that other descriptors share.
+/// Reads a file from an offset up to another, and leaves alone the position that other descriptors share.
 struct At<'a> {
     file: &'a File,
     offset: u64,
+    end: u64,
 }
 
 impl Read for At<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = uninterrupted(|| self.file.read_at(buffer, self.offset))?;
+        let left = usize::try_from(self.end.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+        let room = buffer.len().min(left);
+        if room == 0 {
+            return Ok(0);
+        }
+        let count = uninterrupted(|| self.file.read_at(&mut buffer[..room], self.offset))?;
         self.offset += count as u64;
         Ok(count)
     }

@@ -234,11 +234,14 @@ fn frames_that_are_none_end_the_connection() {
     for nonsense in [&b"GET / HTTP/1.0\r\n"[..], b"1:Z,", b"0:,", b"99999999:", b"2:EE,", b"2:V\n,"] {
         let (mut near, far) = UnixStream::pair().unwrap();
         near.write_all(nonsense).unwrap();
-        assert!(matches!(serve(&site.config, &common, far), Err(Error::Connection(_))), "{nonsense:?}");
+        assert!(
+            matches!(serve(&site.config, &common, &mut Premises::default(), far), Err(Error::Connection(_))),
+            "{nonsense:?}"
+        );
     }
     let (near, far) = UnixStream::pair().unwrap();
     drop(near);
-    assert!(matches!(serve(&site.config, &common, far), Ok(Ended::Done)));
+    assert!(matches!(serve(&site.config, &common, &mut Premises::default(), far), Ok(Ended::Done)));
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! Files that are read often and change seldom: what was made of one is kept for as long as the file is the same one.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What tells one state of a file from the next: device, inode, length and the times of content and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp([i64; 7]);
+
+/// Of larger files nothing is kept: not every process is to hold them.
+pub const LARGEST: u64 = 256 * 1024;
+
+/// Most files of which something is kept.
+const MOST: usize = 8;
+
+/// A file that was changed so many seconds ago or less may change once more within one tick of its clock, unseen.
+const UNSETTLED: i64 = 2;
+
+impl Stamp {
+    /// That of the file a name leads to, if there is one.
+    pub fn of(path: &Path) -> Option<Stamp> {
+        let file = std::fs::metadata(path).ok()?;
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let (inode, length) = (number(file.ino()), number(file.size()));
+        Some(Stamp([
+            number(file.dev()),
+            inode,
+            length,
+            file.mtime(),
+            file.mtime_nsec(),
+            file.ctime(),
+            file.ctime_nsec(),
+        ]))
+    }
+
+    /// Whether whatever changes the file from now on changes this too, and it is small.
+    fn may_be_kept(&self, now: SystemTime) -> bool {
+        let Stamp([_, _, length, content, _, inode, _]) = self;
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(0));
+        u64::try_from(*length).is_ok_and(|length| length <= LARGEST) && *content.max(inode) < now - UNSETTLED
+    }
+}
+
+/// What was made of some files.
+#[derive(Debug)]
+pub struct Kept<T>(Mutex<Vec<(PathBuf, Stamp, Arc<T>)>>);
+
+impl<T> Kept<T> {
+    /// Nothing yet.
+    pub const fn new() -> Kept<T> {
+        Kept(Mutex::new(Vec::new()))
+    }
+
+    /// What was made of this file, unless it may be another file since; then what `make` makes of it. An error is never
+    /// kept.
+    pub fn get<E>(&self, path: &Path, make: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
+        // Before it is read, so that a change in between is seen the next time.
+        let stamp = Stamp::of(path);
+        if let Some(stamp) = stamp
+            && let Ok(kept) = self.0.lock()
+            && let Some((.., made)) = kept.iter().find(|(of, then, _)| of == path && *then == stamp)
+        {
+            return Ok(made.clone());
+        }
+        let made = Arc::new(make()?);
+        if let Some(stamp) = stamp.filter(|stamp| stamp.may_be_kept(SystemTime::now()))
+            && let Ok(mut kept) = self.0.lock()
+        {
+            kept.retain(|(of, ..)| of != path);
+            kept.truncate(MOST - 1);
+            kept.insert(0, (path.to_owned(), stamp, made.clone()));
+        }
+        Ok(made)
+    }
+
+    /// Lets go of what was made of a file.
+    pub fn forget(&self, path: &Path) {
+        if let Ok(mut kept) = self.0.lock() {
+            kept.retain(|(of, ..)| of != path);
+        }
+    }
+}
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Kept::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::time::Duration;
+
+    fn read(kept: &Kept<String>, path: &Path) -> (String, bool) {
+        let mut was_read = false;
+        let text = kept.get(path, || {
+            was_read = true;
+            fs::read_to_string(path)
+        });
+        (text.unwrap().to_string(), was_read)
+    }
+
+    #[test]
+    fn a_file_is_read_again_when_it_is_another_or_was_changed_and_else_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("a"), folder.path().join("b"));
+        let kept = Kept::new();
+        fs::write(&path, "one").unwrap();
+        assert_eq!((read(&kept, &path), read(&kept, &path)), (("one".to_owned(), true), ("one".to_owned(), true)));
+        // The time of the inode cannot be set: this one begins to count in three seconds.
+        std::thread::sleep(Duration::from_millis(3100));
+        assert_eq!((read(&kept, &path).1, read(&kept, &path)), (true, ("one".to_owned(), false)));
+        fs::write(&path, "two").unwrap();
+        assert_eq!(read(&kept, &path), ("two".to_owned(), true));
+        fs::write(&other, "two").unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert!(read(&kept, &path).1);
+        fs::remove_file(&path).unwrap();
+        assert!(kept.get(&path, || fs::read_to_string(&path)).is_err());
+    }
+
+    #[test]
+    fn what_is_too_large_or_could_not_be_read_is_not_kept() {
+        let long_ago = SystemTime::now() + Duration::from_secs(1000);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        assert!(Stamp::of(&path).is_none());
+        File::create(&path).unwrap().set_len(LARGEST).unwrap();
+        assert!(Stamp::of(&path).unwrap().may_be_kept(long_ago));
+        assert!(!Stamp::of(&path).unwrap().may_be_kept(SystemTime::now()));
+        File::create(&path).unwrap().set_len(LARGEST + 1).unwrap();
+        assert!(!Stamp::of(&path).unwrap().may_be_kept(long_ago));
+    }
+}

@@ -1,0 +1,29 @@
+//! Large files: the disk begins with them before all is written.
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use std::fs::File;
+
+/// Has the disk begin with what is written of a large file, so that fsync finds little left to do. Nothing is certain
+/// before that.
+#[derive(Debug, Default)]
+pub struct WriteOut {
+    begun: u64,
+}
+
+impl WriteOut {
+    /// Octets at a time: fewer are better written all at once.
+    const STEP: u64 = 1 << 20;
+
+    /// So much of the file is written.
+    pub fn note(&mut self, file: &File, written: u64) {
+        let length = written.saturating_sub(self.begun);
+        if length < Self::STEP {
+            return;
+        }
+        // What is dirty is not let go of, though it is what this advice is about: its writing is begun.
+        if let (Ok(from), Ok(length)) = (i64::try_from(self.begun), i64::try_from(length)) {
+            let _ = posix_fadvise(file, from, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
+        self.begun = written;
+    }
+}
