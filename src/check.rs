@@ -7,7 +7,7 @@ use crate::aliases::{self, Target};
 use crate::auth;
 use crate::channel::{Channels, Transport};
 use crate::cli::Common;
-use crate::config::value::MailSource;
+use crate::config::value::{MailSource, QueueFilter};
 use crate::config::{Config, Origin};
 use crate::exit::Error;
 use crate::lookup::Lookup;
@@ -254,7 +254,11 @@ fn check_filter(config: &Config, channels: &Channels, findings: &mut Findings) {
         );
         findings.error(&config.origin("content_filter"), &problem, "every message would wait");
     }
-    let line = &config.before_queue_filter.0;
+    let line = match &config.before_queue_filter {
+        QueueFilter::Program(line) => line.as_str(),
+        // Whether it listens is another matter: it may be started later.
+        QueueFilter::Host(_) | QueueFilter::None => "",
+    };
     if let Some(program) = line.split_ascii_whitespace().next() {
         let runs = std::fs::metadata(program).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0);
         if !runs {

@@ -137,8 +137,8 @@ parameters! {
     qmqpd_client_port_logging: bool = "no", "log the port of a QMQP client beside its address";
     verp_delimiter_filter: String = "-=+", "characters that may delimit a variable envelope return path";
     content_filter: ContentFilter = "", "transport:nexthop that messages which come in here leave by first, whoever they are for";
-    before_queue_filter: QueueFilter = "", "qmail-queue:PROGRAM that gets each message from the network in place of the queue, and says whether it is taken";
-    before_queue_filter_timeout: Seconds = "100s", "how long that program may take for a message, before the client is told to come back later";
+    before_queue_filter: QueueFilter = "", "qmail-queue:PROGRAM, or a server (smtp:[HOST]:PORT, lmtp:...), that gets each message from the network in place of the queue, and says whether it is taken";
+    before_queue_filter_timeout: Seconds = "100s", "how long that may take for a message, before the client is told to come back later";
     receive_override_options: List<ReceiveOverride> = "", "what is left out when mail comes in";
     parent_domain_matches_subdomains: List<String> = "debug_peer_list, qmqpd_authorized_clients", "parameters with patterns in which a name means the names below it as well";
     debug_peer_list: PatternList = "", "clients of which more is logged";

@@ -105,9 +105,32 @@ pub struct MailboxSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ContentFilter(pub String);
 
-/// `before_queue_filter`: a program of qmail-queue's interface with its arguments, or nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct QueueFilter(pub String);
+/// `before_queue_filter`: who is asked before a message is taken.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum QueueFilter {
+    /// Nobody.
+    #[default]
+    None,
+    /// A program of qmail-queue's interface, with its arguments.
+    Program(String),
+    /// A server, as transport and next hop: `smtp:[host]:port`, `lmtp:[host]:port`, `lmtp:unix:/path`.
+    Host(String),
+}
+
+impl QueueFilter {
+    /// The server; nothing where it is none.
+    pub fn host(&self) -> &str {
+        match self {
+            QueueFilter::Host(host) => host,
+            QueueFilter::None | QueueFilter::Program(_) => "",
+        }
+    }
+
+    /// Nobody is asked.
+    pub fn is_none(&self) -> bool {
+        *self == QueueFilter::None
+    }
+}
 
 /// A word of `receive_override_options`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -484,14 +507,19 @@ impl Value for ContentFilter {
 
 impl Value for QueueFilter {
     fn parse(text: &str) -> Result<Self, String> {
-        let line = text.strip_prefix("qmail-queue:").map(str::trim);
-        match line {
-            Some(line) if line.starts_with('/') && text.len() <= 500 => Ok(QueueFilter(line.to_owned())),
-            _ if text.is_empty() => Ok(QueueFilter::default()),
-            _ => {
-                Err("qmail-queue: and the path of a program, as in qmail-queue:/usr/local/bin/scan, or nothing"
-                    .to_owned())
+        let expected =
+            "qmail-queue:/PATH of a program, smtp:[HOST]:PORT, lmtp:[HOST]:PORT, lmtp:unix:/PATH, or nothing";
+        // In brackets: whom MX records name is no filter of ours.
+        let is_host = |place: &str| place.strip_prefix('[').is_some_and(|rest| rest.contains("]:"));
+        match text.split_once(':').map(|(kind, rest)| (kind, rest.trim())) {
+            _ if text.is_empty() => Ok(QueueFilter::None),
+            _ if text.len() > 500 => Err(expected.to_owned()),
+            Some(("qmail-queue", line)) if line.starts_with('/') => Ok(QueueFilter::Program(line.to_owned())),
+            Some((kind @ ("smtp" | "lmtp"), place)) if is_host(place) => {
+                Ok(QueueFilter::Host(format!("{kind}:{place}")))
             }
+            Some(("lmtp", place)) if place.starts_with("unix:/") => Ok(QueueFilter::Host(format!("lmtp:{place}"))),
+            _ => Err(expected.to_owned()),
         }
     }
 }

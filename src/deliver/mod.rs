@@ -20,7 +20,7 @@ mod origin;
 mod permits;
 mod piped;
 pub mod program;
-mod relay;
+pub mod relay;
 mod report;
 mod schedule;
 mod settings;

@@ -1,15 +1,16 @@
-//! A filter before the queue: a program of qmail-queue's interface that gets a message in place of the queue, before the
-//! client is told that it is taken (`before_queue_filter`).
+//! A filter before the queue: a program of qmail-queue's interface, or a server (`by_server.rs`), that gets a message in
+//! place of the queue, before the client is told that it is taken (`before_queue_filter`).
 //!
-//! Message on descriptor 0, envelope on descriptor 1, as qmail's QMAILQUEUE has it. The program hands what it lets through to
+//! A program: message on descriptor 0, envelope on descriptor 1, as qmail's QMAILQUEUE has it. The program hands what it lets through to
 //! `qmail-queue`, or to another server; status 0 says that it has done so, and only then the client hears of it. Where what
 //! it hands on is queued, `DOORPOST_ID` and `DOORPOST_PARAMETERS` in its environment link the two and keep what was said with
 //! the reverse-path. Content and envelope lie whole in files without names before it starts.
 
-use super::Refusal;
+use super::{Refusal, by_server};
 use crate::config::Config;
+use crate::config::value::QueueFilter;
 use crate::deliver::program;
-use crate::message::parameters::MailParameters;
+use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::Client;
 use crate::queue::Id;
@@ -24,25 +25,33 @@ pub const ID: &str = "DOORPOST_ID";
 /// What was said with its reverse-path, in the text form of `message::parameters`.
 pub const PARAMETERS: &str = "DOORPOST_PARAMETERS";
 
-/// The recipients of a message, as qmail-queue reads them: in memory, and as many as fit.
+/// The recipients of a message: in memory, and as many as fit.
 #[derive(Debug, Default)]
-pub struct Recipients(Vec<u8>);
+pub struct Recipients {
+    /// Each with what was said of it.
+    pub list: Vec<(Address, RecipientParameters)>,
+    octets: usize,
+}
 
 /// Most octets of them, as of recipients that come before the content.
 const ROOM: usize = crate::queue::EARLY_ROOM;
 
 impl Recipients {
     /// Adds one; false where there is no room.
-    pub fn add(&mut self, address: &Address) -> bool {
-        let octets = address.as_bytes();
+    pub fn add(&mut self, address: &Address, parameters: &RecipientParameters) -> bool {
         // A NUL would end it in the middle.
-        if octets.contains(&0) || self.0.len() + octets.len() + 2 > ROOM {
+        let octets = self.octets + address.as_bytes().len() + parameters.to_string().len() + 100;
+        if address.as_bytes().contains(&0) || octets > ROOM {
             return false;
         }
-        self.0.push(b'T');
-        self.0.extend_from_slice(octets);
-        self.0.push(0);
+        self.octets = octets;
+        self.list.push((address.clone(), parameters.clone()));
         true
+    }
+
+    /// As qmail-queue reads them.
+    fn of_qmail(&self) -> Vec<u8> {
+        self.list.iter().flat_map(|(address, _)| [b"T", address.as_bytes(), b"\0"].concat()).collect()
     }
 }
 
@@ -60,9 +69,16 @@ pub struct Handed<'a> {
     pub client: &'a Client,
 }
 
-/// Has the program take the message, or says why it is not taken.
-pub fn hand_over(config: &Config, handed: &Handed<'_>, content: &mut dyn Read) -> Result<(), Refusal> {
-    let line = &config.before_queue_filter.0;
+/// Has the filter take the message, or says why it is not taken. Gives for whom it has not, if it has for others.
+pub fn hand_over(config: &Config, handed: &Handed<'_>, content: &mut dyn Read) -> Result<Vec<usize>, Refusal> {
+    match &config.before_queue_filter {
+        QueueFilter::Program(line) => to_program(config, line, handed, content).map(|()| Vec::new()),
+        QueueFilter::Host(host) => by_server::hand_over(config, host, handed, content),
+        QueueFilter::None => Err(Refusal::Trouble),
+    }
+}
+
+fn to_program(config: &Config, line: &str, handed: &Handed<'_>, content: &mut dyn Read) -> Result<(), Refusal> {
     let ran = run(config, line, handed, content);
     let (id, code) = (handed.id, ran.as_ref().ok().copied().flatten());
     match ran {
@@ -99,7 +115,7 @@ fn run(config: &Config, line: &str, handed: &Handed<'_>, content: &mut dyn Read)
     }
     let mut envelope = program::nameless()?;
     let sender = [b"F", handed.reverse_path.as_bytes(), b"\0"].concat();
-    for part in [&sender[..], &handed.recipients.0, b"\0"] {
+    for part in [&sender[..], &handed.recipients.of_qmail(), b"\0"] {
         envelope.write_all(part)?;
     }
     envelope.rewind()?;
@@ -124,7 +140,7 @@ mod tests {
     use std::time::Instant;
 
     /// What came of a message, and what the script wrote to `$out`.
-    fn handed_to(script: &str, more: &[(&str, &str)]) -> (Result<(), Refusal>, String) {
+    fn handed_to(script: &str, more: &[(&str, &str)]) -> (Result<Vec<usize>, Refusal>, String) {
         let folder = tempfile::tempdir().unwrap();
         let (program, out) = (folder.path().join("program"), folder.path().join("out"));
         std::fs::write(&program, format!("out={}\n{script}\n", out.display())).unwrap();
@@ -132,7 +148,9 @@ mod tests {
         let config = Config::with(&[&[("before_queue_filter", &*line)], more].concat());
         let mut recipients = Recipients::default();
         for address in ["bob@mx.example", "carol@mx.example"] {
-            assert!(recipients.add(&Address::from_internal(address.as_bytes()).unwrap()));
+            assert!(
+                recipients.add(&Address::from_internal(address.as_bytes()).unwrap(), &RecipientParameters::default())
+            );
         }
         let handed = Handed {
             id: &Id::new(std::time::SystemTime::now()),
@@ -148,7 +166,7 @@ mod tests {
     #[test]
     fn the_program_gets_message_and_envelope_and_knows_who_sent_it() {
         let (outcome, out) = handed_to("cat >$out; cat <&1 >>$out; echo $TCPREMOTEIP $DOORPOST_PARAMETERS >>$out", &[]);
-        assert_eq!(outcome, Ok(()));
+        assert_eq!(outcome, Ok(vec![]));
         let envelope = "Falice@mx.example\0Tbob@mx.example\0Tcarol@mx.example\0\0";
         assert_eq!(out, format!("Subject: x\n\nbody\n{envelope}192.0.2.1 REQUIRETLS\n"));
     }

@@ -2,6 +2,7 @@
 //! says whether a recipient is taken.
 
 pub mod before_queue;
+mod by_server;
 pub mod checkaddr;
 pub mod client;
 pub mod command_line;
@@ -113,8 +114,7 @@ pub const BEFORE_QUEUE: &str = "before_queue_filter";
 
 /// What a server tells submit with each introduction.
 pub fn told_to_submit(config: &Config) -> Vec<(String, String)> {
-    let filter = &config.before_queue_filter.0;
-    let before = (!filter.is_empty()).then(|| (BEFORE_QUEUE.to_owned(), "yes".to_owned()));
+    let before = (!config.before_queue_filter.is_none()).then(|| (BEFORE_QUEUE.to_owned(), "yes".to_owned()));
     attributes(config).into_iter().chain(before).collect()
 }
 

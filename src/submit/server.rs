@@ -274,7 +274,7 @@ impl<'a> Receiver<'a> {
         parameters: &MailParameters,
     ) -> Result<String, Refusal> {
         let id = *draft.id();
-        let Some(introduction) = self.introduction.as_ref().filter(|_| !self.config.before_queue_filter.0.is_empty())
+        let Some(introduction) = self.introduction.as_ref().filter(|_| !self.config.before_queue_filter.is_none())
         else {
             log::error!("before_queue_filter: the server has one, and submit has none");
             return Err(Refusal::Trouble);
@@ -283,8 +283,43 @@ impl<'a> Receiver<'a> {
         let content = draft.written().map_err(|error| refusal(&error))?;
         let (reverse_path, client) = (&head.reverse_path, &introduction.client);
         let handed = before_queue::Handed { id: &id, reverse_path, parameters, recipients, client };
-        before_queue::hand_over(self.config, &handed, &mut head.trace.chain(content))?;
+        let left = before_queue::hand_over(self.config, &handed, &mut head.trace.chain(content))?;
+        if !left.is_empty() {
+            let of = |number: &usize| handed.recipients.list.get(*number).cloned();
+            let recipients: Vec<_> = left.iter().filter_map(of).collect();
+            self.keep(draft, head, &recipients, parameters).map_err(|error| refusal(&error))?;
+        }
         Ok(id.to_string())
+    }
+
+    /// A server took the message for some, and the client can only be told one thing: for the others it is queued, and
+    /// goes to the same filter again, which says who waits and who fails.
+    fn keep(
+        &self,
+        mut draft: Draft,
+        head: &Head,
+        recipients: &[(Address, RecipientParameters)],
+        parameters: &MailParameters,
+    ) -> Result<(), queue::Error> {
+        let mut kept = self.queue.begin()?;
+        let mut content = draft.written()?;
+        let mut buffer = vec![0; LONGEST_CONTENT];
+        loop {
+            match content.read(&mut buffer).map_err(|error| queue::Error::Io(format!("a draft: {error}")))? {
+                0 => break,
+                count => kept.content(buffer.get(..count).unwrap_or_default())?,
+            }
+        }
+        kept.end_content()?;
+        for (address, said) in recipients {
+            kept.recipient_with(address, said)?;
+        }
+        kept.parameters(parameters)?;
+        kept.attribute("content_filter", self.config.before_queue_filter.host())?;
+        let id = kept.commit(head)?;
+        log::info!("id={} event=kept into={id} nrcpt={}", draft.id(), recipients.len());
+        self.wake_for(id.as_str());
+        Ok(())
     }
 }
 
@@ -327,7 +362,7 @@ impl Submit for Receiver<'_> {
         if self.message.named.contains(&key) {
             return Ok(verdict);
         }
-        if self.is_handed_over && !self.message.handed_over.add(&complete) {
+        if self.is_handed_over && !self.message.handed_over.add(&complete, parameters) {
             return Ok(Verdict::TooMany);
         }
         let write = |draft: &mut Draft| draft.recipient_with(&complete, parameters);

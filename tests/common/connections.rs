@@ -4,7 +4,7 @@ use super::{binary, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -138,4 +138,32 @@ pub fn folder() -> tempfile::TempDir {
 pub fn refused(command: &mut Command) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command.stdin(Stdio::null()).output().expect("smtpd");
     (status.code(), String::from_utf8(stderr).expect("text"))
+}
+
+/// One session of SMTP with one message from alice to bob, each step behind the answer to the one before; `answer` is how that
+/// to the message must begin.
+pub fn smtp(address: SocketAddr, message: &str, answer: &str) {
+    let mut client = TcpStream::connect(address).expect("a connection");
+    client.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    let mut reader = BufReader::new(client.try_clone().expect("a copy"));
+    let mut hear = |expected: &str| {
+        let mut line = String::from("-");
+        while line.as_bytes().get(3) != Some(&b' ') {
+            line.clear();
+            assert!(reader.read_line(&mut line).expect("an answer") > 0, "closed instead of {expected}");
+        }
+        assert!(line.starts_with(expected), "{expected}: {line}");
+    };
+    hear("220");
+    for (command, code) in [
+        ("EHLO client.example\r\n", "250"),
+        ("MAIL FROM:<alice@client.example>\r\n", "250"),
+        ("RCPT TO:<bob@mx.example>\r\n", "250"),
+        ("DATA\r\n", "354"),
+        (&*format!("{message}.\r\n"), answer),
+        ("QUIT\r\n", "221"),
+    ] {
+        client.write_all(command.as_bytes()).expect("sending");
+        hear(code);
+    }
 }
