@@ -202,7 +202,14 @@ fn proxsmtp_before_the_queue_takes_refuses_and_is_waited_for() {
     assert!(said.contains("\r\n554 5.7.1 ") && !said.contains("queued as"), "{said}{log}");
     assert_eq!(scratch.queued(), [], "{log}");
     let (said, log) = send(&scratch, &[], "clean");
-    let id = said.split_once("queued as ").expect(&format!("{said}{log}")).1.lines().next().expect("an id").to_owned();
+    let id = said
+        .split_once("queued as ")
+        .unwrap_or_else(|| panic!("{said}{log}"))
+        .1
+        .lines()
+        .next()
+        .expect("an id")
+        .to_owned();
     let queued = scratch.queued();
     assert_eq!(queued.len(), 1, "on disk before the answer: {log}");
     let whole = String::from_utf8_lossy(&queued[0].whole).into_owned();

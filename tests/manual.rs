@@ -84,6 +84,42 @@ fn every_file_in_man_is_a_page_of_this_name_and_section() {
     assert!(sections.iter().filter(|section| *section == "8").count() >= PROGRAMS.len(), "{sections:?}");
 }
 
+/// Pages of others that ours name, and the package of Debian that has each.
+const FOREIGN: [(&str, &str); 12] = [
+    ("crypt.5", "libcrypt-dev"),
+    ("cron.8", "cron"),
+    ("flock.2", "manpages-dev"),
+    ("gethostname.3", "manpages-dev"),
+    ("inetd.8", "openbsd-inetd"),
+    ("inetd.conf.5", "openbsd-inetd"),
+    ("postmap.1", "postfix"),
+    ("ps.1", "procps"),
+    ("sd_listen_fds.3", "libsystemd-dev"),
+    ("sd_notify.3", "libsystemd-dev"),
+    ("socat.1", "socat"),
+    ("syslog.3", "manpages-dev"),
+];
+
+#[test]
+fn every_page_that_a_page_names_is_ours_or_debians() {
+    let mut named = BTreeSet::new();
+    for entry in fs::read_dir(pages()).expect("man/") {
+        let path = entry.expect("an entry").path();
+        let text = fs::read_to_string(&path).expect("a page");
+        let words: Vec<&str> = text.split_whitespace().collect();
+        for (at, _) in words.iter().enumerate().filter(|(_, word)| matches!(**word, ".Xr" | "Xr")) {
+            let page = format!("{}.{}", words[at + 1], words[at + 2].trim_end_matches(|c: char| !c.is_ascii_digit()));
+            let is_there = pages().join(&page).is_file() || FOREIGN.iter().any(|(foreign, _)| *foreign == page);
+            assert!(is_there, "{}: {page} is no page of ours, and of no package that is known", path.display());
+            named.insert(page);
+        }
+    }
+    for (page, package) in FOREIGN {
+        assert!(named.contains(page), "{page} of {package} is named nowhere");
+    }
+    assert!(named.contains("newaliases.1") && named.contains("qmail-queue.8"), "{named:?}");
+}
+
 #[test]
 fn a_page_tells_the_exit_statuses() {
     for program in PROGRAMS {

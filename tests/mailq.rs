@@ -1,0 +1,210 @@
+//! What `mailq`, `sendmail -bp` and `doorpost-queue` show, field by field, and for whom they do something.
+
+mod common;
+
+use common::{Scratch, feed};
+use doorpost::queue::{Id, Queue, RecipientState};
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Output;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The output of a program under a name that submit has.
+fn named(scratch: &Scratch, name: &str, arguments: &[&str]) -> String {
+    let mut command = scratch.command("submit");
+    said(&feed(command.arg0(format!("/usr/sbin/{name}")).args(arguments), b""))
+}
+
+fn tool(scratch: &Scratch, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = scratch.run("doorpost-queue", arguments, b"");
+    (output.status.code(), said(&output))
+}
+
+/// Notes what a try came to, and when the next one is.
+fn note(scratch: &Scratch, id: &Id, notes: &[(usize, RecipientState, &str)], next: Option<SystemTime>) {
+    scratch.settle();
+    let mut message = Queue::at(&scratch.queue()).take(id).expect("the queue").expect("a message");
+    for (number, state, report) in notes {
+        message.mark(*number, RecipientState::Trying, "", false).expect("a mark");
+        message.mark(*number, *state, report, true).expect("a mark");
+    }
+    next.into_iter().for_each(|next| message.defer_until(next).expect("its time"));
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).expect("later").as_secs()
+}
+
+const LATER: &str = "4.2.1 [192.0.2.1] said: 450 \"busy\" (to RCPT)";
+
+/// One of each state: deferred, with a recipient that is done and two that are not; held; incoming; and being delivered.
+fn site() -> (Scratch, [Id; 4], SystemTime) {
+    let scratch = Scratch::new();
+    let to = ["done@b.example", "bob@b.example", "c\u{e4}rol@b.example"];
+    let deferred = scratch.enqueue(&to, b"Subject: one\n\nbody\n");
+    let (held, incoming) = (scratch.enqueue(&["dave@c.example"], b"x\n"), scratch.enqueue(&["x@d.example"], b"x\n"));
+    let active = scratch.enqueue(&["y@d.example"], b"x\n");
+    let next = SystemTime::now() + Duration::from_secs(30 * 60 + 30);
+    let waiting = RecipientState::Waiting;
+    let notes = [(0, RecipientState::Delivered, "2.0.0 delivered"), (1, waiting, LATER), (2, waiting, LATER)];
+    note(&scratch, &deferred, &notes, Some(next));
+    assert_eq!(tool(&scratch, &["hold", held.as_str()]), (Some(0), "1 messages\n".to_owned()));
+    scratch.settle();
+    (scratch, [deferred, held, incoming, active], next)
+}
+
+#[test]
+fn every_member_of_an_object_of_json_is_what_the_page_says() {
+    let (scratch, [deferred, held, incoming, active], next) = site();
+    let queue = Queue::at(&scratch.queue());
+    let lock = queue.take(&active).expect("the queue").expect("a message");
+    let (_, json) = tool(&scratch, &["--json"]);
+    assert_eq!(named(&scratch, "mailq", &["--json"]).lines().count(), 4);
+    let mut lines = json.lines();
+    for (id, state, recipients) in [
+        (
+            deferred,
+            "deferred",
+            "{\"address\": \"bob@b.example\", \"delay_reason\": \"4.2.1 [192.0.2.1] said: 450 \\\"busy\\\" (to RCPT)\", \
+             \"tries\": 1}, {\"address\": \"c\\u00e4rol@b.example\", \"delay_reason\": \"4.2.1 [192.0.2.1] said: 450 \
+             \\\"busy\\\" (to RCPT)\", \"tries\": 1}",
+        ),
+        (held, "hold", "{\"address\": \"dave@c.example\", \"delay_reason\": \"\", \"tries\": 0}"),
+        (incoming, "incoming", "{\"address\": \"x@d.example\", \"delay_reason\": \"\", \"tries\": 0}"),
+        (active, "active", "{\"address\": \"y@d.example\", \"delay_reason\": \"\", \"tries\": 0}"),
+    ] {
+        let line = lines.next().unwrap_or_else(|| panic!("one more: {json}"));
+        let message = queue.look(&id).expect("the queue").expect("a message");
+        let file = scratch.queue().join("message").join(id.folder()).join(id.as_str());
+        let time = seconds(fs::metadata(file).and_then(|file| file.modified()).expect("its time"));
+        let due = if state == "hold" { "null".to_owned() } else { time.to_string() };
+        assert!(state != "deferred" || time == seconds(next), "{line}");
+        let age = line.split_once("\"age\": ").and_then(|(_, rest)| rest.split(',').next()).expect("an age");
+        assert!(age.parse::<u64>().expect("a number") <= 20, "{line}");
+        let (arrived, size) = (seconds(message.created), message.size);
+        assert_eq!(
+            line,
+            format!(
+                "{{\"queue_name\": \"{state}\", \"queue_id\": \"{id}\", \"arrival_time\": {arrived}, \"message_size\": {size}, \
+                 \"age\": {age}, \"next_try\": {due}, \"channel\": \"local\", \"sender\": \"alice@mx.example\", \
+                 \"recipients\": [{recipients}]}}"
+            )
+        );
+    }
+    assert_eq!(lines.next(), None);
+    drop(lock);
+}
+
+#[test]
+fn a_list_for_people_has_id_size_age_next_try_sender_reasons_and_recipients() {
+    let (scratch, [deferred, held, incoming, active], _) = site();
+    let queue = Queue::at(&scratch.queue());
+    let size = |id: &Id| queue.look(id).expect("the queue").expect("a message").size;
+    let total: u64 = [&deferred, &held, &incoming, &active].map(size).iter().sum();
+    let lock = queue.take(&active).expect("the queue").expect("a message");
+    let text = named(&scratch, "mailq", &[]);
+    // Seconds pass while it is written.
+    let got: Vec<String> = text.lines().map(masked).collect();
+    let line = |id: &Id, next: &str| format!("{:<16} {:>9} AGE  {next:<10} <alice@mx.example>", id.as_str(), size(id));
+    let expected = [
+        "Queue id              Size   Age  Next try   Sender".to_owned(),
+        line(&deferred, "in 30m"),
+        format!("    ({LATER}; 1 tries)"),
+        "    to <bob@b.example>".to_owned(),
+        "    to <c\\xc3\\xa4rol@b.example>".to_owned(),
+        line(&held, "held"),
+        "    to <dave@c.example>".to_owned(),
+        line(&incoming, "due"),
+        "    to <x@d.example>".to_owned(),
+        line(&active, "now trying"),
+        "    to <y@d.example>".to_owned(),
+        format!("-- 4 messages, {total} octets"),
+    ];
+    let shown = |line: &String| line.replace(char::is_whitespace, " ");
+    for (got, wanted) in got.iter().map(shown).zip(expected.iter().map(shown)) {
+        // How octets that are not ASCII are shown is the log's affair.
+        assert!(
+            got == wanted || (got.contains("rol@b.example") && got.starts_with("    to <c")),
+            "{got}\n{wanted}\n{text}"
+        );
+    }
+    assert_eq!(got.len(), expected.len(), "{text}");
+    drop(lock);
+    scratch.settle();
+    let same = |other: String| other.lines().map(masked).eq(named(&scratch, "mailq", &[]).lines().map(masked));
+    assert!(
+        same(named(&scratch, "sendmail", &["-bp"])) && same(tool(&scratch, &["list"]).1) && same(tool(&scratch, &[]).1)
+    );
+    let some = named(&scratch, "mailq", &["*@c.example"]);
+    assert!(
+        some.contains("dave@c.example") && some.contains("-- 1 message, ") && !some.contains("b.example>"),
+        "{some}"
+    );
+    assert_eq!(named(&scratch, "mailq", &["nobody@*"]), "Mail queue is empty\n");
+}
+
+/// The age of a line about a message, which changes, in one form.
+fn masked(line: &str) -> String {
+    let mut words: Vec<&str> = line.split_inclusive(' ').collect();
+    let is_age = |word: &&str| word.trim_end().strip_suffix('s').is_some_and(|digits| digits.parse::<u64>().is_ok());
+    if line.ends_with("<alice@mx.example>")
+        && let Some(at) = words.iter().position(is_age)
+    {
+        let blanks = words[..at].iter().rev().take_while(|word| word.trim().is_empty()).count();
+        words.splice(at - blanks..=at, ["AGE "]);
+    }
+    words.concat()
+}
+
+#[test]
+fn flush_and_release_make_due_what_is_like_a_pattern_and_nothing_else() {
+    let scratch = Scratch::new();
+    scratch.write("channels", "local - mx.example mailbox: *\nb - b.example discard: -\nc - c.example discard: -\n");
+    let later = SystemTime::now() + Duration::from_secs(3600);
+    let ids = ["bob@b.example", "bob@c.example"].map(|to| scratch.enqueue(&[to], b"x\n"));
+    ids.iter().for_each(|id| note(&scratch, id, &[(0, RecipientState::Waiting, LATER)], Some(later)));
+    let left = || {
+        let mut left: Vec<String> = scratch.queued().into_iter().map(|message| message.id).collect();
+        left.sort();
+        left
+    };
+    scratch.deliver();
+    assert_eq!(left().len(), 2, "both wait");
+    assert_eq!(tool(&scratch, &["flush", "*@b.example"]), (Some(0), "1 messages\n".to_owned()));
+    scratch.deliver();
+    assert_eq!(left(), [ids[1].to_string()], "the other one waits still");
+    assert_eq!(tool(&scratch, &["flush", "*@b.example"]).0, Some(65));
+    assert_eq!(tool(&scratch, &["hold", "alice@*"]), (Some(0), "1 messages\n".to_owned()));
+    assert_eq!(tool(&scratch, &["flush", "*@c.example"]).0, Some(65), "what is held stays");
+    scratch.deliver();
+    assert_eq!(tool(&scratch, &["--json"]).1.lines().count(), 1, "and is there");
+    assert_eq!(tool(&scratch, &["release", ids[1].as_str()]), (Some(0), "1 messages\n".to_owned()));
+    scratch.deliver();
+    assert_eq!(left().len(), 0);
+}
+
+/// Whoever is not mail_owner may look at his own mail (tests/sendmail.rs) and change none, not even that.
+#[test]
+fn an_ordinary_user_holds_releases_requeues_flushes_and_deletes_nothing() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let id = scratch.enqueue(&["bob@b.example"], b"x\n");
+    let before = scratch.queued();
+    for action in ["hold", "release", "requeue", "flush", "delete", "list"] {
+        for pattern in ["ALL", "alice@mx.example", id.as_str()] {
+            let mut command = scratch.command("doorpost-queue");
+            let output = feed(command.args([action, pattern]).uid(12_345).gid(12_345), b"");
+            assert_eq!((output.status.code(), output.stdout.len()), (Some(77), 0), "{action} {pattern}: {output:?}");
+        }
+    }
+    assert_eq!(scratch.queued(), before);
+    let file = scratch.queue().join("message").join(id.folder()).join(id.as_str());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(file).expect("the message").permissions());
+    assert_eq!(mode & 0o777, 0o600, "not held");
+}
