@@ -205,7 +205,9 @@ fn compare(
                     let said: String = String::from_utf8_lossy(&session.steps[n].octets).chars().take(120).collect();
                     format!("{said:?}\n   ours   {}\n   theirs {}\n", here.texts[n], there.texts[n])
                 };
-                (0..=number).map(line).collect::<String>()
+                let rest = session.steps[number + 1..].iter().map(|step| step.shape).collect::<Vec<_>>().join(" ");
+                let together = if session.is_pipelined { ", pipelined" } else { "" };
+                format!("{}behind it{together}: {rest}\n", (0..=number).map(line).collect::<String>())
             };
             let closed = mine == '0' || other == '0';
             // It has lost its connection to Dovecot, and nothing that follows can be compared.
@@ -218,8 +220,15 @@ fn compare(
             let too_large = |step: &generate::Step| ["mail-size-over", "mail-size-huge"].contains(&step.shape);
             let remembers = shape.starts_with("mail") && session.steps[..number].iter().any(too_large);
             let shape = if remembers { "mail-behind-size-over" } else { shape };
-            let shape =
-                if is_behind_a_refused_chunk(session, there, number) { "behind-a-refused-chunk" } else { shape };
+            // Where it closes with octets unread, replies to what came before in the same group are lost too.
+            let is_refused = |step: &generate::Step| ["bdat-too-large", "bdat-null"].contains(&step.shape);
+            let is_closed = other == '0' && session.steps.iter().any(is_refused);
+            let shape = if is_closed { "closed-for-a-refused-chunk" } else { shape };
+            let shape = if !is_closed && is_behind_a_refused_chunk(session, there, number) {
+                "behind-a-refused-chunk"
+            } else {
+                shape
+            };
             count.differs("Postfix", shape, &format!("{} / {}", class(mine), class(other)), dialogue);
             // A transaction that only one of them began goes on otherwise in all that follows.
             differs = closed || !generate::is_aside(step.shape);

@@ -300,7 +300,9 @@ fn differences_over_generated_packages_are_all_explained() {
         let package = mutated(&mut chance);
         let (own, own_text) = answer(ours.address, &package);
         let (their, their_text) = answer(postfix.address, &package);
-        let liberties = liberties(&package);
+        let mut liberties = liberties(&package);
+        // Ours comes when the sender is read; Postfix may wait for the end of a package that has none.
+        liberties.extend((their == '-' && own_text.contains("VERP")).then_some("inner-over-outer"));
         if own == their {
             same += 1;
         } else if let Some(name) = liberties.iter().find(|name| documented.get(**name).is_some_and(|(o, t)| o != t)) {
