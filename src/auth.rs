@@ -5,6 +5,7 @@
 //! Nobody becomes root here: uid 0 has no mailbox that can be logged in to.
 
 pub mod external;
+pub mod files;
 pub mod gate;
 pub mod scheme;
 mod shadow;

@@ -29,18 +29,15 @@ extern "C" fn before_std() {
     unsafe {
         let mut name: libc::sockaddr_storage = std::mem::zeroed();
         let mut length = size_of_val(&name) as libc::socklen_t;
-        let inet = [libc::AF_INET, libc::AF_INET6];
-        if libc::getsockname(2, (&raw mut name).cast(), &raw mut length) != 0
-            || !inet.contains(&i32::from(name.ss_family))
-        {
+        let is_socket = libc::getsockname(2, (&raw mut name).cast(), &raw mut length) == 0;
+        if !is_socket || ![libc::AF_INET, libc::AF_INET6].contains(&i32::from(name.ss_family)) {
             return;
         }
         CLIENT_ON_STDERR.store(true, Ordering::Relaxed);
         let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
-        if null >= 0 {
-            libc::dup2(null, 2);
-            libc::close(null);
-        }
+        // Where there is none, both fail and change nothing.
+        libc::dup2(null, 2);
+        libc::close(null);
     }
 }
 
@@ -104,16 +101,13 @@ fn set(which: Signal, action: SigHandler) -> nix::Result<SigHandler> {
     unsafe { signal(which, action) }
 }
 
-/// Takes a descriptor that whoever started us left open (`LISTEN_FDS`, a notification descriptor).
-///
-/// Gives nothing if it is not open. To be called once for a number: the caller becomes its owner.
+/// Takes a descriptor that whoever started us left open (`LISTEN_FDS`, a notification descriptor), or the kernel gave us
+/// in a packet. Nothing if it is not open. To be called once for a number: the caller becomes its owner.
 pub fn inherited(number: RawFd) -> Option<OwnedFd> {
     // SAFETY: fcntl on a number that is no descriptor only fails.
-    if number <= 2 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
-        return None;
-    }
-    // SAFETY: it is open, and above 2, so nothing in this program opened it before main.
-    Some(unsafe { OwnedFd::from_raw_fd(number) })
+    let is_open = number > 2 && unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
+    // SAFETY: it is open, and above 2, so nothing in this program has an owner for it.
+    is_open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Removes a variable from our environment, and so from that of the programs we start.
@@ -137,6 +131,12 @@ pub fn shared_words(count: usize) -> nix::Result<&'static [AtomicU64]> {
         let start = nix::sys::mman::mmap_anonymous(None, length, access, kind)?;
         Ok(std::slice::from_raw_parts(start.as_ptr().cast(), count))
     }
+}
+
+/// Gives memory back to the system that was used for a while only, and lies between what is used still.
+pub fn give_memory_back() {
+    // SAFETY: a function of the C library's allocator, which is ours, without conditions.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// Seconds east of UTC at a time, by the zone of this machine.

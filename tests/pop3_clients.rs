@@ -184,11 +184,86 @@ fn fetchmail_logs_in_by_apop() {
         ),
     );
     let mut command = Command::new("fetchmail");
-    command.env("FETCHMAILHOME", &folder).args(["-f", &rc, "--nosyslog", "--invisible", "--sslproto", ""]);
+    command.env("FETCHMAILHOME", &folder).args([
+        "-f",
+        &rc,
+        "--nosyslog",
+        "--invisible",
+        "--pidfile",
+        &format!("{folder}/pid"),
+        "--sslproto",
+        "",
+    ]);
     let output = feed(&mut command, b"");
     assert!(output.status.success(), "{output:?}");
     let fetched = fs::read_to_string(format!("{folder}/fetched")).expect("fetched mail");
     assert!((1..=MESSAGES).all(|number| fetched.contains(&text(number))), "{fetched}");
+    assert!(server.scratch.mail("bob").is_empty());
+}
+
+/// fetchmail and getmail with the certificate checked, by STLS and with TLS from the first octet on.
+const TLS_OF_BOTH_KINDS: [&[&str]; 2] = [&[], &["--tls"]];
+
+#[test]
+fn fetchmail_checks_the_certificate_and_fetches_under_tls_of_both_kinds() {
+    for options in TLS_OF_BOTH_KINDS {
+        let server = Server::start(options);
+        let folder = server.folder("fetchmail").display().to_string();
+        // "ssl" is implicit TLS; else a sslproto asks for STLS and fails without it.
+        let how = if options.is_empty() { "sslproto TLS1.2+" } else { "ssl" };
+        let rc = server.file(
+            "fetchmailrc",
+            &format!(
+                "poll 127.0.0.1 protocol POP3 port {} auth password uidl user bob password {PASSWORD} is nobody here \
+                 {how} sslcertck sslcertfile {} sslcommonname mx.example\n\
+                 keep no rewrite mda \"cat >> {folder}/fetched\"\n",
+                server.port,
+                file("mx.crt.pem").display(),
+            ),
+        );
+        // The second time there is nothing new, which is status 1.
+        for status in [0, 1] {
+            let mut command = Command::new("fetchmail");
+            command.env("FETCHMAILHOME", &folder).args([
+                "-f",
+                &rc,
+                "--nosyslog",
+                "--invisible",
+                "--pidfile",
+                &format!("{folder}/pid"),
+                "--uidl",
+                "--keep",
+            ]);
+            let output = feed(&mut command, b"");
+            assert_eq!(output.status.code(), Some(status), "{options:?}: {output:?}");
+        }
+        let fetched = fs::read_to_string(format!("{folder}/fetched")).expect("fetched mail");
+        assert!((1..=MESSAGES).all(|number| fetched.matches(&text(number)).count() == 1), "{options:?}: {fetched}");
+    }
+}
+
+#[test]
+fn getmail_checks_the_certificate_and_fetches_under_tls() {
+    let server = Server::start(&["--tls"]);
+    let (folder, maildir) = (server.folder("getmail"), server.folder("fetched"));
+    for below in ["cur", "new", "tmp"] {
+        server.folder(&format!("fetched/{below}"));
+    }
+    server.scratch.hand_over(&maildir);
+    let user = nix::unistd::User::from_uid(NOBODY.into()).expect("a user").expect("nobody").name;
+    let user = if nix::unistd::geteuid().is_root() { format!("user = {user}\n") } else { String::new() };
+    let rc = format!(
+        "[retriever]\ntype = SimplePOP3SSLRetriever\nserver = 127.0.0.1\nport = {}\nusername = bob\n\
+         password = {PASSWORD}\nca_certs = {}\nssl_cert_hostname = mx.example\n\
+         [destination]\ntype = Maildir\npath = {}/\n{user}[options]\nread_all = true\ndelete = true\n\
+         received = false\ndelivered_to = false\n",
+        server.port,
+        file("mx.crt.pem").display(),
+        maildir.display(),
+    );
+    server.file("getmail/getmailrc", &rc);
+    server.run("getmail", &["--getmaildir", folder.to_str().expect("UTF-8"), "--quiet"], "");
+    assert_eq!(fs::read_dir(maildir.join("new")).expect("a folder").count(), MESSAGES);
     assert!(server.scratch.mail("bob").is_empty());
 }
 

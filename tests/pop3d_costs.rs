@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A session that asks one by one, each command after the whole of the reply before; gives what strace saw of `calls`.
 fn traced(scratch: &Scratch, calls: &str, commands: &[&str]) -> String {
@@ -120,6 +120,32 @@ fn a_session_holds_little_memory_however_many_messages_there_are() {
     for (which, many) in [("made", last), ("read", memory(&many))] {
         assert!(many < few + 1000, "the index was {which}: {many} kB with 100,000 messages, {few} with 10");
     }
+}
+
+#[test]
+fn a_session_of_a_mailbox_that_has_just_changed_holds_little_memory_too() {
+    const MANY: usize = 30_000;
+    let [few, many] = [10, MANY].map(|count| {
+        let scratch = Scratch::new();
+        scratch.put_mail("bob", "1600000000.M0.mx,S=10,W=10", b"Subject: x");
+        let new = scratch.maildir("bob").join("new");
+        for number in 0..count {
+            fs::write(new.join(format!("{}.M{number}P4711Q815.mx.example,S=0,W=0", 1_700_000_000 + number)), b"")
+                .expect("a message");
+        }
+        scratch
+    });
+    let change = |scratch: &Scratch| {
+        let new = scratch.maildir("bob").join("new");
+        fs::File::open(&new).and_then(|new| new.set_modified(SystemTime::now())).expect("the time of new/");
+    };
+    let [few, many] = [&few, &many].map(|scratch| {
+        change(scratch);
+        let memory = memory(scratch);
+        assert!(!scratch.maildir("bob").join("doorpost-index").exists(), "an index was kept");
+        memory
+    });
+    assert!(many < few + 800, "{many} kB with {MANY} messages, {few} with 10");
 }
 
 /// Octets read of the files with mail.

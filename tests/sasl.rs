@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::connections::Server;
 use common::tls::{Client, configure};
 use common::{NOBODY, Scratch};
 use doorpost::sasl::credentials::ITERATIONS;
@@ -136,4 +137,38 @@ fn hashed_passwords_and_other_machines_have_fewer_mechanisms() {
         let (_, log, status) = client.end();
         assert_eq!(status, Some(0), "{log}");
     }
+}
+
+#[test]
+fn a_pool_that_root_has_started_lets_in_by_each_mechanism_in_clear_and_under_tls() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    // To whoever is on a unix socket of which nobody says anything this is another machine.
+    let scratch =
+        Scratch::with("auth_failure_delay = 0\nmax_use = 0\nidle_children = 1\nchildren = 1\ntls_auth_only = no");
+    configure(&scratch);
+    scratch.put_mail("bob", "1700000000.M0.mx", b"Subject: x\n\nx\n");
+    let path = scratch.path().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("a listener");
+    let mut command = scratch.command("pop3d");
+    let mut server = Server::start_as_it_is(command.stdin(std::os::fd::OwnedFd::from(listener)));
+    for log_in in [cram_md5, scram] {
+        for under_tls in [false, true] {
+            let nobody = Command::new("true").stderr(std::process::Stdio::piped()).spawn().expect("true");
+            let mut client = Client::connected(&path, nobody);
+            client.line();
+            if under_tls {
+                assert!(client.ask("STLS").starts_with("+OK"));
+                client.start_tls();
+            }
+            assert_eq!(log_in(&mut client, "+ ", "bob", "wrong"), "-ERR [AUTH] Wrong name or password");
+            assert_eq!(log_in(&mut client, "+ ", "bob", "secret"), "+OK 1 messages, 17 octets");
+            assert_eq!(client.ask("STAT"), "+OK 1 17");
+            assert_eq!(client.ask("QUIT"), "+OK Goodbye");
+            client.end();
+        }
+    }
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
 }

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::exit::{Ended, Error};
 use crate::logging;
 use crate::lookup::Lookup;
+use crate::net::FIRST_ROOM;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
 use crate::sasl::{Credentials, Proof};
@@ -159,24 +160,45 @@ pub fn ask(config: &Config, checker: &mut Connection, credentials: &Credentials)
     }
 }
 
-fn gone() -> Error {
+/// What is to be said where the checker does not answer.
+pub fn gone() -> Error {
     Error::Temporary("the process that checks passwords is gone".to_owned())
 }
 
 impl Answer {
     /// Sends it.
     pub fn send(&self, parser: &mut impl Stream) -> Result<(), Fault> {
-        match self {
-            Answer::Ready(false) => parser.send(b"R"),
-            Answer::Ready(true) => parser.send(b"S"),
-            Answer::Misconfigured => parser.send(b"P"),
+        parser.send(&self.octets())
+    }
+
+    /// As it is sent; at most 257 octets.
+    pub fn octets(&self) -> Vec<u8> {
+        let octet = match self {
+            Answer::Ready(false) => b'R',
+            Answer::Ready(true) => b'S',
+            Answer::Misconfigured => b'P',
             Answer::Right(words) => {
                 let words = words.get(..255).unwrap_or(words);
-                parser.send(&[&[b'Y', u8::try_from(words.len()).unwrap_or(0)], words].concat())
+                return [&[b'Y', u8::try_from(words.len()).unwrap_or(0)], words].concat();
             }
-            Answer::Wrong => parser.send(b"N"),
-            Answer::Unchecked => parser.send(b"U"),
-            Answer::Trouble => parser.send(b"T"),
+            Answer::Wrong => b'N',
+            Answer::Unchecked => b'U',
+            Answer::Trouble => b'T',
+        };
+        vec![octet]
+    }
+
+    /// Reads what [`Answer::octets`] gave; nothing where it is none.
+    pub fn of(octets: &[u8]) -> Option<Answer> {
+        match octets {
+            b"R" => Some(Answer::Ready(false)),
+            b"S" => Some(Answer::Ready(true)),
+            b"P" => Some(Answer::Misconfigured),
+            [b'Y', count, words @ ..] if usize::from(*count) == words.len() => Some(Answer::Right(words.to_vec())),
+            b"N" => Some(Answer::Wrong),
+            b"U" => Some(Answer::Unchecked),
+            b"T" => Some(Answer::Trouble),
+            _ => None,
         }
     }
 
@@ -187,23 +209,23 @@ impl Answer {
             let mut octet = [0];
             matches!(checker.receive(&mut octet), Ok(1)).then_some(octet[0])
         };
-        match octet() {
-            Some(b'R') => Answer::Ready(false),
-            Some(b'S') => Answer::Ready(true),
-            Some(b'P') => Answer::Misconfigured,
-            Some(b'Y') => {
-                let words = octet().and_then(|count| (0..count).map(|_| octet()).collect());
-                words.map_or(Answer::Trouble, Answer::Right)
-            }
-            Some(b'N') => Answer::Wrong,
-            Some(b'U') => Answer::Unchecked,
-            _ => Answer::Trouble,
+        let mut octets: Vec<u8> = octet().into_iter().collect();
+        if octets == b"Y" {
+            octets.extend(octet());
+            let count = octets.get(1).copied().unwrap_or(0);
+            octets.extend((0..count).map_while(|_| octet()));
         }
+        Answer::of(&octets).unwrap_or(Answer::Trouble)
     }
 }
 
 fn send(stream: &mut impl Stream, credentials: &Credentials) -> Result<(), Fault> {
-    let (mut fields, mut frame) = (Vec::new(), Vec::new());
+    stream.send(&frame(credentials).0)
+}
+
+/// Credentials as a frame.
+pub fn frame(credentials: &Credentials) -> Secret {
+    let (mut fields, mut frame) = (Secret(Vec::with_capacity(FIRST_ROOM)), Secret(Vec::with_capacity(FIRST_ROOM)));
     let (mechanism, proof): (&[u8], Vec<&[u8]>) = match &credentials.proof {
         Proof::Password(secret) => (b"PASSWORD", vec![&secret.0]),
         Proof::Apop { stamp, digest } => (b"APOP", vec![stamp, digest]),
@@ -211,13 +233,10 @@ fn send(stream: &mut impl Stream, credentials: &Credentials) -> Result<(), Fault
         Proof::ScramSha256 { salt, auth_message, proof } => (b"SCRAM-SHA-256", vec![salt, auth_message, proof]),
     };
     for field in [mechanism, &credentials.name].into_iter().chain(proof) {
-        netstring::put(&mut fields, field);
+        netstring::put(&mut fields.0, field);
     }
-    netstring::put(&mut frame, &fields);
-    let sent = stream.send(&frame);
-    wipe(&mut fields);
-    wipe(&mut frame);
-    sent
+    netstring::put(&mut frame.0, &fields.0);
+    frame
 }
 
 /// None at the end of the input. The parser speaks only when it is its turn, so one that says more is not ours any more.
@@ -244,8 +263,8 @@ pub fn read(stream: &mut impl Stream) -> Result<Option<Credentials>, Error> {
     }
 }
 
-/// Nothing while it is not whole.
-fn parse(octets: &[u8]) -> Result<Option<Credentials>, ()> {
+/// Reads a frame; nothing while it is not whole, and an error where it is none.
+pub(crate) fn parse(octets: &[u8]) -> Result<Option<Credentials>, ()> {
     let Some((mut fields, rest)) = take(octets)? else { return Ok(None) };
     let mut next = || -> Result<&[u8], ()> {
         let (field, rest) = take(fields)?.ok_or(())?;
@@ -270,10 +289,10 @@ fn exactly<const LENGTH: usize>(octets: &[u8]) -> Result<[u8; LENGTH], ()> {
 }
 
 /// What is in a netstring, and what follows it.
-type Parts<'a> = (&'a [u8], &'a [u8]);
+pub(crate) type Parts<'a> = (&'a [u8], &'a [u8]);
 
-/// The first netstring; nothing while it is not whole.
-fn take(octets: &[u8]) -> Result<Option<Parts<'_>>, ()> {
+/// The first netstring, of 8 KiB at the most; nothing while it is not whole.
+pub(crate) fn take(octets: &[u8]) -> Result<Option<Parts<'_>>, ()> {
     let mut length = LengthReader::new(LARGEST_FRAME);
     for (position, octet) in octets.iter().enumerate() {
         let Some(length) = length.push(*octet).map_err(drop)? else { continue };
@@ -370,6 +389,7 @@ mod tests {
             memory.send(b"+OK").unwrap();
             assert_eq!(Answer::hear(&config, &mut memory), answer);
             assert_eq!(&memory.0[memory.1..], b"+OK");
+            assert_eq!(Answer::of(&answer.octets()), Some(answer));
         }
         assert_eq!(Answer::hear(&config, &mut Memory::default()), Answer::Trouble);
     }

@@ -8,11 +8,13 @@
 //! 78 configuration
 
 use doorpost::auth::external;
+use doorpost::auth::files::Files;
 use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
 use doorpost::pop3::command_line::Args;
+use doorpost::pop3::reuse::{self, Parser};
 use doorpost::pop3::{self, import, standalone};
 use doorpost::smtpd::refusal;
 use std::process::ExitCode;
@@ -20,12 +22,14 @@ use std::process::ExitCode;
 struct Pop3d {
     args: Args,
     config: Config,
+    files: Files,
+    parser: Option<Parser>,
 }
 
 fn prepare() -> Result<Pop3d, Error> {
     let args = Args::read()?;
     let config = Config::load(&args.common)?;
-    Ok(Pop3d { args, config })
+    Ok(Pop3d { args, config, files: Files::default(), parser: None })
 }
 
 impl accept::Server for Pop3d {
@@ -34,7 +38,27 @@ impl accept::Server for Pop3d {
     }
 
     fn session(&mut self) -> Result<Ended, Error> {
-        pop3::serve(&self.config, self.args.record.as_deref(), self.args.tls)
+        match &mut self.parser {
+            Some(parser) => parser.session(&self.config),
+            None => pop3::serve(&self.config, self.args.record.as_deref(), self.args.tls, &mut self.files),
+        }
+    }
+
+    fn stay(&mut self, accept: &mut dyn FnMut(&mut Self) -> u8) -> u8 {
+        // Who records wants a file of one session.
+        if self.args.record.is_some() {
+            return accept(self);
+        }
+        let tls_at_once = self.args.tls;
+        reuse::stay(
+            self,
+            |pop3d| &pop3d.config,
+            tls_at_once,
+            |pop3d, parser| {
+                pop3d.parser = parser;
+                accept(pop3d)
+            },
+        )
     }
 
     fn read_again(&mut self) -> Result<(), Error> {

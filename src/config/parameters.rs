@@ -148,6 +148,7 @@ parameters! {
     pop3d_stat_file: PathBuf = "/var/run/pop3-login", "folder of the times of users' last POP3 sessions";
     pop3d_undelete: bool = "no", "take the deletion marks of other programs off the messages of a Maildir at login";
     pop3d_transcript: bool = "no", "log what POP3 clients say and are answered, but not passwords and messages";
+    pop3d_require_utf8: bool = "no", "refuse messages whose header has octets beyond ASCII to POP3 clients that did not say UTF8";
     pop3d_expire: Expire = "never", "days that a message stays after a POP3 client has fetched it: announced, and kept to by pop3d_delete_expired; never: for ever";
     pop3d_delete_expired: bool = "no", "remove messages at QUIT that are as old as pop3d_expire says";
     auth_failure_delay: Seconds = "2s", "pause before a password is called wrong";

@@ -212,7 +212,7 @@ fn snapshot(
         draft.write(&stamps, &messages);
         return Ok((Snapshot::written(index_place, &stamps, messages), stamp));
     }
-    Ok((Snapshot::held(messages), stamp))
+    Ok((Snapshot::unkept(index_place, messages), stamp))
 }
 
 /// Messages, and those that were found behind them, under the unique-ids that were taken over.

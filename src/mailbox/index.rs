@@ -14,8 +14,9 @@
 //! table: place, length and CRC-32 of each block
 //! ```
 
+use crate::sys;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
+use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use std::cell::{OnceCell, RefCell};
@@ -101,9 +102,31 @@ impl<T: Item> Snapshot<T> {
     pub fn written(place: Place<'_>, stamps: &[Stamp; 2], items: Vec<T>) -> Snapshot<T> {
         let is_it = |index: &Index<T>| index.stamps == *stamps && index.count == items.len();
         match Some(place).filter(|_| items.len() > MOST_HELD).and_then(Index::open).filter(is_it) {
-            Some(index) => Snapshot::Indexed(index),
-            None => Snapshot::held(items),
+            Some(index) => Snapshot::instead_of(items, index),
+            None => Snapshot::unkept(place, items),
         }
+    }
+
+    /// Messages of which no index is kept, because one would not count: if they are many, they are put into a file without
+    /// a name, so that this session too holds little memory.
+    pub fn unkept(place: Place<'_>, items: Vec<T>) -> Snapshot<T> {
+        if items.len() <= MOST_HELD {
+            return Snapshot::held(items);
+        }
+        match Index::unnamed(place, &items) {
+            Ok(Some(index)) => Snapshot::instead_of(items, index),
+            Ok(None) => Snapshot::held(items),
+            Err(error) => {
+                log::debug!("event=no-index why={:?}", error.to_string());
+                Snapshot::held(items)
+            }
+        }
+    }
+
+    fn instead_of(items: Vec<T>, index: Index<T>) -> Snapshot<T> {
+        drop(items);
+        sys::give_memory_back();
+        Snapshot::Indexed(index)
     }
 
     /// How many there are.
@@ -182,11 +205,26 @@ impl<T: Item> Index<T> {
         let file = File::from(openat(place.folder, place.name, flags, Mode::empty()).ok()?);
         // In a folder where others may make files, theirs are not believed.
         fstat(&file).ok().filter(|status| status.st_uid == geteuid().as_raw())?;
+        Index::of(file, place.kind)
+    }
+
+    /// One for this session alone, in a file beside the mailbox, or where that cannot be in /var/tmp, that never had a name
+    /// and goes with the session.
+    fn unnamed(place: Place<'_>, items: &[T]) -> io::Result<Option<Index<T>>> {
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let file = openat(place.folder, ".", flags, mode).or_else(|_| open("/var/tmp", flags, mode))?;
+        let file = File::from(file);
+        put(&file, place.kind, 0, &[Stamp::default(); 2], items)?;
+        Ok(Index::of(file, place.kind))
+    }
+
+    fn of(file: File, kind: u64) -> Option<Index<T>> {
         let mut head = [0; MAGIC.len() + NUMBERS * 8];
         file.read_exact_at(&mut head, 0).ok()?;
         let numbers: Vec<u64> = words(head.strip_prefix(MAGIC)?).collect();
         let (sum, covered) = (*numbers.last()?, head.get(..head.len() - 8)?);
-        if u64::from(crc32fast::hash(covered)) != sum || numbers.first() != Some(&place.kind) {
+        if u64::from(crc32fast::hash(covered)) != sum || numbers.first() != Some(&kind) {
             return None;
         }
         let stamp = |at: usize| numbers.get(at..at + 6)?.try_into().ok();
@@ -333,33 +371,7 @@ impl<'a> Draft<'a> {
 
     fn try_write<T: Item>(&mut self, stamps: &[Stamp; 2], items: &[T]) -> io::Result<()> {
         let file = self.file.take().ok_or_else(none)?;
-        let mut out = BufWriter::with_capacity(64 * 1024, &file);
-        let mut at = (MAGIC.len() + NUMBERS * 8) as u64;
-        out.write_all(&vec![0; usize::try_from(at).unwrap_or(0)])?;
-        let (mut octets, mut table) = (Vec::new(), Vec::new());
-        for block in items.chunks(BLOCK) {
-            octets.clear();
-            block.iter().for_each(|item| item.put(&mut octets));
-            for number in [at, octets.len() as u64, u64::from(crc32fast::hash(&octets))] {
-                table.extend_from_slice(&number.to_le_bytes());
-            }
-            out.write_all(&octets)?;
-            at += octets.len() as u64;
-        }
-        out.write_all(&table)?;
-        out.flush()?;
-        let total = items.iter().fold(0, |sum: u64, item| sum.saturating_add(item.octets()));
-        let mut head = MAGIC.to_vec();
-        let stamps = stamps.iter().flatten().copied();
-        let counts = [items.len() as u64, total, at, items.len().div_ceil(BLOCK) as u64];
-        let numbers = [self.place.kind, self.made].into_iter().chain(stamps).chain(counts);
-        for number in numbers.chain([u64::from(crc32fast::hash(&table))]) {
-            head.extend_from_slice(&number.to_le_bytes());
-        }
-        let sum = crc32fast::hash(&head);
-        head.extend_from_slice(&u64::from(sum).to_le_bytes());
-        drop(out);
-        file.write_all_at(&head, 0)?;
+        put(&file, self.place.kind, self.made, stamps, items)?;
         let folder = self.place.folder;
         renameat(folder, self.name.as_slice(), folder, self.place.name)?;
         // There is nothing left to remove.
@@ -374,6 +386,36 @@ impl Drop for Draft<'_> {
             let _ = unlinkat(self.place.folder, self.name.as_slice(), UnlinkatFlags::NoRemoveDir);
         }
     }
+}
+
+/// Writes all of an index into an empty file.
+fn put<T: Item>(file: &File, kind: u64, made: u64, stamps: &[Stamp; 2], items: &[T]) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(64 * 1024, file);
+    let mut at = (MAGIC.len() + NUMBERS * 8) as u64;
+    out.write_all(&vec![0; usize::try_from(at).unwrap_or(0)])?;
+    let (mut octets, mut table) = (Vec::new(), Vec::new());
+    for block in items.chunks(BLOCK) {
+        octets.clear();
+        block.iter().for_each(|item| item.put(&mut octets));
+        for number in [at, octets.len() as u64, u64::from(crc32fast::hash(&octets))] {
+            table.extend_from_slice(&number.to_le_bytes());
+        }
+        out.write_all(&octets)?;
+        at += octets.len() as u64;
+    }
+    out.write_all(&table)?;
+    out.flush()?;
+    let total = items.iter().fold(0, |sum: u64, item| sum.saturating_add(item.octets()));
+    let mut head = MAGIC.to_vec();
+    let stamps = stamps.iter().flatten().copied();
+    let counts = [items.len() as u64, total, at, items.len().div_ceil(BLOCK) as u64];
+    for number in [kind, made].into_iter().chain(stamps).chain(counts).chain([u64::from(crc32fast::hash(&table))]) {
+        head.extend_from_slice(&number.to_le_bytes());
+    }
+    let sum = crc32fast::hash(&head);
+    head.extend_from_slice(&u64::from(sum).to_le_bytes());
+    drop(out);
+    file.write_all_at(&head, 0)
 }
 
 /// Removes an index, so that the next session finds everything anew.

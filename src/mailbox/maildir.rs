@@ -275,7 +275,7 @@ fn snapshot(
             Ok(_) | Err(_) => {}
         }
     }
-    Ok(Snapshot::held(messages))
+    Ok(Snapshot::unkept(place, messages))
 }
 
 fn stamps(folders: &Folders) -> nix::Result<[Stamp; 2]> {

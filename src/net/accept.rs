@@ -7,7 +7,7 @@
 use super::acceptor::{Acceptor, Given, Left, Service};
 use super::limits::{self, Limits};
 use super::listener::{Listener, is_listening};
-use super::pool::{Pool, Served, Size};
+use super::pool::{Pool, Served, Size, Work};
 use crate::config::Config;
 use crate::exit::{self, Ended, Error};
 use crate::sys;
@@ -30,6 +30,11 @@ pub trait Server {
     fn session(&mut self) -> Result<Ended, Error>;
     /// Reads the configuration again (HUP). After an error everything is as it was.
     fn read_again(&mut self) -> Result<(), Error>;
+    /// Runs `accept`, in a child of a pool: it serves one client after another by [`Server::session`]. A program that
+    /// needs other processes beside that one, for all of these clients, starts them here; see [`Work::stay`].
+    fn stay(&mut self, accept: &mut dyn FnMut(&mut Self) -> u8) -> u8 {
+        accept(self)
+    }
 }
 
 /// Runs a session on descriptors 0 and 1: once, if they are a connection, pipe, file or terminal; if descriptor 0 (or 3
@@ -119,9 +124,10 @@ impl Loop {
         if self.owns_sockets {
             pool.own_sockets();
         }
-        while pool.run(|connection| serve_one(connection, server, &self.null)).map_err(broken)? == Left::ToReadAgain {
-            if read_again(server) {
-                let config = server.config();
+        let mut child = Child { server, null: &self.null };
+        while pool.run(&mut child).map_err(broken)? == Left::ToReadAgain {
+            if read_again(child.server) {
+                let config = child.server.config();
                 pool.change(self.bounds.size(config), Limits::of(config)).map_err(broken)?;
                 log::info!("{READ_AGAIN}");
             }
@@ -278,6 +284,23 @@ fn put_on_stdio(connection: &OwnedFd) -> io::Result<()> {
     dup2_stdin(connection)?;
     dup2_stdout(connection)?;
     Ok(())
+}
+
+/// What a child of the pool does.
+struct Child<'a, S> {
+    server: &'a mut S,
+    null: &'a OwnedFd,
+}
+
+impl<S: Server> Work for Child<'_, S> {
+    fn serve(&mut self, connection: OwnedFd) -> Served {
+        serve_one(connection, self.server, self.null)
+    }
+
+    fn stay(&mut self, accept: &mut dyn FnMut(&mut dyn Work) -> u8) -> u8 {
+        let null = self.null;
+        self.server.stay(&mut |server| accept(&mut Child { server, null }))
+    }
 }
 
 /// In a child of the pool: the connection is on 0 and 1 for as long as the session lasts, and nowhere after it.

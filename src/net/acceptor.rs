@@ -340,7 +340,7 @@ impl Acceptor {
             return;
         };
         if let (Some(table), Some(slot)) = (&self.table, child.slot) {
-            table.forget(slot, pid.as_raw());
+            table.forget(slot);
         }
         self.free.extend(child.slot);
         if self.children.is_empty() {

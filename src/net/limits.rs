@@ -138,7 +138,7 @@ impl Table {
             return Ok(());
         }
         let key = limits.key(address);
-        let _locked = self.lock();
+        let _locked = self.lock(slot);
         if limits.at_once > 0 && self.count(key) >= u64::from(limits.at_once) {
             return Err(Excess::AtOnce);
         }
@@ -160,9 +160,9 @@ impl Table {
     }
 
     /// Gives back what a process had that is gone: its slot, and the lock if it was killed with that.
-    pub fn forget(&self, slot: usize, pid: i32) {
+    pub fn forget(&self, slot: usize) {
         if let Some(lock) = self.words.get(LOCK) {
-            let _ = lock.compare_exchange(pid as u64, 0, Ordering::AcqRel, Ordering::Relaxed);
+            let _ = lock.compare_exchange(name(slot), 0, Ordering::AcqRel, Ordering::Relaxed);
         }
         self.release(slot);
     }
@@ -215,9 +215,9 @@ impl Table {
     }
 
     /// Held for a few hundred loads; who waits lets others run. [`Table::forget`] frees it from the dead.
-    fn lock(&self) -> Locked<'_> {
+    fn lock(&self, slot: usize) -> Locked<'_> {
         let lock = self.words.get(LOCK);
-        let own = u64::from(std::process::id());
+        let own = name(slot);
         while lock.is_some_and(|lock| lock.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed).is_err()) {
             std::thread::yield_now();
         }
@@ -233,6 +233,11 @@ impl Drop for Locked<'_> {
             lock.store(0, Ordering::Release);
         }
     }
+}
+
+/// Who claims a slot, in the lock. Not by its process id: who reaps it need not be its parent.
+fn name(slot: usize) -> u64 {
+    (slot as u64).saturating_add(1)
 }
 
 fn is(word: &AtomicU64, value: u64) -> bool {
@@ -320,8 +325,10 @@ mod tests {
     fn who_died_with_the_lock_and_a_slot_has_neither_any_more() {
         let (table, limits) = (Table::shared(2).unwrap(), limits(1, 0));
         assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Ok(()));
-        table.set(LOCK, 4711);
-        table.forget(0, 4711);
+        table.set(LOCK, name(0));
+        table.forget(1);
+        assert_eq!(table.get(LOCK), name(0), "that was another one");
+        table.forget(0);
         assert_eq!(table.claim(1, ip("192.0.2.1"), &limits), Ok(()));
     }
 

@@ -7,6 +7,7 @@ pub mod dns;
 mod ending;
 pub mod limits;
 pub mod listener;
+pub mod packets;
 pub mod peer;
 pub mod pool;
 pub mod proxy;

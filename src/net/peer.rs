@@ -73,6 +73,11 @@ impl Peer {
         Peer::of(std::io::stdin().as_fd(), remotehost, localhost, &environment)
     }
 
+    /// Whoever is at the other end of a socket that was accepted: nobody else can say.
+    pub fn of_descriptor(socket: &impl AsFd) -> Peer {
+        Peer::of(socket.as_fd(), None, None, &|_| None)
+    }
+
     fn of(
         input: BorrowedFd<'_>,
         remotehost: Option<&str>,

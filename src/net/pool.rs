@@ -44,6 +44,15 @@ pub struct Served {
     pub goes_on: bool,
 }
 
+/// What a child does.
+pub trait Work {
+    /// Serves a client.
+    fn serve(&mut self, connection: OwnedFd) -> Served;
+    /// Runs `accept`, which serves one client after another, in this process or in a child of it whose end this one waits
+    /// for. Gives the status to end with.
+    fn stay(&mut self, accept: &mut dyn FnMut(&mut dyn Work) -> u8) -> u8;
+}
+
 /// How many, and for how long.
 #[derive(Debug, Clone)]
 pub struct Size {
@@ -178,9 +187,9 @@ impl Pool {
         Ok(())
     }
 
-    /// Serves until TERM or INT, or until there was no child for `max_idle`; comes back at HUP to be run again. `serve` is
-    /// run in a child, for each connection.
-    pub fn run(&mut self, mut serve: impl FnMut(OwnedFd) -> Served) -> io::Result<Left> {
+    /// Serves until TERM or INT, or until there was no child for `max_idle`; comes back at HUP to be run again. `work` is
+    /// done in children.
+    pub fn run(&mut self, work: &mut impl Work) -> io::Result<Left> {
         loop {
             let over = self.size.max_idle.is_some_and(|time| self.idle_since.elapsed() >= time);
             if self.children.is_empty() && (self.stopping || over) {
@@ -193,7 +202,7 @@ impl Pool {
                 self.rests_until = None;
             }
             while self.may_grow() && self.shared.count(IDLE) < self.size.idle {
-                self.grow(&mut serve);
+                self.grow(work);
             }
             let (signalled, client) = self.wait()?;
             let _ = self.shared.bell.read();
@@ -206,7 +215,7 @@ impl Pool {
             // Looked at again: somebody may have become idle, and will take it.
             if client && self.shared.count(IDLE) == 0 {
                 if self.may_grow() {
-                    self.grow(&mut serve);
+                    self.grow(work);
                 } else if self.is_full() {
                     self.refuse();
                 }
@@ -299,7 +308,7 @@ impl Pool {
                 Err(_) => return,
             };
             let Some(slot) = self.children.remove(&pid) else { continue };
-            self.shared.table.forget(slot, pid.as_raw());
+            self.shared.table.forget(slot);
             self.shared.set(slot, FREE);
             if self.children.is_empty() {
                 self.idle_since = Instant::now();
@@ -312,7 +321,7 @@ impl Pool {
         }
     }
 
-    fn grow(&mut self, serve: &mut impl FnMut(OwnedFd) -> Served) {
+    fn grow(&mut self, work: &mut impl Work) {
         let slot = self.shared.free_slot();
         // From before it runs, or the next look would start another one.
         self.shared.set(slot, IDLE);
@@ -321,13 +330,18 @@ impl Pool {
             self.alive = None;
             self.leash = None;
             self.refused.close();
-            match Worker::new(&self.shared, slot, &self.size, (&self.name, self.refusal.as_deref())) {
-                Ok(mut worker) => worker.run(serve),
+            work.stay(&mut |work| match Worker::new(
+                &self.shared,
+                slot,
+                &self.size,
+                (&self.name, self.refusal.as_deref()),
+            ) {
+                Ok(mut worker) => worker.run(work),
                 Err(error) => {
                     log::error!("child of the pool: {error}");
                     75
                 }
-            }
+            })
         };
         match sys::fork(child) {
             Ok(pid) => drop(self.children.insert(pid, slot)),

@@ -7,6 +7,7 @@
 use super::command::{self, Command, Mistake};
 use super::content::Content;
 use super::reply::{self, Announced, Capabilities, Reply};
+use crate::config::Config;
 use crate::logging;
 use crate::mailbox::Maildrop;
 use crate::net::connection::{Fault, Stream};
@@ -45,9 +46,15 @@ pub(super) struct Dialogue<S> {
     input: Vec<u8>,
     used: usize,
     output: Vec<u8>,
+    /// Room for a piece of a message; none before the first.
+    piece: Vec<u8>,
     announced: Announced,
     /// What is said goes into the log as well.
     logs: bool,
+    /// The client said UTF8 before login.
+    pub(super) speaks_utf8: bool,
+    /// Messages with octets beyond ASCII in their headers are for such clients only.
+    requires_utf8: bool,
 }
 
 impl<S: Stream> Dialogue<S> {
@@ -60,20 +67,26 @@ impl<S: Stream> Dialogue<S> {
             input: Vec::new(),
             used: 0,
             output: Vec::new(),
+            piece: Vec::new(),
             announced: Announced::default(),
             logs: false,
+            speaks_utf8: false,
+            requires_utf8: false,
         }
     }
 
-    /// With what is to be told to who asks for capabilities.
-    pub(super) fn announcing(mut self, announced: Announced) -> Self {
-        self.announced = announced;
+    /// As the configuration says: what is to be told to who asks for capabilities, whether what both say goes into the log,
+    /// except for passwords and messages, and whether headers beyond ASCII need a client that said UTF8.
+    pub(super) fn set_up(mut self, config: &Config) -> Self {
+        self.announced = Announced { login_delay: config.pop3d_login_delay.0.as_secs(), expire: config.pop3d_expire.0 };
+        self.logs = config.pop3d_transcript;
+        self.requires_utf8 = config.pop3d_require_utf8;
         self
     }
 
-    /// With what both say in the log, except for passwords and messages.
-    pub(super) fn logging(mut self, logs: bool) -> Self {
-        self.logs = logs;
+    /// With a client that said UTF8 to another process, or did not.
+    pub(super) fn speaking_utf8(mut self, speaks_utf8: bool) -> Self {
+        self.speaks_utf8 = speaks_utf8;
         self
     }
 
@@ -81,6 +94,16 @@ impl<S: Stream> Dialogue<S> {
     pub(super) fn resuming(mut self, input: Vec<u8>) -> Self {
         self.input = input;
         self
+    }
+
+    /// The stream, for who must know what it is.
+    pub(super) fn stream(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// What was read and not used.
+    pub(super) fn unused(&self) -> &[u8] {
+        self.input.get(self.used..).unwrap_or_default()
     }
 
     /// For whoever goes on: what was read and not used, and what is still to be sent.
@@ -108,8 +131,7 @@ impl<S: Stream> Dialogue<S> {
         // Once a command: a client that sends an octet now and then is silent, too.
         self.stream.allow(self.timeout);
         loop {
-            let unused = self.input.get(self.used..).unwrap_or_default();
-            let (taken, line) = self.lines.push(unused);
+            let (taken, line) = self.lines.push(self.input.get(self.used..).unwrap_or_default());
             self.used += taken;
             match line {
                 Some(Line::Whole(line)) => {
@@ -226,12 +248,25 @@ impl<S: Stream> Dialogue<S> {
                 return Ok(false);
             }
         };
+        if self.requires_utf8 && !self.speaks_utf8 {
+            match is_header_ascii(&mut *file) {
+                Ok(true) => file = maildrop.open(index).map_err(Lost::Message)?,
+                Ok(false) => {
+                    self.respond(&Reply::NEEDS_UTF8)?;
+                    return Ok(false);
+                }
+                Err(error) => return Err(Lost::Message(error)),
+            }
+        }
         self.say(&Reply::MESSAGE);
         // Who wants the header only gets it by reading little more than that.
-        let mut piece = vec![0; if content.is_limited() { FIRST_PIECE } else { OUTPUT }];
+        let mut room = if content.is_limited() { FIRST_PIECE } else { OUTPUT };
         let mut is_whole = false;
         while !content.is_done() {
-            let count = match file.read(&mut piece) {
+            if self.piece.len() < room {
+                self.piece.resize(room, 0);
+            }
+            let count = match file.read(self.piece.get_mut(..room).unwrap_or_default()) {
                 Ok(0) => {
                     is_whole = true;
                     break;
@@ -240,9 +275,9 @@ impl<S: Stream> Dialogue<S> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Lost::Message(error)),
             };
-            content.push(piece.get(..count).unwrap_or_default(), &mut self.output);
+            content.push(self.piece.get(..count).unwrap_or_default(), &mut self.output);
             self.send_much()?;
-            piece.resize(OUTPUT.min(piece.len().saturating_mul(2)), 0);
+            room = OUTPUT.min(room.saturating_mul(2));
         }
         content.finish(&mut self.output);
         Ok(is_whole)
@@ -261,4 +296,24 @@ impl<S: Stream> Dialogue<S> {
             self.stream.finish();
         }
     }
+}
+
+/// Whether there are no octets beyond ASCII before the first empty line. Reads to there, in pieces.
+fn is_header_ascii(message: &mut dyn Read) -> io::Result<bool> {
+    let (mut piece, mut header) = ([0; FIRST_PIECE], Content::top(0));
+    let mut octets = Vec::new();
+    while !header.is_done() {
+        let count = match message.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        octets.clear();
+        header.push(piece.get(..count).unwrap_or_default(), &mut octets);
+        if !octets.is_ascii() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -12,6 +12,7 @@ use crate::mailbox::flocked::Flocked;
 use nix::fcntl::OFlag;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::time::{Duration, SystemTime};
 
@@ -43,6 +44,21 @@ impl LastSession {
             Ok(file) => Ok(Some(LastSession { file, delay })),
             Err(error) => Err(Error::Temporary(format!("pop3d_stat_file {}: {error}", folder.display()))),
         }
+    }
+
+    /// The same where another process has opened the file.
+    pub fn of(config: &Config, file: File) -> LastSession {
+        LastSession { file, delay: config.pop3d_login_delay.0 }
+    }
+
+    /// The file, for another process.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Its number, for a forked process that must not keep it.
+    pub fn number(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Whether a session may begin now; if so, notes that. Of two that come at once one is let in.

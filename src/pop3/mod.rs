@@ -10,7 +10,8 @@
 //!
 //! `command` turns octets into commands, `session` is the state machine, `reply` holds every word we say, `content`
 //! puts messages on the wire; `dialogue` reads and writes, `server` does what the session says; `split` is the form with
-//! two processes in which nothing from the network is parsed with rights, and `relay` carries octets between the two.
+//! two processes in which nothing from the network is parsed with rights, `reuse` the same with processes that stay for the
+//! next client, and `relay` carries octets between them.
 
 pub mod command;
 pub mod command_line;
@@ -21,6 +22,7 @@ pub mod import;
 mod login_delay;
 pub mod relay;
 pub mod reply;
+pub mod reuse;
 pub mod server;
 pub mod session;
 pub mod split;

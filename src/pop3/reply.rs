@@ -1,6 +1,6 @@
 //! Every reply there is (RFC 1939 section 3), with the response codes of RFC 2449 section 8 and RFC 3206.
 //!
-//! A code is given only where a client should act on it: `[AUTH]` asks for another password, `[IN-USE]` and
+//! A code is given only where a client should act on it: `[AUTH]` asks for another password, `[UTF8]` (RFC 6856 section 5) for that command, `[IN-USE]` and
 //! `[SYS/TEMP]` say that later will do, `[SYS/PERM]` that somebody must mend something. Nothing tells of paths or errors
 //! of the system, and a wrong name reads like a wrong password.
 
@@ -38,6 +38,7 @@ replies! {
     NOT_A_NUMBER = "-ERR Not a number that can be used here", "Not digits, zero, or too large.";
     NOT_A_DIGEST = "-ERR Not the digest of APOP", "Not 32 hexadecimal digits.";
     UTF8 = "+OK UTF-8 it is", "To UTF8.";
+    NEEDS_UTF8 = "-ERR [UTF8] That message is for clients that say UTF8 before login", "Its header has more than ASCII.";
     TOO_LONG = "-ERR Line too long", "Over 255 octets.";
     TOO_MANY_MISTAKES = "-ERR Too many bad commands, goodbye", "Before closing.";
     LOG_IN_FIRST = "-ERR Log in first", "A command of the TRANSACTION state too early.";

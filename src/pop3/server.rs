@@ -14,10 +14,12 @@ pub(super) use transaction::transaction;
 use super::dialogue::Dialogue;
 use super::expiry::Expiry;
 use super::login_delay::LastSession;
-use super::reply::{Announced, Reply};
+use super::reply::Reply;
 use super::split;
+use crate::auth::files::Files;
 use crate::auth::{self, Granted, gate};
 use crate::config::Config;
+use crate::config::value::MailboxSpec;
 use crate::exit::{self, Ended, Error};
 use crate::logging;
 use crate::lookup::Lookup;
@@ -29,7 +31,7 @@ use crate::net::tls::Offer;
 use crate::privilege;
 use crate::record::{self, Head, Recorder};
 use crate::sasl::Credentials;
-use crate::users::{self, User};
+use crate::users;
 use log::{info, warn};
 use std::io;
 use std::path::Path;
@@ -42,8 +44,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub(super) const HEAD: Head = Head { program: "pop3d", arguments: Vec::new(), varying: &["+OK doorpost POP3 ready"] };
 
 /// Serves the client on standard input and output: in two processes where we could become anybody, else in this one.
-/// The session is written down in the new file `record`; `tls_at_once` begins it with TLS.
-pub fn serve(config: &Config, record: Option<&Path>, tls_at_once: bool) -> Result<Ended, Error> {
+/// The session is written down in the new file `record`; `tls_at_once` begins it with TLS. `files` is what was found out for
+/// the clients before.
+pub fn serve(config: &Config, record: Option<&Path>, tls_at_once: bool, files: &mut Files) -> Result<Ended, Error> {
     let tls = Offer::open(config, tls_at_once).inspect_err(refuse)?;
     let peer = Peer::of_stdio(None, None);
     peer.debug_if_listed(config);
@@ -56,18 +59,22 @@ pub fn serve(config: &Config, record: Option<&Path>, tls_at_once: bool) -> Resul
     }
     let connection = Connection::from_stdio(config.daemon_timeout.0).map_err(no_connection)?;
     let mut stream = Recorder::new(connection, record, &HEAD);
-    let ended = serve_alone(config, &peer, &mut stream, tls);
+    let ended = serve_alone(config, &peer, &mut stream, tls, files);
     stream.end(exit::code(&ended));
     ended
 }
 
-fn serve_alone(config: &Config, peer: &Peer, stream: impl Stream, tls: Offer) -> Result<Ended, Error> {
-    let mut dialogue =
-        Dialogue::new(stream, config.pop3d_timeout.0).announcing(announced(config)).logging(config.pop3d_transcript);
-    check(config).inspect_err(|error| dialogue.close(&Reply::from(error)))?;
-    let secrets = auth::has_secrets(config);
+fn serve_alone(
+    config: &Config,
+    peer: &Peer,
+    stream: impl Stream,
+    tls: Offer,
+    files: &mut Files,
+) -> Result<Ended, Error> {
+    let mut dialogue = Dialogue::new(stream, config.pop3d_timeout.0).set_up(config);
+    let secrets = files.check(config).inspect_err(|error| dialogue.close(&Reply::from(error)))?;
     let access = Access::new(config, peer, secrets, tls);
-    let entered = authorize(&mut dialogue, peer, access, |credentials, failures| {
+    let entered = authorize(&mut dialogue, peer, access, |_, credentials, failures| {
         let judged = gate::judge(config, peer, credentials, failures);
         Ok(judged.map(|Granted { user, last_words }| (user, last_words)))
     })?;
@@ -75,7 +82,8 @@ fn serve_alone(config: &Config, peer: &Peer, stream: impl Stream, tls: Offer) ->
         Entered::In(user) => {
             let last =
                 LastSession::open(config, &user.name).inspect_err(|error| dialogue.close(&Reply::from(error)))?;
-            serve_user(config, peer, &user, secrets, last.as_ref(), &mut dialogue)
+            let mailbox = user.mailbox_path(config);
+            serve_user(config, peer, (&user.name, &mailbox), secrets, last.as_ref(), &mut dialogue)
         }
         Entered::Out(ended) => Ok(ended),
     }
@@ -100,11 +108,6 @@ pub(super) fn check(config: &Config) -> Result<(), Error> {
     auth::check_methods(config)
 }
 
-/// What is told to who asks for capabilities.
-pub(super) fn announced(config: &Config) -> Announced {
-    Announced { login_delay: config.pop3d_login_delay.0.as_secs(), expire: config.pop3d_expire.0 }
-}
-
 pub(super) fn no_connection(error: io::Error) -> Error {
     Error::Connection(format!("standard input and output: {error}"))
 }
@@ -122,7 +125,7 @@ pub fn session<S: Stream, M: Maildrop>(
 ) -> Result<Ended, Error> {
     let mut dialogue = Dialogue::new(stream, timeout);
     let access = Access { passwords_allowed: true, secrets, tls: Offer::None, host: "mx.example".to_owned(), nonce };
-    match authorize(&mut dialogue, peer, access, |credentials, _| Ok(check(credentials)))? {
+    match authorize(&mut dialogue, peer, access, |_, credentials, _| Ok(check(credentials)))? {
         Entered::In(maildrop) => transaction(&mut dialogue, maildrop, peer, "somebody", secrets, None),
         Entered::Out(ended) => Ok(ended),
     }
@@ -132,13 +135,12 @@ pub fn session<S: Stream, M: Maildrop>(
 pub(super) fn serve_user<S: Stream>(
     config: &Config,
     peer: &Peer,
-    user: &User,
+    (user, mailbox): (&str, &MailboxSpec),
     secrets: bool,
     last: Option<&LastSession>,
     dialogue: &mut Dialogue<S>,
 ) -> Result<Ended, Error> {
-    let spec = user.mailbox_path(config);
-    let name = logging::clean(user.name.as_bytes(), 100);
+    let name = logging::clean(user.as_bytes(), 100);
     match last.map_or(Ok(true), LastSession::may_begin) {
         Ok(true) => {}
         Ok(false) => {
@@ -151,9 +153,9 @@ pub(super) fn serve_user<S: Stream>(
             return Err(Error::Temporary(format!("last session of {name:?}: {error}")));
         }
     }
-    match mailbox::open(config, &spec) {
+    match mailbox::open(config, mailbox) {
         Ok(maildrop) => {
-            let expiry = Expiry::of(config, &spec);
+            let expiry = Expiry::of(config, mailbox);
             let ended = transaction(dialogue, maildrop, peer, &name, secrets, expiry);
             if let Some(last) = last {
                 last.ended();
@@ -168,7 +170,7 @@ pub(super) fn serve_user<S: Stream>(
         }
         Err(mailbox::Error::Io(why)) => {
             dialogue.close(&Reply::NO_MAILDROP);
-            Err(Error::Temporary(format!("maildrop of {name:?} at {}: {why}", spec.path)))
+            Err(Error::Temporary(format!("maildrop of {name:?} at {}: {why}", mailbox.path)))
         }
     }
 }

@@ -58,6 +58,7 @@ pub struct Session {
     secrets: bool,
     /// The greeting has a stamp.
     stamped: bool,
+    utf8: bool,
     mistakes: u32,
     failures: u32,
 }
@@ -96,6 +97,7 @@ impl Session {
             tls: Tls::Never,
             secrets: false,
             stamped: false,
+            utf8: false,
             mistakes: 0,
             failures: 0,
         }
@@ -116,6 +118,11 @@ impl Session {
     pub fn stamp(&mut self) -> bool {
         self.stamped = self.secrets && self.passwords_allowed;
         self.stamped
+    }
+
+    /// Whether the client understands UTF-8 in the headers of messages.
+    pub fn speaks_utf8(&self) -> bool {
+        self.utf8
     }
 
     /// The mechanisms there are now.
@@ -235,8 +242,11 @@ impl Session {
             (Command::Pass(_), None) => self.bad(Reply::USER_FIRST),
             (Command::Apop(name, digest), _) if self.stamped => Step::CheckApop(name, digest),
             (Command::Apop(..), _) => self.bad(Reply::UNKNOWN_COMMAND),
-            // Octets are octets here, before and after it.
-            (Command::Utf8, _) => Step::Say(Reply::UTF8),
+            // Names and passwords are octets, before and after it.
+            (Command::Utf8, _) => {
+                self.utf8 = true;
+                Step::Say(Reply::UTF8)
+            }
             (Command::Auth(_), _) if !self.passwords_allowed => self.bad(Reply::TLS_FIRST),
             (Command::Auth(None), _) => Step::Mechanisms,
             (Command::Auth(Some((name, initial))), _) => match Mechanism::named(&name) {

@@ -7,7 +7,8 @@
 //! them, and relays.
 //!
 //! What the two say to each other stands in `auth::gate`. Behind its Y the child says D (direct), two octets that count,
-//! the low one first, and as many that the client sent already; or R (relayed), and a POP3 stream from TRANSACTION on.
+//! the low one first, and as many that the client sent already; or R (relayed), and a POP3 stream from TRANSACTION on; d or r
+//! where the client said UTF8.
 
 use super::dialogue::Dialogue;
 use super::login_delay::LastSession;
@@ -28,7 +29,7 @@ use crate::sys;
 use crate::users::User as Mailboxed;
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
@@ -61,12 +62,12 @@ pub fn serve(config: &Config, peer: &Peer, record: Option<File>, tls: Offer) -> 
 }
 
 /// Whom the parser becomes.
-fn parser(config: &Config) -> Result<Account, Error> {
+pub(super) fn parser(config: &Config) -> Result<Account, Error> {
     privilege::owner_of(config, if config.net_owner.is_empty() { Owner::Mail } else { Owner::Net })
 }
 
 /// Gives its exit status, if it ended by itself.
-fn reap(child: Pid) -> Option<i32> {
+pub(super) fn reap(child: Pid) -> Option<i32> {
     loop {
         match waitpid(child, None) {
             Err(Errno::EINTR) => {}
@@ -124,19 +125,18 @@ fn account(config: &Config, peer: &Peer, socket: OwnedFd, client: Connection) ->
             return Ok(Ended::HungUp);
         }
         child.allow(config.pop3d_timeout.0.saturating_add(SLACK));
-        let (stream, input) = match Way::hear(&mut child) {
-            Some(Way::Direct(input)) => (client, input),
-            Some(Way::Relayed) => {
+        let (stream, input, utf8) = match Way::hear(&mut child) {
+            Some((Way::Direct(input), utf8)) => (client, input, utf8),
+            Some((Way::Relayed, utf8)) => {
                 drop(client);
-                (child, Vec::new())
+                (child, Vec::new(), utf8)
             }
             None => return Ok(Ended::HungUp),
         };
-        let mut dialogue = Dialogue::new(stream, config.pop3d_timeout.0)
-            .resuming(input)
-            .announcing(server::announced(config))
-            .logging(config.pop3d_transcript);
-        return server::serve_user(config, peer, &user, secrets, last.as_ref(), &mut dialogue);
+        let mut dialogue =
+            Dialogue::new(stream, config.pop3d_timeout.0).set_up(config).resuming(input).speaking_utf8(utf8);
+        let mailbox = user.mailbox_path(config);
+        return server::serve_user(config, peer, (&user.name, &mailbox), secrets, last.as_ref(), &mut dialogue);
     }
     let _ = answer.send(&mut child);
     Ok(Ended::Refused)
@@ -151,24 +151,26 @@ enum Way {
 }
 
 impl Way {
-    fn send(&self, parent: &mut Connection) -> Result<(), Fault> {
-        let Way::Direct(input) = self else { return parent.send(b"R") };
+    fn send(&self, parent: &mut Connection, speaks_utf8: bool) -> Result<(), Fault> {
+        let letters = if speaks_utf8 { [b"d", b"r"] } else { [b"D", b"R"] };
+        let Way::Direct(input) = self else { return parent.send(letters[1]) };
         let count = u16::try_from(input.len()).map_err(|_| Fault::HungUp)?;
-        parent.send(&[b"D", &count.to_le_bytes()[..], input].concat())
+        parent.send(&[letters[0], &count.to_le_bytes()[..], input].concat())
     }
 
-    /// Nothing from a child that is gone or not itself. Reads nothing behind it.
-    fn hear(child: &mut Connection) -> Option<Way> {
+    /// With whether the client said UTF8. Nothing from a child that is gone or not itself. Reads nothing behind it.
+    fn hear(child: &mut Connection) -> Option<(Way, bool)> {
         let mut way = [0];
         hear_all(child, &mut way)?;
-        match &way {
-            b"R" => Some(Way::Relayed),
+        let speaks_utf8 = way[0].is_ascii_lowercase();
+        match &way.to_ascii_uppercase()[..] {
+            b"R" => Some((Way::Relayed, speaks_utf8)),
             b"D" => {
                 let mut count = [0; 2];
                 hear_all(child, &mut count)?;
                 let mut input = vec![0; u16::from_le_bytes(count).into()];
                 hear_all(child, &mut input)?;
-                Some(Way::Direct(input))
+                Some((Way::Direct(input), speaks_utf8))
             }
             _ => None,
         }
@@ -183,17 +185,19 @@ fn hear_all(child: &mut Connection, mut into: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// Becomes the mailbox's owner for good; where the passwd-file gives none, that is `mail_owner`.
+/// Becomes the mailbox's owner for good.
 pub(super) fn become_owner(config: &Config, user: &Mailboxed) -> Result<(), Error> {
-    let (uid, gid) = match user.owner {
-        Some((0, _)) => return Err(Error::Permission("root has no mailbox here".to_owned())),
-        Some((uid, gid)) => (uid.into(), gid.into()),
-        None => {
-            let owner = privilege::owner_of(config, Owner::Mail)?;
-            (owner.uid, owner.gid)
-        }
-    };
+    let (uid, gid) = ids(config, user)?;
     privilege::become_owner_of(config, &user.mailbox_path(config), uid, gid)
+}
+
+/// Who the mailbox's owner is; where the passwd-file gives none, that is `mail_owner`.
+pub(super) fn ids(config: &Config, user: &Mailboxed) -> Result<(Uid, Gid), Error> {
+    match user.owner {
+        Some((0, _)) => Err(Error::Permission("root has no mailbox here".to_owned())),
+        Some((uid, gid)) => Ok((uid.into(), gid.into())),
+        None => privilege::owner_of(config, Owner::Mail).map(|owner| (owner.uid, owner.gid)),
+    }
 }
 
 /// Runs the child's part on the client's stream, and gives its exit status.
@@ -226,9 +230,7 @@ fn parse(
     stream: &mut Recorder<Connection>,
     tls: Offer,
 ) -> Result<Ended, Error> {
-    let mut dialogue = Dialogue::new(&mut *stream, config.pop3d_timeout.0)
-        .announcing(server::announced(config))
-        .logging(config.pop3d_transcript);
+    let mut dialogue = Dialogue::new(&mut *stream, config.pop3d_timeout.0).set_up(config);
     let mut parent = privilege::become_user(owner.uid, owner.gid)
         .and_then(|()| gate::connect(config, socket))
         .inspect_err(|error| dialogue.close(&Reply::from(error)))?;
@@ -244,7 +246,7 @@ fn parse(
         }
     };
     let access = server::Access::new(config, peer, secrets, tls);
-    let entered = server::authorize(&mut dialogue, peer, access, |credentials, _| {
+    let entered = server::authorize(&mut dialogue, peer, access, |_, credentials, _| {
         Ok(match gate::ask(config, &mut parent, credentials)? {
             Answer::Right(last_words) => Lookup::Yes(((), last_words)),
             Answer::Wrong => Lookup::No,
@@ -257,21 +259,23 @@ fn parse(
             if let Err(fault) = dialogue.flush() {
                 return Ok(if matches!(fault, Fault::TimedOut) { Ended::TimedOut } else { Ended::HungUp });
             }
+            let utf8 = dialogue.speaks_utf8;
             let (input, output) = dialogue.into_rest();
             if stream.records() || !stream.stream().is_clear() {
-                return match Way::Relayed.send(&mut parent) {
+                return match Way::Relayed.send(&mut parent, utf8) {
                     Ok(()) => speak_for(config, stream, (input, output), parent),
                     Err(_) => Ok(Ended::HungUp),
                 };
             }
-            let told = Way::Direct(input).send(&mut parent);
+            let told = Way::Direct(input).send(&mut parent, utf8);
             Ok(if told.is_ok() { Ended::Done } else { Ended::HungUp })
         }
         Entered::Out(ended) => Ok(ended),
     }
 }
 
-fn speak_for(
+/// The child, once somebody is logged in: carries what the client and the parent say.
+pub(super) fn speak_for(
     config: &Config,
     client: &mut Recorder<Connection>,
     waiting: (Vec<u8>, Vec<u8>),

@@ -118,6 +118,8 @@ impl Stuffer {
 
     /// Appends the stuffed form of `input` to `out`.
     pub fn push(&mut self, mut input: &[u8], out: &mut Vec<u8>) {
+        // Once: lines of 30 octets and more, as nearly all are.
+        out.reserve(input.len() + input.len() / 30 + 16);
         while let Some(&first) = input.first() {
             if self.last == b'\n' && first == b'.' {
                 out.push(b'.');

@@ -46,7 +46,10 @@ impl LineReader {
             self.line.clear();
             (self.given_out, self.too_long, self.cr) = (false, false, false);
         }
-        for (position, &octet) in input.iter().enumerate() {
+        // Most octets stand in the middle of a line.
+        let run = if self.cr { 0 } else { memchr::memchr2(b'\r', b'\n', input).unwrap_or(input.len()) };
+        self.keep_all(input.get(..run).unwrap_or_default());
+        for (position, &octet) in input.iter().enumerate().skip(run) {
             match (octet, self.cr, self.line_end) {
                 (b'\n', true, _) | (b'\n', false, LineEnd::Lenient) => {
                     self.given_out = true;
@@ -73,6 +76,14 @@ impl LineReader {
     /// Whether a line has begun and not ended.
     pub fn in_line(&self) -> bool {
         !self.given_out && (!self.line.is_empty() || self.too_long || self.cr)
+    }
+
+    fn keep_all(&mut self, octets: &[u8]) {
+        if !self.too_long && octets.len() <= self.limit.saturating_sub(self.line.len()) {
+            self.line.extend_from_slice(octets);
+        } else if !octets.is_empty() {
+            self.too_long = true;
+        }
     }
 
     fn keep(&mut self, octet: u8) {

@@ -173,7 +173,7 @@ fn is_there(folders: &Folders, base: &str) -> nix::Result<bool> {
 fn remove_stale(tmp: &OwnedFd, base: &str) -> io::Result<()> {
     match open_message(tmp, base.as_bytes()) {
         Ok(stale) => {
-            let _lock = Flocked::take(stale)?;
+            let _lock = Flocked::take(stale.into_inner())?;
             Ok(again(|| unlinkat(tmp, base, UnlinkatFlags::NoRemoveDir))?)
         }
         Err(Errno::ENOENT) => Ok(()),

@@ -8,7 +8,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{fsync, geteuid};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Take};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -98,12 +98,15 @@ pub fn sync(folder: &OwnedFd) -> nix::Result<()> {
     again(|| fsync(folder))
 }
 
-/// Opens a message for reading: a regular file and nothing else, and without waiting for what is no file.
-pub fn open_message(folder: &OwnedFd, name: &[u8]) -> nix::Result<File> {
+/// Opens a message for reading, as long as it is now: a regular file and nothing else, and without waiting for what is no
+/// file. Whoever reads it to its end needs no call to learn that it is there.
+pub fn open_message(folder: &OwnedFd, name: &[u8]) -> nix::Result<Take<File>> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = again(|| openat(folder, name, flags, Mode::empty()))?;
-    let kind = SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT;
-    if kind == SFlag::S_IFREG { Ok(File::from(file)) } else { Err(Errno::EINVAL) }
+    let status = fstat(&file)?;
+    let kind = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
+    let length = u64::try_from(status.st_size).unwrap_or(0);
+    if kind == SFlag::S_IFREG { Ok(File::from(file).take(length)) } else { Err(Errno::EINVAL) }
 }
 
 /// Gives the name of each regular file in a folder that is not hidden, in no order.

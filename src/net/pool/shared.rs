@@ -34,6 +34,12 @@ impl Shared {
         self.used().iter().filter(|word| word.load(Ordering::Relaxed) == state).count()
     }
 
+    /// Whether the state was `from`; if so, it is `to` now.
+    pub(super) fn change(&self, slot: usize, from: u64, to: u64) -> bool {
+        let word = self.used().get(slot);
+        word.is_some_and(|word| word.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok())
+    }
+
     pub(super) fn set(&self, slot: usize, state: u64) {
         if let Some(word) = self.used().get(slot) {
             word.store(state, Ordering::Relaxed);

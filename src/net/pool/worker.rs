@@ -4,7 +4,7 @@ use super::super::acceptor::REST;
 use super::super::limits;
 use super::super::refused::Refused;
 use super::shared::{BUSY, IDLE, Shared, log_refused};
-use super::{Served, Size};
+use super::{Size, Work};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -47,7 +47,7 @@ impl<'a> Worker<'a> {
         Ok(Worker { shared, slot, size, name, refusal, refused, events })
     }
 
-    pub(super) fn run(&mut self, serve: &mut impl FnMut(OwnedFd) -> Served) -> u8 {
+    pub(super) fn run(&mut self, work: &mut dyn Work) -> u8 {
         let (user, mut uses, mut idle_since) = (geteuid(), 0_u32, Instant::now());
         loop {
             let listener = match self.wait(idle_since) {
@@ -57,14 +57,17 @@ impl<'a> Worker<'a> {
             };
             let Some(connection) = self.accept(listener) else { continue };
             self.refused.close();
-            let served = serve(connection);
+            let served = work.serve(connection);
             self.shared.table.release(self.slot);
             uses = uses.saturating_add(1);
             // Who has become another user cannot serve the next client as the first one.
             if uses == self.size.max_use || !served.goes_on || geteuid() != user {
                 return served.status;
             }
-            self.shared.set(self.slot, IDLE);
+            // Where the process that the pool waits for is gone, this one's place is not its own any more.
+            if !self.shared.change(self.slot, BUSY, IDLE) {
+                return served.status;
+            }
             idle_since = Instant::now();
         }
     }

@@ -47,12 +47,12 @@ pub(in crate::pop3) enum Entered<T> {
 }
 
 /// AUTHORIZATION state: from the greeting to a right password. `check` gets credentials and the failures so far, and gives
-/// with what it found what the mechanism has to say at its end.
+/// with what it found what the mechanism has to say at its end. It also has the dialogue, for what was read and not used.
 pub(in crate::pop3) fn authorize<S: Stream, T>(
     dialogue: &mut Dialogue<S>,
     peer: &Peer,
     access: Access,
-    mut check: impl FnMut(&Credentials, u32) -> Result<Lookup<(T, Vec<u8>)>, Error>,
+    mut check: impl FnMut(&mut Dialogue<S>, &Credentials, u32) -> Result<Lookup<(T, Vec<u8>)>, Error>,
 ) -> Result<Entered<T>, Error> {
     let mut session = Session::new(access.passwords_allowed).with_secrets(access.secrets);
     let mut tls = access.tls;
@@ -93,9 +93,10 @@ pub(in crate::pop3) fn authorize<S: Stream, T>(
             }
             other => Err(other),
         };
+        dialogue.speaks_utf8 = session.speaks_utf8();
         let step = match given {
             Err(step) => step,
-            Ok(credentials) => match check(&credentials, failures) {
+            Ok(credentials) => match check(dialogue, &credentials, failures) {
                 Ok(Lookup::Yes((found, last_words))) => {
                     if !last_words.is_empty() {
                         dialogue.say(&Reply::challenge(&last_words));

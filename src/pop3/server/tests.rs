@@ -155,7 +155,7 @@ impl Play {
         };
         let (passwords_allowed, host) = (!self.tls_auth_only, "mx.example".to_owned());
         let access = Access { passwords_allowed, secrets: false, tls: Offer::None, host, nonce: auth::nonce };
-        let entered = authorize(&mut dialogue, &peer, access, |credentials, _| {
+        let entered = authorize(&mut dialogue, &peer, access, |_, credentials, _| {
             let Proof::Password(secret) = &credentials.proof else { return Ok(Lookup::No) };
             match &secret.0[..] {
                 b"x" if credentials.name == b"bob" => Ok(Lookup::Yes(((), Vec::new()))),

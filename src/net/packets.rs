@@ -1,0 +1,124 @@
+//! Packets between processes of ours, with descriptors in them: a socketpair that keeps the bounds of what was sent
+//! (SOCK_SEQPACKET), so that nothing has to be framed. What the packets say is left to whoever sends them.
+
+use crate::sys;
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, setsockopt,
+    socketpair, sockopt,
+};
+use nix::sys::time::TimeVal;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+/// Descriptors in a packet, at the most.
+const MOST: usize = 2;
+
+/// One end.
+#[derive(Debug)]
+pub struct Packets(OwnedFd);
+
+impl Packets {
+    /// Both ends; no program that is started gets one.
+    pub fn pair() -> nix::Result<(Packets, Packets)> {
+        let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Packets(one), Packets(other)))
+    }
+
+    /// One end that came in a packet.
+    pub fn from_descriptor(descriptor: OwnedFd) -> Packets {
+        Packets(descriptor)
+    }
+
+    /// Sends these octets, of which there must be some, and copies of these descriptors as one packet. Waits where there
+    /// is no room.
+    pub fn send(&self, octets: &[&[u8]], descriptors: &[BorrowedFd<'_>]) -> nix::Result<()> {
+        let octets: Vec<IoSlice<'_>> = octets.iter().map(|part| IoSlice::new(part)).collect();
+        let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let rights = if numbers.is_empty() { &[][..] } else { &rights };
+        loop {
+            match sendmsg::<()>(self.0.as_raw_fd(), &octets, rights, MsgFlags::MSG_NOSIGNAL, None) {
+                Err(Errno::EINTR) => {}
+                answer => return answer.map(drop),
+            }
+        }
+    }
+
+    /// Waits for a packet and puts it into `buffer`, which must have room for it. Gives how long it is and what
+    /// descriptors came with it; nothing when the other end is gone, and EAGAIN when patience is at its end.
+    pub fn receive(&self, buffer: &mut [u8]) -> nix::Result<Option<(usize, Vec<OwnedFd>)>> {
+        let mut space = cmsg_space!([RawFd; MOST]);
+        let mut into = [IoSliceMut::new(buffer)];
+        let received = loop {
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::ECONNRESET) => return Ok(None),
+                answer => break answer?,
+            }
+        };
+        let mut descriptors = Vec::new();
+        for message in received.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(numbers) = message {
+                descriptors.extend(numbers.into_iter().filter_map(sys::inherited));
+            }
+        }
+        if received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+            return Err(Errno::EMSGSIZE);
+        }
+        Ok(Some((received.bytes, descriptors)).filter(|(count, _)| *count > 0))
+    }
+
+    /// From now on `receive` waits so many seconds at the most.
+    pub fn wait_at_most(&self, seconds: u16) -> nix::Result<()> {
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &TimeVal::new(seconds.into(), 0))
+    }
+
+    /// Its number, for a forked process that must not keep it.
+    pub fn number(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for Packets {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn a_packet_arrives_as_it_was_sent_with_its_descriptors() {
+        let (one, other) = Packets::pair().unwrap();
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        one.send(&[b"ab", b"", b"c"], &[writer.as_fd()]).unwrap();
+        one.send(&[b"d"], &[]).unwrap();
+        writer.write_all(b"1").unwrap();
+        drop((one, writer));
+        let mut buffer = [0; 8];
+        let (count, descriptors) = other.receive(&mut buffer).unwrap().unwrap();
+        assert_eq!((&buffer[..count], descriptors.len()), (b"abc".as_slice(), 1));
+        for descriptor in descriptors {
+            std::fs::File::from(descriptor).write_all(b"2").unwrap();
+        }
+        let mut said = String::new();
+        reader.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "12");
+        assert!(matches!(other.receive(&mut buffer), Ok(Some((1, _)))));
+        assert!(matches!(other.receive(&mut buffer), Ok(None)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error_and_patience_has_an_end() {
+        let (one, other) = Packets::pair().unwrap();
+        one.send(&[b"abc"], &[]).unwrap();
+        assert_eq!(other.receive(&mut [0; 2]).unwrap_err(), Errno::EMSGSIZE);
+        setsockopt(&other.0, sockopt::ReceiveTimeout, &TimeVal::new(0, 1000)).unwrap();
+        assert_eq!(other.receive(&mut [0; 2]).unwrap_err(), Errno::EAGAIN);
+    }
+}

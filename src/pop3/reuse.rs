@@ -1,0 +1,316 @@
+//! The form with three processes that stay, in a pool that was started by root: what `split` does for one client, done for
+//! one after another without a fork for each.
+//!
+//! ```text
+//! parser    net_owner (or mail_owner), for good: accepts, and speaks with the client until it has a name and a password
+//! checker   root: hears one bounded packet at a time, checks passwords, passes the connection on and reads nothing of it
+//! owner     the user, for good: TRANSACTION, for users of one uid one after another; another uid gets a process of its own
+//! ```
+//!
+//! The parser serves `max_use` clients, as other children of a pool do; who wants a fresh process for each leaves that at
+//! 1 and gets `split`. It never hears what was checked before, and the checker keeps nothing of a client. Under TLS the
+//! parser stays between the client and the owner, and relays.
+//!
+//! ```text
+//! parser to checker   ?  what of the files that passwords are in
+//!                     ! and the number of an owner: it has ended; and the same question
+//!                     C, failures so far, D or R, two octets that count, the low one first, and as many that the client
+//!                        sent behind the password, then the frame of `auth::gate`; with the connection
+//!                     G, D or R, octets of the client as above: after Y; with R the end that the owner is to serve
+//! checker to parser   R or S (ready; S: passwords are stored in clear), P (configuration), T (trouble)
+//!                     N (no), U (nobody can say); Y, and what the mechanism has to say at its end
+//!                     O and the number of another owner, with the end at which that is heard from now on
+//! owner to parser     a dot (the session is over), T (it could not begin)
+//! ```
+//!
+//! d and r stand for D and R where the client said UTF8. D: the owner is to serve the connection itself; after C with D,
+//! where the mechanism has nothing to say, it does so at once. The parser waits for the owner's dot, and if that is gone
+//! tells the checker: what it hears is O, or nothing before the answer to `!`.
+
+mod checker;
+mod owner;
+
+use super::dialogue::Dialogue;
+use super::reply::Reply;
+use super::server::{self, Access, Entered};
+use super::split;
+use crate::auth::gate::{self, Answer};
+use crate::config::Config;
+use crate::exit::{self, Ended, Error};
+use crate::lookup::Lookup;
+use crate::net::connection::{Connection, Fault};
+use crate::net::packets::Packets;
+use crate::net::peer::Peer;
+use crate::net::tls::Offer;
+use crate::privilege::{self, Account};
+use crate::record::Recorder;
+use crate::sasl::Credentials;
+use crate::sys;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpid, getppid};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// Room for any packet: a frame, and what a parser may have read behind it.
+const LARGEST: usize = 32 * 1024;
+/// For so long the parser believes what it heard of the files that passwords are in.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// A parser that serves one client after another.
+#[derive(Debug)]
+pub struct Parser {
+    checker: Packets,
+    /// Where the owner is heard who is there.
+    owner: Option<(Packets, u8)>,
+    tls: Offer,
+    /// What was heard last of the files, and when.
+    ready: Option<(Instant, bool)>,
+}
+
+/// Runs `accept` in a parser whose parent is the checker, where `config` says of `server` that processes are to stay and
+/// this one could become anybody; else, or where that fails, in this process and without a parser.
+pub fn stay<S>(
+    server: &mut S,
+    config: impl Fn(&S) -> &Config,
+    tls_at_once: bool,
+    mut accept: impl FnMut(&mut S, Option<Parser>) -> u8,
+) -> u8 {
+    if !privilege::is_root() || config(server).max_use == 1 {
+        return accept(server, None);
+    }
+    // Keys may be for root's eyes alone.
+    let begun = split::parser(config(server)).and_then(|account| {
+        let tls = Offer::open(config(server), tls_at_once)?;
+        let ends = Packets::pair().map_err(|errno| Error::Temporary(format!("socketpair: {errno}")))?;
+        Ok((account, tls, ends))
+    });
+    // Each client will hear of it.
+    let Ok((account, tls, (ours, theirs))) = begun else { return accept(server, None) };
+    let (mut ours, checker) = (Some(ours), getpid());
+    let parser = || {
+        drop(ours.take());
+        match Parser::begin(&account, checker, theirs, tls) {
+            Ok(parser) => accept(server, Some(parser)),
+            Err(error) => {
+                log::error!("{error}");
+                exit::code(&Err(error))
+            }
+        }
+    };
+    match (sys::fork(parser), ours) {
+        (Ok(child), Some(ours)) => checker::run(config(server), ours, child),
+        _ => accept(server, None),
+    }
+}
+
+/// Ends this process with its parent, which is to be this one. What a change of user undoes must be done after it.
+fn end_with(parent: Pid) -> Result<(), Error> {
+    set_pdeathsig(Signal::SIGTERM).map_err(|errno| Error::Temporary(format!("prctl: {errno}")))?;
+    if getppid() == parent {
+        Ok(())
+    } else {
+        Err(Error::Temporary("the process that checks passwords is gone".to_owned()))
+    }
+}
+
+impl Parser {
+    fn begin(account: &Account, checker: Pid, ours: Packets, tls: Offer) -> Result<Parser, Error> {
+        privilege::become_user(account.uid, account.gid)?;
+        end_with(checker)?;
+        Ok(Parser { checker: ours, owner: None, tls, ready: None })
+    }
+
+    /// Serves the client on standard input and output.
+    pub fn session(&mut self, config: &Config) -> Result<Ended, Error> {
+        let peer = Peer::of_stdio(None, None);
+        peer.debug_if_listed(config);
+        let connection = Connection::from_stdio(config.daemon_timeout.0).map_err(server::no_connection)?;
+        let mut stream = Recorder::new(connection, None, &server::HEAD);
+        let mut dialogue = Dialogue::new(&mut stream, config.pop3d_timeout.0).set_up(config);
+        let secrets = match self.ready() {
+            Answer::Ready(secrets) => secrets,
+            answer => {
+                let is_wrong = matches!(answer, Answer::Misconfigured);
+                dialogue.close(if is_wrong { &Reply::MISCONFIGURED } else { &Reply::TROUBLE });
+                return Ok(Ended::Refused);
+            }
+        };
+        let access = Access::new(config, &peer, secrets, self.tls.clone());
+        let mut is_over = false;
+        let entered = server::authorize(&mut dialogue, &peer, access, |dialogue, credentials, failures| {
+            // What is still to be said the client must have before the owner speaks.
+            let direct = dialogue.stream().stream().is_clear() && dialogue.flush().is_ok();
+            let way = Way { speaks_utf8: dialogue.speaks_utf8, input: direct.then(|| dialogue.unused()) };
+            Ok(match self.ask(credentials, failures, way)? {
+                Heard::Over => {
+                    is_over = true;
+                    Lookup::Yes(((), Vec::new()))
+                }
+                Heard::Gate(Answer::Right(last_words)) => Lookup::Yes(((), last_words)),
+                Heard::Gate(Answer::Wrong) => Lookup::No,
+                Heard::Gate(_) => Lookup::CannotTell(String::new()),
+            })
+        });
+        match entered {
+            Ok(Entered::In(())) if is_over => return Ok(Ended::Done),
+            Ok(Entered::In(())) => {}
+            Ok(Entered::Out(ended)) => return Ok(ended),
+            Err(error) => return Err(error),
+        }
+        if let Err(fault) = dialogue.flush() {
+            // The checker waits for how to go on, and understands whatever the next client makes us say.
+            return Ok(if matches!(fault, Fault::TimedOut) { Ended::TimedOut } else { Ended::HungUp });
+        }
+        let speaks_utf8 = dialogue.speaks_utf8;
+        let (input, output) = dialogue.into_rest();
+        if stream.stream().is_clear() {
+            let way = Way { speaks_utf8, input: Some(&input) };
+            self.say(&[b"G", &way.head()?, &input], &[])?;
+            return match self.hear_of_session()? {
+                Heard::Over => Ok(Ended::Done),
+                Heard::Gate(_) => {
+                    Dialogue::new(&mut stream, config.pop3d_timeout.0).close(&Reply::TROUBLE);
+                    Err(gate::gone())
+                }
+            };
+        }
+        let (ours, theirs) = gate::pair()?;
+        self.say(&[b"G", &Way { speaks_utf8, input: None }.head()?], &[theirs.as_fd()])?;
+        drop(theirs);
+        let ended = split::speak_for(config, &mut stream, (input, output), gate::connect(config, ours)?);
+        self.hear_of_session()?;
+        ended
+    }
+
+    /// What the checker has to say of the files now, or a moment ago.
+    fn ready(&mut self) -> Answer {
+        match self.ready {
+            Some((heard, secrets)) if heard.elapsed() < FRESH => Answer::Ready(secrets),
+            _ if self.say(&[b"?"], &[]).is_err() => Answer::Trouble,
+            _ => loop {
+                match self.hear() {
+                    Told::Owner => {}
+                    Told::Gone => break Answer::Trouble,
+                    Told::Answer(answer) => {
+                        self.note(&answer);
+                        break answer;
+                    }
+                }
+            },
+        }
+    }
+
+    fn note(&mut self, answer: &Answer) {
+        self.ready = if let Answer::Ready(secrets) = answer { Some((Instant::now(), *secrets)) } else { None };
+    }
+
+    fn ask(&mut self, credentials: &Credentials, failures: u32, way: Way<'_>) -> Result<Heard, Error> {
+        let failures = [u8::try_from(failures).unwrap_or(u8::MAX)];
+        let frame = gate::frame(credentials);
+        let input = way.input.unwrap_or_default();
+        self.say(&[b"C", &failures, &way.head()?, input, &frame.0], &[io::stdin().as_fd()])?;
+        match self.hear_of_session()? {
+            Heard::Gate(Answer::Trouble) => Err(gate::gone()),
+            heard => Ok(heard),
+        }
+    }
+
+    /// Waits for the end of a session, or for what the checker has to say before it begins.
+    fn hear_of_session(&mut self) -> Result<Heard, Error> {
+        let mut has_asked = false;
+        loop {
+            if self.owner.as_ref().is_none_or(|(owner, _)| is_first(&self.checker, owner)) {
+                match self.hear() {
+                    Told::Owner => {}
+                    // We end with it; the owner may have spoken, so that we may not.
+                    Told::Gone => return Ok(Heard::Over),
+                    Told::Answer(answer @ (Answer::Ready(_) | Answer::Misconfigured | Answer::Trouble))
+                        if has_asked =>
+                    {
+                        self.note(&answer);
+                        has_asked = false;
+                        // With another owner the session is still going on.
+                        if self.owner.is_none() {
+                            return Ok(Heard::Over);
+                        }
+                    }
+                    Told::Answer(answer) => return Ok(Heard::Gate(answer)),
+                }
+                continue;
+            }
+            let mut octet = [0];
+            let Some((owner, number)) = &self.owner else { continue };
+            match owner.receive(&mut octet) {
+                Ok(Some(_)) if octet == *b"." => return Ok(Heard::Over),
+                Ok(Some(_)) => return Ok(Heard::Gate(Answer::Trouble)),
+                // It has ended: in this session, or before and is being replaced.
+                Ok(None) | Err(_) => {
+                    self.say(&[b"!", &[*number]], &[])?;
+                    self.owner = None;
+                    has_asked = true;
+                }
+            }
+        }
+    }
+
+    fn say(&self, octets: &[&[u8]], descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        self.checker.send(octets, descriptors).map_err(|_| gate::gone())
+    }
+
+    fn hear(&mut self) -> Told {
+        let mut buffer = [0; 2 + 255];
+        let Ok(Some((count, descriptors))) = self.checker.receive(&mut buffer) else { return Told::Gone };
+        let octets = buffer.get(..count).unwrap_or_default();
+        if let [b'O', number] = octets {
+            let end = descriptors.into_iter().next().map(Packets::from_descriptor);
+            self.owner = end.map(|end| (end, *number));
+            return Told::Owner;
+        }
+        Told::Answer(Answer::of(octets).unwrap_or(Answer::Trouble))
+    }
+}
+
+/// Waits for either; whether the first has something to say.
+fn is_first(one: &Packets, other: &Packets) -> bool {
+    let mut both = [one, other].map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN));
+    while poll(&mut both, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    both[0].any().unwrap_or(true)
+}
+
+/// A packet of the checker.
+enum Told {
+    /// There is another owner; it is noted.
+    Owner,
+    Answer(Answer),
+    /// It has ended.
+    Gone,
+}
+
+/// What becomes of credentials.
+enum Heard {
+    /// They are right, and the session is over.
+    Over,
+    /// As `auth::gate` has it.
+    Gate(Answer),
+}
+
+/// How the owner comes by what the client says.
+struct Way<'a> {
+    speaks_utf8: bool,
+    /// What the client sent behind the password, where the owner is to serve the connection itself.
+    input: Option<&'a [u8]>,
+}
+
+impl Way<'_> {
+    fn head(&self) -> Result<[u8; 3], Error> {
+        let letter = if self.input.is_some() { b'D' } else { b'R' };
+        let letter = if self.speaks_utf8 { letter.to_ascii_lowercase() } else { letter };
+        let count = u16::try_from(self.input.unwrap_or_default().len());
+        let [low, high] = count.map_err(|_| Error::Temporary("too much was read".to_owned()))?.to_le_bytes();
+        Ok([letter, low, high])
+    }
+}

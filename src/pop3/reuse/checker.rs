@@ -1,0 +1,302 @@
+//! The checker: root's process, which reads nothing but packets of the parser, and nothing of a client.
+
+use super::LARGEST;
+use super::owner::{Owner, Said, Session};
+use crate::auth::Granted;
+use crate::auth::files::Files;
+use crate::auth::gate::{self, Answer};
+use crate::config::Config;
+use crate::exit::Error;
+use crate::lookup::Lookup;
+use crate::net::packets::Packets;
+use crate::net::peer::Peer;
+use crate::pop3::login_delay::LastSession;
+use crate::pop3::split;
+use crate::sasl::Credentials;
+use crate::users::User;
+use crate::wire::secret::{Secret, wipe};
+use nix::errno::Errno;
+use nix::unistd::{Gid, Pid, Uid};
+use std::os::fd::OwnedFd;
+
+/// A user's process waits so long for the next user, in seconds.
+const KEPT: u16 = 10;
+
+struct Checker<'a> {
+    config: &'a Config,
+    parser: Packets,
+    files: Files,
+    /// What was found in them last.
+    secrets: bool,
+    mail_owner: Option<(Uid, Gid)>,
+    owner: Option<Owner>,
+    /// Of the last one that was started.
+    number: u8,
+    buffer: Secret,
+}
+
+/// Serves the parser, a child of ours, until it ends; gives the status to end with.
+pub(super) fn run(config: &Config, parser: Packets, child: Pid) -> u8 {
+    // What lies there is a listening socket.
+    let begun = gate::leave_client()
+        .and_then(|()| parser.wait_at_most(KEPT).map_err(|errno| Error::Temporary(format!("socketpair: {errno}"))));
+    match begun {
+        Ok(()) => {
+            let buffer = Secret(vec![0; LARGEST]);
+            Checker {
+                config,
+                parser,
+                files: Files::default(),
+                secrets: false,
+                mail_owner: None,
+                owner: None,
+                number: 0,
+                buffer,
+            }
+            .run();
+        }
+        Err(error) => {
+            log::error!("{error}");
+            drop(parser);
+        }
+    }
+    split::reap(child).and_then(|status| u8::try_from(status).ok()).unwrap_or(75)
+}
+
+/// What of a packet is not octets of a client or a frame.
+enum Packet {
+    /// Nothing, or what is none.
+    Gone,
+    Ready,
+    /// The owner of this number has ended.
+    Bereft(u8),
+    Check {
+        credentials: Credentials,
+        failures: u32,
+        is_direct: bool,
+        said: Said,
+        client: OwnedFd,
+    },
+    Go {
+        relayed: Option<OwnedFd>,
+        said: Said,
+    },
+}
+
+impl Checker<'_> {
+    fn run(mut self) {
+        let mut packet = self.hear();
+        loop {
+            let answer = match packet {
+                Packet::Ready => Some(self.ready()),
+                Packet::Bereft(number) => {
+                    // It may still be about to close what we would write to.
+                    self.owner = self.owner.take().filter(|_| number != self.number);
+                    Some(self.ready())
+                }
+                Packet::Check { credentials, failures, is_direct, said, client } => {
+                    let peer = Peer::of_descriptor(&client);
+                    let judged = gate::judge(self.config, &peer, &credentials, failures);
+                    drop(credentials);
+                    match judged {
+                        Lookup::No => Some(Answer::Wrong),
+                        Lookup::CannotTell(_) => Some(Answer::Unchecked),
+                        Lookup::Yes(Granted { user, last_words }) if is_direct && last_words.is_empty() => {
+                            self.serve(&peer, &user, client, said)
+                        }
+                        Lookup::Yes(Granted { user, last_words }) => {
+                            if !self.say(&Answer::Right(last_words)) {
+                                return;
+                            }
+                            match self.hear() {
+                                Packet::Go { relayed, said } => {
+                                    self.serve(&peer, &user, relayed.unwrap_or(client), said)
+                                }
+                                // The client is gone, and perhaps another one is there.
+                                other => {
+                                    packet = other;
+                                    continue;
+                                }
+                            }
+                        }
+                    }
+                }
+                Packet::Gone | Packet::Go { .. } => return,
+            };
+            if answer.is_some_and(|answer| !self.say(&answer)) {
+                return;
+            }
+            packet = self.hear();
+        }
+    }
+
+    fn say(&self, answer: &Answer) -> bool {
+        self.parser.send(&[&answer.octets()], &[]).is_ok()
+    }
+
+    fn hear(&mut self) -> Packet {
+        let (count, descriptors) = loop {
+            match self.parser.receive(&mut self.buffer.0) {
+                Ok(Some(received)) => break received,
+                Err(Errno::EAGAIN) => self.owner = None,
+                Ok(None) | Err(_) => return Packet::Gone,
+            }
+        };
+        let octets = self.buffer.0.get_mut(..count).unwrap_or_default();
+        let packet = read(octets, descriptors);
+        wipe(octets);
+        packet.unwrap_or_else(|| {
+            log::error!("the parsing process sent what is no packet");
+            Packet::Gone
+        })
+    }
+
+    fn ready(&mut self) -> Answer {
+        match self.files.check(self.config) {
+            Ok(secrets) => {
+                self.secrets = secrets;
+                Answer::Ready(secrets)
+            }
+            Err(error) => {
+                log::error!("{error}");
+                if matches!(error, Error::Config(_)) { Answer::Misconfigured } else { Answer::Trouble }
+            }
+        }
+    }
+
+    /// Has the user's process serve the client; the answer is that this is not possible.
+    fn serve(&mut self, peer: &Peer, user: &User, stream: OwnedFd, said: Said) -> Option<Answer> {
+        let served = self
+            .ids(user)
+            .and_then(|ids| self.try_serve(&Session { peer, user, ids, secrets: self.secrets, stream, said }));
+        served.err().map(|error| {
+            log::error!("{error}");
+            Answer::Trouble
+        })
+    }
+
+    /// Whom a session is served as. Who mail_owner is does not change while we are there.
+    fn ids(&mut self, user: &User) -> Result<(Uid, Gid), Error> {
+        match (user.owner, self.mail_owner) {
+            (None, Some(ids)) => Ok(ids),
+            (owner, _) => {
+                let ids = split::ids(self.config, user)?;
+                self.mail_owner = if owner.is_none() { Some(ids) } else { self.mail_owner };
+                Ok(ids)
+            }
+        }
+    }
+
+    fn try_serve(&mut self, session: &Session<'_>) -> Result<(), Error> {
+        // The file of the last session is root's.
+        let last = LastSession::open(self.config, &session.user.name)?;
+        let is_its = |owner: &Owner| owner.is_for(session, self.config);
+        if let Some(owner) = self.owner.as_ref().filter(|owner| is_its(owner))
+            && owner.serve(self.config, session, last.as_ref()).is_some()
+        {
+            return Ok(());
+        }
+        // There is none, or it is another user's, or has ended since the last time, by whatever hand.
+        let own = [last.as_ref().map(LastSession::number), self.owner.as_ref().and_then(Owner::number)];
+        let own: Vec<_> = own.into_iter().flatten().chain([self.parser.number()]).collect();
+        self.number = self.number.wrapping_add(1);
+        let owner = Owner::start(self.config, session, (&self.parser, self.number), &own)?;
+        let served = owner.serve(self.config, session, last.as_ref());
+        // The one before has nothing to do, and ends.
+        self.owner = Some(owner);
+        served.ok_or_else(|| Error::Temporary("the user's process is gone".to_owned()))
+    }
+}
+
+fn read(octets: &[u8], descriptors: Vec<OwnedFd>) -> Option<Packet> {
+    let mut descriptors = descriptors.into_iter();
+    let (&kind, rest) = octets.split_first()?;
+    let packet = match kind {
+        b'?' if rest.is_empty() => Packet::Ready,
+        b'!' => Packet::Bereft(*rest.first().filter(|_| rest.len() == 1)?),
+        b'C' => {
+            let (&failures, rest) = rest.split_first()?;
+            let (is_direct, said, frame) = way(rest)?;
+            let credentials = gate::parse(frame).ok()??;
+            Packet::Check { credentials, failures: failures.into(), is_direct, said, client: descriptors.next()? }
+        }
+        b'G' => {
+            let (is_direct, said, rest) = way(rest)?;
+            let relayed = if is_direct { None } else { Some(descriptors.next()?) };
+            rest.is_empty().then_some(Packet::Go { relayed, said })?
+        }
+        _ => return None,
+    };
+    descriptors.next().is_none().then_some(packet)
+}
+
+/// Whether D stands there, what the client said, and what follows.
+fn way(octets: &[u8]) -> Option<(bool, Said, &[u8])> {
+    let (&[letter, low, high], rest) = octets.split_first_chunk()?;
+    let is_direct = match letter.to_ascii_uppercase() {
+        b'D' => true,
+        b'R' => false,
+        _ => return None,
+    };
+    let (input, rest) = rest.split_at_checked(u16::from_le_bytes([low, high]).into())?;
+    Some((is_direct, Said { utf8: letter.is_ascii_lowercase(), input: input.to_vec() }, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sasl::Proof;
+    use proptest::prelude::*;
+
+    fn null() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn packets_are_read_as_they_were_sent() {
+        let credentials = Credentials { name: b"bob".to_vec(), proof: Proof::Password(Secret(b"a:b,".to_vec())) };
+        let frame = gate::frame(&credentials);
+        let check = [b"C\x02d\x05\0STAT\n".as_slice(), &frame.0].concat();
+        let Some(Packet::Check { credentials: found, failures: 2, is_direct: true, said, .. }) =
+            read(&check, vec![null()])
+        else {
+            panic!("another packet");
+        };
+        assert_eq!((found, said.utf8, said.input.as_slice()), (credentials, true, b"STAT\n".as_slice()));
+        assert!(matches!(read(b"?", Vec::new()), Some(Packet::Ready)));
+        assert!(matches!(read(b"GD\x01\0x", Vec::new()), Some(Packet::Go { relayed: None, .. })));
+        assert!(matches!(read(b"GR\0\0", vec![null()]), Some(Packet::Go { relayed: Some(_), .. })));
+    }
+
+    #[test]
+    fn what_is_no_packet_is_refused() {
+        let frame = gate::frame(&Credentials { name: b"b".to_vec(), proof: Proof::Password(Secret::default()) });
+        let check = [b"C\0D\0\0".as_slice(), &frame.0].concat();
+        assert!(read(&check, vec![null()]).is_some());
+        assert!(read(&check, Vec::new()).is_none(), "no connection");
+        assert!(read(&check, vec![null(), null()]).is_none(), "two connections");
+        for octets in [
+            b"".as_slice(),
+            b"?x",
+            b"!",
+            b"!ab",
+            b"X",
+            b"G",
+            b"GD",
+            b"GR\0\0",
+            b"GD\x02\0x",
+            b"GDx",
+            b"GD\0\0x",
+            b"C\0D\0\0",
+        ] {
+            assert!(read(octets, Vec::new()).is_none(), "{octets:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_or_refused(octets in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = read(&octets, vec![null()]);
+        }
+    }
+}

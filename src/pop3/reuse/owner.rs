@@ -1,0 +1,183 @@
+//! The owner: a process that has become a user for good, and serves that user's mailboxes (of virtual users, all that
+//! belong to the same uid) one after another.
+//!
+//! The checker tells it by one packet a session: netstrings of name, format and path of the mailbox, client, S or R (there
+//! are passwords stored in clear, or not), U or nothing (it said UTF8, or not), and what it has sent already; with the connection, and the file of the
+//! last session where there is one. It answers the parser by an octet: a dot at the end, or T where it could not begin.
+
+use super::{LARGEST, end_with};
+use crate::auth::gate;
+use crate::config::Config;
+use crate::config::value::{MailboxFormat, MailboxSpec};
+use crate::exit::{self, Ended, Error};
+use crate::net::connection::Connection;
+use crate::net::packets::Packets;
+use crate::net::peer::{Origin, Peer};
+use crate::pop3::dialogue::Dialogue;
+use crate::pop3::login_delay::LastSession;
+use crate::pop3::server;
+use crate::privilege;
+use crate::sys;
+use crate::users::User;
+use crate::wire::netstring;
+use nix::sys::wait::waitpid;
+use nix::unistd::{Gid, Pid, Uid, getpid};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+/// What the client has said to the parser, and the owner is to know.
+pub(super) struct Said {
+    pub(super) utf8: bool,
+    pub(super) input: Vec<u8>,
+}
+
+/// A session to be served.
+pub(super) struct Session<'a> {
+    pub(super) peer: &'a Peer,
+    pub(super) user: &'a User,
+    /// Whose the mailbox is.
+    pub(super) ids: (Uid, Gid),
+    /// There are passwords stored in clear.
+    pub(super) secrets: bool,
+    pub(super) stream: OwnedFd,
+    pub(super) said: Said,
+}
+
+/// The checker's side of one.
+pub(super) struct Owner {
+    socket: Option<Packets>,
+    child: Pid,
+    ids: (Uid, Gid),
+    /// It has the rights that every mailbox of this user asks for, and no others.
+    is_plain: bool,
+}
+
+impl Owner {
+    /// Starts one for the user of a session, and tells the parser of it. It must not have what `not_its` says, nor the session's stream before it is
+    /// given to it.
+    pub(super) fn start(
+        config: &Config,
+        session: &Session<'_>,
+        (parser, number): (&Packets, u8),
+        not_its: &[RawFd],
+    ) -> Result<Owner, Error> {
+        let (uid, gid) = session.ids;
+        let mailbox = session.user.mailbox_path(config);
+        let is_plain = is_plain(config, &mailbox);
+        let failed = |errno: nix::Error| Error::Temporary(format!("a process for uid {uid}: {errno}"));
+        let (ours, theirs) = Packets::pair().map_err(failed)?;
+        let (for_parser, to_parser) = Packets::pair().map_err(failed)?;
+        let (mut ours, mut for_parser, checker) = (Some(ours), Some(for_parser), getpid());
+        let owner = || {
+            drop((ours.take(), for_parser.take()));
+            // By their numbers, for the checker owns them, which in this process never runs again.
+            for number in not_its.iter().copied().chain([session.stream.as_raw_fd()]) {
+                let _ = nix::unistd::close(number);
+            }
+            let begun = privilege::become_owner_of(config, &mailbox, uid, gid).and_then(|()| end_with(checker));
+            serve_all(config, &theirs, &to_parser, begun)
+        };
+        let child = sys::fork(owner).map_err(failed)?;
+        let owner = Owner { socket: ours, child, ids: (uid, gid), is_plain };
+        let ends: Vec<_> = for_parser.iter().map(AsFd::as_fd).collect();
+        parser.send(&[b"O", &[number]], &ends).map_err(failed)?;
+        Ok(owner)
+    }
+
+    /// The number of our end, for a forked process that must not keep it: this one would never hear that we are gone.
+    pub(super) fn number(&self) -> Option<RawFd> {
+        self.socket.as_ref().map(Packets::number)
+    }
+
+    /// Whether it may serve this one.
+    pub(super) fn is_for(&self, session: &Session<'_>, config: &Config) -> bool {
+        self.is_plain && session.ids == self.ids && is_plain(config, &session.user.mailbox_path(config))
+    }
+
+    /// Has it serve a session, of whose end the parser hears. Nothing if it is not there any more.
+    pub(super) fn serve(&self, config: &Config, session: &Session<'_>, last: Option<&LastSession>) -> Option<()> {
+        let socket = self.socket.as_ref()?;
+        let mailbox = session.user.mailbox_path(config);
+        let format: &[u8] = match mailbox.format {
+            MailboxFormat::Maildir => b"maildir",
+            MailboxFormat::Mbox => b"mbox",
+            MailboxFormat::Mmdf => b"mmdf",
+        };
+        let peer = session.peer.to_string();
+        let mut octets = Vec::with_capacity(512);
+        let secrets: &[u8] = if session.secrets { b"S" } else { b"R" };
+        let utf8: &[u8] = if session.said.utf8 { b"U" } else { b"" };
+        let user = [session.user.name.as_bytes(), format, mailbox.path.as_bytes()];
+        let fields = user.into_iter().chain([peer.as_bytes(), secrets, utf8, &session.said.input]);
+        fields.for_each(|field| netstring::put(&mut octets, field));
+        let descriptors = [Some(session.stream.as_fd()), last.map(LastSession::descriptor)];
+        let descriptors: Vec<_> = descriptors.into_iter().flatten().collect();
+        socket.send(&[&octets], &descriptors).ok()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // It ends when it hears that we are gone, after the session that it may be serving.
+        self.socket = None;
+        while waitpid(self.child, None) == Err(nix::errno::Errno::EINTR) {}
+    }
+}
+
+/// Whether a mailbox needs no rights but the user's own.
+fn is_plain(config: &Config, mailbox: &MailboxSpec) -> bool {
+    mailbox.format == MailboxFormat::Maildir || config.mail_privileged_group.is_empty()
+}
+
+/// The owner's side: until the checker is gone. Gives the status to end with.
+fn serve_all(config: &Config, checker: &Packets, parser: &Packets, begun: Result<(), Error>) -> u8 {
+    let mut buffer = vec![0; LARGEST];
+    while let Ok(Some((count, descriptors))) = checker.receive(&mut buffer) {
+        if let Err(error) = &begun {
+            log::error!("{error}");
+            let _ = parser.send(&[b"T"], &[]);
+            break;
+        }
+        let result = serve_one(config, buffer.get(..count).unwrap_or_default(), descriptors);
+        if let Err(error) = &result {
+            log::error!("{error}");
+        }
+        if parser.send(&[b"."], &[]).is_err() {
+            break;
+        }
+    }
+    exit::code(&begun.map(|()| Ended::Done))
+}
+
+fn serve_one(config: &Config, octets: &[u8], descriptors: Vec<OwnedFd>) -> Result<Ended, Error> {
+    let unknown = || Error::Temporary("the checking process sent what is no session".to_owned());
+    let [name, format, path, peer, secrets, utf8, input] = fields(octets).ok_or_else(unknown)?;
+    let text = |octets: &[u8]| String::from_utf8(octets.to_vec()).map_err(|_| unknown());
+    let format = match format {
+        b"maildir" => MailboxFormat::Maildir,
+        b"mbox" => MailboxFormat::Mbox,
+        b"mmdf" => MailboxFormat::Mmdf,
+        _ => return Err(unknown()),
+    };
+    let (name, mailbox) = (text(name)?, MailboxSpec { format, path: text(path)? });
+    let peer = Peer::of_word(&text(peer)?).unwrap_or_else(|| Peer::new(Origin::Unknown));
+    peer.debug_if_listed(config);
+    let mut descriptors = descriptors.into_iter();
+    let stream = descriptors.next().ok_or_else(unknown)?;
+    let last = descriptors.next().map(|file| LastSession::of(config, File::from(file)));
+    let output = stream.try_clone().map_err(server::no_connection)?;
+    let mut dialogue = Dialogue::new(Connection::new(stream, output, config.daemon_timeout.0), config.pop3d_timeout.0)
+        .set_up(config)
+        .resuming(input.to_vec())
+        .speaking_utf8(utf8 == b"U");
+    server::serve_user(config, &peer, (&name, &mailbox), secrets == b"S", last.as_ref(), &mut dialogue)
+}
+
+/// So many netstrings, and nothing behind them.
+fn fields<const COUNT: usize>(mut octets: &[u8]) -> Option<[&[u8]; COUNT]> {
+    let mut fields = [&[][..]; COUNT];
+    for field in &mut fields {
+        (*field, octets) = gate::take(octets).ok()??;
+    }
+    octets.is_empty().then_some(fields)
+}
