@@ -14,7 +14,7 @@
 //! message  wire                              addresses, trace, dates; lines, dots, netstrings
 //! ```
 //!
-//! Beside them: `exit` (outcome to exit status), `logging`, `cli`, `privilege`, `kept` (what was made of a file), `write_out` (large files), and `sys`, the one room where
+//! Beside them: `exit` (outcome to exit status), `flocked` (a file under a lock), `logging`, `cli`, `privilege`, `kept` (what was made of a file), `write_out` (large files), and `sys`, the one room where
 //! `unsafe` may stand.
 
 pub mod aliases;
@@ -25,6 +25,7 @@ pub mod cli;
 pub mod config;
 pub mod deliver;
 pub mod exit;
+pub mod flocked;
 pub mod kept;
 pub mod logging;
 pub mod lookup;

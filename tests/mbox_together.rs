@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::chance::Chance;
 use common::{PASSWORD, Scratch, until};
 use nix::fcntl::{FcntlArg, fcntl};
 use std::collections::{BTreeSet, HashMap};
@@ -17,18 +18,6 @@ const MESSAGES: u64 = 120;
 /// These come by submit and deliver.
 const BY_US: u64 = 12;
 const SEPARATOR: &str = "From a@client.example Sun Nov 22 04:27:00 2026\n";
-
-/// Numbers that are the same at each run.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 /// The 13th of 20 are twins of the one before, but for their subject.
 fn body(number: u64) -> String {

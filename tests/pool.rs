@@ -211,3 +211,21 @@ fn hundreds_of_connections_at_once_all_are_served_and_the_count_stays_exact() {
     });
     assert_eq!(pool.children().len(), 6);
 }
+
+/// What smtpd is told for itself is not told to what it starts, and so moves no part of that either.
+#[test]
+fn a_queue_that_smtpd_alone_is_told_of_leaves_submit_and_sessions_where_main_cf_has_them() {
+    let scratch = Scratch::new();
+    let elsewhere = scratch.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    scratch.hand_over(&elsewhere);
+    let mut command = scratch.command("smtpd");
+    command.args(["--mode", "pool", "--listen-address", "127.0.0.1", "--port", "0", "-n", "5", "--idle-children", "1"]);
+    command.arg("-o").arg(format!("queue_directory={}", elsewhere.display())).arg("smtpsrvr");
+    let mut server = Server::start(&mut command);
+    let address = server.address("0");
+    until("submit behind its socket", || scratch.queue().join("submit").exists());
+    smtp(address, "Subject: x\r\n\r\nx\r\n", "250 2.0.0");
+    assert_eq!(scratch.queued().len(), 1);
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+}

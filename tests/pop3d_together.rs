@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::chance::Chance;
 use common::{PASSWORD, Scratch};
 use doorpost::mailbox::maildir;
 use std::collections::{BTreeSet, HashMap};
@@ -13,18 +14,6 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const MESSAGES: u64 = 150;
-
-/// Numbers that are the same at each run.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 fn body(number: u64) -> String {
     format!("Subject: {number}\n\n{}", format!("line of {number}\n").repeat(usize::try_from(number % 50).unwrap_or(0)))

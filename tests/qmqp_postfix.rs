@@ -6,6 +6,7 @@
 
 mod common;
 
+use common::chance::Chance;
 use common::postfix::Postfix;
 use common::{Scratch, bin_folder, until};
 use doorpost::wire::netstring;
@@ -256,32 +257,20 @@ fn length<'a>(octets: &'a [u8], found: &mut Vec<&'static str>) -> Option<(u64, &
     Some((value, &octets[colon + 1..]))
 }
 
-/// Numbers by chance, always the same (xorshift).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % limit as u64).expect("a small number")
-    }
-}
-
 /// A package with up to three octets changed, put in or left out, or two of its parts exchanged.
 fn mutated(chance: &mut Chance) -> Vec<u8> {
     const OCTETS: &[u8] = b"0123456789:,,::\n\r\0@-[]. +x\x7f\xff";
-    let sender: &[u8] = [SENDER, b"", b"list-@client.example-@[]", b"#@[]"][chance.below(4)];
-    let mut package = package(CONTENT, sender, &[RECIPIENT, b"carol"][..1 + chance.below(2)]);
-    for _ in 0..=chance.below(3) {
-        let at = chance.below(package.len());
-        let octet = OCTETS[chance.below(OCTETS.len())];
-        match chance.below(4) {
+    let sender: &[u8] = [SENDER, b"", b"list-@client.example-@[]", b"#@[]"][chance.place(4)];
+    let mut package = package(CONTENT, sender, &[RECIPIENT, b"carol"][..1 + chance.place(2)]);
+    for _ in 0..=chance.place(3) {
+        let at = chance.place(package.len());
+        let octet = OCTETS[chance.place(OCTETS.len())];
+        match chance.place(4) {
             0 => package[at] = octet,
             1 => package.insert(at, octet),
             2 => drop(package.remove(at)),
             _ => {
-                let other = chance.below(package.len());
+                let other = chance.place(package.len());
                 package.swap(at, other);
             }
         }

@@ -8,13 +8,13 @@
 mod grown;
 mod rewrite;
 
-use super::flocked::Flocked;
 use super::index::{self, Draft, Index, Item, Snapshot};
 use super::lock::{Held, Locking, Place};
 use super::quote::Unquoter;
 use super::scan::{BodySum, Found, Scan, scan};
 use super::{Entry, Error, Maildrop, beside::Beside, import};
 use crate::config::value::{MailboxFormat, MailboxSpec};
+use crate::flocked::Flocked;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use std::cell::{Cell, RefCell};

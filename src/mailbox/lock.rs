@@ -7,7 +7,7 @@
 
 use crate::config::Config;
 use crate::config::value::LockKind;
-use crate::mailbox::flocked::Flocked;
+use crate::flocked::Flocked;
 use crate::mailbox::way;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat, renameat};

@@ -10,10 +10,10 @@ pub mod name;
 
 pub use append::deliver;
 
-use super::flocked::Flocked;
 use super::index::{self, Draft, Index, Item, Snapshot, Stamp};
 use super::{Entry, Error, Maildrop, beside::Beside, import};
 use crate::config::value::{MailboxFormat, MailboxSpec};
+use crate::flocked::Flocked;
 use folders::{Folders, again, each_message, open_message, sync};
 use name::{Count, hashed_unique_id, lasting, order, sizes, unique_id};
 use nix::errno::Errno;

@@ -3,7 +3,6 @@
 mod append;
 pub mod beside;
 pub mod file;
-pub mod flocked;
 pub mod import;
 mod index;
 pub mod lock;

@@ -8,7 +8,7 @@
 
 use crate::config::Config;
 use crate::exit::Error;
-use crate::mailbox::flocked::Flocked;
+use crate::flocked::Flocked;
 use nix::fcntl::OFlag;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;

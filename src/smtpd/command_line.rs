@@ -229,9 +229,11 @@ impl Args {
     }
 
     fn warm(&self, config: &Config, sessions: usize, stands: bool) -> Result<Option<Warm>, Error> {
+        // What is started does not see our own -o, so the socket by which it finds submit must not lie elsewhere for that.
+        let seen = Config::load(&Common { overrides: Vec::new(), ..self.common.clone() })?;
         // Who becomes another user at once has the queue of that one.
         let owner = if privilege::is_root() && self.user.is_none() {
-            match privilege::owner_of(config, Owner::Mail) {
+            match privilege::owner_of(&seen, Owner::Mail) {
                 Ok(user) => Some((user.uid, user.gid)),
                 // The programs say what is wrong.
                 Err(_) => return Ok(None),
@@ -240,7 +242,7 @@ impl Args {
             None
         };
         let program = self.configured(pool::submit(config, sessions, stands), config)?;
-        Ok(Some(Warm { path: config.queue_directory.join("submit"), owner, program, stands }))
+        Ok(Some(Warm { path: seen.queue_directory.join("submit"), owner, program, stands }))
     }
 
     fn niceness(&self) -> i32 {

@@ -1,9 +1,10 @@
 //! How smtpd starts and stays: its process id in a file, in the background, as another user, and ready for all to see.
 
 use crate::exit::Error;
+use crate::flocked::Flocked;
 use crate::privilege;
 use crate::sys;
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
 use nix::unistd::{Pid, User, getpid, setsid};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -34,7 +35,7 @@ pub struct Life {
 /// may have its number now.
 #[derive(Debug)]
 pub struct PidFile {
-    file: Flock<File>,
+    file: Flocked,
     path: PathBuf,
 }
 
@@ -53,14 +54,15 @@ impl PidFile {
             if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
                 return Err(wrong(&"expected a file"));
             }
-            let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            let copy = file.try_clone().map_err(|error| wrong(&error))?;
+            let file = match Flocked::take(file) {
                 Ok(file) => file,
-                Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+                Err(Errno::EWOULDBLOCK) => {
                     let mut text = String::new();
-                    let _ = file.take(20).read_to_string(&mut text);
+                    let _ = copy.take(20).read_to_string(&mut text);
                     return Err(wrong(&format!("an smtpd is running already, pid {}", text.trim())));
                 }
-                Err((_, errno)) => return Err(wrong(&errno)),
+                Err(errno) => return Err(wrong(&errno)),
             };
             // Whoever had it may have removed it between our open and our lock.
             let is_there = std::fs::metadata(&path).and_then(|there| Ok((there, file.metadata()?)));
@@ -70,10 +72,11 @@ impl PidFile {
         }
     }
 
-    fn write(&mut self, text: &str) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        self.file.write_all(text.as_bytes())
+    fn write(&self, text: &str) -> io::Result<()> {
+        let mut file: &File = &self.file;
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(text.as_bytes())
     }
 
     /// Writes our process id.
@@ -83,7 +86,7 @@ impl PidFile {
     }
 
     /// Removes it; where we may not any more, empties it.
-    pub fn remove(mut self) {
+    pub fn remove(self) {
         if std::fs::remove_file(&self.path).is_err() {
             let _ = self.write("");
         }

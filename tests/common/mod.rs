@@ -4,6 +4,7 @@
 //! here, so the folder is made nobody's; as anybody else all stays with that user.
 #![allow(dead_code, clippy::print_stderr, missing_docs)]
 
+pub mod chance;
 pub mod connections;
 pub mod hops;
 pub mod names;

@@ -2,7 +2,7 @@
 
 use super::folders::{Folders, again, each_message, open_message, sync};
 use super::name::{Count, base as base_of, is_base, with_sizes};
-use crate::mailbox::flocked::Flocked;
+use crate::flocked::Flocked;
 use crate::mailbox::way;
 use crate::write_out::WriteOut;
 use nix::errno::Errno;
