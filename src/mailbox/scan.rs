@@ -431,8 +431,7 @@ impl<'a> Scanner<'a> {
             }
         }
         let behind = buffer.get(..filled).unwrap_or_default();
-        let behind = behind.strip_prefix(b"\r").unwrap_or(behind);
-        let line = behind.strip_prefix(b"\n").unwrap_or(behind);
+        let line = behind.strip_prefix(b"\r\n").or_else(|| behind.strip_prefix(b"\n")).unwrap_or(behind);
         let line = line.get(..memchr(b'\n', line).map_or(line.len(), |at| at + 1)).unwrap_or_default();
         if !line.is_empty() && !mbox::is_separator(line) && filled < buffer.len() {
             self.open.get_or_insert(number);

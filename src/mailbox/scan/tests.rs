@@ -84,6 +84,8 @@ fn a_content_length_counts_if_a_separator_stands_there() {
     }
     let last = format!("{FROM_BOB}Content-Length: {}\n\n{body}", body.len());
     assert_eq!(mbox(&last).len(), 1);
+    // Found by fuzzing: the CR was a message of its own, without a separator.
+    assert_eq!(mbox(&format!("{FROM_BOB}Content-Length: 2\n\nx\n\r")).len(), 1);
 }
 
 #[test]

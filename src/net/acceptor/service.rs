@@ -67,7 +67,7 @@ pub struct Service {
     pub refusal: Option<Vec<u8>>,
     /// Nobody else listens on these sockets: when we stop, a pool that is not at its end yet must not keep them open.
     pub owns_sockets: bool,
-    /// After [`Acceptor::replace`]: whether a child that has the sockets goes on, or is told to end for a new one.
+    /// After [`super::Acceptor::replace`]: whether a child that has the sockets goes on, or is told to end for a new one.
     pub keeps_child: bool,
     pub(super) running: usize,
     pub(super) rests_until: Option<Instant>,
