@@ -55,12 +55,9 @@ fn memory_stays_bounded_whatever_is_sent() {
         ("qmqpd", b"2000000000:1999999900:", b'x'),
         ("qmqpd", b"2000000000:1:x,1:a,900000000:", b'x'),
     ] {
-        // What is compared is the session: the program itself is in both, and is large where it was not optimised.
-        let (little, much) =
-            (memory_after(program, beginning, filler, 1), memory_after(program, beginning, filler, 40));
-        let more = much.saturating_sub(little);
-        let beginning = String::from_utf8_lossy(beginning);
-        assert!(little > 0 && more < 1024, "{program} after {beginning:?}: {little} kB, and {more} kB more for 40 MB");
+        let peak = memory_after(program, beginning, filler, 40);
+        // Where it was not optimised the program itself is 8 MB of it.
+        assert!((1..16 * 1024).contains(&peak), "{program} after {:?}: {peak} kB", String::from_utf8_lossy(beginning));
     }
 }
 
