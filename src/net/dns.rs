@@ -130,19 +130,21 @@ impl Resolver {
         if found.is_empty() { Lookup::No } else { Lookup::Yes(found) }
     }
 
-    /// The addresses of a name of both families, IPv6 first; `CannotTell` only where no family gave any.
+    /// The addresses of a name, of both families in turn, IPv6 first: who tries only some of them must come to both.
+    /// `CannotTell` only where no family gave any.
     pub fn all_addresses(&self, name: &str, deadline: Instant) -> Lookup<Vec<IpAddr>> {
         let families = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
         let (mut found, mut unsure) = (Vec::new(), None);
         for family in families {
             match self.addresses(name, family, deadline) {
-                Lookup::Yes(addresses) => found.extend(addresses),
+                Lookup::Yes(addresses) => found.extend(addresses.into_iter().enumerate()),
                 Lookup::No => {}
                 Lookup::CannotTell(why) => unsure = Some(why),
             }
         }
+        found.sort_by_key(|(place, _)| *place);
         match unsure {
-            _ if !found.is_empty() => Lookup::Yes(found),
+            _ if !found.is_empty() => Lookup::Yes(found.into_iter().map(|(_, address)| address).collect()),
             Some(why) => Lookup::CannotTell(why),
             None => Lookup::No,
         }

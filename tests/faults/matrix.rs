@@ -206,14 +206,19 @@ impl Case {
 
     fn go_through(&self, plan: &[Hit], prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
         assert!(plan.len() >= 4, "{}: only {plan:?}", self.program);
+        let mut missed = 0;
         for hit in plan {
             let Hit { name, instance, how } = hit;
             let what =
                 format!("{} {:?}, {how} at {name} {instance}, FAULTS_TURN={}", self.program, self.traced, turn());
             if let Some((scratch, output)) = self.hit(prepare, hit) {
                 check(&scratch, &output, &what);
+            } else {
+                missed += 1;
             }
         }
+        // What excuses one must not excuse them all.
+        assert!(missed * 4 <= plan.len(), "{}: {missed} of {} calls were never hit", self.program, plan.len());
     }
 }
 

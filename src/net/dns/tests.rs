@@ -386,6 +386,10 @@ const MAIL_ZONE: &[(&str, Rtype, &str)] = &[
     ("plain.example", Rtype::A, "192.0.2.3"),
     ("both.example", Rtype::A, "192.0.2.4"),
     ("both.example", Rtype::AAAA, "2001:db8::4"),
+    ("six.example", Rtype::A, "192.0.2.5"),
+    ("six.example", Rtype::AAAA, "2001:db8::5"),
+    ("six.example", Rtype::AAAA, "2001:db8::6"),
+    ("six.example", Rtype::AAAA, "2001:db8::7"),
 ];
 
 #[test]
@@ -409,6 +413,8 @@ fn addresses_of_both_families_are_found_and_one_that_fails_hides_none() {
     let all = |server: &Server, name: &str| resolver(&[server]).all_addresses(name, soon());
     let both = ["2001:db8::4", "192.0.2.4"].map(|text| text.parse().unwrap()).to_vec();
     assert_eq!(all(&server, "both.example"), Lookup::Yes(both));
+    let turns = ["2001:db8::5", "192.0.2.5", "2001:db8::6", "2001:db8::7"].map(|text| text.parse().unwrap()).to_vec();
+    assert_eq!(all(&server, "six.example"), Lookup::Yes(turns), "many of one family keep nobody from the other");
     let half = Server::start(|question, _| {
         vec![match question.sole_question().unwrap().qtype() {
             Rtype::AAAA => failure(question, Rcode::SERVFAIL),
