@@ -1,7 +1,8 @@
-//! What strace does to a program: killed at every instance of every system call, and every file call made to fail.
+//! What is done to a program: killed at every instance of every system call of each of its processes, and every file call
+//! made to fail.
 //!
-//! The calls and how often each is made come from plain runs, the file calls by strace's own classes, so that a call which a
-//! program begins to make is in the matrix without anybody's thinking of it.
+//! The calls and how often each process makes each come from plain runs, so that a call which a program begins to make is in
+//! the matrix without anybody's thinking of it. Each process is counted by itself, and struck by itself (tracer.rs).
 //!
 //! A run in which nothing was hit shows nothing: it is made again, and if that is of no avail the test fails. How often a call
 //! is made may vary by one where several processes are at work (a read that gets two writes at once or one after the
@@ -12,23 +13,24 @@
 //! it that take about as long as each other; `FAULTS_TURN=20779` repeats a day:
 //! `FAULTS=all TMPDIR=/dev/shm cargo test --features interop,powercut --test faults -- --test-threads=8`
 
-use crate::common::{Scratch, binary, feed};
+use super::names::name;
+use super::tracer::{self, Blow, Call, Followed, Target};
+use crate::common::{Scratch, bin_folder, binary};
+use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::io::{Read, Write};
+use std::process::Output;
 use std::time::SystemTime;
 
-/// Which process is traced.
+/// Whose calls are gone through. All processes are followed, and every other program is let alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Traced {
-    /// The program itself.
+    /// Those of every process that runs the program itself.
     Itself,
-    /// The program and all its children.
+    /// Those of every process of ours.
     Family,
-    /// The `submit` it starts.
+    /// Those of `submit`, which it starts.
     Submit,
 }
 
@@ -45,6 +47,49 @@ pub struct Case {
     pub program: &'static str,
     pub traced: Traced,
     pub input: Vec<u8>,
+}
+
+/// What can be killed and made to fail at any call.
+pub trait Victim {
+    /// For messages.
+    fn name(&self) -> String;
+
+    /// Whether the calls of processes that run this program of ours are gone through.
+    fn is_meant(&self, program: &str) -> bool;
+
+    /// One run, in which this is done.
+    fn run(&self, scratch: &Scratch, target: Option<&Target>) -> (Followed, Output);
+}
+
+impl Victim for Case {
+    fn name(&self) -> String {
+        self.program.to_owned()
+    }
+
+    fn is_meant(&self, program: &str) -> bool {
+        match self.traced {
+            Traced::Itself => self.program.split(' ').next() == Some(program),
+            Traced::Submit => program == "submit",
+            Traced::Family => true,
+        }
+    }
+
+    fn run(&self, scratch: &Scratch, target: Option<&Target>) -> (Followed, Output) {
+        let mut words = self.program.split(' ');
+        let mut arguments = vec![OsString::from(binary(words.next().unwrap_or_default()))];
+        arguments.extend(words.map(OsString::from));
+        let mut program = tracer::start(&arguments, scratch.path());
+        // A pipe holds all of it. Who was killed reads nothing.
+        let mut stdin = program.0.stdin.take().expect("a pipe");
+        stdin.write_all(&self.input).expect("input");
+        drop(stdin);
+        let followed = tracer::follow(&program, target);
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        program.0.stdout.take().expect("a pipe").read_to_end(&mut stdout).expect("what it said");
+        program.0.stderr.take().expect("a pipe").read_to_end(&mut stderr).expect("what it said");
+        let status = followed.status;
+        (followed, Output { status, stdout, stderr })
+    }
 }
 
 /// Calls that change what is on disk, or put it there: the moments that matter most.
@@ -75,122 +120,86 @@ const CHANGES: [&str; 21] = [
 /// Calls that ask about descriptors and names and move nothing: one error a day for each, all with `FAULTS=all`.
 const ASKS: [&str; 7] = ["access", "dup2", "fcntl", "ioctl", "lseek", "poll", "statfs"];
 
-/// File calls that are not made to fail. Of close the kernel frees the descriptor even where it tells an error, and strace, which
+/// File calls that are not made to fail. Of close the kernel frees the descriptor even where it tells an error, and this, which
 /// leaves the call out, would show one that stays open, which there never is. mmap is ld.so's, and memory, without
-/// which Rust ends the process. The first execve is strace's own, and no process of ours makes a second.
-const NOT_FAILED: [&str; 3] = ["close", "execve", "mmap"];
+/// which Rust ends the process.
+const NOT_FAILED: [&str; 2] = ["close", "mmap"];
 
-const ERRORS: [&str; 7] = ["EIO", "ENOSPC", "EDQUOT", "EINTR", "EMFILE", "EROFS", "ENOMEM"];
+const ERRORS: [Errno; 7] =
+    [Errno::EIO, Errno::ENOSPC, Errno::EDQUOT, Errno::EINTR, Errno::EMFILE, Errno::EROFS, Errno::ENOMEM];
 
 /// Of poll no others: on one that poll has not Rust's start-up code ends the process.
-const POLL_ERRORS: [&str; 2] = ["EINTR", "ENOMEM"];
+const POLL_ERRORS: [Errno; 2] = [Errno::EINTR, Errno::ENOMEM];
 
 /// Plain runs, and runs until something was hit.
-const PLAIN: usize = 3;
-const TRIES: usize = 8;
+const PLAIN: usize = 4;
+const TRIES: usize = 20;
 
 /// Of what is in a part only now and then one in so many.
 const ONE_IN: usize = 25;
 
-impl Case {
-    /// Runs it under strace with more options; the trace is in `scratch`/trace.
-    fn run(&self, scratch: &Scratch, options: &[String]) -> Output {
-        let trace = scratch.path().join("trace");
-        let _ = fs::remove_file(&trace);
-        let mut strace: Vec<OsString> =
-            ["timeout", "-s", "KILL", "60", "strace", "-qq", "-o"].into_iter().map(OsString::from).collect();
-        strace.push(trace.into());
-        strace.extend(options.iter().map(OsString::from));
-        if self.traced == Traced::Family {
-            strace.push("-f".into());
-        }
-        if self.traced == Traced::Submit {
-            let folder = wrapped(scratch, "submit", &strace);
-            let setting = format!("daemon_directory={}", folder.display());
-            return feed(scratch.command(self.program).args(["-o", &setting]), &self.input);
-        }
-        let mut words = self.program.split(' ');
-        strace.push(binary(words.next().unwrap_or_default()).into());
-        strace.extend(words.map(OsString::from));
-        let mut command = Command::new(&strace[0]);
-        command.args(&strace[1..]).env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
-        let output = feed(&mut command, &self.input);
-        assert_ne!(output.status.code(), Some(137), "{} {options:?}: hung for a minute", self.program);
-        output
-    }
+/// What is looked at after a run.
+type Check<'a> = dyn Fn(&Scratch, &Output, &str) + 'a;
 
-    /// How often one process makes each call of these classes: at least, in some plain runs.
-    fn calls(&self, prepare: &dyn Fn() -> Scratch, classes: &str) -> BTreeMap<String, usize> {
+/// Everything that can be done to a victim.
+pub trait Struck: Victim {
+    /// How often each process makes each call: at least, in some plain runs.
+    fn calls(&self, prepare: &dyn Fn() -> Scratch) -> BTreeMap<Call, usize> {
         let plain = || {
-            let scratch = prepare();
-            let output = self.run(&scratch, &["-e".into(), format!("trace={classes}")]);
-            let calls = most_of_one_process(&scratch);
-            assert!(calls.len() > 5, "{}: strace saw nothing: {output:?}", self.program);
-            calls
+            let (followed, output) = self.run(&prepare(), None);
+            assert!(followed.calls.len() > 5, "{}: nothing was seen: {output:?}", self.name());
+            followed.calls
         };
         let mut least = plain();
         for _ in 1..PLAIN {
             let again = plain();
-            for (name, count) in &mut least {
-                *count = again.get(name).copied().unwrap_or(0).min(*count);
+            for (call, count) in &mut least {
+                *count = again.get(call).copied().unwrap_or(0).min(*count);
             }
         }
+        let is_ours = |program: &str| bin_folder().join(program).exists() && self.is_meant(program);
+        least.retain(|call, _| call.process.split_once(' ').is_some_and(|(_, program)| is_ours(program)));
         least
     }
 
-    /// What a run leaves that was hit at one call. None if a process was killed before by another of ours, as deliver does with
-    /// workers that have nothing to do, in each of some runs; any other reason not to be hit fails.
-    fn hit(&self, prepare: &dyn Fn() -> Scratch, hit: &Hit) -> Option<(Scratch, Output)> {
-        let Hit { name, instance, how } = hit;
-        let inject = format!("inject={name}:{how}:when={instance}");
-        let options = ["-e".into(), format!("trace={name}"), "-e".into(), inject];
-        let mut killed_before = true;
+    /// What a run leaves that was hit at one call.
+    fn hit(&self, prepare: &dyn Fn() -> Scratch, target: &Target) -> Option<(Scratch, Output)> {
         for _ in 0..TRIES {
             let scratch = prepare();
-            let output = self.run(&scratch, &options);
-            let trace = fs::read_to_string(scratch.path().join("trace")).unwrap_or_default();
-            let is_hit = match how.starts_with("error=") {
-                true => trace.contains("(INJECTED)"),
-                false => killed_at(&trace, *instance),
-            };
-            if is_hit {
+            let (followed, output) = self.run(&scratch, Some(target));
+            if followed.is_hit {
                 return Some((scratch, output));
             }
-            killed_before &= trace.contains("killed by SIGKILL");
         }
-        assert!(killed_before, "{}: {options:?} hit nothing in {TRIES} runs", self.program);
         None
     }
 
     /// Kills it at every call of every name; `check` looks at what is left.
-    pub fn kill_everywhere(&self, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
+    fn kill_everywhere(&self, prepare: &dyn Fn() -> Scratch, check: &Check<'_>) {
         self.kill(Share::Whole, prepare, check);
     }
 
     /// Makes each file call fail in each way.
-    pub fn fail_everywhere(&self, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
+    fn fail_everywhere(&self, prepare: &dyn Fn() -> Scratch, check: &Check<'_>) {
         self.fail(Share::Whole, prepare, check);
     }
 
     /// Kills it at every call, or a part of them.
-    pub fn kill(&self, share: Share, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
+    fn kill(&self, share: Share, prepare: &dyn Fn() -> Scratch, check: &Check<'_>) {
         let mut plan = Vec::new();
-        for (name, count) in self.calls(prepare, "all") {
-            // The first execve is strace's own, and a process cannot be killed at its own end.
-            let first = if name == "execve" { 2 } else { 1 };
-            if name != "exit_group" && name != "exit" {
-                plan.extend((first..=count).map(|instance| Hit::new(&name, instance, "signal=SIGKILL")));
-            }
+        for (call, count) in self.calls(prepare) {
+            plan.extend((1..=count).map(|instance| Target { call: call.clone(), instance, blow: Blow::Kill }));
         }
         self.go_through(&share.of(plan), prepare, check);
     }
 
     /// Makes each file call fail in each way, or a part of them.
-    pub fn fail(&self, share: Share, prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
+    fn fail(&self, share: Share, prepare: &dyn Fn() -> Scratch, check: &Check<'_>) {
         let mut plan = Vec::new();
         let mut turn = turn();
-        for (name, count) in self.calls(prepare, "%file,%desc") {
-            if NOT_FAILED.contains(&name.as_str()) {
+        for (call, count) in self.calls(prepare) {
+            let (name, is_file) = name(call.number);
+            if !is_file || NOT_FAILED.contains(&name.as_str()) {
                 continue;
             }
             for instance in 1..=count {
@@ -198,46 +207,37 @@ impl Case {
                 let one = share == Share::Part || ASKS.contains(&name.as_str());
                 let all = if name == "poll" { &POLL_ERRORS[..] } else { &ERRORS[..] };
                 let errors = if one && whole().is_none() { &all[turn % all.len()..][..1] } else { all };
-                plan.extend(errors.iter().map(|error| Hit::new(&name, instance, &format!("error={error}"))));
+                let blow = |error: &Errno| Target { call: call.clone(), instance, blow: Blow::Error(*error) };
+                plan.extend(errors.iter().map(blow));
             }
         }
         self.go_through(&share.of(plan), prepare, check);
     }
 
-    fn go_through(&self, plan: &[Hit], prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &Output, &str)) {
-        assert!(plan.len() >= 4, "{}: only {plan:?}", self.program);
-        let mut missed = 0;
-        for hit in plan {
-            let Hit { name, instance, how } = hit;
-            let what =
-                format!("{} {:?}, {how} at {name} {instance}, FAULTS_TURN={}", self.program, self.traced, turn());
-            if let Some((scratch, output)) = self.hit(prepare, hit) {
-                check(&scratch, &output, &what);
-            } else {
-                missed += 1;
+    fn go_through(&self, plan: &[Target], prepare: &dyn Fn() -> Scratch, check: &Check<'_>) {
+        assert!(plan.len() >= 4, "{}: only {plan:?}", self.name());
+        let mut missed = Vec::new();
+        for target in plan {
+            let Target { call, instance, blow } = target;
+            let how = match blow {
+                Blow::Kill => "killed".to_owned(),
+                Blow::Error(error) => format!("error={error:?}"),
+            };
+            let (name, _) = name(call.number);
+            let what = format!("{}: {}, {how} at {name} {instance}, FAULTS_TURN={}", self.name(), call.process, turn());
+            match self.hit(prepare, target) {
+                Some((scratch, output)) => check(&scratch, &output, &what),
+                None => missed.push(what),
             }
         }
-        // What excuses one must not excuse them all.
-        assert!(missed * 4 <= plan.len(), "{}: {missed} of {} calls were never hit", self.program, plan.len());
+        assert!(missed.is_empty(), "{} of {} calls were never hit: {missed:#?}", missed.len(), plan.len());
     }
 }
 
-/// Name and number of a call, and what is done to it.
-#[derive(Debug)]
-struct Hit {
-    name: String,
-    instance: usize,
-    how: String,
-}
-
-impl Hit {
-    fn new(name: &str, instance: usize, how: &str) -> Hit {
-        Hit { name: name.to_owned(), instance, how: how.to_owned() }
-    }
-}
+impl<V: Victim> Struck for V {}
 
 impl Share {
-    fn of(self, mut plan: Vec<Hit>) -> Vec<Hit> {
+    fn of(self, mut plan: Vec<Target>) -> Vec<Target> {
         let mut number = turn();
         if let Some((which, of)) = whole() {
             number = of - which;
@@ -246,9 +246,9 @@ impl Share {
                 number.is_multiple_of(of)
             });
         } else if self == Share::Part {
-            plan.retain(|hit| {
+            plan.retain(|target| {
                 number += 1;
-                CHANGES.contains(&hit.name.as_str()) || number.is_multiple_of(ONE_IN)
+                CHANGES.contains(&name(target.call.number).0.as_str()) || number.is_multiple_of(ONE_IN)
             });
         }
         plan
@@ -271,53 +271,4 @@ fn turn() -> usize {
     let days = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() / 86_400);
     let given = std::env::var("FAULTS_TURN").ok().and_then(|text| text.parse().ok());
     given.unwrap_or_else(|| usize::try_from(days).unwrap_or(0))
-}
-
-/// A folder in which `program` runs under strace, and the others are themselves.
-fn wrapped(scratch: &Scratch, program: &str, strace: &[OsString]) -> PathBuf {
-    let folder = scratch.path().join("bin");
-    let _ = fs::create_dir(&folder);
-    let words: Vec<String> = strace.iter().map(|word| format!("'{}'", word.to_string_lossy())).collect();
-    let real = binary(program);
-    let script = format!("#!/bin/sh\nexec {} '{}' \"$@\"\n", words.join(" "), real.display());
-    let path = folder.join(program);
-    fs::write(&path, script).expect("a wrapper");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
-    scratch.hand_over(&folder);
-    folder
-}
-
-/// Whether a process was killed in this instance of the one call that is traced, and not by another one later.
-fn killed_at(trace: &str, instance: usize) -> bool {
-    let process = |line: &str| match line.split_once(char::is_whitespace) {
-        Some((pid, _)) if pid.bytes().all(|b| b.is_ascii_digit()) => pid.to_owned(),
-        _ => String::new(),
-    };
-    let killed = trace.lines().filter(|line| line.contains("+++ killed by SIGKILL"));
-    let is_call = |line: &&str| line.contains('(') && !line.contains("--- ") && !line.contains("<... ");
-    killed
-        .map(process)
-        .any(|killed| trace.lines().filter(is_call).filter(|line| process(line) == killed).count() == instance)
-}
-
-/// How often each call is in the trace, by the process that makes it most often: that is how strace counts instances.
-fn most_of_one_process(scratch: &Scratch) -> BTreeMap<String, usize> {
-    let trace = fs::read_to_string(scratch.path().join("trace")).unwrap_or_default();
-    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for line in trace.lines() {
-        let (process, rest) = match line.split_once(char::is_whitespace) {
-            Some((pid, rest)) if pid.bytes().all(|b| b.is_ascii_digit()) => (pid, rest.trim_start()),
-            _ => ("", line),
-        };
-        let name = rest.split_once('(').map_or("", |(name, _)| name);
-        if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            *counts.entry((process, name)).or_insert(0) += 1;
-        }
-    }
-    let mut most = BTreeMap::new();
-    for ((_, name), count) in counts {
-        let highest = most.entry(name.to_owned()).or_insert(0);
-        *highest = count.max(*highest);
-    }
-    most
 }

@@ -89,11 +89,9 @@ impl Format {
     }
 
     fn kills_of_pop3d(&self) {
-        for traced in [Traced::Itself, Traced::Family] {
-            pop3(traced).kill(self.share, &|| self.two(), &|scratch, output, what| {
-                self.old_or_new(scratch, output, what);
-            });
-        }
+        pop3(Traced::Family).kill(self.share, &|| self.two(), &|scratch, output, what| {
+            self.old_or_new(scratch, output, what);
+        });
     }
 
     fn errors_of_pop3d(&self) {
@@ -104,9 +102,7 @@ impl Format {
     }
 
     fn kills_of_deliver(&self) {
-        for traced in [Traced::Itself, Traced::Family] {
-            deliver(traced).kill(self.share, &|| self.queued(), &|scratch, _, what| self.once(scratch, what));
-        }
+        deliver(Traced::Family).kill(self.share, &|| self.queued(), &|scratch, _, what| self.once(scratch, what));
     }
 
     fn errors_of_deliver(&self) {

@@ -5,7 +5,7 @@
 
 use crate::common::hops::Hop;
 use crate::common::{Scratch, binary, feed, until};
-use crate::faults::matrix::Share;
+use crate::faults::matrix::{Share, Struck};
 use crate::{BODY, Case, Traced, acknowledged, deliver, due_again, far_off, nothing_left_over, receiving, smtp};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -30,9 +30,7 @@ fn sweep(scratch: &Scratch) -> String {
 }
 
 fn matrix(prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &str)) {
-    for traced in [Traced::Itself, Traced::Family] {
-        deliver(traced).kill(Share::Part, prepare, &|scratch, _, what| check(scratch, what));
-    }
+    deliver(Traced::Family).kill(Share::Part, prepare, &|scratch, _, what| check(scratch, what));
     deliver(Traced::Family).fail(Share::Part, prepare, &|scratch, output, what| {
         assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
         check(scratch, what);
@@ -207,7 +205,8 @@ fn quiet(scratch: &Scratch) {
 fn what_a_filter_before_the_queue_has_taken_is_kept() {
     let check = |scratch: &Scratch, output: &Output, what: &str| {
         quiet(scratch);
-        let queued = scratch.queued().len();
+        // Where the FIFO cannot be written deliver was started, and has been.
+        let queued = scratch.queued().len() + scratch.mail("bob").len();
         assert!(queued == 1 || (queued == 0 && !acknowledged(output)), "{what}: {queued}: {output:?}");
         sweep(scratch);
         assert_eq!((scratch.mail("bob").len(), scratch.queued().len()), (queued, 0), "{what}");
