@@ -17,6 +17,7 @@ mod faults {
     pub mod matrix;
     pub mod names;
     pub mod one_file;
+    pub mod order;
     pub mod paths;
     pub mod short;
     pub mod tracer;
