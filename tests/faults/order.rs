@@ -212,17 +212,17 @@ const BOTH: [Sync; 2] = [Sync::Files, Sync::Folders];
 #[test]
 fn a_message_and_its_name_are_on_disk_before_the_reply() {
     let (smtp, qmqp) = (smtp(Traced::Itself), qmqp(Traced::Itself));
-    let cases: [(&str, &[&str], &Case, &dyn Fn(&Event) -> bool); 3] = [
-        ("smtpsrvr", &[], &smtp, &says("250 2.0.0 Ok: queued as ")),
-        ("sendmail", &["-bs"], &smtp, &says("250 2.0.0 Ok: queued as ")),
-        ("qmqpd", &[], &qmqp, &says(":KOk: queued as ")),
+    let cases: [(&str, &[&str], &Case, &'static str); 3] = [
+        ("smtpsrvr", &[], &smtp, "250 2.0.0 Ok: queued as "),
+        ("sendmail", &["-bs"], &smtp, "250 2.0.0 Ok: queued as "),
+        ("qmqpd", &[], &qmqp, ":KOk: queued as "),
     ];
-    for (name, arguments, case, is_told) in cases {
-        let scratch = receiving();
+    for (name, arguments, case, words) in cases {
+        let (scratch, is_told) = (receiving(), says(words));
         let (mut command, trace) = traced(&scratch, name);
         let output = feed(command.args(arguments), &case.input);
         assert!(acknowledged(&output), "{name}: {output:?}");
-        read(&trace, is_told).keeps_its_word(name, &scratch.queue().join("message"), is_told, &BOTH);
+        read(&trace, &is_told).keeps_its_word(name, &scratch.queue().join("message"), &is_told, &BOTH);
     }
 }
 
