@@ -315,6 +315,15 @@ fn a_delivery_without_fsync_of_the_folder_is_found() {
     }
 }
 
+/// Of an mbox and an MMDF alone.
+#[test]
+fn a_delivery_into_one_file_without_fsync_is_found() {
+    is_found("deliver without fsync of mbox and MMDF", 1, Moment::Reply, &Load::mixed(24), &|site| {
+        let paths = [site.mbox(), site.mmdf()].map(|path| format!("-P '{}'", path.display()));
+        without_calls(site, "deliver", &[vec![NO_FSYNC.to_owned()], paths.to_vec()].concat());
+    });
+}
+
 /// pop3d without the fsync of some files and folders, which `paths` gives for a mailbox in the folder of all; every
 /// mailbox is of the kind of the `first` one, so that nothing else can be found.
 fn a_quit_is_found(what: &str, first: usize, paths: &dyn Fn(Maildrop, &Path) -> Vec<PathBuf>) {

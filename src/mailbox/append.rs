@@ -1,12 +1,13 @@
 //! Appending a message to a mailbox that is one file, so that neither a crash nor a repeat loses or doubles it.
 //!
 //! The second line of what is written is `X-Delivery-ID: BASE partial`, and becomes `whole` only when everything is on
-//! disk. A repeat that finds it whole has nothing to do; one that finds it partial, at the end of the file, cuts it
-//! off and writes it again. An error cuts off what was written, too.
+//! disk. A repeat that finds it whole has nothing to do. Whoever finds a partial message at the end of the file, his own or
+//! another, cuts it off (`torn.rs`). An error cuts off what was written, too.
 
 use super::lock::{Held, Locking, Place};
 use super::quote::Quoter;
 use super::scan::{MARK, PARTIAL, WHOLE, scan};
+use super::torn::{self, Tail};
 use super::{mbox, mmdf, way};
 use crate::config::value::MailboxFormat;
 use memchr::memchr;
@@ -45,29 +46,33 @@ pub fn deliver(
     if strict && !way::is_trusted(&file)? {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, way::NOT_OURS));
     }
-    let mut size = file.metadata()?.len();
-    if search {
-        let found = scan(&file, format, Some(base.as_bytes()))?;
-        match found.marked.and_then(|(at, is_whole)| Some((found.messages.get(at)?, is_whole))) {
-            Some((_, true)) => {
-                // The try that wrote it may have ended before this.
-                file.sync_all()?;
-                return Ok(place.sync()?);
+    let is_there = loop {
+        match torn::look(&file, format, base)? {
+            Tail::Delivered => break true,
+            Tail::Sound => break search && is_whole(&file, format, base)?,
+            Tail::Torn(at) => {
+                log::info!("event=partial-message-removed base={base} octets={}", file.metadata()?.len() - at);
+                file.set_len(at)?;
             }
-            Some((partial, false)) if partial.next >= size => {
-                log::info!("event=partial-message-removed base={base}");
-                size = partial.start;
-                file.set_len(size)?;
-            }
-            Some((_, false)) | None => {}
         }
+    };
+    if is_there {
+        // The try that wrote it may have ended before this.
+        file.sync_all()?;
+        return Ok(place.sync()?);
     }
+    let size = file.metadata()?.len();
     let result = Writing { file: &file, format, at: size }.write(base, content).and_then(|()| Ok(place.sync()?));
     if result.is_err() {
         let cut_off = file.set_len(size).and_then(|()| file.sync_all());
         let _ = cut_off.inspect_err(|error| log::error!("event=partial-message-left base={base} why=\"{error}\""));
     }
     result
+}
+
+/// Whether the message is anywhere in the mailbox.
+fn is_whole(file: &File, format: MailboxFormat, base: &str) -> io::Result<bool> {
+    Ok(scan(file, format, Some(base.as_bytes()))?.marked.is_some_and(|(_, is_whole)| is_whole))
 }
 
 /// One try to open and lock it.

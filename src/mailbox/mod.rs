@@ -11,6 +11,7 @@ mod mbox;
 mod mmdf;
 mod quote;
 pub mod scan;
+mod torn;
 mod way;
 
 use crate::config::Config;

@@ -24,7 +24,10 @@ pub struct Restarted {
 impl Restarted {
     /// `images`: where the disks are put before each start.
     pub fn new(kind: Kind, images: Vec<PathBuf>) -> Restarted {
-        Restarted { kind, site: Site::new(images.len()), images, turn: Cell::new(0), mended: Cell::new(0) }
+        let site = Site::new(images.len());
+        // Of a dot lock the power cut may have left the name alone: then nobody can tell whose it was before it is old.
+        site.scratch.configure("stale_lock_time = 1s");
+        Restarted { kind, site, images, turn: Cell::new(0), mended: Cell::new(0) }
     }
 
     /// Mounts the disks, lets deliver run once, and gives everything that is wrong then. `acknowledged` are the messages
@@ -47,13 +50,16 @@ impl Restarted {
         self.site.hop.taken.lock().expect("the list").clear();
         self.deliver(&mut wrong);
         let mut found = self.mailboxes(&mut wrong);
+        self.one_file(&self.site.mbox(), &mut found, &mut wrong);
+        self.one_file(&self.site.mmdf(), &mut found, &mut wrong);
         self.next_hop(taken, &mut found, &mut wrong);
         for message in acknowledged {
             if !found.contains_key(&message.number) {
                 wrong.push(format!("message {} is lost", message.number));
             }
         }
-        // A repeated delivery finds the file of the first: not even what was in flight may be there twice.
+        // A repeated delivery finds what the first one wrote (`one_file` looks at those by itself): not even what was in
+        // flight may be there twice.
         // But a next hop cannot be asked: what it had the end of may reach it once more.
         let most = |number: usize| if is_far(number) { 2 } else { 1 };
         for (number, times) in found.iter().filter(|(number, times)| **times > most(**number)) {
@@ -129,6 +135,31 @@ impl Restarted {
         wrong.extend(next.and_then(|(maildrop, _)| maildrop.misjudged(&self.site)));
     }
 
+    /// A mailbox that is one file: message behind message and nothing else. Of the one that was in flight there may be two,
+    /// where the queue lost that it was tried and another message came first.
+    fn one_file(&self, path: &Path, found: &mut BTreeMap<usize, usize>, wrong: &mut Vec<String>) {
+        let octets = fs::read(path).unwrap_or_default();
+        let mut here: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut rest = octets.as_slice();
+        while !rest.is_empty() {
+            let Some((number, behind)) = first_message(rest, path.ends_with("mmdf")) else {
+                let at = octets.len() - rest.len();
+                let seen = rest.get(..rest.len().min(200)).unwrap_or_default().escape_ascii();
+                wrong.push(format!("torn: {} at {at} of {}: {seen}", path.display(), octets.len()));
+                break;
+            };
+            *here.entry(number).or_insert(0) += 1;
+            rest = behind;
+        }
+        let more: usize = here.values().map(|times| times - 1).sum();
+        if more > 1 {
+            wrong.push(format!("{more} messages are twice in {}", path.display()));
+        }
+        for number in here.into_keys() {
+            *found.entry(number).or_insert(0) += 1;
+        }
+    }
+
     /// Each message and how often it is there; a file that is none of ours, whole, is wrong.
     fn mailboxes(&self, wrong: &mut Vec<String>) -> BTreeMap<usize, usize> {
         let mut found = BTreeMap::new();
@@ -146,6 +177,25 @@ impl Restarted {
         }
         found
     }
+}
+
+/// The number of the first message of a mailbox that is one file, and what is behind it.
+fn first_message(octets: &[u8], is_mmdf: bool) -> Option<(usize, &[u8])> {
+    const DELIMITER: &[u8] = b"\x01\x01\x01\x01\n";
+    const DATE: usize = "Sun Nov 22 04:27:00 2026\n".len();
+    let (rest, end) = match is_mmdf {
+        true => (octets.strip_prefix(DELIMITER)?, DELIMITER),
+        false => (octets.strip_prefix(b"From alice@mx.example ")?.get(DATE..)?, b"\n".as_slice()),
+    };
+    let path = b"Return-Path: <alice@mx.example>\n";
+    let rest = rest.strip_prefix(path)?.strip_prefix(b"X-Delivery-ID: ")?;
+    let line = rest.iter().position(|octet| *octet == b'\n')?;
+    let (mark, rest) = rest.split_at(line + 1);
+    let rest = behind_trace(&[path, rest].concat()).map(<[u8]>::len).and_then(|left| rest.get(rest.len() - left..))?;
+    let number = rest.strip_prefix(b"Subject: message ")?.split(|octet| *octet == b'\n').next()?;
+    let number: usize = std::str::from_utf8(number).ok()?.parse().ok()?;
+    let behind = rest.strip_prefix(content(number).as_slice())?.strip_prefix(end)?;
+    mark.ends_with(b" whole  \n").then_some((number, behind))
 }
 
 /// What comes behind the two fields that doorpost puts in front.

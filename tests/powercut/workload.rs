@@ -25,7 +25,7 @@ const USER: u32 = 12_345;
 type TakenBy = Arc<Mutex<Vec<(usize, Vec<u64>)>>>;
 
 /// An installation whose queue and drop folder are on the first disk and whose mailboxes are on the last. What is for
-/// smtp.example and lmtp.example goes to a next hop, which loses nothing when the power goes here.
+/// smtp.example and lmtp.example goes to a next hop, which loses nothing when the power goes here; mbox.example and mmdf.example have one file each.
 pub struct Site {
     pub scratch: Scratch,
     disks: usize,
@@ -69,7 +69,10 @@ impl Site {
         ));
         let name = site.hop.name();
         let channels = format!(
-            "local stdin,127.0.0.0/8 mx.example mailbox: *\nby-smtp - smtp.example smtp:{name} -\nby-lmtp - lmtp.example lmtp:{name} -\n"
+            "local stdin,127.0.0.0/8 mx.example mailbox: *\nby-smtp - smtp.example smtp:{name} -\nby-lmtp - lmtp.example lmtp:{name} -\n\
+             by-mbox - mbox.example mbox:{} -\nby-mmdf - mmdf.example mmdf:{} -\n",
+            site.mbox().display(),
+            site.mmdf().display()
         );
         site.scratch.write("channels", &channels);
         for disk in 0..disks {
@@ -104,6 +107,16 @@ impl Site {
 
     pub fn mail(&self) -> PathBuf {
         self.mount_point(self.disks - 1).join("mail")
+    }
+
+    /// The mailbox of all of mbox.example.
+    pub fn mbox(&self) -> PathBuf {
+        self.mail().join("mbox")
+    }
+
+    /// The mailbox of all of mmdf.example.
+    pub fn mmdf(&self) -> PathBuf {
+        self.mail().join("mmdf")
     }
 
     /// Where the mailboxes are from which POP3 removes.
@@ -322,6 +335,8 @@ fn sweep(site: &Site) {
 /// Who gets message `number`: somebody here, or at the next hop.
 fn recipient(number: usize) -> String {
     match number % 9 {
+        0 | 2 => format!("message-{number}@mbox.example"),
+        3 => format!("message-{number}@mmdf.example"),
         4 => format!("message-{number}@smtp.example"),
         7 => format!("message-{number}@lmtp.example"),
         _ => format!("{}@mx.example", USERS[number % USERS.len()]),

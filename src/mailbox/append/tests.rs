@@ -19,7 +19,11 @@ fn append(path: &Path, format: MailboxFormat, base: &str, search: bool, mut cont
 
 /// The mailbox without the dates.
 fn text(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap();
+    of_text(&std::fs::read(path).unwrap())
+}
+
+fn of_text(octets: &[u8]) -> String {
+    let text = std::str::from_utf8(octets).unwrap();
     let line = |line: &str| {
         if mbox::is_separator(line.as_bytes()) { format!("{} DATE", &line[..19]) } else { line.to_owned() }
     };
@@ -66,18 +70,24 @@ fn a_repeat_finds_what_is_whole_and_writes_what_is_not() {
         let before = std::fs::read(&path).unwrap();
         append(&path, format, "1.Q", false, MESSAGE).unwrap();
         let whole = std::fs::read(&path).unwrap();
-        append(&path, format, "1.Q", true, MESSAGE).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        for search in [true, false] {
+            append(&path, format, "1.Q", search, MESSAGE).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), whole);
+        }
         // As a crash leaves it, at any octet.
         let partial = String::from_utf8(whole.clone()).unwrap().replace("1.Q whole  ", "1.Q partial");
         for length in before.len()..=partial.len() {
-            std::fs::write(&path, &partial.as_bytes()[..length]).unwrap();
-            append(&path, format, "1.Q", true, MESSAGE).unwrap();
-            let scan = scan(&File::open(&path).unwrap(), format, Some(b"1.Q")).unwrap();
-            assert!(scan.marked.is_some_and(|(_, is_whole)| is_whole), "{format:?} {length}");
-            // Without its mark nobody can tell whose beginning that was; it stays.
-            let marked_at = partial.find("1.Q partial\n").unwrap() + 12;
-            assert!(scan.messages.len() == 2 || length < marked_at, "{format:?} {length} {}", scan.messages.len());
+            // Another message comes first, or the same one, which may not know that it was tried.
+            for (base, search) in [("1.Q", true), ("1.Q", false), ("2.Q", false)] {
+                std::fs::write(&path, &partial.as_bytes()[..length]).unwrap();
+                append(&path, format, base, search, MESSAGE).unwrap();
+                // A word behind an empty line might be anybody's last one.
+                let name = partial[before.len()..length].strip_prefix("From ").filter(|name| !name.contains('@'));
+                if name.is_some_and(|name| !name.is_empty()) {
+                    continue;
+                }
+                assert_eq!(text(&path), of_text(&whole).replace("1.Q", base), "{length} {base}");
+            }
         }
     }
 }
