@@ -15,6 +15,7 @@ mod expand;
 mod forward;
 mod handing;
 mod helper;
+mod homes;
 mod local;
 mod origin;
 mod permits;
