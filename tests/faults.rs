@@ -19,6 +19,7 @@ mod faults {
     pub mod one_file;
     pub mod order;
     pub mod paths;
+    pub mod pools;
     pub mod short;
     pub mod tracer;
 }

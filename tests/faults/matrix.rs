@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::SystemTime;
 
 /// Whose calls are gone through. All processes are followed, and every other program is let alone.
@@ -78,12 +78,12 @@ impl Victim for Case {
         let mut words = self.program.split(' ');
         let mut arguments = vec![OsString::from(binary(words.next().unwrap_or_default()))];
         arguments.extend(words.map(OsString::from));
-        let mut program = tracer::start(&arguments, scratch.path());
+        let mut program = tracer::start(&arguments, scratch.path(), Stdio::piped());
         // A pipe holds all of it. Who was killed reads nothing.
         let mut stdin = program.0.stdin.take().expect("a pipe");
         stdin.write_all(&self.input).expect("input");
         drop(stdin);
-        let followed = tracer::follow(&program, target);
+        let followed = tracer::follow(&program, target, str::to_owned);
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         program.0.stdout.take().expect("a pipe").read_to_end(&mut stdout).expect("what it said");
         program.0.stderr.take().expect("a pipe").read_to_end(&mut stderr).expect("what it said");

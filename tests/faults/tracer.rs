@@ -52,6 +52,9 @@ pub struct Target {
     pub blow: Blow,
 }
 
+/// The name that a process goes by: its own, or one that it shares with others of which it cannot be said which does what.
+pub type Alias = fn(&str) -> String;
+
 /// What was seen.
 #[derive(Debug)]
 pub struct Followed {
@@ -59,7 +62,7 @@ pub struct Followed {
     pub is_hit: bool,
     /// A process was killed, by us or by another.
     pub killed: bool,
-    /// How often each call was made.
+    /// How often each call was made; of those who share a name, by who made it most often.
     pub calls: BTreeMap<Call, usize>,
 }
 
@@ -68,11 +71,11 @@ pub struct Stopped(pub Child);
 
 /// Starts one with this program and its arguments, and MAIL_CONFIG.
 #[allow(clippy::zombie_processes, reason = "`follow` waits for it and all its kin")]
-pub fn start(arguments: &[OsString], configuration: &Path) -> Stopped {
+pub fn start(arguments: &[OsString], configuration: &Path, stdin: Stdio) -> Stopped {
     let mut command = Command::new("sh");
     command.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]).args(arguments);
     command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", configuration).process_group(0);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
     Stopped(command.spawn().expect("sh"))
 }
 
@@ -108,6 +111,7 @@ struct Ending {
 
 struct Tracer<'a> {
     target: Option<&'a Target>,
+    alias: Alias,
     main: Pid,
     processes: HashMap<Pid, Process>,
     /// Stopped before their first call, until it is known whose children they are.
@@ -119,7 +123,7 @@ struct Tracer<'a> {
 }
 
 /// Leads a program and all its kin to their end. Must be called by the thread that started it.
-pub fn follow(program: &Stopped, target: Option<&Target>) -> Followed {
+pub fn follow(program: &Stopped, target: Option<&Target>, alias: Alias) -> Followed {
     let main = Pid::from_raw(i32::try_from(program.0.id()).expect("a process id"));
     assert!(matches!(waitpid(main, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(..))), "sh did not stop");
     let options = Options::PTRACE_O_TRACESYSGOOD
@@ -134,7 +138,7 @@ pub fn follow(program: &Stopped, target: Option<&Target>) -> Followed {
     let _over = watch(Arc::clone(&living));
     let seen = Followed { status: ExitStatus::from_raw(0), is_hit: false, killed: false, calls: BTreeMap::new() };
     let processes = HashMap::from([(main, Process::new("0".to_owned(), "sh"))]);
-    let mut tracer = Tracer { target, main, processes, unknown: HashSet::new(), ending: None, living, seen };
+    let mut tracer = Tracer { target, alias, main, processes, unknown: HashSet::new(), ending: None, living, seen };
     while !tracer.processes.is_empty() {
         tracer.step();
     }
@@ -209,8 +213,9 @@ impl Tracer<'_> {
     /// Adds the calls of what a process was.
     fn count(&mut self, process: &Process) {
         for (number, count) in &process.calls {
-            let call = Call { process: process.name.clone(), number: *number };
-            *self.seen.calls.entry(call).or_insert(0) += count;
+            let call = Call { process: (self.alias)(&process.name), number: *number };
+            let most = self.seen.calls.entry(call).or_insert(0);
+            *most = (*most).max(*count);
         }
     }
 
@@ -267,7 +272,8 @@ impl Tracer<'_> {
         let count = process.calls.entry(number).or_insert(0);
         *count += 1;
         let is_it = |target: &&Target| {
-            target.call.number == number && target.instance == *count && target.call.process == process.name
+            let is_call = target.call.number == number && target.instance == *count && !self.seen.is_hit;
+            is_call && target.call.process == (self.alias)(&process.name)
         };
         match self.target.filter(is_it).map(|target| target.blow) {
             Some(Blow::Kill) => self.seen.is_hit |= kill(pid, Signal::SIGKILL).is_ok(),
