@@ -108,7 +108,7 @@ fn hear(reader: &mut impl BufRead, said: &mut String) -> std::io::Result<bool> {
     loop {
         let begin = said.len();
         reader.read_line(said)?;
-        let line = said[begin..].as_bytes();
+        let line = &said.as_bytes()[begin..];
         if line.is_empty() || line.get(3) != Some(&b'-') || !line[0].is_ascii_digit() {
             return Ok(line.first().is_some_and(|first| b"23+".contains(first)));
         }
