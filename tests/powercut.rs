@@ -23,6 +23,7 @@ mod powercut {
     pub mod disk;
     pub mod image;
     pub mod log;
+    pub mod pool;
     pub mod pop3;
     pub mod workload;
 }
@@ -262,12 +263,12 @@ fn is_found(what: &str, disks: usize, told: Moment, load: &Load, plant: &Plant<'
 fn without_calls(site: &Site, program: &str, inject: &[String]) {
     let folder = site.scratch.path().join("planted");
     fs::create_dir(&folder).expect("a folder");
-    for other in ["smtpsrvr", "qmqpd", "submit", "deliver", "pop3d"] {
+    for other in ["smtpd", "smtpsrvr", "qmqpd", "submit", "deliver", "pop3d"] {
         let real = common::binary(other);
         let path = folder.join(other);
         if other == program {
             let script = format!(
-                "#!/bin/sh\nexec strace -f -qq -o /dev/null {} '{}' \"$@\"\n",
+                "#!/bin/sh\nexec strace -D -f -qq -o /dev/null {} '{}' \"$@\"\n",
                 inject.join(" "),
                 real.display()
             );

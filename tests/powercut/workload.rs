@@ -2,12 +2,13 @@
 
 use super::disk::{Kind, LoggedDisk};
 use super::log::Log;
+use super::pool::Pool;
 use super::pop3::Maildrop;
 use crate::common::hops::Hop;
 use crate::common::{NOBODY, Scratch, feed};
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -212,7 +213,7 @@ pub struct Recording {
 /// A fault to plant: replaces a program by a script that runs it differently.
 pub type Plant<'a> = dyn Fn(&Site) + 'a;
 
-/// Sends messages by SMTP, by QMQP and through the drop folder, and removes others by POP3; one after another and then
+/// Sends messages by SMTP (to servers of their own and through a pool), by QMQP and through the drop folder, and removes others by POP3; one after another and then
 /// several at once, with deliver running after the first part and throughout the second.
 pub fn record(kind: Kind, disks: usize, load: &Load, folder: &Path, plant: &Plant<'_>) -> Recording {
     let site = Site::new(disks);
@@ -223,18 +224,19 @@ pub fn record(kind: Kind, disks: usize, load: &Load, folder: &Path, plant: &Plan
     let _ = site.logs.set(logs.clone());
     let trigger = site.furnish(&load.maildrops);
     plant(&site);
+    let pool = Pool::start(&site);
     let done = AtomicBool::new(false);
     let (acknowledged, emptied) = (Mutex::default(), Mutex::default());
     let mut moments = Vec::new();
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| watch(&logs, &done));
-        let work = scope.spawn(|| work(&site, &logs, load, &acknowledged, &emptied));
+        let work = scope.spawn(|| work(&site, &pool, &logs, load, &acknowledged, &emptied));
         let worked = work.join();
         done.store(true, Ordering::Release);
         moments = watch.join().expect("the watch");
         worked.expect("the work");
     });
-    drop(trigger);
+    drop((pool, trigger));
     let disks: Vec<PathBuf> = logged.into_iter().map(LoggedDisk::finish).collect();
     if let ([disk], Some(first), Some(last)) = (&disks[..], moments.first(), moments.last()) {
         let ends = Log::open(&disk.join("log")).expect("a log").entries.into_iter().map(|entry| vec![entry.end]);
@@ -271,6 +273,7 @@ fn watch(logs: &[PathBuf], done: &AtomicBool) -> Vec<Vec<u64>> {
 
 fn work(
     site: &Site,
+    pool: &Pool,
     logs: &[PathBuf],
     load: &Load,
     acknowledged: &Mutex<Vec<Acknowledged>>,
@@ -285,7 +288,7 @@ fn work(
         let ack = match number % 9 {
             2 | 5 => qmqp(site, logs, number),
             8 => Some(left(site, logs, number)),
-            _ => smtp(site, logs, number),
+            _ => smtp(site, pool, logs, number),
         };
         acknowledged.lock().expect("acknowledgements").extend(ack);
         if number.is_multiple_of(3) {
@@ -359,8 +362,13 @@ fn left(site: &Site, logs: &[PathBuf], number: usize) -> Acknowledged {
     Acknowledged { number, early, position: positions(logs) }
 }
 
-/// One SMTP session with one message.
-fn smtp(site: &Site, logs: &[PathBuf], number: usize) -> Option<Acknowledged> {
+/// One SMTP session with one message: with a server of its own, or through the pool.
+fn smtp(site: &Site, pool: &Pool, logs: &[PathBuf], number: usize) -> Option<Acknowledged> {
+    if number.is_multiple_of(2) {
+        let client = pool.connect();
+        let from = client.try_clone().expect("a copy");
+        return Some(smtp_session(client, from, logs, number));
+    }
     let mut server = site
         .command("smtpsrvr")
         .stdin(Stdio::piped())
@@ -368,8 +376,14 @@ fn smtp(site: &Site, logs: &[PathBuf], number: usize) -> Option<Acknowledged> {
         .stderr(Stdio::null())
         .spawn()
         .expect("smtpsrvr");
-    let mut to = server.stdin.take().expect("a pipe");
-    let mut from = BufReader::new(server.stdout.take().expect("a pipe"));
+    let (to, from) = (server.stdin.take().expect("a pipe"), server.stdout.take().expect("a pipe"));
+    let acknowledged = smtp_session(to, from, logs, number);
+    let _ = server.wait();
+    Some(acknowledged)
+}
+
+fn smtp_session(mut to: impl Write, from: impl Read, logs: &[PathBuf], number: usize) -> Acknowledged {
+    let mut from = BufReader::new(from);
     let mut reply = move || {
         let mut line = String::new();
         while from.read_line(&mut line).is_ok_and(|octets| octets > 0) && line.as_bytes().get(3) == Some(&b'-') {
@@ -397,9 +411,8 @@ fn smtp(site: &Site, logs: &[PathBuf], number: usize) -> Option<Acknowledged> {
     let position = positions(logs);
     say(b"QUIT\r\n");
     let _ = reply();
-    let _ = server.wait();
     assert!(answer.starts_with("250 2.0.0 "), "message {number}: {answer}");
-    Some(Acknowledged { number, early, position })
+    Acknowledged { number, early, position }
 }
 
 /// One QMQP package.
