@@ -64,6 +64,26 @@ fn the_options_of_a_page_are_those_of_the_program() {
     }
 }
 
+/// Of programs and of the links to them, as README.md has them installed.
+#[test]
+fn there_is_a_page_for_every_name_that_is_installed() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md");
+    let install = readme.split("\n## Install\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    let mut names = BTreeSet::new();
+    for line in install.lines() {
+        if let Some((_, list)) = line.split_once("for name in ").or_else(|| line.split_once("for program in ")) {
+            names.extend(list.split(';').next().unwrap_or_default().split_whitespace());
+        }
+        let links = line.split("&&").filter_map(|part| part.trim().strip_prefix("ln -sf "));
+        names.extend(links.filter_map(|link| link.split_whitespace().nth(1)?.rsplit('/').next()));
+    }
+    assert!(["sendmail", "lmtpsrvr", "qmtpd", "deliver"].iter().all(|name| names.contains(name)), "{names:?}");
+    for name in names {
+        let is_there = ["1", "8"].iter().any(|section| pages().join(format!("{name}.{section}")).is_file());
+        assert!(is_there, "{name} has no page of its own");
+    }
+}
+
 #[test]
 fn every_file_in_man_is_a_page_of_this_name_and_section() {
     let mut sections = Vec::new();
