@@ -164,6 +164,40 @@ fn a_next_hop_may_be_reached_over_ipv6() {
     }
 }
 
+/// By MX and AAAA; where IPv6 is refused, or says "later" at once, the host's A is asked.
+#[test]
+fn a_mail_host_is_reached_over_ipv6_and_over_ipv4_where_that_is_refused() {
+    const BOTH: common::names::Table = &[
+        ("both.example", "MX", "10 mx.both.example"),
+        ("mx.both.example", "AAAA", "::1"),
+        ("mx.both.example", "A", "127.0.0.1"),
+        ("six.example", "AAAA", "::1"),
+    ];
+    let names = Names::start(BOTH);
+    let run = |port: u16| {
+        let more = format!("name_servers = {}\nsmtp_tcp_port = {port}\ndefault_process_limit = 1", names.address);
+        let scratch = site("smtp:", &more);
+        enqueue(&scratch, &["bob@both.example"], TEXT);
+        enqueue(&scratch, &["bob@six.example"], TEXT);
+        (deliver(&scratch), scratch)
+    };
+    let six = Hop::on(TcpListener::bind("[::1]:0").expect("a port of ::1"), |_, _, _| None);
+    let (log, _scratch) = run(six.address.port());
+    assert_eq!((six.taken().len(), log.matches("status=relayed").count()), (2, 2), "{log}");
+    let four = Hop::friendly();
+    let port = four.address.port();
+    for is_there in [false, true] {
+        let later = |word: &str, _: &str, _| (word == "greeting").then_some(Act::Say("421 4.3.2 not now"));
+        let six = is_there.then(|| Hop::on(TcpListener::bind(("::1", port)).expect("the same port"), later));
+        let (log, _scratch) = run(port);
+        assert_eq!(four.taken().len(), 1 + usize::from(is_there), "{log}");
+        assert!(log.contains("to=<bob@both.example> status=relayed"), "{log}");
+        assert!(log.contains("to=<bob@six.example> status=deferred"), "{log}");
+        assert!(log.contains("host=mx.both.example place=Net([::1]:"), "IPv6 was asked first: {log}");
+        assert_eq!(six.map(|six| six.sessions() > 0), is_there.then_some(true));
+    }
+}
+
 /// RFC 8689, from a client that asks for it to a host that promises it, and to one that does not.
 #[test]
 fn what_came_in_with_requiretls_leaves_with_it_or_not_at_all() {

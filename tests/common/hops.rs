@@ -55,7 +55,14 @@ impl Hop {
 
     /// One with a behaviour.
     pub fn start(behaviour: impl Fn(&str, &str, usize) -> Option<Act> + Send + Sync + 'static) -> Hop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Hop::on(TcpListener::bind("127.0.0.1:0").expect("a port"), behaviour)
+    }
+
+    /// One on a socket that listens.
+    pub fn on(
+        listener: TcpListener,
+        behaviour: impl Fn(&str, &str, usize) -> Option<Act> + Send + Sync + 'static,
+    ) -> Hop {
         let address = listener.local_addr().expect("its address");
         let (taken, seen, over) = (Arc::default(), Arc::default(), Arc::new(AtomicBool::new(false)));
         let (taken_by, seen_by, stop) = (Arc::clone(&taken), Arc::clone(&seen), Arc::clone(&over));

@@ -2,7 +2,7 @@
 
 use domain::base::iana::{Class, Rcode};
 use domain::base::{Message, MessageBuilder, Name, Record, Rtype, Ttl};
-use domain::rdata::{A, Mx, Ptr};
+use domain::rdata::{A, Aaaa, Mx, Ptr};
 use std::net::{SocketAddr, UdpSocket};
 use std::str::FromStr;
 use std::thread::JoinHandle;
@@ -13,7 +13,7 @@ pub struct Names {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Owner, type (`MX`, `A` or `PTR`), and value.
+/// Owner, type (`MX`, `A`, `AAAA` or `PTR`), and value.
 pub type Table = &'static [(&'static str, &'static str, &'static str)];
 
 impl Names {
@@ -57,6 +57,10 @@ fn answer(question: &Message<Vec<u8>>, table: Table) -> Vec<u8> {
             }
             ("A", Rtype::A) => {
                 let data = A::new(value.parse().expect("an address"));
+                answer.push(Record::new(named(owner), Class::IN, ttl, data)).expect("room");
+            }
+            ("AAAA", Rtype::AAAA) => {
+                let data = Aaaa::new(value.parse().expect("an address"));
                 answer.push(Record::new(named(owner), Class::IN, ttl, data)).expect("room");
             }
             ("PTR", Rtype::PTR) => {
