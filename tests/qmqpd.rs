@@ -159,7 +159,7 @@ fn more_is_logged_of_listed_clients_only() {
         let main_cf = format!("qmqpd_authorized_clients = stdin\ndebug_peer_list = {list}\ndebug_peer_level = {level}");
         let log = sent(&Scratch::with(&main_cf), &[], "alice@client.example").1;
         assert_eq!(log.contains("event=sender from=<alice@client.example>"), steps, "{list} {level}: {log}");
-        assert_eq!(log.contains("event=recipient to=<bob@mx.example> verdict=Accepted"), steps, "{log}");
+        assert_eq!(log.contains("event=recipient to=<bob@mx.example>"), steps, "{log}");
         assert_eq!(log.contains("event=content octets="), pieces, "{list} {level}: {log}");
     }
 }

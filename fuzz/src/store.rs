@@ -7,7 +7,7 @@
 use doorpost::exit::Error;
 use doorpost::message::parameters::{MailParameters, RecipientParameters};
 use doorpost::message::path::{Address, ReversePath};
-use doorpost::submit::{Introduction, Outcome, Refusal, Submit, Verdict};
+use doorpost::submit::{AllOrNothing, Introduction, Outcome, Refusal, Submit, Verdict};
 
 /// A message that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Store {
     message: Message,
     /// After trouble nothing is known any more, until an introduction.
     broken: bool,
+    /// Why one that had to be taken was not.
+    rejected: Option<Verdict>,
     /// QMQP sends the content first.
     content_first: bool,
 }
@@ -70,6 +72,14 @@ fn verdict(address: &Address) -> Option<Verdict> {
         Some(b'x') => return None,
         _ => Verdict::Accepted,
     })
+}
+
+impl AllOrNothing for &mut Store {
+    fn require(&mut self, address: &Address) -> Result<(), Error> {
+        let verdict = self.recipient(address)?;
+        self.rejected = self.rejected.or(Some(verdict).filter(|verdict| *verdict != Verdict::Accepted));
+        Ok(())
+    }
 }
 
 impl Submit for &mut Store {
@@ -129,7 +139,9 @@ impl Submit for &mut Store {
         }
         let message = std::mem::take(&mut self.message);
         let reverse_path = message.reverse_path.expect("committed with a reverse-path");
+        let rejected = self.rejected.take().map(Refusal::Recipient);
         let refusal = match reverse_path.first() {
+            _ if rejected.is_some() => rejected,
             _ if message.recipients.is_empty() => Some(Refusal::NoRecipients),
             Some(b'l') => Some(Refusal::TooLarge),
             Some(b'n') => Some(Refusal::NoRoom),

@@ -119,6 +119,7 @@ impl Reply {
             Refusal::TooManyHops => Reply::new(Kind::Never, "Error: too many hops"),
             Refusal::NoRoom => Reply::new(Kind::Later, "Error: no room for the message now"),
             Refusal::NoRecipients => Reply::NO_RECIPIENTS,
+            Refusal::Recipient(verdict) => Reply::verdict(verdict).unwrap_or(Reply::TROUBLE),
             Refusal::Filtered => Reply::new(Kind::Never, "Error: message refused by the filter here"),
             Refusal::Trouble => Reply::TROUBLE,
         }

@@ -18,7 +18,7 @@ use crate::message::verp::Verp;
 use crate::net::connection::{Fault, Stream};
 use crate::net::peer::Peer;
 use crate::net::{FIRST_ROOM, make_room};
-use crate::submit::{Introduction, Policy, Submit, Verdict};
+use crate::submit::{AllOrNothing, Introduction, Policy};
 use std::time::Duration;
 
 /// The specification lets neither side take longer than an hour.
@@ -49,7 +49,7 @@ impl End {
 
 /// Serves one connection. `submit` was made before an octet is read; if that failed, the client hears "later". An error
 /// given back has been told to the client already.
-pub fn serve<S: Stream, Q: Submit>(
+pub fn serve<S: Stream, Q: AllOrNothing>(
     stream: &mut S,
     config: &Config,
     peer: &Peer,
@@ -141,7 +141,7 @@ fn take(
     config: &Config,
     who: &str,
     introduction: Introduction,
-    mut submit: impl Submit,
+    mut submit: impl AllOrNothing,
 ) -> Result<End, Error> {
     submit.introduce(&introduction)?;
     let mut request = Request::new(config.message_size_limit, config.line_length_limit);
@@ -165,22 +165,21 @@ fn take(
                 Err(fault) => return Ok(End::early(Reply::fault(fault, request.phase()))),
             };
             input = &input[taken..];
-            let verdict = match event {
+            match event {
                 Some(Event::Content(octets)) => {
                     log::trace!("client={who} event=content octets={}", octets.len());
-                    submit.content(octets).map(|()| Verdict::Accepted)?
+                    submit.content(octets)?;
                 }
                 Some(Event::ReversePath(path)) => {
                     log::debug!("client={who} event=sender from={path}");
                     if let Some(reply) = bad_delimiters(config, &path) {
                         return Ok(End::early(reply));
                     }
-                    submit.reverse_path(&path).map(|()| Verdict::Accepted)?
+                    submit.reverse_path(&path)?;
                 }
                 Some(Event::Recipient(address)) => {
-                    let verdict = submit.recipient(&address)?;
-                    log::debug!("client={who} event=recipient to=<{address}> verdict={verdict:?}");
-                    verdict
+                    log::debug!("client={who} event=recipient to=<{address}>");
+                    submit.require(&address)?;
                 }
                 Some(Event::End) => {
                     let reply = Reply::outcome(submit.commit()?);
@@ -188,10 +187,7 @@ fn take(
                     return Ok(End::Reply { reply, ended, unread: !input.is_empty() });
                 }
                 // QMQP has a fault instead.
-                Some(Event::NotAnAddress) | None => Verdict::Accepted,
-            };
-            if let Some(reply) = Reply::verdict(verdict) {
-                return Ok(End::early(reply));
+                Some(Event::NotAnAddress) | None => {}
             }
         }
     }

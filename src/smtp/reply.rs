@@ -230,6 +230,7 @@ impl Reply {
             Outcome::Refused(Refusal::TooManyHops) => fixed(554, "5.4.6", "Too many hops, the message is in a loop"),
             Outcome::Refused(Refusal::NoRoom) => Reply::NO_ROOM,
             Outcome::Refused(Refusal::NoRecipients) => Reply::NO_RECIPIENTS,
+            Outcome::Refused(Refusal::Recipient(verdict)) => Reply::verdict(*verdict),
             Outcome::Refused(Refusal::Filtered) => fixed(554, "5.7.1", "Message refused by the filter here"),
             Outcome::Refused(Refusal::Trouble) => Reply::TROUBLE,
         }

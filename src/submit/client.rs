@@ -1,7 +1,7 @@
 //! The servers' end: the way to `submit`, by its unix socket where there is one, else by a child of our own.
 
 use super::frames::{self, FrameReader, LONGEST_CONTENT, Reply, Request};
-use super::{Introduction, Outcome, Submit, Verdict};
+use super::{AllOrNothing, Introduction, Outcome, Submit, Verdict};
 use crate::cli::Common;
 use crate::config::Config;
 use crate::exit::Error;
@@ -272,6 +272,14 @@ impl Submit for Submitter<'_> {
     }
 }
 
+impl AllOrNothing for Submitter<'_> {
+    fn require(&mut self, address: &Address) -> Result<(), Error> {
+        self.put(&Request::Required(address.clone()));
+        // One write for few of them, and no more memory for many.
+        if self.out.len() < LONGEST_CONTENT { Ok(()) } else { self.flush() }
+    }
+}
+
 impl Drop for Submitter<'_> {
     fn drop(&mut self) {
         self.hang_up();
@@ -438,6 +446,21 @@ mod tests {
         assert_eq!(submitter.recipient(&address).unwrap(), Verdict::Accepted);
         submitter.reset().unwrap();
         assert_eq!(kinds(&mut far), "FRX");
+    }
+
+    #[test]
+    fn a_whole_package_waits_for_one_answer() {
+        let (mut submitter, mut far) = pair();
+        submitter.content(b"x\n").unwrap();
+        submitter.reverse_path(&ReversePath::NULL).unwrap();
+        let address = Address::from_internal(b"bob").unwrap();
+        submitter.require(&address).unwrap();
+        submitter.require(&address).unwrap();
+        assert_eq!(kinds(&mut far), "");
+        let outcome = Outcome::Refused(super::super::Refusal::Recipient(Verdict::UnknownUser));
+        answer(&mut far, &Reply::Outcome(outcome.clone()));
+        assert_eq!(submitter.commit().unwrap(), outcome);
+        assert_eq!(kinds(&mut far), "CFNNE");
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! What servers and submit say to each other: bounded netstring frames, the first octet of each its kind.
 //!
 //! ```text
-//! request           I introduction   A attribute   V address   F reverse-path   R address   C content   E      X
-//! is answered by    -                -             v verdict   -                v verdict   -           q or n -
+//! request           I introduction   A attribute   V address   F reverse-path   R address   N address   C content   E      X
+//! is answered by    -                -             v verdict   -                v verdict   -           -           q or n -
 //! ```
 //!
 //! `A` (`name=value`) is written into the queue file of every message that follows; the next introduction forgets it.
-//! `q` brings the queue id, `n` a refusal. `F` (no octets: the null one) begins a message, `E` asks for it to be committed, `X` abandons it, and so does the end
-//! of input. Recipients may come before the content or after it; the first `F` or `R` behind content ends that.
+//! `N` is a recipient that must be taken: if it is not, the refusal brings the verdict. `q` brings the queue id, `n` a refusal. `F` (no octets: the null one) begins a message, `E` asks for it to be committed, `X` abandons it, and so does the end
+//! of input. Recipients may come before the content or after it; the first `F`, `R` or `N` behind content ends that.
 //! Behind the path of `F` and `R` may stand an octet 0 and the parameters that came with it, in the
 //! text form of `message::parameters`; no address has that octet in it. What is not answered may be sent together with what follows. Addresses are in internal form. Inside an
 //! introduction each text is counted by two octets, most significant first, and a text that may be missing has an
@@ -42,6 +42,8 @@ pub enum Request<'a> {
     ReversePath(ReversePath, MailParameters),
     /// Judge an address and take it.
     Recipient(Address, RecipientParameters),
+    /// Judge an address and take it; without it nobody gets the message.
+    Required(Address),
     /// More of the content.
     Content(&'a [u8]),
     /// Put the message on disk.
@@ -112,6 +114,7 @@ impl Request<'_> {
             Request::Recipient(address, parameters) => {
                 put_frame(out, b'R', &with(address.as_bytes(), parameters.is_empty(), parameters));
             }
+            Request::Required(address) => put_frame(out, b'N', address.as_bytes()),
             Request::Content(octets) => put_frame(out, b'C', octets),
             Request::Commit => put_frame(out, b'E', b""),
             Request::Reset => put_frame(out, b'X', b""),
@@ -134,6 +137,7 @@ impl Request<'_> {
                 let address = Address::from_internal(address).map_err(|_| Fault)?;
                 Ok(Request::Recipient(address, RecipientParameters::from_text(parameters).map_err(|_| Fault)?))
             }
+            (b'N', rest) => Address::from_internal(rest).map(Request::Required).map_err(|_| Fault),
             (b'C', rest) => Ok(Request::Content(rest)),
             (b'E', []) => Ok(Request::Commit),
             (b'X', []) => Ok(Request::Reset),
@@ -148,6 +152,9 @@ impl Reply {
         match self {
             Reply::Verdict(verdict) => put_frame(out, b'v', &[letter(&VERDICTS, verdict)]),
             Reply::Outcome(Outcome::Queued(id)) => put_frame(out, b'q', id.as_bytes()),
+            Reply::Outcome(Outcome::Refused(Refusal::Recipient(verdict))) => {
+                put_frame(out, b'n', &[b'x', letter(&VERDICTS, verdict)]);
+            }
             Reply::Outcome(Outcome::Refused(refusal)) => put_frame(out, b'n', &[letter(&REFUSALS, refusal)]),
         }
     }
@@ -157,6 +164,10 @@ impl Reply {
         match payload.split_first().ok_or(Fault)? {
             (b'v', [octet]) => Ok(Reply::Verdict(meaning(&VERDICTS, *octet).ok_or(Fault)?)),
             (b'n', [octet]) => Ok(Reply::Outcome(Outcome::Refused(meaning(&REFUSALS, *octet).ok_or(Fault)?))),
+            (b'n', [b'x', octet]) => {
+                let verdict = meaning(&VERDICTS, *octet).ok_or(Fault)?;
+                Ok(Reply::Outcome(Outcome::Refused(Refusal::Recipient(verdict))))
+            }
             (b'q', id) if !id.is_empty() && id.iter().all(u8::is_ascii_alphanumeric) => {
                 Ok(Reply::Outcome(Outcome::Queued(String::from_utf8_lossy(id).into_owned())))
             }
@@ -347,6 +358,7 @@ mod tests {
         Verify(Address),
         ReversePath(Option<Address>, MailParameters),
         Recipient(Address, RecipientParameters),
+        Required(Address),
         Content(Vec<u8>),
         Commit,
         Reset,
@@ -359,6 +371,7 @@ mod tests {
                 Sent::Verify(address) => Request::Verify(address.clone()),
                 Sent::ReversePath(path, said) => Request::ReversePath(ReversePath(path.clone()), said.clone()),
                 Sent::Recipient(address, said) => Request::Recipient(address.clone(), said.clone()),
+                Sent::Required(address) => Request::Required(address.clone()),
                 Sent::Content(octets) => Request::Content(octets),
                 Sent::Commit => Request::Commit,
                 Sent::Reset => Request::Reset,
@@ -378,6 +391,7 @@ mod tests {
                 .prop_map(|(path, said)| Sent::ReversePath(path, MailParameters::from_text(said).unwrap())),
             (any_address(), any_text(&["", "NOTIFY=NEVER", "NOTIFY=DELAY ORCPT=rfc822;a+40b"]))
                 .prop_map(|(address, said)| Sent::Recipient(address, RecipientParameters::from_text(said).unwrap())),
+            any_address().prop_map(Sent::Required),
             vec(any::<u8>(), 0..3000).prop_map(Sent::Content),
             Just(Sent::Commit),
             Just(Sent::Reset),
@@ -408,17 +422,19 @@ mod tests {
         }
 
         #[test]
-        fn any_octets_are_decoded_without_panic(octets in vec(any::<u8>(), 0..200), kind in 0..8_usize) {
+        fn any_octets_are_decoded_without_panic(octets in vec(any::<u8>(), 0..200), kind in 0..9_usize) {
             let _ = Request::decode(&octets);
             let _ = Reply::decode(&octets);
-            let _ = Request::decode(&[&b"IVFRCEXz"[kind..=kind], &octets].concat());
+            let _ = Request::decode(&[&b"IVFRNCEXz"[kind..=kind], &octets].concat());
             let _ = payloads(&octets, 7);
         }
     }
 
     #[test]
     fn every_reply_is_decoded() {
-        let outcomes = REFUSALS.iter().map(|(refusal, _)| Outcome::Refused(*refusal));
+        let refusals = REFUSALS.iter().map(|(refusal, _)| *refusal);
+        let of_recipients = VERDICTS.iter().map(|(verdict, _)| Refusal::Recipient(*verdict));
+        let outcomes = refusals.chain(of_recipients).map(Outcome::Refused);
         let queued = Outcome::Queued("0123456789abcde".to_owned());
         let replies = VERDICTS.iter().map(|(verdict, _)| Reply::Verdict(*verdict));
         for reply in replies.chain(outcomes.chain([queued]).map(Reply::Outcome)) {

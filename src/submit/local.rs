@@ -117,7 +117,7 @@ pub fn commit(way: &mut dyn Submit) -> Result<String, Error> {
         Outcome::Queued(id) => Ok(id),
         Outcome::Refused(refusal) => Err(match refusal {
             Refusal::TooLarge | Refusal::TooManyHops | Refusal::Filtered => Error::Unavailable(refusal.to_string()),
-            Refusal::NoRecipients => Error::Usage(refusal.to_string()),
+            Refusal::NoRecipients | Refusal::Recipient(_) => Error::Usage(refusal.to_string()),
             Refusal::NoRoom | Refusal::Trouble => Error::Temporary(refusal.to_string()),
         }),
     }

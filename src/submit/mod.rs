@@ -60,6 +60,8 @@ pub enum Refusal {
     NoRoom,
     /// No recipient was taken (554 5.5.1).
     NoRecipients,
+    /// One that had to be taken was not, and why ([`AllOrNothing`]).
+    Recipient(Verdict),
     /// The filter before the queue will not have it (554 5.7.1).
     Filtered,
     /// Anything else that may be better later; the log says what (451 4.3.0).
@@ -74,6 +76,7 @@ impl std::fmt::Display for Refusal {
             Refusal::TooManyHops => "the message has hopcount_limit Received fields",
             Refusal::NoRoom => "the disk is full",
             Refusal::NoRecipients => "no recipients",
+            Refusal::Recipient(_) => "a recipient is not taken",
             Refusal::Filtered => "before_queue_filter refuses the message",
             Refusal::Trouble => "the queue cannot be written now",
         })
@@ -176,4 +179,10 @@ pub trait Submit {
     fn commit(&mut self) -> Result<Outcome, Error>;
     /// Abandons the message.
     fn reset(&mut self) -> Result<(), Error>;
+}
+
+/// The same for a protocol that has one answer for all recipients: nobody waits for a verdict about each.
+pub trait AllOrNothing: Submit {
+    /// Adds a recipient without whom nobody is to get the message: that it is not taken is told by `commit`.
+    fn require(&mut self, address: &Address) -> Result<(), Error>;
 }

@@ -96,7 +96,7 @@ fn feed(
             log::error!("{refusal}");
             Err(match refusal {
                 Refusal::TooLarge | Refusal::TooManyHops | Refusal::Filtered => Refused::Permanently,
-                Refusal::NoRecipients => Refused::Envelope,
+                Refusal::NoRecipients | Refusal::Recipient(_) => Refused::Envelope,
                 Refusal::NoRoom | Refusal::Trouble => Refused::Write,
             })
         }

@@ -193,6 +193,18 @@ impl<'a> Receiver<'a> {
         Ok(())
     }
 
+    /// A recipient without whom nobody gets the message.
+    fn require(&mut self, address: &Address) -> Result<(), Error> {
+        if self.message.refusal.is_some() {
+            return Ok(());
+        }
+        let verdict = self.recipient(address)?;
+        if verdict != Verdict::Accepted {
+            (self.message.draft, self.message.refusal) = (None, Some(Refusal::Recipient(verdict)));
+        }
+        Ok(())
+    }
+
     fn end_content(&mut self) -> Result<(), TooMany> {
         if !self.message.content_has_begun || self.message.content_has_ended {
             return Ok(());
@@ -503,6 +515,7 @@ fn obey(receiver: &mut Receiver<'_>, request: &Request<'_>) -> Result<Option<Rep
         Request::Recipient(address, parameters) => {
             receiver.recipient_with(address, parameters).map(Reply::Verdict).map(Some)
         }
+        Request::Required(address) => receiver.require(address).map(|()| None),
         Request::Content(octets) => receiver.content(octets).map(|()| None),
         Request::Commit => receiver.commit().map(Reply::Outcome).map(Some),
         Request::Reset => receiver.reset().map(|()| None),

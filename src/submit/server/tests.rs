@@ -186,6 +186,27 @@ fn loops_and_messages_for_nobody_are_refused() {
 }
 
 #[test]
+fn one_required_recipient_that_is_not_taken_keeps_the_message_from_all() {
+    let (site, common) = (Site::with(&[]), Common::default());
+    let mut receiver = site.receiver(&common);
+    let said = |receiver: &mut Receiver<'_>, recipients: &[&str]| {
+        obey(receiver, &Request::Content(b"x\n")).unwrap();
+        obey(receiver, &Request::ReversePath(alice(), MailParameters::default())).unwrap();
+        for recipient in recipients {
+            assert_eq!(obey(receiver, &Request::Required(address(recipient))).unwrap(), None);
+        }
+        obey(receiver, &Request::Commit).unwrap()
+    };
+    let refused = Some(Reply::Outcome(Outcome::Refused(Refusal::Recipient(Verdict::UnknownUser))));
+    let nobody_among_them = ["bob@mx.example", "nobody@mx.example", "carol@mx.example"];
+    assert_eq!(said(&mut receiver, &nobody_among_them), refused);
+    assert_eq!(site.files(), 0);
+    let taken = said(&mut receiver, &["bob@mx.example", "carol@mx.example"]);
+    assert!(matches!(taken, Some(Reply::Outcome(Outcome::Queued(_)))), "{taken:?}");
+    assert_eq!(site.queued()[0].recipients.len(), 2);
+}
+
+#[test]
 fn more_early_recipients_than_memory_is_for_are_told_so_and_the_rest_goes() {
     let (site, common) = (Site::with(&[("message_size_limit", "0")]), Common::default());
     let mut receiver = site.receiver(&common);
