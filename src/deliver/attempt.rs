@@ -5,6 +5,7 @@
 //!
 //! What a crash may leave behind at each step, and why nothing is lost by it, is in doc/internals.md.
 
+use super::expand::Route;
 use super::helper::Helper;
 use super::homes::Homes;
 use super::local::Copy;
@@ -20,7 +21,7 @@ use crate::message::idna;
 use crate::message::parameters::{Body, MailParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
-use crate::queue::{Error, Id, Message, Queue, RecipientState};
+use crate::queue::{Error, Id, Message, Queue, Recipient, RecipientState};
 use crate::smtp::client::To;
 use crate::submit::verify;
 use std::borrow::Cow;
@@ -194,9 +195,21 @@ impl Trial {
             }
         }
         let (settings, helper) = (tools.settings, tools.helper.as_deref_mut());
-        self.one(config, number, address, |message, search| {
+        let act = |message: &Message, search| {
             Ok(carry_here(settings, helper, &Copy { message, number, address, search }, transport))
-        })
+        };
+        let has_it = self.tried(config, number, address, act)?;
+        if has_it && self.is_over() && is_found_again(config, &self.message, transport) {
+            return Ok(());
+        }
+        self.settle(&[number])
+    }
+
+    /// Whether nothing is left to do but to remove the message.
+    fn is_over(&self) -> bool {
+        let is_done =
+            |recipient: &Recipient| recipient.parameters.is_empty() && recipient.state == RecipientState::Delivered;
+        self.message.recipients.iter().all(is_done)
     }
 
     /// Asks for a permit, having given back the one before.
@@ -247,10 +260,23 @@ impl Trial {
         address: &Address,
         act: impl FnOnce(&Message, bool) -> Result<Outcome, Error>,
     ) -> Result<(), Error> {
+        self.tried(config, number, address, act)?;
+        self.settle(&[number])
+    }
+
+    /// The same, but what came of it is not on disk yet. Gives whether the recipient has it in a mailbox now.
+    fn tried(
+        &mut self,
+        config: &Config,
+        number: usize,
+        address: &Address,
+        act: impl FnOnce(&Message, bool) -> Result<Outcome, Error>,
+    ) -> Result<bool, Error> {
         let search = self.begin(number)?;
         let outcome = act(&self.message, search)?;
+        let has_it = outcome == Outcome::Delivered;
         self.note(config, number, address, outcome)?;
-        self.settle(&[number])
+        Ok(has_it)
     }
 
     /// Recipients of one next hop. Gives why there is none, if that is for good.
@@ -377,7 +403,9 @@ impl Trial {
     /// came may have, as well as one that crashed.
     fn begin(&mut self, number: usize) -> Result<bool, Error> {
         let Some(recipient) = self.message.recipients.get(number) else { return Ok(false) };
-        let search = recipient.state == RecipientState::Trying || recipient.attempts > 0;
+        let search = recipient.state == RecipientState::Trying
+            || recipient.attempts > 0
+            || schedule::may_be_older_than_boot(self.message.created, self.now);
         let report = recipient.report.clone();
         self.message.mark(number, RecipientState::Trying, &report, false)?;
         Ok(search)
@@ -517,6 +545,19 @@ fn shared(config: &Config, address: &Address, transport: &Transport) -> Option<(
         },
         Transport::Smtp(_) | Transport::None => None,
     }
+}
+
+/// Whether a repeat that knows of no earlier try finds what that has delivered: a Maildir has it under the same name, and
+/// after a power cut all of it is searched ([`Trial::begin`]). What an alias or a `~/.forward` made of a message may be
+/// meant for a program.
+fn is_found_again(config: &Config, message: &Message, transport: &Transport) -> bool {
+    let is_maildir = |spec: &MailboxSpec| spec.format == MailboxFormat::Maildir;
+    let ends_there = match transport {
+        Transport::Mailbox => is_maildir(&config.mailbox),
+        Transport::Other(name, place) => stored(name, place).as_ref().is_some_and(is_maildir),
+        Transport::Smtp(_) | Transport::None => false,
+    };
+    ends_there && Route::of(message).is_none()
 }
 
 /// The mailbox that a channel names for all its mail.

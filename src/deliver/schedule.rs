@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::exit::Error;
 use crate::queue::{Id, Queue};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -23,6 +24,14 @@ const REMEMBERED: usize = 10_000;
 /// How long a message is in the queue; nothing if the clock was set back.
 pub fn age(created: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(created).unwrap_or_default()
+}
+
+/// Whether a message may have been here before this machine was started: a power cut may have taken away what was noted of
+/// its last try. In its first minute the clock may have been wrong a little, or not have been set at all.
+pub fn may_be_older_than_boot(created: SystemTime, now: SystemTime) -> bool {
+    let up = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from);
+    let boot = now.checked_sub(up).and_then(|boot| boot.checked_add(Duration::from_secs(60)));
+    created > now || boot.is_none_or(|boot| created < boot)
 }
 
 /// When a message is tried again: after as long as it has waited already and up to a tenth more, within the two backoff
@@ -211,6 +220,16 @@ mod tests {
 
     fn at(seconds: u64) -> SystemTime {
         START + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn what_was_here_before_the_start_of_the_machine_is_told_from_what_came_since() {
+        let now = SystemTime::now();
+        let up = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap());
+        assert!(may_be_older_than_boot(now - up - Duration::from_secs(1), now));
+        assert!(!may_be_older_than_boot(now - up + Duration::from_secs(120), now));
+        // No clock was set yet when the machine started.
+        assert!(may_be_older_than_boot(at(5), at(3)));
     }
 
     #[test]
