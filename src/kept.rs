@@ -35,11 +35,16 @@ impl Stamp {
         ]))
     }
 
-    /// Whether whatever changes the file from now on changes this too, and it is small.
-    fn may_be_kept(&self, now: SystemTime) -> bool {
-        let Stamp([_, _, length, content, _, inode, _]) = self;
+    /// Whether whatever changes the file from now on changes this too.
+    pub fn is_settled(&self, now: SystemTime) -> bool {
+        let Stamp([_, _, _, content, _, inode, _]) = self;
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(0));
-        u64::try_from(*length).is_ok_and(|length| length <= LARGEST) && *content.max(inode) < now - UNSETTLED
+        *content.max(inode) < now - UNSETTLED
+    }
+
+    /// The same, and it is small.
+    fn may_be_kept(&self, now: SystemTime) -> bool {
+        u64::try_from(self.0[2]).is_ok_and(|length| length <= LARGEST) && self.is_settled(now)
     }
 }
 

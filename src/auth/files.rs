@@ -5,16 +5,9 @@ use crate::auth::{check_methods, has_secrets, methods};
 use crate::config::Config;
 use crate::config::value::{AuthMethod, UserSource};
 use crate::exit::Error;
+use crate::kept::Stamp;
 use crate::users;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, SystemTime};
-
-/// A file that was changed so short a time before may have been changed again without a trace.
-const SETTLED: Duration = Duration::from_secs(2);
-
-/// Device, inode, size, mtime and ctime of a file.
-type Stamp = [i64; 7];
+use std::time::SystemTime;
 
 /// What was found, and of which files.
 #[derive(Debug, Default)]
@@ -35,7 +28,9 @@ impl Files {
         users::check_file(config)?;
         check_methods(config)?;
         let secrets = has_secrets(config);
-        self.known = stamps.filter(|stamps| stamps.iter().all(is_settled)).map(|stamps| (stamps, secrets));
+        self.known = stamps
+            .filter(|stamps| stamps.iter().all(|stamp| stamp.is_settled(SystemTime::now())))
+            .map(|stamps| (stamps, secrets));
         Ok(secrets)
     }
 }
@@ -53,24 +48,14 @@ fn stamps(config: &Config) -> Option<Vec<Stamp>> {
             AuthMethod::Shadow | AuthMethod::Pam | AuthMethod::Checkpassword(_) => return None,
         }
     }
-    let stamp = |path| {
-        let status = fs::metadata(path).ok()?;
-        let numbers = [status.dev(), status.ino(), status.size()].map(u64::cast_signed);
-        let [device, inode, size] = numbers;
-        Some([device, inode, size, status.mtime(), status.mtime_nsec(), status.ctime(), status.ctime_nsec()])
-    };
-    paths.iter().map(stamp).collect()
-}
-
-fn is_settled(stamp: &Stamp) -> bool {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let until = now.saturating_sub(SETTLED).as_secs();
-    [stamp[3], stamp[5]].iter().all(|time| u64::try_from(*time).is_ok_and(|time| time < until))
+    paths.iter().map(|path| Stamp::of(path)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::time::Duration;
 
     fn age(path: &std::path::Path, seconds: u64) {
         let time = SystemTime::now() - Duration::from_secs(seconds);
@@ -106,6 +91,5 @@ mod tests {
         assert!(matches!(files.check(&config), Ok(false)));
         age(&path, 60);
         assert!(matches!(files.check(&config), Ok(true)), "another mtime");
-        assert!(is_settled(&[0, 0, 0, 1, 0, 1, 0]) && !is_settled(&[0, 0, 0, i64::MAX, 0, 1, 0]));
     }
 }
