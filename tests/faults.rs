@@ -255,7 +255,9 @@ fn unmarked_is_kept(scratch: &Scratch, output: &Output, what: &str) {
 fn left_in_maildir(scratch: &Scratch) -> Vec<PathBuf> {
     let maildir = scratch.maildir("bob");
     let mut left = files(&maildir);
-    left.retain(|path| !["cur", "new", "tmp", "doorpost-index"].iter().any(|known| path.ends_with(known)));
+    left.retain(|path| {
+        !["cur", "new", "tmp", "doorpost-index", "doorpost-index.delta"].iter().any(|known| path.ends_with(known))
+    });
     left.extend(files(&maildir.join("tmp")));
     left
 }

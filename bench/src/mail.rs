@@ -106,6 +106,23 @@ pub fn mbox(path: &Path, mail: Box, owner: Option<(u32, u32)>) -> io::Result<()>
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))
 }
 
+/// One more message in a Maildir, which nobody has seen.
+pub fn arrive(path: &Path, number: usize, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let text = message(number, 0, "\n");
+    let lines = text.iter().filter(|octet| **octet == b'\n').count();
+    let name = format!("{}.N{number}P1.mx.peer.test,S={},W={}", 1_782_445_600 + number, text.len(), text.len() + lines);
+    let draft = path.join("tmp").join(&name);
+    fs::write(&draft, &text)?;
+    give(&draft, owner)?;
+    fs::rename(draft, path.join("new").join(name))
+}
+
+/// One more message in an mbox file.
+pub fn append(path: &Path, number: usize) -> io::Result<()> {
+    let text = [b"From load@client.test Mon Mar  2 10:00:00 2026\n", &message(number, 0, "\n")[..], b"\n"].concat();
+    fs::OpenOptions::new().append(true).open(path)?.write_all(&text)
+}
+
 /// Gives a file to an owner, where we may.
 pub fn give(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     match owner {

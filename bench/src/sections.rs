@@ -12,7 +12,7 @@ use crate::tls;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -460,6 +460,28 @@ impl<'a> Mailboxes<'a> {
     }
 }
 
+impl Mailboxes<'_> {
+    /// Each session finds a message that came since the one before it, and must say so.
+    fn measure_changed(&self, row: Row, load: Load, user: &str) -> Vec<Row> {
+        let servers: Vec<&Server> = self.servers.0.iter().collect();
+        let (arrived, owner) = (AtomicUsize::new(0), self.site.ids());
+        let maildir = self.folder.join("now").join(user);
+        self.plan.measure(vec![row], &servers, |server| {
+            let spool = server.folder.join("spool").join(user);
+            let outcome = load::run(load, |_| {
+                let number = arrived.fetch_add(1, Ordering::Relaxed);
+                if server.kind == Kind::Peer && spool.is_file() {
+                    mail::append(&spool, number)?;
+                } else {
+                    mail::arrive(&maildir, number, owner)?;
+                }
+                load::pop3(server.port, user, Retrieve::Nothing)
+            });
+            (vec![outcome.rate(outcome.sessions)], outcome)
+        })
+    }
+}
+
 fn peerboxes() -> Vec<String> {
     (0..16).map(|number| format!("peerbox{number}")).collect()
 }
@@ -482,6 +504,10 @@ fn pop3(plan: &Plan) -> Rows {
         let what = if names == Names::Bare { " whose names tell no size" } else { "" };
         let row = row(SECTION, format!("{count} messages{what}, C=1"), "sessions/s", Some(10.0));
         rows.extend(boxes.measure(row, plan.load(1), &user, Retrieve::Nothing, rate));
+        if names == Names::WithSizes {
+            let row = self::row(SECTION, format!("{count} messages, one came since, C=1"), "sessions/s", Some(10.0));
+            rows.extend(boxes.measure_changed(row, plan.load(1), &user[0]));
+        }
     }
     // Of the largest mailbox, which is still there.
     let mut memory = row("POP3: memory of a session", "one logged in, 100000 messages".to_owned(), "kB", None);

@@ -7,12 +7,21 @@
 //! a write that fails is nothing. It is read a block at a time, so a session never holds all of it.
 //!
 //! ```text
-//! "doorpost index 1", then numbers of 64 bits, least octet first:
+//! "doorpost index 2", then numbers of 64 bits, least octet first:
 //!   kind, when it was made (ns), two stamps of six numbers, count, octets of all, place and number of blocks,
-//!   CRC-32 of the table, CRC-32 of all before
+//!   CRC-32 of the table; place, number and CRC-32 of the names, what their hashes begin with, and one to compare; CRC-32 of all before
 //! blocks of 128 messages, as their kind writes them
 //! table: place, length and CRC-32 of each block
+//! names: a table by which a message is found whose name was read in a folder (`names.rs`)
 //! ```
+//!
+//! What changed since it was made stands in a second file beside it, as long as that is little (`delta.rs`).
+
+mod delta;
+mod names;
+
+pub use delta::Delta;
+pub use names::Names;
 
 use crate::sys;
 use nix::errno::Errno;
@@ -28,11 +37,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
-const MAGIC: &[u8; 16] = b"doorpost index 1";
+const MAGIC: &[u8; 16] = b"doorpost index 2";
 /// Messages in a block.
 const BLOCK: usize = 128;
 /// Numbers of the head, its checksum included.
-const NUMBERS: usize = 20;
+const NUMBERS: usize = 25;
 /// Longest block: 128 messages with names and ids of 255 octets.
 const LONGEST_BLOCK: u64 = 128 * 1024;
 /// A folder that was changed so short a time before may have been changed again without a trace.
@@ -45,6 +54,10 @@ const MOST_HELD: usize = 4096;
 pub trait Item: Sized + Clone {
     /// Its size in POP3.
     fn octets(&self) -> u64;
+    /// In which of two folders it is, and its name there; nothing where there are no folders.
+    fn name(&self) -> Option<(bool, &[u8])> {
+        None
+    }
     /// Appends what `take` reads; at most 1 KiB.
     fn put(&self, out: &mut Vec<u8>);
     /// Reads one and moves on; nothing where there is none.
@@ -63,6 +76,12 @@ pub fn stamp(of: &impl AsFd) -> nix::Result<Stamp> {
     };
     let size = u64::try_from(status.st_size).unwrap_or(0);
     Ok([status.st_dev, status.st_ino, size, modified(&status), time(status.st_ctime, status.st_ctime_nsec), 0])
+}
+
+/// Whether what these stand for had been left alone for so long at that time that what was found there counts.
+pub fn are_settled(stamps: &[Stamp], at: u64) -> bool {
+    let settled = |time: u64| time.checked_add(SETTLED).is_some_and(|time| time < at);
+    stamps.iter().all(|stamp| settled(stamp[3]) && settled(stamp[4]))
 }
 
 /// Its mtime in nanoseconds since 1970.
@@ -88,6 +107,8 @@ pub enum Snapshot<T> {
     Held(Vec<T>, u64),
     /// As an earlier session found them.
     Indexed(Index<T>),
+    /// The same, but for what has changed since.
+    Changed(Index<T>, Delta<T>),
 }
 
 impl<T: Item> Snapshot<T> {
@@ -134,6 +155,7 @@ impl<T: Item> Snapshot<T> {
         match self {
             Snapshot::Held(items, _) => items.len(),
             Snapshot::Indexed(index) => index.count,
+            Snapshot::Changed(index, delta) => delta.count(index),
         }
     }
 
@@ -142,6 +164,7 @@ impl<T: Item> Snapshot<T> {
         match self {
             Snapshot::Held(_, total) => *total,
             Snapshot::Indexed(index) => index.total,
+            Snapshot::Changed(_, delta) => delta.total(),
         }
     }
 
@@ -150,6 +173,7 @@ impl<T: Item> Snapshot<T> {
         match self {
             Snapshot::Held(items, _) => items.get(number).cloned().ok_or_else(none),
             Snapshot::Indexed(index) => index.get(number),
+            Snapshot::Changed(index, delta) => delta.get(index, number),
         }
     }
 
@@ -158,6 +182,7 @@ impl<T: Item> Snapshot<T> {
         match self {
             Snapshot::Held(items, _) => Ok(items.clone()),
             Snapshot::Indexed(index) => index.all(),
+            Snapshot::Changed(index, delta) => (0..delta.count(index)).map(|number| delta.get(index, number)).collect(),
         }
     }
 }
@@ -192,6 +217,8 @@ pub struct Index<T> {
     table_at: u64,
     blocks: usize,
     table_sum: u64,
+    /// Place, number and CRC-32 of the names, what their hashes begin with, and such a hash.
+    names: [u64; 5],
     table: OnceCell<Vec<[u64; 3]>>,
     /// The block that was read last, and its number.
     block: RefCell<(usize, Vec<T>)>,
@@ -215,7 +242,7 @@ impl<T: Item> Index<T> {
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let file = openat(place.folder, ".", flags, mode).or_else(|_| open("/var/tmp", flags, mode))?;
         let file = File::from(file);
-        put(&file, place.kind, 0, &[Stamp::default(); 2], items)?;
+        put(&file, place.kind, 0, &[Stamp::default(); 2], items, false)?;
         Ok(Index::of(file, place.kind))
     }
 
@@ -243,6 +270,7 @@ impl<T: Item> Index<T> {
             table_at: number(16)?,
             blocks,
             table_sum: number(18)?,
+            names: numbers.get(19..24)?.try_into().ok()?,
             table: OnceCell::new(),
             block: RefCell::new((usize::MAX, Vec::new())),
             items: PhantomData,
@@ -251,8 +279,7 @@ impl<T: Item> Index<T> {
 
     /// Whether what it says of one of the two is true still.
     pub fn fits(&self, which: usize, now: &Stamp) -> bool {
-        let settled = |time: u64| time.checked_add(SETTLED).is_some_and(|time| time < self.made);
-        self.stamps.get(which) == Some(now) && settled(now[3]) && settled(now[4])
+        self.stamps.get(which) == Some(now) && are_settled(std::slice::from_ref(now), self.made)
     }
 
     /// Whether what it says of one of the two was true once, and that has grown since.
@@ -266,7 +293,23 @@ impl<T: Item> Index<T> {
         self.stamps.get(which) == Some(stamp)
     }
 
-    fn get(&self, number: usize) -> io::Result<T> {
+    /// What no other index has.
+    fn identity(&self) -> [u64; 2] {
+        [self.made, self.names[3]]
+    }
+
+    /// The table of names, where it has one that can be used.
+    pub fn names(&self) -> io::Result<Option<Names>> {
+        Names::read(self)
+    }
+
+    /// How many messages it has.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// One, from 0.
+    pub fn get(&self, number: usize) -> io::Result<T> {
         if number >= self.count {
             return Err(none());
         }
@@ -358,8 +401,7 @@ impl<'a> Draft<'a> {
 
     /// Whether nothing had changed for so long that what is found now will count.
     pub fn will_count(&self, stamps: &[Stamp]) -> bool {
-        let settled = |time: u64| time.checked_add(SETTLED).is_some_and(|time| time < self.made);
-        stamps.iter().all(|stamp| settled(stamp[3]) && settled(stamp[4]))
+        are_settled(stamps, self.made)
     }
 
     /// Writes it and puts it in place. What fails is no loss: it is said in the log, for those who look for it.
@@ -371,7 +413,11 @@ impl<'a> Draft<'a> {
 
     fn try_write<T: Item>(&mut self, stamps: &[Stamp; 2], items: &[T]) -> io::Result<()> {
         let file = self.file.take().ok_or_else(none)?;
-        put(&file, self.place.kind, self.made, stamps, items)?;
+        put(&file, self.place.kind, self.made, stamps, items, true)?;
+        self.put_in_place()
+    }
+
+    fn put_in_place(&mut self) -> io::Result<()> {
         let folder = self.place.folder;
         renameat(folder, self.name.as_slice(), folder, self.place.name)?;
         // There is nothing left to remove.
@@ -389,7 +435,14 @@ impl Drop for Draft<'_> {
 }
 
 /// Writes all of an index into an empty file.
-fn put<T: Item>(file: &File, kind: u64, made: u64, stamps: &[Stamp; 2], items: &[T]) -> io::Result<()> {
+fn put<T: Item>(
+    file: &File,
+    kind: u64,
+    made: u64,
+    stamps: &[Stamp; 2],
+    items: &[T],
+    with_names: bool,
+) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(64 * 1024, file);
     let mut at = (MAGIC.len() + NUMBERS * 8) as u64;
     out.write_all(&vec![0; usize::try_from(at).unwrap_or(0)])?;
@@ -404,12 +457,19 @@ fn put<T: Item>(file: &File, kind: u64, made: u64, stamps: &[Stamp; 2], items: &
         at += octets.len() as u64;
     }
     out.write_all(&table)?;
+    // One that nobody will look anything up in needs none.
+    let names = if with_names { Names::of(items) } else { Names::default() };
+    let listed = names.octets();
+    out.write_all(&listed)?;
     out.flush()?;
+    let names_at = at.saturating_add(table.len() as u64);
+    let names = [names_at, names.len() as u64, u64::from(crc32fast::hash(&listed)), names.salt(), names.check()];
     let total = items.iter().fold(0, |sum: u64, item| sum.saturating_add(item.octets()));
     let mut head = MAGIC.to_vec();
     let stamps = stamps.iter().flatten().copied();
     let counts = [items.len() as u64, total, at, items.len().div_ceil(BLOCK) as u64];
-    for number in [kind, made].into_iter().chain(stamps).chain(counts).chain([u64::from(crc32fast::hash(&table))]) {
+    let table_sum = [u64::from(crc32fast::hash(&table))];
+    for number in [kind, made].into_iter().chain(stamps).chain(counts).chain(table_sum).chain(names) {
         head.extend_from_slice(&number.to_le_bytes());
     }
     let sum = crc32fast::hash(&head);
@@ -418,12 +478,18 @@ fn put<T: Item>(file: &File, kind: u64, made: u64, stamps: &[Stamp; 2], items: &
     file.write_all_at(&head, 0)
 }
 
-/// Removes an index, so that the next session finds everything anew.
+/// Removes an index, so that the next session finds everything anew. What changed since is then of no use.
 pub fn forget(place: Place<'_>) -> nix::Result<()> {
+    delta::forget(place);
     match unlinkat(place.folder, place.name, UnlinkatFlags::NoRemoveDir) {
         Err(Errno::ENOENT) => Ok(()),
         answer => answer,
     }
+}
+
+/// Removes what stands beside an index that has just been made.
+pub fn settle(place: Place<'_>) {
+    delta::forget(place);
 }
 
 /// Appends a number as [`take_number`] reads it: seven bits an octet, least first.

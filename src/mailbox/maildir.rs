@@ -1,19 +1,22 @@
 //! Maildir: a folder with tmp, new and cur; a file a message.
 //!
-//! Here is what POP3 reads; `append.rs` delivers, `folders.rs` opens, `name.rs` knows what stands in a name. Other
+//! Here is what POP3 reads; `changes.rs` finds what is new since the last time, `append.rs` delivers, `folders.rs` opens, `name.rs` knows what stands in a name. Other
 //! programs may rename, flag, add and remove messages at any time: a session keeps the numbers and sizes of its
 //! snapshot, and finds a renamed file by the part of its name that lasts.
 
 mod append;
+mod changes;
 mod folders;
 pub mod name;
 
 pub use append::deliver;
 
-use super::index::{self, Draft, Index, Item, Snapshot, Stamp};
+use super::index::{self, Delta, Draft, Index, Item, Snapshot, Stamp};
 use super::{Entry, Error, Maildrop, beside::Beside, import};
 use crate::config::value::{MailboxFormat, MailboxSpec};
 use crate::flocked::Flocked;
+use crate::sys;
+use changes::{Known, changes};
 use folders::{Folders, again, each_message, open_message, sync};
 use name::{Count, hashed_unique_id, lasting, order, sizes, unique_id};
 use nix::errno::Errno;
@@ -32,8 +35,8 @@ const SEARCHES: usize = 10;
 /// Nanoseconds in which a file system may give two changes one time; the kernel's clock for it ticks 100 times a second
 /// or more often.
 const TICK: u64 = 20_000_000;
-/// From so many messages on an index is faster than reading the folders.
-const WORTH_AN_INDEX: usize = 64;
+/// A session that compared so many names gives back what that took.
+const MANY: usize = 4096;
 
 /// A Maildir opened by a POP3 session; locked by flock on the folder itself, so nothing can be stale.
 #[derive(Debug)]
@@ -75,6 +78,10 @@ impl Message {
 impl Item for Message {
     fn octets(&self) -> u64 {
         self.octets
+    }
+
+    fn name(&self) -> Option<(bool, &[u8])> {
+        Some((self.place.in_cur, &self.place.name))
     }
 
     fn put(&self, out: &mut Vec<u8>) {
@@ -254,22 +261,62 @@ fn snapshot(
 ) -> io::Result<Snapshot<Message>> {
     let place = index_place(folders);
     let stamps = stamps(folders)?;
-    let old = Index::open(place);
-    let fits = |which: usize| old.as_ref().is_some_and(|old: &Index<Message>| old.fits(which, &stamps[which]));
-    let unchanged = [fits(0), fits(1)];
-    let old = match old {
-        Some(index) if unchanged == [true, true] => return Ok(Snapshot::Indexed(index)),
-        old => old.and_then(|old| old.all().ok()),
+    let Some(index) = Index::open(place) else {
+        return anew(folders, began, &stamps, (Vec::new(), [false, false]), &known()?);
     };
-    let Found { messages, counted, unread } = find(folders, old.unwrap_or_default(), unchanged, &known()?)?;
-    // What could not be read now may be read next time: its size must not be remembered.
-    if !unread && (counted || messages.len() >= WORTH_AN_INDEX) {
-        let draft = Draft::begin(place, began).filter(|draft| counted || draft.will_count(&stamps));
+    let mut unchanged = [0, 1].map(|which: usize| index.fits(which, &stamps[which]));
+    if unchanged == [true, true] {
+        return Ok(Snapshot::Indexed(index));
+    }
+    let delta = Delta::open(place, &index);
+    if let Some(delta) = &delta {
+        unchanged = [0, 1].map(|which: usize| delta.fits(which, &stamps[which]));
+    }
+    let delta = match delta {
+        Some(delta) if unchanged == [true, true] => return Ok(Snapshot::Changed(index, delta)),
+        delta => delta,
+    };
+    let imported = known()?;
+    let before = Known { index: &index, delta: delta.as_ref(), stamps: &stamps, unchanged, imported: &imported };
+    // An index that breaks here is made anew.
+    if let Ok(Some((mut changes, counted))) = changes(folders, &before) {
+        if counted || index::are_settled(&stamps, began) {
+            changes.write(place, &index, &stamps, began, counted);
+        }
+        if index.count() > MANY {
+            sys::give_memory_back();
+        }
+        return Ok(Snapshot::Changed(index, changes));
+    }
+    let old = match delta {
+        Some(delta) => Snapshot::Changed(index, delta),
+        None => Snapshot::Indexed(index),
+    };
+    let old = old.all().map_or((Vec::new(), [false, false]), |old| (old, unchanged));
+    anew(folders, began, &stamps, old, &imported)
+}
+
+/// The same where everything is to be found anew; of `old` is taken what still holds.
+fn anew(
+    folders: &Folders,
+    began: u64,
+    stamps: &[Stamp; 2],
+    (old, unchanged): (Vec<Message>, [bool; 2]),
+    imported: &HashMap<String, String>,
+) -> io::Result<Snapshot<Message>> {
+    let place = index_place(folders);
+    let Found { messages, counted, unread } = find(folders, old, unchanged, imported)?;
+    // What could not be read now may be read next time: its size must not be remembered. And what was changed a moment ago is
+    // read anew the next time anyway; that the clocks may differ costs an index or two.
+    let is_worth_it = counted || index::are_settled(stamps, began);
+    if !unread && is_worth_it {
+        let draft = Draft::begin(place, began).filter(|draft| counted || draft.will_count(stamps));
         match self::stamps(folders) {
-            Ok(now) if now == stamps => {
+            Ok(now) if now == *stamps => {
                 if let Some(draft) = draft {
-                    draft.write(&stamps, &messages);
-                    return Ok(Snapshot::written(place, &stamps, messages));
+                    draft.write(stamps, &messages);
+                    index::settle(place);
+                    return Ok(Snapshot::written(place, stamps, messages));
                 }
             }
             Ok(_) | Err(_) => {}

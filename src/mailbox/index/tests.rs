@@ -9,6 +9,10 @@ impl Item for Text {
         self.0.len() as u64
     }
 
+    fn name(&self) -> Option<(bool, &[u8])> {
+        Some((self.0.len().is_multiple_of(2), &self.0))
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         put_octets(&self.0, out);
     }
@@ -110,7 +114,9 @@ fn no_flipped_bit_and_no_missing_end_is_believed() {
         None => true,
         Some(index) => {
             let same = (index.count, index.total) == (items.len(), items.iter().map(Item::octets).sum());
-            same && index.all().map_or(true, |all| all == items)
+            let finds = |mut names: Names| items.iter().all(|item| item.name().is_some_and(|(f, n)| names.find(f, n)));
+            same && index.names().map_or(true, |names| names.is_none_or(finds))
+                && index.all().map_or(true, |all| all == items)
         }
     };
     for at in 0..whole.len() {
@@ -121,7 +127,8 @@ fn no_flipped_bit_and_no_missing_end_is_believed() {
     }
     for length in 0..whole.len() {
         std::fs::write(&path, &whole[..length]).unwrap();
-        assert!(site.open().is_none_or(|index| index.all().is_err()), "length {length}");
+        let has_names = |index: &Index<Text>| index.names().is_ok_and(|names| names.is_some());
+        assert!(is_right() && site.open().is_none_or(|index| !has_names(&index)), "length {length}");
     }
 }
 
@@ -156,7 +163,107 @@ fn a_draft_that_is_dropped_leaves_nothing() {
     assert_eq!(site.names().len(), 1);
 }
 
+#[test]
+fn every_name_of_an_index_is_found_and_no_other() {
+    for count in [1, 2, BLOCK + 1, 3000] {
+        let site = Site::new();
+        let items = items(count);
+        site.write(&items);
+        let mut names = site.open().unwrap().names().unwrap().unwrap();
+        for item in items.iter().skip(1) {
+            let (folder, name) = item.name().unwrap();
+            assert!(names.find(folder, name) && !names.find(!folder, name));
+        }
+        assert!(!names.find(true, b"another") && !names.find(false, b""));
+        let (folder, _) = items[0].name().unwrap();
+        assert_eq!(names.missing(folder).collect::<Vec<_>>(), [0]);
+        assert_eq!(names.missing(!folder).count(), 0);
+    }
+    let site = Site::new();
+    site.write(&[]);
+    assert!(site.open().unwrap().names().unwrap().is_none());
+}
+
+fn changed(site: &Site, count: usize) -> Delta<Text> {
+    let index = site.open().unwrap();
+    let new = vec![(0, Text(b"first".to_vec())), (count, Text(b"last".to_vec()))];
+    let mut delta = Delta::of(&index, vec![1, 3], new).unwrap().unwrap();
+    delta.write(site.place(), &index, &site.stamps(), now(), false);
+    delta
+}
+
+#[test]
+fn what_changed_counts_beside_its_own_index_only_and_no_flipped_bit_is_believed() {
+    let site = Site::new();
+    let items = items(BLOCK + 2);
+    site.write(&items);
+    changed(&site, items.len());
+    let index = site.open().unwrap();
+    let delta = Delta::open(site.place(), &index).unwrap();
+    assert!(delta.fits(0, &site.stamps()[0]) && delta.fits(1, &site.stamps()[1]));
+    let expected = Snapshot::Changed(index, delta).all().unwrap();
+    assert_eq!((expected[0].0.as_slice(), expected[2].clone()), (b"first".as_slice(), items[2].clone()));
+    let path = site._scratch.path().join("index.delta");
+    let whole = std::fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x04;
+        std::fs::write(&path, &damaged).unwrap();
+        assert!(Delta::open(site.place(), &site.open().unwrap()).is_none(), "octet {at}");
+        std::fs::write(&path, &whole[..at]).unwrap();
+        assert!(Delta::open(site.place(), &site.open().unwrap()).is_none(), "length {at}");
+    }
+    std::fs::write(&path, &whole).unwrap();
+    assert!(Delta::open(site.place(), &site.open().unwrap()).is_some());
+    site.write(&items);
+    assert!(Delta::open(site.place(), &site.open().unwrap()).is_none(), "of the index before");
+    forget(site.place()).unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn changes_that_do_not_fit_an_index_are_none() {
+    let site = Site::new();
+    site.write(&items(5));
+    let index = site.open().unwrap();
+    let of = |gone: &[usize], new: &[usize]| {
+        let new = new.iter().map(|before| (*before, Text(b"x".to_vec()))).collect();
+        Delta::of(&index, gone.to_vec(), new).unwrap().is_some()
+    };
+    assert!(of(&[0, 4], &[0, 0, 5]) && of(&[], &[]));
+    assert!(!of(&[5], &[]) && !of(&[1, 1], &[]) && !of(&[2, 1], &[]) && !of(&[], &[6]) && !of(&[], &[2, 1]));
+}
+
 proptest! {
+    #[test]
+    fn changes_are_numbered_as_in_a_list_that_is_changed(
+        count in 1_usize..300,
+        gone in proptest::collection::btree_set(0_usize..300, 0..40),
+        new in proptest::collection::vec(0_usize..300, 0..40),
+    ) {
+        let site = Site::new();
+        let items = items(count);
+        site.write(&items);
+        let gone: Vec<usize> = gone.into_iter().filter(|number| *number < count).collect();
+        let mut new: Vec<usize> = new.into_iter().filter(|before| *before <= count).collect();
+        new.sort();
+        let new: Vec<(usize, Text)> = new.into_iter().enumerate().map(|(n, at)| (at, Text(vec![b'n'; n]))).collect();
+        let mut expected = Vec::new();
+        for number in 0..=count {
+            expected.extend(new.iter().filter(|(before, _)| *before == number).map(|(_, item)| item.clone()));
+            expected.extend(items.get(number).filter(|_| !gone.contains(&number)).cloned());
+        }
+        let index = site.open().unwrap();
+        let mut delta = Delta::of(&index, gone, new).unwrap().unwrap();
+        delta.write(site.place(), &index, &site.stamps(), now(), false);
+        let snapshot = Snapshot::Changed(index, delta);
+        prop_assert_eq!(snapshot.all().unwrap(), expected.clone());
+        prop_assert_eq!(snapshot.total(), expected.iter().map(Item::octets).sum::<u64>());
+        let index = site.open().unwrap();
+        let again = Delta::open(site.place(), &index).unwrap();
+        prop_assert_eq!(Snapshot::Changed(index, again).all().unwrap(), expected);
+    }
+
     #[test]
     fn numbers_come_back(number in any::<u64>()) {
         let mut out = Vec::new();

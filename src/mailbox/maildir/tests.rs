@@ -1,6 +1,6 @@
 use super::*;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 fn scratch() -> (tempfile::TempDir, std::path::PathBuf) {
@@ -257,7 +257,7 @@ fn later(maildir: &Maildir) -> Snapshot<Message> {
 }
 
 fn many(path: &Path) {
-    for number in 0..WORTH_AN_INDEX + 6 {
+    for number in 0..70 {
         let name = format!("{}.M{number}.mx", 1_000_000_000 + number);
         fs::write(path.join(if number % 3 == 0 { "cur" } else { "new" }).join(name), "a\nb\n").unwrap();
     }
@@ -282,11 +282,11 @@ fn an_unchanged_maildir_is_read_out_of_its_index_and_a_changed_one_is_not() {
     later(&maildir);
     put(&path, "1.new", "a\n");
     let changed = later(&maildir);
-    assert!(matches!(changed, Snapshot::Held(..)));
+    assert!(matches!(changed, Snapshot::Changed(..)));
     assert_eq!(changed.count(), indexed.count() + 1);
     fs::rename(path.join("cur/1000000000.M0.mx"), path.join("cur/1000000000.M0.mx:2,S")).unwrap();
     let renamed = later(&maildir);
-    assert!(matches!(renamed, Snapshot::Held(..)));
+    assert!(matches!(renamed, Snapshot::Changed(..)));
     assert_eq!(&*renamed.get(1).unwrap().place.name, b"1000000000.M0.mx:2,S");
 }
 
@@ -303,7 +303,7 @@ fn a_session_on_the_index_finds_what_is_renamed_under_it_and_removes_it() {
     assert_eq!(read(&maildir, 1).unwrap(), "a\nb\n");
     fs::rename(path.join("new/1000000002.M2.mx"), path.join("cur/1000000002.M2.mx:2,S")).unwrap();
     assert_eq!(maildir.remove(&[0, 1, 2]).unwrap(), 0);
-    assert_eq!(names(path.join("new")).len() + names(path.join("cur")).len(), WORTH_AN_INDEX + 3);
+    assert_eq!(names(path.join("new")).len() + names(path.join("cur")).len(), 67);
 }
 
 #[test]
@@ -328,4 +328,104 @@ fn imported_unique_ids_are_shown_also_out_of_the_index() {
         let snapshot = snapshot(&maildir.folders, index::now() + 60_000_000_000, known).unwrap();
         assert_eq!(snapshot.get(1).unwrap().unique_id(), "UID7-8");
     }
+}
+
+/// What a session shows, and where it looks.
+fn shown(snapshot: &Snapshot<Message>) -> Vec<(u64, String, bool, Box<[u8]>)> {
+    let all = snapshot.all().unwrap();
+    assert_eq!((all.len(), all.iter().map(|one| one.octets).sum()), (snapshot.count(), snapshot.total()));
+    all.iter().map(|one| (one.octets, one.unique_id(), one.place.in_cur, one.place.name.clone())).collect()
+}
+
+/// What another program does between two sessions, to the message with this number of what is there.
+fn change(path: &Path, kind: u8, number: usize, fresh: &mut u32) {
+    let there: Vec<String> = ["new", "cur"].iter().flat_map(|folder| names_in(path, folder)).collect();
+    let which = there.get(number % there.len().max(1)).map(|name| path.join(name));
+    *fresh += 1;
+    let name = |time: u32, rest: &str| format!("{time}.F{fresh}.mx{rest}");
+    match (kind, which) {
+        (0..3, _) => fs::write(path.join("new").join(name(2_000_000_000 + *fresh, ",S=5,W=6")), "a b\n").unwrap(),
+        // It came before others, and its size is not known.
+        (3, _) => fs::write(path.join("new").join(name(1_000_000_000 + *fresh % 90, "")), "a\nb\n").unwrap(),
+        // No unique-id.
+        (4, _) => fs::write(path.join("cur").join(name(2_000_000_000, " x,S=4,W=5:2,S")), "abc\n").unwrap(),
+        (5..8, Some(one)) => fs::remove_file(one).unwrap(),
+        (8, Some(one)) => {
+            let name = one.file_name().unwrap().to_str().unwrap();
+            let base = name.split(':').next().unwrap();
+            fs::rename(&one, path.join("cur").join(format!("{base}:2,{}", ["S", "FS", "R"][number % 3]))).unwrap();
+        }
+        // Two of one name, or of one place in the order.
+        (9, Some(one)) => {
+            let name = one.file_name().unwrap().to_str().unwrap();
+            let base = name.split(':').next().unwrap();
+            let twin = if number.is_multiple_of(2) { format!("{base}:2,DS") } else { format!("0{base}") };
+            fs::write(path.join("cur").join(twin), "twin\n").unwrap();
+        }
+        _ => {}
+    }
+}
+
+fn names_in(path: &Path, folder: &str) -> Vec<String> {
+    names(path.join(folder)).into_iter().map(|name| format!("{folder}/{name}")).collect()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
+    /// Whatever happened, and however often, the index and what changed since show what is there.
+    #[test]
+    fn what_has_changed_is_found_as_if_all_were_found_anew(
+        rounds in proptest::collection::vec(
+            proptest::collection::vec((0_u8..10, proptest::prelude::any::<usize>()), 0..7), 1..7)
+    ) {
+        let (_scratch, path) = scratch();
+        let maildir = Maildir::open(&path).unwrap();
+        many(&path);
+        later(&maildir);
+        let mut fresh = 0;
+        for round in rounds {
+            for (kind, number) in round {
+                change(&path, kind, number, &mut fresh);
+            }
+            let snapshot = later(&maildir);
+            let anew = find(&maildir.folders, Vec::new(), [false, false], &HashMap::new()).unwrap().messages;
+            let anew = Snapshot::held(anew);
+            let is_ambiguous = |all: &Vec<(u64, String, bool, Box<[u8]>)>| {
+                all.windows(2).any(|two| order(lasting(&two[0].3)) == order(lasting(&two[1].3)))
+            };
+            let (mut one, mut two) = (shown(&snapshot), shown(&anew));
+            // Which of two names that are equal in the order comes first is the folder's affair.
+            if is_ambiguous(&two) {
+                one.sort();
+                two.sort();
+            }
+            proptest::prop_assert_eq!(one, two);
+        }
+    }
+}
+
+#[test]
+fn little_that_changed_is_kept_beside_the_index_and_much_makes_a_new_one() {
+    let (_scratch, path) = scratch();
+    let maildir = Maildir::open(&path).unwrap();
+    many(&path);
+    later(&maildir);
+    let written = || fs::metadata(path.join("doorpost-index")).unwrap().ino();
+    let first = written();
+    for number in 0..9 {
+        put(&path, &format!("{}.new", 1_500_000_000 + number), "a\n");
+        fs::remove_file(path.join("new").join(names(path.join("new")).first().unwrap())).unwrap();
+        let snapshot = later(&maildir);
+        assert!(matches!(snapshot, Snapshot::Changed(..)) && snapshot.count() == 70, "{number}");
+        assert!(matches!(later(&maildir), Snapshot::Changed(..)), "nothing had changed");
+    }
+    assert_eq!(written(), first);
+    assert!(path.join("doorpost-index.delta").exists());
+    for number in 0..9 {
+        put(&path, &format!("{}.newer", 1_600_000_000 + number), "a\n");
+    }
+    assert_eq!(later(&maildir).count(), 79);
+    assert!(written() != first && !path.join("doorpost-index.delta").exists());
+    assert!(matches!(later(&maildir), Snapshot::Indexed(_)));
 }
