@@ -75,7 +75,7 @@ pub fn has_secrets(config: &Config) -> bool {
         passwd_file::read(path, |record| {
             if let Some(password) = record.password.filter(|password| !scheme::is_locked(password)) {
                 some = true;
-                all = all && scheme::plain(&password).is_some();
+                all = all && scheme::plain(password).is_some();
             }
             Ok(())
         })
@@ -217,9 +217,9 @@ fn in_file(path: &Path, user: Option<&User>) -> Result<Stored, String> {
     let result = passwd_file::read(path, |record| {
         let Some(password) = record.password.filter(|password| !scheme::is_locked(password)) else { return Ok(()) };
         if user.is_some_and(|user| user.name == record.name) {
-            own.get_or_insert(password);
+            own.get_or_insert_with(|| password.to_owned());
         } else {
-            sample.get_or_insert(password);
+            sample.get_or_insert_with(|| password.to_owned());
         }
         Ok(())
     });

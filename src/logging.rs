@@ -53,6 +53,8 @@ pub fn start(program: &'static str, speaks: Speaks) {
     // Mailboxes, the queue, and the records themselves: a file that may grow no more is an error of write.
     sys::ignore(Signal::SIGXFSZ);
     let _ = TAG.set(Mutex::new(Tag { program, name: "doorpost".to_owned(), facility: 2 << 3 }));
+    // Nobody would read a record: none is made.
+    let is_deaf = matches!(sink, Sink::Syslog(None));
     let with_priority = !matches!(sink, Sink::Stderr);
     let with_facility = matches!(sink, Sink::Syslog(_) | Sink::Both(_));
     let filters = std::env::var("RUST_LOG").ok();
@@ -79,7 +81,9 @@ pub fn start(program: &'static str, speaks: Speaks) {
         })
         .target(env_logger::Target::Pipe(Box::new(sink)))
         .init();
-    if filters.is_none() {
+    if is_deaf {
+        log::set_max_level(log::LevelFilter::Off);
+    } else if filters.is_none() {
         log::set_max_level(log::LevelFilter::Info);
     }
 }
@@ -91,7 +95,11 @@ pub fn detach() {
         let _ = nix::unistd::dup2_stdout(&null);
         let _ = nix::unistd::dup2_stderr(&null);
     }
-    let _ = DETACHED.set(connect());
+    let syslog = connect();
+    if syslog.is_some() && log::max_level() == log::LevelFilter::Off {
+        log::set_max_level(log::LevelFilter::Info);
+    }
+    let _ = DETACHED.set(syslog);
 }
 
 /// From now on records of level debug as well, unless RUST_LOG says what is wanted.
@@ -130,6 +138,14 @@ pub fn configure(name: &str, facility: u8) {
 
 /// Printable ASCII as it is, everything else as `\xNN`, at most `limit` octets: for records and reports.
 pub fn clean(octets: &[u8], limit: usize) -> String {
+    let is_clean = |octet: &u8| matches!(octet, b' '..=b'~');
+    // As nearly all are; the limit leaves room for what an octet may become, and for the dots.
+    if octets.len() + 4 <= limit
+        && octets.iter().all(is_clean)
+        && let Ok(text) = std::str::from_utf8(octets)
+    {
+        return text.to_owned();
+    }
     let mut text = String::with_capacity(octets.len().min(limit));
     for &octet in octets {
         if text.len() + 4 > limit {

@@ -164,6 +164,10 @@ impl<S: Stream, W: Write> Stream for Recorder<S, W> {
         self.stream.finish();
     }
 
+    fn part(&mut self) {
+        self.stream.part();
+    }
+
     /// Not written down: a transcript has no words for it.
     fn start_tls(&mut self, identity: &Identity) -> Result<String, Failure> {
         self.stream.start_tls(identity)

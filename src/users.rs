@@ -167,7 +167,7 @@ pub fn system_user(name: &str) -> Lookup<User> {
 /// Reads the whole files that `users` names, so that a wrong line or a missing file is told at the start.
 pub fn check_file(config: &Config) -> Result<(), Error> {
     config.users.files().try_for_each(|path| {
-        passwd_file::read(path, |record| user(config, record).map(drop)).map_err(|trouble| match trouble {
+        passwd_file::read(path, |record| check(config, &record)).map_err(|trouble| match trouble {
             Trouble::Line(error) => Error::Config(error),
             Trouble::Io(error) => unreadable(config, "users", path, &error),
         })
@@ -252,13 +252,13 @@ fn in_file(config: &Config, path: &Path, name: &str) -> (Lookup<User>, Option<St
     let (mut exact, mut alike, mut sample) = (None, None, None);
     let result = passwd_file::read(path, |record| {
         if sample.is_none() {
-            sample.clone_from(&record.password);
+            sample = record.password.map(str::to_owned);
         }
-        let user = user(config, record)?;
-        if user.name == name {
-            exact.get_or_insert(user);
-        } else if user.name.eq_ignore_ascii_case(name) {
-            alike.get_or_insert(user);
+        check(config, &record)?;
+        if record.name == name {
+            exact.get_or_insert_with(|| whole(record));
+        } else if record.name.eq_ignore_ascii_case(name) {
+            alike.get_or_insert_with(|| whole(record));
         }
         Ok(())
     });
@@ -269,19 +269,29 @@ fn in_file(config: &Config, path: &Path, name: &str) -> (Lookup<User>, Option<St
 }
 
 /// The user of a line; the error is what was expected there.
-fn user(config: &Config, record: Record) -> Result<User, String> {
+fn user(config: &Config, record: Record<'_>) -> Result<User, String> {
+    check(config, &record)?;
+    Ok(whole(record))
+}
+
+/// Whether a line fits the rest of the configuration; the error is what was expected there.
+fn check(config: &Config, record: &Record<'_>) -> Result<(), String> {
     let mailbox = record.mailbox.as_ref().unwrap_or(&config.mailbox);
     if record.home.is_none() && mailbox.path.starts_with("~/") {
         return Err("a home folder in the sixth field, for the mailbox is below it".to_owned());
     }
-    Ok(User {
-        name: record.name,
+    Ok(())
+}
+
+fn whole(record: Record<'_>) -> User {
+    User {
+        name: record.name.to_owned(),
         owner: record.owner,
-        home: record.home.unwrap_or_default(),
+        home: record.home.map(Path::to_owned).unwrap_or_default(),
         mailbox: record.mailbox,
-        password: record.password,
+        password: record.password.map(str::to_owned),
         is_of_system: false,
-    })
+    }
 }
 
 #[cfg(test)]

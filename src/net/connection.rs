@@ -11,7 +11,8 @@ use super::tls::{Failure, Identity, Tls};
 use super::trust::Trust;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, Shutdown, send, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
+use nix::sys::time::TimeVal;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -47,6 +48,10 @@ pub trait Stream {
     /// Says that nothing more will be sent, and reads what the other side still sends, within a bound of octets and
     /// time: a close with unread octets makes the kernel send RST, which destroys the reply on its way.
     fn finish(&mut self);
+    /// The same for a client that has taken its leave: where it has said no more than that, nothing is waited for.
+    fn part(&mut self) {
+        self.finish();
+    }
     /// Becomes TLS, as the server; the handshake must be over within the time last allowed. Gives what was agreed on,
     /// for the log. What was read before must have been forgotten by the caller.
     fn start_tls(&mut self, identity: &Identity) -> Result<String, Failure> {
@@ -99,6 +104,10 @@ impl<S: Stream> Stream for &mut S {
         (**self).finish();
     }
 
+    fn part(&mut self) {
+        (**self).part();
+    }
+
     fn start_tls(&mut self, identity: &Identity) -> Result<String, Failure> {
         (**self).start_tls(identity)
     }
@@ -110,6 +119,8 @@ pub struct Connection {
     input: OwnedFd,
     output: OwnedFd,
     is_socket: bool,
+    /// How long a read of the socket waits by itself, once that was set.
+    patience: Option<Duration>,
     command_deadline: Option<Instant>,
     session_deadline: Instant,
     tls: Option<Box<Tls>>,
@@ -119,6 +130,11 @@ pub struct Connection {
 
 /// How long the announcement of our end may take: who does not listen does not need it.
 const LAST_RECORD: Duration = Duration::from_secs(1);
+
+/// A shorter time is left to poll, which is exact.
+const WORTH_TELLING: Duration = Duration::from_secs(20);
+/// Longest time that a socket is told to wait, in seconds: what is longer is asked again.
+const MOST_PATIENCE: i64 = 86_400;
 
 /// What `finish` reads at the most, and how long it waits for it.
 const DRAIN_OCTETS: usize = 1 << 20;
@@ -138,7 +154,16 @@ impl Connection {
         let _ = setsockopt(&output, sockopt::TcpNoDelay, &true);
         let is_socket = nix::sys::socket::getsockopt(&output, sockopt::SockType).is_ok();
         let session_deadline = deadline(session);
-        Connection { input, output, is_socket, command_deadline: None, session_deadline, tls: None, finished: false }
+        Connection {
+            input,
+            output,
+            is_socket,
+            patience: None,
+            command_deadline: None,
+            session_deadline,
+            tls: None,
+            finished: false,
+        }
     }
 
     /// Whether what is sent goes out as it is.
@@ -215,7 +240,7 @@ impl Stream for Connection {
         let mut fd = [PollFd::new(self.input.as_fd(), PollFlags::POLLIN)];
         // A client that is gone is no early talker: that is found out when it is read from.
         matches!(poll(&mut fd, timeout), Ok(1..))
-            && nix::sys::socket::recv(self.input.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
+            && recv(self.input.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
                 .is_ok_and(|count| count > 0)
     }
 
@@ -245,6 +270,19 @@ impl Stream for Connection {
                 Ok(0) | Err(_) => return,
                 Ok(count) => octets += count,
             }
+        }
+    }
+
+    fn part(&mut self) {
+        let mut octet = [0];
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        let is_quiet = self.is_socket
+            && self.tls.is_none()
+            && matches!(recv(self.input.as_raw_fd(), &mut octet, flags), Ok(0) | Err(Errno::EAGAIN));
+        if is_quiet {
+            let _ = shutdown(self.output.as_raw_fd(), Shutdown::Write);
+        } else {
+            self.finish();
         }
     }
 
@@ -330,15 +368,36 @@ impl Connection {
 }
 
 impl Connection {
-    fn receive_raw(&self, buffer: &mut [u8]) -> Result<usize, Fault> {
+    fn receive_raw(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        // A socket that waits by itself spares the call to poll before each command.
+        let mut waits = self.is_socket && self.has_patience()?;
         loop {
-            self.wait(&self.input, PollFlags::POLLIN)?;
+            if !std::mem::take(&mut waits) {
+                self.wait(&self.input, PollFlags::POLLIN)?;
+            }
             match nix::unistd::read(&self.input, buffer) {
                 Ok(count) => return Ok(count),
                 Err(Errno::EINTR | Errno::EAGAIN) => {}
                 Err(errno) => return Err(fault(errno)),
             }
         }
+    }
+
+    /// Whether a read waits about as long as there is time left, and no longer; where there is much, and it is not so yet, the
+    /// socket is told. What is not worth that, or where it cannot be, is left to poll.
+    fn has_patience(&mut self) -> Result<bool, Fault> {
+        let left = self.time_left()?;
+        let fits = |patience: Duration| patience <= left + left / 16 && patience >= left / 2;
+        if self.patience.is_some_and(fits) {
+            return Ok(true);
+        }
+        if left < WORTH_TELLING {
+            return Ok(false);
+        }
+        let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX).min(MOST_PATIENCE);
+        let told = setsockopt(&self.input, sockopt::ReceiveTimeout, &TimeVal::new(seconds, 0)).is_ok();
+        self.patience = told.then(|| Duration::from_secs(seconds.unsigned_abs()));
+        Ok(self.patience.is_some_and(fits))
     }
 
     fn send_raw(&self, mut octets: &[u8]) -> Result<(), Fault> {
@@ -370,7 +429,7 @@ impl Connection {
         }
     }
 
-    fn receive_sealed(&self, tls: &mut Tls, buffer: &mut [u8]) -> Result<usize, Fault> {
+    fn receive_sealed(&mut self, tls: &mut Tls, buffer: &mut [u8]) -> Result<usize, Fault> {
         loop {
             let plaintext = tls.plaintext(buffer);
             // Even if it broke: what TLS has to say of that.
@@ -383,7 +442,7 @@ impl Connection {
     }
 
     /// Waits for octets of the network. Gives how many came.
-    fn fill(&self, tls: &mut Tls) -> Result<usize, Fault> {
+    fn fill(&mut self, tls: &mut Tls) -> Result<usize, Fault> {
         let received = self.receive_raw(tls.room());
         tls.filled(received.as_ref().ok().copied())?;
         received
@@ -395,7 +454,7 @@ impl Connection {
         sent
     }
 
-    fn shake_hands(&self, tls: &mut Tls) -> Result<(), Failure> {
+    fn shake_hands(&mut self, tls: &mut Tls) -> Result<(), Failure> {
         while tls.is_handshaking() {
             match tls.take() {
                 Ok(true) => {}

@@ -20,7 +20,9 @@ use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
 
 /// Output is sent when it is this long.
-const OUTPUT: usize = 64 * 1024;
+const OUTPUT: usize = 16 * 1024;
+/// A large message is read in pieces of this size.
+const LARGE_PIECE: usize = 64 * 1024;
 /// What TOP reads first; most headers are shorter.
 const FIRST_PIECE: usize = 4 * 1024;
 
@@ -259,8 +261,8 @@ impl<S: Stream> Dialogue<S> {
             }
         }
         self.say(&Reply::MESSAGE);
-        // Who wants the header only gets it by reading little more than that.
-        let mut room = if content.is_limited() { FIRST_PIECE } else { OUTPUT };
+        // Who wants the header only gets it by reading little more than that, and small messages need no room for large ones.
+        let mut room = if content.is_limited() { FIRST_PIECE } else { 2 * FIRST_PIECE };
         let mut is_whole = false;
         while !content.is_done() {
             if self.piece.len() < room {
@@ -277,15 +279,27 @@ impl<S: Stream> Dialogue<S> {
             };
             content.push(self.piece.get(..count).unwrap_or_default(), &mut self.output);
             self.send_much()?;
-            room = OUTPUT.min(room.saturating_mul(2));
+            room = LARGE_PIECE.min(room.saturating_mul(2));
         }
         content.finish(&mut self.output);
         Ok(is_whole)
     }
 
-    /// Says a last word, and closes.
+    /// Says a last word, and closes when the client has heard it.
     pub(super) fn close(&mut self, reply: &Reply) {
         self.close_within(self.timeout, reply);
+    }
+
+    /// Says goodbye to a client that said QUIT, and closes.
+    pub(super) fn part(&mut self, reply: &Reply) {
+        if !self.unused().is_empty() {
+            return self.close(reply);
+        }
+        self.say(reply);
+        self.stream.allow_last_words(self.timeout);
+        if self.flush().is_ok() {
+            self.stream.part();
+        }
     }
 
     /// The same, for a client that was too slow already.

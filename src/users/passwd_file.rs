@@ -10,22 +10,22 @@ use crate::config::value::{MailboxSpec, Value};
 use crate::wire::line::{Line, LineEnd, LineReader};
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Longest line, in octets without its end: a hash of 500 and two paths of 1000 leave room.
 const LONGEST_LINE: usize = 4096;
 
-/// One line.
+/// One line. Every login reads all of them, so nothing is copied that need not be.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Record {
+pub struct Record<'a> {
     /// The user's name, or for virtual users the whole address.
-    pub name: String,
+    pub name: &'a str,
     /// `{SCHEME}hash`; none: this user gets mail but cannot log in with a password of this file.
-    pub password: Option<String>,
+    pub password: Option<&'a str>,
     /// uid and gid; none: whoever runs the program.
     pub owner: Option<(u32, u32)>,
     /// The home folder, absolute.
-    pub home: Option<PathBuf>,
+    pub home: Option<&'a Path>,
     /// `mailbox=` of the extra fields.
     pub mailbox: Option<MailboxSpec>,
 }
@@ -50,7 +50,7 @@ impl Trouble {
 }
 
 /// Gives every user of the file to `each`, which may find fault with a line by saying what was expected.
-pub fn read(path: &Path, mut each: impl FnMut(Record) -> Result<(), String>) -> Result<(), Trouble> {
+pub fn read(path: &Path, mut each: impl FnMut(Record<'_>) -> Result<(), String>) -> Result<(), Trouble> {
     let file = File::open(path).map_err(Trouble::Io)?;
     lines(file, |number, line| {
         let wrong = |expected| Trouble::Line(config::Error::at(path, number, format!("expected {expected}")));
@@ -103,12 +103,13 @@ impl From<io::Error> for Trouble {
 }
 
 /// Reads a line; nothing if it is blank or a comment. The error is what was expected.
-pub fn record(line: &[u8]) -> Result<Option<Record>, String> {
+pub fn record(line: &[u8]) -> Result<Option<Record<'_>>, String> {
     if line.first() == Some(&b'#') || line.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
     // Not into more than eight: the extra fields may contain colons.
-    let fields: Vec<&[u8]> = line.splitn(8, |&octet| octet == b':').collect();
+    let mut fields = [&[][..]; 8];
+    fields.iter_mut().zip(line.splitn(8, |&octet| octet == b':')).for_each(|(field, octets)| *field = octets);
     let name = text(&fields, 0, "the name")?;
     if !super::is_possible_name(name.as_bytes()) {
         return Err("a user name without '/' and control characters that does not begin with '.'".to_owned());
@@ -120,10 +121,10 @@ pub fn record(line: &[u8]) -> Result<Option<Record>, String> {
         return Err("an absolute path as home folder".to_owned());
     }
     Ok(Some(Record {
-        name: name.to_owned(),
-        password: (!password.is_empty()).then(|| password.to_owned()),
+        name,
+        password: (!password.is_empty()).then_some(password),
         owner: owner(text(&fields, 2, "the uid")?, text(&fields, 3, "the gid")?)?,
-        home: (!home.is_empty()).then(|| PathBuf::from(home)),
+        home: (!home.is_empty()).then(|| Path::new(home)),
         mailbox: mailbox(text(&fields, 7, "the extra fields")?)?,
     }))
 }
@@ -171,7 +172,7 @@ fn mailbox(extra: &str) -> Result<Option<MailboxSpec>, String> {
 }
 
 /// Never shows the password.
-impl std::fmt::Debug for Record {
+impl std::fmt::Debug for Record<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Record").field("name", &self.name).field("owner", &self.owner).finish_non_exhaustive()
     }
@@ -184,7 +185,7 @@ mod tests {
     use crate::config::value::MailboxFormat;
     use std::io::Write as _;
 
-    fn one(line: &str) -> Record {
+    fn one(line: &str) -> Record<'_> {
         record(line.as_bytes()).unwrap().unwrap()
     }
 
@@ -192,9 +193,9 @@ mod tests {
     fn all_fields_are_taken() {
         let record = one("bob:{PLAIN}secret:1000:100:Bob:/home/bob:/bin/sh:mailbox=maildir:/mail/%u");
         assert_eq!(record.name, "bob");
-        assert_eq!(record.password.as_deref(), Some("{PLAIN}secret"));
+        assert_eq!(record.password, Some("{PLAIN}secret"));
         assert_eq!(record.owner, Some((1000, 100)));
-        assert_eq!(record.home, Some(PathBuf::from("/home/bob")));
+        assert_eq!(record.home, Some(Path::new("/home/bob")));
         let expected = MailboxSpec { format: MailboxFormat::Maildir, path: "/mail/%u".to_owned() };
         assert_eq!(record.mailbox, Some(expected));
     }

@@ -147,7 +147,11 @@ pub(in crate::pop3) fn authorize<S: Stream, T>(
                 None => dialogue.say(&Reply::NO_TLS),
             },
             Step::Close(reply) => {
-                dialogue.close(&reply);
+                if reply == Reply::GOODBYE {
+                    dialogue.part(&reply)
+                } else {
+                    dialogue.close(&reply)
+                }
                 info!("client={peer} event=end phase={} failures={failures}", session.phase());
                 let ended = if reply == Reply::GOODBYE { Ended::Done } else { Ended::Refused };
                 return Ok(Entered::Out(ended));

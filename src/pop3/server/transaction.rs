@@ -81,7 +81,7 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
                     expiry.mark_expired(&maildrop, &mut marked);
                 }
                 let (reply, removed) = update(maildrop, &marked, user);
-                dialogue.close(&reply);
+                dialogue.part(&reply);
                 info!("client={peer} event=end user={user:?} phase=update retrieved={retrieved} deleted={removed}");
                 return Ok(Ended::Done);
             }
