@@ -116,9 +116,11 @@ fn run(args: &Args) -> io::Result<()> {
             costs::table(&site, if args.quick { 50 } else { 300 })?
         );
     }
+    let late = plan.deadline.is_some_and(|deadline| Instant::now() > deadline);
+    let cut = if late { " **Out of time: rows are missing, or have fewer runs.**" } else { "" };
     let caption = format!(
         "Medians of {} runs of {} ms; {} processors; load average before and after: {load_before} / {}; in parentheses \
-         how many times the best peer.",
+         how many times the best peer.{cut}",
         plan.runs,
         plan.time.as_millis(),
         std::thread::available_parallelism().map_or(0, usize::from),

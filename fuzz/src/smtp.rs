@@ -177,18 +177,70 @@ fn sent_just_so(input: &[u8], queued: &[Queued]) {
     }
 }
 
-/// The lines of each queued message stand in the input, one behind the other and behind those of the message before it.
+/// The same where some messages may have come in chunks: each is in the input behind the one before it, as lines or as
+/// the octets behind one `BDAT` after the other up to a `LAST`.
 fn sent_in_order(input: &[u8], queued: &[Queued]) {
-    let mut rest = input;
+    let mut from = 0;
     for message in queued {
         assert!(!message.recipients.is_empty(), "queued for nobody");
-        for line in message.content.split(|octet| *octet == b'\n') {
-            // A line may be cut by the command between two chunks; its octets are in order all the same.
-            for octet in line {
-                let at = rest.iter().position(|other| other == octet);
-                let at = at.unwrap_or_else(|| panic!("queued and not sent: {}", message.content.escape_ascii()));
-                rest = &rest[at + 1..];
-            }
+        // What follows a chunk may begin in the middle of a line.
+        let ends = (from..input.len()).filter_map(|at| {
+            let rest = &input[at..];
+            let length = as_lines(rest, &message.content).or_else(|| as_chunks(rest, &message.content));
+            length.map(|length| at + length)
+        });
+        from = ends.min().unwrap_or_else(|| panic!("queued and not sent: {}", message.content.escape_ascii()));
+    }
+}
+
+/// How long the content is as DATA sends it, if it is at the beginning.
+fn as_lines(input: &[u8], content: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    let mut next = || {
+        let line = input[at..].split_inclusive(|octet| *octet == b'\n').next()?;
+        at += line.len();
+        line.strip_suffix(b"\r\n")
+    };
+    for line in content.split_inclusive(|octet| *octet == b'\n') {
+        let sent = next()?;
+        if sent.strip_prefix(b".").unwrap_or(sent) != line.strip_suffix(b"\n")? {
+            return None;
         }
+    }
+    (next()? == b".").then_some(at)
+}
+
+/// How long the chunks are that make the content, and what stands between them, if the first of them is at the beginning.
+fn as_chunks(input: &[u8], content: &[u8]) -> Option<usize> {
+    // What a line ends with is written in one way, and a last line gets its end.
+    let plain = |octets: &[u8]| -> Vec<u8> {
+        let all: Vec<u8> = octets.iter().copied().filter(|octet| *octet != b'\r').collect();
+        all.strip_suffix(b"\n").map_or_else(|| all.clone(), <[u8]>::to_vec)
+    };
+    let (mut at, mut found) = (0, Vec::new());
+    chunk(input.split(|octet| *octet == b'\n').next()?)?;
+    while at < input.len() {
+        let line = input[at..].split_inclusive(|octet| *octet == b'\n').next()?;
+        at += line.len();
+        let Some((size, is_last)) = chunk(line) else { continue };
+        found.extend_from_slice(input.get(at..at.checked_add(size)?)?);
+        at += size;
+        if is_last {
+            return (plain(&found) == plain(content)).then_some(at);
+        }
+    }
+    None
+}
+
+/// The size that a line with `BDAT` announces, and whether it is the last.
+fn chunk(line: &[u8]) -> Option<(usize, bool)> {
+    let words: Vec<_> = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+    let size = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse().ok();
+    match &words[..] {
+        [verb, digits] if verb.eq_ignore_ascii_case(b"BDAT") => Some((size(digits)?, false)),
+        [verb, digits, last] if verb.eq_ignore_ascii_case(b"BDAT") && last.eq_ignore_ascii_case(b"LAST") => {
+            Some((size(digits)?, true))
+        }
+        _ => None,
     }
 }

@@ -294,6 +294,18 @@ mod tests {
         }
     }
 
+    /// Found by fuzzing: VRFY repeated an address of any length. 512 octets with CR LF: RFC 5321 section 4.5.3.1.5.
+    #[test]
+    fn an_address_that_vrfy_cannot_say_in_512_octets_is_not_said() {
+        let length = |octets: usize| {
+            let address = [&vec![b'x'; octets], b"@mx.example".as_slice()].concat();
+            sent(&Reply::mailbox(&Address::from_internal(&address).unwrap()), false)
+        };
+        let fits = 512 - "250 2.1.5 <@mx.example>\r\n".len();
+        assert_eq!(length(fits).len(), 512);
+        assert_eq!(length(fits + 1), sent(&Reply::CANNOT_VERIFY, false));
+    }
+
     #[test]
     fn soft_bounce_makes_every_never_a_later() {
         assert_eq!(sent(&Reply::verdict(Verdict::UnknownUser), true), "450 4.1.1 No such user here\r\n");
@@ -378,10 +390,6 @@ mod tests {
         all.push(R::blocked("zen.example"));
         all.push(R::hello("mx.example"));
         all.push(R::mailbox(&Address::from_internal(b"b o@mx.example").unwrap()));
-        for length in 470..520 {
-            let address = [&vec![b'x'; length], b"@mx.example".as_slice()].concat();
-            all.extend(Address::from_internal(&address).map(|address| R::mailbox(&address)));
-        }
         for which in [Which::Reverse, Which::Forward] {
             for fault in [path::Fault::Syntax, path::Fault::TooLong, path::Fault::NotAscii, path::Fault::NotUtf8] {
                 all.push(R::fault(Fault::Path(which, fault)));
