@@ -12,6 +12,7 @@
 mod common;
 mod faults {
     pub mod beside;
+    pub mod commands;
     pub mod disks;
     pub mod limits;
     pub mod matrix;

@@ -66,7 +66,7 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "powercut: {line}");
 }
 
-/// Cuts a recording at `count` moments. With `planted`, which says when a message is said to be acknowledged, it ends at
+/// Cuts a recording at `count` moments. With `planted`, which says where the fault shows, it ends at
 /// the first violation. Gives the number of cuts and the violations.
 fn cut(
     kind: Kind,
@@ -74,21 +74,23 @@ fn cut(
     mode: Mode,
     count: usize,
     chance: &mut Chance,
-    planted: Option<Moment>,
+    planted: Option<&Fault<'_>>,
 ) -> (usize, Vec<String>) {
     let all = recording.moments.len();
+    let first = planted.map_or(0, |fault| (all * fault.from / 100).min(all - 1));
     let mut moments: Vec<usize> = match mode {
-        Mode::Subset => (0..count).map(|_| chance.below(all)).collect(),
+        Mode::Subset => (0..count).map(|_| first + chance.below(all - first)).collect(),
         // The same cut again would show nothing new.
         Mode::Prefix => {
-            let mut left: Vec<usize> = (0..all).collect();
-            (0..count.min(all)).map(|_| left.swap_remove(chance.below(left.len()))).collect()
+            let mut left: Vec<usize> = (first..all).collect();
+            (0..count.min(all - first)).map(|_| left.swap_remove(chance.below(left.len()))).collect()
         }
     };
     moments.sort_unstable();
     let mut disks: Vec<Replay> =
         recording.disks.iter().map(|folder| Replay::open(folder, kind).expect("a recording")).collect();
-    let machine = Restarted::new(kind, recording.disks.iter().map(|folder| folder.join("cut")).collect());
+    let mut machine = Restarted::new(kind, recording.disks.iter().map(|folder| folder.join("cut")).collect());
+    machine.looks_at_disks = planted.is_none();
     let mut wrong = Vec::new();
     let mut mended = 0;
     for (done, moment) in moments.iter().enumerate() {
@@ -96,7 +98,7 @@ fn cut(
         for ((disk, position), image) in disks.iter_mut().zip(moment).zip(&machine.images) {
             disk.cut(*position, mode, chance, image).expect("a disk after the cut");
         }
-        let told = planted.unwrap_or(Moment::Reply);
+        let told = planted.map_or(Moment::Reply, |fault| fault.told);
         let acknowledged: Vec<&Acknowledged> = recording
             .acknowledged
             .iter()
@@ -240,22 +242,44 @@ fn an_ext4_with_half_a_superblock_is_mended_from_a_copy_and_loses_nothing() {
     assert_eq!(machine.mended.get(), 1, "it mounted with half a superblock");
 }
 
-/// Records with a fault planted, which must be found in at most 60 cuts of some mode.
-fn is_found(what: &str, disks: usize, told: Moment, load: &Load, plant: &Plant<'_>) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    withdraw();
-    let seed = seed();
-    let mut chance = Chance(seed);
-    let folder = in_memory();
-    let recording = record(Kind::Ext4, disks, load, folder.path(), plant);
-    let mut found = false;
-    for mode in [Mode::Prefix, Mode::Subset] {
-        let (cuts, wrong) = cut(Kind::Ext4, &recording, mode, 60, &mut chance, Some(told));
-        found |= !wrong.is_empty();
-        let seen = wrong.first().map_or("not found", String::as_str);
-        say(&format!("planted {what}, {mode:?}: {cuts} cuts, {seen}"));
+/// A fault that the rig must find on every file system. Which it cannot find, and why, is in bench/POWERCUT.md.
+struct Fault<'a> {
+    what: &'a str,
+    disks: usize,
+    told: Moment,
+    load: Load,
+    /// From this part of all moments on it shows, in percent; 100 is the last one.
+    from: usize,
+}
+
+impl Fault<'_> {
+    /// One that shows anywhere, in a message more or less.
+    fn of(what: &str) -> Fault<'_> {
+        Fault { what, disks: 1, told: Moment::Reply, load: Load::mixed(24), from: 0 }
     }
-    assert!(found, "POWERCUT_SEED={seed}: the rig does not see {what}, so it proves nothing");
+
+    /// Records with it planted: it must be found in at most 60 cuts of each mode.
+    fn is_found(&self, plant: &Plant<'_>) {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        withdraw();
+        let seed = seed();
+        let mut chance = Chance(seed);
+        for kind in Kind::ALL {
+            let started = Instant::now();
+            let folder = in_memory();
+            let recording = record(kind, self.disks, &self.load, folder.path(), plant);
+            for mode in [Mode::Prefix, Mode::Subset] {
+                let (cuts, wrong) = cut(kind, &recording, mode, 60, &mut chance, Some(self));
+                let seen: String = wrong.first().map_or("not found", String::as_str).chars().take(200).collect();
+                let (what, name, time) = (self.what, kind.name(), started.elapsed().as_secs_f32());
+                say(&format!("planted {what} | {name} | {mode:?} | {cuts} cuts | {time:.1} s | {seen}"));
+                assert!(
+                    !wrong.is_empty(),
+                    "POWERCUT_SEED={seed}: on {name}, {mode:?}, the rig does not see {what}, so it proves nothing"
+                );
+            }
+        }
+    }
 }
 
 /// Puts a script in the place of a program, which runs it under strace with `inject`: the calls it names are not
@@ -286,40 +310,34 @@ const NO_FSYNC: &str = "-e trace=fsync,fdatasync -e inject=fsync,fdatasync:retva
 
 #[test]
 fn a_queue_without_fsync_is_found() {
-    is_found("submit without fsync", 1, Moment::Reply, &Load::mixed(24), &|site| {
-        without_calls(site, "submit", &[NO_FSYNC.to_owned()])
-    });
+    Fault::of("submit without fsync").is_found(&|site| without_calls(site, "submit", &[NO_FSYNC.to_owned()]));
 }
 
 #[test]
 fn a_delivery_without_fsync_is_found() {
-    is_found("deliver without fsync", 1, Moment::Reply, &Load::mixed(24), &|site| {
-        without_calls(site, "deliver", &[NO_FSYNC.to_owned()])
-    });
+    let fault = Fault { from: 50, ..Fault::of("deliver without fsync") };
+    fault.is_found(&|site| without_calls(site, "deliver", &[NO_FSYNC.to_owned()]));
 }
 
-/// The folder new/ alone is not synced: the queue forgets a message whose name in the mailbox is not on disk yet.
+/// The folder new/ alone is not synced: the queue forgets a message whose name in the mailbox is not on disk yet. On one disk
+/// that cannot be seen: the name came before the removal from the queue, and each of these file systems puts the
+/// changes of names on disk in their order (btrfs logs the new name of a file that it has logged).
 #[test]
 fn a_delivery_without_fsync_of_the_folder_is_found() {
-    for disks in [1, 2] {
-        is_found(
-            &format!("deliver without fsync of new/, {disks} disks"),
-            disks,
-            Moment::Reply,
-            &Load::mixed(24),
-            &|site| {
-                let mut inject = vec![NO_FSYNC.to_owned()];
-                inject.extend(site.folders_of_mail().iter().map(|folder| format!("-P '{}'", folder.display())));
-                without_calls(site, "deliver", &inject);
-            },
-        );
-    }
+    let load = Load { maildrops: Vec::new(), settles_queue: true, ..Load::mixed(24) };
+    let fault = Fault { disks: 2, load, from: 100, ..Fault::of("deliver without fsync of new/") };
+    fault.is_found(&|site| {
+        let mut inject = vec![NO_FSYNC.to_owned()];
+        inject.extend(site.folders_of_mail().iter().map(|folder| format!("-P '{}'", folder.display())));
+        without_calls(site, "deliver", &inject);
+    });
 }
 
 /// Of an mbox and an MMDF alone.
 #[test]
 fn a_delivery_into_one_file_without_fsync_is_found() {
-    is_found("deliver without fsync of mbox and MMDF", 1, Moment::Reply, &Load::mixed(24), &|site| {
+    let fault = Fault { from: 60, ..Fault::of("deliver without fsync of mbox and MMDF") };
+    fault.is_found(&|site| {
         let paths = [site.mbox(), site.mmdf()].map(|path| format!("-P '{}'", path.display()));
         without_calls(site, "deliver", &[vec![NO_FSYNC.to_owned()], paths.to_vec()].concat());
     });
@@ -327,9 +345,10 @@ fn a_delivery_into_one_file_without_fsync_is_found() {
 
 /// pop3d without the fsync of some files and folders, which `paths` gives for a mailbox in the folder of all; every
 /// mailbox is of the kind of the `first` one, so that nothing else can be found.
-fn a_quit_is_found(what: &str, first: usize, paths: &dyn Fn(Maildrop, &Path) -> Vec<PathBuf>) {
+fn a_quit_is_found(what: &str, first: usize, from: usize, paths: &dyn Fn(Maildrop, &Path) -> Vec<PathBuf>) {
     let maildrops: Vec<Maildrop> = (first..24).step_by(2).map(Maildrop).collect();
-    is_found(what, 1, Moment::Reply, &Load { messages: 0, maildrops: maildrops.clone() }, &|site| {
+    let load = Load { messages: 0, maildrops: maildrops.clone(), settles_queue: false };
+    Fault { load, from, ..Fault::of(what) }.is_found(&|site| {
         let folder = site.read_folder();
         let mut paths: Vec<PathBuf> = maildrops.iter().flat_map(|maildrop| paths(*maildrop, &folder)).collect();
         paths.dedup();
@@ -341,20 +360,22 @@ fn a_quit_is_found(what: &str, first: usize, paths: &dyn Fn(Maildrop, &Path) -> 
 
 #[test]
 fn a_new_mbox_without_fsync_is_found() {
-    a_quit_is_found("pop3d without fsync of the new mbox", 0, &|maildrop, folder| vec![maildrop.draft(folder)]);
+    a_quit_is_found("pop3d without fsync of the new mbox", 0, 0, &|maildrop, folder| vec![maildrop.draft(folder)]);
 }
 
 #[test]
 fn a_new_mbox_without_fsync_of_its_folder_is_found() {
-    a_quit_is_found("pop3d without fsync of the folder of an mbox", 0, &|_, folder| vec![folder.to_owned()]);
+    a_quit_is_found("pop3d without fsync of the folder of an mbox", 0, 0, &|_, folder| vec![folder.to_owned()]);
 }
 
+/// Nothing else is written then: it shows when all is over.
 #[test]
 fn a_removal_from_a_maildir_without_fsync_is_found() {
-    a_quit_is_found("pop3d without fsync of new/ and cur/", 1, &|maildrop, folder| maildrop.folders(folder).into());
+    let paths = |maildrop: Maildrop, folder: &Path| maildrop.folders(folder).into();
+    a_quit_is_found("pop3d without fsync of new/ and cur/", 1, 100, &paths);
 }
 
 #[test]
 fn a_reply_before_the_message_is_on_disk_is_found() {
-    is_found("an early reply", 1, Moment::Early, &Load::mixed(24), &|_| {});
+    Fault { told: Moment::Early, ..Fault::of("an early reply") }.is_found(&|_| {});
 }

@@ -43,7 +43,7 @@ pub enum Share {
 }
 
 pub struct Case {
-    /// Behind its name may stand arguments.
+    /// Behind its name may stand arguments; or a line for a shell, which begins with exec.
     pub program: &'static str,
     pub traced: Traced,
     pub input: Vec<u8>,
@@ -76,8 +76,11 @@ impl Victim for Case {
 
     fn run(&self, scratch: &Scratch, target: Option<&Target>) -> (Followed, Output) {
         let mut words = self.program.split(' ');
-        let mut arguments = vec![OsString::from(binary(words.next().unwrap_or_default()))];
-        arguments.extend(words.map(OsString::from));
+        let program = words.next().unwrap_or_default();
+        let arguments: Vec<OsString> = match program {
+            "exec" => ["/bin/sh", "-c", self.program].map(OsString::from).into(),
+            _ => [binary(program).into()].into_iter().chain(words.map(OsString::from)).collect(),
+        };
         let mut program = tracer::start(&arguments, scratch.path(), Stdio::piped());
         // A pipe holds all of it. Who was killed reads nothing.
         let mut stdin = program.0.stdin.take().expect("a pipe");

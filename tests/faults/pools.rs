@@ -46,10 +46,11 @@ fn alias(process: &str) -> String {
 }
 
 impl Pool {
-    fn arguments(&self, place: &[&str]) -> Vec<OsString> {
-        let rest = ["-n", "8", "-o", "idle_children=1", "-o", "max_use=10", self.program];
-        let words = ["--mode", "pool"].iter().chain(place).chain(&rest);
-        [common::binary("smtpd").into()].into_iter().chain(words.map(OsString::from)).collect()
+    fn arguments(&self, port: u16) -> Vec<OsString> {
+        let place =
+            ["--mode", "pool", "--listen-address", "127.0.0.1", "--port", &port.to_string()].map(OsString::from);
+        let rest = ["-n", "8", "-o", "idle_children=1", "-o", "max_use=10", self.program].map(OsString::from);
+        [common::binary("smtpd").into()].into_iter().chain(place).chain(rest).collect()
     }
 
     /// One session: what was said, as far as it came.
@@ -128,7 +129,8 @@ impl Victim for Pool {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("its address");
         // The socket is there already, so that nobody needs to wait for anything.
-        let mut program = tracer::start(&self.arguments(&[]), scratch.path(), OwnedFd::from(listener).into());
+        let mut program =
+            tracer::start(&self.arguments(address.port()), scratch.path(), OwnedFd::from(listener).into());
         let main = Pid::from_raw(i32::try_from(program.0.id()).expect("a process id"));
         let mut stderr = program.0.stderr.take().expect("a pipe");
         let mut stdout = program.0.stdout.take().expect("a pipe");
@@ -156,7 +158,7 @@ impl Victim for Pool {
 impl Pool {
     /// smtpd is not there any more: it is started again.
     fn next_after_it(&self, scratch: &Scratch, number: usize) -> String {
-        let arguments = self.arguments(&["--listen-address", "127.0.0.1", "--port", "0"]);
+        let arguments = self.arguments(0);
         let mut command = Command::new(&arguments[0]);
         command.args(&arguments[1..]).env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
         let mut server = Server::start(&mut command);

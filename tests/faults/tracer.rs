@@ -60,8 +60,6 @@ pub type Alias = fn(&str) -> String;
 pub struct Followed {
     pub status: ExitStatus,
     pub is_hit: bool,
-    /// A process was killed, by us or by another.
-    pub killed: bool,
     /// How often each call was made; of those who share a name, by who made it most often.
     pub calls: BTreeMap<Call, usize>,
 }
@@ -136,7 +134,7 @@ pub fn follow(program: &Stopped, target: Option<&Target>, alias: Alias) -> Follo
     kill(main, Signal::SIGCONT).expect("SIGCONT");
     let living = Arc::new(Mutex::new(HashSet::from([main])));
     let _over = watch(Arc::clone(&living));
-    let seen = Followed { status: ExitStatus::from_raw(0), is_hit: false, killed: false, calls: BTreeMap::new() };
+    let seen = Followed { status: ExitStatus::from_raw(0), is_hit: false, calls: BTreeMap::new() };
     let processes = HashMap::from([(main, Process::new("0".to_owned(), "sh"))]);
     let mut tracer = Tracer { target, alias, main, processes, unknown: HashSet::new(), ending: None, living, seen };
     while !tracer.processes.is_empty() {
@@ -176,10 +174,7 @@ impl Tracer<'_> {
         }
         match status {
             WaitStatus::Exited(pid, code) => self.ended(pid, ExitStatus::from_raw(code << 8)),
-            WaitStatus::Signaled(pid, signal, _) => {
-                self.seen.killed |= signal == Signal::SIGKILL;
-                self.ended(pid, ExitStatus::from_raw(signal as i32));
-            }
+            WaitStatus::Signaled(pid, signal, _) => self.ended(pid, ExitStatus::from_raw(signal as i32)),
             WaitStatus::PtraceSyscall(pid) => self.call(pid),
             WaitStatus::PtraceEvent(pid, _, event) => self.event(pid, event),
             WaitStatus::Stopped(pid, signal) => go_on(pid, Some(signal)),

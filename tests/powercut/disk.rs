@@ -20,6 +20,8 @@ pub enum Kind {
 const EXT4_GROUP: u32 = 8192;
 
 impl Kind {
+    pub const ALL: [Kind; 3] = [Kind::Ext4, Kind::Xfs, Kind::Btrfs];
+
     pub fn name(self) -> &'static str {
         match self {
             Kind::Ext4 => "ext4",

@@ -187,12 +187,15 @@ pub struct Load {
     pub messages: usize,
     /// Mailboxes of which a session of POP3 removes some of the messages.
     pub maildrops: Vec<Maildrop>,
+    /// At the end one more message goes into a Maildir; then the file system of the queue puts all on disk that it knows, as it
+    /// does by itself every few seconds, and that of the mail on another disk not yet.
+    pub settles_queue: bool,
 }
 
 impl Load {
     /// Messages, and after every third of them a session of POP3.
     pub fn mixed(messages: usize) -> Load {
-        Load { messages, maildrops: (0..messages.div_ceil(3)).map(Maildrop).collect() }
+        Load { messages, maildrops: (0..messages.div_ceil(3)).map(Maildrop).collect(), settles_queue: false }
     }
 }
 
@@ -319,6 +322,12 @@ fn work(
     });
     sweep(site);
     load.maildrops.iter().skip(messages.div_ceil(3)).for_each(quit);
+    if load.settles_queue {
+        send(messages.next_multiple_of(9) + 1);
+        sweep(site);
+        let queue = fs::File::open(site.queue()).expect("the queue");
+        nix::unistd::syncfs(&queue).expect("syncfs");
+    }
 }
 
 /// Counts a thread down even when it panics.
