@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const DAVE: u32 = 65_533;
 
@@ -308,4 +309,36 @@ fn the_time_of_the_last_session_is_kept_with_roots_rights() {
     drop(client);
     quit(pool.logged_in("carol"));
     assert_eq!(fs::metadata(folder).expect("the folder").permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn a_session_longer_than_processes_are_kept_for_ends_none_of_them() {
+    let Some(pool) = Pool::start("max_idle = 1") else { return };
+    let mut client = pool.logged_in("bob");
+    let before = pool.trio();
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(ask(&mut client, "NOOP"), "+OK");
+    quit(client);
+    quit(pool.logged_in("bob"));
+    assert_eq!(pool.trio(), before);
+    until("the end of a process that nobody needs", || !is_there(before.owner.expect("an owner")));
+    // Nobody waits for it either.
+    until("two processes", || pool.trio().owner.is_none());
+    for _ in 0..3 {
+        quit(pool.logged_in("bob"));
+    }
+    assert_eq!(pool.trio().parser, before.parser);
+}
+
+#[test]
+fn the_longest_session_is_counted_from_the_connection_and_not_from_the_login() {
+    let Some(pool) = Pool::start("daemon_timeout = 4") else { return };
+    let start = Instant::now();
+    let mut client = pool.greeted();
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(ask(&mut client, "USER bob"), "+OK Send the password");
+    assert!(ask(&mut client, "PASS secret").starts_with("+OK 1 messages"));
+    assert!(all(&mut client).starts_with("-ERR Silent for too long"));
+    let took = start.elapsed();
+    assert!((Duration::from_millis(3900)..Duration::from_secs(6)).contains(&took), "{took:?}");
 }

@@ -5,8 +5,8 @@ use crate::sys;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, setsockopt,
-    socketpair, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recvmsg, sendmsg,
+    setsockopt, shutdown, socketpair, sockopt,
 };
 use nix::sys::time::TimeVal;
 use std::io::{IoSlice, IoSliceMut};
@@ -75,6 +75,11 @@ impl Packets {
         setsockopt(&self.0, sockopt::ReceiveTimeout, &TimeVal::new(seconds.into(), 0))
     }
 
+    /// From now on the other end cannot send; what it has sent already is received still.
+    pub fn hear_no_more(&self) -> nix::Result<()> {
+        shutdown(self.0.as_raw_fd(), Shutdown::Read)
+    }
+
     /// Its number, for a forked process that must not keep it.
     pub fn number(&self) -> RawFd {
         self.0.as_raw_fd()
@@ -110,6 +115,17 @@ mod tests {
         reader.read_to_string(&mut said).unwrap();
         assert_eq!(said, "12");
         assert!(matches!(other.receive(&mut buffer), Ok(Some((1, _)))));
+        assert!(matches!(other.receive(&mut buffer), Ok(None)));
+    }
+
+    #[test]
+    fn who_hears_no_more_gets_what_was_sent_before_and_the_other_end_is_told() {
+        let (one, other) = Packets::pair().unwrap();
+        one.send(&[b"ab"], &[]).unwrap();
+        other.hear_no_more().unwrap();
+        assert_eq!(one.send(&[b"c"], &[]), Err(Errno::EPIPE));
+        let mut buffer = [0; 8];
+        assert!(matches!(other.receive(&mut buffer), Ok(Some((2, _)))));
         assert!(matches!(other.receive(&mut buffer), Ok(None)));
     }
 

@@ -14,9 +14,10 @@
 //! ```text
 //! parser to checker   ?  what of the files that passwords are in
 //!                     ! and the number of an owner: it has ended; and the same question
-//!                     C, failures so far, D or R, two octets that count, the low one first, and as many that the client
-//!                        sent behind the password, then the frame of `auth::gate`; with the connection
-//!                     G, D or R, octets of the client as above: after Y; with R the end that the owner is to serve
+//!                     C, failures so far, D or R, four octets that say how many milliseconds the session may last still,
+//!                        two that count, the low ones first, and as many that the client sent behind the password, then
+//!                        the frame of `auth::gate`; with the connection
+//!                     G, D or R, time and octets of the client as above: after Y; with R the end that the owner is to serve
 //! checker to parser   R or S (ready; S: passwords are stored in clear), P (configuration), T (trouble)
 //!                     N (no), U (nobody can say); Y, and what the mechanism has to say at its end
 //!                     O and the number of another owner, with the end at which that is heard from now on
@@ -25,10 +26,15 @@
 //!
 //! d and r stand for D and R where the client said UTF8. D: the owner is to serve the connection itself; after C with D,
 //! where the mechanism has nothing to say, it does so at once. The parser waits for the owner's dot, and if that is gone
-//! tells the checker: what it hears is O, or nothing before the answer to `!`.
+//! tells the checker: what it hears is O, or nothing before the answer to `!`. An owner that had nothing to do for `max_idle`,
+//! 10 s at the most, ends by itself; first it lets nobody send to it any more, so that no session gets lost.
+//!
+//! Whatever a parser says, and in whatever order, what it gets is what one client with those credentials gets.
 
 mod checker;
 mod owner;
+
+pub use checker::run as check;
 
 use super::dialogue::Dialogue;
 use super::reply::Reply;
@@ -144,7 +150,8 @@ impl Parser {
         let entered = server::authorize(&mut dialogue, &peer, access, |dialogue, credentials, failures| {
             // What is still to be said the client must have before the owner speaks.
             let direct = dialogue.stream().stream().is_clear() && dialogue.flush().is_ok();
-            let way = Way { speaks_utf8: dialogue.speaks_utf8, input: direct.then(|| dialogue.unused()) };
+            let left = dialogue.stream().stream().session_left();
+            let way = Way { speaks_utf8: dialogue.speaks_utf8, left, input: direct.then(|| dialogue.unused()) };
             Ok(match self.ask(credentials, failures, way)? {
                 Heard::Over => {
                     is_over = true;
@@ -167,8 +174,9 @@ impl Parser {
         }
         let speaks_utf8 = dialogue.speaks_utf8;
         let (input, output) = dialogue.into_rest();
+        let left = stream.stream().session_left();
         if stream.stream().is_clear() {
-            let way = Way { speaks_utf8, input: Some(&input) };
+            let way = Way { speaks_utf8, left, input: Some(&input) };
             self.say(&[b"G", &way.head()?, &input], &[])?;
             return match self.hear_of_session()? {
                 Heard::Over => Ok(Ended::Done),
@@ -179,7 +187,7 @@ impl Parser {
             };
         }
         let (ours, theirs) = gate::pair()?;
-        self.say(&[b"G", &Way { speaks_utf8, input: None }.head()?], &[theirs.as_fd()])?;
+        self.say(&[b"G", &Way { speaks_utf8, left, input: None }.head()?], &[theirs.as_fd()])?;
         drop(theirs);
         let ended = split::speak_for(config, &mut stream, (input, output), gate::connect(config, ours)?);
         self.hear_of_session()?;
@@ -301,16 +309,19 @@ enum Heard {
 /// How the owner comes by what the client says.
 struct Way<'a> {
     speaks_utf8: bool,
+    /// How long the session may last still.
+    left: Duration,
     /// What the client sent behind the password, where the owner is to serve the connection itself.
     input: Option<&'a [u8]>,
 }
 
 impl Way<'_> {
-    fn head(&self) -> Result<[u8; 3], Error> {
+    fn head(&self) -> Result<[u8; 7], Error> {
         let letter = if self.input.is_some() { b'D' } else { b'R' };
         let letter = if self.speaks_utf8 { letter.to_ascii_lowercase() } else { letter };
         let count = u16::try_from(self.input.unwrap_or_default().len());
         let [low, high] = count.map_err(|_| Error::Temporary("too much was read".to_owned()))?.to_le_bytes();
-        Ok([letter, low, high])
+        let [a, b, c, d] = u32::try_from(self.left.as_millis()).unwrap_or(u32::MAX).to_le_bytes();
+        Ok([letter, a, b, c, d, low, high])
     }
 }

@@ -282,7 +282,8 @@ pub(super) fn speak_for(
     parent: Connection,
 ) -> Result<Ended, Error> {
     let idle = config.pop3d_timeout.0.saturating_add(SLACK);
-    let result = relay(client, parent.descriptors().0, waiting, idle, config.daemon_timeout.0);
+    let session = client.stream().session_left();
+    let result = relay(client, parent.descriptors().0, waiting, idle, session);
     // The parent is done, or must hear that the client is.
     drop(parent);
     match result {

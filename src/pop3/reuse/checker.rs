@@ -1,7 +1,7 @@
 //! The checker: root's process, which reads nothing but packets of the parser, and nothing of a client.
 
 use super::LARGEST;
-use super::owner::{Owner, Said, Session};
+use super::owner::{Owner, Said, Session, kept};
 use crate::auth::Granted;
 use crate::auth::files::Files;
 use crate::auth::gate::{self, Answer};
@@ -18,9 +18,7 @@ use crate::wire::secret::{Secret, wipe};
 use nix::errno::Errno;
 use nix::unistd::{Gid, Pid, Uid};
 use std::os::fd::OwnedFd;
-
-/// A user's process waits so long for the next user, in seconds.
-const KEPT: u16 = 10;
+use std::time::Duration;
 
 struct Checker<'a> {
     config: &'a Config,
@@ -36,10 +34,11 @@ struct Checker<'a> {
 }
 
 /// Serves the parser, a child of ours, until it ends; gives the status to end with.
-pub(super) fn run(config: &Config, parser: Packets, child: Pid) -> u8 {
+pub fn run(config: &Config, parser: Packets, child: Pid) -> u8 {
     // What lies there is a listening socket.
-    let begun = gate::leave_client()
-        .and_then(|()| parser.wait_at_most(KEPT).map_err(|errno| Error::Temporary(format!("socketpair: {errno}"))));
+    let begun = gate::leave_client().and_then(|()| {
+        parser.wait_at_most(kept(config)).map_err(|errno| Error::Temporary(format!("socketpair: {errno}")))
+    });
     match begun {
         Ok(()) => {
             let buffer = Secret(vec![0; LARGEST]);
@@ -138,7 +137,8 @@ impl Checker<'_> {
         let (count, descriptors) = loop {
             match self.parser.receive(&mut self.buffer.0) {
                 Ok(Some(received)) => break received,
-                Err(Errno::EAGAIN) => self.owner = None,
+                // One that has ended is not to be a zombie until somebody comes.
+                Err(Errno::EAGAIN) => self.owner = self.owner.take().filter(Owner::is_there),
                 Ok(None) | Err(_) => return Packet::Gone,
             }
         };
@@ -232,14 +232,15 @@ fn read(octets: &[u8], descriptors: Vec<OwnedFd>) -> Option<Packet> {
 
 /// Whether D stands there, what the client said, and what follows.
 fn way(octets: &[u8]) -> Option<(bool, Said, &[u8])> {
-    let (&[letter, low, high], rest) = octets.split_first_chunk()?;
+    let (&[letter, a, b, c, d, low, high], rest) = octets.split_first_chunk()?;
     let is_direct = match letter.to_ascii_uppercase() {
         b'D' => true,
         b'R' => false,
         _ => return None,
     };
     let (input, rest) = rest.split_at_checked(u16::from_le_bytes([low, high]).into())?;
-    Some((is_direct, Said { utf8: letter.is_ascii_lowercase(), input: input.to_vec() }, rest))
+    let left = Duration::from_millis(u32::from_le_bytes([a, b, c, d]).into());
+    Some((is_direct, Said { utf8: letter.is_ascii_lowercase(), left, input: input.to_vec() }, rest))
 }
 
 #[cfg(test)]
@@ -256,22 +257,23 @@ mod tests {
     fn packets_are_read_as_they_were_sent() {
         let credentials = Credentials { name: b"bob".to_vec(), proof: Proof::Password(Secret(b"a:b,".to_vec())) };
         let frame = gate::frame(&credentials);
-        let check = [b"C\x02d\x05\0STAT\n".as_slice(), &frame.0].concat();
+        let check = [b"C\x02d\xe8\x03\0\0\x05\0STAT\n".as_slice(), &frame.0].concat();
         let Some(Packet::Check { credentials: found, failures: 2, is_direct: true, said, .. }) =
             read(&check, vec![null()])
         else {
             panic!("another packet");
         };
+        assert_eq!(said.left, Duration::from_secs(1));
         assert_eq!((found, said.utf8, said.input.as_slice()), (credentials, true, b"STAT\n".as_slice()));
         assert!(matches!(read(b"?", Vec::new()), Some(Packet::Ready)));
-        assert!(matches!(read(b"GD\x01\0x", Vec::new()), Some(Packet::Go { relayed: None, .. })));
-        assert!(matches!(read(b"GR\0\0", vec![null()]), Some(Packet::Go { relayed: Some(_), .. })));
+        assert!(matches!(read(b"GD\0\0\0\0\x01\0x", Vec::new()), Some(Packet::Go { relayed: None, .. })));
+        assert!(matches!(read(b"GR\0\0\0\0\0\0", vec![null()]), Some(Packet::Go { relayed: Some(_), .. })));
     }
 
     #[test]
     fn what_is_no_packet_is_refused() {
         let frame = gate::frame(&Credentials { name: b"b".to_vec(), proof: Proof::Password(Secret::default()) });
-        let check = [b"C\0D\0\0".as_slice(), &frame.0].concat();
+        let check = [b"C\0D\0\0\0\0\0\0".as_slice(), &frame.0].concat();
         assert!(read(&check, vec![null()]).is_some());
         assert!(read(&check, Vec::new()).is_none(), "no connection");
         assert!(read(&check, vec![null(), null()]).is_none(), "two connections");
@@ -283,11 +285,11 @@ mod tests {
             b"X",
             b"G",
             b"GD",
-            b"GR\0\0",
-            b"GD\x02\0x",
+            b"GR\0\0\0\0\0\0",
+            b"GD\0\0\0\0\x02\0x",
             b"GDx",
-            b"GD\0\0x",
-            b"C\0D\0\0",
+            b"GD\0\0\0\0\0\0x",
+            b"C\0D\0\0\0\0\0\0",
         ] {
             assert!(read(octets, Vec::new()).is_none(), "{octets:?}");
         }

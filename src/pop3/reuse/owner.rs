@@ -2,8 +2,8 @@
 //! belong to the same uid) one after another.
 //!
 //! The checker tells it by one packet a session: netstrings of name, format and path of the mailbox, client, S or R (there
-//! are passwords stored in clear, or not), U or nothing (it said UTF8, or not), and what it has sent already; with the connection, and the file of the
-//! last session where there is one. It answers the parser by an octet: a dot at the end, or T where it could not begin.
+//! are passwords stored in clear, or not), U or nothing (it said UTF8, or not), milliseconds that the session may last still,
+//! and what it has sent already; with the connection, and the file of the last session where there is one. It answers the parser by an octet: a dot at the end, or T where it could not begin.
 
 use super::{LARGEST, end_with};
 use crate::auth::gate;
@@ -20,14 +20,29 @@ use crate::privilege;
 use crate::sys;
 use crate::users::User;
 use crate::wire::netstring;
-use nix::sys::wait::waitpid;
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, getpid};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// A process of a user waits so long for the next session, in seconds, if `max_idle` is not less.
+const KEPT: u16 = 10;
+
+/// The same with this configuration.
+pub(super) fn kept(config: &Config) -> u16 {
+    u16::try_from(config.max_idle.0.as_secs())
+        .ok()
+        .filter(|seconds| *seconds > 0)
+        .map_or(KEPT, |seconds| seconds.min(KEPT))
+}
 
 /// What the client has said to the parser, and the owner is to know.
 pub(super) struct Said {
     pub(super) utf8: bool,
+    /// How long the session may last still.
+    pub(super) left: Duration,
     pub(super) input: Vec<u8>,
 }
 
@@ -89,6 +104,11 @@ impl Owner {
         self.socket.as_ref().map(Packets::number)
     }
 
+    /// Whether it has not ended by itself.
+    pub(super) fn is_there(&self) -> bool {
+        waitpid(self.child, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
+    }
+
     /// Whether it may serve this one.
     pub(super) fn is_for(&self, session: &Session<'_>, config: &Config) -> bool {
         self.is_plain && session.ids == self.ids && is_plain(config, &session.user.mailbox_path(config))
@@ -108,7 +128,9 @@ impl Owner {
         let secrets: &[u8] = if session.secrets { b"S" } else { b"R" };
         let utf8: &[u8] = if session.said.utf8 { b"U" } else { b"" };
         let user = [session.user.name.as_bytes(), format, mailbox.path.as_bytes()];
-        let fields = user.into_iter().chain([peer.as_bytes(), secrets, utf8, &session.said.input]);
+        // No parser makes a session longer than any may be.
+        let left = session.said.left.min(config.daemon_timeout.0).as_millis().to_string();
+        let fields = user.into_iter().chain([peer.as_bytes(), secrets, utf8, left.as_bytes(), &session.said.input]);
         fields.for_each(|field| netstring::put(&mut octets, field));
         let descriptors = [Some(session.stream.as_fd()), last.map(LastSession::descriptor)];
         let descriptors: Vec<_> = descriptors.into_iter().flatten().collect();
@@ -120,7 +142,7 @@ impl Drop for Owner {
     fn drop(&mut self) {
         // It ends when it hears that we are gone, after the session that it may be serving.
         self.socket = None;
-        while waitpid(self.child, None) == Err(nix::errno::Errno::EINTR) {}
+        while waitpid(self.child, None) == Err(Errno::EINTR) {}
     }
 }
 
@@ -132,7 +154,17 @@ fn is_plain(config: &Config, mailbox: &MailboxSpec) -> bool {
 /// The owner's side: until the checker is gone. Gives the status to end with.
 fn serve_all(config: &Config, checker: &Packets, parser: &Packets, begun: Result<(), Error>) -> u8 {
     let mut buffer = vec![0; LARGEST];
-    while let Ok(Some((count, descriptors))) = checker.receive(&mut buffer) {
+    let mut is_last = checker.wait_at_most(kept(config)).is_err();
+    loop {
+        let (count, descriptors) = match checker.receive(&mut buffer) {
+            Ok(Some(packet)) => packet,
+            // What was sent while we made up our minds is served still.
+            Err(Errno::EAGAIN) if !is_last && checker.hear_no_more().is_ok() => {
+                is_last = true;
+                continue;
+            }
+            Ok(None) | Err(_) => break,
+        };
         if let Err(error) = &begun {
             log::error!("{error}");
             let _ = parser.send(&[b"T"], &[]);
@@ -151,7 +183,7 @@ fn serve_all(config: &Config, checker: &Packets, parser: &Packets, begun: Result
 
 fn serve_one(config: &Config, octets: &[u8], descriptors: Vec<OwnedFd>) -> Result<Ended, Error> {
     let unknown = || Error::Temporary("the checking process sent what is no session".to_owned());
-    let [name, format, path, peer, secrets, utf8, input] = fields(octets).ok_or_else(unknown)?;
+    let [name, format, path, peer, secrets, utf8, left, input] = fields(octets).ok_or_else(unknown)?;
     let text = |octets: &[u8]| String::from_utf8(octets.to_vec()).map_err(|_| unknown());
     let format = match format {
         b"maildir" => MailboxFormat::Maildir,
@@ -165,8 +197,9 @@ fn serve_one(config: &Config, octets: &[u8], descriptors: Vec<OwnedFd>) -> Resul
     let mut descriptors = descriptors.into_iter();
     let stream = descriptors.next().ok_or_else(unknown)?;
     let last = descriptors.next().map(|file| LastSession::of(config, File::from(file)));
+    let left = Duration::from_millis(text(left)?.parse().map_err(|_| unknown())?);
     let output = stream.try_clone().map_err(server::no_connection)?;
-    let mut dialogue = Dialogue::new(Connection::new(stream, output, config.daemon_timeout.0), config.pop3d_timeout.0)
+    let mut dialogue = Dialogue::new(Connection::new(stream, output, left), config.pop3d_timeout.0)
         .set_up(config)
         .resuming(input.to_vec())
         .speaking_utf8(utf8 == b"U");
