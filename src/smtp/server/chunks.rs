@@ -30,7 +30,11 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             }
         };
         let mut piece = Vec::with_capacity(usize::try_from(size).unwrap_or(PIECE).min(2 * PIECE));
-        let (mut fate, mut left, mut budget) = (Fate::Submitted, size, 0);
+        chunks.size = chunks.size.saturating_add(size);
+        // Told in front, so it is known before anything else can be found wrong, in whatever pieces that comes.
+        let is_too_large = self.session.is_too_large(chunks.size);
+        let mut fate = if is_too_large { Fate::Refused(Reply::TOO_LARGE) } else { Fate::Submitted };
+        let (mut left, mut budget) = (size, 0);
         while left > 0 {
             let count = self.available(left, &mut budget)?;
             let octets = &self.input[self.start..self.start + count];
@@ -46,10 +50,6 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             }
             self.start += count;
             left -= count as u64;
-            chunks.size = chunks.size.saturating_add(count as u64);
-            if self.session.is_too_large(chunks.size) && fate == Fate::Submitted {
-                fate = Fate::Refused(Reply::TOO_LARGE);
-            }
             if piece.len() >= PIECE {
                 fate = self.pass_on(&mut piece, fate, false);
             }

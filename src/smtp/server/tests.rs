@@ -550,6 +550,18 @@ fn octets_that_a_refused_chunk_has_are_never_commands() {
     assert_eq!(codes(&play(&big.concat()).replies), [220, 250, 250, 552, 503, 250]);
 }
 
+/// Found by fuzzing: which of the two mistakes was told hung on the pieces that the chunk came in.
+#[test]
+fn a_chunk_too_large_is_told_so_before_what_is_in_it_however_it_comes() {
+    let chunk = [&b"a\rb"[..], &[b'x'; 300_000]].concat();
+    let begin = b"MAIL FROM:<>\r\nRCPT TO:<b@mx>\r\nBDAT 300003 LAST\r\n";
+    for step in [50, 1000, usize::MAX] {
+        let input = [&begin[..], &chunk, b"NOOP\r\n"].concat();
+        let played = play_with(Memory::new(&input, step), Queue::default(), &here(), &settings());
+        assert_eq!(codes(&played.replies), [220, 250, 250, 552, 250], "in pieces of {step}: {}", played.replies);
+    }
+}
+
 #[test]
 fn a_message_in_chunks_is_that_of_data() {
     let chunked = play(
