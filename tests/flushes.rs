@@ -152,10 +152,9 @@ fn a_session_of_smtp_costs_no_more_than_its_message() {
     disk.is_spared("smtpd, smtpsrvr and submit", 100, 10, &|| session(address));
 }
 
-/// By a user who may not write the queue, nor open the folder to have its entries put on disk. So the whole file system is,
-/// which takes ext4 one commit and sometimes two, and of which many at once share little.
+/// By a user who may not write the queue, nor open the folder to have its entries put on disk: on ext4 that is not needed.
 #[test]
-fn a_message_in_the_drop_folder_costs_three_flushes_at_most() {
+fn a_message_in_the_drop_folder_costs_two_flushes_and_a_half_at_most_too() {
     const MESSAGES: u32 = 100;
     let disk = Disk::new();
     let (scratch, _triggers) = installation(&disk, "");
@@ -166,7 +165,7 @@ fn a_message_in_the_drop_folder_costs_three_flushes_at_most() {
         assert!(output.status.success(), "{output:?}");
     };
     let flushed = disk.alone("sendmail", MESSAGES, &put);
-    assert!(flushed <= MESSAGES * 3, "{flushed} flushes for {MESSAGES} messages one after another");
+    assert!(flushed * 2 <= MESSAGES * 5, "{flushed} flushes for {MESSAGES} messages one after another");
     let left = fs::read_dir(disk.path("drop")).expect("the drop folder").count();
     assert_eq!(left, MESSAGES as usize + 1, "all of them, and the FIFO");
 }

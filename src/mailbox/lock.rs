@@ -2,7 +2,7 @@
 //!
 //! A dot lock is `NAME.lock` beside the mailbox, made by link(2) so that it is whole when it is there. Its first line is
 //! our process number, which other programs ask for; its second says which running system and which space of
-//! numbers that is, and when the process began, so that only who can see whether it lives calls its lock stale. Any lock is
+//! numbers that is, and when the process began: who can see whether it lives needs no clock. Any other lock is
 //! stale when it is older than `stale_lock_time`. Nothing here waits while it holds one lock and wants another.
 
 use crate::config::Config;
@@ -323,8 +323,11 @@ fn remove_stale(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<boo
         Err(_) => return Ok(false),
     };
     let judged = fstat(&lock)?;
-    if !is_old(&judged, stale) && !is_of_the_dead(lock) {
-        return Ok(false);
+    match Holder::of(lock) {
+        Holder::Gone => {}
+        Holder::Unknown if is_old(&judged, stale) => {}
+        // However old it looks: the clock may have jumped.
+        Holder::Lives | Holder::Unknown => return Ok(false),
     }
     let aside = place.beside(".", &format!(".{}.stale", std::process::id()));
     match again(|| renameat(&place.folder, name, &place.folder, aside.as_os_str())) {
@@ -349,21 +352,39 @@ fn is_old(lock: &FileStat, stale: Duration) -> bool {
     !stale.is_zero() && limit.is_some_and(|limit| time < limit.as_secs())
 }
 
-/// Whether one of our own locks belongs to a process that this system, with these numbers, has not, or has no more: a
-/// process that was ended and is not collected yet holds nothing, nor does a later one of its number.
-fn is_of_the_dead(lock: File) -> bool {
-    let mut text = String::new();
-    if lock.take(256).read_to_string(&mut text).is_err() {
-        return false;
+/// Whose a lock is, where it is one of our own and of this system, with these numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// Nobody's any more: a process that was ended and is not collected yet holds nothing, nor does a later one of its number.
+    Gone,
+    /// A process that is seen to be the one that made it.
+    Lives,
+    /// Nobody here can tell.
+    Unknown,
+}
+
+impl Holder {
+    fn of(lock: File) -> Holder {
+        let mut text = String::new();
+        if lock.take(256).read_to_string(&mut text).is_err() {
+            return Holder::Unknown;
+        }
+        let number = text.lines().next().and_then(|line| line.parse::<i32>().ok()).filter(|number| *number > 0);
+        let Some((number, began)) = number.and_then(|number| Some((number, text.strip_prefix(&holder(number))?)))
+        else {
+            return Holder::Unknown;
+        };
+        if kill(Pid::from_raw(number), None) == Err(Errno::ESRCH) {
+            return Holder::Gone;
+        }
+        // Who could not tell when it began wrote nothing there.
+        match (began.trim_end(), Life::of(number)) {
+            (_, Some(life)) if !life.goes_on => Holder::Gone,
+            ("", _) | (_, None) => Holder::Unknown,
+            (began, Some(life)) if began == life.began => Holder::Lives,
+            _ => Holder::Gone,
+        }
     }
-    let number = text.lines().next().and_then(|line| line.parse::<i32>().ok()).filter(|number| *number > 0);
-    let Some((number, began)) = number.and_then(|number| Some((number, text.strip_prefix(&holder(number))?))) else {
-        return false;
-    };
-    // Who could not tell when it began wrote nothing there.
-    let began = began.trim_end();
-    let is_another = |life: Life| !life.goes_on || (!began.is_empty() && began != life.began);
-    kill(Pid::from_raw(number), None) == Err(Errno::ESRCH) || Life::of(number).is_some_and(is_another)
 }
 
 /// What stands in a lock of a process of ours: its number, which numbers those are, and when it began.
@@ -500,11 +521,16 @@ mod tests {
     }
 
     #[test]
-    fn an_old_lock_is_removed_whosever_it_is() {
+    fn an_old_lock_is_removed_unless_its_holder_is_seen_to_live() {
         let (folder, place, file) = mailbox();
-        let lock = File::create(folder.path().join("bob.lock")).unwrap();
-        lock.set_modified(SystemTime::now() - Duration::from_secs(600)).unwrap();
-        assert!(Held::take(&place, &file, &LOCKING, true, true).is_ok());
+        let path = folder.path().join("bob.lock");
+        let old = format!("{}\n", holder(own()));
+        for (text, is_removed) in [("", true), ("1\n", true), (&old, true), (&*contents(std::process::id()), false)] {
+            std::fs::write(&path, text).unwrap();
+            let lock = File::options().write(true).open(&path).unwrap();
+            lock.set_modified(SystemTime::now() - Duration::from_secs(600)).unwrap();
+            assert_eq!(Held::take(&place, &file, &LOCKING, true, true).is_ok(), is_removed, "{text:?}");
+        }
     }
 
     #[test]
