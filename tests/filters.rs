@@ -270,6 +270,36 @@ fn a_server_before_the_queue_has_envelope_and_message_as_the_client_sent_them() 
     assert_eq!((hop.taken().len(), scratch.queued()), (1, vec![]), "the filter has it, and nobody else");
 }
 
+/// One of ours by LMTP on a socket of this machine, which hands on what it takes.
+#[test]
+fn a_server_before_the_queue_may_be_behind_a_socket_of_this_machine() {
+    let (scratch, filter) = (Scratch::new(), Scratch::new());
+    let back = Listening::ours(&scratch, "smtpsrvr", &["-o", "before_queue_filter="]);
+    filter.write("channels", &format!("all *,stdin * smtp:[127.0.0.1]:{} *\n", back.1));
+    let path = scratch.path().join("lmtp");
+    let setting = format!("before_queue_filter=lmtp:unix:{}", path.display());
+    let (said, log) = send(&scratch, &["-o", &setting], "clean");
+    assert!(said.contains("\r\n451 4.3.0 "), "nobody is there: {said}{log}");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("its mode");
+    let mut command = filter.command("lmtpsrvr");
+    let command = command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
+    let _front = Listening(command.spawn().expect("lmtpsrvr"), 0);
+    let (said, log) = send(&scratch, &["-o", &setting], "clean");
+    assert!(said.contains("queued as "), "{said}{log}");
+    let queued = filter.queued();
+    assert_eq!((queued.len(), scratch.queued()), (1, vec![]), "the filter has it: {log}");
+    assert_eq!(queued[0].recipients, [b"bob@mx.example".to_vec(), b"carol@mx.example".to_vec()]);
+    filter.deliver();
+    scratch.deliver();
+    for user in ["bob", "carol"] {
+        let mail = scratch.mail(user);
+        assert_eq!(mail.len(), 1, "{user}");
+        let text = String::from_utf8_lossy(&mail[0]).into_owned();
+        assert_eq!(text.matches("Received: ").count(), 3, "in, at the filter, and back: {text}");
+    }
+}
+
 /// LMTP has an answer for each recipient, and the client can be told one.
 #[test]
 fn whom_a_filter_does_not_take_a_message_for_waits_in_the_queue_for_the_filter() {

@@ -3,10 +3,11 @@
 //!
 //! Each takes a minute or so, so a part is made in every run; see matrix.rs for the whole.
 
-use crate::common::hops::Hop;
+use crate::common::hops::{Act, Hop};
 use crate::common::{Scratch, binary, feed, until};
 use crate::faults::matrix::{Share, Struck};
 use crate::{BODY, Case, Traced, acknowledged, deliver, due_again, far_off, nothing_left_over, receiving, smtp};
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Output;
@@ -198,6 +199,65 @@ fn quiet(scratch: &Scratch) {
         let processes = fs::read_dir("/proc").expect("/proc").flatten();
         !processes.filter_map(|entry| fs::read(entry.path().join("environ")).ok()).any(is_ours)
     });
+}
+
+/// Through a server before the queue: what is acknowledged it has had once, and whom it does not take the message for waits
+/// in the queue for it; nobody else gets anything.
+#[test]
+fn what_a_server_before_the_queue_has_taken_is_taken_once() {
+    for (protocol, to) in [("smtp", &["bob"][..]), ("lmtp", &["bob", "carol"])] {
+        // One each, for it may still take what somebody said who was killed.
+        let hop = RefCell::new(Hop::friendly());
+        let prepare = || {
+            *hop.borrow_mut() = Hop::start(|word, line, _| {
+                (word == "." && line.contains("carol")).then_some(Act::Say("450 4.2.1 not now"))
+            });
+            let scratch = receiving();
+            scratch.configure(&format!("before_queue_filter = {protocol}:{}", hop.borrow().name()));
+            scratch
+        };
+        let mut case = smtp(Traced::Submit);
+        if to.len() > 1 {
+            let text = String::from_utf8(case.input).expect("text");
+            case.input = text.replace("DATA\r\n", "RCPT TO:<carol@mx.example>\r\nDATA\r\n").into_bytes();
+        }
+        let is_acknowledged =
+            |output: &Output| String::from_utf8_lossy(&output.stdout).contains("\r\n250 2.0.0 Ok: queued as ");
+        let check = |scratch: &Scratch, output: &Output, what: &str| {
+            quiet(scratch);
+            // Where the FIFO cannot be written deliver was started, and has asked again for whom it was not taken.
+            let is_first = |taken: &crate::common::hops::Taken| taken.rcpts.iter().any(|rcpt| rcpt.contains("bob"));
+            let taken: Vec<_> = hop.borrow().taken().into_iter().filter(is_first).collect();
+            let (copies, queued) = (taken.len(), scratch.queued());
+            let is_whole = taken.iter().all(|copy| copy.content.ends_with(&BODY.replace('\n', "\r\n")));
+            assert!(is_whole, "{what}: torn");
+            assert!(copies <= 1, "{what}: {copies} copies");
+            if is_acknowledged(output) {
+                let left: Vec<_> = queued.iter().flat_map(|message| message.recipients.clone()).collect();
+                let expected: Vec<_> = to[1..].iter().map(|user| format!("{user}@mx.example").into_bytes()).collect();
+                assert_eq!((copies, left), (1, expected), "{what}: {output:?}");
+            }
+            assert!(queued.len() < to.len(), "{what}: {queued:?}");
+            for message in &queued {
+                assert_eq!(message.content(), BODY.as_bytes(), "{what}: torn");
+            }
+            if queued.is_empty() {
+                nothing_left_over(scratch, what);
+            } else {
+                scratch.deliver();
+                assert_eq!(scratch.queued().len(), queued.len(), "{what}: it waits for the filter");
+            }
+            assert_eq!(scratch.mail("bob").len() + scratch.mail("carol").len(), 0, "{what}: past the filter");
+        };
+        // What differs between the two is who is left, and that is written when the message is taken.
+        if protocol == "smtp" {
+            case.kill(Share::Part, &prepare, &check);
+        } else {
+            case.fail(Share::Part, &prepare, &check);
+        }
+        let output = feed(&mut prepare().command("smtpsrvr"), &case.input);
+        assert!(is_acknowledged(&output), "{protocol}: {output:?}");
+    }
 }
 
 /// Behind the filter before the queue: what is acknowledged is there once; what is not may be there, once, too.
