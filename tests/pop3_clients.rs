@@ -201,7 +201,7 @@ fn fetchmail_logs_in_by_apop() {
     assert!(server.scratch.mail("bob").is_empty());
 }
 
-/// fetchmail and getmail with the certificate checked, by STLS and with TLS from the first octet on.
+/// With the certificate checked, by STLS and with TLS from the first octet on.
 const TLS_OF_BOTH_KINDS: [&[&str]; 2] = [&[], &["--tls"]];
 
 #[test]
@@ -242,6 +242,7 @@ fn fetchmail_checks_the_certificate_and_fetches_under_tls_of_both_kinds() {
     }
 }
 
+/// From the first octet on: getmail6 as Debian 12 has it (6.18) knows no STLS.
 #[test]
 fn getmail_checks_the_certificate_and_fetches_under_tls() {
     let server = Server::start(&["--tls"]);
