@@ -141,9 +141,11 @@ fn a_session_of_a_mailbox_that_has_just_changed_holds_little_memory_too() {
     };
     let [few, many] = [&few, &many].map(|scratch| {
         change(scratch);
-        let memory = memory(scratch);
-        assert!(!scratch.maildir("bob").join("doorpost-index").exists(), "an index was kept");
-        memory
+        let anew = memory(scratch);
+        // That session has left an index that does not count, and another one compares with it.
+        assert!(scratch.maildir("bob").join("doorpost-index").exists(), "no index was kept");
+        change(scratch);
+        anew.max(memory(scratch))
     });
     assert!(many < few + 800, "{many} kB with {MANY} messages, {few} with 10");
 }

@@ -305,12 +305,11 @@ fn anew(
     imported: &HashMap<String, String>,
 ) -> io::Result<Snapshot<Message>> {
     let place = index_place(folders);
-    let Found { messages, counted, unread } = find(folders, old, unchanged, imported)?;
-    // What could not be read now may be read next time: its size must not be remembered. And what was changed a moment ago is
-    // read anew the next time anyway; that the clocks may differ costs an index or two.
-    let is_worth_it = counted || index::are_settled(stamps, began);
-    if !unread && is_worth_it {
-        let draft = Draft::begin(place, began).filter(|draft| counted || draft.will_count(stamps));
+    let Found { messages, unread } = find(folders, old, unchanged, imported)?;
+    // What could not be read now may be read next time: its size must not be remembered. Where the folders were changed a
+    // moment ago the index does not count by their times, but by it the next session finds what is new.
+    if !unread {
+        let draft = Draft::begin(place, began);
         match self::stamps(folders) {
             Ok(now) if now == *stamps => {
                 if let Some(draft) = draft {
@@ -352,7 +351,7 @@ fn find(
     // Versions before this one wrote down nought where a message could not be read.
     let known = old.iter().filter(|message| message.octets > 0);
     let known: HashMap<&[u8], u64> = known.map(|message| (lasting(&message.place.name), message.octets)).collect();
-    let (mut counted, mut unread) = (false, false);
+    let mut unread = false;
     let mut messages = Vec::with_capacity(places.len());
     let mut ordinals: HashMap<Vec<u8>, usize> = HashMap::new();
     for place in places {
@@ -360,10 +359,7 @@ fn find(
         let octets = match sizes(&place.name).map(|(_, octets)| octets).or(known) {
             Some(octets) => octets,
             None => match octets(folders, &place) {
-                Some(Ok(octets)) => {
-                    counted = true;
-                    octets
-                }
+                Some(Ok(octets)) => octets,
                 Some(Err(error)) => {
                     log::warn!("a message cannot be read: {error}");
                     unread = true;
@@ -387,14 +383,12 @@ fn find(
         }
         messages.push(message);
     }
-    Ok(Found { messages, counted, unread })
+    Ok(Found { messages, unread })
 }
 
 /// All messages of a Maildir.
 struct Found {
     messages: Vec<Message>,
-    /// One had to be read for its size.
-    counted: bool,
     /// One could not be read, and is said to be empty.
     unread: bool,
 }

@@ -119,13 +119,15 @@ fn no_flipped_bit_and_no_missing_end_is_believed() {
                 && index.all().map_or(true, |all| all == items)
         }
     };
-    for at in 0..whole.len() {
+    // All of the head, and enough of the rest: each try is a file.
+    let places = || (0..230).chain((230..whole.len()).step_by(7));
+    for at in places() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;
         std::fs::write(&path, &damaged).unwrap();
         assert!(is_right(), "octet {at}");
     }
-    for length in 0..whole.len() {
+    for length in places() {
         std::fs::write(&path, &whole[..length]).unwrap();
         let has_names = |index: &Index<Text>| index.names().is_ok_and(|names| names.is_some());
         assert!(is_right() && site.open().is_none_or(|index| !has_names(&index)), "length {length}");
