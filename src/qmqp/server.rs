@@ -58,9 +58,12 @@ pub fn serve<S: Stream, Q: AllOrNothing>(
 ) -> Result<Ended, Error> {
     let who = who(config, peer);
     log::debug!("client={who} event=connect");
+    // Let go of behind the answer: the client need not wait for that.
+    let mut kept = None;
     let taken = submit.and_then(|submit| match authorize(config, peer, channels)? {
         Ok(channel) => {
-            take(stream, config, &who, introduction(peer, channel, Policy::Anywhere, Protocol::Qmqp), submit)
+            let introduction = introduction(peer, channel, Policy::Anywhere, Protocol::Qmqp);
+            take(stream, config, &who, introduction, kept.insert(submit))
         }
         Err(reply) => Ok(End::early(reply)),
     });
@@ -141,7 +144,7 @@ fn take(
     config: &Config,
     who: &str,
     introduction: Introduction,
-    mut submit: impl AllOrNothing,
+    submit: &mut impl AllOrNothing,
 ) -> Result<End, Error> {
     submit.introduce(&introduction)?;
     let mut request = Request::new(config.message_size_limit, config.line_length_limit);
