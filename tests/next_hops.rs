@@ -1,6 +1,6 @@
 //! Other people's servers as next hops: Postfix, OpenSMTPD, and Dovecot's LMTP over TCP and over a unix socket. Some of the
 //! recipients are nobody there. Every message is delivered or returned, and once. `DOORPOST_MESSAGES` says how many (60).
-//! Postfix is also a smart host that wants TLS and a login, which it has Dovecot check.
+//! Postfix is also a smart host that wants TLS and a login, which it has Dovecot check; OpenSMTPD offers TLS.
 //!
 //! Needs root. OpenSMTPD cannot be installed beside Postfix: `DOORPOST_OPENSMTPD` is the folder in which its package was
 //! unpacked (`dpkg -x`).
@@ -20,6 +20,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 fn wanted() -> usize {
@@ -167,8 +168,15 @@ fn dovecot_has_each_message_once_by_lmtp() {
     }
 }
 
-/// OpenSMTPD as its package has it, in a mount namespace where its folders and users are.
-fn opensmtpd(folder: &Path, port: u16) -> Listening {
+/// What OpenSMTPD is told besides its boxes and their action `d`: anybody may bring mail for b.example.
+const OPEN: (&str, &str) = ("", "match from any for domain \"b.example\" action \"d\"\n");
+
+/// There is one OpenSMTPD at a time, for its control socket has one name.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// OpenSMTPD as its package has it, in a mount namespace where its folders and users are. `listen`: what it wants of who
+/// connects; `rules`: the rest of its configuration.
+fn opensmtpd(folder: &Path, port: u16, (listen, rules): (&str, &str)) -> Listening {
     let unpacked = std::env::var("DOORPOST_OPENSMTPD").expect("DOORPOST_OPENSMTPD: the folder of its unpacked package");
     let path = |name: &str| folder.join(name);
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("its mode");
@@ -193,8 +201,8 @@ fn opensmtpd(folder: &Path, port: u16) -> Listening {
     fs::write(path("resolv.conf"), "nameserver 127.0.0.1\n").expect("a file");
     let configuration = format!(
         "table boxes {{ \"bob@b.example\" = \"nobody\", \"carol@b.example\" = \"nobody\" }}\n\
-         listen on 127.0.0.1 port {port} hostname b.example\n\
-         action \"d\" maildir \"{}/mail/%{{rcpt.user}}\" virtual <boxes>\nmatch from any for domain \"b.example\" action \"d\"\n",
+         action \"d\" maildir \"{}/mail/%{{rcpt.user}}\" virtual <boxes>\n{rules}\
+         listen on 127.0.0.1 port {port} hostname b.example {listen}\n",
         folder.display()
     );
     fs::write(path("smtpd.conf"), configuration).expect("smtpd.conf");
@@ -213,9 +221,10 @@ fn opensmtpd(folder: &Path, port: u16) -> Listening {
 
 #[test]
 fn opensmtpd_has_each_message_once() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().expect("a folder");
     let port = port();
-    let _opensmtpd = opensmtpd(folder.path(), port);
+    let _opensmtpd = opensmtpd(folder.path(), port, OPEN);
     let scratch = site(&format!("smtp:[127.0.0.1]:{port}"));
     each_once(&scratch, &["bob", "carol"].map(|user| folder.path().join("mail").join(user)));
 }
@@ -243,14 +252,21 @@ fn smart_host(parent: &Path, auth: &Path, more: &str) -> Postfix {
 }
 
 /// One message to bob by this smart host; what the log says of it.
-fn by_smart_host(hop: &str, names: &Names, level: &str, authorities: &str, password: &str) -> (Scratch, String) {
+fn by_smart_host(
+    hop: &str,
+    names: &Names,
+    level: &str,
+    authorities: &str,
+    password: Option<&str>,
+) -> (Scratch, String) {
     let scratch = Scratch::with(&format!(
         "name_servers = {}\nsmtp_tls_security_level = {level}\nsmtp_tls_CAfile = {}\nsmtp_sasl_auth_enable = yes",
         names.address,
         tls::file(authorities).display()
     ));
     scratch.configure(&format!("smtp_sasl_password_maps = hash:{}/passwords", scratch.path().display()));
-    scratch.write("passwords", &format!("{hop} bob:{password}\n"));
+    let login = password.map(|password| format!("{hop} bob:{password}\n"));
+    scratch.write("passwords", &login.unwrap_or_default());
     scratch.write("channels", &format!("local - mx.example mailbox: *\nout * b.example \"smtp:{hop}\" *\n"));
     scratch.enqueue(&["bob@b.example"], b"Subject: x\n\nhello\n");
     let log = String::from_utf8_lossy(&scratch.deliver().stderr).into_owned();
@@ -292,7 +308,7 @@ fn postfix_as_a_smart_host_is_logged_in_at_under_tls_as_far_as_it_is_asked_for()
         let mut expected = 0;
         for (level, authorities, name, password, arrives) in cases {
             let hop = format!("[{name}]:{}", postfix.address.port());
-            let (scratch, log) = by_smart_host(&hop, &names, level, authorities, password);
+            let (scratch, log) = by_smart_host(&hop, &names, level, authorities, Some(password));
             let what = format!("{more} {level} {authorities} {name} {password}: {log}{}", postfix.log());
             assert_eq!(
                 (scratch.queued().len(), scratch.mail("alice").len()),
@@ -308,5 +324,41 @@ fn postfix_as_a_smart_host_is_logged_in_at_under_tls_as_far_as_it_is_asked_for()
             assert_eq!(count("(Authenticated sender: bob)"), expected, "{what}");
             assert_eq!(count("(using TLSv1.3 with cipher "), if *is_encrypted { expected } else { 0 }, "{what}");
         }
+    }
+}
+
+/// Debian 12's OpenSMTPD (6.8, with OpenSSL 3) breaks off every handshake, of `openssl s_client` too: "missing private key". So
+/// it cannot be logged in at, and is a next hop that offers what it cannot do.
+#[test]
+fn opensmtpd_that_offers_tls_has_mail_in_the_clear_only_where_that_is_allowed() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().expect("a folder");
+    let port = port();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["mx.crt.pem", "mx.key.pem"] {
+        fs::copy(tls::file(name), path(name)).expect("a PEM file");
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).expect("its mode");
+    }
+    let rules = format!(
+        "pki mx.example cert \"{}\"\npki mx.example key \"{}\"\n{}",
+        path("mx.crt.pem").display(),
+        path("mx.key.pem").display(),
+        OPEN.1
+    );
+    let _opensmtpd = opensmtpd(folder.path(), port, ("tls pki mx.example", &rules));
+    let names = Names::start(ZONE);
+    let mut expected = 0;
+    for level in ["none", "may", "encrypt", "verify"] {
+        let hop = format!("[mx.example]:{port}");
+        let (scratch, log) = by_smart_host(&hop, &names, level, "mx.crt.pem", None);
+        let is_encrypted = level != "none" && !log.contains("tls=failed");
+        let arrives = is_encrypted || matches!(level, "none" | "may");
+        assert_eq!((scratch.queued().len(), scratch.mail("alice").len()), (usize::from(!arrives), 0), "{level}: {log}");
+        assert!(log.contains(if arrives { "status=relayed" } else { "status=deferred" }), "{level}: {log}");
+        expected += usize::from(arrives);
+        let mail = || mail_in(&folder.path().join("mail/bob"));
+        common::until("the message in bob's mailbox", || mail().len() == expected);
+        let encrypted = mail().iter().filter(|text| String::from_utf8_lossy(text).contains(" with ESMTPS ")).count();
+        assert!(is_encrypted || encrypted == 0 || level != "none", "{level}: {log}");
     }
 }
