@@ -1,4 +1,4 @@
-//! deliver - take queued messages on: into mailboxes, and back to their senders
+//! deliver - take queued messages on: into mailboxes, to other hosts, and back to their senders
 //!
 //! Without options every message that is due is tried, until nothing new is due; `--watch` stays and waits for more;
 //! ids name messages to be tried now. Started as root it becomes mail_owner, and a small helper keeps root to deliver
@@ -16,7 +16,7 @@ use doorpost::logging::{self, Speaks};
 use doorpost::queue::Id;
 use std::process::ExitCode;
 
-/// Take queued messages on: into mailboxes, and back to their senders.
+/// Take queued messages on: into mailboxes, to other hosts, and back to their senders.
 #[derive(Debug, Default, Parser)]
 #[command(name = "deliver", version)]
 struct Args {
