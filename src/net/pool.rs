@@ -96,6 +96,9 @@ pub struct Pool {
     rests_until: Option<Instant>,
     stopping: bool,
     reads_again: bool,
+    /// Children that were killed, or failed, while they waited: a client may have woken one that then did not take it, and sleeping
+    /// ones do not hear of that client again. A new one sees who waits.
+    killed_idle: usize,
 }
 
 impl Pool {
@@ -163,6 +166,7 @@ impl Pool {
             rests_until: None,
             stopping: false,
             reads_again: false,
+            killed_idle: 0,
         })
     }
 
@@ -201,7 +205,8 @@ impl Pool {
             if self.rests_until.is_some_and(|until| until <= Instant::now()) {
                 self.rests_until = None;
             }
-            while self.may_grow() && self.shared.count(IDLE) < self.size.idle {
+            while self.may_grow() && (self.killed_idle > 0 || self.shared.count(IDLE) < self.size.idle) {
+                self.killed_idle = self.killed_idle.saturating_sub(1);
                 self.grow(work);
             }
             let (signalled, client) = self.wait()?;
@@ -309,7 +314,9 @@ impl Pool {
             };
             let Some(slot) = self.children.remove(&pid) else { continue };
             self.shared.table.forget(slot);
+            let was_idle = self.shared.change(slot, IDLE, FREE);
             self.shared.set(slot, FREE);
+            self.killed_idle += usize::from(was_idle && !matches!(status, WaitStatus::Exited(_, 0)));
             if self.children.is_empty() {
                 self.idle_since = Instant::now();
             }

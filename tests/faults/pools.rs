@@ -209,6 +209,21 @@ fn a_pool_killed_anywhere_loses_nothing_acknowledged_and_serves_the_next_client(
     SMTP.kill(Share::Part, &receiving, &all_kept);
 }
 
+/// Of the kernel's waiters one client wakes one, and it tells nobody else when that is killed.
+#[test]
+fn a_client_that_has_woken_a_child_which_is_killed_is_served_by_another() {
+    for (process, instance) in [("0.1.* smtpsrvr", 1), ("0.1.* smtpsrvr", 2), ("0.2.* submit", 1), ("0.2.* submit", 2)]
+    {
+        let call = Call { process: process.to_owned(), number: nix::libc::SYS_accept4 };
+        let target = Target { call, instance, blow: Blow::Kill };
+        if let Some((scratch, output)) = SMTP.hit(&receiving, &target) {
+            all_kept(&scratch, &output, &format!("{process}, accept4 {instance}"));
+        } else {
+            assert!(instance > 1, "{process} was never killed at its first accept4");
+        }
+    }
+}
+
 #[test]
 fn an_error_of_any_file_call_of_a_pool_loses_nothing_acknowledged_and_the_next_client_is_served() {
     SMTP.fail(Share::Part, &receiving, &all_kept);
