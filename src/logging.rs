@@ -10,7 +10,7 @@
 use crate::sys;
 use nix::sys::signal::Signal;
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, OnceLock};
@@ -26,6 +26,9 @@ pub enum Speaks {
     /// only warnings and errors there too.
     ToCaller,
 }
+
+/// Where syslogd listens.
+const SYSLOG: &str = "/dev/log";
 
 /// Longest record, in octets.
 const LONGEST: usize = 1024;
@@ -216,14 +219,22 @@ fn identity(stream: &impl AsFd) -> Option<(u64, u64)> {
 fn connect() -> Option<UnixDatagram> {
     let socket = UnixDatagram::unbound().ok()?;
     socket.set_nonblocking(true).ok()?;
-    socket.connect("/dev/log").ok()?;
+    socket.connect(SYSLOG).ok()?;
     Some(socket)
+}
+
+/// Hands over a record; syslogd may have been started anew since the last one.
+fn hand_over(socket: &UnixDatagram, place: &str, record: &[u8]) {
+    let is_gone = |error: io::Error| matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotConnected);
+    if socket.send(record).is_err_and(is_gone) {
+        let _ = socket.connect(place).and_then(|()| socket.send(record));
+    }
 }
 
 impl Write for Sink {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         if let Some(syslog) = DETACHED.get() {
-            let _ = syslog.as_ref().map(|socket| socket.send(record));
+            syslog.iter().for_each(|socket| hand_over(socket, SYSLOG, record));
             return Ok(record.len());
         }
         match self {
@@ -231,10 +242,10 @@ impl Write for Sink {
                 let _ = io::stderr().write_all(record);
             }
             Sink::Syslog(Some(socket)) => {
-                let _ = socket.send(record);
+                hand_over(socket, SYSLOG, record);
             }
             Sink::Both(socket) => {
-                let _ = socket.as_ref().map(|socket| socket.send(record));
+                socket.iter().for_each(|socket| hand_over(socket, SYSLOG, record));
                 // `<22>doorpost/submit[1]: warning: ...`: the last three bits are the severity.
                 let end = record.iter().position(|octet| *octet == b'>').unwrap_or(0);
                 let number = record.get(1..end).and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u8>().ok());
@@ -251,5 +262,31 @@ impl Write for Sink {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_syslogd_that_was_started_anew_gets_what_comes_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("log");
+        let text = place.to_str().unwrap();
+        let mut syslogd = UnixDatagram::bind(&place).unwrap();
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.connect(&place).unwrap();
+        for record in [b"one", b"two"] {
+            hand_over(&socket, text, record);
+            let mut room = [0; 10];
+            let count = syslogd.recv(&mut room).unwrap();
+            assert_eq!(&room[..count], record);
+            drop(syslogd);
+            std::fs::remove_file(&place).unwrap();
+            // Nobody is there for a while.
+            hand_over(&socket, text, b"lost");
+            syslogd = UnixDatagram::bind(&place).unwrap();
+        }
     }
 }
