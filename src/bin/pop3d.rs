@@ -44,6 +44,10 @@ impl accept::Server for Pop3d {
         }
     }
 
+    fn is_able(&self) -> bool {
+        self.parser.as_ref().is_none_or(Parser::is_able)
+    }
+
     fn stay(&mut self, accept: &mut dyn FnMut(&mut Self) -> u8) -> u8 {
         // Who records wants a file of one session.
         if self.args.record.is_some() {

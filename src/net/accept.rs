@@ -28,6 +28,10 @@ pub trait Server {
     /// Serves the client on descriptors 0 and 1. Descriptor 2 stays the log. An error is logged and becomes the status of
     /// the child, so the client must have been told what it is to be told.
     fn session(&mut self) -> Result<Ended, Error>;
+    /// Whether this process can serve another client.
+    fn is_able(&self) -> bool {
+        true
+    }
     /// Reads the configuration again (HUP). After an error everything is as it was.
     fn read_again(&mut self) -> Result<(), Error>;
     /// Runs `accept`, in a child of a pool: it serves one client after another by [`Server::session`]. A program that
@@ -316,14 +320,14 @@ fn serve_one(connection: OwnedFd, server: &mut impl Server, null: &OwnedFd) -> S
         log::error!("{error}");
     }
     // Whatever happens, the client must see the end.
-    let goes_on = put_on_stdio(null).is_ok();
-    if !goes_on {
+    let is_let_go = put_on_stdio(null).is_ok();
+    if !is_let_go {
         let _ = (nix::unistd::close(0), nix::unistd::close(1));
     }
     if shows {
         show("child, idle");
     }
-    Served { status: exit::code(&result), goes_on }
+    Served { status: exit::code(&result), goes_on: is_let_go && server.is_able() }
 }
 
 /// Makes a text the name of this process, as far as it fits: 15 octets.

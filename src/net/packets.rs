@@ -9,6 +9,7 @@ use nix::sys::socket::{
     setsockopt, shutdown, socketpair, sockopt,
 };
 use nix::sys::time::TimeVal;
+use nix::unistd::close;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -61,7 +62,13 @@ impl Packets {
         let mut descriptors = Vec::new();
         for message in received.cmsgs()? {
             if let ControlMessageOwned::ScmRights(numbers) = message {
-                descriptors.extend(numbers.into_iter().filter_map(sys::inherited));
+                for number in numbers {
+                    match sys::inherited(number) {
+                        Some(descriptor) => descriptors.push(descriptor),
+                        // Kept open by nobody, for somebody waits for its end.
+                        None => drop(close(number)),
+                    }
+                }
             }
         }
         if received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {

@@ -75,6 +75,8 @@ pub struct Parser {
     tls: Offer,
     /// What was heard last of the files, and when.
     ready: Option<(Instant, bool)>,
+    /// The checker has ended, and nobody can be served any more.
+    is_lost: bool,
 }
 
 /// Runs `accept` in a parser whose parent is the checker, where `config` says of `server` that processes are to stay and
@@ -127,7 +129,7 @@ impl Parser {
     fn begin(account: &Account, checker: Pid, ours: Packets, tls: Offer) -> Result<Parser, Error> {
         privilege::become_user(account.uid, account.gid)?;
         end_with(checker)?;
-        Ok(Parser { checker: ours, owner: None, tls, ready: None })
+        Ok(Parser { checker: ours, owner: None, tls, ready: None, is_lost: false })
     }
 
     /// Serves the client on standard input and output.
@@ -196,19 +198,23 @@ impl Parser {
 
     /// What the checker has to say of the files now, or a moment ago.
     fn ready(&mut self) -> Answer {
-        match self.ready {
-            Some((heard, secrets)) if heard.elapsed() < FRESH => Answer::Ready(secrets),
-            _ if self.say(&[b"?"], &[]).is_err() => Answer::Trouble,
-            _ => loop {
-                match self.hear() {
-                    Told::Owner => {}
-                    Told::Gone => break Answer::Trouble,
-                    Told::Answer(answer) => {
-                        self.note(&answer);
-                        break answer;
-                    }
+        if let Some((heard, secrets)) = self.ready
+            && heard.elapsed() < FRESH
+        {
+            return Answer::Ready(secrets);
+        }
+        if self.say(&[b"?"], &[]).is_err() {
+            return Answer::Trouble;
+        }
+        loop {
+            match self.hear() {
+                Told::Owner => {}
+                Told::Gone => return Answer::Trouble,
+                Told::Answer(answer) => {
+                    self.note(&answer);
+                    return answer;
                 }
-            },
+            }
         }
     }
 
@@ -265,13 +271,23 @@ impl Parser {
         }
     }
 
-    fn say(&self, octets: &[&[u8]], descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
-        self.checker.send(octets, descriptors).map_err(|_| gate::gone())
+    /// Whether another client can be served.
+    pub fn is_able(&self) -> bool {
+        !self.is_lost
+    }
+
+    fn say(&mut self, octets: &[&[u8]], descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        let sent = self.checker.send(octets, descriptors);
+        self.is_lost |= sent.is_err();
+        sent.map_err(|_| gate::gone())
     }
 
     fn hear(&mut self) -> Told {
         let mut buffer = [0; 2 + 255];
-        let Ok(Some((count, descriptors))) = self.checker.receive(&mut buffer) else { return Told::Gone };
+        let Ok(Some((count, descriptors))) = self.checker.receive(&mut buffer) else {
+            self.is_lost = true;
+            return Told::Gone;
+        };
         let octets = buffer.get(..count).unwrap_or_default();
         if let [b'O', number] = octets {
             let end = descriptors.into_iter().next().map(Packets::from_descriptor);
