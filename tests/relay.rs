@@ -678,57 +678,6 @@ const ZONE: common::names::Table = &[
     ("xn--bcher-kva.example", "MX", "10 backup.b.example"),
 ];
 
-/// Three domains with mail hosts of their own names, which are one host, and one with another order of hosts.
-const ONE_HOST: &[(&str, &str, &str)] = &[
-    ("a.example", "MX", "10 mx.a.example"),
-    ("mx.a.example", "A", "127.0.0.1"),
-    ("b.example", "MX", "0 one.b.example"),
-    ("one.b.example", "A", "127.0.0.1"),
-    ("c.example", "A", "127.0.0.1"),
-    ("two.example", "MX", "10 mx.a.example"),
-    ("two.example", "MX", "20 other.example"),
-    ("other.example", "A", "127.0.0.2"),
-];
-
-#[test]
-fn domains_with_the_same_hosts_share_a_connection_where_no_name_and_no_login_is_theirs_alone() {
-    let names = Names::start(ONE_HOST);
-    for (more, sessions) in [
-        ("", 2),
-        ("smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = FOLDER/passwords", 4),
-        ("smtp_tls_security_level = none", 2),
-    ] {
-        let hop = Hop::friendly();
-        let port = hop.address.port();
-        let scratch = site("smtp:", &format!("name_servers = {}\nsmtp_tcp_port = {port}", names.address));
-        scratch.write("passwords", "elsewhere.example bob:secret\n");
-        scratch.configure("default_process_limit = 1");
-        scratch.configure(&more.replace("FOLDER", &scratch.path().display().to_string()));
-        for number in 0..12 {
-            let domain = ["a", "b", "c", "two"][number % 4];
-            enqueue(&scratch, &[&format!("user{number}@{domain}.example")], TEXT);
-        }
-        let log = deliver(&scratch);
-        assert_eq!((hop.taken().len(), hop.sessions()), (12, sessions), "{more}: {log}");
-        assert_eq!(scratch.queued(), []);
-    }
-}
-
-#[test]
-fn a_silent_host_is_left_in_peace_for_all_domains_it_serves() {
-    let names = Names::start(ONE_HOST);
-    let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port();
-    let more = format!("name_servers = {}\nsmtp_tcp_port = {dead}\ndefault_process_limit = 1", names.address);
-    let scratch = site("smtp:", &more);
-    for number in 0..12 {
-        enqueue(&scratch, &[&format!("user{number}@{}.example", ["a", "b", "c"][number % 3])], TEXT);
-    }
-    let log = deliver(&scratch);
-    assert_eq!(log.matches("status=deferred").count(), 12, "{log}");
-    assert_eq!(log.matches(" place=").count(), 1, "one connection is tried: {log}");
-    assert_eq!(scratch.queued().len(), 12);
-}
-
 #[test]
 fn the_mail_exchangers_of_a_domain_are_asked_best_first() {
     let (hop, names) = (Hop::friendly(), Names::start(ZONE));

@@ -7,7 +7,6 @@
 
 use super::expand::Route;
 use super::helper::Helper;
-use super::homes::Homes;
 use super::local::Copy;
 use super::permits::{Desk, Permit, Word};
 use super::relay::{Carried, Job, Site, Source, agent};
@@ -56,8 +55,6 @@ pub struct Tools<'a> {
     pub helper: Option<&'a mut Helper>,
     /// Where permits are asked for.
     pub desk: &'a Desk,
-    /// What is known of next hops.
-    pub homes: &'a mut Homes,
 }
 
 /// Takes a message and tries every recipient that is not done.
@@ -186,7 +183,7 @@ impl Trial {
             return self.one(config, number, address, |_, _| Ok(carry_nowhere(transport)));
         };
         if self.uses.as_ref() != Some(&key) {
-            match self.want(desk, &key, limit)? {
+            match self.want(desk, &key, limit, false)? {
                 Permit::Go(_) => self.uses = Some(key),
                 Permit::Busy | Permit::Dead(_) => {
                     self.busy = Some(key);
@@ -213,43 +210,11 @@ impl Trial {
     }
 
     /// Asks for a permit, having given back the one before.
-    fn want(&mut self, desk: &Desk, key: &str, limit: u32) -> Result<Permit, Error> {
-        self.give_back(desk)?;
-        desk.want(key, limit, false, "").map_err(broken)
-    }
-
-    fn give_back(&mut self, desk: &Desk) -> Result<(), Error> {
-        match self.uses.take() {
-            Some(key) => desk.say(&Word::Done { key, reusable: false, silent: None }).map_err(broken),
-            None => Ok(()),
+    fn want(&mut self, desk: &Desk, key: &str, limit: u32, agent: bool) -> Result<Permit, Error> {
+        if let Some(key) = self.uses.take() {
+            desk.say(&Word::Done { key, reusable: false, silent: None }).map_err(broken)?;
         }
-    }
-
-    /// Asks for an agent to a next hop: one that is connected to its hosts, for whomever, if there is one.
-    fn want_agent(&mut self, tools: &mut Tools<'_>, group: &Group) -> Result<Permit, Error> {
-        let (desk, key) = (tools.desk, group.key());
-        self.give_back(desk)?;
-        let limit = tools.settings.config.default_destination_concurrency_limit.max(1);
-        let home = tools.homes.of(&key);
-        let permit = desk.want(&key, limit, true, home).map_err(broken)?;
-        let mut socket = match permit {
-            Permit::Go(Some(socket)) if home.is_empty() && group.transport == "smtp" => socket,
-            permit => return Ok(permit),
-        };
-        let Ok(home) = agent::home(&mut socket, &group.hop, &group.domain) else { return Ok(Permit::Go(None)) };
-        if home.is_empty() {
-            return Ok(Permit::Go(Some(socket)));
-        }
-        tools.homes.note(&key, &home);
-        let permit = desk.home(&home).map_err(broken)?;
-        match permit {
-            Permit::Go(None) => Ok(Permit::Go(Some(socket))),
-            Permit::Dead(_) => {
-                desk.say(&Word::Done { key, reusable: false, silent: None }).map_err(broken)?;
-                Ok(permit)
-            }
-            Permit::Go(Some(_)) | Permit::Busy => Ok(permit),
-        }
+        desk.want(key, limit, agent).map_err(broken)
     }
 
     /// Marks a recipient, tries it, and notes what came of it.
@@ -280,15 +245,10 @@ impl Trial {
     }
 
     /// Recipients of one next hop. Gives why there is none, if that is for good.
-    fn there(
-        &mut self,
-        tools: &mut Tools<'_>,
-        group: &Group,
-        to: &[(usize, Address)],
-    ) -> Result<Option<String>, Error> {
+    fn there(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<Option<String>, Error> {
         let (config, desk) = (&tools.settings.config, tools.desk);
         let key = group.key();
-        let permit = self.want_agent(tools, group)?;
+        let permit = self.want(desk, &key, config.default_destination_concurrency_limit.max(1), true)?;
         let mut never = None;
         let outcomes = match permit {
             Permit::Busy => {
@@ -354,7 +314,7 @@ impl Trial {
     fn hand_over(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<(), Error> {
         let (config, desk) = (&tools.settings.config, tools.desk);
         let key = format!("{QUEUE}\n{}", group.hop);
-        match self.want(desk, &key, config.default_destination_concurrency_limit.max(1))? {
+        match self.want(desk, &key, config.default_destination_concurrency_limit.max(1), false)? {
             Permit::Go(_) => {}
             Permit::Busy | Permit::Dead(_) => {
                 self.busy = Some(key);

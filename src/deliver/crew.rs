@@ -61,24 +61,14 @@ struct Worker {
     since: Instant,
     /// How many it has worked on.
     worked_on: u32,
-    /// What it uses now.
-    uses: Option<Use>,
-}
-
-/// What a worker uses.
-#[derive(Debug)]
-struct Use {
-    key: String,
-    /// The hosts it leads to; empty: not known, or not to be shared with other keys.
-    home: String,
-    /// The agent that was lent.
-    agent: Option<Agent>,
+    /// What it uses now, with the agent it was lent.
+    uses: Option<(String, Option<Agent>)>,
 }
 
 impl Worker {
     /// Whether it is likely to be done in a moment.
     fn is_quick(&self) -> bool {
-        let is_remote = self.uses.as_ref().is_some_and(|used| used.agent.is_some());
+        let is_remote = self.uses.as_ref().is_some_and(|(_, agent)| agent.is_some());
         self.message.is_some() && !is_remote && self.since.elapsed() < QUICK
     }
 }
@@ -88,23 +78,9 @@ impl Worker {
 struct Agent {
     socket: UnixStream,
     idle_since: Instant,
-    /// It has spoken with no host yet, so that what it says of name servers' answers is as good as they are.
-    is_fresh: bool,
 }
 
-impl Agent {
-    fn new(socket: UnixStream, is_fresh: bool) -> Agent {
-        Agent { socket, idle_since: Instant::now(), is_fresh }
-    }
-
-    /// For a worker, who gets the socket, too.
-    fn lend(self) -> io::Result<(UnixStream, Agent)> {
-        Ok((self.socket.try_clone()?, self))
-    }
-}
-
-/// A next hop, a mailbox, a program: what only so many may use at once. Or the hosts that next hops lead to, which have agents
-/// and silence alone.
+/// A next hop, a mailbox, a program: what only so many may use at once.
 #[derive(Debug, Default)]
 struct Place {
     users: u32,
@@ -176,19 +152,14 @@ impl Crew {
             _ => None,
         };
         match word {
-            Some(Word::Want { key, limit, agent, home }) => {
-                let (permit, agent) = self.permit(&key, &home, limit, agent, base, close);
+            Some(Word::Want { key, limit, agent }) => {
+                let permit = self.permit(&key, limit, agent, base, close);
                 let Some(worker) = self.workers.get_mut(number) else { return Vec::new() };
-                if let Permit::Go(_) = &permit {
-                    worker.uses = Some(Use { key, home, agent });
+                if let Permit::Go(agent) = &permit {
+                    let lent = agent.as_ref().and_then(|socket| socket.try_clone().ok());
+                    worker.uses = Some((key, lent.map(|socket| Agent { socket, idle_since: Instant::now() })));
                 }
                 // One that does not take it is heard to be gone.
-                let _ = permit.send(&worker.socket);
-                Vec::new()
-            }
-            Some(Word::Home(home)) => {
-                let permit = self.settle(number, home);
-                let Some(worker) = self.workers.get(number) else { return Vec::new() };
                 let _ = permit.send(&worker.socket);
                 Vec::new()
             }
@@ -310,92 +281,40 @@ impl Crew {
         Ok(child)
     }
 
-    /// Gives the answer, and the agent that is lent with it.
-    fn permit(
-        &mut self,
-        key: &str,
-        home: &str,
-        limit: u32,
-        agent: bool,
-        base: &Base<'_>,
-        close: &mut dyn FnMut(),
-    ) -> (Permit, Option<Agent>) {
-        if let Some((_, why)) = self.silence(key).or_else(|| self.silence(home)) {
-            return (Permit::Dead(why), None);
-        }
+    fn permit(&mut self, key: &str, limit: u32, agent: bool, base: &Base<'_>, close: &mut dyn FnMut()) -> Permit {
         let place = self.places.entry(key.to_owned()).or_default();
+        if let Some((until, why)) = &place.silent {
+            if *until > Instant::now() {
+                return Permit::Dead(why.clone());
+            }
+            place.silent = None;
+        }
         if place.users >= limit {
-            return (Permit::Busy, None);
+            return Permit::Busy;
         }
         place.users += 1;
         if !agent {
-            return (Permit::Go(None), None);
-        }
-        let idle = self.places.get_mut(if home.is_empty() { key } else { home }).and_then(|place| place.idle.pop());
-        let agent = match idle {
-            Some(agent) => agent.lend(),
-            None => self.hire_agent(base, close).and_then(|socket| Agent::new(socket, true).lend()),
-        };
-        match agent.inspect_err(|error| log::error!("an agent for remote delivery: {error}")) {
-            Ok((socket, agent)) => (Permit::Go(Some(socket)), Some(agent)),
-            Err(_) => (Permit::Go(None), None),
-        }
-    }
-
-    /// Why nobody is asked, and until when.
-    fn silence(&mut self, key: &str) -> Option<(Instant, String)> {
-        let place = self.places.get_mut(key)?;
-        place.silent.take_if(|(until, _)| *until <= Instant::now());
-        place.silent.clone()
-    }
-
-    /// Notes to which hosts leads what a worker uses. Another agent that is connected there takes the place of its own.
-    ///
-    /// Only an agent that has spoken with nobody is believed: another could have itself be given the mail of hosts that are
-    /// not its own.
-    fn settle(&mut self, number: usize, home: String) -> Permit {
-        let silent = self.silence(&home);
-        let Some(used) = self.workers.get_mut(number).and_then(|worker| worker.uses.as_mut()) else {
-            return Permit::Go(None);
-        };
-        if !used.agent.as_ref().is_some_and(|agent| agent.is_fresh) {
             return Permit::Go(None);
         }
-        used.home.clone_from(&home);
-        if let Some((until, why)) = silent {
-            if let Some(place) = self.places.get_mut(&used.key) {
-                place.silent = Some((until, why.clone()));
-            }
-            return Permit::Dead(why);
-        }
-        let idle = self.places.get_mut(&home).and_then(|place| place.idle.pop());
-        match idle.and_then(|agent| agent.lend().ok()) {
-            Some((socket, agent)) => {
-                used.agent = Some(agent);
-                Permit::Go(Some(socket))
-            }
-            None => Permit::Go(None),
-        }
+        let socket = match place.idle.pop() {
+            Some(agent) => Ok(agent.socket),
+            None => self.hire_agent(base, close),
+        };
+        Permit::Go(socket.inspect_err(|error| log::error!("an agent for remote delivery: {error}")).ok())
     }
 
     fn done(&mut self, number: usize, reusable: bool, silent: Option<(Instant, String)>) -> Vec<News> {
-        let Some(Use { key, home, agent }) = self.workers.get_mut(number).and_then(|worker| worker.uses.take()) else {
+        let Some((key, agent)) = self.workers.get_mut(number).and_then(|worker| worker.uses.take()) else {
             return Vec::new();
         };
         let idle: usize = self.places.values().map(|place| place.idle.len()).sum();
         let silent_places = self.places.values().filter(|place| place.silent.is_some()).count();
-        let silent = silent.filter(|_| silent_places < MOST_SILENT);
-        let home = if home.is_empty() { key.clone() } else { home };
-        if let Some(agent) = agent.filter(|_| reusable && idle < MOST_IDLE) {
-            let place = self.places.entry(home.clone()).or_default();
-            place.idle.push(Agent::new(agent.socket, false));
-        }
-        if silent.is_some() {
-            self.places.entry(home).or_default().silent.clone_from(&silent);
-        }
         let Some(place) = self.places.get_mut(&key) else { return Vec::new() };
         place.users = place.users.saturating_sub(1);
-        if silent.is_some() {
+        if let Some(agent) = agent.filter(|_| reusable && idle < MOST_IDLE) {
+            place.idle.push(Agent { idle_since: Instant::now(), ..agent });
+        }
+        if silent.is_some() && silent_places < MOST_SILENT {
             place.silent = silent;
             // Who waits learns it at once.
             return std::mem::take(&mut place.waiting).into_iter().map(News::Free).collect();

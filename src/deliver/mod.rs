@@ -15,7 +15,6 @@ mod expand;
 mod forward;
 mod handing;
 mod helper;
-mod homes;
 mod local;
 mod origin;
 mod permits;

@@ -24,13 +24,7 @@ pub enum Word {
         limit: u32,
         /// An agent is needed.
         agent: bool,
-        /// The hosts behind the key, if they are known: see [`Word::Home`]. Else empty.
-        home: String,
     },
-    /// Which hosts what is used leads to; other next hops that lead to the same share their agents, and their silence.
-    /// Answered as [`Word::Want`] is: with an agent that is connected there, or without one, which means that the one at
-    /// hand will do.
-    Home(String),
     /// It is used no more.
     Done {
         /// As it was wanted.
@@ -103,18 +97,8 @@ impl Desk {
     }
 
     /// Asks for a permit.
-    pub fn want(&self, key: &str, limit: u32, agent: bool, home: &str) -> io::Result<Permit> {
-        self.say(&Word::Want { key: key.to_owned(), limit, agent, home: home.to_owned() })?;
-        self.permit()
-    }
-
-    /// Tells where what was permitted leads to, and asks whether that changes something.
-    pub fn home(&self, home: &str) -> io::Result<Permit> {
-        self.say(&Word::Home(home.to_owned()))?;
-        self.permit()
-    }
-
-    fn permit(&self) -> io::Result<Permit> {
+    pub fn want(&self, key: &str, limit: u32, agent: bool) -> io::Result<Permit> {
+        self.say(&Word::Want { key: key.to_owned(), limit, agent })?;
         let Some((text, descriptor)) = self.0.receive()? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
         match text.split_once('\n').unwrap_or((&text, "")) {
             ("go", _) => Ok(Permit::Go(descriptor.map(UnixStream::from))),
@@ -144,8 +128,7 @@ impl Permit {
 impl Word {
     fn to_text(&self) -> String {
         match self {
-            Word::Want { key, limit, agent, home } => format!("want\n{limit}\n{}\n{home}\n{key}", u8::from(*agent)),
-            Word::Home(home) => format!("home\n{home}"),
+            Word::Want { key, limit, agent } => format!("want\n{limit}\n{}\n{key}", u8::from(*agent)),
             Word::Done { key, reusable, silent } => {
                 let why = silent.as_deref().unwrap_or_default().replace('\n', " ");
                 format!("done\n{}\n{}\n{why}\n{key}", u8::from(*reusable), u8::from(silent.is_some()))
@@ -165,11 +148,10 @@ impl Word {
         let (kind, rest) = text.split_once('\n')?;
         match kind {
             "want" => {
-                let mut fields = rest.splitn(4, '\n');
-                let (limit, agent, home) = (fields.next()?.parse().ok()?, fields.next()? == "1", fields.next()?);
-                Some(Word::Want { key: fields.next()?.to_owned(), limit, agent, home: home.to_owned() })
+                let mut fields = rest.splitn(3, '\n');
+                let (limit, agent) = (fields.next()?.parse().ok()?, fields.next()? == "1");
+                Some(Word::Want { key: fields.next()?.to_owned(), limit, agent })
             }
-            "home" => Some(Word::Home(rest.to_owned())),
             "done" => {
                 let mut fields = rest.splitn(4, '\n');
                 let (reusable, is_silent, why) = (fields.next()? == "1", fields.next()? == "1", fields.next()?);
@@ -200,9 +182,7 @@ mod tests {
     fn words_come_back_as_they_were() {
         let key = || "smtp\nmx.example".to_owned();
         for word in [
-            Word::Want { key: key(), limit: 20, agent: true, home: "192.0.2.1:25|[2001:db8::1]:25".into() },
-            Word::Want { key: key(), limit: 20, agent: true, home: String::new() },
-            Word::Home("192.0.2.1:25".into()),
+            Word::Want { key: key(), limit: 20, agent: true },
             Word::Done { key: key(), reusable: true, silent: None },
             Word::Done { key: key(), reusable: false, silent: Some("4.4.1 no".into()) },
             Word::End(Attempt::NotOurs),

@@ -2,7 +2,6 @@
 
 use super::attempt::{Attempt, Tools, attempt};
 use super::helper::Helper;
-use super::homes::Homes;
 use super::permits::{Desk, Word};
 use super::settings::Settings;
 use crate::queue::Queue;
@@ -12,7 +11,6 @@ use nix::sys::signal::SigSet;
 pub fn serve(desk: &Desk, queue: &Queue, mut settings: Settings, mut helper: Option<Helper>) -> u8 {
     // A signal to the whole group (a service being stopped) lets us finish the message at hand.
     let _ = SigSet::all().thread_block();
-    let mut homes = Homes::default();
     loop {
         let id = match desk.next() {
             Ok(Some(id)) => id,
@@ -23,7 +21,7 @@ pub fn serve(desk: &Desk, queue: &Queue, mut settings: Settings, mut helper: Opt
             }
         };
         settings.refresh();
-        let mut tools = Tools { queue, settings: &settings, helper: helper.as_mut(), desk, homes: &mut homes };
+        let mut tools = Tools { queue, settings: &settings, helper: helper.as_mut(), desk };
         let ended = attempt(&mut tools, &id).unwrap_or_else(|error| {
             log::error!("id={id}: {error}");
             Attempt::Broken

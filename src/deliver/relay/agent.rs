@@ -5,7 +5,7 @@
 //!
 //! Frames: a length of four octets, then fields with a length of four octets each.
 
-use super::{Carried, Job, Relay, Site, Source, route};
+use super::{Carried, Job, Relay, Site, Source};
 use crate::config::Config;
 use crate::deliver::{Outcome, handing};
 use crate::message::path::{Address, ReversePath};
@@ -26,15 +26,7 @@ pub fn serve(mut socket: UnixStream, config: &Config) -> u8 {
     confine();
     loop {
         let job = match receive(&mut socket) {
-            Ok(Some(Asked::Job(job))) => job,
-            Ok(Some(Asked::Home { next_hop, domain })) => {
-                let mut frame = Frame::default();
-                frame.put(relay.home(&next_hop, &domain).as_bytes());
-                if socket.write_all(&frame.done()).is_err() {
-                    break;
-                }
-                continue;
-            }
+            Ok(Some(job)) => job,
             Ok(None) => break,
             Err(error) => {
                 log::error!("an agent for remote delivery ends: {error}");
@@ -60,27 +52,6 @@ pub fn ask(socket: &mut UnixStream, job: &Job) -> io::Result<(Carried, bool)> {
     socket.read_exact(&mut length)?;
     let frame = body(socket, length)?;
     read_answer(&frame, job.to.len()).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-/// Has an agent find out which hosts take the mail of a next hop, in a form in which the same hosts are the same text; empty:
-/// there are none, or a connection to them is not to be shared. What it found the agent uses for its next job.
-pub fn home(socket: &mut UnixStream, next_hop: &str, domain: &str) -> io::Result<String> {
-    let mut frame = Frame::default();
-    frame.put(next_hop.as_bytes()).put(domain.as_bytes());
-    let frame = frame.done();
-    let (head, rest) = frame.split_at(4.min(frame.len()));
-    handing::send(&*socket, head, None)?;
-    socket.write_all(rest)?;
-    let mut length = [0; 4];
-    socket.read_exact(&mut length)?;
-    let home = Fields(&body(socket, length)?).text();
-    Ok(home.filter(|home| home.len() <= route::LONGEST_HOME && !home.contains(char::is_control)).unwrap_or_default())
-}
-
-/// What an agent is asked for.
-enum Asked {
-    Job(Job),
-    Home { next_hop: String, domain: String },
 }
 
 /// No file can be opened from here on, no program started from one, and nothing listened on. Where the kernel cannot do
@@ -210,21 +181,14 @@ fn read_answer(frame: &[u8], recipients: usize) -> Option<(Carried, bool)> {
     (carried.outcomes.len() == recipients).then_some((carried, is_connected))
 }
 
-fn receive(socket: &mut UnixStream) -> io::Result<Option<Asked>> {
+fn receive(socket: &mut UnixStream) -> io::Result<Option<Job>> {
     let mut length = [0; 4];
     let (count, file) = handing::receive(&*socket, &mut length)?;
     match (count, file) {
         (0, _) => Ok(None),
         (4, Some(file)) => {
             let frame = body(socket, length)?;
-            let job = read_job(&frame, File::from(file)).ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Some(Asked::Job(job)))
-        }
-        (4, None) => {
-            let frame = body(socket, length)?;
-            let mut fields = Fields(&frame);
-            let asked = fields.text().zip(fields.text()).map(|(next_hop, domain)| Asked::Home { next_hop, domain });
-            asked.map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+            read_job(&frame, File::from(file)).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
         }
         _ => Err(io::ErrorKind::InvalidData.into()),
     }

@@ -148,11 +148,6 @@ impl Relay {
         }
     }
 
-    /// To which hosts a next hop of SMTP leads: see [`agent::home`].
-    pub fn home(&mut self, next_hop: &str, domain: &str) -> String {
-        self.smtp.home(next_hop, domain)
-    }
-
     /// Whether a connection is held that the next message may use.
     pub fn is_connected(&self) -> bool {
         self.smtp.is_connected()

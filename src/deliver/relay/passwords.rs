@@ -29,11 +29,6 @@ impl Passwords {
         Passwords::parse(&octets.0)
     }
 
-    /// Whether there is no login at all.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The login for the first of these names that is in the table.
     pub fn find(&self, names: &[&str]) -> Option<&Login> {
         let known = |name: &&str| self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));

@@ -28,28 +28,6 @@ pub struct Hop {
     pub name: String,
     /// Where it is.
     pub place: Place,
-    /// The preference of its MX record, lowest first.
-    pub preference: u16,
-}
-
-/// Longest text of hosts; more of them are nobody else's.
-pub const LONGEST_HOME: usize = 2000;
-
-/// Hosts as text, the same for whoever leads to the same ones in the same order of preference. Whatever they are called, unless
-/// that matters.
-pub fn home(hops: &[Hop], with_names: bool) -> String {
-    let mut hosts: Vec<(u16, String)> = Vec::new();
-    for hop in hops {
-        let Place::Net(address) = &hop.place else { return String::new() };
-        let name = if with_names { hop.name.to_ascii_lowercase() } else { String::new() };
-        hosts.push((hop.preference, format!("{name} {address}")));
-    }
-    hosts.sort();
-    hosts.dedup();
-    let groups = hosts.chunk_by(|(one, _), (two, _)| one == two);
-    let group = |hosts: &[(u16, String)]| hosts.iter().map(|(_, host)| host.trim_start()).collect::<Vec<_>>().join(",");
-    let text = groups.map(group).collect::<Vec<_>>().join("|");
-    if text.len() <= LONGEST_HOME { text } else { String::new() }
 }
 
 /// A next hop as it stands in the channels file, taken apart.
@@ -103,7 +81,7 @@ pub fn smtp(config: &Config, resolver: &Resolver, next_hop: &str, domain: &str) 
 /// The places for LMTP, QMQP and QMTP: `unix:/path`, or a host, never by MX.
 pub fn host(resolver: &Resolver, next_hop: &str, default_port: u16) -> Result<Vec<Hop>, Outcome> {
     if let Some(path) = next_hop.strip_prefix("unix:") {
-        return Ok(vec![Hop { name: "localhost".to_owned(), place: Place::Unix(PathBuf::from(path)), preference: 0 }]);
+        return Ok(vec![Hop { name: "localhost".to_owned(), place: Place::Unix(PathBuf::from(path)) }]);
     }
     let hop = NextHop::of(next_hop.strip_prefix("inet:").unwrap_or(next_hop));
     named(resolver, hop.host, hop.port.unwrap_or(default_port), Instant::now() + LOOK_UP)
@@ -147,9 +125,7 @@ fn best_first(
                 ours = Some(ours.map_or(preference, |known: u16| known.min(preference)));
             }
             Lookup::Yes(addresses) => {
-                found.extend(
-                    addresses.into_iter().map(|address| (preference, Hop { preference, ..hop(&name, address, port) })),
-                );
+                found.extend(addresses.into_iter().map(|address| (preference, hop(&name, address, port))));
             }
             Lookup::No => {}
             Lookup::CannotTell(why) => _ = unsure_of.get_or_insert((preference, unsure(&name, &why))),
@@ -177,7 +153,7 @@ fn named(resolver: &Resolver, name: &str, port: u16, deadline: Instant) -> Resul
 }
 
 fn hop(name: &str, address: IpAddr, port: u16) -> Hop {
-    Hop { name: name.to_owned(), place: Place::Net(SocketAddr::new(address, port)), preference: 0 }
+    Hop { name: name.to_owned(), place: Place::Net(SocketAddr::new(address, port)) }
 }
 
 fn unsure(name: &str, why: &str) -> Outcome {
@@ -242,20 +218,5 @@ mod tests {
         assert_eq!(found(&hosts, "other.example", &["192.0.2.2"]).unwrap(), ["2001:db8::1", "192.0.2.1"]);
         let failed = found(&hosts, "other.example", &["192.0.2.1"]).unwrap_err();
         assert!(matches!(failed, Outcome::Failed(why) if why.starts_with("5.4.6 ")));
-    }
-
-    #[test]
-    fn the_same_hosts_are_the_same_home_by_whatever_name() {
-        let at = |name: &str, address: &str, preference| Hop { preference, ..hop(name, address.parse().unwrap(), 25) };
-        let one =
-            [at("a.example", "192.0.2.1", 10), at("b.example", "192.0.2.2", 10), at("c.example", "2001:db8::1", 20)];
-        let two = [at("x.example", "192.0.2.2", 0), at("y.example", "192.0.2.1", 0), at("z.example", "2001:db8::1", 5)];
-        assert_eq!(home(&one, false), "192.0.2.1:25,192.0.2.2:25|[2001:db8::1]:25");
-        assert_eq!(home(&one, false), home(&two, false));
-        assert_ne!(home(&one, true), home(&two, true));
-        let other_order = [at("a.example", "192.0.2.1", 10), at("b.example", "192.0.2.2", 20)];
-        assert_ne!(home(&one[..2], false), home(&other_order, false));
-        let many: Vec<Hop> = (0..255).map(|number| at("a.example", &format!("192.0.2.{number}"), 1)).collect();
-        assert_eq!((home(&many, false), home(&[], false)), (String::new(), String::new()));
     }
 }

@@ -30,8 +30,6 @@ pub struct Client {
     anybody: Option<Trust>,
     verified: Option<Trust>,
     open: Option<Open>,
-    /// What was found for the next job: next hop, domain, and its hosts.
-    found: Option<(String, String, Result<Vec<Hop>, Outcome>)>,
 }
 
 /// A connection with its session.
@@ -41,8 +39,6 @@ struct Open {
     host: String,
     since: Instant,
     is_verified: bool,
-    /// For which next hop and domain it was made.
-    made_for: (String, String),
 }
 
 /// How a transaction ended for a recipient that is not through.
@@ -53,22 +49,7 @@ impl Client {
     pub fn new(config: &Config, resolver: Resolver) -> Client {
         let authorities = config.smtp_tls_CAfile.0.as_ref().and_then(|path| File::open(path).ok());
         let passwords = Passwords::read(config);
-        let (anybody, verified, open, found) = (None, None, None, None);
-        Client { config: config.clone(), resolver, passwords, authorities, anybody, verified, open, found }
-    }
-
-    /// To which hosts a next hop leads. Nothing where a connection to one of them is for this next hop alone: a name of
-    /// its own is in the certificate, or a login may be.
-    pub fn home(&mut self, next_hop: &str, domain: &str) -> String {
-        let found = route::smtp(&self.config, &self.resolver, next_hop, domain);
-        let level = self.config.smtp_tls_security_level;
-        let is_own = level >= TlsLevel::Secure || !self.passwords.is_empty();
-        let home = match &found {
-            Ok(hops) if !is_own => route::home(hops, level >= TlsLevel::Verify),
-            _ => String::new(),
-        };
-        self.found = Some((next_hop.to_owned(), domain.to_owned(), found));
-        home
+        Client { config: config.clone(), resolver, passwords, authorities, anybody: None, verified: None, open: None }
     }
 
     /// Whether there is a connection that another message can use.
@@ -97,10 +78,7 @@ impl Client {
             Some(mut worn_out) => worn_out.session.quit(),
             None => {}
         }
-        let found =
-            self.found.take().filter(|(next_hop, domain, _)| (next_hop, domain) == (&job.next_hop, &job.domain));
         let hops = match protocol {
-            Protocol::Smtp if found.is_some() => found.map_or(Ok(Vec::new()), |(.., found)| found),
             Protocol::Smtp => route::smtp(&self.config, &self.resolver, &job.next_hop, &job.domain),
             Protocol::Lmtp => route::host(&self.resolver, &job.next_hop, self.config.lmtp_tcp_port.0),
         };
@@ -201,10 +179,7 @@ impl Client {
     }
 
     fn is_good(&self, open: &Open, job: &Job) -> bool {
-        // The name that was verified may be another's.
-        let is_its_own = (&open.made_for.0, &open.made_for.1) == (&job.next_hop, &job.domain);
-        open.since.elapsed() < self.config.smtp_connection_reuse_time_limit.0
-            && (!job.requiretls || (open.is_verified && is_its_own))
+        open.since.elapsed() < self.config.smtp_connection_reuse_time_limit.0 && (open.is_verified || !job.requiretls)
     }
 
     /// Connects, and brings the session to where a message can be sent.
@@ -247,8 +222,7 @@ impl Client {
         if let Some(login) = self.passwords.find(&[&job.next_hop, &hop.name, &job.domain]) {
             session.log_in(login, hidden)?;
         }
-        let made_for = (job.next_hop.clone(), job.domain.clone());
-        Ok(Open { session, host: named(&hop.name), since: Instant::now(), is_verified: verified, made_for })
+        Ok(Open { session, host: named(&hop.name), since: Instant::now(), is_verified: verified })
     }
 
     /// Gives whether the certificate was checked.
