@@ -204,7 +204,7 @@ impl Parser {
         while self.unanswered > 0 {
             match self.checker.receive(&mut buffer) {
                 Ok(Some((_, descriptors))) => {
-                    self.unanswered -= u32::from(matches!(buffer[0], b'R' | b'S'));
+                    self.unanswered -= u32::from(matches!(buffer[0], b'R' | b'S' | b'!'));
                     self.owners.extend(descriptors.into_iter().map(Packets::from_descriptor));
                 }
                 Err(Errno::EAGAIN) => {}

@@ -330,6 +330,24 @@ fn a_session_longer_than_processes_are_kept_for_ends_none_of_them() {
     assert_eq!(pool.trio().parser, before.parser);
 }
 
+/// It has ended while nobody was there, and the one that parses hears so when it asks for the next client.
+#[test]
+fn behind_an_end_of_the_users_process_each_client_has_its_own_answers() {
+    let Some(pool) = Pool::start("max_idle = 1") else { return };
+    for _ in 0..2 {
+        quit(pool.logged_in("bob"));
+        until("two processes", || pool.trio().owner.is_none());
+        let mut client = pool.greeted();
+        for (password, answer) in [("wrong", "-ERR [AUTH]"), ("Secret", "-ERR [AUTH]"), ("secret", "+OK 1 messages")] {
+            ask(&mut client, "USER bob");
+            let said = ask(&mut client, &format!("PASS {password}"));
+            assert!(said.starts_with(answer), "{password}: {said}");
+        }
+        assert_eq!(ask(&mut client, "STAT"), "+OK 1 19");
+        quit(client);
+    }
+}
+
 #[test]
 fn the_longest_session_is_counted_from_the_connection_and_not_from_the_login() {
     let Some(pool) = Pool::start("daemon_timeout = 4") else { return };

@@ -363,3 +363,36 @@ fn a_process_that_serves_many_clients_offers_tls_to_each() {
     pool.wait().unwrap();
     assert!(children.iter().all(|child| *child == children[0]), "{children:?}");
 }
+
+/// Under TLS the process that parses goes on speaking with the client, and says how to go on behind the password. The
+/// user's process has ended while nobody was there.
+#[test]
+fn behind_an_end_of_the_users_process_in_a_pool_a_login_under_tls_is_answered() {
+    let scratch = with_tls();
+    scratch.put_mail("bob", "1700000000.M0.mx", b"Subject: x\n\nx\n");
+    let path = scratch.path().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut command = scratch.command("pop3d");
+    command.args(["-o", "children=1", "-o", "idle_children=1", "-o", "max_use=0", "-o", "max_idle=1"]);
+    let mut pool =
+        command.stdin(std::os::fd::OwnedFd::from(listener)).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let children = |pid: u32| -> Vec<u32> {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    };
+    for _ in 0..3 {
+        let waited_for = Command::new("true").stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let mut client = Client::connected(&path, waited_for);
+        client.line();
+        assert_eq!(client.ask("STLS"), "+OK Begin TLS now");
+        client.start_tls();
+        client.ask("USER bob");
+        assert!(client.ask("PASS secret").starts_with("+OK 1 messages"));
+        assert_eq!(client.ask("QUIT"), "+OK Goodbye");
+        if let [checker] = children(pool.id())[..] {
+            until("the end of the user's process", || children(checker).len() < 2);
+        }
+    }
+    pool.kill().unwrap();
+    pool.wait().unwrap();
+}

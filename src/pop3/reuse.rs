@@ -75,6 +75,8 @@ pub struct Parser {
     tls: Offer,
     /// What was heard last of the files, and when.
     ready: Option<(Instant, bool)>,
+    /// How often the checker was told that an owner has ended, and has not said yet that it has heard it.
+    told: u32,
     /// The checker has ended, and nobody can be served any more.
     is_lost: bool,
 }
@@ -129,7 +131,7 @@ impl Parser {
     fn begin(account: &Account, checker: Pid, ours: Packets, tls: Offer) -> Result<Parser, Error> {
         privilege::become_user(account.uid, account.gid)?;
         end_with(checker)?;
-        Ok(Parser { checker: ours, owner: None, tls, ready: None, is_lost: false })
+        Ok(Parser { checker: ours, owner: None, tls, ready: None, told: 0, is_lost: false })
     }
 
     /// Serves the client on standard input and output.
@@ -208,7 +210,7 @@ impl Parser {
         }
         loop {
             match self.hear() {
-                Told::Owner => {}
+                Told::Owner | Told::Heard => {}
                 Told::Gone => return Answer::Trouble,
                 Told::Answer(answer) => {
                     self.note(&answer);
@@ -235,23 +237,17 @@ impl Parser {
 
     /// Waits for the end of a session, or for what the checker has to say before it begins.
     fn hear_of_session(&mut self) -> Result<Heard, Error> {
-        let mut has_asked = false;
+        let mut has_told = false;
         loop {
             if self.owner.as_ref().is_none_or(|(owner, _)| is_first(&self.checker, owner)) {
                 match self.hear() {
                     Told::Owner => {}
+                    // What was asked before has had no answer: the owner that has ended had the client. With another one
+                    // the session is still going on.
+                    Told::Heard if has_told && self.told == 0 && self.owner.is_none() => return Ok(Heard::Over),
+                    Told::Heard => {}
                     // We end with it; the owner may have spoken, so that we may not.
                     Told::Gone => return Ok(Heard::Over),
-                    Told::Answer(answer @ (Answer::Ready(_) | Answer::Misconfigured | Answer::Trouble))
-                        if has_asked =>
-                    {
-                        self.note(&answer);
-                        has_asked = false;
-                        // With another owner the session is still going on.
-                        if self.owner.is_none() {
-                            return Ok(Heard::Over);
-                        }
-                    }
                     Told::Answer(answer) => return Ok(Heard::Gate(answer)),
                 }
                 continue;
@@ -263,9 +259,11 @@ impl Parser {
                 Ok(Some(_)) => return Ok(Heard::Gate(Answer::Trouble)),
                 // It has ended: in this session, or before and is being replaced.
                 Ok(None) | Err(_) => {
-                    self.say(&[b"!", &[*number]], &[])?;
+                    let number = [*number];
+                    self.say(&[b"!", &number], &[])?;
                     self.owner = None;
-                    has_asked = true;
+                    self.told = self.told.saturating_add(1);
+                    has_told = true;
                 }
             }
         }
@@ -294,6 +292,11 @@ impl Parser {
             self.owner = end.map(|end| (end, *number));
             return Told::Owner;
         }
+        if let [b'!', answer @ ..] = octets {
+            self.told = self.told.saturating_sub(1);
+            self.note(&Answer::of(answer).unwrap_or(Answer::Trouble));
+            return Told::Heard;
+        }
         Told::Answer(Answer::of(octets).unwrap_or(Answer::Trouble))
     }
 }
@@ -310,6 +313,9 @@ enum Told {
     /// There is another owner; it is noted.
     Owner,
     Answer(Answer),
+    /// It has heard that an owner has ended; what it says of the files is noted. What was asked before that it has answered,
+    /// or has an owner do.
+    Heard,
     /// It has ended.
     Gone,
 }

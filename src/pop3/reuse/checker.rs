@@ -89,9 +89,10 @@ impl Checker<'_> {
             let answer = match packet {
                 Packet::Ready => Some(self.ready()),
                 Packet::Bereft(number) => {
-                    // It may still be about to close what we would write to.
-                    self.owner = self.owner.take().filter(|_| number != self.number);
-                    Some(self.ready())
+                    if !self.bereft(number) {
+                        return;
+                    }
+                    None
                 }
                 Packet::Check { credentials, failures, is_direct, said, client } => {
                     let peer = Peer::of_descriptor(&client);
@@ -107,7 +108,7 @@ impl Checker<'_> {
                             if !self.say(&Answer::Right(last_words)) {
                                 return;
                             }
-                            match self.hear() {
+                            match self.hear_how_to_go_on() {
                                 Packet::Go { relayed, said } => {
                                     self.serve(&peer, &user, relayed.unwrap_or(client), said)
                                 }
@@ -127,6 +128,25 @@ impl Checker<'_> {
             }
             packet = self.hear();
         }
+    }
+
+    /// An owner may have ended before it was to serve this client.
+    fn hear_how_to_go_on(&mut self) -> Packet {
+        loop {
+            match self.hear() {
+                Packet::Bereft(number) if self.bereft(number) => {}
+                Packet::Bereft(_) => return Packet::Gone,
+                other => return other,
+            }
+        }
+    }
+
+    /// Lets go of an owner that has ended, and says so with what there is now; whether somebody hears it.
+    fn bereft(&mut self, number: u8) -> bool {
+        // It may still be about to close what we would write to.
+        self.owner = self.owner.take().filter(|_| number != self.number);
+        let answer = self.ready();
+        self.parser.send(&[b"!", &answer.octets()], &[]).is_ok()
     }
 
     fn say(&self, answer: &Answer) -> bool {
