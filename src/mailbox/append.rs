@@ -47,11 +47,16 @@ pub fn deliver(
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, way::NOT_OURS));
     }
     let is_there = loop {
-        match torn::look(&file, format, base)? {
+        let tail = match torn::look(&file, format, base)? {
+            Tail::Sound if search => last_try(&file, format, base)?,
+            tail => tail,
+        };
+        match tail {
             Tail::Delivered => break true,
-            Tail::Sound => break search && is_whole(&file, format, base)?,
+            Tail::Sound => break false,
             Tail::Torn(at) => {
-                log::info!("event=partial-message-removed base={base} octets={}", file.metadata()?.len() - at);
+                let octets = file.metadata()?.len() - at;
+                log::info!("event=partial-message-removed mailbox={path:?} octets={octets} for={base}");
                 file.set_len(at)?;
             }
         }
@@ -70,9 +75,17 @@ pub fn deliver(
     result
 }
 
-/// Whether the message is anywhere in the mailbox.
-fn is_whole(file: &File, format: MailboxFormat, base: &str) -> io::Result<bool> {
-    Ok(scan(file, format, Some(base.as_bytes()))?.marked.is_some_and(|(_, is_whole)| is_whole))
+/// What became of the last try of this message: it may be anywhere in the mailbox, or last and partial, where [`torn::look`] was
+/// not certain of its beginning.
+fn last_try(file: &File, format: MailboxFormat, base: &str) -> io::Result<Tail> {
+    let found = scan(file, format, Some(base.as_bytes()))?;
+    Ok(match found.marked.and_then(|(at, is_whole)| Some((found.messages.get(at)?, is_whole))) {
+        Some((_, true)) => Tail::Delivered,
+        Some((last, false)) if last.next >= found.size && torn::is_ours_alone(file, format, last.start)? => {
+            Tail::Torn(last.start)
+        }
+        Some(_) | None => Tail::Sound,
+    })
 }
 
 /// One try to open and lock it.

@@ -3,7 +3,7 @@
 //! Whoever appends next looks here first, whichever message he brings: behind another message a torn one could not be
 //! taken off any more. Under the locks nobody is writing, so a message that is marked partial was given up, and its
 //! queue still has it. Only what is certain to hold nothing else is named: where a separator stands behind that mark, even in the
-//! middle of a line, another program may have appended, and then the beginning stays.
+//! middle of a line, or any line begins with `From ` unquoted, another program may have appended, and then the beginning stays.
 //!
 //! A power cut may also have kept a size without what was written there, which reads as zeros, or have cut the message off before
 //! its mark.
@@ -44,7 +44,7 @@ pub enum Tail {
 /// Looks at the end of a mailbox that is locked. `base` is the mark of a message that may be there.
 pub fn look(file: &File, format: MailboxFormat, base: &str) -> io::Result<Tail> {
     let size = file.metadata()?.len();
-    let end = without_zeros(file, size)?;
+    let Some(end) = without_zeros(file, size)? else { return Ok(Tail::Sound) };
     let begin = match format {
         MailboxFormat::Mmdf => last_of_mmdf(file, end)?,
         _ => last_of_mbox(file, end, end < size || size.is_multiple_of(SECTOR))?,
@@ -62,17 +62,38 @@ pub fn look(file: &File, format: MailboxFormat, base: &str) -> io::Result<Tail> 
     })
 }
 
-/// Where the octets end that are no zeros.
-fn without_zeros(file: &File, mut end: u64) -> io::Result<u64> {
-    while end > 0 {
+/// Whether all behind the separator at `start`, where a message of ours begins, is ours by the looks of it. Unlike [`look`] this
+/// takes a quoted separator for our own: nobody's but where the message broke off between `>` and what it quotes.
+pub fn is_ours_alone(file: &File, format: MailboxFormat, start: u64) -> io::Result<bool> {
+    let end = file.metadata()?.len();
+    let found = match format {
+        MailboxFormat::Mmdf => {
+            let length = DELIMITER.len() as u64;
+            // The last one ends it.
+            let is_closed = read(file, end.saturating_sub(length).max(start + 1), end)? == DELIMITER;
+            let end = if is_closed { end - length } else { end };
+            backwards(file, end, start + 1, DELIMITER, |_, _| Word::Unsure)?
+        }
+        _ => backwards(file, end, start + 1, FROM, |before, line| {
+            let is_foreign = at_line_start(before) || mbox::is_separator(line) && !is_quote(before);
+            if is_foreign { Word::Unsure } else { Word::Nothing }
+        })?,
+    };
+    Ok(matches!(found, Last::Nowhere))
+}
+
+/// Where the octets end that are no zeros, if it is not too far to the front.
+fn without_zeros(file: &File, size: u64) -> io::Result<Option<u64>> {
+    let mut end = size;
+    while end > 0 && size - end < FARTHEST {
         let from = end.saturating_sub(PIECE);
         let piece = read(file, from, end)?;
         if let Some(at) = piece.iter().rposition(|octet| *octet != 0) {
-            return Ok(from + at as u64 + 1);
+            return Ok(Some(from + at as u64 + 1));
         }
         end = from;
     }
-    Ok(0)
+    Ok((end == 0).then_some(0))
 }
 
 /// Where the last message of an mbox begins, if that is certain. `is_cut`: by the looks of it the power was cut.
@@ -86,15 +107,28 @@ fn last_of_mbox(file: &File, end: u64, is_cut: bool) -> io::Result<Option<u64>> 
     if !word.is_empty() && FROM.starts_with(word) && (!before.is_empty() || is_all) && is_begin(before) {
         return Ok(Some(end - word.len() as u64));
     }
-    backwards(file, end, FROM, |before, line| {
+    let found = backwards(file, end, end.saturating_sub(FARTHEST), FROM, |before, line| {
         let is_whole_line = line.ends_with(b"\n");
         let may_separate = if is_whole_line { mbox::is_separator(line) } else { is_begun(line, is_cut) };
         match (may_separate, is_begin(before)) {
             (true, true) => Word::Begins,
             (true, false) => Word::Unsure,
+            // Ours is quoted.
+            (false, _) if at_line_start(before) => Word::Unsure,
             (false, _) => Word::Nothing,
         }
-    })
+    })?;
+    Ok(found.place())
+}
+
+fn at_line_start(before: &[u8]) -> bool {
+    before.is_empty() || before.ends_with(b"\n")
+}
+
+/// Whether what stands before a word are the `>` that quote it.
+fn is_quote(before: &[u8]) -> bool {
+    let marks = before.iter().rev().take_while(|octet| **octet == b'>').count();
+    marks > 0 && before.get(..before.len() - marks).is_some_and(|before| before.ends_with(b"\n"))
 }
 
 /// Whether a line that is cut off may be one of our separators, and not a sentence of somebody who ends his last line with no
@@ -124,11 +158,9 @@ fn last_of_mmdf(file: &File, end: u64) -> io::Result<Option<u64>> {
             return Ok(Some(end - count as u64));
         }
     }
-    let delimiter = |end| {
-        backwards(file, end, DELIMITER, |before, _| match before.last() {
-            None | Some(b'\n') => Word::Begins,
-            Some(_) => Word::Unsure,
-        })
+    let delimiter = |end: u64| {
+        let judge = |before: &[u8], _: &[u8]| if at_line_start(before) { Word::Begins } else { Word::Unsure };
+        backwards(file, end, end.saturating_sub(FARTHEST), DELIMITER, judge).map(Last::place)
     };
     match delimiter(end)? {
         // The message ends here, unless this line stands alone.
@@ -150,13 +182,33 @@ enum Word {
     Unsure,
 }
 
-/// The last place of a word that `judge` takes; it is given what stands before, as far as it matters, and the rest of the line.
-fn backwards(file: &File, end: u64, word: &[u8], judge: impl Fn(&[u8], &[u8]) -> Word) -> io::Result<Option<u64>> {
-    const BEFORE: u64 = 8;
+/// What a search came to.
+enum Last {
+    /// The place that was looked for.
+    At(u64),
+    /// There is none.
+    Nowhere,
+    /// That cannot be told.
+    Unsure,
+}
+
+impl Last {
+    fn place(self) -> Option<u64> {
+        match self {
+            Last::At(place) => Some(place),
+            Last::Nowhere | Last::Unsure => None,
+        }
+    }
+}
+
+/// The last place of a word behind `stop` that `judge` takes; it is given what stands before, as far as it matters, and the rest of
+/// the line.
+fn backwards(file: &File, end: u64, stop: u64, word: &[u8], judge: impl Fn(&[u8], &[u8]) -> Word) -> io::Result<Last> {
+    const BEFORE: u64 = 64;
     let finder = memmem::FinderRev::new(word);
     let (mut behind, mut words) = (end, 0);
-    while behind > 0 && end - behind < FARTHEST {
-        let from = behind.saturating_sub(PIECE);
+    while behind > stop {
+        let from = behind.saturating_sub(PIECE).max(stop);
         let start = from.saturating_sub(BEFORE);
         let piece = read(file, start, end.min(behind.saturating_add(LINE)))?;
         let first = usize::try_from(from - start).unwrap_or(0);
@@ -166,19 +218,19 @@ fn backwards(file: &File, end: u64, word: &[u8], judge: impl Fn(&[u8], &[u8]) ->
         for at in finder.rfind_iter(searched).take_while(|at| *at >= first) {
             words += 1;
             if words > MOST_WORDS {
-                return Ok(None);
+                return Ok(Last::Unsure);
             }
             let (before, line) = piece.split_at(at);
             let line = line.get(..memchr(b'\n', line).map_or(line.len(), |at| at + 1)).unwrap_or_default();
             match judge(before, line) {
-                Word::Begins => return Ok(Some(start + at as u64)),
-                Word::Unsure => return Ok(None),
+                Word::Begins => return Ok(Last::At(start + at as u64)),
+                Word::Unsure => return Ok(Last::Unsure),
                 Word::Nothing => {}
             }
         }
         behind = from;
     }
-    Ok(None)
+    Ok(Last::Nowhere)
 }
 
 /// What a message is, by its first lines.

@@ -122,3 +122,35 @@ fn a_locked_mailbox_is_left_alone() {
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     assert_eq!(std::fs::read(&path).unwrap(), b"");
 }
+
+#[test]
+fn a_repeat_cuts_off_its_own_beginning_though_a_quoted_separator_stands_in_it() {
+    let message: &[u8] = b"Return-Path: <bob@mx.example>\nSubject: x\n\nsaid:\n\nFrom al@x Sun Nov 22 04:27:00 2026\n\
+        >From al@x Sun Nov 22 04:27:00 2026\nend";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bob");
+    append(&path, Mbox, "0.Q", false, message).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    append(&path, Mbox, "1.Q", false, message).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let partial = String::from_utf8(whole.clone()).unwrap().replace("1.Q whole  ", "1.Q partial");
+    // Behind the separator, whose first words might be anybody's.
+    for length in before.len() + 30..=partial.len() {
+        std::fs::write(&path, &partial.as_bytes()[..length]).unwrap();
+        append(&path, Mbox, "1.Q", true, message).unwrap();
+        assert_eq!(text(&path), of_text(&whole), "{length}");
+        // A repeat of another message, and one of this behind it: nothing is lost.
+        std::fs::write(&path, &partial.as_bytes()[..length]).unwrap();
+        append(&path, Mbox, "2.Q", true, message).unwrap();
+        append(&path, Mbox, "1.Q", true, message).unwrap();
+        let all = text(&path);
+        for base in ["0.Q", "1.Q", "2.Q"] {
+            assert_eq!(all.matches(&format!("{base} whole  ")).count(), 1, "{length}");
+        }
+        // Another program's message, whose separator nobody knows.
+        let foreign = "From bob Sun, 22 Nov 2026 04:27:00 +0000\nSubject: y\n\nmail\n\n";
+        std::fs::write(&path, format!("{}\n\n{foreign}", &partial[..length])).unwrap();
+        append(&path, Mbox, "1.Q", true, message).unwrap();
+        assert!(text(&path).contains(foreign), "{length}");
+    }
+}
