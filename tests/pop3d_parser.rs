@@ -24,7 +24,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 const DAVE: u32 = 65_533;
@@ -119,10 +119,15 @@ struct Parser {
     unanswered: u32,
     /// Whose credentials were right in the last packet, so that it may go on.
     granted: Option<usize>,
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// A checker that is forked while another test has a parser would keep that one's end open, and its checker alive.
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Parser {
     fn start() -> Parser {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let (checker, theirs) = Packets::pair().expect("a socketpair");
         let (_, config) = site();
         let (mut ours, mut theirs) = (Some(checker), Some(theirs));
@@ -140,6 +145,7 @@ impl Parser {
             owners: Vec::new(),
             unanswered: 0,
             granted: None,
+            _alone: alone,
         }
     }
 
