@@ -173,6 +173,8 @@ impl Parser {
                 self.send(b"?", 0, None)
             }
             Sent::Bereft(number) => {
+                // May come behind a password, before it is said how to go on.
+                self.granted = granted;
                 self.unanswered += 1;
                 self.send(&[b'!', *number], 0, None)
             }

@@ -174,9 +174,8 @@ fn serve_all(config: &Config, checker: &Packets, parser: &Packets, begun: Result
         if let Err(error) = &result {
             log::error!("{error}");
         }
-        if parser.send(&[b"."], &[]).is_err() {
-            break;
-        }
+        // Gone or not: a client that was handed over is served still.
+        let _ = parser.send(&[b"."], &[]);
     }
     exit::code(&begun.map(|()| Ended::Done))
 }
