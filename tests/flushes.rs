@@ -3,7 +3,9 @@
 //! leaves messages in the drop folder.
 //!
 //! The queue lies on an ext4 of its own, on a loop device over a file in the build folder: not in memory, where a flush
-//! takes no time and nobody could share one. Needs root, losetup and e2fsprogs, like the power cuts.
+//! takes no time and nobody could share one. How many sessions share a flush hangs on how long one takes beside all the
+//! rest of a session, so they have a disk that writes as often a second as one with turning parts. Needs root, losetup,
+//! e2fsprogs and qemu-storage-daemon, like the power cuts.
 
 mod common;
 #[path = "powercut/disk.rs"]
@@ -12,7 +14,7 @@ mod disk;
 
 use common::connections::{Server, smtp};
 use common::{Scratch, feed};
-use disk::{Device, Kind, Mount, withdraw};
+use disk::{Daemon, Device, Kind, Mount, withdraw};
 use doorpost::message::path::{Address, ReversePath};
 use doorpost::queue::{Head, Queue};
 use std::fs;
@@ -27,6 +29,9 @@ const ALONE: u32 = 300;
 /// Who sends at once, and how much each.
 const AT_ONCE: usize = 32;
 const EACH: u32 = 20;
+
+/// Writes a second of a slow disk.
+const WRITES: u32 = 500;
 
 fn put_one(queue: &Queue) {
     let mut draft = queue.begin().expect("a draft");
@@ -55,24 +60,35 @@ fn make(image: &Path) {
 struct Disk {
     _mount: Mount,
     device: Device,
+    _daemon: Option<Daemon>,
     folder: tempfile::TempDir,
 }
 
 impl Disk {
+    /// As fast as the one below it.
     fn new() -> Disk {
+        Disk::behind(|_| None)
+    }
+
+    /// One that writes so often a second.
+    fn slow(writes: u32) -> Disk {
+        Disk::behind(|folder| Some(Daemon::slow(folder, writes)))
+    }
+
+    fn behind(start: impl FnOnce(&Path) -> Option<Daemon>) -> Disk {
         withdraw();
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-        let image = folder.path().join("image");
-        let at = folder.path().join("disk");
+        let at = folder.path().join("mounted");
         fs::create_dir(&at).expect("a mount point");
-        make(&image);
-        let device = Device::new(&image);
+        make(&folder.path().join("disk"));
+        let daemon = start(folder.path());
+        let device = Device::new(&folder.path().join(if daemon.is_some() { "shown" } else { "disk" }));
         let mount = Mount::new(Kind::Ext4, &device, &at).expect("an ext4");
-        Disk { _mount: mount, device, folder }
+        Disk { _mount: mount, device, _daemon: daemon, folder }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join("disk").join(name)
+        self.folder.path().join("mounted").join(name)
     }
 
     /// How often it is flushed meanwhile.
@@ -124,7 +140,12 @@ fn installation(disk: &Disk, main_cf: &str) -> (Scratch, [fs::File; 2]) {
     let places = format!("queue_directory = {}\ndrop_directory = {}\n{main_cf}", queue.display(), drop.display());
     let scratch = Scratch::with(&places);
     let open = Queue::open(&queue).expect("a queue");
-    (0..ALONE).for_each(|_| put_one(&open));
+    // Each of its folders has been made, on a slow disk by many at once.
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| (0..ALONE / AT_ONCE as u32).for_each(|_| put_one(&open)));
+        }
+    });
     fs::create_dir(&drop).expect("a folder");
     let triggers = [(queue, 0o600), (drop.clone(), 0o622)].map(|(folder, mode)| {
         let path = folder.join("trigger");
@@ -145,17 +166,33 @@ fn session(address: SocketAddr) {
     smtp(address, "Subject: lunch\r\n\r\nAt one?\r\n", "250 2.0.0");
 }
 
+/// A pool for SMTP, with its submit.
+fn pool(disk: &Disk, scratch: &Scratch) -> Server {
+    let mut command = scratch.command("smtpd");
+    command.args(["--mode", "pool", "--listen-address", "127.0.0.1", "--port", "0", "-n", "50", "smtpsrvr"]);
+    let server = Server::start(&mut command);
+    common::until("submit behind its socket", || disk.path("queue/submit").exists());
+    server
+}
+
+const POOL: &str = "idle_children = 4\nmax_use = 100";
+
 #[test]
 fn a_session_of_smtp_costs_no_more_than_its_message() {
     let disk = Disk::new();
-    let (scratch, _triggers) = installation(&disk, "idle_children = 4\nmax_use = 100");
-    let mut command = scratch.command("smtpd");
-    command.args(["--mode", "pool", "--listen-address", "127.0.0.1", "--port", "0", "-n", "50", "smtpsrvr"]);
-    let mut server = Server::start(&mut command);
+    let (scratch, _triggers) = installation(&disk, POOL);
+    let mut server = pool(&disk, &scratch);
     let address = server.address("0");
-    common::until("submit behind its socket", || disk.path("queue/submit").exists());
-    // How many sessions share a flush hangs on how long one takes beside all the rest of a session.
     disk.is_spared("smtpd, smtpsrvr and submit", 100, &|| session(address));
+}
+
+#[test]
+fn sessions_of_smtp_at_once_share_flushes() {
+    let disk = Disk::slow(WRITES);
+    let (scratch, _triggers) = installation(&disk, POOL);
+    let mut server = pool(&disk, &scratch);
+    let address = server.address("0");
+    disk.is_shared("smtpd, smtpsrvr and submit", EACH, &|| session(address));
 }
 
 /// By a user who may not write the queue, nor open the folder to have its entries put on disk: on ext4 that is not needed.

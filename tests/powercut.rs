@@ -20,6 +20,8 @@ mod common;
 mod powercut {
     pub mod chance;
     pub mod check;
+    // What is slow there is for tests/flushes.rs.
+    #[allow(dead_code)]
     pub mod disk;
     pub mod image;
     pub mod log;

@@ -162,7 +162,7 @@ impl LoggedDisk {
         let base = folder.join("base");
         kind.make(&base);
         fs::copy(&base, folder.join("disk")).expect("a copy of the image");
-        let daemon = Daemon::start(folder);
+        let daemon = Daemon::logging(folder);
         let device = Device::new(&folder.join("shown"));
         let mount = Mount::new(kind, &device, at).expect("a new file system");
         LoggedDisk { _mount: mount, _device: device, _daemon: daemon, folder: folder.to_owned() }
@@ -208,24 +208,38 @@ impl Drop for Device {
     }
 }
 
-/// The process that writes the log.
-struct Daemon {
+/// The process between an image, the file `disk` of a folder, and what is shown of it, the file `shown` there.
+pub struct Daemon {
     child: Child,
     shown: PathBuf,
 }
 
 impl Daemon {
-    fn start(folder: &Path) -> Daemon {
+    /// One that notes each write and each flush in the file `log` of that folder.
+    fn logging(folder: &Path) -> Daemon {
+        let log = folder.join("log");
+        fs::write(&log, b"").expect("a file");
+        let log = format!("driver=file,filename={},node-name=log", log.display());
+        let layer = "driver=blklogwrites,file=disk,log=log,log-sector-size=512,node-name=top";
+        Daemon::start(folder, &["--blockdev", &log, "--blockdev", layer])
+    }
+
+    /// One that lets so many writes pass each second, as a disk with turning parts.
+    pub fn slow(folder: &Path, writes: u32) -> Daemon {
+        let group = format!("throttle-group,id=slow,x-iops-write={writes}");
+        let layer = "driver=throttle,throttle-group=slow,file=disk,node-name=top";
+        Daemon::start(folder, &["--object", &group, "--blockdev", layer])
+    }
+
+    /// The layers are over the node `disk`; that which is shown is called `top`.
+    fn start(folder: &Path, layers: &[&str]) -> Daemon {
         let path = |name: &str| folder.join(name).to_str().expect("a path").to_owned();
-        for name in ["log", "shown"] {
-            fs::write(folder.join(name), b"").expect("a file");
-        }
+        fs::write(folder.join("shown"), b"").expect("a file");
         let child = Command::new("qemu-storage-daemon")
             .args(["--blockdev", &format!("driver=file,filename={},node-name=disk", path("disk"))])
-            .args(["--blockdev", &format!("driver=file,filename={},node-name=log", path("log"))])
-            .args(["--blockdev", "driver=blklogwrites,file=disk,log=log,log-sector-size=512,node-name=logged"])
+            .args(layers)
             .args(["--export"])
-            .arg(format!("type=fuse,id=shown,node-name=logged,mountpoint={},writable=on", path("shown")))
+            .arg(format!("type=fuse,id=shown,node-name=top,mountpoint={},writable=on", path("shown")))
             .stdin(Stdio::null())
             .spawn()
             .expect("qemu-storage-daemon (Debian: qemu-utils; Debian 12: qemu-system-common)");
