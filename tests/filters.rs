@@ -343,21 +343,8 @@ fn filters_before_the_queue_work_behind_a_pool_too() {
     let by_server = Scratch::with(&format!("before_queue_filter = smtp:{}", hop.name()));
     for (scratch, clean, dirty) in [(&by_program, "clean", "a virus"), (&by_server, "clean", "anything")] {
         let mut command = scratch.command("smtpd");
-        command.args([
-            "--mode",
-            "pool",
-            "--listen-address",
-            "127.0.0.1",
-            "--port",
-            "0",
-            "-n",
-            "9",
-            "--idle-children",
-            "1",
-        ]);
-        let mut server = Server::start(command.arg("smtpsrvr"));
-        let address = server.address("0");
-        common::until("submit behind its socket", || scratch.queue().join("submit").exists());
+        let options = ["-n", "9", "--idle-children", "1"];
+        let (_server, address) = Server::pool(&mut command, &options, &scratch.queue());
         for (text, answer) in [(clean, "250 2.0.0 "), (dirty, "554 5.7.1 "), (clean, "250 2.0.0 ")] {
             smtp(address, &format!("Subject: x\r\n\r\n{text}\r\n"), answer);
         }

@@ -167,12 +167,8 @@ fn session(address: SocketAddr) {
 }
 
 /// A pool for SMTP, with its submit.
-fn pool(disk: &Disk, scratch: &Scratch) -> Server {
-    let mut command = scratch.command("smtpd");
-    command.args(["--mode", "pool", "--listen-address", "127.0.0.1", "--port", "0", "-n", "50", "smtpsrvr"]);
-    let server = Server::start(&mut command);
-    common::until("submit behind its socket", || disk.path("queue/submit").exists());
-    server
+fn pool(disk: &Disk, scratch: &Scratch) -> (Server, SocketAddr) {
+    Server::pool(&mut scratch.command("smtpd"), &["-n", "50"], &disk.path("queue"))
 }
 
 const POOL: &str = "idle_children = 4\nmax_use = 100";
@@ -181,8 +177,7 @@ const POOL: &str = "idle_children = 4\nmax_use = 100";
 fn a_session_of_smtp_costs_no_more_than_its_message() {
     let disk = Disk::new();
     let (scratch, _triggers) = installation(&disk, POOL);
-    let mut server = pool(&disk, &scratch);
-    let address = server.address("0");
+    let (_server, address) = pool(&disk, &scratch);
     disk.is_spared("smtpd, smtpsrvr and submit", 100, &|| session(address));
 }
 
@@ -190,8 +185,7 @@ fn a_session_of_smtp_costs_no_more_than_its_message() {
 fn sessions_of_smtp_at_once_share_flushes() {
     let disk = Disk::slow(WRITES);
     let (scratch, _triggers) = installation(&disk, POOL);
-    let mut server = pool(&disk, &scratch);
-    let address = server.address("0");
+    let (_server, address) = pool(&disk, &scratch);
     disk.is_shared("smtpd, smtpsrvr and submit", EACH, &|| session(address));
 }
 

@@ -158,7 +158,7 @@ fn the_count_is_exact_after_a_hundred_thousand_connections() {
     let all_of_them = number("DOORPOST_CONNECTIONS", 100_000);
     for options in [&["--mode", "pool", "--idle-children", "4", "-o", "max_use=50"][..], &["--mode", "exec"]] {
         let mut command = scratch.command("smtpd");
-        command.args(["--listen-address", "127.0.0.1", "--port", "0", "-n", "9", "--max-from-ip", "8"]);
+        command.args(ON_LOOPBACK).args(["-n", "9", "--max-from-ip", "8"]);
         let mut server = Server::start(command.args(options).args(["--quiet", "smtpsrvr"]));
         // Quiet, so where it listens is found by who it is.
         let address = listening(server.process.id());
@@ -233,7 +233,7 @@ fn ten_thousand_idle_connections_are_held_and_one_more_is_told_in_time() {
     let scratch = Scratch::new();
     let many = number("DOORPOST_HELD", 10_000);
     let mut command = scratch.command("smtpd");
-    command.args(["--listen-address", "127.0.0.1", "--port", "0", "--mode", "pool", "--when-full", "refuse", "-n"]);
+    command.args(ON_LOOPBACK).args(["--mode", "pool", "--when-full", "refuse", "-n"]);
     let mut server = Server::start(command.arg(many.to_string()).arg("smtpsrvr"));
     let address = server.address("0");
     let before = memory(server.process.id());

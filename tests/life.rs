@@ -179,7 +179,7 @@ fn it_says_when_it_is_ready_to_systemd_and_to_s6() {
     let mut outer = Command::new("/bin/sh");
     outer.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder.path()).env("NOTIFY_SOCKET", &path);
     outer.args(["-c", "exec 7<&0 0</dev/null; exec \"$@\"", "sh"]).arg(binary("smtpd"));
-    outer.args(["--listen-address", "127.0.0.1", "--port", "0", "--notification-fd", "7", "/usr/bin/env"]);
+    outer.args(ON_LOOPBACK).args(["--notification-fd", "7", "/usr/bin/env"]);
     let mut process = outer.stdin(OwnedFd::from(writer)).stderr(Stdio::null()).spawn().unwrap();
     drop(outer);
     let mut octets = [0; 100];

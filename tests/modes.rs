@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// smtpd in front of our smtpsrvr, on a free port of loopback.
 fn command(scratch: &Scratch, options: &[&str]) -> Command {
     let mut command = scratch.command("smtpd");
-    command.args(["--listen-address", "127.0.0.1", "--port", "0"]).args(options);
+    command.args(ON_LOOPBACK).args(options);
     command
 }
 

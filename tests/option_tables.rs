@@ -53,7 +53,7 @@ impl Site {
 
     /// On a free port of loopback.
     fn start(&self, more: &[String]) -> Server {
-        Server::start(&mut self.command(&["--listen-address", "127.0.0.1", "--port", "0"], more))
+        Server::start(&mut self.command(&ON_LOOPBACK, more))
     }
 }
 
@@ -258,7 +258,7 @@ fn it_tells_trouble_only(site: &Site, options: &[String]) {
 fn strangers_are_turned_away(site: &Site, options: &[String]) {
     site.scratch.write("channels", "local 192.0.2.0/24 $myhostname mailbox: *\n");
     let mut command = site.bare();
-    command.args(["--listen-address", "127.0.0.1", "--port", "0"]).args(options).args(["smtpsrvr", "local"]);
+    command.args(ON_LOOPBACK).args(options).args(["smtpsrvr", "local"]);
     let mut server = Server::start(&mut command);
     let said = all(&mut server.connect("0"));
     assert!(said.starts_with("421 ") || said.starts_with("554 "), "{said}");

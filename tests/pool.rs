@@ -220,11 +220,9 @@ fn a_queue_that_smtpd_alone_is_told_of_leaves_submit_and_sessions_where_main_cf_
     fs::create_dir(&elsewhere).unwrap();
     scratch.hand_over(&elsewhere);
     let mut command = scratch.command("smtpd");
-    command.args(["--mode", "pool", "--listen-address", "127.0.0.1", "--port", "0", "-n", "5", "--idle-children", "1"]);
-    command.arg("-o").arg(format!("queue_directory={}", elsewhere.display())).arg("smtpsrvr");
-    let mut server = Server::start(&mut command);
-    let address = server.address("0");
-    until("submit behind its socket", || scratch.queue().join("submit").exists());
+    command.arg("-o").arg(format!("queue_directory={}", elsewhere.display()));
+    let options = ["-n", "5", "--idle-children", "1"];
+    let (_server, address) = Server::pool(&mut command, &options, &scratch.queue());
     smtp(address, "Subject: x\r\n\r\nx\r\n", "250 2.0.0");
     assert_eq!(scratch.queued().len(), 1);
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);

@@ -21,7 +21,7 @@ fn the_connection_is_on_0_and_1_and_the_log_on_2_and_nothing_else_is_open() {
     let mut outer = Command::new("/bin/sh");
     outer.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder.path());
     outer.args(["-c", "exec 9</dev/null; exec \"$@\"", "sh"]).arg(binary("smtpd"));
-    outer.args(["--listen-address", "127.0.0.1", "--port", "0", "/bin/sh", "-c", look]);
+    outer.args(ON_LOOPBACK).args(["/bin/sh", "-c", look]);
     let mut server = Server::start(&mut outer);
     let mut client = server.connect("0");
     client.write_all(b"hello\n").unwrap();
@@ -114,7 +114,7 @@ fn children_that_are_not_its_own_are_reaped_and_not_counted() {
     let mut outer = Command::new("/bin/sh");
     outer.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder.path());
     outer.args(["-c", "true & echo $! >\"$0\"; exec \"$@\""]).arg(&left_behind).arg(binary("smtpd"));
-    outer.args(["--listen-address", "127.0.0.1", "--port", "0", "-n", "1", "/bin/echo", "served"]);
+    outer.args(ON_LOOPBACK).args(["-n", "1", "/bin/echo", "served"]);
     let mut server = Server::start(&mut outer);
     assert_eq!(server.listen_to("0"), "served\n");
     let pid = fs::read_to_string(left_behind).unwrap();
@@ -128,7 +128,7 @@ fn whoever_ignored_the_end_of_children_does_not_spoil_the_count() {
     let mut outer = Command::new("/usr/bin/env");
     outer.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder.path());
     outer.arg("--ignore-signal=CHLD").arg(binary("smtpd"));
-    outer.args(["--listen-address", "127.0.0.1", "--port", "0", "-n", "1", "/bin/echo", "served"]);
+    outer.args(ON_LOOPBACK).args(["-n", "1", "/bin/echo", "served"]);
     let mut server = Server::start(&mut outer);
     (0..3).for_each(|_| assert_eq!(server.listen_to("0"), "served\n"));
 }

@@ -42,7 +42,7 @@ fn started(server: &mut Server) -> usize {
 
 fn pools(scratch: &Scratch, options: &[&str]) -> Command {
     let mut command = scratch.command("smtpd");
-    command.args(["--listen-address", "127.0.0.1", "--port", "0", "--mode", "pool"]).args(options).arg("smtpsrvr");
+    command.args(ON_LOOPBACK).args(["--mode", "pool"]).args(options).arg("smtpsrvr");
     command
 }
 
@@ -206,7 +206,7 @@ fn a_program_that_dies_at_its_start_costs_no_place() {
     let scratch = Scratch::new();
     scratch.write("channels", "nonsense\n");
     let mut command = scratch.command("smtpd");
-    command.args(["--listen-address", "127.0.0.1", "--port", "0", "-n", "1", "smtpsrvr"]);
+    command.args(ON_LOOPBACK).args(["-n", "1", "smtpsrvr"]);
     let mut server = Server::start(&mut command);
     for _ in 0..5 {
         let said = all(&mut server.connect("0"));

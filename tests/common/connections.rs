@@ -13,6 +13,9 @@ use std::time::Duration;
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Options of smtpd: a free port of loopback.
+pub const ON_LOOPBACK: [&str; 4] = ["--listen-address", "127.0.0.1", "--port", "0"];
+
 /// A running smtpd; killed when the test is over.
 pub struct Server {
     pub process: Child,
@@ -25,7 +28,16 @@ impl Server {
         Server::start_as_it_is(command.stdin(Stdio::null()))
     }
 
-    /// The same with whatever is on its standard input.
+    /// smtpd as a pool of smtpsrvr, and its address, once the submit that is kept beside it for this queue is there.
+    pub fn pool(command: &mut Command, options: &[&str], queue: &Path) -> (Server, SocketAddr) {
+        command.args(["--mode", "pool"]).args(ON_LOOPBACK).args(options).arg("smtpsrvr");
+        let mut server = Server::start(command);
+        let address = server.address("0");
+        until("submit behind its socket", || queue.join("submit").exists());
+        (server, address)
+    }
+
+    /// `start` with whatever is on its standard input.
     pub fn start_as_it_is(command: &mut Command) -> Server {
         let mut process = command.stderr(Stdio::piped()).spawn().expect("smtpd");
         let stderr = BufReader::new(process.stderr.take().expect("a pipe"));
@@ -109,7 +121,7 @@ pub fn smtpd(folder: &Path) -> Command {
 /// smtpd in its everyday form, on a free port of loopback.
 pub fn on_loopback(folder: &Path) -> Command {
     let mut command = smtpd(folder);
-    command.args(["--listen-address", "127.0.0.1", "--port", "0"]);
+    command.args(ON_LOOPBACK);
     command
 }
 

@@ -254,20 +254,7 @@ fn a_message_and_its_name_are_on_disk_before_a_command_ends() {
 fn a_message_and_its_name_are_on_disk_before_the_reply_of_a_pool() {
     let scratch = receiving();
     let (mut command, trace) = traced(&scratch, "smtpd");
-    command.args([
-        "--mode",
-        "pool",
-        "--listen-address",
-        "127.0.0.1",
-        "--port",
-        "0",
-        "-o",
-        "idle_children=1",
-        "smtpsrvr",
-    ]);
-    let mut server = Server::start(&mut command);
-    let address = server.address("0");
-    until("submit behind its socket", || scratch.queue().join("submit").exists());
+    let (mut server, address) = Server::pool(&mut command, &["-o", "idle_children=1"], &scratch.queue());
     send(address, "Subject: x\r\n\r\nhi\r\n", "250 2.0.0");
     let is_told = says("250 2.0.0 Ok: queued as ");
     let trace = read(&trace, &is_told);

@@ -5,12 +5,12 @@
 //! the kernel then does a short read or write in earnest. Nothing has failed, so everything must go as it always does.
 
 use super::super::*;
-use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::{Signal, kill};
+use super::tracer;
+use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::HashMap;
-use std::os::unix::process::CommandExt;
+use std::io::{Read, Write};
 use std::process::Stdio;
 
 /// Numbers of calls on x86-64 whose third argument is a count of octets.
@@ -37,29 +37,14 @@ struct Seen {
 }
 
 /// Runs a program to its end with `input` on standard input.
-#[allow(clippy::zombie_processes, reason = "`trace` waits for the whole group")]
 fn run(scratch: &Scratch, case: &Case, short: Short) -> Seen {
-    let stdout = scratch.path().join("stdout");
-    let mut command = Command::new("sh");
-    // It waits for the tracer, then becomes the program.
-    command.args(["-c", "kill -STOP $$; exec \"$0\""]).arg(common::binary(case.program));
-    command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path()).process_group(0);
-    command.stdout(fs::File::create(&stdout).expect("a file")).stderr(Stdio::null()).stdin(Stdio::piped());
-    let mut child = command.spawn().expect("sh");
-    // A pipe holds all of it.
-    std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), &case.input).expect("input");
-    let main = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
-    assert!(matches!(waitpid(main, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(..))), "sh did not stop");
-    let options = Options::PTRACE_O_TRACESYSGOOD
-        | Options::PTRACE_O_TRACEFORK
-        | Options::PTRACE_O_TRACEVFORK
-        | Options::PTRACE_O_TRACECLONE
-        | Options::PTRACE_O_TRACEEXEC
-        | Options::PTRACE_O_EXITKILL;
-    ptrace::seize(main, options).expect("tracing");
-    kill(main, Signal::SIGCONT).expect("SIGCONT");
-    let (code, calls) = trace(main, short);
-    Seen { output: fs::read_to_string(&stdout).unwrap_or_default(), code, calls }
+    let mut program = tracer::start(&[common::binary(case.program).into()], scratch.path(), Stdio::piped());
+    // Pipes hold all of what goes in and comes out.
+    program.0.stdin.take().expect("a pipe").write_all(&case.input).expect("input");
+    let (code, calls) = trace(tracer::seize(&program), short);
+    let mut output = Vec::new();
+    program.0.stdout.take().expect("a pipe").read_to_end(&mut output).expect("output");
+    Seen { output: String::from_utf8_lossy(&output).into_owned(), code, calls }
 }
 
 /// Leads all processes of a group to their end: the exit status of the first, and how many calls could have done less.

@@ -68,7 +68,7 @@ pub struct Followed {
 pub struct Stopped(pub Child);
 
 /// Starts one with this program and its arguments, and MAIL_CONFIG.
-#[allow(clippy::zombie_processes, reason = "`follow` waits for it and all its kin")]
+#[allow(clippy::zombie_processes, reason = "who traces it waits for it and all its kin")]
 pub fn start(arguments: &[OsString], configuration: &Path, stdin: Stdio) -> Stopped {
     let mut command = Command::new("sh");
     command.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]).args(arguments);
@@ -120,8 +120,8 @@ struct Tracer<'a> {
     seen: Followed,
 }
 
-/// Leads a program and all its kin to their end. Must be called by the thread that started it.
-pub fn follow(program: &Stopped, target: Option<&Target>, alias: Alias) -> Followed {
+/// Lets it begin; from now on it and all it starts stop at their calls. Must be called by the thread that started it.
+pub fn seize(program: &Stopped) -> Pid {
     let main = Pid::from_raw(i32::try_from(program.0.id()).expect("a process id"));
     assert!(matches!(waitpid(main, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(..))), "sh did not stop");
     let options = Options::PTRACE_O_TRACESYSGOOD
@@ -132,6 +132,12 @@ pub fn follow(program: &Stopped, target: Option<&Target>, alias: Alias) -> Follo
         | Options::PTRACE_O_EXITKILL;
     ptrace::seize(main, options).expect("tracing");
     kill(main, Signal::SIGCONT).expect("SIGCONT");
+    main
+}
+
+/// Leads a program and all its kin to their end. Must be called by the thread that started it.
+pub fn follow(program: &Stopped, target: Option<&Target>, alias: Alias) -> Followed {
+    let main = seize(program);
     let living = Arc::new(Mutex::new(HashSet::from([main])));
     let _over = watch(Arc::clone(&living));
     let seen = Followed { status: ExitStatus::from_raw(0), is_hit: false, calls: BTreeMap::new() };
