@@ -14,7 +14,6 @@ mod process;
 mod sections;
 mod server;
 mod table;
-mod tls;
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

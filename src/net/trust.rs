@@ -56,7 +56,8 @@ impl Trust {
         Trust(Arc::new(config))
     }
 
-    pub(super) fn config(&self) -> Arc<ClientConfig> {
+    /// For handshakes, none of which resumes another.
+    pub fn config(&self) -> Arc<ClientConfig> {
         self.0.clone()
     }
 }
