@@ -6,6 +6,7 @@
 mod config;
 mod login;
 mod mbox;
+mod packets;
 mod pop3;
 mod qmqp;
 mod queue;
@@ -16,6 +17,7 @@ mod wire;
 
 pub use config::{channels, main_cf};
 pub use mbox::mbox_splitter;
+pub use packets::pop3_packets;
 pub use pop3::pop3_session;
 pub use qmqp::{qmqp_request, qmtp_session};
 pub use queue::queue_file;
@@ -27,9 +29,10 @@ pub use wire::Chance;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("smtp_session", smtp_session),
     ("pop3_session", pop3_session),
+    ("pop3_packets", pop3_packets),
     ("qmqp_request", qmqp_request),
     ("qmtp_session", qmtp_session),
     ("netstrings", netstrings),

@@ -33,6 +33,7 @@
 
 mod checker;
 mod owner;
+pub mod packet;
 
 pub use checker::run as check;
 

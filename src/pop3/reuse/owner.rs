@@ -5,6 +5,7 @@
 //! are passwords stored in clear, or not), U or nothing (it said UTF8, or not), milliseconds that the session may last still,
 //! and what it has sent already; with the connection, and the file of the last session where there is one. It answers the parser by an octet: a dot at the end, or T where it could not begin.
 
+use super::packet::Said;
 use super::{LARGEST, end_with};
 use crate::auth::gate;
 use crate::config::Config;
@@ -36,14 +37,6 @@ pub(super) fn kept(config: &Config) -> u16 {
         .ok()
         .filter(|seconds| *seconds > 0)
         .map_or(KEPT, |seconds| seconds.min(KEPT))
-}
-
-/// What the client has said to the parser, and the owner is to know.
-pub(super) struct Said {
-    pub(super) utf8: bool,
-    /// How long the session may last still.
-    pub(super) left: Duration,
-    pub(super) input: Vec<u8>,
 }
 
 /// A session to be served.
