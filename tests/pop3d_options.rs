@@ -81,6 +81,13 @@ fn a_standalone_server_serves_so_many_at_once_until_term() {
 }
 
 #[test]
+fn a_port_alone_makes_a_standalone_server_as_with_mailutils() {
+    let scratch = Scratch::new();
+    let server = Server::start(&scratch, &[]);
+    assert!(line(&mut server.connect()).starts_with("+OK"));
+}
+
+#[test]
 fn a_taken_port_is_temporary_trouble() {
     let scratch = Scratch::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
@@ -180,7 +187,12 @@ fn nonsense_is_64_and_the_client_hears_that_something_is_wrong() {
         &["-dmany"],
         &["--daemon="],
         &["-i", "-d"],
-        &["-p", "110"],
+        &["-i", "-p", "110"],
+        &["-i", "--detach"],
+        &["-t", "0"],
+        &["--log-tag="],
+        &["--pam-service=../x"],
+        &["-m", "mbox:/var/mail;type=index;param=1;user="],
         &["-d", "-p", "no-such-service"],
         &["--detach"],
         &["--expire=soon"],

@@ -80,7 +80,7 @@ fn run() -> Result<Ended, Error> {
     if let Some((source, user)) = server.args.import()? {
         return import::run(&server.config, &source, user);
     }
-    match server.args.daemon {
+    match server.args.children() {
         None => accept::serve(&mut server, refusal::words("pop3d".as_ref())),
         Some(children) => {
             let way = standalone::Way::of(&server.args);

@@ -7,13 +7,14 @@ use crate::config::shown;
 use crate::config::value::{AuthMethod, Expire, Facility, List, MailboxSpec, OptionalPath, Users, Value};
 use crate::exit::Error;
 use crate::mailbox::import::Source;
-use clap::{ArgAction, CommandFactory, Parser};
+use clap::{ArgAction, ArgGroup, CommandFactory, Parser};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 /// Let one client read its mail by POP3 on standard input and output
 #[derive(Debug, Default, Parser)]
 #[command(name = "pop3d", version, disable_version_flag = true, disable_help_flag = true)]
+#[command(group = ArgGroup::new("standalone").args(["daemon", "port"]).multiple(true))]
 pub struct Args {
     /// Serve the client on standard input and output (the default)
     #[arg(short, long)]
@@ -21,17 +22,17 @@ pub struct Args {
     /// Listen, and serve each connection in a child, NUMBER at most (10)
     #[arg(short, long, value_name = "NUMBER", num_args = 0..=1, default_missing_value = "10", conflicts_with = "inetd")]
     pub daemon: Option<NonZeroU32>,
-    /// Where to listen: a port or service, perhaps with addresses before it and a colon (110)
-    #[arg(short, long, value_name = "PORT", requires = "daemon")]
+    /// Listen there: a port or service, perhaps with addresses before it and a colon (110); implies -d
+    #[arg(short, long, value_name = "PORT", conflicts_with = "inetd")]
     pub port: Option<String>,
     /// With -d, go into the background when it listens
-    #[arg(long, requires = "daemon")]
+    #[arg(long, requires = "standalone", conflicts_with = "inetd")]
     pub detach: bool,
     /// With -d, put the process id into a file
-    #[arg(short = 'P', long, value_name = "FILE", requires = "daemon")]
+    #[arg(short = 'P', long, value_name = "FILE", requires = "standalone", conflicts_with = "inetd")]
     pub pidfile: Option<PathBuf>,
     /// End the session of a client that was silent for so long: pop3d_timeout
-    #[arg(short, long, value_name = "SECONDS")]
+    #[arg(short, long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub timeout: Option<u32>,
     /// The folder of the mailboxes, which are mbox; or a format and a folder: mailbox
     #[arg(short, long, value_name = "PATH")]
@@ -88,13 +89,13 @@ pub struct Args {
     #[arg(long)]
     pub tls: bool,
     /// Take the unique-ids of another server over for --user, and exit: dovecot or dovecot:FORMAT, courier, x-uidl
-    #[arg(long, value_name = "SOURCE", requires = "user", conflicts_with_all = ["daemon", "inetd", "tls"])]
+    #[arg(long, value_name = "SOURCE", requires = "user", conflicts_with_all = ["standalone", "inetd", "tls"])]
     pub import_unique_ids: Option<String>,
     /// Whose mailbox that is for
     #[arg(long, value_name = "NAME", requires = "import_unique_ids")]
     pub user: Option<String>,
     /// Write the session to a new file, as a transcript that can be played again
-    #[arg(long, value_name = "FILE", conflicts_with = "daemon")]
+    #[arg(long, value_name = "FILE", conflicts_with = "standalone")]
     pub record: Option<PathBuf>,
     /// What all programs have.
     #[command(flatten)]
@@ -106,6 +107,9 @@ pub struct Args {
     #[arg(short = 'v', long, short_alias = 'V', action = ArgAction::Version)]
     version: Option<bool>,
 }
+
+/// Where `-d` has no number.
+const CHILDREN: u32 = 10;
 
 impl Args {
     /// Reads them, and puts what they set before the settings of `-o`, which so have the last word.
@@ -154,8 +158,14 @@ impl Args {
         set("pop3d_expire", checked::<Expire>("--expire", self.expire.as_deref())?);
         set("pop3d_delete_expired", self.delete_expired.then(|| "yes".to_owned()));
         set("pop3d_transcript", self.transcript.then(|| "yes".to_owned()));
+        if let Some(name) = self.pam_service.as_ref().filter(|name| name.is_empty() || name.contains('/')) {
+            return Err(wrong_value("--pam-service", name, "the name of a file in /etc/pam.d"));
+        }
         set("pam_service", self.pam_service.clone());
         set("syslog_facility", checked::<Facility>("--log-facility", self.log_facility.as_deref())?);
+        if self.log_tag.as_ref().is_some_and(String::is_empty) {
+            return Err(wrong_value("--log-tag", "", "a tag"));
+        }
         set("syslog_name", self.log_tag.clone());
         // Mailutils puts colons between methods, which our methods may contain.
         let colons = |list: &String| if list.contains('/') { list.clone() } else { list.replace(':', ",") };
@@ -165,6 +175,11 @@ impl Args {
         set("users", checked::<Users>("--authorization", sources.as_deref())?);
         self.import()?;
         Ok(settings)
+    }
+
+    /// How many children a server that listens by itself may have, if this is to be one.
+    pub fn children(&self) -> Option<NonZeroU32> {
+        self.daemon.or(self.port.as_ref().and(NonZeroU32::new(CHILDREN)))
     }
 
     /// Whose unique-ids are to be taken over.
@@ -193,6 +208,10 @@ fn wrong_value(option: &str, value: &str, expected: &str) -> Error {
 
 /// `/var/mail` is `mbox:/var/mail/%u`.
 fn spool(path: &str) -> Result<String, Error> {
+    // A folder of such a name is hardly meant.
+    if [";type=", ";param=", ";user="].iter().any(|parameter| path.contains(parameter)) {
+        return Err(wrong_value("--mail-spool", path, "%u, %n and %d in place of parameters behind ;"));
+    }
     let with_format = if path.starts_with('/') { format!("mbox:{path}") } else { path.to_owned() };
     let named = with_format.contains('%') || with_format.contains("~/");
     let whole = if named { with_format } else { format!("{}/%u", with_format.trim_end_matches('/')) };
@@ -256,7 +275,15 @@ mod tests {
             &["-d0"],
             &["-dx"],
             &["-i", "-d"],
-            &["-p", "110"],
+            &["-i", "-p", "110"],
+            &["-i", "--detach"],
+            &["-i", "-P", "/x"],
+            &["-p", "110", "--record", "/x"],
+            &["-t", "0"],
+            &["--log-tag="],
+            &["--pam-service="],
+            &["--pam-service=../x"],
+            &["-m", "mbox:/var/mail;type=index;param=1;user="],
             &["-t", "-1"],
         ] {
             assert!(settings(words).is_err(), "{words:?}");
@@ -265,7 +292,16 @@ mod tests {
 
     #[test]
     fn the_number_of_children_stands_next_to_its_letter() {
-        let daemon = |word: &str| Args::try_parse_from(["pop3d", word]).unwrap().daemon.map(NonZeroU32::get);
+        let daemon = |word: &str| Args::try_parse_from(["pop3d", word]).unwrap().children().map(NonZeroU32::get);
         assert_eq!([daemon("-d"), daemon("-d3"), daemon("--daemon=4"), daemon("--daemon")], [10, 3, 4, 10].map(Some));
+        assert_eq!(daemon("-i"), None);
+    }
+
+    #[test]
+    fn who_names_a_port_wants_a_server_that_listens() {
+        for words in [&["-p", "1110"][..], &["--port=1110", "--detach"], &["-p1110", "-P", "/x"]] {
+            let args = Args::try_parse_from([&["pop3d"], words].concat()).unwrap();
+            assert_eq!(args.children().map(NonZeroU32::get), Some(10), "{words:?}");
+        }
     }
 }
