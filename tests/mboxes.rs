@@ -114,7 +114,7 @@ fn a_mailbox_that_is_not_there_is_empty_and_one_that_is_none_is_trouble() {
     assert!(pop(&scratch, "").contains("+OK 0 messages"));
     assert!(names(&scratch).is_empty());
     put(&scratch, "this is no mail\n");
-    assert!(pop(&scratch, "").contains("-ERR [SYS/TEMP] "));
+    assert!(pop(&scratch, "").contains("-ERR [SYS/PERM] "));
     assert_eq!(text(&scratch), "this is no mail\n");
 }
 

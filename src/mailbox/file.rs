@@ -98,7 +98,7 @@ impl Item for Message {
 impl OneFile {
     /// Opens it, and scans it if its index is not right. A file that is not there is an empty maildrop, and is not made.
     pub fn open(path: &Path, format: MailboxFormat, locking: Locking) -> Result<OneFile, Error> {
-        let failed = |what: &str, error: io::Error| Error::Io(format!("{what} {}: {error}", path.display()));
+        let failed = |what: &str, error: io::Error| Error::of(&format!("{what} {}", path.display()), &error);
         let place = match Place::of(path) {
             Ok(place) => place,
             Err(error) => return Err(failed("opening the folder of", error)),

@@ -192,7 +192,8 @@ fn none() -> io::Error {
 }
 
 fn broken() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the index of the mailbox is broken")
+    // The next session makes a new one.
+    io::Error::other("the index of the mailbox is broken")
 }
 
 /// Where an index is: a folder and a name in it.

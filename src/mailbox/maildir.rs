@@ -116,20 +116,20 @@ impl Maildir {
 
     /// The same; `undelete` takes the flag T off all messages, which a mail reader would remove.
     pub fn open_with(path: &Path, undelete: bool) -> Result<Maildir, Error> {
-        let failed = |what: &str, errno: Errno| Error::Io(format!("{what} {}: {errno}", path.display()));
-        let folders = Folders::open(path).map_err(|error| Error::Io(format!("opening {}: {error}", path.display())))?;
+        let failed = |what: &str, error: io::Error| Error::of(&format!("{what} {}", path.display()), &error);
+        let folders = Folders::open(path).map_err(|error| failed("opening", error))?;
         let top = folders.top.try_clone().map_err(|error| Error::Io(error.to_string()))?;
         let lock = Flocked::take(top).map_err(|errno| match errno {
             Errno::EWOULDBLOCK => Error::InUse,
-            errno => failed("locking", errno),
+            errno => failed("locking", errno.into()),
         })?;
         if undelete {
-            take_marks_off(&folders).map_err(|errno| failed("reading", errno))?;
+            take_marks_off(&folders).map_err(|errno| failed("reading", errno.into()))?;
         }
         let spec = MailboxSpec { format: MailboxFormat::Maildir, path: path.to_string_lossy().into_owned() };
         let known = || import::known(&Beside::of(&spec, "ids"));
         let snapshot = snapshot(&folders, index::now(), known);
-        let snapshot = snapshot.map_err(|error| Error::Io(format!("reading {}: {error}", path.display())))?;
+        let snapshot = snapshot.map_err(|error| failed("reading", error))?;
         Ok(Maildir { folders, snapshot, moved: RefCell::new(None), _lock: lock })
     }
 

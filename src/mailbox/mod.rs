@@ -17,6 +17,7 @@ mod way;
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec};
 use lock::Locking;
+use nix::errno::Errno;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -34,8 +35,28 @@ pub struct Entry {
 pub enum Error {
     /// Another session has it.
     InUse,
-    /// Anything else; for the log.
+    /// What may be over when it is tried again; for the log.
     Io(String),
+    /// What stays until somebody mends it; for the log.
+    Unusable(String),
+}
+
+impl Error {
+    /// What failed, and why.
+    fn of(what: &str, error: &io::Error) -> Error {
+        let why = format!("{what}: {error}");
+        if stays(error) { Error::Unusable(why) } else { Error::Io(why) }
+    }
+}
+
+/// Whether an error would be there again until somebody mends something: a file that is no mailbox, rights, a folder in
+/// the place of a file (RFC 3206 section 4). A full disk is not one of these.
+pub fn stays(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    let is_known =
+        matches!(error.kind(), InvalidData | IsADirectory | NotADirectory | PermissionDenied | ReadOnlyFilesystem);
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    is_known || matches!(errno, Some(Errno::ELOOP | Errno::ENAMETOOLONG | Errno::EINVAL))
 }
 
 /// A mailbox opened for one POP3 session: locked, and a snapshot. What is closed without `remove` is unchanged.
@@ -105,5 +126,22 @@ pub fn deliver(
             let locking = Locking::of(config);
             append::deliver(path, format, config.strict_mailbox_ownership, &locking, base, search, content)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_stay_wrong_and_a_full_disk_does_not_stay_full() {
+        for errno in [Errno::EACCES, Errno::EPERM, Errno::ELOOP, Errno::ENOTDIR, Errno::EISDIR, Errno::EROFS] {
+            assert!(stays(&errno.into()), "{errno}");
+        }
+        for errno in [Errno::ENOSPC, Errno::EDQUOT, Errno::EIO, Errno::EAGAIN, Errno::EMFILE, Errno::ENOLCK] {
+            assert!(!stays(&errno.into()), "{errno}");
+        }
+        let path = Path::new("/dev/null/Maildir");
+        assert!(matches!(maildir::Maildir::open(path), Err(Error::Unusable(_))));
     }
 }

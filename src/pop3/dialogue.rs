@@ -9,7 +9,7 @@ use super::content::Content;
 use super::reply::{self, Announced, Capabilities, Reply};
 use crate::config::Config;
 use crate::logging;
-use crate::mailbox::Maildrop;
+use crate::mailbox::{self, Maildrop};
 use crate::net::connection::{Fault, Stream};
 use crate::net::tls::{Failure, Identity};
 use crate::sasl;
@@ -245,8 +245,11 @@ impl<S: Stream> Dialogue<S> {
             Ok(file) => file,
             Err(error) => {
                 warn!("event=message-not-opened message={} why={:?}", index + 1, error.to_string());
-                let is_gone = error.kind() == ErrorKind::NotFound;
-                self.respond(if is_gone { &Reply::IS_GONE } else { &Reply::UNREADABLE })?;
+                self.respond(match error.kind() {
+                    ErrorKind::NotFound => &Reply::IS_GONE,
+                    _ if mailbox::stays(&error) => &Reply::UNUSABLE_MESSAGE,
+                    _ => &Reply::UNREADABLE,
+                })?;
                 return Ok(false);
             }
         };

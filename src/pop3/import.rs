@@ -28,6 +28,6 @@ pub fn run(config: &Config, source: &Source, user: &str) -> Result<Ended, Error>
             Ok(Ended::Done)
         }
         Err(mailbox::Error::InUse) => Err(Error::Temporary(format!("a session has the mailbox of {shown}"))),
-        Err(mailbox::Error::Io(why)) => Err(Error::Temporary(why)),
+        Err(mailbox::Error::Io(why) | mailbox::Error::Unusable(why)) => Err(Error::Temporary(why)),
     }
 }

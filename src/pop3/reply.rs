@@ -50,12 +50,15 @@ replies! {
     CANNOT_CHECK = "-ERR [SYS/TEMP] Passwords cannot be checked now, try again later", "A table cannot be read.";
     IN_USE = "-ERR [IN-USE] Another session has this maildrop", "The maildrop is locked.";
     NO_MAILDROP = "-ERR [SYS/TEMP] The maildrop cannot be opened now, try again later", "It could not be opened.";
+    UNUSABLE_MAILDROP = "-ERR [SYS/PERM] The maildrop cannot be opened, ask whoever runs this server", "Nor next time.";
     LOGIN_DELAY = "-ERR [LOGIN-DELAY] Your last session was too short a time ago, try again later", "To PASS.";
     NO_SUCH_MESSAGE = "-ERR No such message", "The number is too high.";
     IS_DELETED = "-ERR That message is marked as deleted", "Only RSET brings it back.";
     IS_GONE = "-ERR Another program has removed that message", "Its file is not there any more.";
     UNREADABLE = "-ERR [SYS/TEMP] That message cannot be read now", "Its file could not be opened.";
+    UNUSABLE_MESSAGE = "-ERR [SYS/PERM] That message cannot be read, ask whoever runs this server", "Nor next time.";
     NOT_ALL_REMOVED = "-ERR [SYS/TEMP] Some deleted messages were not removed", "To QUIT.";
+    CANNOT_REMOVE = "-ERR [SYS/PERM] Deleted messages cannot be removed, ask whoever runs this server", "To QUIT.";
     TIMED_OUT = "-ERR Silent for too long, nothing was deleted, goodbye", "Before closing.";
     TROUBLE = "-ERR [SYS/TEMP] Not possible now, try again later", "Anything of ours.";
     MECHANISMS = "+OK Mechanisms follow", "To AUTH without a mechanism.";

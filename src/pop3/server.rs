@@ -172,6 +172,10 @@ pub(super) fn serve_user<S: Stream>(
             dialogue.close(&Reply::NO_MAILDROP);
             Err(Error::Temporary(format!("maildrop of {name:?} at {}: {why}", mailbox.path)))
         }
+        Err(mailbox::Error::Unusable(why)) => {
+            dialogue.close(&Reply::UNUSABLE_MAILDROP);
+            Err(Error::Temporary(format!("maildrop of {name:?} at {}: {why}", mailbox.path)))
+        }
     }
 }
 

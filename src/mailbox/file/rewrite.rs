@@ -48,7 +48,8 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
     };
     let lease = lease(&old)?;
     if lease.is_none() && !held.has_dot() {
-        return Err(io::Error::other("who else writes into the mailbox cannot be known here without a dot lock"));
+        let why = "who else writes into the mailbox cannot be known here without a dot lock";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     let before = stamp(&old)?;
     let found = scan(&old, maildrop.format, None)?.messages;

@@ -2,7 +2,7 @@
 
 use super::lost;
 use crate::exit::{Ended, Error};
-use crate::mailbox::Maildrop;
+use crate::mailbox::{self, Maildrop};
 use crate::net::connection::Stream;
 use crate::net::peer::Peer;
 use crate::pop3::content::Content;
@@ -118,7 +118,7 @@ fn update<M: Maildrop>(mut maildrop: M, marked: &[usize], user: &str) -> (Reply,
         }
         Err(error) => {
             warn!("event=not-removed user={user:?} why={:?}", error.to_string());
-            (Reply::NOT_ALL_REMOVED, 0)
+            (if mailbox::stays(&error) { Reply::CANNOT_REMOVE } else { Reply::NOT_ALL_REMOVED }, 0)
         }
     }
 }
