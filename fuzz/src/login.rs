@@ -55,6 +55,7 @@ pub struct Exchange {
     mechanism: &'static str,
     has_initial: bool,
     said: Vec<Option<Vec<u8>>>,
+    is_cancelled: bool,
 }
 
 impl Exchange {
@@ -67,12 +68,18 @@ impl Exchange {
         };
         let known = mechanisms(secrets).iter().find(|known| name.eq_ignore_ascii_case(known.as_bytes()))?;
         let said = initial.map(|word| decode_initial(word).ok().map(|octets| octets.0.clone()));
-        Some(Exchange { mechanism: known, has_initial: said.is_some(), said: said.into_iter().collect() })
+        Some(Exchange {
+            mechanism: known,
+            has_initial: said.is_some(),
+            said: said.into_iter().collect(),
+            is_cancelled: false,
+        })
     }
 
     /// Takes a line of the client.
     pub fn hear(&mut self, line: &[u8]) {
         let octets = decode(line).ok().filter(|_| line.len() <= LONGEST_RESPONSE_LINE);
+        self.is_cancelled = line == b"*";
         self.said.push(octets.map(|octets| octets.0.clone()));
     }
 
@@ -80,9 +87,9 @@ impl Exchange {
     pub fn expected(&self) -> Expected {
         let prompt = |octets: &[u8]| Expected::Prompt(encode(octets));
         let verdict = |right: bool| if right { Expected::In } else { Expected::Refused };
-        // Behind its last words anything will do.
+        // Behind its last words anything else will do.
         if self.mechanism == "SCRAM-SHA-256" && self.said.len() == 3 {
-            return Expected::In;
+            return if self.is_cancelled { Expected::Refused } else { Expected::In };
         }
         let said: Option<Vec<&[u8]>> = self.said.iter().map(Option::as_deref).collect();
         let Some(said) = said.filter(|said| said.iter().all(|octets| octets.len() <= LONGEST_RESPONSE)) else {

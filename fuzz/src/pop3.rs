@@ -182,6 +182,13 @@ impl Model<'_> {
                 (b"UTF8", ok) => {
                     assert_eq!(ok, words.len() == 1 && !self.inside && line.len() <= login::LONGEST_COMMAND, "UTF8");
                 }
+                (b"LANG", true) if words.len() == 1 => {
+                    assert_eq!(self.listing(), b"en English\r\ni-default English\r\n", "the languages");
+                }
+                (b"LANG", true) => {
+                    let tag = status.split(|octet| *octet == b' ').nth(1).expect("a tag");
+                    assert!(matches!(tag, b"en" | b"i-default") && words.len() == 2, "{}", status.escape_ascii());
+                }
                 (b"CAPA", true) => {
                     let sasl = format!("\r\nSASL {}\r\n", login::mechanisms(self.secrets).join(" ")).into_bytes();
                     let listing = self.listing();

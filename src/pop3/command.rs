@@ -29,6 +29,8 @@ pub enum Command {
     Apop(Vec<u8>, [u8; 16]),
     /// Octets beyond ASCII in names, passwords and messages are UTF-8 (RFC 6856).
     Utf8,
+    /// In which language replies are to be; without one, which there are (RFC 6856 section 3).
+    Lang(Option<LanguageRange>),
     /// Ends the session; in TRANSACTION state removes what is marked.
     Quit,
     /// How many messages and octets there are.
@@ -55,6 +57,19 @@ pub enum Command {
     Stls,
     /// Logs in by a mechanism of SASL, with the initial response in base64; without one asks what there is (RFC 5034).
     Auth(Option<MechanismAndResponse>),
+}
+
+/// Which languages a client would read (RFC 4647 section 2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LanguageRange {
+    /// Any: the one that the server likes best.
+    Any,
+    /// English, of any country.
+    English,
+    /// What whoever reads Latin letters understands (RFC 2277 section 4.5), which is English too.
+    International,
+    /// One that is not there.
+    Other,
 }
 
 /// What is wrong with a line.
@@ -86,6 +101,7 @@ pub fn parse(line: &[u8]) -> Result<Command, Mistake> {
         b"PASS" => rest.ok_or(Mistake::MissingArgument).map(|secret| Command::Pass(Secret(secret.to_vec()))),
         b"APOP" => digest(rest).map(|(name, digest)| Command::Apop(name, digest)),
         b"UTF8" => nothing(rest).map(|()| Command::Utf8),
+        b"LANG" => language(rest).map(Command::Lang),
         b"QUIT" => nothing(rest).map(|()| Command::Quit),
         b"STAT" => nothing(rest).map(|()| Command::Stat),
         b"LIST" => optional(rest).map(Command::List),
@@ -112,7 +128,7 @@ pub fn without_secrets(line: &[u8]) -> Vec<u8> {
         b"AUTH" | b"APOP" => shown(2),
         // Where a client that has lost count says its password it may say it as anything.
         b"USER" | b"QUIT" | b"STAT" | b"LIST" | b"RETR" | b"DELE" | b"NOOP" | b"RSET" | b"TOP" | b"UIDL" | b"LAST"
-        | b"CAPA" | b"STLS" | b"UTF8" => line.to_vec(),
+        | b"CAPA" | b"STLS" | b"UTF8" | b"LANG" => line.to_vec(),
         b"PASS" => shown(1),
         _ => b"(no command)".to_vec(),
     }
@@ -142,6 +158,19 @@ type MechanismAndResponse = (Vec<u8>, Option<Vec<u8>>);
 fn mechanism(rest: Option<&[u8]>) -> Result<Option<MechanismAndResponse>, Mistake> {
     let mut words = arguments(rest).map(<[u8]>::to_vec);
     let found = words.next().map(|name| (name, words.next()));
+    if words.next().is_some() { Err(Mistake::ExtraArgument) } else { Ok(found) }
+}
+
+fn language(rest: Option<&[u8]>) -> Result<Option<LanguageRange>, Mistake> {
+    let mut words = arguments(rest);
+    let found = words.next().map(|range| match range.to_ascii_lowercase().as_slice() {
+        b"*" => LanguageRange::Any,
+        b"en" => LanguageRange::English,
+        b"i-default" => LanguageRange::International,
+        // A narrower one is shortened until it is there (RFC 4647 section 3.4).
+        range if range.starts_with(b"en-") => LanguageRange::English,
+        _ => LanguageRange::Other,
+    });
     if words.next().is_some() { Err(Mistake::ExtraArgument) } else { Ok(found) }
 }
 
@@ -194,6 +223,12 @@ mod tests {
             ("PASS secret", Command::Pass(Secret(b"secret".to_vec()))),
             ("QUIT", Command::Quit),
             ("UTF8", Command::Utf8),
+            ("LANG", Command::Lang(None)),
+            ("LANG *", Command::Lang(Some(LanguageRange::Any))),
+            ("LANG EN", Command::Lang(Some(LanguageRange::English))),
+            ("LANG en-GB", Command::Lang(Some(LanguageRange::English))),
+            ("LANG I-DEFAULT", Command::Lang(Some(LanguageRange::International))),
+            ("LANG eng", Command::Lang(Some(LanguageRange::Other))),
             ("STLS", Command::Stls),
             ("AUTH", Command::Auth(None)),
             ("AUTH 1", Command::Auth(Some((b"1".to_vec(), None)))),

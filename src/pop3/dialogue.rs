@@ -197,6 +197,11 @@ impl<S: Stream> Dialogue<S> {
         }
     }
 
+    pub(super) fn say_languages(&mut self) {
+        self.say(&Reply::LANGUAGES);
+        self.say_lines(["en English", "i-default English"].into_iter());
+    }
+
     pub(super) fn say_capabilities(&mut self, capabilities: Capabilities) {
         reply::put_capabilities(capabilities, self.announced, &mut self.output);
     }

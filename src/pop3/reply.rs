@@ -38,6 +38,11 @@ replies! {
     NOT_A_NUMBER = "-ERR Not a number that can be used here", "Not digits, zero, or too large.";
     NOT_A_DIGEST = "-ERR Not the digest of APOP", "Not 32 hexadecimal digits.";
     UTF8 = "+OK UTF-8 it is", "To UTF8.";
+    // The tag is the first word (RFC 6856 section 3).
+    ENGLISH = "+OK en Replies are in English", "To LANG.";
+    INTERNATIONAL = "+OK i-default Replies are in English", "To LANG i-default.";
+    NO_SUCH_LANGUAGE = "-ERR That language is not there", "To LANG with another.";
+    LANGUAGES = "+OK Languages follow", "To LANG without a language.";
     NEEDS_UTF8 = "-ERR [UTF8] That message is for clients that say UTF8 before login", "Its header has more than ASCII.";
     TOO_LONG = "-ERR Line too long", "Over 255 octets.";
     TOO_MANY_MISTAKES = "-ERR Too many bad commands, goodbye", "Before closing.";
@@ -167,7 +172,7 @@ pub fn put_capabilities(capabilities: Capabilities, announced: Announced, out: &
     if capabilities.stls {
         out.extend_from_slice(b"STLS\r\n");
     }
-    out.extend_from_slice(b"TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nUTF8 USER\r\n");
+    out.extend_from_slice(b"TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nUTF8 USER\r\nLANG\r\n");
     match announced.expire {
         None => out.extend_from_slice(b"EXPIRE NEVER\r\n"),
         Some(days) => out.extend_from_slice(format!("EXPIRE {days}\r\n").as_bytes()),

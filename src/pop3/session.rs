@@ -1,7 +1,7 @@
 //! The states of a session (RFC 1939 section 3) and what each command does in them. No I/O: sizes and verdicts come
 //! in as arguments, and what is to be done goes out as a [`Step`].
 
-use super::command::{Command, MessageNumber, Mistake};
+use super::command::{Command, LanguageRange, MessageNumber, Mistake};
 use super::reply::{Capabilities, Reply};
 use crate::sasl::{Mechanism, Offered};
 use crate::wire::secret::Secret;
@@ -24,6 +24,8 @@ pub enum Step {
     Authenticate(Mechanism, Option<Vec<u8>>),
     /// List the mechanisms there are.
     Mechanisms,
+    /// List the languages that replies may be in.
+    Languages,
     /// Answer, begin TLS, and tell [`Session::under_tls`]; or say that there is none.
     StartTls,
     /// Check name and password, and tell [`Session::refused`], [`Session::unchecked`] or [`Session::entered`].
@@ -140,6 +142,7 @@ impl Session {
     /// stay counted.
     pub fn under_tls(&mut self) {
         self.state = State::Authorization(None);
+        self.utf8 = false;
         self.tls = Tls::On;
         self.passwords_allowed = true;
     }
@@ -247,6 +250,7 @@ impl Session {
                 self.utf8 = true;
                 Step::Say(Reply::UTF8)
             }
+            (Command::Lang(range), _) => language(range),
             (Command::Auth(_), _) if !self.passwords_allowed => self.bad(Reply::TLS_FIRST),
             (Command::Auth(None), _) => Step::Mechanisms,
             (Command::Auth(Some((name, initial))), _) => match Mechanism::named(&name) {
@@ -323,6 +327,7 @@ impl Marks {
                 step
             }
             Command::Noop => Step::Say(Reply::DONE),
+            Command::Lang(range) => language(range),
             Command::Rset => {
                 self.deleted.fill(false);
                 (self.marked, self.last) = ((0, 0), 0);
@@ -366,6 +371,16 @@ impl Marks {
             Some(true) => Step::Say(Reply::IS_DELETED),
             None => Step::Say(Reply::NO_SUCH_MESSAGE),
         }
+    }
+}
+
+/// All we say is English, and plain enough for everybody; what is asked for changes nothing but the name it has.
+fn language(range: Option<LanguageRange>) -> Step {
+    match range {
+        None => Step::Languages,
+        Some(LanguageRange::Any | LanguageRange::English) => Step::Say(Reply::ENGLISH),
+        Some(LanguageRange::International) => Step::Say(Reply::INTERNATIONAL),
+        Some(LanguageRange::Other) => Step::Say(Reply::NO_SUCH_LANGUAGE),
     }
 }
 

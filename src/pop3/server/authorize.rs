@@ -101,6 +101,13 @@ pub(in crate::pop3) fn authorize<S: Stream, T>(
                     if !last_words.is_empty() {
                         dialogue.say(&Reply::challenge(&last_words));
                         let gone = match dialogue.next_response() {
+                            // It may find that we are not who we should be, and must then be refused (RFC 5034 section 4).
+                            // There is no way back for who became the user.
+                            Ok(Some(line)) if line.0 == b"*" => {
+                                dialogue.close(&Reply::CANCELLED);
+                                info!("client={peer} event=end phase={} cancelled=yes", session.phase());
+                                return Ok(Entered::Out(Ended::Refused));
+                            }
                             Ok(Some(_)) => None,
                             Ok(None) => Some(None),
                             Err(fault) => Some(Some(fault)),
@@ -133,6 +140,7 @@ pub(in crate::pop3) fn authorize<S: Stream, T>(
                 dialogue.say(&Reply::MECHANISMS);
                 dialogue.say_lines(names.split(' '));
             }
+            Step::Languages => dialogue.say_languages(),
             Step::StartTls => match tls.take().map(|files| files.read()) {
                 Some(Ok(identity)) => {
                     dialogue.say(&Reply::START_TLS);

@@ -38,6 +38,10 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
                 dialogue.say_capabilities(capabilities);
                 Ok(())
             }
+            Step::Languages => {
+                dialogue.say_languages();
+                Ok(())
+            }
             Step::List => {
                 let line = |index| Ok(format!("{} {}", index + 1, maildrop.entry(index)?.octets));
                 dialogue.list(session.listed().map(line))

@@ -209,6 +209,16 @@ fn stls_is_known_where_it_is_offered_and_once() {
 }
 
 #[test]
+fn utf8_that_was_said_before_tls_does_not_count() {
+    let mut session = Session::new(true);
+    session.offer_tls();
+    assert_eq!(say(&mut session, "UTF8"), Step::Say(Reply::UTF8));
+    assert!(session.speaks_utf8());
+    session.under_tls();
+    assert!(!session.speaks_utf8());
+}
+
+#[test]
 fn auth_is_there_where_passwords_are_and_by_what_is_offered() {
     let mut session = Session::new(false).with_secrets(true);
     assert_eq!(say(&mut session, "AUTH PLAIN"), Step::Say(Reply::TLS_FIRST));
