@@ -244,9 +244,12 @@ impl Submit for Dropper<'_> {
             return Ok(Outcome::Refused(Refusal::Trouble));
         }
         message.committed = true;
-        log::info!("event=left name={}", message.name);
+        let name = std::mem::take(&mut message.name);
+        // Who is woken must not find it locked still, for nobody would wake it again.
+        drop(message);
+        log::info!("event=left name={name}");
         wake(&self.config.drop_directory);
-        Ok(Outcome::Queued(message.name.clone()))
+        Ok(Outcome::Queued(name))
     }
 
     fn reset(&mut self) -> Result<(), Error> {

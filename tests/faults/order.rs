@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
-const CALLS: &str = "trace=openat,mkdir,mkdirat,link,linkat,rename,renameat,renameat2,unlink,unlinkat,write,pwrite64,writev,\
+const CALLS: &str = "trace=openat,mkdir,mkdirat,link,linkat,rename,renameat,renameat2,unlink,unlinkat,close,write,pwrite64,writev,\
     pwritev,pwritev2,ftruncate,fallocate,copy_file_range,sendto,sendmsg,fsync,fdatasync,syncfs,exit_group";
 
 /// One call: what strace says of it, and the lines of its beginning and its end.
@@ -276,7 +276,13 @@ fn a_message_of_the_drop_folder_is_on_disk_in_each_place_before_it_is_told_or_re
     let output = feed(&mut command, BODY.as_bytes());
     assert!(output.status.success(), "{output:?}");
     let drop = scratch.path().join("drop");
-    read(&trace, &ends_well).keeps_its_word("left", &drop, &ends_well, &BOTH);
+    let trace = read(&trace, &ends_well);
+    trace.keeps_its_word("left", &drop, &ends_well, &BOTH);
+    // deliver passes by what is locked, and nobody wakes it twice.
+    let is_closed = |event: &Event| event.name == "close" && event.descriptor().parent() == Some(&drop);
+    let is_woken = |event: &Event| event.name == "openat" && event.text.contains("/drop/trigger\"");
+    let place = |is_it: &dyn Fn(&Event) -> bool| trace.0.iter().position(is_it).expect("such a call");
+    assert!(place(&is_closed) < place(&is_woken), "deliver is woken before the message is unlocked");
     let (mut command, trace) = traced(&scratch, "deliver");
     let output = feed(&mut command, b"");
     assert!(output.status.success(), "{output:?}");
