@@ -505,6 +505,25 @@ fn a_watching_deliver_tries_again_by_itself_when_the_time_has_come() {
 }
 
 #[test]
+fn a_watching_deliver_tries_at_once_what_is_flushed_and_what_is_released() {
+    let scratch = Scratch::with("queue_run_delay = 1h\nminimal_backoff_time = 1h");
+    block(&scratch, "alice");
+    let id = enqueue(&scratch, "", &["alice@mx.example"], b"text\n");
+    let watch = Watch::start(&scratch);
+    let tool =
+        |action: &str| assert!(scratch.run("doorpost-queue", &[action, "ALL"], b"").status.success(), "{action}");
+    let fails = || until("a failed try", || next_try(&scratch, &id) > SystemTime::now());
+    fails();
+    tool("flush");
+    fails();
+    tool("hold");
+    unblock(&scratch, "alice");
+    tool("release");
+    until("the message", || scratch.mail("alice").len() == 1);
+    watch.terminate();
+}
+
+#[test]
 fn a_changed_configuration_holds_from_the_next_message_on() {
     let scratch = Scratch::with("queue_run_delay = 1h");
     enqueue(&scratch, "", &["alice@mx.example"], b"before\n");

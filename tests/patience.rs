@@ -132,6 +132,30 @@ impl Drop for Watching {
     }
 }
 
+/// A next hop that did not answer is left in peace, but not when somebody asks for a try.
+#[test]
+fn what_is_flushed_is_tried_at_once_though_its_next_hop_did_not_answer() {
+    let hop =
+        Hop::start(|word, _, before| (word == "greeting" && before == 0).then_some(Act::Say("421 4.3.2 not now")));
+    let scratch = to(&hop, "queue_run_delay = 1h\nminimal_backoff_time = 1h");
+    let id = scratch.enqueue(&["bob@b.example"], TEXT);
+    let _watching = Watching::start(&scratch);
+    until("a first try", || {
+        let message = Queue::at(&scratch.queue()).look(&id).ok().flatten();
+        message.is_some_and(|message| message.recipients[0].report.starts_with('4'))
+    });
+    // Another to the same place learns what is remembered.
+    scratch.enqueue(&["carol@b.example"], TEXT);
+    Queue::at(&scratch.queue()).wake();
+    until("a message that was not tried", || {
+        let due = Queue::at(&scratch.queue()).due(std::time::SystemTime::now());
+        scratch.queued().len() == 2 && due.is_ok_and(|due| due.is_empty())
+    });
+    assert_eq!(hop.sessions(), 1);
+    assert!(scratch.run("doorpost-queue", &["flush", "ALL"], b"").status.success());
+    until("both at the next hop", || hop.taken().len() == 2);
+}
+
 /// Queues one, wakes who watches, and waits until the hop has it.
 fn send_one(scratch: &Scratch, hop: &Hop) {
     let before = hop.taken().len();

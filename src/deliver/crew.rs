@@ -201,6 +201,11 @@ impl Crew {
         self.workers.iter().filter(|worker| worker.message.is_none()).count() > 1
     }
 
+    /// Forgets which next hops did not answer.
+    pub fn forget_silent(&mut self) {
+        self.places.values_mut().for_each(|place| place.silent = None);
+    }
+
     /// Everybody who waits for something that is in use.
     pub fn forget_waiting(&mut self) -> Vec<Id> {
         self.places.values_mut().flat_map(|place| std::mem::take(&mut place.waiting)).collect()

@@ -39,7 +39,7 @@ use crew::{Base, Crew, News};
 use helper::Helper;
 use schedule::{Alarms, Waker};
 use settings::Settings;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Shortest time between two looks at the whole queue, however short backoff times are.
@@ -94,7 +94,8 @@ pub fn run(common: &Common, config: Config, work: &Work) -> Result<Ended, Error>
         crew: Crew::default(),
         backlog: Backlog::default(),
         alarms: Alarms::default(),
-        tried: HashSet::new(),
+        tried: HashMap::new(),
+        watches: *work == Work::Watch,
         tells: false,
         looked: Instant::now(),
         has_more: false,
@@ -125,8 +126,10 @@ struct Deliver {
     crew: Crew,
     backlog: Backlog,
     alarms: Alarms,
-    /// Messages not to be tried again in this run, or before the next look at everything.
-    tried: HashSet<Id>,
+    /// Messages not to be tried again in this run, or before the next look at everything, and since when.
+    tried: HashMap<Id, Tried>,
+    /// This is to stay.
+    watches: bool,
     /// Whether a message that is not ours is worth a line.
     tells: bool,
     /// When the whole queue was looked at.
@@ -225,7 +228,14 @@ impl Deliver {
         drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue);
         let due = self.queue.due_times(SystemTime::now());
         let mut due = due.map_err(|error| Error::Temporary(format!("looking at the queue: {error}")))?;
-        due.retain(|(_, id)| !self.tried.contains(id));
+        let is_flushed = |(time, id): &(SystemTime, Id)| {
+            self.watches && self.tried.get(id).is_some_and(|tried| tried.is_before(*time))
+        };
+        if due.iter().any(is_flushed) {
+            // Who asks for a try wants no answer from memory.
+            self.crew.forget_silent();
+        }
+        due.retain(|one| is_flushed(one) || !self.tried.contains_key(&one.1));
         log::debug!("event=looked due={}", due.len());
         self.has_more = !self.backlog.add(due);
         Ok(!self.backlog.is_empty())
@@ -248,8 +258,8 @@ impl Deliver {
             if ending == Ending::Idle && self.is_told_to_stop() {
                 ending = Ending::Stopped;
                 // These are not new: they wait for whoever comes after us.
-                self.tried.extend(self.backlog.clear());
-                self.tried.extend(self.crew.forget_waiting());
+                let left = [self.backlog.clear(), self.crew.forget_waiting()].concat();
+                self.tried.extend(left.into_iter().map(|id| (id, Tried::now(None))));
             }
             self.give_out()?;
             if self.crew.busy() == 0 && self.backlog.is_empty() {
@@ -336,14 +346,35 @@ impl Deliver {
             Attempt::NotOurs if self.queue.has(&id) => self.alarms.set(SystemTime::now() + PASSED_BY, id),
             Attempt::NotOurs => {}
             Attempt::Deferred(next) => {
-                self.tried.insert(id);
+                self.tried.insert(id, Tried::now(Some(next)));
                 self.alarms.set(next, id);
             }
             Attempt::Broken | Attempt::Waits(_) => {
-                self.tried.insert(id);
+                self.tried.insert(id, Tried::now(None));
             }
             Attempt::Finished => {}
         }
+    }
+}
+
+/// A message that was tried.
+#[derive(Debug, Clone, Copy)]
+struct Tried {
+    /// When that was over.
+    over: SystemTime,
+    /// When it was to be tried again.
+    next: Option<SystemTime>,
+}
+
+impl Tried {
+    fn now(next: Option<SystemTime>) -> Tried {
+        Tried { over: SystemTime::now(), next }
+    }
+
+    /// Whether somebody made it due at `time`, after the try and before the next: it was flushed, or released.
+    fn is_before(&self, time: SystemTime) -> bool {
+        let a_second = Duration::from_secs(1);
+        time > self.over && self.next.is_none_or(|next| time.checked_add(a_second).is_some_and(|time| time < next))
     }
 }
 
