@@ -123,6 +123,80 @@ fn an_extension_goes_to_the_user_and_finds_its_own_forward() {
 }
 
 #[test]
+fn a_users_own_address_in_a_forward_file_is_the_mailbox_in_whatever_way_the_mail_came() {
+    let scratch = Scratch::with("");
+    scratch.write("channels", "local  *  mx.example, other.example  mailbox:  local\n");
+    for (text, to) in [
+        ("bob@mx.example, carol\n", "bob+detail@mx.example"),
+        ("bob@mx.example\ncarol\n", "bob@other.example"),
+        ("bob+detail@other.example\ncarol\n", "bob+detail@mx.example"),
+        ("Bob, bob@mx.example, \\bob, carol, carol\n", "bob@mx.example"),
+    ] {
+        let before = counts(&scratch);
+        forward(&scratch, "bob", text);
+        enqueue(&scratch, "", to);
+        let log = deliver(&scratch);
+        assert_eq!(counts(&scratch), [0, before[1] + 1, before[2] + 1], "{to}: {text:?} {log}");
+    }
+    // Another file of the user's is another way.
+    forward(&scratch, "bob", "bob+lists@mx.example\n");
+    fs::write(scratch.path().join("home/bob/.forward+lists"), "alice\n").unwrap();
+    scratch.hand_over(&scratch.path().join("home"));
+    enqueue(&scratch, "", "bob@mx.example");
+    deliver(&scratch);
+    assert_eq!(counts(&scratch)[0], 1);
+    // An alias of the user's name leads no mail in a circle that has come as far as the file.
+    scratch.write("aliases", "bob: bob, alice\n");
+    fs::remove_file(scratch.path().join("home/bob/.forward+lists")).unwrap();
+    forward(&scratch, "bob", "bob@mx.example, carol\n");
+    let before = counts(&scratch);
+    enqueue(&scratch, "", "bob@mx.example");
+    let log = deliver(&scratch);
+    assert_eq!(counts(&scratch), before.map(|count| count + 1), "{log}");
+}
+
+#[test]
+fn mail_for_a_list_without_members_comes_back() {
+    let scratch = Scratch::new();
+    let members = scratch.path().join("members");
+    scratch.write("members", "# nobody yet\n");
+    scratch.write(
+        "aliases",
+        &format!("list: :include:{0}\nowner-list: carol\npostmaster: :include:{0}\n", members.display()),
+    );
+    enqueue(&scratch, "alice@mx.example", "list@mx.example");
+    enqueue(&scratch, "alice@mx.example", "postmaster@mx.example");
+    let log = deliver(&scratch);
+    let returned = texts(&scratch, "alice");
+    assert!(returned.len() == 1 && returned[0].contains("\nStatus: 5.2.4\n"), "{log}");
+    assert_eq!(fs::read_dir(scratch.queue().join("postmaster/new")).unwrap().count(), 1, "{log}");
+    assert!(scratch.queued().is_empty(), "{log}");
+}
+
+/// BSD's vacation ends with an error where the first line is not that of an mbox; procmail takes the sender from it.
+#[test]
+fn a_program_gets_the_line_of_an_mbox_in_front_and_may_be_written_as_procmails_manual_has_it() {
+    let scratch = Scratch::with("allow_mail_to_commands = forward");
+    let (program, out) = program(&scratch);
+    forward(&scratch, "bob", &format!("\"|IFS=' ' && exec {program} 0 || exit 75 #bob\"\n"));
+    let log = ["x@elsewhere.example", ""].map(|from| {
+        enqueue(&scratch, from, "bob@mx.example");
+        deliver(&scratch)
+    });
+    let log = log.concat();
+    let text = fs::read_to_string(&out).unwrap_or_default();
+    let starts = |sender: &str| {
+        text.contains(&format!(" from:{sender}\nFrom {0} ", if sender.is_empty() { "MAILER-DAEMON" } else { sender }))
+    };
+    assert!(starts("x@elsewhere.example") && starts("") && text.contains("\nReturn-Path: <>\n"), "{text} {log}");
+    // Without exec it is the shell's word that counts.
+    forward(&scratch, "bob", &format!("|{program} 77 || exit 75\n"));
+    enqueue(&scratch, "alice@mx.example", "bob@mx.example");
+    let log = deliver(&scratch);
+    assert!(log.contains("status=deferred") && scratch.mail("alice").is_empty(), "{log}");
+}
+
+#[test]
 fn a_forward_file_sends_on_keeps_a_copy_and_never_circles() {
     let scratch = Scratch::new();
     forward(&scratch, "bob", "# both\n\\bob, carol\nalice@mx.example\n");
@@ -217,10 +291,8 @@ fn programs_and_files_are_targets_only_where_main_cf_allows_them() {
         log += &String::from_utf8_lossy(&scratch.run("deliver", &[&message.id], b"").stderr);
     }
     let ran = fs::read_to_string(&out).unwrap_or_else(|error| panic!("{error}: {log}"));
-    assert!(
-        ran.starts_with("args:0 a b\nto:tell@mx.example from:alice@mx.example\nReturn-Path: <alice@mx.example>\n"),
-        "{ran}"
-    );
+    assert!(ran.starts_with("args:0 a b\nto:tell@mx.example from:alice@mx.example\nFrom alice@mx.example "), "{ran}");
+    assert_eq!(ran.lines().nth(3), Some("Return-Path: <alice@mx.example>"), "{ran}");
     assert!(ran.ends_with("\n\nbody\n"));
     assert!(fs::read_to_string(&file).unwrap().ends_with("\nSubject: hello\n\nbody\n\n"));
     assert!(scratch.queued().is_empty());

@@ -186,9 +186,35 @@ fn address(word: &str) -> Option<String> {
     }
 }
 
+/// What procmail's manual has everybody write around its name, and others have copied: `IFS=' ' && exec PROGRAM || exit 75
+/// #user`. Gives the command within, and whether each failure of it is to be tried again.
+fn without_frame(command: &str) -> (&str, bool) {
+    let mut rest = command.trim();
+    if let Some((before, comment)) = rest.rsplit_once(" #")
+        && !comment.contains(['"', '\''])
+    {
+        rest = before.trim_end();
+    }
+    if let Some(behind) = rest.strip_prefix("IFS=' '") {
+        let behind = behind.trim_start();
+        rest = behind.strip_prefix("&&").or_else(|| behind.strip_prefix(';')).unwrap_or(behind).trim_start();
+    }
+    match rest.rsplit_once("||").map(|(before, behind)| (before.trim_end(), behind.trim())) {
+        // What exec started is not there any more to be asked.
+        Some((before, "exit 75")) => (before, !before.starts_with("exec ")),
+        _ => (rest, false),
+    }
+}
+
+/// Whether a command says of itself that its failures are to be tried again: `|| exit 75`.
+pub fn defers_failures(command: &str) -> bool {
+    without_frame(command).1
+}
+
 /// The words of a command, quotes and backslashes taken off; there is no shell, so what only a shell could do is an
 /// error. A leading `exec` is what a shell would drop, too.
 pub fn split_command(command: &str) -> Result<Vec<String>, String> {
+    let (command, _) = without_frame(command);
     let (mut found, mut word, mut begun) = (Vec::new(), String::new(), false);
     let (mut quote, mut escaped) = (None, false);
     for letter in command.chars() {
@@ -270,6 +296,24 @@ mod tests {
         assert_eq!(one(":include:/etc/list"), Target::Include("/etc/list".into()));
         assert_eq!(one("Bob B <bob@example.net>"), Target::Address("bob@example.net".into()));
         assert_eq!(one("\"b o b\"@example.net"), Target::Address("b o b@example.net".into()));
+    }
+
+    #[test]
+    fn what_is_written_around_procmail_is_understood() {
+        for (text, defers) in [
+            ("IFS=' ' && exec /usr/bin/procmail -f- || exit 75 #bob", false),
+            ("IFS=' '&&exec /usr/bin/procmail -f-||exit 75 # bob", false),
+            ("/usr/bin/procmail -f- || exit 75", true),
+            ("exec /usr/bin/procmail -f- #bob", false),
+        ] {
+            let words = ["/usr/bin/procmail", "-f-"].map(str::to_owned).to_vec();
+            assert_eq!((split_command(text), defers_failures(text)), (Ok(words), defers), "{text}");
+            assert_eq!(one(&format!("\"|{text}\"")), Target::Program(text.to_owned()));
+        }
+        for wrong in ["/bin/x || /bin/y", "/bin/x || exit 75 || exit 75", "IFS=x /bin/x", "/bin/x 'a #b"] {
+            assert!(split_command(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(split_command("/bin/x 'a #b'").unwrap(), ["/bin/x", "a #b"]);
     }
 
     #[test]

@@ -33,8 +33,8 @@ pub fn read(user: &User, extension: &str) -> io::Result<Vec<u8>> {
     Ok(octets)
 }
 
-/// The targets in it. A line that is wrong is passed over.
-pub fn targets(octets: &[u8]) -> Vec<Target> {
+/// The targets in that of a user. A line that is wrong is passed over.
+pub fn targets(user: &str, octets: &[u8]) -> Vec<Target> {
     let mut found = Vec::new();
     for line in octets.split(|octet| *octet == b'\n') {
         let text = String::from_utf8_lossy(line);
@@ -44,7 +44,7 @@ pub fn targets(octets: &[u8]) -> Vec<Target> {
         }
         match aliases::targets(text) {
             Ok(targets) => found.extend(targets),
-            Err(problem) => log::warn!("event=forward-line-ignored reason=\"{problem}\""),
+            Err(problem) => log::warn!("user={user} event=forward-line-ignored reason=\"{problem}\""),
         }
     }
     found.truncate(MOST);
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn wrong_lines_are_passed_over() {
-        let found = targets(b"# me\nalice, \\bob\n\"\n|/bin/x y\n\n:include:rel\n");
+        let found = targets("bob", b"# me\nalice, \\bob\n\"\n|/bin/x y\n\n:include:rel\n");
         let texts: Vec<String> = found.iter().map(super::super::task::as_text).collect();
         assert_eq!(texts, ["alice", "\\bob", "|/bin/x y"]);
     }

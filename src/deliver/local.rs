@@ -240,11 +240,8 @@ impl Delivery<'_, '_> {
     fn alias(&mut self, name: &str, targets: Vec<Target>) -> Outcome {
         let (settings, copy) = (self.settings, self.copy);
         let domain = String::from_utf8_lossy(copy.address.domain().unwrap_or_default()).into_owned();
-        let is_here = |domain: &[u8]| match settings.channels.outgoing(domain) {
-            Lookup::Yes(channel) => channel.transport == crate::channel::Transport::Mailbox,
-            Lookup::No | Lookup::CannotTell(_) => false,
-        };
-        let expansion = match aliases::expand(&settings.config, name, targets, &domain, &is_here) {
+        let expansion = match aliases::expand(&settings.config, name, targets, &domain, &|domain| self.is_here(domain))
+        {
             Ok(expansion) => expansion,
             Err(Trouble::Later(why)) => return self.cannot_tell(&why),
             Err(Trouble::Wrong(why)) => {
@@ -252,10 +249,30 @@ impl Delivery<'_, '_> {
                 return Outcome::Deferred("4.3.5 the alias of this address is wrong".to_owned());
             }
         };
+        if expansion.targets.is_empty() {
+            return self.nobody(name);
+        }
         let owner =
             expansion.owner.and_then(|owner| Address::from_internal(format!("{owner}@{domain}").as_bytes()).ok());
         let route = Route::alias(name, copy.address);
         expand::send_on(&settings.config, copy, &route, &expansion.targets, owner)
+    }
+
+    /// An alias of empty files: nobody would have the message, so whoever sent it must hear of that.
+    fn nobody(&self, name: &str) -> Outcome {
+        if self.copy.address.local_part().eq_ignore_ascii_case(b"postmaster") {
+            return self.keep();
+        }
+        log::warn!("id={} alias={name}: it leads to nobody", self.copy.message.id);
+        Outcome::Failed("5.2.4 the list of this address has no members".to_owned())
+    }
+
+    /// Whether mail for a domain ends in mailboxes here.
+    fn is_here(&self, domain: &[u8]) -> bool {
+        match self.settings.channels.outgoing(domain) {
+            Lookup::Yes(channel) => channel.transport == crate::channel::Transport::Mailbox,
+            Lookup::No | Lookup::CannotTell(_) => false,
+        }
     }
 
     /// A user's mailbox, or what the user's `~/.forward` says.
@@ -271,7 +288,10 @@ impl Delivery<'_, '_> {
             Ok(text) => text,
             Err(appended) => return appended.outcome(),
         };
-        let places = self.places(user, forward::targets(&text));
+        let places = match self.places(user, extension, forward::targets(&user.name, &text)) {
+            Ok(places) => places,
+            Err(why) => return self.cannot_tell(&why),
+        };
         if places.iter().all(|place| matches!(place, Place::Mailbox(name) if *name == user.name)) {
             return self.task(user, Act::Mailbox).outcome();
         }
@@ -279,25 +299,48 @@ impl Delivery<'_, '_> {
         expand::send_on(&self.settings.config, self.copy, &route, &places, None)
     }
 
-    /// Where the targets of a `~/.forward` lead; the user's own address means the mailbox.
-    fn places(&self, user: &User, targets: Vec<Target>) -> Vec<Place> {
+    /// Where the targets of a `~/.forward` lead, each once; an address of the user's own means the mailbox.
+    fn places(&self, user: &User, extension: &str, targets: Vec<Target>) -> Result<Vec<Place>, String> {
         let own = self.copy.address;
         let domain = String::from_utf8_lossy(own.domain().unwrap_or_default()).into_owned();
-        let place = |target| match target {
-            Target::Address(text) => {
-                let address = Address::from_internal(text.as_bytes()).ok()?.or_at(&domain);
-                let is_own = address.as_bytes().eq_ignore_ascii_case(own.as_bytes())
-                    || (text.eq_ignore_ascii_case(&user.name) && !text.contains('@'));
-                Some(if is_own { Place::Mailbox(user.name.clone()) } else { Place::Address(address) })
+        let mut places = Vec::new();
+        for target in targets {
+            let place = match target {
+                Target::Address(text) => {
+                    let Ok(address) = Address::from_internal(text.as_bytes()) else { continue };
+                    let address = address.or_at(&domain);
+                    let is_own = address.as_bytes().eq_ignore_ascii_case(own.as_bytes())
+                        || (text.eq_ignore_ascii_case(&user.name) && !text.contains('@'))
+                        || self.is_of(user, extension, &address)?;
+                    if is_own { Place::Mailbox(user.name.clone()) } else { Place::Address(address) }
+                }
+                Target::Mailbox(name) => Place::Mailbox(name),
+                Target::Program(_) | Target::File(_) => Place::Own(target),
+                Target::Include(_) => {
+                    log::warn!("user={}: :include: is not followed in ~/.forward", user.name);
+                    continue;
+                }
+            };
+            if !places.contains(&place) {
+                places.push(place);
             }
-            Target::Mailbox(name) => Some(Place::Mailbox(name)),
-            Target::Program(_) | Target::File(_) => Some(Place::Own(target)),
-            Target::Include(_) => {
-                log::warn!("user={}: :include: is not followed in ~/.forward", user.name);
-                None
+        }
+        Ok(places)
+    }
+
+    /// Whether an address leads to this user's same `~/.forward`: at another domain of ours, or without the extension. Its
+    /// other targets would get the message a second time by that.
+    fn is_of(&self, user: &User, extension: &str, address: &Address) -> Result<bool, String> {
+        if !self.is_here(address.domain().unwrap_or_default()) {
+            return Ok(false);
+        }
+        match verify::extended_user(&self.settings.config, address) {
+            Lookup::Yes((found, behind)) => {
+                Ok(found.name == user.name && behind.is_none_or(|behind| behind.eq_ignore_ascii_case(extension)))
             }
-        };
-        targets.into_iter().filter_map(place).collect()
+            Lookup::No => Ok(false),
+            Lookup::CannotTell(why) => Err(why),
+        }
     }
 
     fn read_forward(&mut self, user: &User, extension: &str) -> Result<Vec<u8>, Appended> {

@@ -6,16 +6,17 @@
 
 use super::local::Appended;
 use super::task::Task;
-use crate::aliases::split_command;
+use crate::aliases::{defers_failures, split_command};
 use crate::config::Config;
 use crate::logging::clean;
+use crate::mailbox::mbox;
 use crate::users::User;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Runs the command of a target for a user whose rights this process has, and waits for its end.
 pub fn run(config: &Config, task: &Task, command: &str, user: &User, content: &mut dyn Read) -> Appended {
@@ -39,15 +40,27 @@ pub fn run(config: &Config, task: &Task, command: &str, user: &User, content: &m
     prepared.env("HOME", home).env("USER", &user.name).env("LOGNAME", &user.name).current_dir(home);
     let sender = task.sender.trim_start_matches('<').trim_end_matches('>');
     prepared.env("SENDER", sender).env("RECIPIENT", &task.recipient).env("LOCAL", local).env("DOMAIN", domain);
-    let result = start(&mut prepared, content).and_then(|started| finish(started, config.command_time_limit.0));
+    // vacation, procmail and the like look there for the sender.
+    let separator = mbox::separator(sender.as_bytes(), now());
+    let result = start(&mut prepared, &mut separator.chain(content))
+        .and_then(|started| finish(started, config.command_time_limit.0));
     match result {
-        Ok(status) => of_status(status, program),
+        Ok(status) => match of_status(status, program) {
+            Appended::ProgramFailed if defers_failures(command) => Appended::ProgramTemporary,
+            appended => appended,
+        },
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Appended::Incomplete,
         Err(error) => {
             log::warn!("user={} program={program}: {error}", user.name);
             if error.kind() == io::ErrorKind::StorageFull { Appended::NoRoom } else { Appended::ProgramTrouble }
         }
     }
+}
+
+/// Now, in seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// A program that runs, and the file its complaints go to.

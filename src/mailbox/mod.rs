@@ -7,7 +7,7 @@ pub mod import;
 mod index;
 pub mod lock;
 pub mod maildir;
-mod mbox;
+pub mod mbox;
 mod mmdf;
 mod quote;
 pub mod scan;
