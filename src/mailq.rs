@@ -105,6 +105,7 @@ pub fn list(queue: &Queue, out: &mut dyn Write, format: Format, selection: &Sele
     }
     if format == Format::Text {
         match count {
+            0 if matches!(selection, Selection::Matching(_)) => writeln!(out, "No message is like that")?,
             0 => writeln!(out, "Mail queue is empty")?,
             1 => writeln!(out, "-- 1 message, {octets} octets")?,
             _ => writeln!(out, "-- {count} messages, {octets} octets")?,

@@ -52,7 +52,7 @@ fn site() -> (Scratch, [Id; 4], SystemTime) {
     let waiting = RecipientState::Waiting;
     let notes = [(0, RecipientState::Delivered, "2.0.0 delivered"), (1, waiting, LATER), (2, waiting, LATER)];
     note(&scratch, &deferred, &notes, Some(next));
-    assert_eq!(tool(&scratch, &["hold", held.as_str()]), (Some(0), "1 messages\n".to_owned()));
+    assert_eq!(tool(&scratch, &["hold", held.as_str()]), (Some(0), "1 message\n".to_owned()));
     scratch.settle();
     (scratch, [deferred, held, incoming, active], next)
 }
@@ -144,7 +144,7 @@ fn a_list_for_people_has_id_size_age_next_try_sender_reasons_and_recipients() {
         some.contains("dave@c.example") && some.contains("-- 1 message, ") && !some.contains("b.example>"),
         "{some}"
     );
-    assert_eq!(named(&scratch, "mailq", &["nobody@*"]), "Mail queue is empty\n");
+    assert_eq!(named(&scratch, "mailq", &["nobody@*"]), "No message is like that\n");
 }
 
 /// The age of a line about a message, which changes, in one form.
@@ -174,15 +174,15 @@ fn flush_and_release_make_due_what_is_like_a_pattern_and_nothing_else() {
     };
     scratch.deliver();
     assert_eq!(left().len(), 2, "both wait");
-    assert_eq!(tool(&scratch, &["flush", "*@b.example"]), (Some(0), "1 messages\n".to_owned()));
+    assert_eq!(tool(&scratch, &["flush", "*@b.example"]), (Some(0), "1 message\n".to_owned()));
     scratch.deliver();
     assert_eq!(left(), [ids[1].to_string()], "the other one waits still");
     assert_eq!(tool(&scratch, &["flush", "*@b.example"]).0, Some(65));
-    assert_eq!(tool(&scratch, &["hold", "alice@*"]), (Some(0), "1 messages\n".to_owned()));
+    assert_eq!(tool(&scratch, &["hold", "alice@*"]), (Some(0), "1 message\n".to_owned()));
     assert_eq!(tool(&scratch, &["flush", "*@c.example"]).0, Some(65), "what is held stays");
     scratch.deliver();
     assert_eq!(tool(&scratch, &["--json"]).1.lines().count(), 1, "and is there");
-    assert_eq!(tool(&scratch, &["release", ids[1].as_str()]), (Some(0), "1 messages\n".to_owned()));
+    assert_eq!(tool(&scratch, &["release", ids[1].as_str()]), (Some(0), "1 message\n".to_owned()));
     scratch.deliver();
     assert_eq!(left().len(), 0);
 }

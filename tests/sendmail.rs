@@ -81,6 +81,47 @@ fn what_is_said_about_notices_lies_in_the_queue() {
 }
 
 #[test]
+fn who_is_named_in_two_ways_gets_one_copy() {
+    let names = ["bob", "Bob@mx.example", "bob@MX.example", "<bob@mx.example>", "bob+x", "bob@elsewhere.example"];
+    for name in ["sendmail", "submit"] {
+        let scratch = Scratch::new();
+        let output = feed(&mut named(&scratch, name, &names), b"Subject: x\n\n");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(recipients(&scratch), ["bob@mx.example", "bob+x@mx.example", "bob@elsewhere.example"], "{name}");
+    }
+}
+
+/// PHP writes To and Subject with LF, what a script gives it with CR LF, and LF again.
+#[test]
+fn line_ends_of_two_kinds_are_one_kind_in_the_queue() {
+    let scratch = Scratch::new();
+    let text = "To: bob\nSubject: x\nX-One: 1\r\nFrom: www@mx.example\r\nX-Two: 2\r\n\r\nhello\r\nthere\n";
+    assert!(sendmail(&scratch, &["-t", "-i"], text).status.success());
+    let text = content(&scratch);
+    let start = "To: bob\nSubject: x\nX-One: 1\nFrom: www@mx.example\nX-Two: 2\nDate: ";
+    assert!(text.starts_with(start) && text.ends_with("\n\nhello\nthere\n") && !text.contains('\r'), "{text}");
+}
+
+#[test]
+fn an_address_that_is_none_is_shown_as_it_was_written() {
+    use std::os::unix::ffi::OsStrExt;
+    let scratch = Scratch::new();
+    for (input, shown) in [("To: a b c\n\n", "instead of a b c"), ("To: \"Bob, x@y.example\n\n", "\"Bob, x@y.example")]
+    {
+        let output = sendmail(&scratch, &["-t"], input);
+        assert!(output.status.code() == Some(65) && said(&output).contains(shown), "{output:?}");
+    }
+    let latin = std::ffi::OsStr::from_bytes(b"j\xf6rg@mx.example");
+    for before in [&[][..], &["bob", "-f"]] {
+        let output = feed(named(&scratch, "sendmail", before).arg(latin), b"x\n");
+        assert_eq!(output.status.code(), Some(65), "{output:?}");
+    }
+    assert!(scratch.queued().is_empty());
+    let output = feed(&mut named(&scratch, "newaliases", &["/etc/aliases"]), b"");
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+}
+
+#[test]
 fn mistakes_have_the_statuses_of_sysexits_and_queue_nothing() {
     let scratch = Scratch::with("message_size_limit = 1000\nhopcount_limit = 3");
     let large = format!("Subject: x\n\n{}", "a line of text\n".repeat(1000));
@@ -314,7 +355,7 @@ fn mailq_lists_text_and_json_and_the_tool_holds_releases_requeues_and_deletes() 
     assert_eq!(tool(&["flush", "ALL"]).0, Some(65), "what is held stays");
     assert_eq!(tool(&["delete", "nobody@*"]).0, Some(65));
     assert_eq!(tool(&["delete"]).0, Some(64));
-    assert_eq!(tool(&["delete", "alice@mx.example"]), (Some(0), "1 messages\n".to_owned()));
+    assert_eq!(tool(&["delete", "alice@mx.example"]), (Some(0), "1 message\n".to_owned()));
     assert!(scratch.queued().is_empty());
     if nix::unistd::geteuid().is_root() {
         let output = feed(as_user(scratch.command("doorpost-queue")).args(["delete", "ALL"]), b"");

@@ -6,7 +6,7 @@ use super::path::{Address, LONGEST_ADDRESS};
 /// The addresses of a field's value, unfolded or not, in internal form; the error is the part that is none,
 /// its first 80 octets as printable ASCII.
 pub fn addresses(text: &[u8]) -> Result<Vec<Address>, String> {
-    let mut reader = Reader { text, at: 0 };
+    let mut reader = Reader { text, at: 0, unclosed: false };
     let mut found = Vec::new();
     let mut word = Word::default();
     loop {
@@ -48,15 +48,24 @@ pub fn addresses(text: &[u8]) -> Result<Vec<Address>, String> {
             found.push(address);
         }
         if end {
-            return Ok(found);
+            return if reader.unclosed { Err(printable(text)) } else { Ok(found) };
         }
     }
+}
+
+/// The first 80 octets as printable ASCII, runs of blanks as one.
+fn printable(text: &[u8]) -> String {
+    let words: Vec<&[u8]> = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+    let text = words.join(&b' ');
+    text.get(..80).unwrap_or(&text).escape_ascii().to_string()
 }
 
 /// What an address may be made of.
 #[derive(Default)]
 struct Word {
     octets: Vec<u8>,
+    /// The same with its blanks, for who has to find it.
+    seen: Vec<u8>,
     /// A blank came behind what is there: only an `@` or a dot may go on.
     gap: bool,
     /// Words that an angle bracket may make a name of.
@@ -76,18 +85,22 @@ impl Word {
         }
         if self.octets.len() <= LONGEST_ADDRESS {
             self.octets.extend_from_slice(octets);
+            self.seen.extend_from_slice(octets);
         }
     }
 
     fn blank(&mut self) {
         self.gap = !self.octets.is_empty();
+        if self.seen.len() <= LONGEST_ADDRESS {
+            self.seen.push(b' ');
+        }
     }
 
     fn address(self) -> Result<Option<Address>, String> {
         if self.octets.is_empty() && !self.angle {
             return Ok(None);
         }
-        let shown = || self.octets.get(..80).unwrap_or(&self.octets).escape_ascii().to_string();
+        let shown = || printable(&self.seen);
         let address = Address::from_internal(&self.octets).map_err(|_| shown())?;
         let whole = !address.local_part().is_empty() && address.domain().is_none_or(|domain| !domain.is_empty());
         if self.broken || !whole || self.angle != self.closed { Err(shown()) } else { Ok(Some(address)) }
@@ -106,6 +119,8 @@ enum Token {
 struct Reader<'a> {
     text: &'a [u8],
     at: usize,
+    /// A quotation or a comment has no end.
+    unclosed: bool,
 }
 
 impl Reader<'_> {
@@ -136,12 +151,13 @@ impl Reader<'_> {
         let mut inside = Vec::new();
         while let Some(octet) = self.take() {
             match octet {
-                b'"' => break,
+                b'"' => return inside,
                 b'\\' => inside.extend(self.take()),
                 b'\r' | b'\n' => {}
                 _ => inside.push(octet),
             }
         }
+        self.unclosed = true;
         inside
     }
 
@@ -170,6 +186,7 @@ impl Reader<'_> {
                 return;
             }
         }
+        self.unclosed = true;
     }
 }
 
@@ -205,9 +222,10 @@ mod tests {
 
     #[test]
     fn what_is_none_is_told() {
-        for wrong in ["bob carol", "<bob", "bob@", "<>", "@x.example"] {
+        for wrong in ["bob carol", "<bob", "bob@", "<>", "@x.example", "\"Bob, x@y.example", "x\"y@z.example", "x (y"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
+        assert_eq!(read("a@x.example, bob \n carol"), Err("bob carol".to_owned()));
     }
 
     proptest! {

@@ -33,6 +33,7 @@ pub fn submit(config: &Config, common: &Common, from: Option<String>, recipients
         _ => caller.to_string(),
     });
     let recipients = recipients.iter().map(|text| local::recipient(text)).collect::<Result<_, _>>()?;
+    let recipients = local::without_repeats(config, recipients);
     let envelope = Envelope { from, recipients, ..Envelope::default() };
     let mut way = Way::find(config, common)?;
     let id = local::submit(config, way.submit(), &envelope, &mut io::stdin().lock())?;
@@ -55,8 +56,11 @@ pub fn sendmail() -> Result<Ended, Error> {
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     let options = Options::read(words)?;
     if options.help || options.version {
-        let _ =
-            writeln!(io::stdout(), "sendmail (doorpost) {}: see the manual page submit(8)", env!("CARGO_PKG_VERSION"));
+        let _ = writeln!(
+            io::stdout(),
+            "sendmail (doorpost) {}: see the manual page sendmail(1)",
+            env!("CARGO_PKG_VERSION")
+        );
         return Ok(Ended::Done);
     }
     let folder = options
@@ -162,6 +166,14 @@ pub fn mailq() -> Result<Ended, Error> {
 pub fn newaliases() -> Result<Ended, Error> {
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     let options = Options::read(words)?;
+    if options.help || options.version {
+        let version = env!("CARGO_PKG_VERSION");
+        let _ = writeln!(io::stdout(), "newaliases (doorpost) {version}: see the manual page newaliases(1)");
+        return Ok(Ended::Done);
+    }
+    if let Some(operand) = options.recipients.first() {
+        return Err(Error::Usage(format!("expected no operand instead of {}", crate::config::shown(operand))));
+    }
     check_aliases(&Common { config: options.config, ..Common::default() })
 }
 

@@ -1,8 +1,8 @@
 //! Submission from this machine: the envelope is told by arguments or by the header, the message comes on standard input.
 //!
 //! Lines of a message from a pipe end in LF, and octets are kept as they are. Two liberties are taken: where the first
-//! line ends in CR LF the message is taken for one from another system, and every CR LF becomes LF; and a last line
-//! without an end gets one.
+//! line ends in CR LF the message is taken for one from another system, and every CR LF becomes LF (as sendmail always);
+//! and a last line without an end gets one.
 //!
 //! Who may write the queue writes there; everybody else leaves the message in the drop folder.
 
@@ -15,6 +15,7 @@ use crate::exit::Error;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, Protocol};
+use std::collections::HashSet;
 use std::io::{self, Read};
 
 /// The way a message takes from here.
@@ -123,6 +124,13 @@ pub fn commit(way: &mut dyn Submit) -> Result<String, Error> {
     }
 }
 
+/// Each address once, in its first spelling: people list somebody by two ways and in two cases, and mean one copy.
+pub fn without_repeats(config: &Config, recipients: Vec<Address>) -> Vec<Address> {
+    let mut seen = HashSet::new();
+    let key = |address: &Address| address.or_at(&config.myhostname).as_bytes().to_ascii_lowercase();
+    recipients.into_iter().filter(|address| seen.insert(key(address))).collect()
+}
+
 /// An operand that is to be an address, with or without angle brackets.
 pub fn recipient(text: &str) -> Result<Address, Error> {
     Address::from_internal(bare(text).as_bytes()).map_err(|_| not_an_address(text))
@@ -156,6 +164,12 @@ impl<'a> Text<'a> {
     /// Reads from `input`.
     pub fn new(input: &'a mut dyn Read) -> Self {
         Text { input, ends: LineEnds::default(), ready: Vec::new(), at: 0, ended: false }
+    }
+
+    /// Reads what a program hands in: every CR LF is an LF, whatever the first line ends in. PHP, for one, puts lines of its
+    /// own, which end in LF, before and behind those of a script, which end in CR LF.
+    pub fn of_program(input: &'a mut dyn Read) -> Self {
+        Text { ends: LineEnds { crlf: Some(true), ..LineEnds::default() }, ..Text::new(input) }
     }
 }
 

@@ -9,7 +9,7 @@ pub mod options;
 
 use super::Submit;
 use super::local::{self, Envelope, Text};
-use crate::config::Config;
+use crate::config::{Config, shown};
 use crate::exit::Error;
 use crate::message::date::date;
 use crate::message::parameters::{Body, MailParameters, RecipientParameters};
@@ -33,9 +33,15 @@ pub fn submit(
     input: &mut dyn Read,
 ) -> Result<String, Error> {
     let mut dotted = UntilDot { input, ends_at_dot: !options.keep_dots, at: LineStart::Begin, ended: false };
-    let mut text = Text::new(&mut dotted);
+    let mut text = Text::of_program(&mut dotted);
     let (mut header, body) = read_header(&mut text)?;
     let mut recipients = Vec::new();
+    for operand in options.recipients.iter().chain(&options.from) {
+        if operand.contains(char::REPLACEMENT_CHARACTER) {
+            // Octets that are no UTF-8: it would be another address.
+            return Err(Error::Data(format!("expected a mail address in UTF-8 instead of {}", shown(operand))));
+        }
+    }
     for operand in &options.recipients {
         recipients.extend(header::addresses(operand.as_bytes())?);
     }
@@ -55,7 +61,8 @@ pub fn submit(
         ..MailParameters::default()
     };
     let said = RecipientParameters { notify: options.notify, orcpt: None };
-    let envelope = Envelope { from: sender(options, caller), recipients: without_repeats(recipients), mail, said };
+    let recipients = local::without_repeats(config, recipients);
+    let envelope = Envelope { from: sender(options, caller), recipients, mail, said };
     let head = header.to_text();
     let mut whole = io::Read::chain(&head[..], io::Read::chain(&body[..], text));
     local::submit(config, way, &envelope, &mut whole)
@@ -87,11 +94,6 @@ fn who(config: &Config, options: &Options, caller: Uid) -> Who {
     };
     let name = options.full_name.clone().or_else(own_name).unwrap_or_default();
     Who { address: address.map_or_else(|_| "MAILER-DAEMON".to_owned(), |address| address.to_string()), name }
-}
-
-fn without_repeats(recipients: Vec<Address>) -> Vec<Address> {
-    let mut seen = std::collections::HashSet::new();
-    recipients.into_iter().filter(|address| seen.insert(address.as_bytes().to_vec())).collect()
 }
 
 fn now() -> String {

@@ -46,7 +46,8 @@ pub fn run(common: &Common, action: Action, patterns: &[String], format: Format)
     let queue = Queue::open(&config.queue_directory)?;
     let done = act::act(&queue, act, &selection).map_err(|error| Error::Temporary(error.to_string()))?;
     if action != Action::FlushIfAny {
-        let _ = writeln!(io::stdout(), "{} messages", done.done);
+        let plural = if done.done == 1 { "" } else { "s" };
+        let _ = writeln!(io::stdout(), "{} message{plural}", done.done);
     }
     match done {
         act::Done { busy: 0, done: 0 } if action != Action::FlushIfAny => {
