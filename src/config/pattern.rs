@@ -254,10 +254,13 @@ fn ipv4(text: &str) -> Result<IpNet, String> {
     exact(IpNet::V4(net), text)
 }
 
-/// `[IPv6]` or `[IPv6]/length`.
+/// `[IPv6]` or `[IPv6]/length`; as in Postfix an IPv4 address may stand in brackets too.
 fn bracketed(text: &str) -> Result<IpNet, String> {
     let wrong = || format!("[IPv6 address], and no more than /128 behind it, instead of {}", shown(text));
     let (address, rest) = text.strip_prefix('[').and_then(|text| text.split_once(']')).ok_or_else(wrong)?;
+    if address.parse::<Ipv4Addr>().is_ok() && (rest.is_empty() || rest.starts_with('/')) {
+        return ipv4(&format!("{address}{rest}"));
+    }
     let address: Ipv6Addr = address.parse().map_err(|_| wrong())?;
     let length = match rest.strip_prefix('/') {
         Some(length) => digits(length).ok_or_else(wrong)?,

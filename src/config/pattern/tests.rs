@@ -39,6 +39,8 @@ fn addresses_and_nets_match_what_is_in_them() {
     assert!(!is_in("[::]/0", "192.0.2.1"));
     assert!(is_in("0.0.0.0/0", "192.0.2.1"));
     assert!(is_in("[::ffff:192.0.2.0]/120", "192.0.2.7"));
+    assert!(is_in("[192.0.2.1]", "192.0.2.1") && !is_in("[192.0.2.1]", "192.0.2.2"));
+    assert!(is_in("[192.0.2.0]/24", "192.0.2.7"));
 }
 
 #[test]
@@ -204,7 +206,9 @@ fn what_is_no_pattern_is_told_with_what_was_meant() {
         ("[::1]/129", "no more than /128"),
         ("[::1", "[IPv6 address]"),
         ("[::1]x", "[IPv6 address]"),
-        ("[127.0.0.1]", "[IPv6 address]"),
+        ("[127.0.0.1]x", "[IPv6 address]"),
+        ("[127.0.0.1]/8", "127.0.0.0/8 instead of"),
+        ("[127.0.0.0]/33", "no more than /32"),
         ("!", "a pattern behind !"),
         ("a..b", "a name, .domain"),
         (".", "a name, .domain"),
