@@ -58,6 +58,10 @@ impl std::fmt::Display for Address {
 /// Reads `HOST` or `HOST:PORT`, for `--listen-address`. HOST is an address, with or without brackets if it is IPv6 (with
 /// them if a port follows), `*`, or a name.
 pub fn parse(text: &str, port: u16) -> Result<Vec<Address>, String> {
+    // What a variable of a shell comes to that is not set is not to open every address.
+    if text.is_empty() {
+        return Err("expected an address, or * for all".to_owned());
+    }
     let is_bare_v6 = text.parse::<Ipv6Addr>().is_ok();
     match text.rsplit_once(':') {
         Some((before, number)) if !is_bare_v6 && !text.ends_with(']') => host(before, self::port(number)?, Family::Any),
@@ -71,6 +75,9 @@ pub fn parse_service(text: &str, family: Family) -> Result<Vec<Address>, String>
     let port = self::port(port)?;
     let mut addresses = Vec::new();
     for host in hosts.split(',') {
+        if host.is_empty() && hosts.contains(',') {
+            return Err(format!("{}: expected an address on either side of a comma", shown(text)));
+        }
         addresses.extend(self::host(host, port, family)?);
     }
     Ok(addresses)
@@ -146,6 +153,10 @@ fn resolve(text: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(vec![(address, port).into()]);
     }
+    // Half an address is one to the resolver: 192.0.2 would be 192.0.0.2.
+    if text.bytes().all(|octet| octet.is_ascii_digit() || octet == b'.') {
+        return Err(format!("{shown}: expected an IPv4 address of four numbers"));
+    }
     let found = (text, port).to_socket_addrs();
     Ok(found.map_err(|error| format!("{shown}: expected an address, or a name that has one ({error})"))?.collect())
 }
@@ -191,12 +202,22 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused_with_what_was_expected() {
-        for text in
-            ["[::1", "[127.0.0.1]:25", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:+25", "[]:25"]
-        {
+        for text in [
+            "[::1",
+            "[127.0.0.1]:25",
+            "127.0.0.1:",
+            "127.0.0.1:65536",
+            "127.0.0.1:-1",
+            "127.0.0.1:+25",
+            "[]:25",
+            "",
+            "127.1",
+            "192.0.2:25",
+            "2130706433",
+        ] {
             assert!(parse(text, 25).unwrap_err().contains("expected"), "{text}");
         }
-        for text in ["", ":", "nosuch-service", "127.0.0.1:nosuch-service"] {
+        for text in ["", ":", "nosuch-service", "127.0.0.1:nosuch-service", "127.0.0.1,:25", ",127.0.0.1:25"] {
             assert!(parse_service(text, Family::Any).unwrap_err().contains("expected"), "{text}");
         }
         assert!(parse_service("127.0.0.1:25", Family::V6).unwrap_err().contains("family"));
