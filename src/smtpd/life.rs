@@ -6,6 +6,7 @@ use crate::privilege;
 use crate::sys;
 use nix::errno::Errno;
 use nix::unistd::{Pid, User, getpid, setsid};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
@@ -232,11 +233,36 @@ fn connect(name: &[u8]) -> io::Result<UnixDatagram> {
 
 /// What `--notification-fd` says, for whoever closes descriptors before the command line is read.
 pub fn spared_descriptor() -> Option<i32> {
-    let mut words = std::env::args().skip(1);
+    spared_in(std::env::args_os().skip(1))
+}
+
+/// Words need not be text, and under qpsmtpd's names a long option may be cut short.
+fn spared_in(mut words: impl Iterator<Item = OsString>) -> Option<i32> {
     while let Some(word) = words.next() {
-        if let Some(rest) = word.strip_prefix("--notification-fd") {
-            return rest.strip_prefix('=').map(str::to_owned).or_else(|| words.next())?.parse().ok();
+        let Some(word) = word.to_str() else { continue };
+        let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value.to_owned())));
+        if name.len() >= "--not".len() && "--notification-fd".starts_with(name) {
+            return value.or_else(|| words.next()?.into_string().ok())?.parse().ok();
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_descriptor_to_spare_is_found_in_every_spelling_and_among_words_that_are_no_text() {
+        use std::os::unix::ffi::OsStringExt;
+        let found = |text: &str| spared_in(text.split(' ').map(OsString::from));
+        assert_eq!(found("-d --notification-fd 7 prog"), Some(7));
+        assert_eq!(found("--notification-fd=8"), Some(8));
+        assert_eq!(found("--notif 9"), Some(9));
+        assert_eq!(found("--no 9"), None);
+        assert_eq!(found("--notification-fd"), None);
+        assert_eq!(found("--notification-fd x"), None);
+        let words = [vec![0xff], b"--notification-fd".to_vec(), b"6".to_vec()];
+        assert_eq!(spared_in(words.into_iter().map(OsString::from_vec)), Some(6));
+    }
 }
