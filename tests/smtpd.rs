@@ -287,6 +287,74 @@ fn a_wait_service_gets_the_listening_socket_and_is_left_alone_until_it_ends() {
 }
 
 #[test]
+fn each_address_of_a_wait_service_has_a_program_of_its_own() {
+    let folder = folder();
+    let program = script(folder.path(), "program", "exec sleep 60");
+    let lines = format!("127.0.0.1,127.0.0.2:0 stream tcp wait - {program}\n");
+    let mut server = Server::start(&mut with_services(folder.path(), &lines));
+    let count = |server: &Server| {
+        let pid = server.process.id();
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().count()
+    };
+    let _clients = [server.connect("127.0.0.1:0"), server.connect("127.0.0.2:0")];
+    until("a program for each", || count(&server) == 2);
+    // They go on, and are not started once more.
+    server.signal(Signal::SIGHUP);
+    server.record("reading the configuration again");
+    server.signal(Signal::SIGUSR1);
+    server.record("state service=127.0.0.1:0 children=1 ");
+    server.record("state service=127.0.0.2:0 children=1 ");
+    assert_eq!(count(&server), 2);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
+}
+
+#[test]
+fn services_of_one_name_are_counted_apart_after_hup() {
+    let folder = folder();
+    let line = "127.0.0.1:0 stream tcp nowait/1 - /bin/cat\n";
+    let mut server = Server::start(&mut with_services(folder.path(), &line.repeat(2)));
+    let next = |server: &mut Server, words: &str| {
+        let record = server.record(words);
+        server.seen.retain(|seen| *seen != record);
+        record
+    };
+    let address = |server: &mut Server| {
+        let record = next(server, "listening on=");
+        record.split("on=").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+    };
+    let (first, second) = (address(&mut server), address(&mut server));
+    let served = |address: &str| {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"x\n").unwrap();
+        assert_eq!(common::connections::line(&mut client), "x\n");
+        client
+    };
+    let _clients = [served(&first), served(&second)];
+    server.signal(Signal::SIGHUP);
+    server.record("reading the configuration again");
+    server.signal(Signal::SIGUSR1);
+    server.record("state children=2 ");
+    // Both records are the same words.
+    for _ in 0..2 {
+        let record = server.record("state service=127.0.0.1:0 ");
+        assert!(record.contains("children=1 limit=1 "), "{record}");
+        let at = server.seen.iter().position(|seen| *seen == record).unwrap();
+        server.seen.remove(at);
+    }
+}
+
+#[test]
+fn words_that_are_no_text_are_a_usage_error_and_nothing_else() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = folder();
+    let (status, text) = refused(on_loopback(folder.path()).arg("--mode").arg(std::ffi::OsStr::from_bytes(b"\xff")));
+    assert_eq!(status, Some(64), "{text}");
+    assert!(text.lines().count() == 1 && !text.contains("panicked"), "{text}");
+}
+
+#[test]
 fn a_user_column_decides_who_the_program_runs_as() {
     let folder = folder();
     let root = nix::unistd::geteuid().is_root();

@@ -9,7 +9,7 @@
 //! the starts a minute after which other inetds stop a service, a limit that we do not have and let stand.
 
 use super::Service;
-use super::address::{self, Family};
+use super::address::{self, Address, Family};
 use super::program::{self, Program};
 use crate::config::{self, Config, shown};
 use crate::exit::Error;
@@ -28,7 +28,7 @@ pub fn read(path: &Path, config: &Config) -> Result<Vec<Service>, Error> {
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if !line.is_empty() && !line.starts_with('#') {
-            services.push(parse(line, config).map_err(|problem| wrong(number + 1, problem))?);
+            services.extend(parse(line, config).map_err(|problem| wrong(number + 1, problem))?);
         }
     }
     if services.is_empty() {
@@ -37,7 +37,8 @@ pub fn read(path: &Path, config: &Config) -> Result<Vec<Service>, Error> {
     Ok(services)
 }
 
-fn parse(line: &str, config: &Config) -> Result<Service, String> {
+/// One service; of a `wait` line one for each address, as the program is given one socket and serves no other.
+fn parse(line: &str, config: &Config) -> Result<Vec<Service>, String> {
     let mut words = line.split_whitespace();
     let mut column = |name: &str| words.next().ok_or_else(|| format!("expected {name} in the next column"));
     let name = column("a port or an address and a port")?;
@@ -61,7 +62,17 @@ fn parse(line: &str, config: &Config) -> Result<Service, String> {
     let argv0 = words.next().map_or_else(|| program::last_component(file.as_ref()).to_owned(), Into::into);
     let mut program = Program::new(path, argv0, words.map(Into::into).collect());
     program.identity = identity;
-    Ok(Service { name: name.to_owned(), addresses, limit, kind, program })
+    if !waits || addresses.len() == 1 {
+        return Ok(vec![Service { name: name.to_owned(), addresses, limit, kind, program }]);
+    }
+    let each = |address: Address| Service {
+        name: address.to_string(),
+        addresses: vec![address],
+        limit,
+        kind,
+        program: program.clone(),
+    };
+    Ok(addresses.into_iter().map(each).collect())
 }
 
 /// Whether the program gets the listener, and how many of it there may be.

@@ -7,19 +7,21 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 impl Acceptor {
-    /// Puts other services in the place of these. One of the same name goes on: its children are counted for the new
-    /// one, and a client that was held is.
+    /// Puts other services in the place of these. One of the same name goes on, of several the first as the first: its
+    /// children are counted for the new one, and a client that was held is.
     pub fn replace(&mut self, services: Vec<Service>) {
         let old = std::mem::replace(&mut self.services, services);
         let kinds: Vec<Kind> = old.iter().map(|service| service.kind).collect();
-        let mut numbers = Vec::new();
+        let (mut numbers, mut taken) = (Vec::new(), Vec::new());
         for mut gone in old {
             let same = |new: &Service| {
                 new.name == gone.name
                     && new.kind.is_pool() == gone.kind.is_pool()
                     && new.kind.accepts_itself() == gone.kind.accepts_itself()
             };
-            let number = self.services.iter().position(same);
+            let mut numbered = self.services.iter().enumerate();
+            let number = numbered.find(|(number, new)| same(new) && !taken.contains(number)).map(|(number, _)| number);
+            taken.extend(number);
             let number = number.filter(|number| self.services.get(*number).is_some_and(|new| new.keeps_child));
             if let Some(new) = number.and_then(|number| self.services.get_mut(number)) {
                 (new.running, new.rests_until, new.held) = (gone.running, gone.rests_until, gone.held.take());
