@@ -143,10 +143,16 @@ fn detached_it_is_ready_when_the_foreground_returns() {
     let pid: i32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
     let said = all(&mut TcpStream::connect(format!("127.0.0.1:{port}")).unwrap());
     let again = refused(&mut command);
+    // On another port it is the file alone that tells.
+    let mut elsewhere = on_loopback(folder.path());
+    let elsewhere = refused(elsewhere.arg("--detach").arg("--pid-file").arg(&file).arg("/bin/cat"));
+    assert_eq!(fs::read_to_string(&file).unwrap(), format!("{pid}\n"));
     kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
     until("its end", || !file.exists());
     assert_eq!(said.split_whitespace().collect::<Vec<_>>(), [pid.to_string().as_str(), "/dev/null"]);
     assert_eq!(again.0, Some(75), "what is wrong is said in the foreground: {}", again.1);
+    assert_eq!(elsewhere.0, Some(75), "{}", elsewhere.1);
+    assert!(elsewhere.1.contains(&format!("running already, pid {pid}")), "{}", elsewhere.1);
 }
 
 #[test]

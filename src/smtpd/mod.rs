@@ -94,14 +94,19 @@ pub fn serve(
     if !life.detach {
         return settle(plan, life, sockets, files, watcher, None, read_again);
     }
+    let mut files = Some(files);
     let serve = |ready| {
+        let files = files.take().unwrap_or_default();
         let result = settle(plan, life, sockets, files, watcher, Some(ready), read_again);
         if let Err(error) = &result {
             log::error!("{error}");
         }
         crate::exit::code(&result)
     };
-    match life::detach(serve)? {
+    let status = life::detach(serve)?;
+    // The background has the same lock by the same open file: to let go of it here would unlock it there.
+    std::mem::forget(files);
+    match status {
         0 => Ok(Ended::Done),
         status => std::process::exit(i32::from(status)),
     }
