@@ -404,6 +404,57 @@ fn a_pool_that_does_not_start_is_told_to_everybody_and_tried_again() {
 }
 
 #[test]
+fn a_submit_that_does_not_start_is_told_to_clients_and_not_waited_for() {
+    let scratch = Scratch::new();
+    let programs = scratch.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    std::os::unix::fs::symlink(binary("smtpsrvr"), programs.join("smtpsrvr")).unwrap();
+    std::os::unix::fs::symlink("/bin/false", programs.join("submit")).unwrap();
+    scratch.configure(&format!("daemon_directory = {}\nipc_timeout = 60s", programs.display()));
+    let mut server = pool(&scratch, &["--idle-children", "1"]);
+    server.record("cannot serve service=submit");
+    let mut client = greeted(&mut server);
+    let since = Instant::now();
+    assert!(ask(&mut client, "HELO client.example").starts_with("250 "));
+    assert!(ask(&mut client, "MAIL FROM:<a@client.example>").starts_with("250 "));
+    let said = ask(&mut client, "RCPT TO:<bob@mx.example>");
+    assert!(said.starts_with("451 ") && since.elapsed() < Duration::from_secs(20), "{said}");
+}
+
+#[test]
+fn hup_without_pools_leaves_no_socket_of_submit_behind_and_with_them_there_is_one_again() {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("services");
+    let program = binary("smtpsrvr").display().to_string();
+    let write = |waits: &str| fs::write(&file, format!("127.0.0.1:0 stream tcp {waits} - {program}\n")).unwrap();
+    write("nowait");
+    let mut command = scratch.command("smtpd");
+    command.args(["--mode", "pool", "--idle-children", "1", "--services"]).arg(&file);
+    let mut server = Server::start(&mut command);
+    server.address("127.0.0.1:0");
+    until("the socket", || socket(&scratch).exists());
+    let takes_mail = |server: &mut Server| {
+        let mut client = server.connect("127.0.0.1:0");
+        assert!(line(&mut client).starts_with("220 "));
+        let said = mail(&mut client);
+        assert!(said.starts_with("250 2.0.0 "), "{said}");
+        quit(client);
+    };
+    takes_mail(&mut server);
+    write("wait");
+    server.signal(Signal::SIGHUP);
+    until("its end", || !socket(&scratch).exists());
+    takes_mail(&mut server);
+    write("nowait");
+    server.signal(Signal::SIGHUP);
+    until("the socket", || socket(&scratch).exists());
+    takes_mail(&mut server);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
+    assert!(!socket(&scratch).exists());
+}
+
+#[test]
 fn several_sockets_are_one_pool_with_one_limit() {
     let scratch = Scratch::new();
     let mut command = scratch.command("smtpd");

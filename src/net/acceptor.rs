@@ -201,9 +201,10 @@ impl Acceptor {
         (service.rests_until.is_none() && (refuses || self.has_room(service))) || self.is_down(service)
     }
 
-    /// Whether it is a pool that ended when it should have begun.
+    /// Whether it is a pool that ended when it should have begun. Who needs a helper does without when it is hung up on.
     fn is_down(&self, service: &Service) -> bool {
-        service.kind.is_pool() && service.rests_until.is_some() && service.running == 0 && service.refusal.is_some()
+        let can_tell = service.refusal.is_some() || service.kind.is_helper();
+        service.kind.is_pool() && service.rests_until.is_some() && service.running == 0 && can_tell
     }
 
     /// The service with this number, as given to [`Acceptor::new`].

@@ -32,6 +32,7 @@ use status::StatusFile;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use warm::{Door, Warm};
 
 /// One service: where its clients come in, and what is started for them.
@@ -159,7 +160,7 @@ fn accept(
     ready: impl FnOnce(),
 ) -> Result<Ended, Error> {
     let stuck = |error: io::Error| Error::Temporary(format!("accept loop: {error}"));
-    let door = plan.warm.as_ref().and_then(Door::open);
+    let mut door = plan.warm.as_ref().and_then(Door::open);
     let mut served = open(&plan, sockets, door.as_ref()).map_err(stuck)?;
     let (leash, _held) = io::pipe().map_err(stuck)?;
     let mut acceptor = Acceptor::new(std::mem::take(&mut served.services)).map_err(stuck)?;
@@ -187,14 +188,21 @@ fn accept(
         log::info!("signal HUP, reading the configuration again");
         let anew = read_again().and_then(|plan| {
             let sockets = bind_beside(&plan, there(&acceptor, &served.parts).map_err(stuck)?)?;
-            Ok((open(&plan, sockets, door.as_ref()).map_err(stuck)?, plan))
+            let keeps = door.as_ref().is_some_and(|door| plan.warm.as_ref().is_some_and(|warm| door.is_that_of(warm)));
+            let other = plan.warm.as_ref().filter(|_| !keeps).and_then(Door::open);
+            let served = open(&plan, sockets, if keeps { door.as_ref() } else { other.as_ref() }).map_err(stuck)?;
+            Ok((served, plan, (keeps, other)))
         });
         match anew {
-            Ok((mut anew, plan)) => {
+            Ok((mut anew, plan, (keeps_door, other))) => {
                 anew.keep_children_of(&served, plan.renews_pools);
                 served = anew;
                 acceptor.replace(std::mem::take(&mut served.services));
                 acceptor.limit(plan.total, plan.limits).map_err(stuck)?;
+                // A socket with nobody behind it would keep sessions waiting.
+                if !keeps_door && let Some(gone) = std::mem::replace(&mut door, other) {
+                    gone.close();
+                }
             }
             Err(error) => log::error!("{error}; everything stays as it was"),
         }
@@ -214,6 +222,8 @@ struct Part {
     program: Program,
     /// Where each of its sockets was said to listen, and whether we bound it.
     places: Vec<(Address, bool)>,
+    /// The same of submit.
+    door: Option<PathBuf>,
 }
 
 impl Served {
@@ -258,13 +268,14 @@ fn open(plan: &Plan, sockets: Sockets, door: Option<&Door>) -> io::Result<Served
         program.owns_sockets = open.owns_sockets;
         program.service = Some(service.name.clone());
         served.services.push(open);
-        served.parts.push(Part { name: service.name.clone(), program, places });
+        served.parts.push(Part { name: service.name.clone(), program, places, door: None });
     }
     if let (Some(door), Some(warm)) = (door, &plan.warm) {
         let mut open = acceptor::Service::new("submit", vec![door.listener()?], 1);
         open.kind = Kind::Helper { stands: warm.stands };
         served.services.push(open);
-        served.parts.push(Part { name: "submit".to_owned(), program: warm.program.clone(), places: Vec::new() });
+        let (name, program, door) = ("submit".to_owned(), warm.program.clone(), Some(warm.path.clone()));
+        served.parts.push(Part { name, program, places: Vec::new(), door });
     }
     Ok(served)
 }

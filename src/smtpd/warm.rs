@@ -50,6 +50,11 @@ impl Door {
         }
     }
 
+    /// Whether it is where submit is to be found, and whose it is to be.
+    pub fn is_that_of(&self, warm: &Warm) -> bool {
+        self.path == warm.path && self.owner == warm.owner
+    }
+
     /// The same socket once more.
     pub fn listener(&self) -> io::Result<Listener> {
         let copy = Listener::from_descriptor(self.listener.as_fd().try_clone_to_owned()?);
