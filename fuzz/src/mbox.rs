@@ -28,7 +28,7 @@ pub fn mbox_splitter(input: &[u8]) {
     let path = folder().path().join(format!("{:?}", std::thread::current().id()));
     fs::write(&path, text).expect("a file");
     let file = File::open(&path).expect("a file");
-    let messages = match scan(&file, format, None) {
+    let messages = match scan(&file, format) {
         Ok(scan) => scan.messages,
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");

@@ -1,12 +1,13 @@
 //! Appending a message to a mailbox that is one file, so that neither a crash nor a repeat loses or doubles it.
 //!
 //! The second line of what is written is `X-Delivery-ID: BASE partial`, and becomes `whole` only when everything is on
-//! disk. A repeat that finds it whole has nothing to do. Whoever finds a partial message at the end of the file, his own or
-//! another, cuts it off (`torn.rs`). An error cuts off what was written, too.
+//! disk. A repeat that finds it whole has nothing to do. One that finds it partial compares it with what it would write,
+//! octet by octet, and goes on where that ended; what else it meets it leaves alone, and writes behind it. `torn.rs` finds
+//! both, and says what else may be cut off. An error cuts off what was written.
 
 use super::lock::{Held, Locking, Place};
 use super::quote::Quoter;
-use super::scan::{MARK, PARTIAL, WHOLE, scan};
+use super::scan::{MARK, PARTIAL, WHOLE};
 use super::torn::{self, Tail};
 use super::{mbox, mmdf, way};
 use crate::config::value::MailboxFormat;
@@ -46,46 +47,31 @@ pub fn deliver(
     if strict && !way::is_trusted(&file)? {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, way::NOT_OURS));
     }
-    let is_there = loop {
-        let tail = match torn::look(&file, format, base)? {
-            Tail::Sound if search => last_try(&file, format, base)?,
-            tail => tail,
-        };
-        match tail {
-            Tail::Delivered => break true,
-            Tail::Sound => break false,
+    let tail = loop {
+        match torn::look(&file, format, base)? {
             Tail::Torn(at) => {
                 let octets = file.metadata()?.len() - at;
                 log::info!("event=partial-message-removed mailbox={path:?} octets={octets} for={base}");
                 file.set_len(at)?;
             }
+            Tail::Sound if search => break torn::find(&file, format, base)?,
+            tail => break tail,
         }
     };
-    if is_there {
+    if tail == Tail::Delivered {
         // The try that wrote it may have ended before this.
         file.sync_all()?;
         return Ok(place.sync()?);
     }
     let size = file.metadata()?.len();
-    let result = Writing { file: &file, format, at: size }.write(base, content).and_then(|()| Ok(place.sync()?));
+    let begun = if let Tail::Begun(start) = tail { Some(start) } else { None };
+    let mut writing = Writing::new(&file, format, size)?;
+    let result = writing.write(base, begun, content).and_then(|()| Ok(place.sync()?));
     if result.is_err() {
-        let cut_off = file.set_len(size).and_then(|()| file.sync_all());
+        let cut_off = writing.undo(size).and_then(|()| file.sync_all());
         let _ = cut_off.inspect_err(|error| log::error!("event=partial-message-left base={base} why=\"{error}\""));
     }
     result
-}
-
-/// What became of the last try of this message: it may be anywhere in the mailbox, or last and partial, where [`torn::look`] was
-/// not certain of its beginning.
-fn last_try(file: &File, format: MailboxFormat, base: &str) -> io::Result<Tail> {
-    let found = scan(file, format, Some(base.as_bytes()))?;
-    Ok(match found.marked.and_then(|(at, is_whole)| Some((found.messages.get(at)?, is_whole))) {
-        Some((_, true)) => Tail::Delivered,
-        Some((last, false)) if last.next >= found.size && torn::is_ours_alone(file, format, last.start)? => {
-            Tail::Torn(last.start)
-        }
-        Some(_) | None => Tail::Sound,
-    })
 }
 
 /// One try to open and lock it.
@@ -101,25 +87,48 @@ fn open(place: &Place, locking: &Locking) -> nix::Result<(File, Held)> {
 struct Writing<'a> {
     file: &'a File,
     format: MailboxFormat,
+    /// Where the next octet goes.
     at: u64,
+    /// Where the mailbox ended.
+    size: u64,
+    /// Where its zeros begin that a power cut left, or [`Writing::size`].
+    end: u64,
+    /// What an earlier try wrote stands up to [`Writing::end`], as long as it is what would be written now.
+    compares: bool,
+    /// Where the first field of the message is.
+    header: u64,
+    separator: Vec<u8>,
+    /// Nothing was written behind this.
+    reach: u64,
 }
 
-impl Writing<'_> {
-    fn write(mut self, base: &str, content: &mut dyn Read) -> io::Result<()> {
+impl<'a> Writing<'a> {
+    fn new(file: &'a File, format: MailboxFormat, size: u64) -> io::Result<Writing<'a>> {
+        let end = torn::without_zeros(file, size)?.unwrap_or(size);
+        let (at, header, reach) = (size, size, size);
+        Ok(Writing { file, format, at, size, end, compares: false, header, separator: Vec::new(), reach })
+    }
+
+    /// `begun`: there an earlier try of this message begins. What it wrote is not written again, where it is the same.
+    fn write(&mut self, base: &str, begun: Option<u64>, content: &mut dyn Read) -> io::Result<()> {
         let mut piece = vec![0; 32 * 1024];
-        let mut out = self.close_last()?;
         let first = first_line(content)?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        match self.format {
-            MailboxFormat::Mmdf => out.extend_from_slice(mmdf::DELIMITER),
-            _ => out.extend(mbox::separator(sender(&first), i64::try_from(now).unwrap_or(0))),
-        }
+        self.separator = match self.format {
+            MailboxFormat::Mmdf => mmdf::DELIMITER.to_vec(),
+            _ => mbox::separator(sender(&first), i64::try_from(now).unwrap_or(0)),
+        };
+        let mut out = match begun {
+            Some(start) => self.go_on(start)?,
+            None => self.begin()?,
+        };
+        let before = out.len();
         let mut quoter = Quoter::new(self.format);
         let end = memchr(b'\n', &first).map_or(first.len(), |at| at + 1);
         let (line, rest) = first.split_at(end);
         quoter.push(line, &mut out);
         quoter.push([MARK, base.as_bytes()].concat().as_slice(), &mut out);
-        let state_at = self.at + out.len() as u64;
+        let state = (out.len() - before) as u64;
         quoter.push(PARTIAL, &mut out);
         quoter.push(rest, &mut out);
         loop {
@@ -133,10 +142,90 @@ impl Writing<'_> {
         }
         quoter.finish(&mut out);
         self.put(&mut out)?;
+        if begun.is_some() && self.end <= self.at && self.at < self.size {
+            // Only zeros are left, behind a message of ours.
+            self.file.set_len(self.at)?;
+        }
         self.file.sync_all()?;
         // Not before all the rest is on disk.
-        self.file.write_all_at(WHOLE, state_at)?;
+        self.file.write_all_at(WHOLE, self.header + state)?;
         self.file.sync_data()
+    }
+
+    /// Makes a place for the message at the end. Gives what must be written there first.
+    fn begin(&mut self) -> io::Result<Vec<u8>> {
+        (self.at, self.compares) = (self.size, false);
+        let mut out = self.close_last()?;
+        out.extend_from_slice(&self.separator);
+        self.header = self.at + out.len() as u64;
+        Ok(out)
+    }
+
+    /// Takes the place where an earlier try began; its separator has another date.
+    fn go_on(&mut self, start: u64) -> io::Result<Vec<u8>> {
+        let line = torn::read(self.file, start, self.size.min(start.saturating_add(torn::LINE)))?;
+        let Some(end) = memchr(b'\n', &line) else { return self.begin() };
+        self.header = start + end as u64 + 1;
+        (self.at, self.compares) = (self.header, true);
+        Ok(Vec::new())
+    }
+
+    /// Puts `out` behind what was put before. What is there already is compared. Where it is something else, perhaps another
+    /// program's, it is left alone: the message goes to the end of the mailbox, with what of it was the same.
+    fn put(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        let mut rest = out.as_slice();
+        if self.compares {
+            let there = self.end.saturating_sub(self.at).min(rest.len() as u64);
+            let old = torn::read(self.file, self.at, self.at + there)?;
+            // Zeros are what a power cut left in place of a sector: nobody's message begins with them.
+            let same = old.iter().zip(rest).take_while(|(old, new)| old == new || **old == 0).count();
+            let (known, new) = rest.split_at(same);
+            if !old.starts_with(known) {
+                self.file.write_all_at(known, self.at)?;
+            }
+            rest = new;
+            self.at += same as u64;
+            if same < old.len() {
+                self.move_to_the_end()?;
+            }
+        }
+        if !rest.is_empty() {
+            self.compares = false;
+            self.append(rest)?;
+        }
+        out.clear();
+        Ok(())
+    }
+
+    /// Something else stands here: what of the message is before it is written anew.
+    fn move_to_the_end(&mut self) -> io::Result<()> {
+        let (mut from, to) = (self.header, self.at);
+        log::info!("event=partial-message-left octets={} reason=\"something else stands behind it\"", to - from);
+        let begin = self.begin()?;
+        self.append(&begin)?;
+        while from < to {
+            let piece = torn::read(self.file, from, to.min(from + 64 * 1024))?;
+            self.append(&piece)?;
+            from += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, octets: &[u8]) -> io::Result<()> {
+        // Also what is written in part is ours.
+        self.reach = self.reach.max(self.at + octets.len() as u64);
+        self.file.write_all_at(octets, self.at)?;
+        self.at += octets.len() as u64;
+        Ok(())
+    }
+
+    /// Takes off what was written behind the mailbox, unless somebody who heeds no lock has written behind that.
+    fn undo(&self, size: u64) -> io::Result<()> {
+        match self.file.metadata()?.len() {
+            now if now > self.reach => Err(io::Error::other("another program has written behind it")),
+            now if now > size => self.file.set_len(size),
+            _ => Ok(()),
+        }
     }
 
     /// What must be written to end the message before, which may be another program's or have been cut off.
@@ -159,13 +248,6 @@ impl Writing<'_> {
             _ => {}
         }
         Ok(missing)
-    }
-
-    fn put(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
-        self.file.write_all_at(out, self.at)?;
-        self.at += out.len() as u64;
-        out.clear();
-        Ok(())
     }
 }
 

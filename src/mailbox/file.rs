@@ -159,7 +159,7 @@ impl OneFile {
         };
         let _held = self.locking.patiently(take)?;
         let stamp = index::stamp(file)?;
-        let found = scan(file, self.format, None)?.messages;
+        let found = scan(file, self.format)?.messages;
         let found: HashMap<Identity, Found> = identities(&found).into_iter().zip(found).collect();
         let places = self.identities()?.iter().map(|identity| found.get(identity).copied()).collect();
         self.moved.replace(Some(places));
@@ -199,7 +199,7 @@ fn snapshot(
         Some(index) if index.fits(0, &stamp) => return Ok((Snapshot::Indexed(index), stamp)),
         index => match index.and_then(|index| grown::messages(file, format, &index, &stamp)) {
             Some(grown) => grown,
-            None => (Vec::new(), scan(file, format, None)?),
+            None => (Vec::new(), scan(file, format)?),
         },
     };
     let messages = joined(old, &found, &known()?);

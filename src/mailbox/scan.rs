@@ -54,18 +54,15 @@ pub struct Scan {
     pub messages: Vec<Found>,
     /// How long the file was.
     pub size: u64,
-    /// The message that has the mark that was looked for, and whether it is whole.
-    pub marked: Option<(usize, bool)>,
     /// Where a message that is not the last one ends may change when something is appended: its Content-Length leads
     /// beyond the end.
     pub is_open: bool,
 }
 
-/// Reads a mailbox. `wanted` is a mark to look for (the text between [`MARK`] and its end). What is no mailbox of this
-/// format is an error: nobody's other file is taken for mail.
-pub fn scan(file: &File, format: MailboxFormat, wanted: Option<&[u8]>) -> io::Result<Scan> {
+/// Reads a mailbox. What is no mailbox of this format is an error: nobody's other file is taken for mail.
+pub fn scan(file: &File, format: MailboxFormat) -> io::Result<Scan> {
     let size = file.metadata()?.len();
-    run(Scanner { wanted, ..Scanner::new(file, format, size) })
+    run(Scanner::new(file, format, size))
 }
 
 /// Reads a mailbox from the place on where a message begins, the first or a later one.
@@ -167,7 +164,6 @@ enum Part {
 struct Scanner<'a> {
     file: &'a File,
     format: MailboxFormat,
-    wanted: Option<&'a [u8]>,
     scan: Scan,
     /// Where the first message begins: with what stands before its separator, at the begin of the file.
     first: u64,
@@ -227,7 +223,6 @@ impl<'a> Scanner<'a> {
         Scanner {
             file,
             format,
-            wanted: None,
             scan: Scan { size, ..Scan::default() },
             first: 0,
             open: None,
@@ -391,13 +386,6 @@ impl<'a> Scanner<'a> {
     fn field(&mut self, line: &[u8]) {
         if !self.is_mmdf() && is_quoted(line) {
             self.count.quoted += 1;
-        }
-        if self.lines == 2
-            && let (Some(wanted), Some(text)) = (self.wanted, line.strip_prefix(MARK))
-            && let Some(state) = text.strip_prefix(wanted)
-            && (state == PARTIAL || state == WHOLE)
-        {
-            self.scan.marked = Some((self.scan.messages.len(), state == WHOLE));
         }
         if matches!(line.first(), Some(b' ' | b'\t')) {
             return;

@@ -1,34 +1,43 @@
 //! What a crash left at the end of a mailbox that is one file: the beginning of a message that nobody was told is delivered.
 //!
-//! Whoever appends next looks here first, whichever message he brings: behind another message a torn one could not be
-//! taken off any more. Under the locks nobody is writing, so a message that is marked partial was given up, and its
-//! queue still has it. Only what is certain to hold nothing else is named: where a separator stands behind that mark, even in the
-//! middle of a line, or any line begins with `From ` unquoted, another program may have appended, and then the beginning stays.
+//! Whoever appends next looks here first, whichever message he brings. Under the locks nobody is writing, so a message that is
+//! marked partial was given up, and its queue still has it. The repeat of that very message goes on where it ended
+//! (`append.rs`), and needs no cut. Another one may cut it off, for behind that it could not be taken off any more; but
+//! only where nothing behind the mark can be another program's: a message of an mbox begins with `From `, so no such word
+//! may stand there, at no place of a line, and quoted as little, for ours may have broken off right behind the `>`.
 //!
 //! A power cut may also have kept a size without what was written there, which reads as zeros, or have cut the message off before
-//! its mark.
+//! its mark. Zeros are cut off behind one of ours, where a message would begin, and where a sector does; of a message without its
+//! mark what has a whole separator, no octet of content, and ends where a sector does. Less than a separator might be anybody's last words, and stays.
 
 use super::mbox::{self, FROM};
 use super::mmdf::DELIMITER;
 use super::scan::{MARK, PARTIAL, WHOLE};
 use crate::config::value::MailboxFormat;
-use memchr::{memchr, memmem, memrchr};
+use memchr::{memchr, memmem};
+use nix::unistd::{Whence, lseek};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// What a power cut leaves ends with one of these, unless zeros follow.
+/// What a power cut leaves ends with one of these, unless zeros follow; and what a signal leaves with a page.
 const SECTOR: u64 = 512;
 /// How much is read at once.
 const PIECE: u64 = 64 * 1024;
+/// How much is read at once where all of a mailbox may have to be.
+const LARGE_PIECE: u64 = 1 << 20;
 /// Longer than any separator that is known.
-const LINE: u64 = 1100;
+pub const LINE: u64 = 1100;
 /// What stands before the mark, and it, are never longer.
 const HEAD: u64 = 8192;
 /// No further back is it looked for the beginning of the last message.
 const FARTHEST: u64 = 64 << 20;
 /// So many words are looked at that may be a separator: somebody may have sent a message of nothing else.
 const MOST_WORDS: u32 = 10_000;
+/// So many octets are searched for a mark: anybody can make a mailbox of his own larger than all disks.
+const MOST_SEARCHED: u64 = 4 << 30;
+/// A hole costs so much less than what must be read.
+const HOLE_COSTS_LESS: u64 = 64;
 
 /// The end of a mailbox. Behind what is torn there may have been more of it: who cuts it off looks again.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,7 +46,9 @@ pub enum Tail {
     Sound,
     /// From here on it holds the rest of a delivery that broke off, and nothing else.
     Torn(u64),
-    /// The last message is the one that was asked for, and is whole.
+    /// Here begins the message that was asked for, and did not come to its end. What stands behind it is not known.
+    Begun(u64),
+    /// The message that was asked for is there, whole.
     Delivered,
 }
 
@@ -45,45 +56,96 @@ pub enum Tail {
 pub fn look(file: &File, format: MailboxFormat, base: &str) -> io::Result<Tail> {
     let size = file.metadata()?.len();
     let Some(end) = without_zeros(file, size)? else { return Ok(Tail::Sound) };
-    let begin = match format {
+    let last = match format {
         MailboxFormat::Mmdf => last_of_mmdf(file, end)?,
-        _ => last_of_mbox(file, end, end < size || size.is_multiple_of(SECTOR))?,
+        _ => last_of_mbox(file, end)?,
     };
-    let head = match begin {
-        Some(begin) => read(file, begin, end.min(begin.saturating_add(HEAD)))?,
+    let head = match &last {
+        Some(last) => read(file, last.begin, end.min(last.begin.saturating_add(HEAD)))?,
         None => Vec::new(),
     };
-    Ok(match (begin, state(format, &head, base)) {
-        (Some(begin), State::Partial) => Tail::Torn(begin),
+    let is_cut = end < size || size.is_multiple_of(SECTOR);
+    Ok(match (last, state(format, &head, base)) {
+        (Some(last), State::Begun) => Tail::Begun(last.begin),
+        (Some(last), State::Partial) if last.is_alone => Tail::Torn(last.begin),
+        (Some(last), State::Stub) if is_cut => Tail::Torn(last.begin),
         (_, State::Whole) if end == size => Tail::Delivered,
-        // A message ends with a line end, whoever wrote it.
-        _ if end < size => Tail::Torn(end),
+        _ if end < size && (end.is_multiple_of(SECTOR) || is_closed(file, format, end)?) => Tail::Torn(end),
         _ => Tail::Sound,
     })
 }
 
-/// Whether all behind the separator at `start`, where a message of ours begins, is ours by the looks of it. Unlike [`look`] this
-/// takes a quoted separator for our own: nobody's but where the message broke off between `>` and what it quotes.
-pub fn is_ours_alone(file: &File, format: MailboxFormat, start: u64) -> io::Result<bool> {
-    let end = file.metadata()?.len();
-    let found = match format {
-        MailboxFormat::Mmdf => {
-            let length = DELIMITER.len() as u64;
-            // The last one ends it.
-            let is_closed = read(file, end.saturating_sub(length).max(start + 1), end)? == DELIMITER;
-            let end = if is_closed { end - length } else { end };
-            backwards(file, end, start + 1, DELIMITER, |_, _| Word::Unsure)?
+/// Looks for a message in all of a mailbox, from its end on and no further than [`MOST_SEARCHED`]. Of two places, one of which
+/// has it whole, that one counts; else the last.
+pub fn find(file: &File, format: MailboxFormat, base: &str) -> io::Result<Tail> {
+    let needle = [b"\n", MARK, base.as_bytes()].concat();
+    let finder = memmem::FinderRev::new(&needle);
+    let (mut behind, mut left, mut found) = (file.metadata()?.len(), MOST_SEARCHED, Tail::Sound);
+    while behind > 0 && left > 0 {
+        let from = behind.saturating_sub(LARGE_PIECE);
+        if is_hole(file, from, behind) {
+            left = left.saturating_sub(LARGE_PIECE / HOLE_COSTS_LESS);
+            behind = from;
+            continue;
         }
-        _ => backwards(file, end, start + 1, FROM, |before, line| {
-            let is_foreign = at_line_start(before) || mbox::is_separator(line) && !is_quote(before);
-            if is_foreign { Word::Unsure } else { Word::Nothing }
-        })?,
+        left = left.saturating_sub(LARGE_PIECE);
+        // A mark that begins in this piece may end in the next.
+        let end = behind.saturating_add(needle.len() as u64 + WHOLE.len() as u64);
+        let piece = read(file, from, end.min(file.metadata()?.len()))?;
+        let here = usize::try_from(behind - from).unwrap_or(usize::MAX);
+        for at in finder.rfind_iter(&piece).filter(|at| *at < here) {
+            let state = piece.get(at + needle.len()..).unwrap_or_default();
+            let is_whole = state.starts_with(WHOLE);
+            if !is_whole && (!state.starts_with(PARTIAL) || found != Tail::Sound) {
+                continue;
+            }
+            if let Some(start) = begin_of(file, format, from + at as u64 + 1)? {
+                if is_whole {
+                    return Ok(Tail::Delivered);
+                }
+                found = Tail::Begun(start);
+            }
+        }
+        behind = from;
+    }
+    if behind > 0 {
+        log::warn!("event=mailbox-too-large searched=end for={base}");
+    }
+    Ok(found)
+}
+
+/// Where the message begins whose mark is here; nothing if this is only text that looks like a mark.
+fn begin_of(file: &File, format: MailboxFormat, mark: u64) -> io::Result<Option<u64>> {
+    let from = mark.saturating_sub(HEAD);
+    let before = read(file, from, mark)?;
+    let line_before = |end: usize| {
+        let lines = before.get(..end).unwrap_or_default();
+        lines.strip_suffix(b"\n").map(|lines| memchr::memrchr(b'\n', lines).map_or(0, |at| at + 1))
     };
-    Ok(matches!(found, Last::Nowhere))
+    let Some(path) = line_before(before.len()) else { return Ok(None) };
+    let Some(start) = line_before(path) else { return Ok(None) };
+    let (above, separator) = before.get(..path).unwrap_or_default().split_at(start);
+    let is_path = before.get(path..).is_some_and(|line| line.starts_with(b"Return-Path: <"));
+    let is_first = above.is_empty() && from == 0;
+    let begins = match format {
+        MailboxFormat::Mmdf => separator == DELIMITER,
+        _ => mbox::is_separator(separator) && (is_first || ends_message(above)),
+    };
+    Ok((is_path && begins).then_some(from + start as u64))
+}
+
+/// Whether nothing is stored between these places.
+fn is_hole(file: &File, from: u64, end: u64) -> bool {
+    let Ok(place) = i64::try_from(from) else { return false };
+    match lseek(file, place, Whence::SeekData) {
+        Ok(data) => u64::try_from(data).is_ok_and(|data| data >= end),
+        Err(nix::errno::Errno::ENXIO) => true,
+        Err(_) => false,
+    }
 }
 
 /// Where the octets end that are no zeros, if it is not too far to the front.
-fn without_zeros(file: &File, size: u64) -> io::Result<Option<u64>> {
+pub fn without_zeros(file: &File, size: u64) -> io::Result<Option<u64>> {
     let mut end = size;
     while end > 0 && size - end < FARTHEST {
         let from = end.saturating_sub(PIECE);
@@ -96,80 +158,67 @@ fn without_zeros(file: &File, size: u64) -> io::Result<Option<u64>> {
     Ok((end == 0).then_some(0))
 }
 
-/// Where the last message of an mbox begins, if that is certain. `is_cut`: by the looks of it the power was cut.
-fn last_of_mbox(file: &File, end: u64, is_cut: bool) -> io::Result<Option<u64>> {
-    let is_begin = |before: &[u8]| before.is_empty() || before.ends_with(b"\n\n") || before.ends_with(b"\n\r\n");
-    // Cut off in its first word.
-    let last = read(file, end.saturating_sub(FROM.len() as u64 + 3), end)?;
-    let line = memrchr(b'\n', &last).map_or(0, |at| at + 1);
-    let (before, word) = last.split_at(line);
-    let is_all = last.len() as u64 == end;
-    if !word.is_empty() && FROM.starts_with(word) && (!before.is_empty() || is_all) && is_begin(before) {
-        return Ok(Some(end - word.len() as u64));
-    }
-    let found = backwards(file, end, end.saturating_sub(FARTHEST), FROM, |before, line| {
-        let is_whole_line = line.ends_with(b"\n");
-        let may_separate = if is_whole_line { mbox::is_separator(line) } else { is_begun(line, is_cut) };
-        match (may_separate, is_begin(before)) {
-            (true, true) => Word::Begins,
-            (true, false) => Word::Unsure,
-            // Ours is quoted.
-            (false, _) if at_line_start(before) => Word::Unsure,
-            (false, _) => Word::Nothing,
+/// Whether a message may begin here.
+fn is_closed(file: &File, format: MailboxFormat, end: u64) -> io::Result<bool> {
+    let before = read(file, end.saturating_sub(DELIMITER.len() as u64), end)?;
+    Ok(before.is_empty()
+        || match format {
+            MailboxFormat::Mmdf => before.ends_with(DELIMITER),
+            _ => ends_message(&before),
+        })
+}
+
+fn ends_message(before: &[u8]) -> bool {
+    before.ends_with(b"\n\n") || before.ends_with(b"\n\r\n")
+}
+
+/// The last message.
+struct Last {
+    /// Where its separator begins.
+    begin: u64,
+    /// Nothing behind that looks in any way like another message.
+    is_alone: bool,
+}
+
+/// The last message of an mbox, if it is certain that it is the last.
+fn last_of_mbox(file: &File, end: u64) -> io::Result<Option<Last>> {
+    let mut is_alone = true;
+    let found = backwards(file, end, FROM, |before, line| {
+        let is_first = before.is_empty();
+        if mbox::is_separator(line) && line.ends_with(b"\n") && (is_first || ends_message(before)) {
+            return Word::Begins;
         }
+        is_alone = false;
+        // Ours is quoted.
+        if is_first || before.ends_with(b"\n") { Word::Unsure } else { Word::Nothing }
     })?;
-    Ok(found.place())
-}
-
-fn at_line_start(before: &[u8]) -> bool {
-    before.is_empty() || before.ends_with(b"\n")
-}
-
-/// Whether what stands before a word are the `>` that quote it.
-fn is_quote(before: &[u8]) -> bool {
-    let marks = before.iter().rev().take_while(|octet| **octet == b'>').count();
-    marks > 0 && before.get(..before.len() - marks).is_some_and(|before| before.ends_with(b"\n"))
-}
-
-/// Whether a line that is cut off may be one of our separators, and not a sentence of somebody who ends his last line with no
-/// line end.
-fn is_begun(line: &[u8], is_cut: bool) -> bool {
-    let sender = line.strip_prefix(FROM).unwrap_or_default();
-    let sender = sender.split(|octet| *octet == b' ').next().unwrap_or_default();
-    let date = line.get(FROM.len() + sender.len() + 1..).unwrap_or_default();
-    let shape = b"Day Mon 00 00:00:00 0000";
-    let fits = |(octet, shape): (&u8, &u8)| match shape {
-        b'0' => octet.is_ascii_digit() || *octet == b' ',
-        b' ' | b':' => octet == shape,
-        _ => octet.is_ascii_alphabetic(),
-    };
-    let is_sender = is_cut || memchr(b'@', sender).is_some() || b"MAILER-DAEMON".starts_with(sender);
-    is_sender && !sender.is_empty() && date.len() <= shape.len() && date.iter().zip(shape).all(fits)
+    Ok(found.map(|begin| Last { begin, is_alone }))
 }
 
 /// The same for MMDF, where a line ends the message before and another one begins this one.
-fn last_of_mmdf(file: &File, end: u64) -> io::Result<Option<u64>> {
-    let is_begin = |before: &[u8]| before.is_empty() || before.ends_with(DELIMITER);
+fn last_of_mmdf(file: &File, end: u64) -> io::Result<Option<Last>> {
     let length = DELIMITER.len() as u64;
     let last = read(file, end.saturating_sub(2 * length), end)?;
     for count in (1..DELIMITER.len()).rev() {
         let before = last.strip_suffix(DELIMITER.get(..count).unwrap_or_default());
-        if before.is_some_and(is_begin) {
-            return Ok(Some(end - count as u64));
+        if before.is_some_and(|before| before.is_empty() || before.ends_with(DELIMITER)) {
+            return Ok(Some(Last { begin: end - count as u64, is_alone: true }));
         }
     }
     let delimiter = |end: u64| {
-        let judge = |before: &[u8], _: &[u8]| if at_line_start(before) { Word::Begins } else { Word::Unsure };
-        backwards(file, end, end.saturating_sub(FARTHEST), DELIMITER, judge).map(Last::place)
+        backwards(file, end, DELIMITER, |before, _| {
+            if before.is_empty() || before.ends_with(b"\n") { Word::Begins } else { Word::Unsure }
+        })
     };
-    match delimiter(end)? {
+    let begin = match delimiter(end)? {
         // The message ends here, unless this line stands alone.
         Some(last) if last + length == end && last > 0 => match delimiter(last)? {
-            Some(first) if first + length == last => Ok(Some(last)),
-            first => Ok(first),
+            Some(first) if first + length == last => Some(last),
+            first => first,
         },
-        other => Ok(other),
-    }
+        other => other,
+    };
+    Ok(begin.map(|begin| Last { begin, is_alone: true }))
 }
 
 /// What a word is that was looked for.
@@ -182,30 +231,16 @@ enum Word {
     Unsure,
 }
 
-/// What a search came to.
-enum Last {
-    /// The place that was looked for.
-    At(u64),
-    /// There is none.
-    Nowhere,
-    /// That cannot be told.
-    Unsure,
-}
-
-impl Last {
-    fn place(self) -> Option<u64> {
-        match self {
-            Last::At(place) => Some(place),
-            Last::Nowhere | Last::Unsure => None,
-        }
-    }
-}
-
-/// The last place of a word behind `stop` that `judge` takes; it is given what stands before, as far as it matters, and the rest of
-/// the line.
-fn backwards(file: &File, end: u64, stop: u64, word: &[u8], judge: impl Fn(&[u8], &[u8]) -> Word) -> io::Result<Last> {
+/// The last place of a word that `judge` takes; it is given what stands before, as far as it matters, and the rest of the line.
+fn backwards(
+    file: &File,
+    end: u64,
+    word: &[u8],
+    mut judge: impl FnMut(&[u8], &[u8]) -> Word,
+) -> io::Result<Option<u64>> {
     const BEFORE: u64 = 64;
     let finder = memmem::FinderRev::new(word);
+    let stop = end.saturating_sub(FARTHEST);
     let (mut behind, mut words) = (end, 0);
     while behind > stop {
         let from = behind.saturating_sub(PIECE).max(stop);
@@ -218,26 +253,30 @@ fn backwards(file: &File, end: u64, stop: u64, word: &[u8], judge: impl Fn(&[u8]
         for at in finder.rfind_iter(searched).take_while(|at| *at >= first) {
             words += 1;
             if words > MOST_WORDS {
-                return Ok(Last::Unsure);
+                return Ok(None);
             }
             let (before, line) = piece.split_at(at);
             let line = line.get(..memchr(b'\n', line).map_or(line.len(), |at| at + 1)).unwrap_or_default();
             match judge(before, line) {
-                Word::Begins => return Ok(Last::At(start + at as u64)),
-                Word::Unsure => return Ok(Last::Unsure),
+                Word::Begins => return Ok(Some(start + at as u64)),
+                Word::Unsure => return Ok(None),
                 Word::Nothing => {}
             }
         }
         behind = from;
     }
-    Ok(Last::Nowhere)
+    Ok(None)
 }
 
 /// What a message is, by its first lines.
 #[derive(PartialEq, Eq)]
 enum State {
-    /// Ours, and broken off.
+    /// The one that was asked for, broken off.
+    Begun,
+    /// Another one of ours, broken off.
     Partial,
+    /// It ends before its mark, or its first field.
+    Stub,
     /// The one that was asked for.
     Whole,
     /// Another's, or an older one.
@@ -247,29 +286,28 @@ enum State {
 /// `head`: from its separator to the end of the mailbox, or as much of that as matters.
 fn state(format: MailboxFormat, head: &[u8], base: &str) -> State {
     let mut lines = head.split_inclusive(|octet| *octet == b'\n');
-    let is_separator = |line: &[u8]| match format {
-        MailboxFormat::Mmdf => DELIMITER.starts_with(line),
-        _ => begins(line, FROM),
-    };
-    let is_path = |line: &[u8]| begins(line, b"Return-Path: <");
-    if head.is_empty() || head.len() as u64 == HEAD && memchr(b'\n', head).is_none() {
-        return State::Other;
+    match lines.next() {
+        Some(line) if line == DELIMITER && format == MailboxFormat::Mmdf => {}
+        Some(line) if format == MailboxFormat::Mmdf && DELIMITER.starts_with(line) => return State::Stub,
+        Some(line) if mbox::is_separator(line) && line.ends_with(b"\n") && format != MailboxFormat::Mmdf => {}
+        _ => return State::Other,
     }
-    for is_ours in [&is_separator as &dyn Fn(&[u8]) -> bool, &is_path] {
-        match lines.next() {
-            Some(line) if !is_ours(line) => return State::Other,
-            Some(line) if line.ends_with(b"\n") => {}
-            // Nothing came behind: there is no message.
-            _ => return State::Partial,
+    match lines.next() {
+        None => return State::Stub,
+        Some(line) if !begins(line, b"Return-Path: <") => return State::Other,
+        Some(line) if !line.ends_with(b"\n") => {
+            return if (head.len() as u64) < HEAD { State::Stub } else { State::Other };
         }
+        Some(_) => {}
     }
-    let Some(line) = lines.next() else { return State::Partial };
+    let Some(line) = lines.next() else { return State::Stub };
     let mark = line.strip_prefix(MARK).unwrap_or_default();
-    let is_partial = mark.strip_suffix(PARTIAL).is_some_and(|base| base.iter().all(u8::is_ascii_graphic));
+    let partial = mark.strip_suffix(PARTIAL).filter(|base| base.iter().all(u8::is_ascii_graphic));
     match line.ends_with(b"\n") {
-        true if is_partial => State::Partial,
+        true if partial == Some(base.as_bytes()) => State::Begun,
+        true if partial.is_some() => State::Partial,
         true if mark.strip_prefix(base.as_bytes()) == Some(WHOLE) => State::Whole,
-        false if begins(line, MARK) => State::Partial,
+        false if begins(line, MARK) => State::Stub,
         _ => State::Other,
     }
 }
@@ -279,7 +317,8 @@ fn begins(line: &[u8], text: &[u8]) -> bool {
     line.starts_with(text) || text.starts_with(line)
 }
 
-fn read(file: &File, from: u64, end: u64) -> io::Result<Vec<u8>> {
+/// Reads what is between two places.
+pub fn read(file: &File, from: u64, end: u64) -> io::Result<Vec<u8>> {
     let mut octets = vec![0; usize::try_from(end.saturating_sub(from)).unwrap_or(0)];
     file.read_exact_at(&mut octets, from)?;
     Ok(octets)

@@ -145,7 +145,12 @@ impl Restarted {
         let mut here: BTreeMap<usize, usize> = BTreeMap::new();
         let mut rest = octets.as_slice();
         while !rest.is_empty() {
+            // Less than a separator might be anybody's last words, and is left alone.
+            rest = behind_stub(rest);
             let Some((number, behind)) = first_message(rest, path.ends_with("mmdf")) else {
+                if rest.is_empty() {
+                    break;
+                }
                 let at = octets.len() - rest.len();
                 let seen = rest.get(..rest.len().min(200)).unwrap_or_default().escape_ascii();
                 wrong.push(format!("torn: {} at {at} of {}: {seen}", path.display(), octets.len()));
@@ -179,6 +184,19 @@ impl Restarted {
             }
         }
         found
+    }
+}
+
+/// What is behind a separator of an mbox that was cut off, and what closed it.
+fn behind_stub(octets: &[u8]) -> &[u8] {
+    const BEGIN: &[u8] = b"From alice@mx.example ";
+    let end = octets.iter().position(|octet| *octet == b'\n').unwrap_or(octets.len());
+    let (line, rest) = octets.split_at(end);
+    let is_stub = !line.is_empty() && (BEGIN.starts_with(line) || line.starts_with(BEGIN));
+    match rest.strip_prefix(b"\n\n") {
+        Some(rest) if is_stub => rest,
+        None if is_stub && rest.is_empty() => rest,
+        _ => octets,
     }
 }
 

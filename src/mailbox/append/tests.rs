@@ -1,5 +1,7 @@
+use super::super::scan::scan;
 use super::*;
 use crate::config::value::MailboxFormat::{Mbox, Mmdf};
+use proptest::prelude::*;
 use std::time::Duration;
 
 const LOCKING: Locking = Locking {
@@ -55,8 +57,9 @@ fn what_another_program_left_open_is_closed_first() {
             let path = folder.path().join("bob");
             std::fs::write(&path, format!("{begin}A: 1\n\none{end}")).unwrap();
             append(&path, format, "1.Q", false, MESSAGE).unwrap();
-            let scan = scan(&File::open(&path).unwrap(), format, Some(b"1.Q")).unwrap();
-            assert_eq!((scan.messages.len(), scan.marked), (2, Some((1, true))), "{format:?} {end:?}");
+            let file = File::open(&path).unwrap();
+            let found = (scan(&file, format).unwrap().messages.len(), torn::find(&file, format, "1.Q").unwrap());
+            assert_eq!(found, (2, Tail::Delivered), "{format:?} {end:?}");
         }
     }
 }
@@ -74,16 +77,17 @@ fn a_repeat_finds_what_is_whole_and_writes_what_is_not() {
             append(&path, format, "1.Q", search, MESSAGE).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), whole);
         }
-        // As a crash leaves it, at any octet.
+        // As a crash leaves it, at any octet behind the mark.
         let partial = String::from_utf8(whole.clone()).unwrap().replace("1.Q whole  ", "1.Q partial");
-        for length in before.len()..=partial.len() {
+        let mark = partial.find("1.Q partial\n").unwrap() + "1.Q partial\n".len();
+        for length in (mark..=partial.len()).chain([before.len()]) {
             // Another message comes first, or the same one, which may not know that it was tried.
             for (base, search) in [("1.Q", true), ("1.Q", false), ("2.Q", false)] {
                 std::fs::write(&path, &partial.as_bytes()[..length]).unwrap();
                 append(&path, format, base, search, MESSAGE).unwrap();
-                // A word behind an empty line might be anybody's last one.
-                let name = partial[before.len()..length].strip_prefix("From ").filter(|name| !name.contains('@'));
-                if name.is_some_and(|name| !name.is_empty()) {
+                // Another one might stand behind the quoted word.
+                if base == "2.Q" && format == Mbox && length > mark && partial[mark..length].contains("From ") {
+                    assert!(text(&path).starts_with(&of_text(&partial.as_bytes()[..length])));
                     continue;
                 }
                 assert_eq!(text(&path), of_text(&whole).replace("1.Q", base), "{length} {base}");
@@ -124,18 +128,17 @@ fn a_locked_mailbox_is_left_alone() {
 }
 
 #[test]
-fn a_repeat_cuts_off_its_own_beginning_though_a_quoted_separator_stands_in_it() {
+fn a_repeat_goes_on_with_its_own_beginning_though_a_quoted_separator_stands_in_it() {
     let message: &[u8] = b"Return-Path: <bob@mx.example>\nSubject: x\n\nsaid:\n\nFrom al@x Sun Nov 22 04:27:00 2026\n\
         >From al@x Sun Nov 22 04:27:00 2026\nend";
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bob");
     append(&path, Mbox, "0.Q", false, message).unwrap();
-    let before = std::fs::read(&path).unwrap();
     append(&path, Mbox, "1.Q", false, message).unwrap();
     let whole = std::fs::read(&path).unwrap();
     let partial = String::from_utf8(whole.clone()).unwrap().replace("1.Q whole  ", "1.Q partial");
-    // Behind the separator, whose first words might be anybody's.
-    for length in before.len() + 30..=partial.len() {
+    // Behind the mark: what is before it might be anybody's.
+    for length in partial.find("partial\n").unwrap() + "partial\n".len()..=partial.len() {
         std::fs::write(&path, &partial.as_bytes()[..length]).unwrap();
         append(&path, Mbox, "1.Q", true, message).unwrap();
         assert_eq!(text(&path), of_text(&whole), "{length}");
@@ -147,10 +150,126 @@ fn a_repeat_cuts_off_its_own_beginning_though_a_quoted_separator_stands_in_it() 
         for base in ["0.Q", "1.Q", "2.Q"] {
             assert_eq!(all.matches(&format!("{base} whole  ")).count(), 1, "{length}");
         }
-        // Another program's message, whose separator nobody knows.
+        // Another program's message, whose separator nobody knows, wherever ours broke off.
         let foreign = "From bob Sun, 22 Nov 2026 04:27:00 +0000\nSubject: y\n\nmail\n\n";
-        std::fs::write(&path, format!("{}\n\n{foreign}", &partial[..length])).unwrap();
-        append(&path, Mbox, "1.Q", true, message).unwrap();
-        assert!(text(&path).contains(foreign), "{length}");
+        for (between, base) in ["", "\n", "\n\n"].iter().flat_map(|between| [(between, "1.Q"), (between, "2.Q")]) {
+            std::fs::write(&path, format!("{}{between}{foreign}", &partial[..length])).unwrap();
+            append(&path, Mbox, base, true, message).unwrap();
+            let all = text(&path);
+            assert!(all.contains(foreign) && all.matches(&format!("{base} whole  ")).count() == 1, "{length} {base}");
+        }
+    }
+}
+
+#[test]
+fn a_beginning_is_gone_on_with_and_zeros_behind_it_are_not_mail() {
+    let message = [b"Return-Path: <bob@mx.example>\nSubject: x\n\n".as_slice(), &b"line\n".repeat(30_000)].concat();
+    for format in [Mbox, Mmdf] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bob");
+        append(&path, format, "0.Q", false, MESSAGE).unwrap();
+        let before = std::fs::read(&path).unwrap().len();
+        append(&path, format, "1.Q", false, &message).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let mut partial = whole.clone();
+        let mark = memchr::memmem::find(&whole, b"1.Q whole  ").unwrap() + 3;
+        partial[mark..mark + PARTIAL.len()].copy_from_slice(PARTIAL);
+        for length in [mark + 9, 40_000, 100_001, whole.len() - 1, whole.len()] {
+            for zeros in [0, 1, 5000, 200_000] {
+                for search in [true, false] {
+                    std::fs::write(&path, [&partial[..length], &vec![0; zeros]].concat()).unwrap();
+                    append(&path, format, "1.Q", search, &message).unwrap();
+                    assert!(std::fs::read(&path).unwrap() == whole, "{format:?} {length} {zeros}");
+                    // A power cut has lost what was in the middle.
+                    let mut holed = partial[..length].to_vec();
+                    holed[mark + 9..].iter_mut().take(5000).for_each(|octet| *octet = 0);
+                    std::fs::write(&path, &holed).unwrap();
+                    append(&path, format, "1.Q", search, &message).unwrap();
+                    assert!(std::fs::read(&path).unwrap() == whole, "{format:?} {length} holed");
+                    // An error leaves what was there.
+                    let left = [&partial[..length], &vec![0; zeros]].concat();
+                    std::fs::write(&path, &left).unwrap();
+                    let mut broken = message[..120_000].chain(Refuses);
+                    assert!(deliver(&path, format, true, &LOCKING, "1.Q", search, &mut broken).is_err());
+                    assert!(std::fs::read(&path).unwrap().starts_with(&left[..length]), "{format:?} {length}");
+                    assert!(std::fs::read(&path).unwrap().len() <= left.len(), "{format:?} {length}");
+                }
+            }
+        }
+        assert!(before < whole.len());
+    }
+}
+
+struct Refuses;
+
+impl Read for Refuses {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+#[test]
+fn an_error_does_not_cut_off_what_somebody_without_locks_wrote_meanwhile() {
+    struct Foreign<'a>(&'a Path, usize);
+    impl Read for Foreign<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 += 1;
+            if self.1 < 3 {
+                return b"Return-Path: <>\n".as_slice().read(buffer);
+            }
+            use std::io::Write;
+            let mut file = std::fs::OpenOptions::new().append(true).open(self.0)?;
+            file.write_all(b"From al Sun Nov 22 04:27:00 2026\nA: 1\n\nforeign\n\n")?;
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bob");
+    append(&path, Mbox, "1.Q", false, MESSAGE).unwrap();
+    assert!(deliver(&path, Mbox, true, &LOCKING, "2.Q", false, &mut Foreign(&path, 0)).is_err());
+    assert!(text(&path).contains("\n\nforeign\n"));
+}
+
+/// What another program may append: whole messages, with separators of many kinds, and torn ones.
+fn foreign() -> impl Strategy<Value = String> {
+    let separator = prop::sample::select(vec![
+        "From al@x Sun Nov 22 04:27:00 2026\n",
+        "From al Sun, 22 Nov 2026 04:27:00 +0000\n",
+        "From al\n",
+        "From \n",
+    ]);
+    ("\n{0,2}", separator, "(A: 1\n)?\n", "([a-zF> ]{0,9}\n){0,3}", "(\n|\n\n|)")
+        .prop_map(|(a, b, c, d, e)| a + b + &c + &d + &e)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn nothing_of_another_program_is_cut_off_or_changed(
+        text in "([a-z>]{0,3}(From )?[a-zF> ]{0,5}\n){0,6}[a-z]{0,2}",
+        before in prop::sample::select(vec!["", "From z Sun Nov 22 04:27:00 2026\n\nz\n\n", "From z Sun Nov 22 04:27:00 2026\n\nz\n\nFrom z@x"]),
+        cut in any::<prop::sample::Index>(),
+        foreign in foreign(),
+        is_own: bool,
+        search: bool,
+        pad: bool,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bob");
+        let message = format!("Return-Path: <bob@mx.example>\nSubject: x\n\n{text}");
+        append(&path, Mbox, "1.Q", false, message.as_bytes()).unwrap();
+        let whole = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
+        let partial = whole.replace("1.Q whole  ", "1.Q partial");
+        let mut left = format!("{before}{}{foreign}", &partial[..cut.index(partial.len() + 1)]);
+        if pad && search {
+            left.insert_str(0, &format!("From p Sun Nov 22 04:27:00 2026\n\n{}\n\n", "p".repeat(474 - left.len() % 470)));
+        }
+        std::fs::write(&path, &left).unwrap();
+        append(&path, Mbox, if is_own { "1.Q" } else { "2.Q" }, search, message.as_bytes()).unwrap();
+        let now = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
+        // Its mark became whole where the torn one was all there.
+        prop_assert!(now.replace("1.Q whole  ", "1.Q partial").starts_with(&left), "{left:?} {now:?}");
+        let file = File::open(&path).unwrap();
+        prop_assert_eq!(torn::find(&file, Mbox, if is_own { "1.Q" } else { "2.Q" }).unwrap(), Tail::Delivered);
     }
 }

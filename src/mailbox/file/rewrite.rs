@@ -52,7 +52,7 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     let before = stamp(&old)?;
-    let found = scan(&old, maildrop.format, None)?.messages;
+    let found = scan(&old, maildrop.format)?.messages;
     let (doomed, doubtful) = doomed(&maildrop.identities()?, numbers, &found);
     if doomed.is_empty() {
         return Ok(doubtful);

@@ -219,7 +219,7 @@ fn what_was_appended_is_all_that_is_scanned_and_has_the_same_ids() {
     for turn in 0..3 {
         append(&path, &(long(turn) + &long(1000 + turn)));
         let (grown, read) = at(120, &none);
-        let unindexed = Snapshot::held(joined(Vec::new(), &scan(file, Mbox, None).unwrap().messages, &none));
+        let unindexed = Snapshot::held(joined(Vec::new(), &scan(file, Mbox).unwrap().messages, &none));
         assert_eq!(grown.count(), 502 + 2 * turn);
         for number in 0..grown.count() {
             let (one, two) = (grown.get(number).unwrap(), unindexed.get(number).unwrap());

@@ -13,7 +13,7 @@ fn file(text: &[u8]) -> File {
 
 /// Each message as it lies there, with its size in POP3.
 fn scanned(format: MailboxFormat, text: &str) -> Vec<(String, u64)> {
-    let scan = scan(&file(text.as_bytes()), format, None).unwrap();
+    let scan = scan(&file(text.as_bytes()), format).unwrap();
     let mut covered = 0;
     let messages: Vec<_> = scan
         .messages
@@ -108,15 +108,15 @@ fn mmdf_with_two_delimiters_or_one_between_messages_is_read() {
 #[test]
 fn other_files_are_no_mailboxes() {
     for text in ["root:x:0:0\n", "A: 1\n\n", "\n\nFrom: bob\n"] {
-        assert!(scan(&file(text.as_bytes()), MailboxFormat::Mbox, None).is_err(), "{text}");
+        assert!(scan(&file(text.as_bytes()), MailboxFormat::Mbox).is_err(), "{text}");
     }
-    assert!(scan(&file(FROM_BOB.as_bytes()), MailboxFormat::Mmdf, None).is_err());
+    assert!(scan(&file(FROM_BOB.as_bytes()), MailboxFormat::Mmdf).is_err());
 }
 
 #[test]
 fn what_other_programs_write_into_a_message_does_not_change_what_tells_it_apart() {
     let of = |text: String| {
-        let found = scan(&file(text.as_bytes()), MailboxFormat::Mbox, None).unwrap().messages[0];
+        let found = scan(&file(text.as_bytes()), MailboxFormat::Mbox).unwrap().messages[0];
         (found.fields, found.body_sum)
     };
     let plain = of(format!("{FROM_BOB}Received: a\n\tb\nSubject: x\n\nbody\n\n"));
@@ -128,20 +128,6 @@ fn what_other_programs_write_into_a_message_does_not_change_what_tells_it_apart(
         "Received: a\n\tb\nSubject: x\n\nbodz\n",
     ] {
         assert_ne!(plain, of(format!("{FROM_BOB}{other}\n")), "{other}");
-    }
-}
-
-#[test]
-fn a_mark_counts_in_the_second_line_only() {
-    let marked = |text: String| scan(&file(text.as_bytes()), MailboxFormat::Mbox, Some(b"1.Q")).unwrap().marked;
-    assert_eq!(marked(format!("{FROM_BOB}A: 1\n\n{FROM_BOB}R: x\nX-Delivery-ID: 1.Q whole  \n\n")), Some((1, true)));
-    assert_eq!(marked(format!("{FROM_BOB}R: x\nX-Delivery-ID: 1.Q partial\nA: 1\n\n")), Some((0, false)));
-    for other in [
-        "X-Delivery-ID: 1.Q whole  \n",
-        "R: x\nA: 1\nX-Delivery-ID: 1.Q whole  \n",
-        "R: x\nX-Delivery-ID: 1.QQ whole  \n",
-    ] {
-        assert_eq!(marked(format!("{FROM_BOB}{other}\n")), None, "{other}");
     }
 }
 

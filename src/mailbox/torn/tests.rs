@@ -29,22 +29,29 @@ const OTHER: &str = "Subject: x\n\nFromage.\n>From the beginning\nnot From here,
 
 #[test]
 fn the_beginning_of_a_message_is_found_wherever_it_broke_off_and_whosever_it_is() {
+    let plain = "Subject: x\n\nFromage.\nend\n";
     for format in [Mbox, Mmdf] {
-        let long = format!("{OTHER}\n{}", "a line of text, one of many\n".repeat(9000));
-        for (text, step) in [(OTHER, 1), (&*long, 30_011)] {
+        let long = format!("{plain}\n{}", "a line of text, one of many\n".repeat(9000));
+        for (text, step) in [(plain, 1), (&*long, 30_011)] {
             for before in ["", &message(format, "X-Delivery-ID: 0.Q whole  \n", &long), &message(format, "", OTHER)] {
                 let torn = message(format, "X-Delivery-ID: 1.Q partial\n", text);
                 let all = format!("{before}{torn}");
+                let separator = if format == Mmdf { 0 } else { SEPARATOR.len() };
+                let mark = before.len() + torn.find("partial\n").unwrap() + "partial\n".len();
                 for length in (before.len() + 1..=all.len()).step_by(step) {
                     let left = &all.as_bytes()[..length];
-                    let name = all[before.len()..length].strip_prefix("From ").filter(|name| !name.contains('@'));
-                    let unsure = name.is_some_and(|name| !name.is_empty()) && length % 512 != 0;
-                    let expected = if unsure { length } else { before.len() };
+                    let is_sure = length >= mark || length % 512 == 0 && length >= before.len() + separator;
+                    let expected = if is_sure { before.len() } else { length };
                     let what = all[before.len()..length].get(..60);
                     assert_eq!(mended(format, left), expected as u64, "{format:?} {length} {what:?}");
                     // The size is there, and not what was written last.
                     let zeros = [left, &[0; 700]].concat();
-                    assert_eq!(mended(format, &zeros), before.len() as u64, "zeros, {format:?} {length}");
+                    if length >= before.len() + separator {
+                        assert_eq!(mended(format, &zeros), before.len() as u64, "zeros, {format:?} {length}");
+                    } else {
+                        let expected = if length % 512 == 0 { length } else { zeros.len() };
+                        assert_eq!(mended(format, &zeros), expected as u64, "zeros, {format:?} {length}");
+                    }
                 }
                 let zeros = [before.as_bytes(), &[0; 70_000]].concat();
                 assert_eq!(looked(format, &zeros), Tail::Torn(before.len() as u64), "{format:?}");
@@ -68,28 +75,38 @@ fn what_is_whole_or_anothers_is_left_alone() {
         let early = (whole("2.Q") + &foreign).into_bytes();
         assert_eq!(looked(format, &early), Tail::Sound, "{format:?}");
         // Whatever another program appended, and wherever the beginning broke off.
-        let lines = partial.match_indices('\n').map(|(at, _)| at + 1);
-        for end in (30..partial.len()).chain(lines.filter(|end| *end > 30)) {
+        for end in 30..partial.len() {
             for behind in [&foreign, &whole("3.Q"), &format!("\n{foreign}")] {
                 let text = format!("{}{behind}", &partial[..end]);
                 assert_eq!(looked(format, text.as_bytes()), Tail::Sound, "{text:?}");
             }
             // A separator of nobody we know.
-            for separator in ["From bob Sun, 22 Nov 2026 04:27:00 +0000\n", "From bob\n", "From bob", "From \n"] {
-                let ends_line = partial[..end].ends_with('\n');
-                for before in ["\n", "\n\n", ""].into_iter().filter(|before| !before.is_empty() || ends_line) {
+            for separator in
+                ["From bob Sun, 22 Nov 2026 04:27:00 +0000\n", "From bob\n", "From bob", "From \n", "From "]
+            {
+                for before in ["\n", "\n\n", ""].into_iter().filter(|_| format == Mbox) {
                     let text = format!("{}{before}{separator}", &partial[..end]);
-                    let whole = text.clone() + "Subject: y\n\nmail\n\n";
-                    for text in [text, whole].iter().filter(|text| format == Mbox && text.len() % 512 != 0) {
+                    for text in [text.clone() + "Subject: y\n\nmail\n\n", text] {
                         assert_eq!(looked(format, text.as_bytes()), Tail::Sound, "{text:?}");
-                        let mut file = tempfile::tempfile().unwrap();
-                        file.write_all(text.as_bytes()).unwrap();
-                        assert!(!is_ours_alone(&file, format, 0).unwrap(), "{text:?}");
                     }
                 }
             }
         }
     }
+}
+
+#[test]
+fn the_last_words_of_a_message_are_no_beginning_wherever_it_ends() {
+    for words in ["F", "From ", "From now", "From bob@mx.example", "From bob@mx.example Sun Nov 22 04:27:00 2026"] {
+        for zeros in [0, 512] {
+            let begin = format!("{SEPARATOR}A: 1\n\n");
+            let text = format!("{begin}{}\n\n{words}", "x".repeat(1024 - begin.len() - words.len() - 2));
+            let expected = if zeros == 0 { Tail::Sound } else { Tail::Torn(1024) };
+            assert_eq!(looked(Mbox, &[text.as_bytes(), &vec![0; zeros]].concat()), expected, "{words}");
+        }
+    }
+    let text = format!("{SEPARATOR}A: 1\n\nlast line");
+    assert_eq!(looked(Mbox, &[text.as_bytes(), &[0; 99]].concat()), Tail::Sound, "zeros in a line");
 }
 
 #[test]
@@ -112,25 +129,56 @@ fn looking_takes_bounded_time() {
     }
 }
 
+fn found(format: MailboxFormat, text: &str) -> Tail {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    find(&file, format, "1.Q").unwrap()
+}
+
 #[test]
-fn only_a_quoted_separator_is_taken_for_ours_when_the_message_comes_again() {
-    let is_ours = |format, text: &str| {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-        is_ours_alone(&file, format, 0).unwrap()
-    };
-    let quoted =
-        message(Mbox, "X-Delivery-ID: 2.Q partial\n", &format!("A: 1\n\nx\n>{SEPARATOR}>>{SEPARATOR}>From x\n"));
-    assert!(is_ours(Mbox, &quoted));
-    assert!(is_ours(Mbox, &quoted.replace('\n', &"\n".repeat(30_000))));
-    for foreign in [SEPARATOR, &format!("\ntex{SEPARATOR}"), &format!("\nx>{SEPARATOR}"), "From bob\n", "\nFrom bob"] {
-        assert!(!is_ours(Mbox, &format!("{quoted}{foreign}")), "{foreign}");
+fn a_mark_counts_in_the_second_line_of_a_message_only_and_is_found_anywhere() {
+    let far = "a line of text\n".repeat(200_000);
+    for format in [Mbox, Mmdf] {
+        let whole = message(format, "X-Delivery-ID: 1.Q whole  \n", "\nx\n");
+        let partial = message(format, "X-Delivery-ID: 1.Q partial\n", "\nx\n");
+        let other = message(format, "", &format!("\n{far}"));
+        for before in ["", &other] {
+            assert_eq!(found(format, &format!("{before}{whole}{other}")), Tail::Delivered);
+            assert_eq!(found(format, &format!("{before}{whole}{other}{partial}")), Tail::Delivered);
+            assert_eq!(found(format, &format!("{before}{partial}{other}")), Tail::Begun(before.len() as u64));
+        }
+        for text in
+            ["X-Delivery-ID: 1.QQ whole  \n", "A: 1\nX-Delivery-ID: 1.Q whole  \n", "\n\nX-Delivery-ID: 1.Q whole  \n"]
+        {
+            assert_eq!(found(format, &message(format, text, "")), Tail::Sound, "{text}");
+        }
     }
-    let partial = message(Mmdf, "X-Delivery-ID: 2.Q partial\n", OTHER);
-    assert!(is_ours(Mmdf, &partial));
-    assert!(is_ours(Mmdf, &partial[..partial.len() - 9]));
-    assert!(!is_ours(Mmdf, &(partial.clone() + &partial)));
-    assert!(!is_ours(Mmdf, &(partial[..partial.len() - 9].to_owned() + &message(Mmdf, "", OTHER))));
+    let quoted = format!("\n\n>{SEPARATOR}Return-Path: <>\nX-Delivery-ID: 1.Q whole  \n");
+    assert_eq!(found(Mbox, &message(Mbox, "", &quoted)), Tail::Sound);
+}
+
+#[test]
+fn a_mark_is_found_wherever_pieces_end() {
+    let whole = message(Mbox, "X-Delivery-ID: 1.Q whole  \n", "\nx\n");
+    for behind in 0..whole.len() + 5 {
+        let length = usize::try_from(LARGE_PIECE).unwrap() - behind;
+        assert_eq!(found(Mbox, &(whole.clone() + &"x".repeat(length))), Tail::Delivered, "{behind}");
+    }
+}
+
+#[test]
+fn a_mailbox_larger_than_all_disks_is_searched_in_bounded_time() {
+    for size in [1 << 40, 1 << 62] {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(message(Mbox, "X-Delivery-ID: 1.Q whole  \n", OTHER).as_bytes()).unwrap();
+        // Not every file system has room for the largest.
+        if file.set_len(size).is_err() {
+            continue;
+        }
+        let started = std::time::Instant::now();
+        find(&file, Mbox, "1.Q").unwrap();
+        assert!(started.elapsed() < std::time::Duration::from_secs(60), "{size} {:?}", started.elapsed());
+    }
 }
 
 #[test]

@@ -47,10 +47,10 @@ proptest! {
         let (format, begin) = if is_mmdf { (Mmdf, D) } else { (Mbox, FROM) };
         let text = format!("{begin}{}", parts.concat());
         let cut = cut.index(text.len() + 1);
-        let Ok(old) = scan(&file(&text[..cut]), format, None) else { return Ok(()) };
+        let Ok(old) = scan(&file(&text[..cut]), format) else { return Ok(()) };
         let file = file(&text);
         if let Some(together) = together(format, &file, &old) {
-            prop_assert_eq!(together, scan(&file, format, None).unwrap().messages);
+            prop_assert_eq!(together, scan(&file, format).unwrap().messages);
         }
     }
 
@@ -70,10 +70,10 @@ proptest! {
             bodies.iter().map(message).collect()
         };
         let format = if is_mmdf { Mmdf } else { Mbox };
-        let before = scan(&file(&text(&old)), format, None).unwrap();
+        let before = scan(&file(&text(&old)), format).unwrap();
         let file = file(&text(&[old, new].concat()));
         let together = together(format, &file, &before);
-        prop_assert_eq!(together, Some(scan(&file, format, None).unwrap().messages));
+        prop_assert_eq!(together, Some(scan(&file, format).unwrap().messages));
     }
 }
 
@@ -83,7 +83,7 @@ fn numbered(numbers: impl Iterator<Item = usize>) -> String {
 
 #[test]
 fn messages_that_are_gone_or_changed_make_it_scan_all() {
-    let old = scan(&file(&numbered(0..200)), Mbox, None).unwrap();
+    let old = scan(&file(&numbered(0..200)), Mbox).unwrap();
     let found = |text: &str| together(Mbox, &file(text), &old);
     assert_eq!(found(&numbered(0..210)).unwrap().len(), 210);
     for gone in [0, 1, 77, 198, 199] {
@@ -106,10 +106,10 @@ fn a_length_that_leads_beyond_the_end_makes_it_scan_all() {
     let first = format!("{FROM}Content-Length: 200\n\nx\n\n");
     let second = format!("{FROM}A: 2\n\nx\n\n");
     let third = |fill: usize| format!("{FROM}A: 3\n\n{}\n\n{FROM}A: 4\n\nx\n\n", "x".repeat(fill));
-    let old = scan(&file(&(first.clone() + &second)), Mbox, None).unwrap();
+    let old = scan(&file(&(first.clone() + &second)), Mbox).unwrap();
     assert!(old.is_open && old.messages.len() == 2);
     let lengths: Vec<usize> = (0..120)
-        .map(|fill| scan(&file(&(first.clone() + &second + &third(fill))), Mbox, None).unwrap().messages.len())
+        .map(|fill| scan(&file(&(first.clone() + &second + &third(fill))), Mbox).unwrap().messages.len())
         .collect();
     assert!(lengths.contains(&2) && lengths.contains(&4), "what is appended decides: {lengths:?}");
 }
