@@ -678,6 +678,112 @@ const ZONE: common::names::Table = &[
     ("xn--bcher-kva.example", "MX", "10 backup.b.example"),
 ];
 
+/// Two domains with the same mail host, one that is its own, and one with another host besides.
+const ONE_HOST: common::names::Table = &[
+    ("a.example", "MX", "10 mx.example.net"),
+    ("b.example", "MX", "0 mx.example.net"),
+    ("mx.example.net", "A", "127.0.0.1"),
+    ("c.example", "A", "127.0.0.1"),
+    ("two.example", "MX", "10 mx.example.net"),
+    ("two.example", "MX", "20 other.example"),
+    ("other.example", "A", "127.0.0.2"),
+];
+
+#[test]
+fn domains_with_the_same_hosts_share_a_connection_where_no_login_is_theirs_alone() {
+    let names = Names::start(ONE_HOST);
+    for (more, sessions) in [
+        ("", 3),
+        ("smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = FOLDER/passwords", 4),
+        ("smtp_tls_security_level = none", 3),
+    ] {
+        let hop = Hop::friendly();
+        let port = hop.address.port();
+        let scratch = site("smtp:", &format!("name_servers = {}\nsmtp_tcp_port = {port}", names.address));
+        scratch.write("passwords", "elsewhere.example bob:secret\n");
+        scratch.configure("default_process_limit = 1\nsmtp_connection_cache_time_limit = 60s");
+        scratch.configure(&more.replace("FOLDER", &scratch.path().display().to_string()));
+        for number in 0..12 {
+            let domain = ["a", "b", "c", "two"][number % 4];
+            enqueue(&scratch, &[&format!("user{number}@{domain}.example")], TEXT);
+        }
+        let log = deliver(&scratch);
+        assert_eq!((hop.taken().len(), hop.sessions()), (12, sessions), "{more}: {log}");
+        assert_eq!(scratch.queued(), []);
+    }
+}
+
+#[test]
+fn a_silent_host_is_left_in_peace_for_all_domains_it_serves() {
+    let names = Names::start(ONE_HOST);
+    let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port();
+    let more = format!("name_servers = {}\nsmtp_tcp_port = {dead}\ndefault_process_limit = 1", names.address);
+    // Also where they share no connections.
+    for login in ["", "\nsmtp_sasl_auth_enable = yes"] {
+        let scratch = site("smtp:", &format!("{more}{login}"));
+        for number in 0..12 {
+            enqueue(&scratch, &[&format!("user{number}@{}.example", ["a", "b", "c"][number % 3])], TEXT);
+        }
+        let log = deliver(&scratch);
+        assert_eq!(log.matches("status=deferred").count(), 12, "{log}");
+        assert_eq!(log.matches(" place=").count(), 1, "one connection is tried: {log}");
+        assert_eq!(scratch.queued().len(), 12);
+    }
+}
+
+#[test]
+fn a_silent_host_is_passed_over_while_another_one_takes_the_mail() {
+    const ZONE: common::names::Table = &[
+        ("a.example", "MX", "10 dead.example"),
+        ("a.example", "MX", "20 one.example"),
+        ("b.example", "MX", "10 dead.example"),
+        ("b.example", "MX", "20 two.example"),
+        ("dead.example", "A", "127.0.0.2"),
+        ("one.example", "A", "127.0.0.1"),
+        ("two.example", "A", "127.0.0.1"),
+    ];
+    let (hop, names) = (Hop::friendly(), Names::start(ZONE));
+    let more = format!("name_servers = {}\nsmtp_tcp_port = {}", names.address, hop.address.port());
+    let scratch = site("smtp:", &format!("{more}\ndefault_process_limit = 1\nsmtp_connection_reuse_time_limit = 0s"));
+    for number in 0..8 {
+        enqueue(&scratch, &[&format!("user{number}@{}.example", ["a", "b"][number % 2])], TEXT);
+    }
+    let log = deliver(&scratch);
+    assert_eq!((hop.taken().len(), hop.sessions()), (8, 8), "{log}");
+    assert_eq!(log.matches("host=dead.example").count(), 1, "one connection is tried: {log}");
+}
+
+#[test]
+fn a_domain_that_moves_away_takes_no_mail_of_others_with_it() {
+    // Hangs up at the second message of a session, so that everybody connects anew.
+    let begun = std::sync::Mutex::new(std::collections::HashSet::new());
+    let hop = Hop::start(move |word, _, session| {
+        (word == "MAIL" && !begun.lock().expect("the sessions").insert(session)).then_some(Act::Drop)
+    });
+    let port = hop.address.port();
+    let elsewhere = Hop::on(TcpListener::bind(("127.0.0.3", port)).expect("the same port"), |_, _, _| None);
+    const HERE: common::names::Table = &[
+        ("a.example", "MX", "10 mx.example.net"),
+        ("b.example", "MX", "10 mx.example.net"),
+        ("mx.example.net", "A", "127.0.0.1"),
+    ];
+    const MOVED: common::names::Table = &[
+        ("a.example", "MX", "10 mx.a.example"),
+        ("mx.a.example", "A", "127.0.0.3"),
+        ("b.example", "MX", "10 mx.example.net"),
+        ("mx.example.net", "A", "127.0.0.1"),
+    ];
+    let names = Names::turning(HERE, MOVED);
+    let more = format!("name_servers = {}\nsmtp_tcp_port = {port}\ndefault_process_limit = 1", names.address);
+    let scratch = site("smtp:", &format!("{more}\nsmtp_connection_cache_time_limit = 60s"));
+    for number in 0..9 {
+        enqueue(&scratch, &[&format!("user{number}@{}.example", ["a", "a", "b"][number % 3])], TEXT);
+    }
+    let log = deliver(&scratch);
+    let at = |hop: &Hop, domain: &str| hop.taken().iter().filter(|taken| taken.rcpts[0].contains(domain)).count();
+    assert_eq!((at(&hop, "@a.") + at(&elsewhere, "@a."), at(&hop, "@b."), at(&elsewhere, "@b.")), (6, 3, 0), "{log}");
+}
+
 #[test]
 fn the_mail_exchangers_of_a_domain_are_asked_best_first() {
     let (hop, names) = (Hop::friendly(), Names::start(ZONE));

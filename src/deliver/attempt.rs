@@ -8,13 +8,14 @@
 use super::expand::Route;
 use super::helper::Helper;
 use super::local::Copy;
-use super::permits::{Desk, Permit, Word};
-use super::relay::{Carried, Job, Site, Source, agent};
+use super::permits::{Desk, Lent, Permit, Word};
+use super::relay::agent::{self, Answer};
+use super::relay::{Carried, Job, Site, Source};
 use super::settings::Settings;
 use super::{Outcome, local, origin, piped, report, schedule};
 use crate::channel::Transport;
 use crate::config::Config;
-use crate::config::value::{MailboxFormat, MailboxSpec, Value};
+use crate::config::value::{MailboxFormat, MailboxSpec, TlsLevel, Value};
 use crate::lookup::Lookup;
 use crate::message::idna;
 use crate::message::parameters::{Body, MailParameters};
@@ -217,6 +218,34 @@ impl Trial {
         desk.want(key, limit, agent).map_err(broken)
     }
 
+    /// Asks for an agent to a next hop. A new one for a domain is asked first where that is: another one may be connected to
+    /// the same hosts already, or nobody answer there.
+    fn want_agent(&mut self, tools: &Tools<'_>, group: &Group) -> Result<Permit, Error> {
+        let (config, desk, key) = (&tools.settings.config, tools.desk, group.key());
+        let permit = self.want(desk, &key, config.default_destination_concurrency_limit.max(1), true)?;
+        let mut socket = match permit {
+            Permit::Go(Lent { agent: Some(socket), is_new: true, .. })
+                if group.transport == "smtp" && group.hop.is_empty() =>
+            {
+                socket
+            }
+            permit => return Ok(permit),
+        };
+        // One that is broken will be found so.
+        let hosts = agent::home(&mut socket, &group.domain).unwrap_or_default();
+        if hosts.is_empty() {
+            return Ok(Permit::Go(Lent { agent: Some(socket), is_new: true, silent: String::new() }));
+        }
+        match desk.home(&hosts, is_shared(config)).map_err(broken)? {
+            Permit::Go(lent) if lent.agent.is_none() => Ok(Permit::Go(Lent { agent: Some(socket), ..lent })),
+            Permit::Dead(why) => {
+                desk.say(&Word::Done { key, reusable: false, silent: None }).map_err(broken)?;
+                Ok(Permit::Dead(why))
+            }
+            permit => Ok(permit),
+        }
+    }
+
     /// Marks a recipient, tries it, and notes what came of it.
     fn one(
         &mut self,
@@ -248,7 +277,7 @@ impl Trial {
     fn there(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<Option<String>, Error> {
         let (config, desk) = (&tools.settings.config, tools.desk);
         let key = group.key();
-        let permit = self.want(desk, &key, config.default_destination_concurrency_limit.max(1), true)?;
+        let permit = self.want_agent(tools, group)?;
         let mut never = None;
         let outcomes = match permit {
             Permit::Busy => {
@@ -261,23 +290,26 @@ impl Trial {
                 }
                 vec![Outcome::Deferred(why); to.len()]
             }
-            Permit::Go(socket) => {
+            Permit::Go(lent) => {
                 for (number, _) in to {
                     self.begin(*number)?;
                 }
-                let job = self.job(group, to)?;
-                let asked = match socket {
+                let job = Job { silent: lent.silent, ..self.job(group, to)? };
+                let asked = match lent.agent {
                     Some(mut socket) => agent::ask(&mut socket, &job),
                     None => Err(io::ErrorKind::NotConnected.into()),
                 };
-                let (carried, reusable) = asked.unwrap_or_else(|error| {
+                let Answer { carried, is_reusable, silent } = asked.unwrap_or_else(|error| {
                     log::error!(
                         "id={} next-hop={}: the agent for remote delivery: {error}",
                         self.message.id,
                         group.hop
                     );
-                    (Carried::broken(to.len()), false)
+                    Answer { carried: Carried::broken(to.len()), is_reusable: false, silent: Vec::new() }
                 });
+                for (address, why) in silent {
+                    desk.say(&Word::Silent { address, why }).map_err(broken)?;
+                }
                 let silent = match carried.site {
                     Site::Answers => None,
                     Site::Silent(why) => Some(why),
@@ -286,7 +318,7 @@ impl Trial {
                         None
                     }
                 };
-                desk.say(&Word::Done { key, reusable, silent }).map_err(broken)?;
+                desk.say(&Word::Done { key, reusable: is_reusable, silent }).map_err(broken)?;
                 carried.outcomes
             }
         };
@@ -355,6 +387,7 @@ impl Trial {
             smtputf8: said.smtputf8,
             requiretls: said.requiretls,
             dsn: with_blank(dsn.to_string()),
+            silent: String::new(),
             source: Source { file, start, size: message.size, lines: message.lines },
         })
     }
@@ -398,6 +431,12 @@ impl Trial {
         }
         Ok(())
     }
+}
+
+/// Whether domains with the same hosts share connections: not where a login may be one domain's own, or the name in the
+/// certificate.
+fn is_shared(config: &Config) -> bool {
+    !config.smtp_sasl_auth_enable && config.smtp_tls_security_level < TlsLevel::Secure
 }
 
 fn with_blank(text: String) -> String {

@@ -2,11 +2,15 @@
 //!
 //! Everybody is a child of this process, which gives out messages and permits, counts who uses what, keeps agents whose
 //! connection may be of use again, and remembers for a while which next hops did not answer. It touches no mail itself.
+//!
+//! An agent for a domain belongs to the hosts that it has found for it before it spoke with anybody, and connects to no others
+//! as long as it lives. So it may be lent to every domain that has just these hosts, as another new agent found. What an
+//! agent says after it has spoken with a host, of hosts or of silence, counts for its own next hop alone.
 
 use super::attempt::Attempt;
 use super::helper::Helper;
-use super::permits::{Desk, Permit, Socket, Word};
-use super::relay::agent;
+use super::permits::{Desk, Lent, Permit, Socket, Word};
+use super::relay::{agent, route};
 use super::settings::Settings;
 use super::worker;
 use crate::queue::{Id, Queue};
@@ -39,14 +43,22 @@ const MOST_USES: u32 = 100;
 /// How long a worker is kept that has nothing to do.
 pub const KEPT: Duration = Duration::from_secs(10);
 
-/// Longest time that a next hop is remembered as not answering.
+/// Longest time that a next hop or an address is remembered as not answering.
 const SILENCE: Duration = Duration::from_secs(600);
+
+/// So long the hosts of a domain are those that were found.
+const HOME_KEPT: Duration = Duration::from_secs(60);
+
+/// Of so many domains they are remembered.
+const MOST_HOMES: usize = 10_000;
 
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Crew {
     workers: Vec<Worker>,
     places: HashMap<String, Place>,
+    /// Addresses that take no connection: until when, and why.
+    silent: HashMap<String, (Instant, String)>,
     /// All agents that have not ended.
     agents: Vec<Pid>,
 }
@@ -61,14 +73,28 @@ struct Worker {
     since: Instant,
     /// How many it has worked on.
     worked_on: u32,
-    /// What it uses now, with the agent it was lent.
-    uses: Option<(String, Option<Agent>)>,
+    /// What it uses now.
+    uses: Option<Use>,
+}
+
+/// What a worker uses.
+#[derive(Debug)]
+struct Use {
+    key: String,
+    /// The agent it was lent.
+    agent: Option<UnixStream>,
+    /// The agent has had no job yet.
+    is_new: bool,
+    /// The hosts that the agent belongs to, as it said when it was new; empty: not known, or not asked for.
+    hosts: String,
+    /// Other domains with these hosts may have it next.
+    is_shared: bool,
 }
 
 impl Worker {
     /// Whether it is likely to be done in a moment.
     fn is_quick(&self) -> bool {
-        let is_remote = self.uses.as_ref().is_some_and(|(_, agent)| agent.is_some());
+        let is_remote = self.uses.as_ref().is_some_and(|used| used.agent.is_some());
         self.message.is_some() && !is_remote && self.since.elapsed() < QUICK
     }
 }
@@ -80,13 +106,26 @@ struct Agent {
     idle_since: Instant,
 }
 
-/// A next hop, a mailbox, a program: what only so many may use at once.
+/// A next hop, a mailbox, a program: what only so many may use at once. Or the hosts of domains, which have idle agents alone.
 #[derive(Debug, Default)]
 struct Place {
     users: u32,
     waiting: VecDeque<Id>,
     idle: Vec<Agent>,
     silent: Option<(Instant, String)>,
+    /// The hosts of a domain that shares its connections, and since when they are known.
+    home: Option<(Instant, String)>,
+}
+
+impl Place {
+    fn home(&self) -> Option<&str> {
+        self.home.as_ref().filter(|(since, _)| since.elapsed() < HOME_KEPT).map(|(_, hosts)| hosts.as_str())
+    }
+}
+
+/// Where agents for these hosts wait.
+fn at(hosts: &str) -> String {
+    format!("hosts\n{hosts}")
 }
 
 /// What a word of a worker means for who gives out the work.
@@ -153,14 +192,28 @@ impl Crew {
         };
         match word {
             Some(Word::Want { key, limit, agent }) => {
-                let permit = self.permit(&key, limit, agent, base, close);
+                let (permit, home) = self.permit(&key, limit, agent, base, close);
                 let Some(worker) = self.workers.get_mut(number) else { return Vec::new() };
-                if let Permit::Go(agent) = &permit {
-                    let lent = agent.as_ref().and_then(|socket| socket.try_clone().ok());
-                    worker.uses = Some((key, lent.map(|socket| Agent { socket, idle_since: Instant::now() })));
+                if let Permit::Go(lent) = &permit {
+                    let agent = lent.agent.as_ref().and_then(|socket| socket.try_clone().ok());
+                    // A new one says itself where it belongs.
+                    let hosts = if lent.is_new { String::new() } else { home };
+                    let is_shared = !hosts.is_empty();
+                    worker.uses = Some(Use { key, agent, is_new: lent.is_new, hosts, is_shared });
                 }
                 // One that does not take it is heard to be gone.
                 let _ = permit.send(&worker.socket);
+                Vec::new()
+            }
+            Some(Word::Home { hosts, is_shared }) => {
+                let permit = self.settle(number, hosts, is_shared);
+                let Some(worker) = self.workers.get(number) else { return Vec::new() };
+                let _ = permit.send(&worker.socket);
+                Vec::new()
+            }
+            Some(Word::Silent { address, why }) => {
+                let until = Instant::now() + base.settings.config.minimal_backoff_time.0.min(SILENCE);
+                self.is_silent(number, address, until, why);
                 Vec::new()
             }
             Some(Word::Done { reusable, silent, .. }) => {
@@ -186,8 +239,10 @@ impl Crew {
             }
         }
         self.places.retain(|_, place| {
-            place.users > 0 || !place.waiting.is_empty() || !place.idle.is_empty() || place.silent.is_some()
+            let is_used = place.users > 0 || !place.waiting.is_empty() || !place.idle.is_empty();
+            is_used || place.silent.is_some() || place.home().is_some()
         });
+        self.silent.retain(|_, (until, _)| *until > Instant::now());
         self.reap();
     }
 
@@ -201,8 +256,9 @@ impl Crew {
         self.workers.iter().filter(|worker| worker.message.is_none()).count() > 1
     }
 
-    /// Forgets which next hops did not answer.
+    /// Forgets which next hops and addresses did not answer.
     pub fn forget_silent(&mut self) {
+        self.silent.clear();
         self.places.values_mut().for_each(|place| place.silent = None);
     }
 
@@ -286,39 +342,103 @@ impl Crew {
         Ok(child)
     }
 
-    fn permit(&mut self, key: &str, limit: u32, agent: bool, base: &Base<'_>, close: &mut dyn FnMut()) -> Permit {
+    /// Gives the answer, and the hosts that an agent belongs to that comes with it and is not new.
+    fn permit(
+        &mut self,
+        key: &str,
+        limit: u32,
+        agent: bool,
+        base: &Base<'_>,
+        close: &mut dyn FnMut(),
+    ) -> (Permit, String) {
         let place = self.places.entry(key.to_owned()).or_default();
+        let home = place.home().unwrap_or_default().to_owned();
         if let Some((until, why)) = &place.silent {
             if *until > Instant::now() {
-                return Permit::Dead(why.clone());
+                return (Permit::Dead(why.clone()), home);
             }
             place.silent = None;
         }
         if place.users >= limit {
-            return Permit::Busy;
+            return (Permit::Busy, home);
         }
-        place.users += 1;
-        if !agent {
-            return Permit::Go(None);
-        }
-        let socket = match place.idle.pop() {
-            Some(agent) => Ok(agent.socket),
-            None => self.hire_agent(base, close),
+        let silent = match self.silence(&home) {
+            Ok(silent) => silent,
+            Err(why) => return (Permit::Dead(why), home),
         };
-        Permit::Go(socket.inspect_err(|error| log::error!("an agent for remote delivery: {error}")).ok())
+        let waits_at = if home.is_empty() { key } else { &at(&home) };
+        let idle = self.places.get_mut(waits_at).filter(|_| agent).and_then(|place| place.idle.pop());
+        let (is_new, agent) = match (agent, idle) {
+            (false, _) => (false, None),
+            (true, Some(idle)) => (false, Some(idle.socket)),
+            (true, None) => {
+                let hired = self.hire_agent(base, close);
+                (true, hired.inspect_err(|error| log::error!("an agent for remote delivery: {error}")).ok())
+            }
+        };
+        self.places.entry(key.to_owned()).or_default().users += 1;
+        (Permit::Go(Lent { agent, is_new, silent }), home)
+    }
+
+    /// A new agent has found where its domain's hosts are: perhaps another one is connected there.
+    fn settle(&mut self, number: usize, hosts: String, is_shared: bool) -> Permit {
+        let silent = self.silence(&hosts);
+        let Some(used) =
+            self.workers.get_mut(number).and_then(|worker| worker.uses.as_mut()).filter(|used| used.is_new)
+        else {
+            return Permit::Go(Lent::default());
+        };
+        (used.hosts, used.is_shared) = (hosts, is_shared);
+        let homes = self.places.len() < MOST_HOMES;
+        if let Some(place) = self.places.get_mut(&used.key) {
+            place.home = (is_shared && homes).then(|| (Instant::now(), used.hosts.clone()));
+        }
+        let silent = match silent {
+            Ok(silent) => silent,
+            Err(why) => return Permit::Dead(why),
+        };
+        let idle = self.places.get_mut(&at(&used.hosts)).filter(|_| is_shared).and_then(|place| place.idle.pop());
+        let Some((ours, its)) = idle.and_then(|agent| Some((agent.socket.try_clone().ok()?, agent.socket))) else {
+            return Permit::Go(Lent { agent: None, is_new: true, silent });
+        };
+        // The new one hears that nobody needs it.
+        (used.agent, used.is_new) = (Some(ours), false);
+        Permit::Go(Lent { agent: Some(its), is_new: false, silent })
+    }
+
+    /// Which of these hosts take no connection; why, if none does.
+    fn silence(&self, hosts: &str) -> Result<String, String> {
+        let now = Instant::now();
+        let known = |address: &&str| self.silent.get(*address).filter(|(until, _)| *until > now);
+        let silent: Vec<&str> = route::addresses(hosts).filter(|address| known(address).is_some()).collect();
+        match silent.first().and_then(known) {
+            Some((_, why)) if silent.len() == route::addresses(hosts).count() => Err(why.clone()),
+            _ => Ok(silent.join(" ")),
+        }
+    }
+
+    /// Believed of an agent that had spoken with nobody, and of its own hosts.
+    fn is_silent(&mut self, number: usize, address: String, until: Instant, why: String) {
+        let used = self.workers.get(number).and_then(|worker| worker.uses.as_ref()).filter(|used| used.is_new);
+        let is_its_own = used.is_some_and(|used| route::addresses(&used.hosts).any(|known| known == address));
+        if is_its_own && self.silent.len() < MOST_SILENT {
+            self.silent.insert(address, (until, why));
+        }
     }
 
     fn done(&mut self, number: usize, reusable: bool, silent: Option<(Instant, String)>) -> Vec<News> {
-        let Some((key, agent)) = self.workers.get_mut(number).and_then(|worker| worker.uses.take()) else {
+        let Some(used) = self.workers.get_mut(number).and_then(|worker| worker.uses.take()) else {
             return Vec::new();
         };
         let idle: usize = self.places.values().map(|place| place.idle.len()).sum();
         let silent_places = self.places.values().filter(|place| place.silent.is_some()).count();
-        let Some(place) = self.places.get_mut(&key) else { return Vec::new() };
-        place.users = place.users.saturating_sub(1);
-        if let Some(agent) = agent.filter(|_| reusable && idle < MOST_IDLE) {
-            place.idle.push(Agent { idle_since: Instant::now(), ..agent });
+        if let Some(socket) = used.agent.filter(|_| reusable && idle < MOST_IDLE) {
+            let key = if used.is_shared { &at(&used.hosts) } else { &used.key };
+            let place = self.places.entry(key.clone()).or_default();
+            place.idle.push(Agent { socket, idle_since: Instant::now() });
         }
+        let Some(place) = self.places.get_mut(&used.key) else { return Vec::new() };
+        place.users = place.users.saturating_sub(1);
         if silent.is_some() && silent_places < MOST_SILENT {
             place.silent = silent;
             // Who waits learns it at once.

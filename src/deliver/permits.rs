@@ -25,6 +25,21 @@ pub enum Word {
         /// An agent is needed.
         agent: bool,
     },
+    /// Which hosts what is used leads to, as the agent that came with it has found: see `relay::route::home`. Answered as
+    /// [`Word::Want`] is: with an agent that is connected there, or without one, which means that the one at hand will do.
+    Home {
+        /// The hosts.
+        hosts: String,
+        /// A connection there may serve other domains with the same hosts, and theirs this one.
+        is_shared: bool,
+    },
+    /// An address of the hosts takes no connection.
+    Silent {
+        /// Address and port.
+        address: String,
+        /// What of it is known.
+        why: String,
+    },
     /// It is used no more.
     Done {
         /// As it was wanted.
@@ -42,11 +57,22 @@ pub enum Word {
 #[derive(Debug)]
 pub enum Permit {
     /// Yes, with an agent if one was asked for.
-    Go(Option<UnixStream>),
+    Go(Lent),
     /// As many as may use it already.
     Busy,
     /// Nobody was there a moment ago, and why.
     Dead(String),
+}
+
+/// What comes with a permit.
+#[derive(Debug, Default)]
+pub struct Lent {
+    /// The agent.
+    pub agent: Option<UnixStream>,
+    /// It has had no job yet.
+    pub is_new: bool,
+    /// Addresses of the hosts that took no connection a moment ago, parted by blanks.
+    pub silent: String,
 }
 
 /// One end of the socket between the two.
@@ -99,9 +125,23 @@ impl Desk {
     /// Asks for a permit.
     pub fn want(&self, key: &str, limit: u32, agent: bool) -> io::Result<Permit> {
         self.say(&Word::Want { key: key.to_owned(), limit, agent })?;
+        self.permit()
+    }
+
+    /// Tells where what was permitted leads to, and asks whether that changes something.
+    pub fn home(&self, hosts: &str, is_shared: bool) -> io::Result<Permit> {
+        self.say(&Word::Home { hosts: hosts.to_owned(), is_shared })?;
+        self.permit()
+    }
+
+    fn permit(&self) -> io::Result<Permit> {
         let Some((text, descriptor)) = self.0.receive()? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
         match text.split_once('\n').unwrap_or((&text, "")) {
-            ("go", _) => Ok(Permit::Go(descriptor.map(UnixStream::from))),
+            ("go", rest) => {
+                let (kind, silent) = rest.split_once('\n').unwrap_or((rest, ""));
+                let agent = descriptor.map(UnixStream::from);
+                Ok(Permit::Go(Lent { agent, is_new: kind == "new", silent: silent.to_owned() }))
+            }
             ("busy", _) => Ok(Permit::Busy),
             ("dead", why) => Ok(Permit::Dead(why.to_owned())),
             _ => Err(io::ErrorKind::InvalidData.into()),
@@ -118,7 +158,10 @@ impl Permit {
     /// Sends it.
     pub fn send(&self, socket: &Socket) -> io::Result<()> {
         match self {
-            Permit::Go(agent) => socket.send("go", agent.as_ref().map(AsFd::as_fd)),
+            Permit::Go(lent) => {
+                let kind = if lent.is_new { "new" } else { "used" };
+                socket.send(&format!("go\n{kind}\n{}", lent.silent), lent.agent.as_ref().map(AsFd::as_fd))
+            }
             Permit::Busy => socket.send("busy", None),
             Permit::Dead(why) => socket.send(&format!("dead\n{why}"), None),
         }
@@ -129,6 +172,8 @@ impl Word {
     fn to_text(&self) -> String {
         match self {
             Word::Want { key, limit, agent } => format!("want\n{limit}\n{}\n{key}", u8::from(*agent)),
+            Word::Home { hosts, is_shared } => format!("home\n{}\n{hosts}", u8::from(*is_shared)),
+            Word::Silent { address, why } => format!("silent\n{address}\n{}", why.replace('\n', " ")),
             Word::Done { key, reusable, silent } => {
                 let why = silent.as_deref().unwrap_or_default().replace('\n', " ");
                 format!("done\n{}\n{}\n{why}\n{key}", u8::from(*reusable), u8::from(silent.is_some()))
@@ -151,6 +196,14 @@ impl Word {
                 let mut fields = rest.splitn(3, '\n');
                 let (limit, agent) = (fields.next()?.parse().ok()?, fields.next()? == "1");
                 Some(Word::Want { key: fields.next()?.to_owned(), limit, agent })
+            }
+            "home" => {
+                let (is_shared, hosts) = rest.split_once('\n')?;
+                Some(Word::Home { hosts: hosts.to_owned(), is_shared: is_shared == "1" })
+            }
+            "silent" => {
+                let (address, why) = rest.split_once('\n')?;
+                Some(Word::Silent { address: address.to_owned(), why: why.to_owned() })
             }
             "done" => {
                 let mut fields = rest.splitn(4, '\n');
@@ -183,6 +236,9 @@ mod tests {
         let key = || "smtp\nmx.example".to_owned();
         for word in [
             Word::Want { key: key(), limit: 20, agent: true },
+            Word::Home { hosts: "0 mx.example 192.0.2.1:25,1 b.example [::1]:25".into(), is_shared: true },
+            Word::Home { hosts: String::new(), is_shared: false },
+            Word::Silent { address: "[::1]:25".into(), why: "4.4.1 no".into() },
             Word::Done { key: key(), reusable: true, silent: None },
             Word::Done { key: key(), reusable: false, silent: Some("4.4.1 no".into()) },
             Word::End(Attempt::NotOurs),

@@ -76,7 +76,7 @@ fn ask(config: &Config, host: &str, handed: &Handed<'_>, content: &mut dyn Read)
     ours.set_read_timeout(Some(limit))?;
     ours.set_write_timeout(Some(limit))?;
     let agent = Agent::start(&for_agent(config), theirs)?;
-    let (carried, _) = agent::ask(&mut ours, &job)?;
+    let carried = agent::ask(&mut ours, &job)?.carried;
     // It says goodbye when nobody can ask it any more.
     drop(ours);
     agent.wait();
@@ -104,6 +104,7 @@ fn job(host: &str, handed: &Handed<'_>, content: &mut dyn Read) -> io::Result<Jo
         smtputf8: said.smtputf8,
         requiretls: said.requiretls,
         dsn: with_blank(dsn.to_string()),
+        silent: String::new(),
         source,
     })
 }

@@ -3,6 +3,7 @@
 use domain::base::iana::{Class, Rcode};
 use domain::base::{Message, MessageBuilder, Name, Record, Rtype, Ttl};
 use domain::rdata::{A, Aaaa, Mx, Ptr};
+use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::str::FromStr;
 use std::thread::JoinHandle;
@@ -18,13 +19,23 @@ pub type Table = &'static [(&'static str, &'static str, &'static str)];
 
 impl Names {
     pub fn start(table: Table) -> Names {
+        Names::turning(table, table)
+    }
+
+    /// One that answers by another table whoever asks for a domain's mail hosts again, and for whatever comes behind that.
+    pub fn turning(first: Table, later: Table) -> Names {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
         let address = socket.local_addr().expect("its number");
         let thread = std::thread::spawn(move || {
             let mut octets = [0; 512];
+            let (mut table, mut asked) = (first, HashSet::new());
             // An empty datagram ends the server.
             while let Ok((count @ 1.., from)) = socket.recv_from(&mut octets) {
                 let question = Message::from_octets(octets[..count].to_vec()).expect("a question");
+                let of = question.sole_question().expect("one question");
+                if of.qtype() == Rtype::MX && !asked.insert(of.qname().to_string()) {
+                    table = later;
+                }
                 let _ = socket.send_to(&answer(&question, table), from);
             }
         });

@@ -3,9 +3,12 @@
 //! whoever takes it over through the network has no queue, no mailbox and no password file; what it needs of the system
 //! it reads before.
 //!
+//! While it has spoken with nobody but name servers it is believed: which hosts a domain has, and which of their addresses take
+//! no connection. What it says later may be what somebody has made it say, and is only about the message at hand.
+//!
 //! Frames: a length of four octets, then fields with a length of four octets each.
 
-use super::{Carried, Job, Relay, Site, Source};
+use super::{Carried, Job, Relay, Site, Source, route};
 use crate::config::Config;
 use crate::deliver::{Outcome, handing};
 use crate::message::path::{Address, ReversePath};
@@ -14,19 +17,34 @@ use crate::smtp::client::To;
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 /// Largest frame: thousands of recipients.
 const LARGEST: usize = 16 << 20;
+/// So many frames come before the answer at the most.
+const MOST_TOLD: u32 = 1000;
 
 /// The agent's life: until the other end is closed.
 pub fn serve(mut socket: UnixStream, config: &Config) -> u8 {
     let mut relay = Relay::new(config);
+    match socket.try_clone() {
+        Ok(socket) => relay.report_to(Herald { socket, has_spoken: false }),
+        Err(error) => log::debug!("an agent cannot tell of silent hosts: {error}"),
+    }
     confine();
     loop {
         let job = match receive(&mut socket) {
-            Ok(Some(job)) => job,
+            Ok(Some(Asked::Job(job))) => job,
+            Ok(Some(Asked::Home(domain))) => {
+                let mut frame = Frame::default();
+                frame.put(relay.home(&domain).as_bytes());
+                if socket.write_all(&frame.done()).is_err() {
+                    break;
+                }
+                continue;
+            }
             Ok(None) => break,
             Err(error) => {
                 log::error!("an agent for remote delivery ends: {error}");
@@ -42,16 +60,112 @@ pub fn serve(mut socket: UnixStream, config: &Config) -> u8 {
     0
 }
 
-/// Has a job done by an agent. Gives also whether it still holds a connection for another one.
-pub fn ask(socket: &mut UnixStream, job: &Job) -> io::Result<(Carried, bool)> {
+/// What an agent tells while it works.
+#[derive(Debug)]
+pub struct Herald {
+    socket: UnixStream,
+    has_spoken: bool,
+}
+
+impl Herald {
+    /// There is a connection, and nothing of it was read yet: nobody who is at its other end has had a say in what was told
+    /// before.
+    pub fn speaks(&mut self) {
+        if !std::mem::replace(&mut self.has_spoken, true) {
+            self.tell(b"H", b"");
+        }
+    }
+
+    /// An address takes no connection, and why.
+    pub fn silent(&mut self, address: &SocketAddr, why: &str) {
+        if !self.has_spoken {
+            self.tell(format!("X{address}").as_bytes(), why.as_bytes());
+        }
+    }
+
+    fn tell(&mut self, what: &[u8], why: &[u8]) {
+        let mut frame = Frame::default();
+        frame.put(what).put(why);
+        // Who does not hear it does not hear the answer either.
+        let _ = self.socket.write_all(&frame.done());
+    }
+}
+
+/// What an agent has to say of a job.
+#[derive(Debug)]
+pub struct Answer {
+    /// What became of it.
+    pub carried: Carried,
+    /// It still holds a connection for another one.
+    pub is_reusable: bool,
+    /// Addresses that take no connection, and why: those it met before it spoke with anybody.
+    pub silent: Vec<(String, String)>,
+}
+
+/// Has a job done by an agent.
+pub fn ask(socket: &mut UnixStream, job: &Job) -> io::Result<Answer> {
     let frame = job_frame(job);
-    let (head, rest) = frame.split_at(4.min(frame.len()));
-    handing::send(&*socket, head, Some(job.source.file.as_fd()))?;
-    socket.write_all(rest)?;
+    send(socket, &frame, Some(job.source.file.as_fd()))?;
+    let (mut silent, mut has_spoken) = (Vec::new(), false);
+    for _ in 0..MOST_TOLD {
+        let mut length = [0; 4];
+        socket.read_exact(&mut length)?;
+        let frame = body(socket, length)?;
+        match told(&frame) {
+            Some(Told::Speaks) => has_spoken = true,
+            Some(Told::Silent(address, why)) if !has_spoken => silent.push((address, why)),
+            Some(Told::Silent(..)) => {}
+            None => {
+                let (carried, is_reusable) = read_answer(&frame, job.to.len()).ok_or(io::ErrorKind::InvalidData)?;
+                return Ok(Answer { carried, is_reusable, silent });
+            }
+        }
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+/// Has a new agent find out which hosts take the mail of a domain, in a form in which the same hosts are the same text. Empty:
+/// there are none, or too many. From then on it connects to no others.
+pub fn home(socket: &mut UnixStream, domain: &str) -> io::Result<String> {
+    let mut frame = Frame::default();
+    frame.put(domain.as_bytes());
+    send(socket, &frame.done(), None)?;
     let mut length = [0; 4];
     socket.read_exact(&mut length)?;
-    let frame = body(socket, length)?;
-    read_answer(&frame, job.to.len()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let home = Fields(&body(socket, length)?).text();
+    Ok(home.filter(|home| home.len() <= route::LONGEST_HOME && !home.contains(char::is_control)).unwrap_or_default())
+}
+
+fn send(socket: &mut UnixStream, frame: &[u8], with: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let (head, rest) = frame.split_at(4.min(frame.len()));
+    handing::send(&*socket, head, with)?;
+    socket.write_all(rest)
+}
+
+/// What an agent is asked for.
+enum Asked {
+    Job(Job),
+    /// The hosts of this domain.
+    Home(String),
+}
+
+enum Told {
+    Speaks,
+    Silent(String, String),
+}
+
+/// A frame that is not the answer yet.
+fn told(frame: &[u8]) -> Option<Told> {
+    let mut fields = Fields(frame);
+    match fields.next()?.split_first()? {
+        (b'H', _) => Some(Told::Speaks),
+        (b'X', address) => {
+            let address: SocketAddr = std::str::from_utf8(address).ok()?.parse().ok()?;
+            let why = crate::logging::clean(fields.next()?, 100);
+            why.starts_with("4.").then(|| Told::Silent(address.to_string(), why))
+        }
+        _ => None,
+    }
 }
 
 /// No file can be opened from here on, no program started from one, and nothing listened on. Where the kernel cannot do
@@ -106,7 +220,7 @@ impl<'a> Fields<'a> {
 fn job_frame(job: &Job) -> Vec<u8> {
     let flags = [job.binary, job.smtputf8, job.requiretls, job.source.lines == Lines::Exact].map(u8::from);
     let mut frame = Frame::default();
-    for text in [&job.id, &job.transport, &job.next_hop, &job.domain, &job.dsn] {
+    for text in [&job.id, &job.transport, &job.next_hop, &job.domain, &job.dsn, &job.silent] {
         frame.put(text.as_bytes());
     }
     frame.put(job.sender.as_bytes()).put(&flags);
@@ -120,7 +234,7 @@ fn job_frame(job: &Job) -> Vec<u8> {
 fn read_job(frame: &[u8], file: File) -> Option<Job> {
     let mut fields = Fields(frame);
     let (id, transport, next_hop) = (fields.text()?, fields.text()?, fields.text()?);
-    let (domain, dsn) = (fields.text()?, fields.text()?);
+    let (domain, dsn, silent) = (fields.text()?, fields.text()?, fields.text()?);
     let sender = ReversePath::from_internal(fields.next()?).ok()?;
     let &[binary, smtputf8, requiretls, exact] = fields.next()? else { return None };
     let number = |field: &[u8]| Some(u64::from_be_bytes(field.try_into().ok()?));
@@ -132,7 +246,7 @@ fn read_job(frame: &[u8], file: File) -> Option<Job> {
     }
     let source = Source { file, start, size, lines };
     let (binary, smtputf8, requiretls) = (binary == 1, smtputf8 == 1, requiretls == 1);
-    Some(Job { id, transport, next_hop, domain, sender, to, binary, smtputf8, requiretls, dsn, source })
+    Some(Job { id, transport, next_hop, domain, sender, to, binary, smtputf8, requiretls, dsn, silent, source })
 }
 
 fn answer(carried: &Carried, is_connected: bool) -> Vec<u8> {
@@ -181,14 +295,19 @@ fn read_answer(frame: &[u8], recipients: usize) -> Option<(Carried, bool)> {
     (carried.outcomes.len() == recipients).then_some((carried, is_connected))
 }
 
-fn receive(socket: &mut UnixStream) -> io::Result<Option<Job>> {
+fn receive(socket: &mut UnixStream) -> io::Result<Option<Asked>> {
     let mut length = [0; 4];
     let (count, file) = handing::receive(&*socket, &mut length)?;
     match (count, file) {
         (0, _) => Ok(None),
         (4, Some(file)) => {
             let frame = body(socket, length)?;
-            read_job(&frame, File::from(file)).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+            let job = read_job(&frame, File::from(file)).ok_or(io::ErrorKind::InvalidData)?;
+            Ok(Some(Asked::Job(job)))
+        }
+        (4, None) => {
+            let frame = body(socket, length)?;
+            Fields(&frame).text().map(Asked::Home).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
         }
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
@@ -221,6 +340,7 @@ mod tests {
             smtputf8: false,
             requiretls: true,
             dsn: " RET=HDRS".into(),
+            silent: "192.0.2.1:25 [::1]:25".into(),
             source: Source { file, start: 7, size: 1 << 40, lines: Lines::Exact },
         }
     }
@@ -259,6 +379,28 @@ mod tests {
         }
         for site in [Site::Silent("5.1.2 no".into()), Site::Never("4.4.1 no".into())] {
             assert_eq!(read(site), None);
+        }
+    }
+
+    #[test]
+    fn an_agent_is_believed_of_silent_hosts_until_it_speaks_with_one() {
+        let (mut ours, its) = UnixStream::pair().unwrap();
+        let mut herald = Herald { socket: its.try_clone().unwrap(), has_spoken: false };
+        herald.silent(&"192.0.2.1:25".parse().unwrap(), "4.4.1 no answer\x07");
+        herald.speaks();
+        // Whoever has taken it over says what he wants.
+        herald.tell(b"X192.0.2.2:25", b"4.4.1 no answer");
+        herald.tell(b"H", b"");
+        herald.tell(b"X192.0.2.3:25", b"4.4.1 no answer");
+        let job = job();
+        let frame = answer(&Carried::new(2), true);
+        herald.socket.write_all(&frame).unwrap();
+        let answer = ask(&mut ours, &job).unwrap();
+        assert_eq!(answer.silent.len(), 1, "{answer:?}");
+        assert!(answer.silent[0].0 == "192.0.2.1:25" && !answer.silent[0].1.contains('\x07'), "{answer:?}");
+        for (what, why) in [(&b"Xmx.example:25"[..], &b"4.4.1 no"[..]), (b"X192.0.2.1:25", b"5.4.1 no"), (b"Y", b"")] {
+            herald.tell(what, why);
+            assert!(ask(&mut ours, &job).is_err());
         }
     }
 }

@@ -8,7 +8,7 @@ mod content;
 mod link;
 mod passwords;
 mod qmqp;
-mod route;
+pub mod route;
 mod smtp;
 
 use super::Outcome;
@@ -41,6 +41,8 @@ pub struct Job {
     pub requiretls: bool,
     /// RET and ENVID, as [`To::dsn`].
     pub dsn: String,
+    /// Addresses that did not take a connection a moment ago, parted by blanks: they are passed over as long as there are others.
+    pub silent: String,
     /// The content.
     pub source: Source,
 }
@@ -146,6 +148,16 @@ impl Relay {
             other => Carried::new(job.to.len())
                 .all(&Outcome::Deferred(format!("4.3.5 there is no transport {other:.20} to other hosts"))),
         }
+    }
+
+    /// From here on it is told there which addresses are silent, and when somebody is spoken with.
+    pub fn report_to(&mut self, herald: agent::Herald) {
+        self.smtp.report_to(herald);
+    }
+
+    /// The hosts of a domain: see [`agent::home`].
+    pub fn home(&mut self, domain: &str) -> String {
+        self.smtp.home(domain)
     }
 
     /// Whether a connection is held that the next message may use.

@@ -28,6 +28,38 @@ pub struct Hop {
     pub name: String,
     /// Where it is.
     pub place: Place,
+    /// The preference of its MX record, lowest first.
+    pub preference: u16,
+}
+
+/// Longest text of hosts; more of them are nobody else's, and none of them is remembered as silent.
+pub const LONGEST_HOME: usize = 2000;
+
+/// The hosts of a domain as text, the same for all domains with the same names and addresses in the same order of preference:
+/// `0 mx.example 192.0.2.1:25,1 backup.example 192.0.2.2:25`.
+pub fn home(hops: &[Hop]) -> String {
+    let mut preferences: Vec<u16> = hops.iter().map(|hop| hop.preference).collect();
+    preferences.sort_unstable();
+    preferences.dedup();
+    let mut hosts = Vec::new();
+    for hop in hops {
+        let Place::Net(address) = &hop.place else { return String::new() };
+        let rank = preferences.partition_point(|preference| *preference < hop.preference);
+        let name = hop.name.to_ascii_lowercase();
+        if name.contains([' ', ',']) {
+            return String::new();
+        }
+        hosts.push(format!("{rank} {name} {address}"));
+    }
+    hosts.sort();
+    hosts.dedup();
+    let text = hosts.join(",");
+    if text.len() <= LONGEST_HOME { text } else { String::new() }
+}
+
+/// The addresses in such a text.
+pub fn addresses(home: &str) -> impl Iterator<Item = &str> {
+    home.split(',').filter_map(|host| host.rsplit_once(' ')).map(|(_, address)| address)
 }
 
 /// A next hop as it stands in the channels file, taken apart.
@@ -81,7 +113,7 @@ pub fn smtp(config: &Config, resolver: &Resolver, next_hop: &str, domain: &str) 
 /// The places for LMTP, QMQP and QMTP: `unix:/path`, or a host, never by MX.
 pub fn host(resolver: &Resolver, next_hop: &str, default_port: u16) -> Result<Vec<Hop>, Outcome> {
     if let Some(path) = next_hop.strip_prefix("unix:") {
-        return Ok(vec![Hop { name: "localhost".to_owned(), place: Place::Unix(PathBuf::from(path)) }]);
+        return Ok(vec![Hop { name: "localhost".to_owned(), place: Place::Unix(PathBuf::from(path)), preference: 0 }]);
     }
     let hop = NextHop::of(next_hop.strip_prefix("inet:").unwrap_or(next_hop));
     named(resolver, hop.host, hop.port.unwrap_or(default_port), Instant::now() + LOOK_UP)
@@ -125,7 +157,8 @@ fn best_first(
                 ours = Some(ours.map_or(preference, |known: u16| known.min(preference)));
             }
             Lookup::Yes(addresses) => {
-                found.extend(addresses.into_iter().map(|address| (preference, hop(&name, address, port))));
+                let hops = addresses.into_iter().map(|address| Hop { preference, ..hop(&name, address, port) });
+                found.extend(hops.map(|hop| (preference, hop)));
             }
             Lookup::No => {}
             Lookup::CannotTell(why) => _ = unsure_of.get_or_insert((preference, unsure(&name, &why))),
@@ -153,7 +186,7 @@ fn named(resolver: &Resolver, name: &str, port: u16, deadline: Instant) -> Resul
 }
 
 fn hop(name: &str, address: IpAddr, port: u16) -> Hop {
-    Hop { name: name.to_owned(), place: Place::Net(SocketAddr::new(address, port)) }
+    Hop { name: name.to_owned(), place: Place::Net(SocketAddr::new(address, port)), preference: 0 }
 }
 
 fn unsure(name: &str, why: &str) -> Outcome {
@@ -218,5 +251,27 @@ mod tests {
         assert_eq!(found(&hosts, "other.example", &["192.0.2.2"]).unwrap(), ["2001:db8::1", "192.0.2.1"]);
         let failed = found(&hosts, "other.example", &["192.0.2.1"]).unwrap_err();
         assert!(matches!(failed, Outcome::Failed(why) if why.starts_with("5.4.6 ")));
+    }
+
+    #[test]
+    fn the_same_hosts_in_the_same_order_are_one_home() {
+        let at = |preference, name: &str, address: &str| Hop { preference, ..hop(name, address.parse().unwrap(), 25) };
+        let one = [at(10, "mx.example", "192.0.2.1"), at(20, "b.example", "192.0.2.2"), at(20, "b.example", "::1")];
+        let two = [at(0, "MX.example", "192.0.2.1"), at(5, "b.example", "::1"), at(5, "b.example", "192.0.2.2")];
+        assert_eq!(home(&one), "0 mx.example 192.0.2.1:25,1 b.example 192.0.2.2:25,1 b.example [::1]:25");
+        assert_eq!(home(&one), home(&two));
+        assert_eq!(addresses(&home(&one)).collect::<Vec<_>>(), ["192.0.2.1:25", "192.0.2.2:25", "[::1]:25"]);
+        for other in [
+            vec![at(10, "mx.example", "192.0.2.1")],
+            vec![at(10, "mx.example", "192.0.2.1"), at(10, "b.example", "192.0.2.2"), at(10, "b.example", "::1")],
+            vec![at(20, "mx.example", "192.0.2.1"), at(10, "b.example", "192.0.2.2"), at(10, "b.example", "::1")],
+            vec![at(10, "x.example", "192.0.2.1"), at(20, "b.example", "192.0.2.2"), at(20, "b.example", "::1")],
+            vec![at(10, "mx.example", "192.0.2.9"), at(20, "b.example", "192.0.2.2"), at(20, "b.example", "::1")],
+        ] {
+            assert_ne!(home(&one), home(&other));
+        }
+        assert_eq!(home(&vec![at(1, "mx.example", "192.0.2.1"); 1]), "0 mx.example 192.0.2.1:25");
+        let many: Vec<Hop> = (0..=255).map(|last| at(1, "mx.example", &format!("192.0.2.{last}"))).collect();
+        assert_eq!((home(&many), addresses("").count()), (String::new(), 0));
     }
 }

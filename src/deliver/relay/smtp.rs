@@ -8,7 +8,7 @@ use super::content::{Facts, Reader};
 use super::link::{Line, Times};
 use super::passwords::Passwords;
 use super::route::{self, Hop, NextHop, Place};
-use super::{Carried, Job, Site};
+use super::{Carried, Job, Site, agent};
 use crate::config::Config;
 use crate::config::value::TlsLevel;
 use crate::deliver::Outcome;
@@ -30,6 +30,10 @@ pub struct Client {
     anybody: Option<Trust>,
     verified: Option<Trust>,
     open: Option<Open>,
+    /// The hosts that were found for the domain it was made for, and when. No others are connected to from then on, so that
+    /// whoever shares a connection because his hosts are these never meets another one.
+    known: Option<(Instant, Result<Vec<Hop>, Outcome>)>,
+    herald: Option<agent::Herald>,
 }
 
 /// A connection with its session.
@@ -49,12 +53,27 @@ impl Client {
     pub fn new(config: &Config, resolver: Resolver) -> Client {
         let authorities = config.smtp_tls_CAfile.0.as_ref().and_then(|path| File::open(path).ok());
         let passwords = Passwords::read(config);
-        Client { config: config.clone(), resolver, passwords, authorities, anybody: None, verified: None, open: None }
+        let (anybody, verified, open, known, herald) = (None, None, None, None, None);
+        Client { config: config.clone(), resolver, passwords, authorities, anybody, verified, open, known, herald }
+    }
+
+    /// See [`super::Relay::report_to`].
+    pub fn report_to(&mut self, herald: agent::Herald) {
+        self.herald = Some(herald);
+    }
+
+    /// Finds the hosts of a domain, once for all messages.
+    pub fn home(&mut self, domain: &str) -> String {
+        let found = route::smtp(&self.config, &self.resolver, "", domain);
+        let home = found.as_ref().map_or(String::new(), |hops| route::home(hops));
+        self.known = Some((Instant::now(), found));
+        home
     }
 
     /// Whether there is a connection that another message can use.
     pub fn is_connected(&self) -> bool {
-        self.open.is_some()
+        let limit = self.config.smtp_connection_reuse_time_limit.0;
+        self.open.is_some() && self.known.as_ref().is_none_or(|(since, _)| since.elapsed() < limit)
     }
 
     /// One message to all its recipients.
@@ -78,7 +97,9 @@ impl Client {
             Some(mut worn_out) => worn_out.session.quit(),
             None => {}
         }
+        let known = self.known.as_ref().filter(|_| protocol == Protocol::Smtp && job.next_hop.is_empty());
         let hops = match protocol {
+            Protocol::Smtp if known.is_some() => known.map_or(Ok(Vec::new()), |(_, found)| found.clone()),
             Protocol::Smtp => route::smtp(&self.config, &self.resolver, &job.next_hop, &job.domain),
             Protocol::Lmtp => route::host(&self.resolver, &job.next_hop, self.config.lmtp_tcp_port.0),
         };
@@ -108,7 +129,10 @@ impl Client {
         mut carried: Carried,
     ) -> Carried {
         let mut sessions = 0;
-        for hop in hops.iter().take(self.config.smtp_mx_address_limit.max(1) as usize) {
+        let is_silent = |hop: &Hop| matches!(&hop.place, Place::Net(at) if silent(job, &at.to_string()));
+        let all_are = hops.iter().all(is_silent);
+        let hops = hops.iter().filter(|hop| all_are || !is_silent(hop));
+        for hop in hops.take(self.config.smtp_mx_address_limit.max(1) as usize) {
             match self.connect(hop, job, protocol) {
                 Ok(open) => {
                     sessions += 1;
@@ -118,6 +142,12 @@ impl Client {
                 Err(trouble) => {
                     let report = trouble.report(&named(&hop.name));
                     log::info!("id={} host={} place={:?} reason=\"{report}\"", job.id, named(&hop.name), hop.place);
+                    if let (Trouble::Cannot(why), Place::Net(address), Some(herald)) =
+                        (&trouble, &hop.place, &mut self.herald)
+                        && why.starts_with("4.4.1")
+                    {
+                        herald.silent(address, why);
+                    }
                     // What only this message asks of TLS is no reason for others to wait.
                     if self.level(job) > self.config.smtp_tls_security_level && !is_before_tls(&trouble) {
                         carried.site = Site::Answers;
@@ -198,6 +228,9 @@ impl Client {
 
     fn connect_once(&mut self, hop: &Hop, job: &Job, protocol: Protocol, tls: bool) -> Result<Open, Attempt> {
         let line = Line::connect(&hop.place, Times::of(&self.config))?;
+        if let Some(herald) = &mut self.herald {
+            herald.speaks();
+        }
         let mut session = Session::new(line, protocol);
         session.greeting()?;
         session.hello(&self.config.myhostname)?;
@@ -320,6 +353,10 @@ fn outcome(verdict: &Verdict, open: &Open) -> Outcome {
 fn outcome_of(trouble: &Trouble, host: &str) -> Outcome {
     let report = trouble.report(&named(host));
     if trouble.is_never() { Outcome::Failed(report) } else { Outcome::Deferred(report) }
+}
+
+fn silent(job: &Job, address: &str) -> bool {
+    job.silent.split(' ').any(|silent| silent == address)
 }
 
 /// A host's name in a report, which has little room.
