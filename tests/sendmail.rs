@@ -47,7 +47,8 @@ fn a_message_from_cron_gets_what_it_lacks_and_nothing_is_said() {
     );
     assert_eq!((output.status.code(), said(&output)), (Some(0), String::new()));
     let text = content(&scratch);
-    assert!(text.starts_with("From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@mx> backup\nDate: "), "{text}");
+    let start = "From: root@mx.example (Cron Daemon)\nTo: root@mx.example\nSubject: Cron <root@mx> backup\nDate: ";
+    assert!(text.starts_with(start), "{text}");
     assert!(text.contains("\nMessage-ID: <") && text.ends_with("\n\n.\nall well\n"), "{text}");
     assert_eq!(recipients(&scratch), ["root@mx.example"]);
 }
@@ -98,7 +99,7 @@ fn line_ends_of_two_kinds_are_one_kind_in_the_queue() {
     let text = "To: bob\nSubject: x\nX-One: 1\r\nFrom: www@mx.example\r\nX-Two: 2\r\n\r\nhello\r\nthere\n";
     assert!(sendmail(&scratch, &["-t", "-i"], text).status.success());
     let text = content(&scratch);
-    let start = "To: bob\nSubject: x\nX-One: 1\nFrom: www@mx.example\nX-Two: 2\nDate: ";
+    let start = "To: bob@mx.example\nSubject: x\nX-One: 1\nFrom: www@mx.example\nX-Two: 2\nDate: ";
     assert!(text.starts_with(start) && text.ends_with("\n\nhello\nthere\n") && !text.contains('\r'), "{text}");
 }
 

@@ -53,6 +53,61 @@ pub fn addresses(text: &[u8]) -> Result<Vec<Address>, String> {
     }
 }
 
+/// A field's value in which every address has a domain: `root (Cron Daemon)` becomes `root@host (Cron Daemon)`. Nothing where
+/// that changes nothing, or where it cannot be read.
+pub fn qualified(text: &[u8], host: &str) -> Option<Vec<u8>> {
+    let mut reader = Reader { text, at: 0, unclosed: false };
+    let (mut out, mut copied) = (Vec::new(), 0);
+    let mut place = Place::default();
+    loop {
+        let (before, token) = (reader.at, reader.next());
+        match &token {
+            Some(Token::Text(_)) if !place.closed => place.text(text.get(before) == Some(&b'@'), reader.at),
+            Some(Token::Text(_)) => {}
+            Some(Token::Blank) => place.gap = place.end.is_some(),
+            Some(Token::Open) => place = Place { angle: true, ..Place::default() },
+            Some(Token::Close) => place.closed = true,
+            Some(Token::Colon) if !place.angle => place = Place::default(),
+            Some(Token::Colon) => {}
+            Some(Token::Comma) if place.angle && !place.closed => {}
+            Some(Token::Comma) | None => {
+                let Place { end, has_domain, broken, angle, closed, .. } = std::mem::take(&mut place);
+                if let Some(end) = end.filter(|_| !has_domain && !broken && angle == closed) {
+                    out.extend_from_slice(text.get(copied..end)?);
+                    out.extend_from_slice(format!("@{host}").as_bytes());
+                    copied = end;
+                }
+            }
+        }
+        if token.is_none() {
+            break;
+        }
+    }
+    out.extend_from_slice(text.get(copied..)?);
+    (copied > 0 && addresses(text).is_ok()).then_some(out)
+}
+
+/// Where an address ends that may lack a domain.
+#[derive(Default)]
+struct Place {
+    end: Option<usize>,
+    has_domain: bool,
+    /// A blank came behind what is there.
+    gap: bool,
+    /// Words that are no address.
+    broken: bool,
+    angle: bool,
+    closed: bool,
+}
+
+impl Place {
+    fn text(&mut self, is_at: bool, end: usize) {
+        self.broken |= std::mem::take(&mut self.gap) && !is_at && !self.has_domain;
+        self.has_domain |= is_at;
+        self.end = Some(end);
+    }
+}
+
 /// The first 80 octets as printable ASCII, runs of blanks as one.
 fn printable(text: &[u8]) -> String {
     let words: Vec<&[u8]> = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
@@ -119,7 +174,7 @@ enum Token {
 struct Reader<'a> {
     text: &'a [u8],
     at: usize,
-    /// A quotation or a comment has no end.
+    /// A quotation, a comment or a literal has no end.
     unclosed: bool,
 }
 
@@ -166,9 +221,10 @@ impl Reader<'_> {
         while let Some(octet) = self.take() {
             inside.push(octet);
             if octet == b']' {
-                break;
+                return inside;
             }
         }
+        self.unclosed = true;
         inside
     }
 
@@ -228,7 +284,38 @@ mod tests {
         assert_eq!(read("a@x.example, bob \n carol"), Err("bob carol".to_owned()));
     }
 
+    #[test]
+    fn addresses_without_a_domain_get_one_and_all_else_stays() {
+        for (text, expected) in [
+            (" root (Cron Daemon)\n", Some(" root@h.example (Cron Daemon)\n")),
+            ("Bob <bob>,\n carol , x@y.example", Some("Bob <bob@h.example>,\n carol@h.example , x@y.example")),
+            ("\"a @ b\"", Some("\"a @ b\"@h.example")),
+            ("friends: a, B B <b>;", Some("friends: a@h.example, B B <b@h.example>;")),
+            ("a (x, y), b (@)", Some("a@h.example (x, y), b@h.example (@)")),
+            ("bob @ x . example", None),
+            ("bob carol", None),
+            ("undisclosed-recipients:;", None),
+            ("<>", None),
+            ("<@a.example,@b.example:bob@c.example>", None),
+            ("\"bob", None),
+            ("<bob", None),
+            ("", None),
+        ] {
+            let got = qualified(text.as_bytes(), "h.example").map(|text| String::from_utf8(text).unwrap());
+            assert_eq!(got.as_deref(), expected, "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn completing_adds_domains_and_nothing_else(text in "[a@.<>(),:;\"\\\\\\[\\] \n]{0,40}") {
+            if let Some(out) = qualified(text.as_bytes(), "h.example") {
+                let out = String::from_utf8(out).unwrap();
+                prop_assert_eq!(out.replace("@h.example", ""), text);
+                prop_assert_eq!(qualified(out.as_bytes(), "h.example"), None);
+            }
+        }
+
         #[test]
         fn nothing_makes_it_panic(octets in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = addresses(&octets);

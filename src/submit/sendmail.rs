@@ -54,6 +54,9 @@ pub fn submit(
     }
     let who = who(config, options, caller);
     header.complete(&who, &now(), &message_id(config));
+    if !options.from_filter {
+        header.qualify(&config.myhostname);
+    }
     let mail = MailParameters {
         body: if options.is_eight_bit { Body::EightBitMime } else { Body::SevenBit },
         ret: options.ret,

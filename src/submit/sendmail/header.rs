@@ -10,6 +10,20 @@ use base64::prelude::BASE64_STANDARD;
 /// Fields that are for the program they are handed to, and go no further.
 const DROPPED: [&[u8]; 4] = [b"bcc", b"resent-bcc", b"content-length", b"return-path"];
 
+/// Fields that hold addresses.
+const OF_ADDRESSES: [&[u8]; 10] = [
+    b"from",
+    b"sender",
+    b"reply-to",
+    b"to",
+    b"cc",
+    b"resent-from",
+    b"resent-sender",
+    b"resent-reply-to",
+    b"resent-to",
+    b"resent-cc",
+];
+
 /// The fields, each with its line ends.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Header {
@@ -85,6 +99,18 @@ impl Header {
         let added = added.into_iter().map(String::into_bytes);
         // A Resent block belongs in front (RFC 5322 section 3.6.6).
         if prefix.is_empty() { self.fields.extend(added) } else { drop(self.fields.splice(0..0, added)) }
+    }
+
+    /// Completes addresses without a domain, as programs of this machine write them: to another host they mean nothing, and
+    /// large ones refuse mail from `root`.
+    pub fn qualify(&mut self, host: &str) {
+        for field in self.fields.iter_mut().filter(|field| is_one_of(field, &OF_ADDRESSES)) {
+            let Some(at) = field.iter().position(|octet| *octet == b':') else { continue };
+            let (name, value) = field.split_at(at + 1);
+            if let Some(value) = address_list::qualified(value, host) {
+                *field = [name, &value].concat();
+            }
+        }
     }
 
     /// The header with the empty line behind it.
