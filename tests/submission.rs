@@ -401,6 +401,24 @@ fn lmtp_answers_for_each_recipient() {
     assert!(String::from_utf8_lossy(&queued[0].whole).contains(" with LMTP id "));
 }
 
+#[test]
+fn wrong_logins_are_logged_with_the_client_that_a_balancer_or_proxy_names() {
+    let wrong = plain("bob", "wrong");
+    for (parameter, begin) in [
+        ("smtpd_upstream_proxy_hosts", "PROXY TCP4 198.51.100.7 192.0.2.1 8080 25\r\n"),
+        ("smtpd_authorized_xclient_hosts", "XCLIENT ADDR=198.51.100.7\r\n"),
+    ] {
+        let scratch = Scratch::with(&format!("{LOGIN}\ntls_auth_only = no\n{parameter} = stdin"));
+        let session = format!("{begin}EHLO c.example\r\n{wrong}\r\nQUIT\r\n");
+        let output = feed(&mut scratch.command("smtpsrvr"), session.as_bytes());
+        let (said, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(said.contains("535 5.7.8 "), "{said}");
+        let failures: Vec<&str> = log.lines().filter(|line| line.contains("event=login-failed")).collect();
+        assert_eq!(failures.len(), 1, "{log}");
+        assert!(failures[0].contains(" client=198.51.100.7 event=login-failed user=\"bob\""), "{log}");
+    }
+}
+
 /// smtpsrvr on a TCP connection of ours.
 fn over_tcp(scratch: &Scratch, at_once: &[u8]) -> (std::process::Child, std::net::TcpStream) {
     use std::io::Write;

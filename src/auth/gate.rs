@@ -60,17 +60,30 @@ pub enum Answer {
 
 /// Checks credentials. Wrong ones are answered the later the more there were before, on this connection.
 pub fn judge(config: &Config, peer: &Peer, credentials: &Credentials, failures: u32) -> Lookup<Granted> {
+    judge_of(config, Some(peer), credentials, failures)
+}
+
+/// The same; of a client that is not known here, whoever asks knows and logs it.
+fn judge_of(config: &Config, peer: Option<&Peer>, credentials: &Credentials, failures: u32) -> Lookup<Granted> {
     let found = auth::check_credentials(config, credentials);
-    let name = logging::clean(&credentials.name, 100);
-    match &found {
-        Lookup::Yes(_) => {}
-        Lookup::No => {
-            warn!("client={peer} event=login-failed user={name:?}");
-            std::thread::sleep(config.auth_failure_delay.0.saturating_mul(failures.saturating_add(1)));
-        }
-        Lookup::CannotTell(why) => warn!("client={peer} event=login-not-checked user={name:?} why={why:?}"),
+    if found == Lookup::No {
+        peer.into_iter().for_each(|peer| log_failure(peer, credentials));
+        std::thread::sleep(config.auth_failure_delay.0.saturating_mul(failures.saturating_add(1)));
+    } else if let Lookup::CannotTell(why) = &found {
+        let client = peer.map_or_else(String::new, |peer| format!("client={peer} "));
+        warn!("{client}event=login-not-checked user={:?} why={why:?}", logging::clean(&credentials.name, 100));
     }
     found
+}
+
+/// The line by which others find out who guesses passwords.
+pub fn log_failure(peer: &Peer, credentials: &Credentials) {
+    warn!("client={peer} event=login-failed user={:?}", logging::clean(&credentials.name, 100));
+}
+
+/// Whether a client of SMTP may speak for another, so that only who talks to it knows whose passwords these are.
+pub fn is_for_others(config: &Config) -> bool {
+    !config.smtpd_upstream_proxy_hosts.0.is_empty() || !config.smtpd_authorized_xclient_hosts.0.is_empty()
 }
 
 /// The two ends.
@@ -133,11 +146,11 @@ fn serve(config: &Config, peer: &Peer, socket: OwnedFd) -> Result<Ended, Error> 
     if Answer::Ready(auth::has_secrets(config)).send(&mut parser).is_err() {
         return Ok(Ended::HungUp);
     }
-    let mut failures = 0;
+    let (mut failures, peer) = (0, Some(peer).filter(|_| !is_for_others(config)));
     while failures < MOST_FAILURES {
         parser.allow(config.daemon_timeout.0);
         let Some(credentials) = read(&mut parser)? else { break };
-        let answer = match judge(config, peer, &credentials, failures) {
+        let answer = match judge_of(config, peer, &credentials, failures) {
             Lookup::Yes(granted) => Answer::Right(granted.last_words),
             Lookup::No => Answer::Wrong,
             Lookup::CannotTell(_) => Answer::Unchecked,

@@ -248,7 +248,12 @@ impl Site for Here<'_> {
         };
         match gate::ask(self.config, connection, credentials) {
             Ok(Answer::Right(last_words)) => Lookup::Yes(last_words),
-            Ok(Answer::Wrong) => Lookup::No,
+            Ok(Answer::Wrong) => {
+                if gate::is_for_others(self.config) {
+                    gate::log_failure(&self.peer.borrow(), credentials);
+                }
+                Lookup::No
+            }
             Ok(_) => Lookup::CannotTell("the process that checks passwords cannot tell".to_owned()),
             Err(error) => {
                 *checker = Checker::Gone;
