@@ -269,6 +269,21 @@ fn mail_is_put_off_where_the_disk_has_no_room_for_what_it_says_of_its_size_or_at
     }
 }
 
+#[test]
+fn a_message_of_exactly_the_size_that_ehlo_tells_is_taken_and_one_octet_more_is_not() {
+    let scratch = Scratch::with("message_size_limit = 100");
+    for (octets, code) in [(100, "250 2.0.0 "), (101, "552 5.3.4 ")] {
+        let text = format!("{}\r\n", "x".repeat(octets - 2));
+        for content in [format!("DATA\r\n{text}.\r\n"), format!("BDAT {octets} LAST\r\n{text}")] {
+            let rcpt = "RCPT TO:<alice@mx.example>\r\nRCPT TO:<bob@mx.example>\r\n";
+            let session = format!("EHLO c\r\nMAIL FROM:<a@b> SIZE=100\r\n{rcpt}{content}QUIT\r\n");
+            let heard = replies(&scratch, "127.0.0.1", &session);
+            assert!(heard[heard.len() - 2].starts_with(code), "{octets}: {heard:?}");
+        }
+    }
+    assert_eq!(scratch.queued().len(), 2);
+}
+
 /// Who is at which address: one with a name that leads back, one whose name leads elsewhere, one on a list.
 const ZONE: Table = &[
     ("7.2.0.192.in-addr.arpa", "PTR", "good.example"),

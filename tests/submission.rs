@@ -393,12 +393,29 @@ fn lmtp_answers_for_each_recipient() {
     let said = String::from_utf8(output.stdout).expect("ASCII");
     let codes: Vec<&str> = said.lines().filter(|line| line.as_bytes()[3] == b' ').map(|line| &line[..3]).collect();
     let expected =
-        "220 500 500 250 250 250 550 250 354 250 250 250 250 250 250 250 250 250 250 250 550 503 250 550 554 221";
+        "220 500 500 250 250 250 550 250 354 250 250 250 250 250 250 250 250 250 250 250 550 503 503 250 550 503 221";
     assert_eq!(codes.join(" "), expected, "{said}");
     assert!(said.starts_with("220 mx.example LMTP doorpost\r\n"), "{said}");
     let queued = scratch.queued();
     assert_eq!(queued.len(), 2);
     assert!(String::from_utf8_lossy(&queued[0].whole).contains(" with LMTP id "));
+}
+
+#[test]
+fn a_message_refused_for_each_of_many_recipients_is_one_mistake() {
+    let scratch = Scratch::with("message_size_limit = 100\nsmtpd_hard_error_limit = 3");
+    let rcpt = "RCPT TO:<bob@mx.example>\r\n".repeat(30);
+    let text = "x".repeat(200);
+    let session = format!("LHLO c\r\nMAIL FROM:<a@b>\r\n{rcpt}DATA\r\n{text}\r\n.\r\nNOOP\r\nQUIT\r\n");
+    let mut command = scratch.command("smtpsrvr");
+    command.arg0("lmtpsrvr");
+    let said = String::from_utf8(feed(&mut command, session.as_bytes()).stdout).expect("ASCII");
+    assert_eq!(said.matches("552 5.3.4 ").count(), 30, "{said}");
+    assert!(said.ends_with("250 2.0.0 Ok\r\n221 2.0.0 Goodbye\r\n"), "{said}");
+    // What is only for users has no business there, and must not be forgotten in silence.
+    let output = feed(command.arg("--submission"), b"QUIT\r\n");
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    assert!(output.stdout.starts_with(b"421 "), "{output:?}");
 }
 
 #[test]
@@ -417,6 +434,26 @@ fn wrong_logins_are_logged_with_the_client_that_a_balancer_or_proxy_names() {
         assert_eq!(failures.len(), 1, "{log}");
         assert!(failures[0].contains(" client=198.51.100.7 event=login-failed user=\"bob\""), "{log}");
     }
+}
+
+#[test]
+fn what_is_added_to_a_binary_message_ends_its_lines_as_the_message_does() {
+    let scratch = Scratch::with(LOGIN);
+    let text = "Subject: x\r\n\r\n\0\n\r";
+    let session = format!(
+        "EHLO c.example\r\n{}\r\nMAIL FROM:<bob@mx.example> BODY=BINARYMIME\r\nRCPT TO:<x@far.example>\r\n\
+         BDAT {} LAST\r\n{text}QUIT\r\n",
+        plain("bob", PASSWORD),
+        text.len()
+    );
+    let output = feed(&mut submission(&scratch), session.as_bytes());
+    assert!(output.stdout.ends_with(b"221 2.0.0 Goodbye\r\n"), "{output:?}");
+    let whole = String::from_utf8_lossy(&scratch.queued()[0].whole).into_owned();
+    let (_, message) = whole.split_once("Received: ").expect("a trace field");
+    let (header, body) = message.split_once("\r\n\r\n").expect("a header");
+    assert!(header.contains("\r\nDate: ") && header.contains("\r\nFrom: <bob@mx.example>\r\n"), "{header}");
+    assert!(header.split("\r\n").all(|line| !line.contains('\n')), "{header:?}");
+    assert!(body.starts_with("\0\n\r"), "{body:?}");
 }
 
 /// smtpsrvr on a TCP connection of ours.

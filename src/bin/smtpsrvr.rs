@@ -77,6 +77,9 @@ struct Smtpsrvr {
 
 fn prepare() -> Result<Smtpsrvr, Error> {
     let args: Args = cli::parse()?;
+    if args.submission && cli::started_as("lmtpsrvr") {
+        return Err(Error::Usage("--submission: LMTP is for programs, and has no submission".to_owned()));
+    }
     let mut config = Config::load(&args.common)?;
     let channels = Channels::load(&config)?;
     // The key may be a file that only root can open.

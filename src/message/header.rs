@@ -85,6 +85,18 @@ impl<'a> Header<'a> {
     }
 }
 
+/// Fields with LF line ends as a message has them whose lines end in CR LF.
+pub fn in_crlf(fields: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(fields.len() + 16);
+    for line in fields.split_inclusive(|octet| *octet == b'\n') {
+        match line.split_last() {
+            Some((b'\n', text)) => out.extend([text, b"\r\n"].concat()),
+            _ => out.extend_from_slice(line),
+        }
+    }
+    out
+}
+
 fn trimmed(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)

@@ -258,6 +258,11 @@ impl RecipientParameters {
     pub fn is_empty(&self) -> bool {
         *self == RecipientParameters::default()
     }
+
+    /// Whether it may go where SMTPUTF8 was not asked for (RFC 6533 section 3).
+    pub fn is_ascii(&self) -> bool {
+        self.orcpt.as_ref().is_none_or(|orcpt| orcpt.as_str().is_ascii())
+    }
 }
 
 /// The text form, without a blank in front.

@@ -57,6 +57,11 @@ impl Protocol {
         }
     }
 
+    /// Whether it is SMTP or LMTP.
+    pub fn is_smtp(self) -> bool {
+        !matches!(self, Protocol::Qmqp | Protocol::Qmtp | Protocol::Local)
+    }
+
     /// Its name, by RFC 3848; where addresses or header may be UTF-8, by RFC 6531 section 4.3.
     fn name(self, utf8: bool) -> &'static str {
         match (self, utf8) {

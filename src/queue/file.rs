@@ -186,6 +186,11 @@ impl Draft {
         Ok(Written { file: &self.file, at: CONTENT, end: self.content_end.unwrap_or(CONTENT) })
     }
 
+    /// Whether a CR is in the content.
+    pub fn has_cr(&self) -> bool {
+        self.has_cr
+    }
+
     /// Octets so far, content and envelope, as they lie on disk.
     pub fn size(&self) -> u64 {
         let early = if self.content_end.is_some() { 0 } else { u64::from(self.recipients) * SLOT as u64 };

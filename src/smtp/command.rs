@@ -139,8 +139,7 @@ pub fn parse(line: &[u8]) -> Result<Command, Fault> {
     if is_field_name(&verb) {
         return Ok(Command::Stranger);
     }
-    // Octets of a message may follow whatever is wrong with it.
-    if verb.split(|octet| !octet.is_ascii_alphabetic()).next() == Some(b"BDAT") {
+    if is_bdat(line) {
         return Ok(if verb == b"BDAT" { extensions::bdat(argument) } else { Command::UnreadableBdat });
     }
     // Not only NUL: an octet that another reader of the line takes for its end must not pass.
@@ -167,6 +166,13 @@ pub fn parse(line: &[u8]) -> Result<Command, Fault> {
         verb if NOT_IMPLEMENTED.contains(&verb) => Ok(Command::NotImplemented),
         _ => Err(Fault::Unknown),
     }
+}
+
+/// Whether a line means BDAT, whatever is wrong with it: octets of a message may follow.
+pub fn is_bdat(line: &[u8]) -> bool {
+    let line = line.iter().position(|octet| *octet > b' ').and_then(|begin| line.get(begin..));
+    let word = line.and_then(|line| line.split(|octet| !octet.is_ascii_alphabetic()).next());
+    word.is_some_and(|word| word.eq_ignore_ascii_case(b"BDAT"))
 }
 
 /// Whether a first octet cannot begin a command of anybody who speaks SMTP: a TLS handshake record (RFC 8446 section

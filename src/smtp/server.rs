@@ -272,12 +272,12 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             }
             Step::TakeMessage => return self.take_message(),
             Step::TakeChunk(size, last) => self.take_chunk(size, last)?,
-            Step::SkipChunk(size, reply) => {
+            Step::SkipChunk(size, reply, count) => {
                 self.skip(size)?;
                 if self.session.envelope().is_none() {
                     self.abandon();
                 }
-                self.say(reply);
+                self.say_to_each(&reply, count);
             }
             Step::Become(said) => {
                 let login = self.site.becomes(&said);
@@ -301,6 +301,16 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     fn say(&mut self, reply: Reply) {
         self.session.count(&reply);
         reply.put(&mut self.out, self.settings.soft_bounce);
+    }
+
+    /// The same words for each recipient of one message. What was wrong with it was one mistake.
+    fn say_to_each(&mut self, reply: &Reply, count: u32) {
+        for number in 0..count {
+            if number == 0 {
+                self.session.count(reply);
+            }
+            reply.put(&mut self.out, self.settings.soft_bounce);
+        }
     }
 
     fn refuse(&mut self, reply: Reply) -> Ended {
@@ -464,7 +474,11 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                     return Ok(Input::Command(Ok(Command::Stranger)));
                 }
                 Some(Line::Whole(line)) => return Ok(Input::Command(command::parse(line))),
-                Some(Line::TooLong) => return Ok(Input::TooLong),
+                // What follows a BDAT is no command.
+                Some(Line::TooLong) => {
+                    let is_bdat = command::is_bdat(self.lines.kept());
+                    return Ok(if is_bdat { Input::Command(Ok(Command::UnreadableBdat)) } else { Input::TooLong });
+                }
                 Some(Line::BareLineEnd) => return Ok(Input::BareLineEnd),
                 None => {}
             }

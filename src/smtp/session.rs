@@ -94,8 +94,8 @@ pub enum Step {
     TakeMessage,
     /// Take so many octets of the message, which are the last or are not.
     TakeChunk(u64, bool),
-    /// Read so many octets, forget them, and answer. There may be no transaction any more.
-    SkipChunk(u64, Reply),
+    /// Read so many octets, forget them, and answer so many times. There may be no transaction any more.
+    SkipChunk(u64, Reply, u32),
     /// Find out who the client is, and tell [`Session::logged_in`] or [`Session::not_logged_in`].
     Authenticate(Mechanism, Option<Secret>),
     /// Take the word of a proxy for who the client is, and tell [`Session::is_another`].
@@ -139,6 +139,8 @@ pub struct Session {
     messages: u32,
     errors: u32,
     junk: u32,
+    /// Recipients of a message of which a chunk was refused: by LMTP each is to hear of its last chunk.
+    owed: u32,
 }
 
 /// Wrong passwords before a connection is closed.
@@ -158,6 +160,7 @@ impl Session {
             messages: 0,
             errors: 0,
             junk: 0,
+            owed: 0,
         }
     }
 
@@ -180,6 +183,7 @@ impl Session {
     pub fn command(&mut self, command: Command) -> Step {
         self.count_junk(&command);
         let lmtp = self.settings.dialect == Dialect::Lmtp;
+        let owed = std::mem::take(&mut self.owed);
         let must_log_in = self.must_log_in();
         match (command, &mut self.transaction) {
             (Command::Ehlo(_) | Command::Helo(_), _) if lmtp => Step::Say(Reply::LHLO_FIRST),
@@ -211,26 +215,37 @@ impl Session {
             {
                 Step::Say(not_ascii(Which::Forward))
             }
+            (Command::Rcpt { parameters, .. }, Some(transaction))
+                if !transaction.smtputf8 && !parameters.is_ascii() =>
+            {
+                Step::Say(Reply::fault(Fault::BadParameter))
+            }
             (Command::Rcpt { forward_path, parameters }, Some(transaction)) => {
                 transaction.asked = true;
                 Step::Judge(forward_path, parameters)
             }
-            (Command::Data, Some(transaction)) if transaction.accepted == 0 => Step::Say(transaction.no_recipients()),
+            (Command::Data, Some(transaction)) if transaction.accepted == 0 => {
+                Step::Say(transaction.no_recipients(lmtp))
+            }
             (Command::Data, Some(transaction)) if transaction.binary => Step::Say(Reply::BINARY_NEEDS_BDAT),
             (Command::Data, Some(_)) => {
                 self.in_message = true;
                 Step::TakeMessage
             }
-            (Command::Bdat { size, .. }, None) => Step::SkipChunk(size, Reply::MAIL_FIRST),
+            (Command::Bdat { size, last }, None) => {
+                self.owed = if last { 0 } else { owed };
+                Step::SkipChunk(size, Reply::MAIL_FIRST, if last { owed.max(1) } else { 1 })
+            }
             (Command::Bdat { size, last }, Some(transaction)) if transaction.broken || transaction.accepted == 0 => {
-                let reply = if transaction.broken { Reply::TROUBLE } else { transaction.no_recipients() };
+                let reply = if transaction.broken { Reply::TROUBLE } else { transaction.no_recipients(lmtp) };
+                let replies = if lmtp && last { transaction.accepted.max(1) } else { 1 };
                 transaction.in_chunks = true;
                 if last {
                     // The client has sent all of this message: what it says next is about another, which must not become
                     // one with the sender of this.
                     self.transaction = None;
                 }
-                Step::SkipChunk(size, reply)
+                Step::SkipChunk(size, reply, replies)
             }
             (Command::Bdat { size, last }, Some(transaction)) => {
                 transaction.in_chunks = true;
@@ -272,7 +287,8 @@ impl Session {
         | Command::Vrfy(..)
         | Command::Expn
         | Command::Help
-        | Command::Noop = command
+        | Command::Noop
+        | Command::Bdat { size: 0, last: false } = command
         {
             self.junk = self.junk.saturating_add(1);
             self.errors = self.errors.saturating_add(u32::from(self.junk > self.settings.junk_limit));
@@ -370,6 +386,15 @@ impl Session {
     /// After [`Step::TakeChunk`]: more of it are to come.
     pub fn chunk_over(&mut self) {
         self.in_message = false;
+    }
+
+    /// After [`Step::TakeChunk`]: one that is not the last was refused, and the message is over; but the client may have sent
+    /// the others already, and in LMTP counts the replies to the last (RFC 2033 section 4.2).
+    pub fn chunk_refused(&mut self) {
+        if self.settings.dialect == Dialect::Lmtp {
+            self.owed = self.transaction.as_ref().map_or(0, |transaction| transaction.accepted);
+        }
+        self.message_over(false);
     }
 
     /// After [`Step::Authenticate`]: who the client is.
@@ -493,8 +518,9 @@ impl Session {
 }
 
 impl Transaction {
-    fn no_recipients(&self) -> Reply {
-        if self.asked { Reply::NO_RECIPIENTS } else { Reply::RCPT_FIRST }
+    /// LMTP has one answer only (RFC 2033 section 4.2).
+    fn no_recipients(&self, lmtp: bool) -> Reply {
+        if self.asked && !lmtp { Reply::NO_RECIPIENTS } else { Reply::RCPT_FIRST }
     }
 }
 

@@ -12,7 +12,8 @@ use crate::exit::{Ended, Error};
 use crate::kept::Kept;
 use crate::logging::clean;
 use crate::message::date::date;
-use crate::message::parameters::{MailParameters, RecipientParameters};
+use crate::message::header;
+use crate::message::parameters::{Body, MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{HopCounter, Received};
 use crate::net::{FIRST_ROOM, make_room};
@@ -33,6 +34,9 @@ const MOST_READ: usize = 4 * LONGEST_CONTENT;
 
 /// So many recipients of a message are remembered; memory must not grow with what a client sends.
 const MOST_NAMED: usize = 1000;
+
+/// However small a message must be, so many octets of envelope may come with it.
+const LEAST_ENVELOPE: u64 = 1 << 20;
 
 /// Makes messages of what one client hands in.
 #[derive(Debug)]
@@ -174,7 +178,7 @@ impl<'a> Receiver<'a> {
             Ok(draft) => draft,
             Err(error) => return self.give_up(&error),
         };
-        let limit = self.config.message_size_limit;
+        let limit = self.largest();
         match act(&mut draft) {
             Ok(()) if limit > 0 && draft.size() > limit => self.message.refusal = Some(Refusal::TooLarge),
             Ok(()) => self.message.draft = Some(draft),
@@ -185,6 +189,14 @@ impl<'a> Receiver<'a> {
             Err(error) => return self.give_up(&error),
         }
         Ok(())
+    }
+
+    /// Most octets of content and envelope together; 0: any. SMTP tells its clients how large a message may be, and counts
+    /// content alone, as they do (RFC 1870 section 5): of theirs the envelope only must not grow without end.
+    fn largest(&self) -> u64 {
+        let limit = self.config.message_size_limit;
+        let is_counted = self.is_served && self.introduction.as_ref().is_some_and(|client| client.protocol.is_smtp());
+        if limit > 0 && is_counted { limit.saturating_add(limit.max(LEAST_ENVELOPE)) } else { limit }
     }
 
     fn give_up(&mut self, error: &queue::Error) -> Result<(), TooMany> {
@@ -241,13 +253,16 @@ impl<'a> Receiver<'a> {
             date: &now(),
         }
         .field();
+        // BDAT will carry all of it as it lies here.
+        let is_crlf = message.parameters.body == Body::BinaryMime && draft.has_cr();
+        let trace = if is_crlf { header::in_crlf(&trace) } else { trace };
         let head = Head { reverse_path, trace, channel: introduction.channel.clone() };
         draft.parameters(&message.parameters).map_err(|error| refusal(&error))?;
         for (name, value) in &self.attributes {
             draft.attribute(name, value).map_err(|error| refusal(&error))?;
         }
         let envelope = head.reverse_path.as_bytes().len() + head.channel.len();
-        let limit = self.config.message_size_limit;
+        let limit = self.largest();
         if limit > 0 && draft.size() + envelope as u64 > limit {
             return Err(Refusal::TooLarge);
         }

@@ -78,12 +78,15 @@ impl LineReader {
         !self.given_out && (!self.line.is_empty() || self.too_long || self.cr)
     }
 
+    /// What is kept of the line at hand, or of the one that was given last: of one that is too long its beginning.
+    pub fn kept(&self) -> &[u8] {
+        &self.line
+    }
+
     fn keep_all(&mut self, octets: &[u8]) {
-        if !self.too_long && octets.len() <= self.limit.saturating_sub(self.line.len()) {
-            self.line.extend_from_slice(octets);
-        } else if !octets.is_empty() {
-            self.too_long = true;
-        }
+        let room = if self.too_long { 0 } else { self.limit.saturating_sub(self.line.len()) };
+        self.line.extend_from_slice(octets.get(..room).unwrap_or(octets));
+        self.too_long |= octets.len() > room;
     }
 
     fn keep(&mut self, octet: u8) {

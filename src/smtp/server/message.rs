@@ -106,11 +106,13 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         }
         let each = self.session.dialect() == Dialect::Lmtp && !once;
         let count = if each { self.session.envelope().map_or(1, |(_, count)| count) } else { 1 };
-        self.session.message_over(queued);
-        (self.chunks, self.header) = (None, None);
-        for _ in 0..count {
-            self.say(reply.clone());
+        if once {
+            self.session.chunk_refused();
+        } else {
+            self.session.message_over(queued);
         }
+        (self.chunks, self.header) = (None, None);
+        self.say_to_each(&reply, count);
     }
 
     fn log_outcome(&mut self, outcome: &Outcome, size: u64) {

@@ -30,7 +30,10 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         }
         let read = Header::read(&text);
         let from = self.check_from(&read)?;
-        *piece = read.missing(&now(), &self.message_id(), from.as_deref());
+        let fields = read.missing(&now(), &self.message_id(), from.as_deref());
+        // What is any octets goes on as it is, and the header is lines of CR LF all the same (RFC 3030 section 3).
+        let is_crlf = self.session.is_binary() && text.contains(&b'\r');
+        *piece = if is_crlf { header::in_crlf(&fields) } else { fields };
         piece.append(&mut text);
         Ok(())
     }

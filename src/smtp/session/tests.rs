@@ -162,12 +162,53 @@ fn the_phase_says_what_was_waited_for() {
 #[test]
 fn a_message_is_over_with_its_last_chunk_also_where_that_is_refused() {
     let (session, step) = after(&["MAIL FROM:<a@b>", "BDAT 5 LAST"]);
-    assert_eq!((step, session.envelope()), (Step::SkipChunk(5, Reply::RCPT_FIRST), None));
+    assert_eq!((step, session.envelope()), (Step::SkipChunk(5, Reply::RCPT_FIRST, 1), None));
     let (mut session, step) = after(&["MAIL FROM:<a@b>", "BDAT 5"]);
-    assert_eq!(step, Step::SkipChunk(5, Reply::RCPT_FIRST));
+    assert_eq!(step, Step::SkipChunk(5, Reply::RCPT_FIRST, 1));
     assert_eq!(take(&mut session, "RCPT TO:<bob@mx>"), Step::Say(Reply::BDAT_HAS_BEGUN));
-    assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::RCPT_FIRST));
+    assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::RCPT_FIRST, 1));
     assert_eq!(session.envelope(), None);
+}
+
+/// RFC 2033 section 4.2: a client that has sent its chunks at once counts the replies to the last.
+#[test]
+fn by_lmtp_the_last_chunk_is_answered_for_each_recipient_whatever_became_of_those_before() {
+    for dialect in [Dialect::Lmtp, Dialect::Smtp] {
+        let each = if dialect == Dialect::Lmtp { 2 } else { 1 };
+        let begun = || {
+            let mut session = Session::new(Settings { dialect, ..settings() });
+            for line in ["MAIL FROM:<a@b>", "RCPT TO:<alice@mx>", "RCPT TO:<bob@mx>"] {
+                take(&mut session, line);
+            }
+            session
+        };
+        let mut session = begun();
+        session.broken();
+        assert_eq!(take(&mut session, "BDAT 5"), Step::SkipChunk(5, Reply::TROUBLE, 1));
+        assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::TROUBLE, each));
+        let mut session = begun();
+        assert_eq!(take(&mut session, "BDAT 5"), Step::TakeChunk(5, false));
+        session.chunk_refused();
+        assert_eq!(take(&mut session, "BDAT 5"), Step::SkipChunk(5, Reply::MAIL_FIRST, 1));
+        assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::MAIL_FIRST, each));
+        assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::MAIL_FIRST, 1));
+        let mut session = begun();
+        take(&mut session, "BDAT 5");
+        session.chunk_refused();
+        take(&mut session, "RSET");
+        assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::MAIL_FIRST, 1));
+    }
+}
+
+#[test]
+fn chunks_of_nothing_become_mistakes() {
+    let (mut session, _) = after(&["MAIL FROM:<>", "RCPT TO:<bob@mx>"]);
+    for _ in 0..14 {
+        take(&mut session, "BDAT 0");
+    }
+    assert!(!session.is_worn_out());
+    take(&mut session, "BDAT 0");
+    assert!(session.is_worn_out());
 }
 
 #[test]
