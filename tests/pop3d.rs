@@ -115,6 +115,20 @@ fn messages_go_at_quit_and_not_before() {
     assert_eq!(scratch.mail("bob"), [b"Subject: two\n\n2\n"]);
 }
 
+#[test]
+fn who_may_remove_nothing_hears_that_somebody_must_mend_it() {
+    let scratch = two_messages();
+    let mut client = Client::logged_in(&mut scratch.command("pop3d"));
+    assert!(client.ask("DELE 1").starts_with("+OK"));
+    let folder = scratch.maildir("bob").join("new");
+    let set = |mode| fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("its mode");
+    set(0o500);
+    let said = client.ask("QUIT");
+    set(0o700);
+    assert!(said.starts_with("-ERR [SYS/PERM] "), "{said}");
+    assert_eq!(scratch.mail("bob").len(), 2);
+}
+
 /// The processes a session consists of: the one that was started, and its child if there is one.
 fn family(parent: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("its children");

@@ -69,8 +69,8 @@ pub fn check(config: &Config, method: &AuthMethod, name: &[u8], password: &[u8],
     let asked = match user {
         Some(user) => user.name.clone(),
         None => match std::str::from_utf8(name) {
-            // What cannot be a name is asked about all the same, as another that nobody has.
             Ok(name) if users::is_possible_name(name.as_bytes()) => name.to_owned(),
+            // Nobody has such a name, which is no secret.
             Ok(_) | Err(_) => return Lookup::No,
         },
     };

@@ -218,7 +218,7 @@ impl Maildrop for Maildir {
 
     fn remove(&mut self, numbers: &[usize]) -> io::Result<usize> {
         let mut left = numbers.to_vec();
-        let mut failed = 0;
+        let (mut failed, mut why) = (0, None);
         for _ in 0..SEARCHES {
             left.retain(|&number| match self.unlink(number) {
                 Ok(()) => false,
@@ -226,6 +226,7 @@ impl Maildrop for Maildir {
                 Err(error) => {
                     log::warn!("message {}: cannot remove it: {error}", number.saturating_add(1));
                     failed += 1;
+                    why = Some(error);
                     false
                 }
             });
@@ -244,7 +245,8 @@ impl Maildrop for Maildir {
             sync(&self.folders.new)?;
             sync(&self.folders.cur)?;
         }
-        Ok(failed)
+        // Whoever may remove nothing hears why.
+        why.filter(|_| failed == numbers.len()).map_or(Ok(failed), Err)
     }
 }
 
