@@ -218,6 +218,13 @@ fn what_came_in_with_requiretls_leaves_with_it_or_not_at_all() {
             assert!(log.contains("status=failed") && log.contains("5.7.30"), "{log}");
             let back = String::from_utf8(client.mail("alice").concat()).expect("a report");
             assert!(back.contains("Status: 5.7.30"), "{back}");
+            // Section 5: a report goes back under the same condition, and brings the header alone.
+            enqueue_with(&client, "carol@b.example", &["bob@b.example"], TEXT, "REQUIRETLS RET=FULL", "");
+            let log = deliver(&client);
+            assert!(server.1.queued().is_empty(), "{log}");
+            let back: Vec<String> =
+                client.mail("alice").iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
+            assert!(back.iter().all(|text| text.contains("Subject: ") && !text.contains("\nhello\n")), "{back:?}");
         }
     }
 }

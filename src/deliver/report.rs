@@ -219,7 +219,10 @@ fn write(
     let report = text::Report::new(config, message, kind, told, id);
     draft.content(report.head(to).as_bytes())?;
     let whole = kind == Kind::Failure || kind == Kind::Double;
-    let whole = whole && message.parameters.ret != Some(Ret::Hdrs) && message.size <= config.bounce_size_limit;
+    // RFC 8689 section 5: what must not be read on its way is not read on its way back either.
+    let requiretls = message.parameters.requiretls;
+    let whole = whole && !requiretls && message.parameters.ret != Some(Ret::Hdrs);
+    let whole = whole && message.size <= config.bounce_size_limit;
     let length = if whole { message.size } else { length_of_header(message)? };
     let is_ascii = copy(message, length, |_| Ok(()))?;
     draft.content(report.part_of_the_original(whole, is_ascii).as_bytes())?;
@@ -230,7 +233,7 @@ fn write(
     draft.recipient(to)?;
     let body = if is_ascii && !report.is_global { Body::SevenBit } else { Body::EightBitMime };
     let smtputf8 = report.is_global || !to.as_bytes().is_ascii();
-    draft.parameters(&MailParameters { body, smtputf8, ..MailParameters::default() })?;
+    draft.parameters(&MailParameters { body, smtputf8, requiretls, ..MailParameters::default() })?;
     draft.attribute(REPORT, kind.word())?;
     let head = Head { reverse_path: ReversePath::NULL, trace: Vec::new(), channel: CHANNEL.to_owned() };
     let id = draft.commit(&head)?;
