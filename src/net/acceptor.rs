@@ -44,7 +44,7 @@ pub(super) const REST: Duration = Duration::from_secs(1);
 /// More than the system has processes for.
 pub(super) const MOST_CHILDREN: usize = 65_536;
 /// A child that has the sockets and fails sooner than this was never ready for anybody.
-const AT_START: Duration = Duration::from_secs(1);
+pub(super) const AT_START: Duration = Duration::from_secs(1);
 
 /// A process that serves a client, or the clients of a listener.
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,7 @@
 mod shared;
 mod worker;
 
-use super::acceptor::{HandedOver, Left, MOST_CHILDREN, REST};
+use super::acceptor::{AT_START, HandedOver, Left, MOST_CHILDREN, REST};
 use super::ending;
 use super::limits::{Excess, Limits, Table};
 use super::listener::Listener;
@@ -83,7 +83,8 @@ pub struct Pool {
     size: Size,
     refusal: Option<Vec<u8>>,
     refused: Refused,
-    children: HashMap<Pid, usize>,
+    /// Their slots, and since when they are there.
+    children: HashMap<Pid, (usize, Instant)>,
     signals: Option<SignalFd>,
     /// Held open for as long as children may go on.
     alive: Option<PipeWriter>,
@@ -135,7 +136,7 @@ impl Pool {
         for (pid, slot) in children {
             let Some(slot) = slot.or_else(|| others.next()) else { continue };
             pool.shared.use_slot(slot);
-            pool.children.insert(pid, slot);
+            pool.children.insert(pid, (slot, Instant::now()));
         }
         pool.leash(leash);
         Ok(pool)
@@ -312,13 +313,17 @@ impl Pool {
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(_) => return,
             };
-            let Some(slot) = self.children.remove(&pid) else { continue };
+            let Some((slot, since)) = self.children.remove(&pid) else { continue };
             self.shared.table.forget(slot);
             let was_idle = self.shared.change(slot, IDLE, FREE);
             self.shared.set(slot, FREE);
             self.killed_idle += usize::from(was_idle && !matches!(status, WaitStatus::Exited(_, 0)));
             if self.children.is_empty() {
                 self.idle_since = Instant::now();
+            }
+            // It could not even begin, and nor can the next one now.
+            if was_idle && matches!(status, WaitStatus::Exited(_, code) if code != 0) && since.elapsed() < AT_START {
+                self.rests_until = Instant::now().checked_add(REST);
             }
             match status {
                 WaitStatus::Exited(_, 0) => {}
@@ -351,7 +356,7 @@ impl Pool {
             })
         };
         match sys::fork(child) {
-            Ok(pid) => drop(self.children.insert(pid, slot)),
+            Ok(pid) => drop(self.children.insert(pid, (slot, Instant::now()))),
             Err(errno) => {
                 self.shared.set(slot, FREE);
                 log::error!("cannot start a child cause=\"{errno}\"");
@@ -373,4 +378,48 @@ impl Pool {
 
 fn bounded(size: Size) -> Size {
     Size { children: size.children.min(MOST_CHILDREN), ..size }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::signal::kill;
+    use std::io::{PipeWriter, Read, Write};
+    use std::net::Ipv4Addr;
+
+    struct Fails(PipeWriter);
+
+    impl Work for Fails {
+        fn serve(&mut self, _: OwnedFd) -> Served {
+            Served { status: 75, goes_on: false }
+        }
+
+        fn stay(&mut self, _: &mut dyn FnMut(&mut dyn Work) -> u8) -> u8 {
+            let _ = self.0.write_all(b".");
+            75
+        }
+    }
+
+    /// In a process of its own, for a pool reaps every child there is.
+    #[test]
+    fn children_that_cannot_begin_are_not_started_without_end() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let begun = Instant::now();
+        let mut work = Fails(writer);
+        let pool = sys::fork(|| {
+            let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
+            let size = Size { children: 9, idle: 2, max_use: 9, max_idle: None, linger: None };
+            let mut pool = Pool::new("test".to_owned(), vec![listener], size, Limits::default(), None).unwrap();
+            let _ = pool.run(&mut work);
+            0
+        });
+        drop(work);
+        let pool = pool.unwrap();
+        // Two at once, and one more when it has rested.
+        reader.read_exact(&mut [0; 3]).unwrap();
+        let rested = begun.elapsed();
+        kill(pool, Signal::SIGTERM).unwrap();
+        waitpid(pool, None).unwrap();
+        assert!(rested >= REST, "{rested:?}");
+    }
 }
