@@ -223,6 +223,7 @@ fn assemble(definitions: Vec<Definition>) -> Result<(Config, Vec<Error>), Error>
 fn take_own_names(config: &mut Config, mut table: Table) -> Result<Vec<Error>, Error> {
     let mut warnings = Vec::new();
     let set = table.set.clone();
+    // In the order of their names.
     for name in set.keys().filter(|name| PARAMETERS.iter().all(|parameter| parameter.name != name.as_str())) {
         if about_process(name).is_none() {
             let is_referred_to = table.referred_to.contains(name);
@@ -235,7 +236,7 @@ fn take_own_names(config: &mut Config, mut table: Table) -> Result<Vec<Error>, E
     for (name, (_, origin)) in set {
         if about_process(&name).is_some() {
             warnings.push(Error { origin, problem: format!("{name} cannot be set") });
-        } else if config.own_names.iter().any(|(own, _)| *own == name)
+        } else if config.own_names.binary_search_by(|(own, _)| own.cmp(&name)).is_ok()
             && !table.referred_to.contains(&name)
             && !is_in_channels(config, &name)
         {
