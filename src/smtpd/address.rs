@@ -62,7 +62,7 @@ pub fn parse(text: &str, port: u16) -> Result<Vec<Address>, String> {
     if text.is_empty() {
         return Err("expected an address, or * for all".to_owned());
     }
-    let is_bare_v6 = text.parse::<Ipv6Addr>().is_ok();
+    let is_bare_v6 = is_v6(text);
     match text.rsplit_once(':') {
         Some((before, number)) if !is_bare_v6 && !text.ends_with(']') => host(before, self::port(number)?, Family::Any),
         _ => host(text, port, Family::Any),
@@ -144,12 +144,18 @@ fn host(text: &str, port: u16, family: Family) -> Result<Vec<Address>, String> {
     Ok(addresses)
 }
 
+/// Perhaps with the interface of a link-local address: fe80::1%eth0.
+fn is_v6(text: &str) -> bool {
+    text.split_once('%').map_or(text, |(address, _)| address).parse::<Ipv6Addr>().is_ok()
+}
+
 fn resolve(text: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let shown = shown(text);
-    if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        let address: Ipv6Addr = inner.parse().map_err(|_| format!("{shown}: expected an IPv6 address in brackets"))?;
-        return Ok(vec![(address, port).into()]);
+    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if inner.is_some_and(|inner| !is_v6(inner)) {
+        return Err(format!("{shown}: expected an IPv6 address in brackets"));
     }
+    let text = inner.unwrap_or(text);
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(vec![(address, port).into()]);
     }
@@ -177,6 +183,11 @@ mod tests {
         assert_eq!(parse("[::1]", 25).unwrap(), only("[::1]:25"));
         assert_eq!(parse("[::1]:2525", 25).unwrap(), only("[::1]:2525"));
         assert_eq!(parse("127.0.0.1:smtp", 0).unwrap(), only("127.0.0.1:25"));
+        let scoped = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 25, 0, 1);
+        for text in ["fe80::1%lo", "[fe80::1%lo]", "[fe80::1%1]:25"] {
+            assert_eq!(parse(text, 25).unwrap(), [Address::Only(scoped.into())], "{text}");
+        }
+        assert!(parse("[fe80::1%nosuch]", 25).is_err());
         assert!(parse("localhost:7", 0).unwrap().iter().all(|address| address.to_string().ends_with(":7")));
     }
 
