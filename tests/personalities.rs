@@ -165,6 +165,17 @@ fn each_name_has_its_letters_and_no_others() {
             assert_eq!(status, Some(64), "{name} {letter}: {text}");
         }
     }
+    // Other options of ours that begin so are not in the way.
+    for (name, begun, whole) in [
+        ("qpsmtpd-forkserver", "--max", "--max-from-ip"),
+        ("qpsmtpd-prefork", "--m", "--max-from-ip"),
+        ("qpsmtpd-prefork", "--c", "--children"),
+        ("qpsmtpd-prefork", "--re", "--renice-parent"),
+    ] {
+        let (status, text) = refused(named(folder.path(), name).args([begun, "x"]));
+        assert_eq!(status, Some(64));
+        assert!(text.contains(&format!("invalid value 'x' for '{whole} ")), "{name} {begun}: {text}");
+    }
     let (status, text) = refused(named(folder.path(), "qpsmtpd-forkserver").args(["--l", "1"]));
     assert_eq!(status, Some(64), "not the beginning of one name only: {text}");
 }

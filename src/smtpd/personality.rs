@@ -52,6 +52,54 @@ impl Personality {
         }
     }
 
+    /// The long options of the page.
+    fn page(self) -> &'static [&'static str] {
+        match self {
+            Personality::Smtpd => &[],
+            Personality::Forkserver => &[
+                "port",
+                "user",
+                "limit-connections",
+                "max-from-ip",
+                "listen-address",
+                "detach",
+                "pid-file",
+                "no-rdns",
+                "help",
+            ],
+            Personality::Prefork => &[
+                "port",
+                "user",
+                "limit-connections",
+                "max-from-ip",
+                "children",
+                "idle-children",
+                "listen-address",
+                "interface",
+                "renice-parent",
+                "detach",
+                "pid-file",
+                "pretty-child",
+                "version",
+                "debug",
+                "verbose",
+                "quiet",
+                "help",
+            ],
+        }
+    }
+
+    /// What begins one option of the page and no other one, and stands for that whatever other options we have.
+    fn beginnings(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let page = self.page();
+        let of = move |long: &'static str| {
+            let begun = (1..long.len()).filter_map(|end| long.get(..end));
+            let is_one = move |begun: &&str| page.iter().filter(|other| other.starts_with(*begun)).count() == 1;
+            begun.filter(is_one).map(move |begun| (long, begun))
+        };
+        page.iter().flat_map(move |long| of(long))
+    }
+
     /// Gives a command line the letters of this name. The qpsmtpd programs took any beginning of a long name that is
     /// nobody else's.
     pub fn dress(self, command: Command) -> Command {
@@ -59,6 +107,16 @@ impl Personality {
         let given: Vec<_> = given.collect();
         let command =
             given.into_iter().fold(command, |command, (id, letter)| command.mut_arg(id, |arg| arg.short(*letter)));
+        let command = self.beginnings().fold(command, |command, (long, begun)| {
+            let is_it = |arg: &&clap::Arg| {
+                arg.get_long() == Some(long) || arg.get_all_aliases().is_some_and(|all| all.contains(&long))
+            };
+            let id = command.get_arguments().find(is_it).map(|arg| arg.get_id().clone());
+            match id {
+                Some(id) => command.mut_arg(id, |arg| arg.alias(begun)),
+                None => command,
+            }
+        });
         match self {
             Personality::Smtpd => command,
             Personality::Forkserver => command.name("qpsmtpd-forkserver").infer_long_args(true),
