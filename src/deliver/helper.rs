@@ -6,13 +6,13 @@
 //! of it: it looks the user up by itself, so the worst that a broken deliver can do is to send mail to somebody who
 //! has a mailbox here. What comes back is a number. Content is only passed through, and never looked at.
 
-use super::handing;
 use super::local::Appended;
 use super::settings::Settings;
 use super::task::{self, Act, Task};
 use crate::config::Config;
 use crate::exit::Error;
 use crate::lookup::Lookup;
+use crate::net::handing;
 use crate::submit::verify::{self, may_receive};
 use crate::users::{self, User};
 use crate::{privilege, sys};
@@ -84,7 +84,7 @@ impl Helper {
     fn start_if_need_be(&mut self) -> io::Result<()> {
         if self.is_first {
             let (ours, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-            handing::send(&self.socket, ANOTHER.as_bytes(), Some(its.as_fd()))?;
+            handing::send(&self.socket, &[ANOTHER.as_bytes()], &[its.as_fd()])?;
             (self.socket, self.is_first) = (ours, false);
         }
         Ok(())
@@ -126,7 +126,7 @@ impl Helper {
 
     /// Hands over one end of a pipe with the request.
     fn send(&self, request: &Request, end: OwnedFd) -> io::Result<()> {
-        handing::send(&self.socket, request.to_text().as_bytes(), Some(end.as_fd()))
+        Ok(handing::send(&self.socket, &[request.to_text().as_bytes()], &[end.as_fd()])?)
     }
 
     fn receive(&self, request: &Request, most: u64, octets: &mut Vec<u8>) -> io::Result<()> {
@@ -287,12 +287,12 @@ enum Asked {
 
 fn receive(socket: &OwnedFd) -> io::Result<Option<Asked>> {
     let mut octets = [0; LONGEST];
-    let (length, pipe) = handing::receive(socket, &mut octets)?;
+    let (length, descriptors) = handing::receive(socket, &mut octets)?;
     if length == 0 {
         return Ok(None);
     }
     let text = octets.get(..length).unwrap_or_default();
-    match (Request::from_text(text), pipe) {
+    match (Request::from_text(text), descriptors.into_iter().next()) {
         (Some(request), Some(pipe)) => Ok(Some(Asked::Task(request, File::from(pipe)))),
         (None, Some(socket)) if text == ANOTHER.as_bytes() => Ok(Some(Asked::Another(socket))),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a request that is none")),

@@ -2,9 +2,8 @@
 //! used now, and what became of it.
 
 use super::attempt::Attempt;
-use super::handing;
+use crate::net::packets::Packets;
 use crate::queue::Id;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -77,29 +76,26 @@ pub struct Lent {
 
 /// One end of the socket between the two.
 #[derive(Debug)]
-pub struct Socket(OwnedFd);
+pub struct Socket(Packets);
 
 impl Socket {
     /// Both ends.
     pub fn pair() -> io::Result<(Socket, Socket)> {
-        let (one, two) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        Ok((Socket(one), Socket(two)))
+        let (one, other) = Packets::pair()?;
+        Ok((Socket(one), Socket(other)))
     }
 
     /// Sends one packet.
     pub fn send(&self, text: &str, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        handing::send(self, text.as_bytes(), with)
+        Ok(self.0.send(&[text.as_bytes()], with.as_slice())?)
     }
 
     /// Waits for one; none: the other end is gone.
     pub fn receive(&self) -> io::Result<Option<(String, Option<OwnedFd>)>> {
         let mut octets = [0; LONGEST];
-        let (length, descriptor) = handing::receive(self, &mut octets)?;
-        if length == 0 {
-            return Ok(None);
-        }
+        let Some((length, descriptors)) = self.0.receive(&mut octets)? else { return Ok(None) };
         let text = octets.get(..length).and_then(|octets| std::str::from_utf8(octets).ok());
-        Ok(Some((text.ok_or(io::ErrorKind::InvalidData)?.to_owned(), descriptor)))
+        Ok(Some((text.ok_or(io::ErrorKind::InvalidData)?.to_owned(), descriptors.into_iter().next())))
     }
 }
 

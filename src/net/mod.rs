@@ -5,6 +5,7 @@ pub mod acceptor;
 pub mod connection;
 pub mod dns;
 mod ending;
+pub mod handing;
 pub mod limits;
 pub mod listener;
 pub mod packets;

@@ -1,20 +1,10 @@
 //! Packets between processes of ours, with descriptors in them: a socketpair that keeps the bounds of what was sent
 //! (SOCK_SEQPACKET), so that nothing has to be framed. What the packets say is left to whoever sends them.
 
-use crate::sys;
-use nix::cmsg_space;
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recvmsg, sendmsg,
-    setsockopt, shutdown, socketpair, sockopt,
-};
+use super::handing;
+use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, setsockopt, shutdown, socketpair, sockopt};
 use nix::sys::time::TimeVal;
-use nix::unistd::close;
-use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-
-/// Descriptors in a packet, at the most.
-const MOST: usize = 2;
 
 /// One end.
 #[derive(Debug)]
@@ -35,46 +25,14 @@ impl Packets {
     /// Sends these octets, of which there must be some, and copies of these descriptors as one packet. Waits where there
     /// is no room.
     pub fn send(&self, octets: &[&[u8]], descriptors: &[BorrowedFd<'_>]) -> nix::Result<()> {
-        let octets: Vec<IoSlice<'_>> = octets.iter().map(|part| IoSlice::new(part)).collect();
-        let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&numbers)];
-        let rights = if numbers.is_empty() { &[][..] } else { &rights };
-        loop {
-            match sendmsg::<()>(self.0.as_raw_fd(), &octets, rights, MsgFlags::MSG_NOSIGNAL, None) {
-                Err(Errno::EINTR) => {}
-                answer => return answer.map(drop),
-            }
-        }
+        handing::send(&self.0, octets, descriptors)
     }
 
     /// Waits for a packet and puts it into `buffer`, which must have room for it. Gives how long it is and what
     /// descriptors came with it; nothing when the other end is gone, and EAGAIN when patience is at its end.
     pub fn receive(&self, buffer: &mut [u8]) -> nix::Result<Option<(usize, Vec<OwnedFd>)>> {
-        let mut space = cmsg_space!([RawFd; MOST]);
-        let mut into = [IoSliceMut::new(buffer)];
-        let received = loop {
-            match recvmsg::<()>(self.0.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-                Err(Errno::EINTR) => {}
-                Err(Errno::ECONNRESET) => return Ok(None),
-                answer => break answer?,
-            }
-        };
-        let mut descriptors = Vec::new();
-        for message in received.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(numbers) = message {
-                for number in numbers {
-                    match sys::inherited(number) {
-                        Some(descriptor) => descriptors.push(descriptor),
-                        // Kept open by nobody, for somebody waits for its end.
-                        None => drop(close(number)),
-                    }
-                }
-            }
-        }
-        if received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
-            return Err(Errno::EMSGSIZE);
-        }
-        Ok(Some((received.bytes, descriptors)).filter(|(count, _)| *count > 0))
+        let (count, descriptors) = handing::receive(&self.0, buffer)?;
+        Ok((count > 0).then_some((count, descriptors)))
     }
 
     /// From now on `receive` waits so many seconds at the most.
@@ -102,6 +60,7 @@ impl AsFd for Packets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::errno::Errno;
     use std::io::{Read, Write};
 
     #[test]

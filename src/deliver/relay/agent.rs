@@ -10,8 +10,9 @@
 
 use super::{Carried, Job, Relay, Site, Source, route};
 use crate::config::Config;
-use crate::deliver::{Outcome, handing};
+use crate::deliver::Outcome;
 use crate::message::path::{Address, ReversePath};
+use crate::net::handing;
 use crate::queue::Lines;
 use crate::smtp::client::To;
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
@@ -138,7 +139,7 @@ pub fn home(socket: &mut UnixStream, domain: &str) -> io::Result<String> {
 
 fn send(socket: &mut UnixStream, frame: &[u8], with: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let (head, rest) = frame.split_at(4.min(frame.len()));
-    handing::send(&*socket, head, with)?;
+    handing::send(&*socket, &[head], with.as_slice())?;
     socket.write_all(rest)
 }
 
@@ -297,8 +298,8 @@ fn read_answer(frame: &[u8], recipients: usize) -> Option<(Carried, bool)> {
 
 fn receive(socket: &mut UnixStream) -> io::Result<Option<Asked>> {
     let mut length = [0; 4];
-    let (count, file) = handing::receive(&*socket, &mut length)?;
-    match (count, file) {
+    let (count, descriptors) = handing::receive(&*socket, &mut length)?;
+    match (count, descriptors.into_iter().next()) {
         (0, _) => Ok(None),
         (4, Some(file)) => {
             let frame = body(socket, length)?;

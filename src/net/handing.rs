@@ -1,0 +1,86 @@
+//! Handing open descriptors to another process of ours, beside the octets that say what they are for (unix(7),
+//! SCM_RIGHTS). What the octets say is left to whoever sends them.
+
+use crate::sys;
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::unistd::close;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+/// Descriptors that go together, at the most.
+const MOST: usize = 2;
+
+/// Sends these octets, of which there must be some, and with the first of them copies of these descriptors. Waits where
+/// there is no room.
+pub fn send(socket: impl AsFd, octets: &[&[u8]], descriptors: &[BorrowedFd<'_>]) -> nix::Result<()> {
+    let octets: Vec<IoSlice<'_>> = octets.iter().map(|part| IoSlice::new(part)).collect();
+    let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let rights = if numbers.is_empty() { &[][..] } else { &rights };
+    loop {
+        match sendmsg::<()>(socket.as_fd().as_raw_fd(), &octets, rights, MsgFlags::MSG_NOSIGNAL, None) {
+            Err(Errno::EINTR) => {}
+            answer => return answer.map(drop),
+        }
+    }
+}
+
+/// Waits for octets, as many as came in one piece, and the descriptors that came with them. 0: the other end is gone.
+/// EMSGSIZE where a packet has more than the buffer has room for, or more descriptors than ever go together.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> nix::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = cmsg_space!([RawFd; MOST]);
+    let mut into = [IoSliceMut::new(buffer)];
+    let received = loop {
+        match recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut into, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok((0, Vec::new())),
+            answer => break answer?,
+        }
+    };
+    let mut descriptors = Vec::new();
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = message {
+            for number in numbers {
+                match sys::inherited(number) {
+                    Some(descriptor) => descriptors.push(descriptor),
+                    // Kept open by nobody, for somebody waits for its end.
+                    None => drop(close(number)),
+                }
+            }
+        }
+    }
+    if received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+        return Err(Errno::EMSGSIZE);
+    }
+    Ok((received.bytes, descriptors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{Read, Seek, Write};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_descriptor_arrives_with_its_octets_and_none_with_others() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"inside").unwrap();
+        send(&ours, &[b"file"], &[file.as_fd()]).unwrap();
+        let mut room = [0; 10];
+        let (count, mut with) = receive(&theirs, &mut room).unwrap();
+        let (mut text, mut arrived) = (String::new(), File::from(with.remove(0)));
+        arrived.rewind().unwrap();
+        arrived.read_to_string(&mut text).unwrap();
+        assert_eq!((&room[..count], text.as_str()), (&b"file"[..], "inside"));
+
+        send(&ours, &[b"no", b"ne"], &[]).unwrap();
+        let (count, with) = receive(&theirs, &mut room).unwrap();
+        assert!(count == 4 && with.is_empty());
+        drop(ours);
+        assert!(matches!(receive(&theirs, &mut room), Ok((0, with)) if with.is_empty()));
+    }
+}
