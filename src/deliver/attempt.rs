@@ -5,31 +5,29 @@
 //!
 //! What a crash may leave behind at each step, and why nothing is lost by it, is in doc/internals.md.
 
-use super::expand::Route;
 use super::helper::Helper;
 use super::local::Copy;
 use super::permits::{Desk, Lent, Permit, Word};
 use super::relay::agent::{self, Answer};
 use super::relay::{Carried, Job, Site, Source};
 use super::settings::Settings;
-use super::{Outcome, local, origin, piped, report, schedule};
+use super::{Outcome, origin, piped, report, schedule};
 use crate::channel::Transport;
 use crate::config::Config;
-use crate::config::value::{MailboxFormat, MailboxSpec, TlsLevel, Value};
-use crate::lookup::Lookup;
-use crate::message::idna;
+use crate::config::value::TlsLevel;
 use crate::message::parameters::{Body, MailParameters};
-use crate::message::path::{Address, ReversePath};
-use crate::message::verp;
+use crate::message::path::Address;
 use crate::queue::{Error, Id, Message, Queue, Recipient, RecipientState};
 use crate::smtp::client::To;
-use crate::submit::verify;
-use std::borrow::Cow;
+use groups::{Group, Groups, hop_of};
 use std::io;
 use std::time::SystemTime;
+use verdict::judge;
+use way::QUEUE;
 
-/// The transport whose program gets a message once for all its recipients.
-const QUEUE: &str = "qmail-queue";
+mod groups;
+mod verdict;
+mod way;
 
 /// What an attempt at a message came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,72 +77,16 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
         trial.message.defer_until(next)?;
         return Err(error);
     }
-    let (mut groups, mut handed) = (Groups::default(), Groups::default());
-    for number in 0..trial.message.recipients.len() {
-        let Some(recipient) = trial.message.recipients.get(number) else { continue };
-        if !matches!(recipient.state, RecipientState::Waiting | RecipientState::Trying) {
-            continue;
-        }
-        let address = recipient.address.or_at(&config.myhostname);
-        let way = route(tools.settings, &trial.message, &address);
-        log::debug!("id={id} to=<{address}> event=trying way=\"{}\"", told(&way));
-        match way {
-            Ok(transport) if hop_of(&transport).is_some() => groups.add(&transport, &trial.message, number, address),
-            Ok(Transport::Other(name, place)) if name == QUEUE => {
-                handed.put((name, place, String::new()), &trial.message, number, address);
-            }
-            Ok(transport) => trial.here(tools, number, &address, &transport)?,
-            Err(outcome) => trial.one(config, number, &address, |_, _| Ok(outcome))?,
-        }
-    }
+    let (groups, handed) = trial.serve_here(tools)?;
     for group in groups.0 {
-        let mut never = None;
-        for part in group.to.chunks(config.smtp_destination_recipient_limit.max(1) as usize) {
-            match &never {
-                None => never = trial.there(tools, &group, part)?,
-                // Asking again for each part would only give the sender several returns, in a busy moment.
-                Some(why) => trial.nowhere(config, part, why)?,
-            }
-            if trial.busy.as_ref() == Some(&group.key()) {
-                // For the same reason no part goes before the one that waits.
-                break;
-            }
-        }
+        trial.send(tools, &group)?;
     }
     for group in handed.0 {
         for part in group.to.chunks(config.smtp_destination_recipient_limit.max(1) as usize) {
             trial.hand_over(tools, &group, part)?;
         }
     }
-    let mut message = trial.message;
-    // Whoever waits for a place is tried soon, and the sender then hears of all who failed by one report.
-    let told = match trial.busy {
-        Some(_) if report::may_wait(config, &message) => Ok(()),
-        _ => report::tell(queue, config, &mut message).and_then(|()| report::warn(queue, config, &mut message, now)),
-    };
-    // While a sender waits to hear of it, nothing is forgotten.
-    if told.is_ok()
-        && message.recipients.iter().all(|r| matches!(r.state, RecipientState::Delivered | RecipientState::Returned))
-    {
-        message.remove()?;
-        return Ok(Attempt::Finished);
-    }
-    if let (Some(key), true) = (trial.busy, told.is_ok()) {
-        return Ok(Attempt::Waits(key));
-    }
-    message.defer_until(next)?;
-    told.map(|()| Attempt::Deferred(next))
-}
-
-/// The way a recipient's mail takes, for who watches.
-fn told(way: &Result<Transport, Outcome>) -> String {
-    match way {
-        Ok(Transport::Mailbox) => "mailbox:".to_owned(),
-        Ok(Transport::Smtp(None)) => "smtp:".to_owned(),
-        Ok(Transport::Smtp(Some(host))) => format!("smtp:{host}"),
-        Ok(Transport::Other(name, rest)) => format!("{name}:{rest}"),
-        Ok(Transport::None) | Err(_) => "none".to_owned(),
-    }
+    trial.conclude(tools, next)
 }
 
 impl Attempt {
@@ -171,6 +113,71 @@ struct Trial {
 }
 
 impl Trial {
+    /// Serves whose mail stays here or goes to nobody. Gives the others, by next hop and by program.
+    fn serve_here(&mut self, tools: &mut Tools<'_>) -> Result<(Groups, Groups), Error> {
+        let config = &tools.settings.config;
+        let (mut groups, mut handed) = (Groups::default(), Groups::default());
+        for number in 0..self.message.recipients.len() {
+            let Some(recipient) = self.message.recipients.get(number) else { continue };
+            if !matches!(recipient.state, RecipientState::Waiting | RecipientState::Trying) {
+                continue;
+            }
+            let address = recipient.address.or_at(&config.myhostname);
+            let way = way::route(tools.settings, &self.message, &address);
+            log::debug!("id={} to=<{address}> event=trying way=\"{}\"", self.message.id, way::told(&way));
+            match way {
+                Ok(transport) if hop_of(&transport).is_some() => groups.add(&transport, &self.message, number, address),
+                Ok(Transport::Other(name, place)) if name == QUEUE => {
+                    handed.put((name, place, String::new()), &self.message, number, address);
+                }
+                Ok(transport) => self.here(tools, number, &address, &transport)?,
+                Err(outcome) => self.one(config, number, &address, |_, _| Ok(outcome))?,
+            }
+        }
+        Ok((groups, handed))
+    }
+
+    /// All recipients of one next hop.
+    fn send(&mut self, tools: &Tools<'_>, group: &Group) -> Result<(), Error> {
+        let mut never = None;
+        for part in group.to.chunks(tools.settings.config.smtp_destination_recipient_limit.max(1) as usize) {
+            match &never {
+                None => never = self.there(tools, group, part)?,
+                // Asking again for each part would only give the sender several returns, in a busy moment.
+                Some(why) => self.nowhere(&tools.settings.config, part, why)?,
+            }
+            if self.busy.as_ref() == Some(&group.key()) {
+                // For the same reason no part goes before the one that waits.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the sender what there is to tell, and ends the attempt.
+    fn conclude(self, tools: &Tools<'_>, next: SystemTime) -> Result<Attempt, Error> {
+        let (queue, config) = (tools.queue, &tools.settings.config);
+        let mut message = self.message;
+        // Whoever waits for a place is tried soon, and the sender then hears of all who failed by one report.
+        let told = match self.busy {
+            Some(_) if report::may_wait(config, &message) => Ok(()),
+            _ => report::tell(queue, config, &mut message)
+                .and_then(|()| report::warn(queue, config, &mut message, self.now)),
+        };
+        // While a sender waits to hear of it, nothing is forgotten.
+        let is_done =
+            |recipient: &Recipient| matches!(recipient.state, RecipientState::Delivered | RecipientState::Returned);
+        if told.is_ok() && message.recipients.iter().all(is_done) {
+            message.remove()?;
+            return Ok(Attempt::Finished);
+        }
+        if let (Some(key), true) = (self.busy, told.is_ok()) {
+            return Ok(Attempt::Waits(key));
+        }
+        message.defer_until(next)?;
+        told.map(|()| Attempt::Deferred(next))
+    }
+
     /// One recipient whose mail does not go through the network.
     fn here(
         &mut self,
@@ -180,8 +187,8 @@ impl Trial {
         transport: &Transport,
     ) -> Result<(), Error> {
         let (config, desk) = (&tools.settings.config, tools.desk);
-        let Some((key, limit)) = shared(config, address, transport) else {
-            return self.one(config, number, address, |_, _| Ok(carry_nowhere(transport)));
+        let Some((key, limit)) = way::shared(config, address, transport) else {
+            return self.one(config, number, address, |_, _| Ok(way::carry_nowhere(transport)));
         };
         if self.uses.as_ref() != Some(&key) {
             match self.want(desk, &key, limit, false)? {
@@ -194,10 +201,10 @@ impl Trial {
         }
         let (settings, helper) = (tools.settings, tools.helper.as_deref_mut());
         let act = |message: &Message, search| {
-            Ok(carry_here(settings, helper, &Copy { message, number, address, search }, transport))
+            Ok(way::carry_here(settings, helper, &Copy { message, number, address, search }, transport))
         };
         let has_it = self.tried(config, number, address, act)?;
-        if has_it && self.is_over() && is_found_again(config, &self.message, transport) {
+        if has_it && self.is_over() && way::is_found_again(config, &self.message, transport) {
             return Ok(());
         }
         self.settle(&[number])
@@ -445,221 +452,4 @@ fn with_blank(text: String) -> String {
 
 fn broken(error: io::Error) -> Error {
     Error::Io(format!("the process that gives out work: {error}"))
-}
-
-/// Recipients that one next hop takes in one transaction.
-struct Group {
-    transport: String,
-    hop: String,
-    domain: String,
-    sender: ReversePath,
-    to: Vec<(usize, Address)>,
-}
-
-impl Group {
-    /// What names the next hop among all.
-    fn key(&self) -> String {
-        format!("{}\n{}\n{}", self.transport, self.hop, self.domain)
-    }
-}
-
-#[derive(Default)]
-struct Groups(Vec<Group>);
-
-impl Groups {
-    fn add(&mut self, transport: &Transport, message: &Message, number: usize, address: Address) {
-        let Some((transport, hop)) = hop_of(transport) else { return };
-        let domain = address.domain().unwrap_or_default();
-        // As DNS has it; what has no such form will not be found there.
-        let domain = idna::to_ascii(domain).unwrap_or(Cow::Borrowed(domain));
-        let domain = String::from_utf8_lossy(&domain).to_ascii_lowercase();
-        let domain = if hop.is_empty() { domain } else { String::new() };
-        self.put((transport, hop, domain), message, number, address);
-    }
-
-    fn put(&mut self, way: (String, String, String), message: &Message, number: usize, address: Address) {
-        let (transport, hop, domain) = way;
-        let sender = verp::expand(&message.reverse_path, &address);
-        let same = |group: &&mut Group| {
-            (&*group.transport, &*group.hop, &*group.domain, &group.sender) == (&*transport, &*hop, &*domain, &sender)
-        };
-        match self.0.iter_mut().find(same) {
-            Some(group) => group.to.push((number, address)),
-            None => self.0.push(Group { transport, hop, domain, sender, to: vec![(number, address)] }),
-        }
-    }
-}
-
-/// Transport and next hop of what goes through the network.
-fn hop_of(transport: &Transport) -> Option<(String, String)> {
-    match transport {
-        Transport::Smtp(hop) => Some(("smtp".to_owned(), hop.clone().unwrap_or_default())),
-        Transport::Other(name, hop) if matches!(name.as_str(), "lmtp" | "qmqp" | "qmtp") => {
-            Some((name.clone(), hop.clone()))
-        }
-        Transport::Other(..) | Transport::Mailbox | Transport::None => None,
-    }
-}
-
-/// By its content_filter, else by its domain: what carries it.
-fn route(settings: &Settings, message: &Message, address: &Address) -> Result<Transport, Outcome> {
-    if let Some(filter) = message.attribute("content_filter") {
-        let missing = || Outcome::Deferred(format!("4.3.5 content_filter {filter:.60}: no such transport or channel"));
-        return filtered(settings, filter).ok_or_else(missing);
-    }
-    match verify::outgoing(&settings.channels, address) {
-        Lookup::Yes(channel) => Ok(channel.transport.clone()),
-        Lookup::No => Err(Outcome::Failed("5.1.2 no channel leads to this domain".to_owned())),
-        Lookup::CannotTell(why) => {
-            log::warn!("id={} to=<{address}>: {why}", message.id);
-            Err(Outcome::Deferred("4.4.3 the domain cannot be looked up now".to_owned()))
-        }
-    }
-}
-
-/// What `content_filter` names: a transport as in the channels file, or a channel of that name and what carries its mail.
-///
-/// The queue file says it, and that may come from a program that speaks with the network; so transports that run other
-/// programs must stand in the channels file, which only the administrator writes.
-fn filtered(settings: &Settings, filter: &str) -> Option<Transport> {
-    let with_colon = if filter.contains(':') { filter.to_owned() } else { format!("{filter}:") };
-    let named = Transport::parse(&with_colon).ok().filter(|transport| hop_of(transport).is_some());
-    let channel = with_colon.split(':').next().and_then(|name| settings.channels.by_name(name));
-    named.or_else(|| channel.map(|channel| channel.transport.clone()))
-}
-
-/// What is used by many, and how many may at once: a mailbox that is one file has one lock.
-fn shared(config: &Config, address: &Address, transport: &Transport) -> Option<(String, u32)> {
-    let many = config.default_destination_concurrency_limit.max(1);
-    let limit = |spec: &MailboxSpec| if spec.format == MailboxFormat::Maildir { many } else { 1 };
-    match transport {
-        Transport::Mailbox => {
-            let name = String::from_utf8_lossy(address.as_bytes()).to_ascii_lowercase();
-            Some((format!("mailbox\n{name}"), limit(&config.mailbox)))
-        }
-        Transport::Other(name, place) => match stored(name, place) {
-            Some(spec) => Some((format!("{name}\n{place}"), limit(&spec))),
-            None if name == "pipe" => Some((format!("{name}\n{place}"), many)),
-            None => None,
-        },
-        Transport::Smtp(_) | Transport::None => None,
-    }
-}
-
-/// Whether a repeat that knows of no earlier try finds what that has delivered: a Maildir has it under the same name, and
-/// after a power cut all of it is searched ([`Trial::begin`]). What an alias or a `~/.forward` made of a message may be
-/// meant for a program.
-fn is_found_again(config: &Config, message: &Message, transport: &Transport) -> bool {
-    let is_maildir = |spec: &MailboxSpec| spec.format == MailboxFormat::Maildir;
-    let ends_there = match transport {
-        Transport::Mailbox => is_maildir(&config.mailbox),
-        Transport::Other(name, place) => stored(name, place).as_ref().is_some_and(is_maildir),
-        Transport::Smtp(_) | Transport::None => false,
-    };
-    ends_there && Route::of(message).is_none()
-}
-
-/// The mailbox that a channel names for all its mail.
-fn stored(name: &str, place: &str) -> Option<MailboxSpec> {
-    MailboxSpec::parse(&format!("{name}:{place}")).ok()
-}
-
-fn carry_here(settings: &Settings, helper: Option<&mut Helper>, copy: &Copy<'_>, transport: &Transport) -> Outcome {
-    let config = &settings.config;
-    match transport {
-        Transport::Mailbox => local::deliver(settings, helper, copy),
-        Transport::Other(name, place) => match stored(name, place) {
-            Some(spec) => local::store(config, &spec, copy),
-            None => piped::pipe(config, place, copy),
-        },
-        Transport::Smtp(_) | Transport::None => carry_nowhere(transport),
-    }
-}
-
-/// The transports that do nothing.
-fn carry_nowhere(transport: &Transport) -> Outcome {
-    match transport {
-        Transport::Other(name, _) if name == "discard" => Outcome::Delivered,
-        Transport::Other(name, text) if name == "error" => refusal(text),
-        _ => Outcome::Failed("5.1.2 no mail leaves by the channel of this domain".to_owned()),
-    }
-}
-
-/// `error:` with a text of the administrator's, that may begin with a status code.
-fn refusal(text: &str) -> Outcome {
-    let status = text.split(' ').next().unwrap_or_default();
-    let is_status = |class: char| {
-        status.starts_with(class)
-            && status.split('.').count() == 3
-            && status.split('.').all(|n| n.parse::<u16>().is_ok())
-    };
-    match text {
-        "" => Outcome::Failed("5.0.0 mail for this domain is not taken".to_owned()),
-        _ if is_status('4') => Outcome::Deferred(text.to_owned()),
-        _ if is_status('5') => Outcome::Failed(text.to_owned()),
-        _ => Outcome::Failed(format!("5.0.0 {text}")),
-    }
-}
-
-/// `soft_bounce` lets nothing fail at once; nothing waits longer than `maximal_queue_lifetime`.
-fn judge(config: &Config, outcome: Outcome, created: SystemTime, now: SystemTime, attempts: u32) -> Outcome {
-    let outcome = match outcome {
-        Outcome::Failed(why) if config.soft_bounce => {
-            Outcome::Deferred(why.strip_prefix('5').map_or(why.clone(), |rest| format!("4{rest}")))
-        }
-        outcome => outcome,
-    };
-    match outcome {
-        Outcome::Deferred(why) if schedule::is_expired(config, created, now, attempts) => {
-            Outcome::Failed(format!("5.4.7 given up after {}: {why}", waited(schedule::age(created, now).as_secs())))
-        }
-        outcome => outcome,
-    }
-}
-
-/// A length of time for people.
-fn waited(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} seconds"),
-        120..7200 => format!("{} minutes", seconds / 60),
-        7200..172_800 => format!("{} hours", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn judged(settings: &[(&str, &str)], outcome: Outcome, age: u64) -> Outcome {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        judge(&Config::with(settings), outcome, now - Duration::from_secs(age), now, 100)
-    }
-
-    #[test]
-    fn what_waits_too_long_fails_with_its_last_reason() {
-        let deferred = || Outcome::Deferred("4.2.2 the mailbox is full".to_owned());
-        assert_eq!(judged(&[], deferred(), 4 * 86_400), deferred());
-        let given_up = "5.4.7 given up after 5 days: 4.2.2 the mailbox is full";
-        assert_eq!(judged(&[], deferred(), 5 * 86_400), Outcome::Failed(given_up.to_owned()));
-        assert_eq!(judged(&[], Outcome::Delivered, 9 * 86_400), Outcome::Delivered);
-    }
-
-    #[test]
-    fn soft_bounce_defers_what_would_fail_until_it_expires() {
-        let failed = || Outcome::Failed("5.1.1 no such user here".to_owned());
-        assert_eq!(judged(&[], failed(), 0), failed());
-        let soft = [("soft_bounce", "yes")];
-        assert_eq!(judged(&soft, failed(), 0), Outcome::Deferred("4.1.1 no such user here".to_owned()));
-        assert!(matches!(judged(&soft, failed(), 6 * 86_400), Outcome::Failed(_)));
-    }
-
-    #[test]
-    fn an_error_channel_says_what_the_administrator_wrote() {
-        assert_eq!(refusal("4.3.2 moving"), Outcome::Deferred("4.3.2 moving".to_owned()));
-        assert_eq!(refusal("5.7.1 not here"), Outcome::Failed("5.7.1 not here".to_owned()));
-        assert_eq!(refusal("moved away"), Outcome::Failed("5.0.0 moved away".to_owned()));
-        assert_eq!(refusal(""), Outcome::Failed("5.0.0 mail for this domain is not taken".to_owned()));
-    }
 }
