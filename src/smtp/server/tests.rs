@@ -1,8 +1,8 @@
 use super::*;
 use crate::lookup::Lookup;
 use crate::message::parameters::{MailParameters, RecipientParameters};
-use crate::message::path::Address;
-use crate::submit::{Outcome, Refusal};
+use crate::message::path::{Address, ReversePath};
+use crate::submit::{Outcome, Policy, Refusal, Verdict};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 

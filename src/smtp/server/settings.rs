@@ -1,0 +1,84 @@
+//! What the configuration and the name of the program make of a server of SMTP.
+
+use crate::config::Config;
+use crate::net::peer::Peer;
+use crate::smtp::session;
+use crate::wire::line::LineEnd;
+use std::time::Duration;
+
+/// What a server is told at its start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The session's part.
+    pub session: session::Settings,
+    /// How long a command may take, and how long a client may be silent in a message.
+    pub timeout: Duration,
+    /// Octets a second a client must send of a message, over each `timeout`; 0: any.
+    pub min_data_rate: u64,
+    /// Longest command line.
+    pub line_length_limit: usize,
+    /// Whether every "never" is said as "later".
+    pub soft_bounce: bool,
+    /// Whether a client that does not wait where it must is turned away. Not for pipes, which cannot wait.
+    pub forbid_early: bool,
+    /// How long such a client must be silent before the greeting.
+    pub greet_wait: Duration,
+    /// Whether an LF without CR is a line end, though never one of those around the dot that ends a message.
+    pub bare_newline: bool,
+    /// Errors after which each more is answered late, and how late.
+    pub soft_errors: (u32, Duration),
+    /// Whether a client that no channel lists is turned away before the greeting.
+    pub finicky: bool,
+    /// Words at which the connection is closed: those of other protocols.
+    pub forbidden: Vec<String>,
+}
+
+/// What kind of server this is, by name, options and parameters.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Kind {
+    /// What is spoken.
+    pub dialect: session::Dialect,
+    /// Whether clients that no channel lists are turned away.
+    pub finicky: bool,
+    /// Whether clients can log in.
+    pub login: session::Login,
+    /// Whether the client may speak for others.
+    pub xclient: bool,
+    /// Whether the client may end lines with LF alone.
+    pub bare_newline: bool,
+}
+
+impl Settings {
+    /// What the configuration says; `hostname` replaces myhostname.
+    pub fn new(config: &Config, peer: &Peer, hostname: Option<&str>, kind: Kind) -> Settings {
+        Settings {
+            session: session::Settings {
+                hostname: hostname.unwrap_or(&config.myhostname).to_owned(),
+                message_size_limit: config.message_size_limit,
+                recipient_limit: config.smtpd_recipient_limit,
+                error_limit: config.smtpd_hard_error_limit,
+                junk_limit: config.smtpd_junk_command_limit,
+                transaction_limit: config.smtpd_transaction_limit,
+                tls: session::Tls::Never,
+                dialect: kind.dialect,
+                login: kind.login,
+                xclient: kind.xclient,
+                discarded: config.smtpd_discard_ehlo_keywords.0.clone(),
+            },
+            timeout: config.smtpd_timeout.0,
+            min_data_rate: config.smtpd_min_data_rate,
+            line_length_limit: usize::try_from(config.line_length_limit).unwrap_or(usize::MAX),
+            soft_bounce: config.soft_bounce,
+            forbid_early: config.smtpd_forbid_unauth_pipelining && peer.on_inet_socket,
+            greet_wait: config.smtpd_greet_wait.0,
+            bare_newline: kind.bare_newline,
+            soft_errors: (config.smtpd_soft_error_limit, config.smtpd_error_sleep_time.0),
+            finicky: kind.finicky,
+            forbidden: config.smtpd_forbidden_commands.0.iter().map(|word| word.0.clone()).collect(),
+        }
+    }
+
+    pub(super) fn line_end(&self) -> LineEnd {
+        if self.bare_newline { LineEnd::Lenient } else { LineEnd::Strict }
+    }
+}

@@ -1,0 +1,117 @@
+//! MAIL, RCPT and VRFY: what submit and the site are asked before a message, and the replies made of what they say.
+
+use super::{Server, brief, field};
+use crate::channel::AUTHENTICATED;
+use crate::lookup::Lookup;
+use crate::message::parameters::{MailParameters, RecipientParameters};
+use crate::message::path::{Address, ReversePath};
+use crate::message::trace::Client;
+use crate::net::connection::Stream;
+use crate::smtp::reply::Reply;
+use crate::smtp::site::Site;
+use crate::submit::{Introduction, Policy, Submit, Verdict};
+
+impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+    pub(super) fn begin(&mut self, reverse_path: ReversePath, parameters: &MailParameters, size: Option<u64>) -> Reply {
+        let may = self.check_sender(&reverse_path).and_then(|()| self.check_room(size));
+        if let Err(reply) = may.and_then(|()| self.introduce()) {
+            return reply;
+        }
+        self.begun = true;
+        match self.submit.reverse_path_with(&reverse_path, parameters) {
+            Ok(()) => {
+                self.session.begun(reverse_path, parameters);
+                Reply::SENDER
+            }
+            Err(error) => self.trouble_with_message(&error),
+        }
+    }
+
+    /// Whether the client may send mail at all, and mail from this address.
+    fn check_sender(&self, reverse_path: &ReversePath) -> Result<(), Reply> {
+        let Some(login) = self.session.login() else {
+            return self.site.refusal().map_or(Ok(()), Err);
+        };
+        let Some(address) = &reverse_path.0 else { return Ok(()) };
+        match self.site.may_send_as(login, address) {
+            Lookup::Yes(()) => Ok(()),
+            Lookup::No => Err(Reply::NOT_YOUR_ADDRESS),
+            Lookup::CannotTell(why) => {
+                log::warn!("client={} event=trouble with=smtpd_sender_login_maps problem=\"{why}\"", self.client);
+                Err(Reply::CANNOT_TELL_SENDER)
+            }
+        }
+    }
+
+    /// Whether there is room for what the client says its message has.
+    fn check_room(&self, size: Option<u64>) -> Result<(), Reply> {
+        match self.site.room() {
+            Some(room) if room == 0 || size.is_some_and(|size| size > room) => {
+                log::warn!("client={} event=trouble with=queue problem=\"room for {room} octets\"", self.client);
+                Err(Reply::NO_ROOM)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn judge(&mut self, address: &Address, parameters: &RecipientParameters) -> Reply {
+        let verdict = match self.submit.recipient_with(address, parameters) {
+            Ok(verdict) => verdict,
+            Err(error) => return self.trouble(&error),
+        };
+        self.session.judged(verdict == Verdict::Accepted);
+        let reply = Reply::verdict(verdict);
+        if verdict != Verdict::Accepted {
+            let from = self.session.envelope().map_or_else(String::new, |(path, _)| path.to_string());
+            let to = format!("<{address}>");
+            let (client, from, to) = (&self.client, field(&from), field(&to));
+            log::info!("client={client} event=refused from={from} to={to} reply=\"{}\"", brief(&reply));
+        }
+        reply
+    }
+
+    pub(super) fn verify(&mut self, address: &Address) -> Reply {
+        if let Err(reply) = self.introduce() {
+            return reply;
+        }
+        match self.submit.verify(address) {
+            // 250 is for what was really looked up (RFC 5321 section 3.5.3).
+            Ok(Verdict::Accepted) => {
+                self.site.here(address).map_or(Reply::CANNOT_VERIFY, |mailbox| Reply::mailbox(&mailbox))
+            }
+            Ok(verdict) => Reply::verdict(verdict),
+            Err(error) => self.trouble(&error),
+        }
+    }
+
+    /// Tells submit who hands mail in, if it has not heard that yet.
+    fn introduce(&mut self) -> Result<(), Reply> {
+        let channel = match self.session.login() {
+            Some(_) => AUTHENTICATED.to_owned(),
+            None => self.find_channel()?,
+        };
+        let (protocol, helo) = self.session.hello();
+        let (name, address) = self.site.client();
+        let client = Client { helo: helo.map(<[u8]>::to_vec), name, address, tls: self.cipher_suite.clone() };
+        let introduction = Introduction { channel, policy: Policy::Channels, protocol, client };
+        if self.introduced.as_ref() != Some(&introduction) {
+            self.submit.introduce(&introduction).map_err(|error| self.trouble(&error))?;
+            self.introduced = Some(introduction);
+        }
+        Ok(())
+    }
+
+    pub(super) fn find_channel(&mut self) -> Result<String, Reply> {
+        if let Some(channel) = &self.channel {
+            return Ok(channel.clone());
+        }
+        match self.site.channel() {
+            Lookup::Yes(channel) => Ok(self.channel.insert(channel).clone()),
+            Lookup::No => Err(Reply::NO_CHANNEL),
+            Lookup::CannotTell(why) => {
+                log::warn!("client={} event=trouble with=channels problem=\"{why}\"", self.client);
+                Err(Reply::CANNOT_TELL_CHANNEL)
+            }
+        }
+    }
+}
