@@ -1,9 +1,14 @@
 //! What is written is read; what is incomplete, torn, cut or flipped is refused.
 
 use super::*;
-use crate::queue::Queue;
+use crate::message::parameters::{MailParameters, RecipientParameters};
+use crate::message::path::{Address, ReversePath};
+use crate::queue::layout::{self, CONTENT, HEADER, Lines, SLOT};
+use crate::queue::{Error, Head, Id, Queue};
+use crc32fast::Hasher;
 use proptest::prelude::*;
-use std::fs;
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::time::Duration;
 
 fn queue() -> (tempfile::TempDir, Queue) {

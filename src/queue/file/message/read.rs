@@ -1,11 +1,12 @@
 //! Taking a queue file apart. Nothing in it is believed before it has been compared with something else, and no memory
 //! is taken for a number that was only announced.
 
-use super::super::layout::{self, HEADER, Header, Kind, SLOT, Slot, take_counted};
-use super::super::{Id, Recipient};
-use super::{BUFFER, LONGEST_CHANNEL, Message, uninterrupted};
+use super::Message;
 use crate::message::parameters::{self, MailParameters, RecipientParameters};
 use crate::message::path::{Address, LONGEST_ADDRESS, ReversePath};
+use crate::queue::file::{BUFFER, LONGEST_CHANNEL, uninterrupted};
+use crate::queue::layout::{self, HEADER, Header, Kind, SLOT, Slot, take_counted};
+use crate::queue::{Id, Recipient};
 use crc32fast::Hasher;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};

@@ -1,0 +1,239 @@
+//! A queued message: taken under its lock, read, and marked with what became of each recipient.
+
+use super::{Draft, HELD, RecipientState, microseconds, uninterrupted};
+use crate::logging;
+use crate::message::parameters::MailParameters;
+use crate::message::path::ReversePath;
+use crate::queue::layout::{self, Kind, LONGEST_REPORT, Lines, Slot};
+use crate::queue::{Error, Id, Recipient, remove_file};
+use crc32fast::Hasher;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+mod read;
+
+/// A queued message, locked until dropped.
+#[derive(Debug)]
+pub struct Message {
+    /// Its id.
+    pub id: Id,
+    /// Where failures go.
+    pub reverse_path: ReversePath,
+    /// The channel it came in on.
+    pub channel: String,
+    /// When it was queued.
+    pub created: SystemTime,
+    /// What the sender said with the reverse-path.
+    pub parameters: MailParameters,
+    /// Facts about it, by name: `content_filter`.
+    pub attributes: Vec<(String, String)>,
+    /// How the lines of its content end.
+    pub lines: Lines,
+    /// It is not to be tried until somebody releases it.
+    pub is_held: bool,
+    /// Octets of trace field and content.
+    pub size: u64,
+    /// All recipients, by number.
+    pub recipients: Vec<Recipient>,
+    path: PathBuf,
+    file: File,
+    start: u64,
+    /// Where each recipient's slot is.
+    slots: Vec<u64>,
+}
+
+/// What a file in the queue turned out to be.
+#[derive(Debug)]
+pub(in crate::queue) enum Found {
+    /// A message, locked.
+    Message(Box<Message>),
+    /// Another process has it.
+    Locked,
+    /// It is not there any more.
+    Gone,
+    /// Its writer did not come to its end; locked by us.
+    Incomplete(File, Metadata),
+    /// No message, and why.
+    Garbage(String),
+}
+
+impl Message {
+    /// Opens and locks a file, and believes nothing of it before its checksum agrees.
+    pub(in crate::queue) fn open(id: Id, path: PathBuf) -> io::Result<Found> {
+        // Non-blocking, for a FIFO put there must not hold us.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+        let file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Gone),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ELOOP | libc::EISDIR | libc::ENXIO | libc::EACCES) => {
+                    return Ok(Found::Garbage(error.to_string()));
+                }
+                _ => return Err(error),
+            },
+        };
+        match uninterrupted(|| file.try_lock().map_err(io::Error::from)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Found::Locked),
+            Err(error) => return Err(error),
+        }
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(Found::Garbage("it is no regular file".to_owned()));
+        }
+        match metadata.nlink() {
+            0 => return Ok(Found::Gone),
+            1 => {}
+            _ => return Ok(Found::Garbage("it has more than one name".to_owned())),
+        }
+        let (octets, kind) = read::header(&file, metadata.len())?;
+        let header = match kind {
+            Kind::Incomplete => return Ok(Found::Incomplete(file, metadata)),
+            Kind::Garbage(why) => return Ok(Found::Garbage(why.to_owned())),
+            Kind::Complete(header) => header,
+        };
+        let mut checksum = Hasher::new();
+        layout::checked_parts(&octets).iter().for_each(|part| checksum.update(part));
+        Ok(match read::body(id, path, file, &header, Some(checksum))? {
+            Ok(message) => Found::Message(Box::new(Message { is_held: metadata.mode() & HELD != 0, ..message })),
+            Err(why) => Found::Garbage(why.to_owned()),
+        })
+    }
+
+    /// Opens a file for a look, locked by another or not; the content is not read, so no checksum is made.
+    pub(in crate::queue) fn look(id: Id, path: PathBuf) -> io::Result<Found> {
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Gone),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Ok(Found::Garbage(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.nlink() == 0 {
+            return Ok(Found::Gone);
+        }
+        let header = match read::header(&file, metadata.len())? {
+            (_, Kind::Complete(header)) => header,
+            (_, Kind::Incomplete) => return Ok(Found::Incomplete(file, metadata)),
+            (_, Kind::Garbage(why)) => return Ok(Found::Garbage(why.to_owned())),
+        };
+        Ok(match read::body(id, path, file, &header, None)? {
+            Ok(message) => Found::Message(Box::new(Message { is_held: metadata.mode() & HELD != 0, ..message })),
+            Err(why) => Found::Garbage(why.to_owned()),
+        })
+    }
+
+    /// The value of an attribute.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Reads octets of trace field and content at `offset`; 0: at the end.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Error> {
+        let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let room = buffer.len().min(left);
+        if room == 0 {
+            return Ok(0);
+        }
+        match uninterrupted(|| self.file.read_at(&mut buffer[..room], self.start + offset)) {
+            // The length was checked: it was cut off by somebody since.
+            Ok(0) => Err(Error::Io(format!("{}: the file has shrunk", self.id))),
+            Ok(count) => Ok(count),
+            Err(error) => Err(self.trouble("read", error)),
+        }
+    }
+
+    /// Adds the whole content to another message, and ends its content.
+    pub fn copy_to(&self, draft: &mut Draft) -> Result<(), Error> {
+        let (mut buffer, mut at) = (vec![0; 32 * 1024], 0_u64);
+        loop {
+            match self.read_at(&mut buffer, at)? {
+                0 => return draft.end_content(),
+                count => {
+                    draft.content(&buffer[..count])?;
+                    at += count as u64;
+                }
+            }
+        }
+    }
+
+    /// Records how far a recipient is; `Trying` counts one attempt more. `durable`: on disk before this returns. The
+    /// report is cleaned and cut.
+    pub fn mark(&mut self, number: usize, state: RecipientState, report: &str, durable: bool) -> Result<(), Error> {
+        let (Some(recipient), Some(&at)) = (self.recipients.get_mut(number), self.slots.get(number)) else {
+            return Err(Error::Io(format!("{}: there is no recipient {number}", self.id)));
+        };
+        let attempts = recipient.attempts.saturating_add(u32::from(state == RecipientState::Trying));
+        let report = logging::clean(report.as_bytes(), LONGEST_REPORT);
+        let is_warned = recipient.is_warned;
+        let changed = SystemTime::now();
+        let slot = Slot { state, attempts, is_warned, time: microseconds(changed), report };
+        // Twice: what was done must not be done again because a write failed once.
+        let write = || self.file.write_all_at(&slot.encode(), at);
+        write().or_else(|_| write()).map_err(|e| Error::from_io(&format!("{}: mark", self.id), &e))?;
+        if durable {
+            self.file.sync_data().map_err(|e| Error::from_io(&format!("{}: fdatasync", self.id), &e))?;
+        }
+        (recipient.state, recipient.attempts, recipient.report) = (slot.state, slot.attempts, slot.report);
+        recipient.changed = changed;
+        Ok(())
+    }
+
+    /// Records that the sender has been told that a recipient takes long. `durable` as for [`Message::mark`].
+    pub fn mark_warned(&mut self, number: usize, durable: bool) -> Result<(), Error> {
+        let Some(recipient) = self.recipients.get_mut(number) else {
+            return Err(Error::Io(format!("{}: there is no recipient {number}", self.id)));
+        };
+        recipient.is_warned = true;
+        let (state, report) = (recipient.state, recipient.report.clone());
+        self.mark(number, state, &report, durable)
+    }
+
+    /// Holds it, so that nobody tries it, or releases it; on disk before this returns.
+    pub fn hold(&mut self, held: bool) -> Result<(), Error> {
+        let permissions = std::fs::Permissions::from_mode(if held { 0o600 | HELD } else { 0o600 });
+        self.file.set_permissions(permissions).map_err(|e| self.trouble("set its mode", e))?;
+        self.file.sync_all().map_err(|e| self.trouble("fsync", e))?;
+        self.is_held = held;
+        Ok(())
+    }
+
+    /// Puts all marks made so far on disk.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.file.sync_data().map_err(|e| Error::from_io(&format!("{}: fdatasync", self.id), &e))
+    }
+
+    /// The file once more, for reading only and without our lock, for a process that may do no more than that; trace
+    /// field and content are the `size` octets behind the number.
+    pub fn for_reading(&self) -> Result<(File, u64), Error> {
+        let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(&self.path);
+        let same = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+        let agrees = opened.and_then(|file| Ok((same(&file)? == same(&self.file)?, file)));
+        match agrees.map_err(|e| self.trouble("open for reading", e))? {
+            (true, file) => Ok((file, self.start)),
+            (false, _) => Err(Error::Io(format!("{}: another file has its name", self.id))),
+        }
+    }
+
+    /// Sets the next try. To be called after the marks of a try, which change the file's time.
+    pub fn defer_until(&self, time: SystemTime) -> Result<(), Error> {
+        self.file.set_modified(time).map_err(|e| self.trouble("set its time", e))
+    }
+
+    /// Removes it: every recipient is done.
+    pub fn remove(self) -> Result<(), Error> {
+        match remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.trouble("remove", error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn trouble(&self, what: &str, error: io::Error) -> Error {
+        Error::from_io(&format!("{}: {what}", self.id), &error)
+    }
+}
