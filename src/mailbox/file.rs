@@ -138,6 +138,11 @@ impl OneFile {
         Ok(index::forget(index_place(&self.place, &index_name(&self.place), self.format))?)
     }
 
+    /// Where the index turns out to be broken, sees to it that the next session does without.
+    fn known<T>(&self, answer: io::Result<T>) -> io::Result<T> {
+        answer.inspect_err(|_| self.forget_index().unwrap_or_default())
+    }
+
     /// Where a message is now.
     fn find(&self, file: &File, number: usize) -> io::Result<Found> {
         if index::stamp(file)? != self.stamp.get() {
@@ -146,7 +151,7 @@ impl OneFile {
         let gone = || io::Error::new(io::ErrorKind::NotFound, "the message is not in the mailbox any more");
         match &*self.moved.borrow() {
             Some(places) => places.get(number).copied().flatten().ok_or_else(gone),
-            None => Ok(self.snapshot.get(number)?.found),
+            None => Ok(self.known(self.snapshot.get(number))?.found),
         }
     }
 
@@ -169,7 +174,7 @@ impl OneFile {
 
     /// What tells the messages of the snapshot apart, by number.
     fn identities(&self) -> io::Result<Vec<Identity>> {
-        Ok(self.snapshot.all()?.iter().map(Message::identity).collect())
+        Ok(self.known(self.snapshot.all())?.iter().map(Message::identity).collect())
     }
 }
 
@@ -277,7 +282,7 @@ impl Maildrop for OneFile {
     }
 
     fn entry(&self, number: usize) -> io::Result<Entry> {
-        let message = self.snapshot.get(number)?;
+        let message = self.known(self.snapshot.get(number))?;
         let unique_id = message.imported.as_deref().map_or_else(|| unique_id(&message.identity()), str::to_owned);
         Ok(Entry { octets: message.found.octets, unique_id })
     }

@@ -145,6 +145,11 @@ impl Maildir {
         Ok(index::forget(index_place(&self.folders))?)
     }
 
+    /// Where the index turns out to be broken, sees to it that the next session does without.
+    fn known<T>(&self, answer: io::Result<T>) -> io::Result<T> {
+        answer.inspect_err(|_| self.forget_index().unwrap_or_default())
+    }
+
     fn folder(&self, place: &Place) -> &OwnedFd {
         folder(&self.folders, place.in_cur)
     }
@@ -156,7 +161,7 @@ impl Maildir {
         let mut moved = self.moved.borrow_mut();
         let mut places = match moved.take() {
             Some(places) => places,
-            None => self.snapshot.all()?.into_iter().map(|message| message.place).collect(),
+            None => self.known(self.snapshot.all())?.into_iter().map(|message| message.place).collect(),
         };
         let found = scan(&self.folders, &[false, true])?;
         let found: HashMap<&[u8], &Place> = found.iter().map(|place| (lasting(&place.name), place)).collect();
@@ -173,7 +178,7 @@ impl Maildir {
     fn place(&self, number: usize) -> io::Result<Place> {
         match &*self.moved.borrow() {
             Some(places) => places.get(number).cloned().ok_or_else(|| io::ErrorKind::InvalidInput.into()),
-            None => Ok(self.snapshot.get(number)?.place),
+            None => Ok(self.known(self.snapshot.get(number))?.place),
         }
     }
 
@@ -193,7 +198,7 @@ impl Maildrop for Maildir {
     }
 
     fn entry(&self, number: usize) -> io::Result<Entry> {
-        let message = self.snapshot.get(number)?;
+        let message = self.known(self.snapshot.get(number))?;
         Ok(Entry { octets: message.octets, unique_id: message.unique_id() })
     }
 

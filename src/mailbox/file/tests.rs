@@ -256,6 +256,26 @@ fn an_index_that_was_wrong_about_a_body_is_forgotten() {
 }
 
 #[test]
+fn a_session_that_finds_the_index_broken_is_the_only_one() {
+    let (_folder, path) = mailbox(&(0..2000).collect::<Vec<_>>());
+    let index = path.with_file_name(".bob.doorpost-index");
+    let maildrop = open(&path);
+    let Some(file) = &maildrop.file else { panic!("no file") };
+    let at = index::now() + 60_000_000_000;
+    let later = || snapshot(&maildrop.place, file, Mbox, at, || Ok(HashMap::new())).unwrap().0;
+    later();
+    let mut octets = std::fs::read(&index).unwrap();
+    octets[300] ^= 1;
+    std::fs::write(&index, octets).unwrap();
+    let indexed = later();
+    assert!(matches!(indexed, Snapshot::Indexed(_)), "the head is whole");
+    let maildrop = OneFile { snapshot: indexed, ..maildrop };
+    assert!(maildrop.entry(0).is_err() && !index.exists());
+    drop(maildrop);
+    assert!(open(&path).entry(0).is_ok());
+}
+
+#[test]
 fn messages_whose_lines_end_in_crlf_are_read_to_their_end() {
     let (_folder, path) = mailbox(&[]);
     let crlf = |number: usize| message(number).replace(">From x", "x\rx").replace('\n', "\r\n");

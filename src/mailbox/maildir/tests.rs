@@ -117,7 +117,7 @@ fn folders_that_are_symbolic_links_are_refused() {
     fs::remove_dir_all(path.join("new")).unwrap();
     symlink(scratch.path(), path.join("new")).unwrap();
     assert!(deliver(&path, true, "2.b", false, &mut "two\n".as_bytes()).is_err());
-    assert!(matches!(Maildir::open(&path), Err(Error::Io(_))));
+    assert!(matches!(Maildir::open(&path), Err(Error::Unusable(_))));
 }
 
 #[test]
@@ -304,6 +304,23 @@ fn a_session_on_the_index_finds_what_is_renamed_under_it_and_removes_it() {
     fs::rename(path.join("new/1000000002.M2.mx"), path.join("cur/1000000002.M2.mx:2,S")).unwrap();
     assert_eq!(maildir.remove(&[0, 1, 2]).unwrap(), 0);
     assert_eq!(names(path.join("new")).len() + names(path.join("cur")).len(), 67);
+}
+
+#[test]
+fn a_session_that_finds_the_index_broken_is_the_only_one() {
+    let (_scratch, path) = scratch();
+    let maildir = Maildir::open(&path).unwrap();
+    many(&path);
+    later(&maildir);
+    let index = path.join("doorpost-index");
+    let mut octets = fs::read(&index).unwrap();
+    octets[300] ^= 1;
+    fs::write(&index, octets).unwrap();
+    let snapshot = later(&maildir);
+    assert!(matches!(snapshot, Snapshot::Indexed(_)), "the head is whole");
+    let maildir = Maildir { snapshot, ..maildir };
+    assert!(maildir.entry(0).is_err() && !index.exists());
+    assert_eq!(later(&maildir).get(0).unwrap().octets, 6);
 }
 
 #[test]
