@@ -14,8 +14,8 @@
 //! message  wire                              addresses, trace, dates; lines, dots, netstrings
 //! ```
 //!
-//! Beside them: `exit` (outcome to exit status), `flocked` (a file under a lock), `logging`, `cli`, `privilege`, `kept` (what was made of a file), `write_out` (large files), and `sys`, the one room where
-//! `unsafe` may stand.
+//! Beside them: `exit` (outcome to exit status), `flocked` (a file under a lock), `logging`, `cli`, `privilege`, `kept`
+//! (what was made of a file), `write_out` (large files), and `sys`, the one room where `unsafe` may stand.
 
 pub mod aliases;
 pub mod auth;

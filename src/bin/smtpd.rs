@@ -1,8 +1,9 @@
 //! smtpd - listen for connections and start a program for each, with the connection on standard input and output
 //!
 //! `smtpd smtpsrvr` serves SMTP on port 25, four connections at once; `smtpd --services FILE` serves everything that a
-//! file in inetd.conf's format names. Under the names qpsmtpd-forkserver and qpsmtpd-prefork it has their options; with a
-//! connection on descriptor 0 it becomes the program, as MMDF's smtpd did under inetd. TERM and INT stop accepting and let the children finish; a second one ends at once.
+//! file in inetd.conf's format names. Under the names qpsmtpd-forkserver and qpsmtpd-prefork it has their options; with
+//! a connection on descriptor 0 it becomes the program, as MMDF's smtpd did under inetd. TERM and INT stop accepting
+//! and let the children finish; a second one ends at once.
 //!
 //! EXIT STATUS  0 stopped; 64 usage; 75 an address is taken, or the system is out of something; 77 not allowed to
 //! listen there; 78 configuration

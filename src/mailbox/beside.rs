@@ -1,7 +1,7 @@
 //! Small text files of ours beside a mailbox: in a Maildir `doorpost-WHAT`, beside a file `.NAME.doorpost-WHAT`.
 //!
-//! They belong to who has the session's lock, and are its user's. They are read a line at a time; a line that is too long or no UTF-8 is
-//! none.
+//! They belong to who has the session's lock, and are its user's. They are read a line at a time; a line that is too
+//! long or no UTF-8 is none.
 
 use crate::config::value::{MailboxFormat, MailboxSpec};
 use crate::users::passwd_file;

@@ -1,8 +1,8 @@
 //! Maildir: a folder with tmp, new and cur; a file a message.
 //!
-//! Here is what POP3 reads; `changes.rs` finds what is new since the last time, `append.rs` delivers, `folders.rs` opens, `name.rs` knows what stands in a name. Other
-//! programs may rename, flag, add and remove messages at any time: a session keeps the numbers and sizes of its
-//! snapshot, and finds a renamed file by the part of its name that lasts.
+//! Here is what POP3 reads; `changes.rs` finds what is new since the last time, `append.rs` delivers, `folders.rs`
+//! opens, `name.rs` knows what stands in a name. Other programs may rename, flag, add and remove messages at any time:
+//! a session keeps the numbers and sizes of its snapshot, and finds a renamed file by the part of its name that lasts.
 
 mod append;
 mod changes;

@@ -6,9 +6,10 @@
 //! only where nothing behind the mark can be another program's: a message of an mbox begins with `From `, so no such word
 //! may stand there, at no place of a line, and quoted as little, for ours may have broken off right behind the `>`.
 //!
-//! A power cut may also have kept a size without what was written there, which reads as zeros, or have cut the message off before
-//! its mark. Zeros are cut off behind one of ours, where a message would begin, and where a sector does; of a message without its
-//! mark what has a whole separator, no octet of content, and ends where a sector does. Less than a separator might be anybody's last words, and stays.
+//! A power cut may also have kept a size without what was written there, which reads as zeros, or have cut the message
+//! off before its mark. Zeros are cut off behind one of ours, where a message would begin, and where a sector does; of
+//! a message without its mark what has a whole separator, no octet of content, and ends where a sector does. Less than
+//! a separator might be anybody's last words, and stays.
 
 use super::mbox::{self, FROM};
 use super::mmdf::DELIMITER;

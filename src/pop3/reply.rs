@@ -1,8 +1,8 @@
 //! Every reply there is (RFC 1939 section 3), with the response codes of RFC 2449 section 8 and RFC 3206.
 //!
-//! A code is given only where a client should act on it: `[AUTH]` asks for another password, `[UTF8]` (RFC 6856 section 5) for that command, `[IN-USE]` and
-//! `[SYS/TEMP]` say that later will do, `[SYS/PERM]` that somebody must mend something. Nothing tells of paths or errors
-//! of the system, and a wrong name reads like a wrong password.
+//! A code is given only where a client should act on it: `[AUTH]` asks for another password, `[UTF8]` (RFC 6856 section
+//! 5) for that command, `[IN-USE]` and `[SYS/TEMP]` say that later will do, `[SYS/PERM]` that somebody must mend
+//! something. Nothing tells of paths or errors of the system, and a wrong name reads like a wrong password.
 
 use super::command::Mistake;
 use crate::exit::Error;

@@ -6,13 +6,15 @@
 //! ```
 //!
 //! `A` (`name=value`) is written into the queue file of every message that follows; the next introduction forgets it.
-//! `N` is a recipient that must be taken: if it is not, the refusal brings the verdict. `q` brings the queue id, `n` a refusal. `F` (no octets: the null one) begins a message, `E` asks for it to be committed, `X` abandons it, and so does the end
-//! of input. Recipients may come before the content or after it; the first `F`, `R` or `N` behind content ends that.
-//! Behind the path of `F` and `R` may stand an octet 0 and the parameters that came with it, in the
-//! text form of `message::parameters`; no address has that octet in it. What is not answered may be sent together with what follows. Addresses are in internal form. Inside an
-//! introduction each text is counted by two octets, most significant first, and a text that may be missing has an
-//! octet 1 or 0 in front. The letters of verdicts, refusals, policies and protocols are in the tables below; both
-//! ends are of one release, and yet letters are never used again for something else.
+//! `N` is a recipient that must be taken: if it is not, the refusal brings the verdict. `q` brings the queue id, `n` a
+//! refusal. `F` (no octets: the null one) begins a message, `E` asks for it to be committed, `X` abandons it, and so
+//! does the end of input. Recipients may come before the content or after it; the first `F`, `R` or `N` behind content
+//! ends that. Behind the path of `F` and `R` may stand an octet 0 and the parameters that came with it, in the text
+//! form of `message::parameters`; no address has that octet in it. What is not answered may be sent together with what
+//! follows. Addresses are in internal form. Inside an introduction each text is counted by two octets, most significant
+//! first, and a text that may be missing has an octet 1 or 0 in front. The letters of verdicts, refusals, policies and
+//! protocols are in the tables below; both ends are of one release, and yet letters are never used again for something
+//! else.
 
 use super::{Introduction, Outcome, Policy, Refusal, Verdict};
 use crate::message::parameters::{MailParameters, RecipientParameters};

@@ -1,9 +1,10 @@
 //! The owner: a process that has become a user for good, and serves that user's mailboxes (of virtual users, all that
 //! belong to the same uid) one after another.
 //!
-//! The checker tells it by one packet a session: netstrings of name, format and path of the mailbox, client, S or R (there
-//! are passwords stored in clear, or not), U or nothing (it said UTF8, or not), milliseconds that the session may last still,
-//! and what it has sent already; with the connection, and the file of the last session where there is one. It answers the parser by an octet: a dot at the end, or T where it could not begin.
+//! The checker tells it by one packet a session: netstrings of name, format and path of the mailbox, client, S or R
+//! (there are passwords stored in clear, or not), U or nothing (it said UTF8, or not), milliseconds that the session
+//! may last still, and what it has sent already; with the connection, and the file of the last session where there is
+//! one. It answers the parser by an octet: a dot at the end, or T where it could not begin.
 
 use super::packet::Said;
 use super::{LARGEST, end_with};
@@ -61,8 +62,8 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// Starts one for the user of a session, and tells the parser of it. It must not have what `not_its` says, nor the session's stream before it is
-    /// given to it.
+    /// Starts one for the user of a session, and tells the parser of it. It must not have what `not_its` says, nor the
+    /// session's stream before it is given to it.
     pub(super) fn start(
         config: &Config,
         session: &Session<'_>,
