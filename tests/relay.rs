@@ -404,6 +404,18 @@ fn what_a_host_cannot_take_is_returned_and_not_bent() {
 }
 
 #[test]
+fn mail_with_requiretls_does_not_leave_by_a_protocol_without_tls() {
+    for protocol in ["qmqp", "qmtp"] {
+        // Nobody listens there any more: who tries all the same is put off.
+        let place = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+        let scratch = site(&format!("{protocol}:{place}"), "");
+        enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], TEXT, "REQUIRETLS", "");
+        let log = deliver(&scratch);
+        assert!(log.contains("status=failed") && log.contains("5.7.30"), "{protocol}: {log}");
+    }
+}
+
+#[test]
 fn bare_line_ends_never_leave_by_smtp() {
     let hop = Hop::friendly();
     let scratch = to(&hop);

@@ -36,6 +36,10 @@ pub enum Protocol {
 /// Hands the message to the first of the hosts that takes a connection.
 pub fn carry(resolver: &Resolver, job: &Job, protocol: Protocol) -> Carried {
     let mut carried = Carried::new(job.to.len());
+    if job.requiretls {
+        let why = "5.7.30 the sender requires TLS all the way, and QMQP and QMTP know none";
+        return carried.all(&Outcome::Failed(why.to_owned()));
+    }
     let (host, line) = match connect(resolver, job, protocol) {
         Ok(connected) => connected,
         Err(outcome) => {
