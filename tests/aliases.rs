@@ -220,6 +220,17 @@ fn a_forward_file_sends_on_keeps_a_copy_and_never_circles() {
     assert!(scratch.queued().is_empty());
 }
 
+#[test]
+fn a_forward_file_with_too_many_targets_leaves_nobody_out() {
+    let scratch = Scratch::new();
+    let many: String = (0..1000).map(|number| format!("user{number}@mx.example\n")).collect();
+    forward(&scratch, "bob", &format!("{many}carol\n"));
+    enqueue(&scratch, "alice@mx.example", "bob@mx.example");
+    let log = deliver(&scratch);
+    assert!(log.contains("to=<bob@mx.example> status=deferred") && log.contains("more than 1000"), "{log}");
+    assert_eq!((counts(&scratch), scratch.queued().len()), ([0, 0, 0], 1));
+}
+
 /// What an alias sends away may come back by another host; then its field Delivered-To is there.
 #[test]
 fn mail_that_left_by_an_alias_and_comes_back_to_it_goes_round_once() {

@@ -288,7 +288,12 @@ impl Delivery<'_, '_> {
             Ok(text) => text,
             Err(appended) => return appended.outcome(),
         };
-        let places = match self.places(user, extension, forward::targets(&user.name, &text)) {
+        let targets = forward::targets(&user.name, &text);
+        if targets.len() > forward::MOST {
+            log::warn!("user={}: ~/.forward has more than {} targets", user.name, forward::MOST);
+            return Appended::ForwardUnreadable.outcome();
+        }
+        let places = match self.places(user, extension, targets) {
             Ok(places) => places,
             Err(why) => return self.cannot_tell(&why),
         };
