@@ -272,4 +272,29 @@ proptest! {
         let file = File::open(&path).unwrap();
         prop_assert_eq!(torn::find(&file, Mbox, if is_own { "1.Q" } else { "2.Q" }).unwrap(), Tail::Delivered);
     }
+
+    #[test]
+    fn nothing_of_another_program_is_cut_off_of_an_mmdf(
+        text in "([a-z\x01]{0,5}\n){0,6}[a-z]{0,2}",
+        cut in any::<prop::sample::Index>(),
+        between in "\n{0,2}",
+        foreign in "(A: 1\n)?\n([a-z\x01]{0,9}\n){0,3}[a-z]{0,2}\n",
+        is_closed: bool,
+        is_own: bool,
+        search: bool,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bob");
+        let message = format!("Return-Path: <bob@mx.example>\nSubject: x\n\n{text}");
+        append(&path, Mmdf, "1.Q", false, message.as_bytes()).unwrap();
+        let partial = String::from_utf8(std::fs::read(&path).unwrap()).unwrap().replace("1.Q whole  ", "1.Q partial");
+        let end = if is_closed { "\x01\x01\x01\x01\n" } else { "" };
+        let left = format!("{}{between}\x01\x01\x01\x01\n{foreign}{end}", &partial[..cut.index(partial.len() + 1)]);
+        std::fs::write(&path, &left).unwrap();
+        let base = if is_own { "1.Q" } else { "2.Q" };
+        append(&path, Mmdf, base, search, message.as_bytes()).unwrap();
+        let now = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
+        prop_assert!(now.replace("1.Q whole  ", "1.Q partial").starts_with(&left), "{left:?} {now:?}");
+        prop_assert_eq!(torn::find(&File::open(&path).unwrap(), Mmdf, base).unwrap(), Tail::Delivered);
+    }
 }
