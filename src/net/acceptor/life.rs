@@ -46,11 +46,6 @@ impl Acceptor {
         }
     }
 
-    /// Whether TERM or INT has come.
-    pub fn is_stopping(&self) -> bool {
-        self.stopping
-    }
-
     pub(super) fn stop(&mut self) {
         self.stopping = true;
         for service in self.services.iter_mut().filter(|service| !service.kind.is_helper()) {
