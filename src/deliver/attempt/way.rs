@@ -63,7 +63,7 @@ pub(super) fn shared(config: &Config, address: &Address, transport: &Transport) 
 }
 
 /// Whether a repeat that knows of no earlier try finds what that has delivered: a Maildir has it under the same name, and
-/// after a power cut all of it is searched ([`Trial::begin`]). What an alias or a `~/.forward` made of a message may be
+/// after a power cut all of it is searched ([`super::Trial::begin`]). What an alias or a `~/.forward` made of a message may be
 /// meant for a program.
 pub(super) fn is_found_again(config: &Config, message: &Message, transport: &Transport) -> bool {
     let is_maildir = |spec: &MailboxSpec| spec.format == MailboxFormat::Maildir;
