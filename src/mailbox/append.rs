@@ -58,8 +58,10 @@ pub fn deliver(
             tail => break tail,
         }
     };
-    if tail == Tail::Delivered {
-        // The try that wrote it may have ended before this.
+    if let Tail::Delivered(start) = tail {
+        // The try that wrote it may have ended before the mark was on disk, or the disk have failed since: then it is known
+        // here alone.
+        file.write_all_at(WHOLE, torn::state_at(&file, start, base)?)?;
         file.sync_all()?;
         return Ok(place.sync()?);
     }
@@ -68,7 +70,7 @@ pub fn deliver(
     let mut writing = Writing::new(&file, format, size)?;
     let result = writing.write(base, begun, content).and_then(|()| Ok(place.sync()?));
     if result.is_err() {
-        let cut_off = writing.undo(size).and_then(|()| file.sync_all());
+        let cut_off = writing.undo().and_then(|()| file.sync_all());
         let _ = cut_off.inspect_err(|error| log::error!("event=partial-message-left base={base} why=\"{error}\""));
     }
     result
@@ -100,13 +102,15 @@ struct Writing<'a> {
     separator: Vec<u8>,
     /// Nothing was written behind this.
     reach: u64,
+    /// All of it is on disk, and the mark may say so.
+    is_whole: bool,
 }
 
 impl<'a> Writing<'a> {
     fn new(file: &'a File, format: MailboxFormat, size: u64) -> io::Result<Writing<'a>> {
         let end = torn::without_zeros(file, size)?.unwrap_or(size);
-        let (at, header, reach) = (size, size, size);
-        Ok(Writing { file, format, at, size, end, compares: false, header, separator: Vec::new(), reach })
+        let (at, header, reach, separator) = (size, size, size, Vec::new());
+        Ok(Writing { file, format, at, size, end, compares: false, header, separator, reach, is_whole: false })
     }
 
     /// `begun`: there an earlier try of this message begins. What it wrote is not written again, where it is the same.
@@ -142,19 +146,22 @@ impl<'a> Writing<'a> {
         }
         quoter.finish(&mut out);
         self.put(&mut out)?;
-        if begun.is_some() && self.end <= self.at && self.at < self.size {
+        if begun.is_some() && self.end <= self.at && self.at < self.size && self.is_last()? {
             // Only zeros are left, behind a message of ours.
             self.file.set_len(self.at)?;
         }
         self.file.sync_all()?;
         // Not before all the rest is on disk.
+        self.is_whole = true;
         self.file.write_all_at(WHOLE, self.header + state)?;
         self.file.sync_data()
     }
 
     /// Makes a place for the message at the end. Gives what must be written there first.
     fn begin(&mut self) -> io::Result<Vec<u8>> {
-        (self.at, self.compares) = (self.size, false);
+        // Somebody who heeds no lock may have written since.
+        self.size = self.file.metadata()?.len();
+        (self.at, self.reach, self.compares) = (self.size, self.size, false);
         let mut out = self.close_last()?;
         out.extend_from_slice(&self.separator);
         self.header = self.at + out.len() as u64;
@@ -180,9 +187,8 @@ impl<'a> Writing<'a> {
             // Zeros are what a power cut left in place of a sector: nobody's message begins with them.
             let same = old.iter().zip(rest).take_while(|(old, new)| old == new || **old == 0).count();
             let (known, new) = rest.split_at(same);
-            if !old.starts_with(known) {
-                self.file.write_all_at(known, self.at)?;
-            }
+            // Also what is the same: a disk that failed may not have it, and nobody hears of that twice.
+            self.file.write_all_at(known, self.at)?;
             rest = new;
             self.at += same as u64;
             if same < old.len() {
@@ -219,13 +225,21 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Takes off what was written behind the mailbox, unless somebody who heeds no lock has written behind that.
-    fn undo(&self, size: u64) -> io::Result<()> {
-        match self.file.metadata()?.len() {
-            now if now > self.reach => Err(io::Error::other("another program has written behind it")),
-            now if now > size => self.file.set_len(size),
-            _ => Ok(()),
+    /// Whether nobody has written behind it, who heeds no lock.
+    fn is_last(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.len() <= self.size.max(self.reach))
+    }
+
+    /// Takes off what was written behind the mailbox, unless somebody has written behind that. A message that went on where
+    /// an earlier try ended stays where its mark may say that it is whole, for so it is.
+    fn undo(&self) -> io::Result<()> {
+        if self.is_whole && self.header < self.size {
+            return Ok(());
         }
+        if !self.is_last()? {
+            return Err(io::Error::other("another program has written behind it"));
+        }
+        if self.file.metadata()?.len() > self.size { self.file.set_len(self.size) } else { Ok(()) }
     }
 
     /// What must be written to end the message before, which may be another program's or have been cut off.
@@ -236,11 +250,12 @@ impl<'a> Writing<'a> {
         let mut missing = Vec::new();
         if !end.is_empty() && !end.ends_with(b"\n") {
             missing.push(b'\n');
+            end.push(b'\n');
         }
         match self.format {
             MailboxFormat::Mmdf => {
                 let before = end.strip_suffix(mmdf::DELIMITER);
-                if !end.is_empty() && !before.is_some_and(|before| before.is_empty() || before == b"\n") {
+                if !end.is_empty() && !before.is_some_and(|before| before.is_empty() || before.ends_with(b"\n")) {
                     missing.extend_from_slice(mmdf::DELIMITER);
                 }
             }

@@ -3,7 +3,7 @@
 //! Both are pushed octets in pieces of any size and keep no more than the beginning of a line.
 
 use super::mbox::FROM;
-use super::mmdf::DELIMITER;
+use super::mmdf::{self, DELIMITER};
 use crate::config::value::MailboxFormat;
 use memchr::memchr;
 
@@ -65,6 +65,9 @@ impl Quoter {
 
     /// At the end of the message: its last line is ended, and it is closed.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
+        if self.format == MailboxFormat::Mmdf && mmdf::is_delimiter(&[&self.held, b"\n".as_slice()].concat()) {
+            self.blank();
+        }
         self.release(out);
         if !self.line_is_ended {
             out.push(b'\n');
@@ -91,10 +94,8 @@ impl Quoter {
         let may_be_length = is_mbox && self.in_header && !behind_marks;
         if is_mbox && self.held == FROM {
             out.push(b'>');
-        } else if !is_mbox && self.held == DELIMITER {
-            if let Some(first) = self.held.first_mut() {
-                *first = b' ';
-            }
+        } else if !is_mbox && mmdf::is_delimiter(&self.held) {
+            self.blank();
         } else if may_be_length && self.held.eq_ignore_ascii_case(LENGTH) {
             self.held.clear();
             self.at = At::Dropped;
@@ -116,7 +117,15 @@ impl Quoter {
         let begins = LENGTH.get(..self.held.len());
         word.starts_with(&self.held)
             || self.held == b"\r"
+            || (!is_mbox && self.held == b"\x01\x01\x01\x01\r")
             || (may_be_length && begins.is_some_and(|begin| begin.eq_ignore_ascii_case(&self.held)))
+    }
+
+    /// Makes the first octet one that ends no message.
+    fn blank(&mut self) {
+        if let Some(first) = self.held.first_mut() {
+            *first = b' ';
+        }
     }
 
     fn release(&mut self, out: &mut Vec<u8>) {
@@ -214,7 +223,15 @@ mod tests {
         for size in 1..message.len() {
             assert_eq!(quote(MailboxFormat::Mmdf, message, size), expected);
         }
-        assert_eq!(quote(MailboxFormat::Mmdf, b"\x01\x01\x01\x01", 1), b"\x01\x01\x01\x01\n\x01\x01\x01\x01\n");
+        for (message, expected) in [
+            (&b"\x01\x01\x01\x01"[..], &b" \x01\x01\x01\n"[..]),
+            (b"\x01\x01\x01\x01\r", b" \x01\x01\x01\r\n"),
+            (b"\x01\x01\x01\x01\r\nx\r\n", b" \x01\x01\x01\r\nx\r\n"),
+            (b"\x01\x01\x01\x01\rx\n", b"\x01\x01\x01\x01\rx\n"),
+            (b"\x01\x01\x01", b"\x01\x01\x01\n"),
+        ] {
+            assert_eq!(quote(MailboxFormat::Mmdf, message, 1), [expected, DELIMITER].concat());
+        }
     }
 
     #[test]

@@ -49,8 +49,8 @@ pub enum Tail {
     Torn(u64),
     /// Here begins the message that was asked for, and did not come to its end. What stands behind it is not known.
     Begun(u64),
-    /// The message that was asked for is there, whole.
-    Delivered,
+    /// Here begins the message that was asked for, and it is whole.
+    Delivered(u64),
 }
 
 /// Looks at the end of a mailbox that is locked. `base` is the mark of a message that may be there.
@@ -70,7 +70,7 @@ pub fn look(file: &File, format: MailboxFormat, base: &str) -> io::Result<Tail> 
         (Some(last), State::Begun) => Tail::Begun(last.begin),
         (Some(last), State::Partial) if last.is_alone => Tail::Torn(last.begin),
         (Some(last), State::Stub) if is_cut => Tail::Torn(last.begin),
-        (_, State::Whole) if end == size => Tail::Delivered,
+        (Some(last), State::Whole) if end == size => Tail::Delivered(last.begin),
         _ if end < size && (end.is_multiple_of(SECTOR) || is_closed(file, format, end)?) => Tail::Torn(end),
         _ => Tail::Sound,
     })
@@ -82,7 +82,8 @@ pub fn find(file: &File, format: MailboxFormat, base: &str) -> io::Result<Tail> 
     let needle = [b"\n", MARK, base.as_bytes()].concat();
     let finder = memmem::FinderRev::new(&needle);
     let (mut behind, mut left, mut found) = (file.metadata()?.len(), MOST_SEARCHED, Tail::Sound);
-    while behind > 0 && left > 0 {
+    let mut words = 0;
+    while behind > 0 && left > 0 && words < MOST_WORDS {
         let from = behind.saturating_sub(LARGE_PIECE);
         if is_hole(file, from, behind) {
             left = left.saturating_sub(LARGE_PIECE / HOLE_COSTS_LESS);
@@ -96,20 +97,24 @@ pub fn find(file: &File, format: MailboxFormat, base: &str) -> io::Result<Tail> 
         let here = usize::try_from(behind - from).unwrap_or(usize::MAX);
         for at in finder.rfind_iter(&piece).filter(|at| *at < here) {
             let state = piece.get(at + needle.len()..).unwrap_or_default();
-            let is_whole = state.starts_with(WHOLE);
+            let is_whole = is_whole(state);
             if !is_whole && (!state.starts_with(PARTIAL) || found != Tail::Sound) {
                 continue;
             }
+            words += 1;
+            if words > MOST_WORDS {
+                break;
+            }
             if let Some(start) = begin_of(file, format, from + at as u64 + 1)? {
                 if is_whole {
-                    return Ok(Tail::Delivered);
+                    return Ok(Tail::Delivered(start));
                 }
                 found = Tail::Begun(start);
             }
         }
         behind = from;
     }
-    if behind > 0 {
+    if behind > 0 || words > MOST_WORDS {
         log::warn!("event=mailbox-too-large searched=end for={base}");
     }
     Ok(found)
@@ -126,13 +131,31 @@ fn begin_of(file: &File, format: MailboxFormat, mark: u64) -> io::Result<Option<
     let Some(path) = line_before(before.len()) else { return Ok(None) };
     let Some(start) = line_before(path) else { return Ok(None) };
     let (above, separator) = before.get(..path).unwrap_or_default().split_at(start);
+    if above.is_empty() && from > 0 {
+        // It may begin in the middle of a line, where nothing is quoted.
+        return Ok(None);
+    }
     let is_path = before.get(path..).is_some_and(|line| line.starts_with(b"Return-Path: <"));
-    let is_first = above.is_empty() && from == 0;
     let begins = match format {
         MailboxFormat::Mmdf => separator == DELIMITER,
-        _ => mbox::is_separator(separator) && (is_first || ends_message(above)),
+        _ => mbox::is_separator(separator) && (above.is_empty() || ends_message(above)),
     };
     Ok((is_path && begins).then_some(from + start as u64))
+}
+
+/// Where a message of ours that begins here has the state in its mark.
+pub fn state_at(file: &File, start: u64, base: &str) -> io::Result<u64> {
+    let head = read(file, start, file.metadata()?.len().min(start.saturating_add(HEAD)))?;
+    let mark = [b"\n", MARK, base.as_bytes()].concat();
+    let at = memmem::find(&head, &mark).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(start + (at + mark.len()) as u64)
+}
+
+/// Whether a state says so. A power cut may leave the new one in one sector and the old one in the next; it was begun when all
+/// the rest was on disk.
+fn is_whole(state: &[u8]) -> bool {
+    let may_be = |(octet, (new, old))| octet == new || octet == old;
+    state.len() >= WHOLE.len() && !state.starts_with(PARTIAL) && state.iter().zip(WHOLE.iter().zip(PARTIAL)).all(may_be)
 }
 
 /// Whether nothing is stored between these places.
@@ -307,7 +330,7 @@ fn state(format: MailboxFormat, head: &[u8], base: &str) -> State {
     match line.ends_with(b"\n") {
         true if partial == Some(base.as_bytes()) => State::Begun,
         true if partial.is_some() => State::Partial,
-        true if mark.strip_prefix(base.as_bytes()) == Some(WHOLE) => State::Whole,
+        true if mark.strip_prefix(base.as_bytes()).is_some_and(is_whole) => State::Whole,
         false if begins(line, MARK) => State::Stub,
         _ => State::Other,
     }

@@ -71,7 +71,7 @@ fn what_is_whole_or_anothers_is_left_alone() {
         {
             assert_eq!(looked(format, text.as_bytes()), Tail::Sound, "{text}");
         }
-        assert_eq!(looked(format, whole("2.Q").as_bytes()), Tail::Delivered);
+        assert_eq!(looked(format, whole("2.Q").as_bytes()), Tail::Delivered(0));
         let early = (whole("2.Q") + &foreign).into_bytes();
         assert_eq!(looked(format, &early), Tail::Sound, "{format:?}");
         // Whatever another program appended, and wherever the beginning broke off.
@@ -143,8 +143,11 @@ fn a_mark_counts_in_the_second_line_of_a_message_only_and_is_found_anywhere() {
         let partial = message(format, "X-Delivery-ID: 1.Q partial\n", "\nx\n");
         let other = message(format, "", &format!("\n{far}"));
         for before in ["", &other] {
-            assert_eq!(found(format, &format!("{before}{whole}{other}")), Tail::Delivered);
-            assert_eq!(found(format, &format!("{before}{whole}{other}{partial}")), Tail::Delivered);
+            assert_eq!(found(format, &format!("{before}{whole}{other}")), Tail::Delivered(before.len() as u64));
+            assert_eq!(
+                found(format, &format!("{before}{whole}{other}{partial}")),
+                Tail::Delivered(before.len() as u64)
+            );
             assert_eq!(found(format, &format!("{before}{partial}{other}")), Tail::Begun(before.len() as u64));
         }
         for text in
@@ -157,12 +160,44 @@ fn a_mark_counts_in_the_second_line_of_a_message_only_and_is_found_anywhere() {
     assert_eq!(found(Mbox, &message(Mbox, "", &quoted)), Tail::Sound);
 }
 
+/// Where reading begins in the middle of a line, what stands there may have been quoted by what is before it.
+#[test]
+fn a_sender_forges_no_mark_wherever_reading_begins() {
+    const MARK: &str = "X-Delivery-ID: 1.Q whole  \n";
+    for (format, separator) in [(Mmdf, "\x01\x01\x01\x01\n"), (Mbox, SEPARATOR)] {
+        for length in HEAD as usize - 60..HEAD as usize + 5 {
+            let line = format!("Return-Path: <{}>\n", "a".repeat(length - separator.len() - 16));
+            let forged = format!("x\n\nx{separator}{line}{MARK}");
+            assert_eq!(found(format, &message(format, "", &forged)), Tail::Sound, "{format:?} {length}");
+        }
+    }
+}
+
+#[test]
+fn a_mark_that_was_half_written_says_that_the_message_is_whole() {
+    for half in 1..WHOLE.len() - 1 {
+        let state = String::from_utf8([&WHOLE[..half], &PARTIAL[half..]].concat()).unwrap();
+        let text = message(Mbox, &format!("X-Delivery-ID: 1.Q{state}"), "\nx\n");
+        // The first octets of both are the same.
+        let expected = if state.as_bytes() == PARTIAL { Tail::Begun(0) } else { Tail::Delivered(0) };
+        assert_eq!((found(Mbox, &text), looked_for(&text)), (expected, true), "{state}");
+    }
+    assert_eq!(found(Mbox, &message(Mbox, "X-Delivery-ID: 1.Q whxtial\n", "\nx\n")), Tail::Sound);
+}
+
+/// Whether a look at the end finds it too.
+fn looked_for(text: &str) -> bool {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    look(&file, Mbox, "1.Q").unwrap() == find(&file, Mbox, "1.Q").unwrap()
+}
+
 #[test]
 fn a_mark_is_found_wherever_pieces_end() {
     let whole = message(Mbox, "X-Delivery-ID: 1.Q whole  \n", "\nx\n");
     for behind in 0..whole.len() + 5 {
         let length = usize::try_from(LARGE_PIECE).unwrap() - behind;
-        assert_eq!(found(Mbox, &(whole.clone() + &"x".repeat(length))), Tail::Delivered, "{behind}");
+        assert_eq!(found(Mbox, &(whole.clone() + &"x".repeat(length))), Tail::Delivered(0), "{behind}");
     }
 }
 
