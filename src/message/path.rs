@@ -4,11 +4,15 @@
 //! `@` divides. It is what QMQP carries and what the queue file holds. [`parse`] takes the quoted form of SMTP,
 //! `Display` gives it back.
 
+use super::verp::Verp;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use std::fmt;
 
 /// RFC 5321 section 4.5.3.1.3 allows 254 octets between the angle brackets; quoting may double a local part.
 pub const LONGEST_ADDRESS: usize = 1000;
+
+/// Longest domain (RFC 5321 section 4.5.3.1.2).
+const LONGEST_DOMAIN: usize = 255;
 
 /// An address in internal form: not empty, no NUL, CR or LF, at most [`LONGEST_ADDRESS`] octets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -67,6 +71,13 @@ impl Address {
         }
     }
 
+    /// Whether mail can have this address at all, so that it can stand between angle brackets. QMQP hands in anything.
+    pub fn is_usable(&self) -> bool {
+        !self.local_part().is_empty()
+            && !self.0.iter().any(u8::is_ascii_control)
+            && self.domain().is_none_or(is_usable_domain)
+    }
+
     fn at(&self) -> Option<usize> {
         self.0.iter().rposition(|octet| *octet == b'@')
     }
@@ -109,9 +120,44 @@ impl ReversePath {
         if octets.is_empty() { Ok(Self::NULL) } else { Address::from_internal(octets).map(|a| ReversePath(Some(a))) }
     }
 
+    /// Whether mail can have this sender. qmail's own are among them, such as `#@[]`, and those that deliver expands.
+    pub fn is_usable(&self) -> bool {
+        let Some(address) = &self.0 else { return true };
+        let is_expanded = |octets: &[u8]| Address::from_internal(octets).is_ok_and(|address| address.is_usable());
+        match (Verp::of(self), address.as_bytes().strip_suffix(b"@[]")) {
+            (Some(_), Some(before)) => before.strip_suffix(b"-").is_some_and(is_expanded),
+            (_, Some(before)) => !before.is_empty() && !before.iter().any(u8::is_ascii_control),
+            (_, None) => address.is_usable(),
+        }
+    }
+
     /// The internal form; null is empty.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_ref().map_or(&[], Address::as_bytes)
+    }
+}
+
+/// A name, or an address literal with its brackets.
+fn is_usable_domain(domain: &[u8]) -> bool {
+    let literal = domain.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
+    let is_name = |label: &[u8]| {
+        let fits = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | 0x80..);
+        !label.is_empty() && label.iter().all(fits)
+    };
+    domain.len() <= LONGEST_DOMAIN
+        && std::str::from_utf8(domain).is_ok()
+        && match literal {
+            Some(literal) => is_literal(literal),
+            None => domain.split(|octet| *octet == b'.').all(is_name),
+        }
+}
+
+/// What stands in the brackets of an address literal (RFC 5321 section 4.1.3).
+fn is_literal(text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else { return false };
+    match text.get(..5) {
+        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => text[5..].parse::<Ipv6Addr>().is_ok(),
+        _ => text.parse::<Ipv4Addr>().is_ok(),
     }
 }
 
@@ -285,6 +331,35 @@ mod tests {
         let (address, rest) = parse(path.as_bytes())?;
         assert!(rest.is_empty(), "{path}: {rest:?} is left");
         Ok(address.map_or_else(|| "null".to_owned(), |a| String::from_utf8_lossy(a.as_bytes()).into_owned()))
+    }
+
+    #[test]
+    fn what_no_mail_can_come_from_is_told_from_what_qmail_sends() {
+        let is_usable = |text: &str| ReversePath::from_internal(text.as_bytes()).unwrap().is_usable();
+        for sender in
+            ["", "joe", "a@b.example", "a b@c", "a@[192.0.2.1]", "a@b@c", "#@[]", "-@[]", "@a-@[]", "l-@a.example-@[]"]
+        {
+            assert!(is_usable(sender), "{sender}");
+        }
+        for sender in [
+            "a@b> RET=FULL",
+            "<a@b.example>",
+            "a@b c",
+            "a@b\u{1b}c",
+            "a\tb@c",
+            "@",
+            "a@",
+            "@b",
+            "a@b..c",
+            "a@b,c",
+            "@[]",
+            "l-@a> x-@[]",
+            "l-@a@b c-@[]",
+            "a\u{1}@[]",
+            "a@[b]",
+        ] {
+            assert!(!is_usable(sender), "{sender}");
+        }
     }
 
     #[test]

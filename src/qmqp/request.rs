@@ -243,7 +243,11 @@ impl Request {
     fn end(&mut self, part: Part) -> Result<Option<Event<'static>>, Fault> {
         let event = match part {
             Part::Content => None,
-            Part::ReversePath => Some(ReversePath::from_internal(&self.address).map(Event::ReversePath).ok()),
+            // It goes into commands to others as it is; recipients are judged with the rest of what is to know of them.
+            Part::ReversePath => {
+                let path = ReversePath::from_internal(&self.address).ok().filter(ReversePath::is_usable);
+                Some(path.map(Event::ReversePath))
+            }
             Part::Recipient => {
                 self.has_recipient = true;
                 Some(Address::from_internal(&self.address).map(Event::Recipient).ok())

@@ -141,8 +141,9 @@ fn not_an_address(text: &str) -> Error {
 }
 
 fn reverse_path(config: &Config, from: &str) -> Result<ReversePath, Error> {
-    let wrong = |_| Error::Data(format!("expected a mail address or <> instead of {}", shown(from)));
-    let path = ReversePath::from_internal(bare(from).as_bytes()).map_err(wrong)?;
+    let wrong = || Error::Data(format!("expected a mail address or <> instead of {}", shown(from)));
+    let path = ReversePath::from_internal(bare(from).as_bytes()).ok().filter(ReversePath::is_usable);
+    let path = path.ok_or_else(wrong)?;
     Ok(ReversePath(path.0.map(|address| address.or_at(&config.myhostname))))
 }
 

@@ -78,7 +78,7 @@ fn feed(
         }
     }
     let sender = record(envelope, b'F')?.ok_or(Refused::Envelope)?;
-    let sender = ReversePath::from_internal(&sender).map_err(|_| Refused::Envelope)?;
+    let sender = ReversePath::from_internal(&sender).ok().filter(ReversePath::is_usable).ok_or(Refused::Envelope)?;
     let sender = ReversePath(sender.0.map(|address| address.or_at(&config.myhostname)));
     let said = variable(before_queue::PARAMETERS).and_then(|text| MailParameters::from_text(text.as_bytes()).ok());
     submit.reverse_path_with(&sender, &said.unwrap_or_default()).map_err(trouble)?;

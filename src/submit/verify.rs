@@ -15,9 +15,6 @@ use crate::message::path::Address;
 use crate::users::{self, User};
 use std::fmt::Arguments;
 
-/// Longest domain (RFC 5321 section 4.5.3.1.2).
-const LONGEST_DOMAIN: usize = 255;
-
 /// System users below this run services and read no mail (login.defs(5), UID_MIN).
 const FIRST_PERSON: u32 = 1000;
 
@@ -35,7 +32,7 @@ pub fn judge_traced(
     address: &Address,
     tell: &mut dyn FnMut(Arguments<'_>),
 ) -> Verdict {
-    if !is_usable(address) {
+    if !address.is_usable() {
         tell(format_args!("{address}: mail can have no such address"));
         return Verdict::BadAddress;
     }
@@ -220,35 +217,6 @@ pub fn may_receive(user: &User) -> bool {
         (true, Some((uid, _))) => uid >= FIRST_PERSON,
         (true, None) => false,
         (false, _) => true,
-    }
-}
-
-/// Whether octets in internal form can be an address at all. QMQP hands in anything.
-fn is_usable(address: &Address) -> bool {
-    let local = address.local_part();
-    if local.is_empty() || address.as_bytes().iter().any(u8::is_ascii_control) {
-        return false;
-    }
-    let Some(domain) = address.domain() else { return true };
-    let literal = domain.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
-    let is_name = |label: &[u8]| {
-        let fits = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | 0x80..);
-        !label.is_empty() && label.iter().all(fits)
-    };
-    domain.len() <= LONGEST_DOMAIN
-        && std::str::from_utf8(domain).is_ok()
-        && match literal {
-            Some(literal) => is_literal(literal),
-            None => domain.split(|octet| *octet == b'.').all(is_name),
-        }
-}
-
-/// What stands in the brackets of an address literal (RFC 5321 section 4.1.3).
-fn is_literal(text: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(text) else { return false };
-    match text.get(..5) {
-        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => text[5..].parse::<std::net::Ipv6Addr>().is_ok(),
-        _ => text.parse::<std::net::Ipv4Addr>().is_ok(),
     }
 }
 

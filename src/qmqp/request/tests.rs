@@ -147,6 +147,13 @@ fn nul_cr_and_lf_in_addresses_are_refused() {
 }
 
 #[test]
+fn a_sender_that_would_say_more_than_its_address_is_refused() {
+    for wrong in [&b"a@b.example> RET=FULL"[..], b"l-@b.example> RET=FULL-@[]", b"a@b\x1b", b"@b.example"] {
+        assert_eq!(fault(&package(b"x", wrong, &[b"d"])), (Fault::BadAddress, "receiving sender address"));
+    }
+}
+
+#[test]
 fn no_recipient_and_an_empty_recipient_are_refused() {
     assert_eq!(fault(&package(b"x", b"a@b", &[])), (Fault::NoRecipients, "receiving end of packet"));
     assert_eq!(fault(&package(b"x", b"a@b", &[b"c", b""])).0, Fault::BadAddress);
@@ -170,7 +177,7 @@ proptest! {
     #[test]
     fn pieces_of_any_size_equal_the_whole(
         content in prop::collection::vec(any::<u8>(), 0..200),
-        sender in "[a-z]{0,20}(@[a-z]{1,10})?",
+        sender in "([a-z]{1,20}(@[a-z]{1,10})?)?",
         recipients in prop::collection::vec("[!-~\u{80}-\u{ff}]{1,40}", 1..5),
         piece in 1_usize..300,
     ) {
