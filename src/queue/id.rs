@@ -158,7 +158,7 @@ mod tests {
     fn derived_ids_are_the_same_every_time_and_sort_behind_their_origin() {
         let parent = Id::new(SystemTime::now());
         let derived: HashSet<Id> = (0..1000).map(|number| parent.derived(&format!("return/{number}"), 0)).collect();
-        assert!(derived.len() > 990, "{}", derived.len());
+        assert!(derived.len() > 950, "{}", derived.len());
         assert!(derived.iter().all(|id| *id > parent));
         assert_eq!(parent.derived("a", 7), parent.derived("a", 7));
         assert_ne!(parent.derived("a", 7), parent.derived("a", 8));
