@@ -151,6 +151,7 @@ fn cases() -> BTreeMap<&'static str, Vec<u8>> {
         ("nul-in-sender", from(b"alice\0@client.example")),
         ("nul-in-recipient", to(b"bob\0@mx.example")),
         ("lf-in-sender", from(b"alice\n@client.example")),
+        ("odd-sender", from(b"alice@client.example> RET=FULL")),
         ("lf-in-recipient", to(b"bob\n@mx.example")),
         ("cr-in-recipient", to(b"bob\r@mx.example")),
         ("control-in-recipient", to(b"bob\x01@mx.example")),
@@ -227,6 +228,14 @@ fn liberties(package: &[u8]) -> Vec<&'static str> {
             found.extend(payload.contains(&0).then_some("nul-in-recipient"));
             found.extend(payload.contains(&b'\n').then_some("lf-in-recipient"));
             found.extend(payload.contains(&b'\r').then_some("cr-in-recipient"));
+        }
+        if part == 1 {
+            let path = payload.strip_suffix(b"-@[]").unwrap_or(payload);
+            let domain = path.rsplit(|octet| *octet == b'@').next().unwrap_or_default();
+            let odd = |octet: &u8| !(octet.is_ascii_alphanumeric() || b"-_.".contains(octet));
+            let empty = domain.split(|octet| *octet == b'.').any(<[u8]>::is_empty);
+            let is_odd = path.contains(&b'@') && (path.starts_with(b"@") || empty || domain.iter().any(odd));
+            found.extend((is_odd || payload.iter().any(u8::is_ascii_control)).then_some("odd-sender"));
         }
         if part >= 2 {
             let local = payload.split(|octet| *octet == b'@').next().unwrap_or_default();
