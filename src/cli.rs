@@ -60,7 +60,7 @@ pub struct Daemon {
     /// One process only: set children to 1
     #[arg(short = 'l')]
     pub one_process: bool,
-    /// Refuse to change the root: nothing of ours is prepared for it (a service manager can do it)
+    /// Would change the root, for which nothing is prepared; a service manager can do it
     #[arg(short = 'c')]
     pub chroot: bool,
     /// Would start a debugger
@@ -93,10 +93,7 @@ impl Daemon {
     /// Does what can be done before the configuration is read, and makes settings of the options that are some.
     pub fn apply(&self, common: &mut Common) -> Result<(), Error> {
         if self.chroot {
-            // To go on with other rights than were asked for would be worse than not to go on.
-            return Err(Error::Usage(
-                "option -c: expected no change of root, for which nothing is prepared".to_owned(),
-            ));
+            log::warn!("option -c: the root is not changed");
         }
         if self.debugger {
             log::warn!("option -D: no debugger is started");

@@ -291,10 +291,11 @@ fn the_generic_options_of_postfix_are_taken() {
     for line in ["max_idle = 5\n", "max_use = 8\n", "children = 1\n"] {
         assert!(shown.contains(line), "{shown}");
     }
-    assert!(sent(&scratch, &["-D"], "").1.contains("warning: option -D"));
-    for (wrong, status) in
-        [(&["-t", "tcp"][..], 64), (&["-c"], 64), (&["leftover"], 64), (&["-i", "x"], 78), (&["-r", "x"], 64)]
-    {
+    for option in ["-c", "-D"] {
+        let (reply, log) = sent(&scratch, &[option], "alice@client.example");
+        assert!(reply.contains(":KOk") && log.contains(&format!("warning: option {option}")), "{reply} {log}");
+    }
+    for (wrong, status) in [(&["-t", "tcp"][..], 64), (&["leftover"], 64), (&["-i", "x"], 78), (&["-r", "x"], 64)] {
         let output = scratch.run("qmqpd", wrong, b"");
         assert_eq!(output.status.code(), Some(status), "{wrong:?}");
         assert!(String::from_utf8_lossy(&output.stdout).contains(":ZError"), "{output:?}");
