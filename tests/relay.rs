@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::hops::{Act, Hop, Taken};
+use common::hops::{Act, Deaf, Hop, Taken};
 use common::names::Names;
 use common::{Scratch, until};
 use doorpost::message::parameters::{MailParameters, RecipientParameters};
@@ -735,17 +735,23 @@ fn domains_with_the_same_hosts_share_a_connection_where_no_login_is_theirs_alone
 #[test]
 fn a_silent_host_is_left_in_peace_for_all_domains_it_serves() {
     let names = Names::start(ONE_HOST);
-    let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port();
-    let more = format!("name_servers = {}\nsmtp_tcp_port = {dead}\ndefault_process_limit = 1", names.address);
-    // Also where they share no connections.
-    for login in ["", "\nsmtp_sasl_auth_enable = yes"] {
-        let scratch = site("smtp:", &format!("{more}{login}"));
+    let deaf = Deaf::on("127.0.0.1:0".parse().expect("an address"));
+    let refusing = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port();
+    // Also where they share no connections. A refusal takes no time, and counts for its domain alone.
+    for (port, login, tried) in
+        [(deaf.address.port(), "no", 1), (deaf.address.port(), "yes", 1), (refusing, "no", 3), (refusing, "yes", 3)]
+    {
+        let scratch = site("smtp:", &format!("name_servers = {}\nsmtp_tcp_port = {port}", names.address));
+        scratch.configure("default_process_limit = 1\nsmtp_connect_timeout = 1s");
+        scratch.configure(&format!("smtp_sasl_auth_enable = {login}"));
         for number in 0..12 {
             enqueue(&scratch, &[&format!("user{number}@{}.example", ["a", "b", "c"][number % 3])], TEXT);
         }
         let log = deliver(&scratch);
         assert_eq!(log.matches("status=deferred").count(), 12, "{log}");
-        assert_eq!(log.matches(" place=").count(), 1, "one connection is tried: {log}");
+        assert_eq!(log.matches(" place=").count(), tried, "{log}");
+        let told = log.matches(&format!("4.4.1 no answer to a connection (127.0.0.1:{port})")).count();
+        assert_eq!(told > 0, tried == 1, "of an address that another domain's agent tried: {log}");
         assert_eq!(scratch.queued().len(), 12);
     }
 }
@@ -762,8 +768,10 @@ fn a_silent_host_is_passed_over_while_another_one_takes_the_mail() {
         ("two.example", "A", "127.0.0.1"),
     ];
     let (hop, names) = (Hop::friendly(), Names::start(ZONE));
+    let _deaf = Deaf::on(([127, 0, 0, 2], hop.address.port()).into());
     let more = format!("name_servers = {}\nsmtp_tcp_port = {}", names.address, hop.address.port());
     let scratch = site("smtp:", &format!("{more}\ndefault_process_limit = 1\nsmtp_connection_reuse_time_limit = 0s"));
+    scratch.configure("smtp_connect_timeout = 1s");
     for number in 0..8 {
         enqueue(&scratch, &[&format!("user{number}@{}.example", ["a", "b"][number % 2])], TEXT);
     }

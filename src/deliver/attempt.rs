@@ -14,7 +14,6 @@ use super::settings::Settings;
 use super::{Outcome, origin, piped, report, schedule};
 use crate::channel::Transport;
 use crate::config::Config;
-use crate::config::value::TlsLevel;
 use crate::message::parameters::{Body, MailParameters};
 use crate::message::path::Address;
 use crate::queue::{Error, Id, Message, Queue, Recipient, RecipientState};
@@ -243,7 +242,7 @@ impl Trial {
         if hosts.is_empty() {
             return Ok(Permit::Go(Lent { agent: Some(socket), is_new: true, silent: String::new() }));
         }
-        match desk.home(&hosts, is_shared(config)).map_err(broken)? {
+        match desk.home(&hosts).map_err(broken)? {
             Permit::Go(lent) if lent.agent.is_none() => Ok(Permit::Go(Lent { agent: Some(socket), ..lent })),
             Permit::Dead(why) => {
                 desk.say(&Word::Done { key, reusable: false, silent: None }).map_err(broken)?;
@@ -438,12 +437,6 @@ impl Trial {
         }
         Ok(())
     }
-}
-
-/// Whether domains with the same hosts share connections: not where a login may be one domain's own, or the name in the
-/// certificate.
-fn is_shared(config: &Config) -> bool {
-    !config.smtp_sasl_auth_enable && config.smtp_tls_security_level < TlsLevel::Secure
 }
 
 fn with_blank(text: String) -> String {

@@ -5,7 +5,8 @@
 //!
 //! An agent for a domain belongs to the hosts that it has found for it before it spoke with anybody, and connects to no others
 //! as long as it lives. So it may be lent to every domain that has just these hosts, as another new agent found. What an
-//! agent says after it has spoken with a host, of hosts or of silence, counts for its own next hop alone.
+//! agent says after it has spoken with a host, of hosts or of silence, counts for its own next hop alone. An address that is
+//! silent for new connections keeps nobody from those that are there.
 
 use super::attempt::Attempt;
 use super::helper::Helper;
@@ -13,6 +14,8 @@ use super::permits::{Desk, Lent, Permit, Socket, Word};
 use super::relay::{agent, route};
 use super::settings::Settings;
 use super::worker;
+use crate::config::Config;
+use crate::config::value::TlsLevel;
 use crate::queue::{Id, Queue};
 use crate::sys;
 use nix::errno::Errno;
@@ -43,6 +46,9 @@ const MOST_USES: u32 = 100;
 /// How long a worker is kept that has nothing to do.
 pub const KEPT: Duration = Duration::from_secs(10);
 
+/// Why nobody is there, and how long that is believed.
+type Silence = (Instant, String);
+
 /// Longest time that a next hop or an address is remembered as not answering.
 const SILENCE: Duration = Duration::from_secs(600);
 
@@ -57,8 +63,12 @@ const MOST_HOMES: usize = 10_000;
 pub struct Crew {
     workers: Vec<Worker>,
     places: HashMap<String, Place>,
-    /// Addresses that take no connection: until when, and why.
-    silent: HashMap<String, (Instant, String)>,
+    /// The hosts of domains that share their connections, and since when they are known.
+    homes: HashMap<String, (Instant, String)>,
+    /// Addresses that take no connection.
+    silent: HashMap<String, Silence>,
+    /// When the configuration was read again: agents that are older have another one.
+    configured: Option<Instant>,
     /// All agents that have not ended.
     agents: Vec<Pid>,
 }
@@ -82,13 +92,9 @@ struct Worker {
 struct Use {
     key: String,
     /// The agent it was lent.
-    agent: Option<UnixStream>,
+    agent: Option<Agent>,
     /// The agent has had no job yet.
     is_new: bool,
-    /// The hosts that the agent belongs to, as it said when it was new; empty: not known, or not asked for.
-    hosts: String,
-    /// Other domains with these hosts may have it next.
-    is_shared: bool,
 }
 
 impl Worker {
@@ -103,7 +109,31 @@ impl Worker {
 #[derive(Debug)]
 struct Agent {
     socket: UnixStream,
+    /// When it was started.
+    since: Instant,
     idle_since: Instant,
+    /// The hosts that it belongs to, as it said when it was new; empty: not known, or not asked for.
+    hosts: String,
+    /// Other domains with these hosts may have it next.
+    is_shared: bool,
+}
+
+impl Agent {
+    fn new(socket: UnixStream, config: &Config) -> Agent {
+        let now = Instant::now();
+        Agent { socket, since: now, idle_since: now, hosts: String::new(), is_shared: is_shared(config) }
+    }
+
+    /// Where it waits after work for this next hop.
+    fn waits_at(&self, key: &str) -> String {
+        if self.is_shared && !self.hosts.is_empty() { at(&self.hosts) } else { key.to_owned() }
+    }
+}
+
+/// Whether domains with the same hosts share connections: not where a login may be one domain's own, or the name in the
+/// certificate.
+fn is_shared(config: &Config) -> bool {
+    !config.smtp_sasl_auth_enable && config.smtp_tls_security_level < TlsLevel::Secure
 }
 
 /// A next hop, a mailbox, a program: what only so many may use at once. Or the hosts of domains, which have idle agents alone.
@@ -112,15 +142,7 @@ struct Place {
     users: u32,
     waiting: VecDeque<Id>,
     idle: Vec<Agent>,
-    silent: Option<(Instant, String)>,
-    /// The hosts of a domain that shares its connections, and since when they are known.
-    home: Option<(Instant, String)>,
-}
-
-impl Place {
-    fn home(&self) -> Option<&str> {
-        self.home.as_ref().filter(|(since, _)| since.elapsed() < HOME_KEPT).map(|(_, hosts)| hosts.as_str())
-    }
+    silent: Option<Silence>,
 }
 
 /// Where agents for these hosts wait.
@@ -190,35 +212,29 @@ impl Crew {
             Ok(Some((text, _))) => Word::from_text(&text),
             _ => None,
         };
+        let config = &base.settings.config;
         match word {
             Some(Word::Want { key, limit, agent }) => {
-                let (permit, home) = self.permit(&key, limit, agent, base, close);
-                let Some(worker) = self.workers.get_mut(number) else { return Vec::new() };
-                if let Permit::Go(lent) = &permit {
-                    let agent = lent.agent.as_ref().and_then(|socket| socket.try_clone().ok());
-                    // A new one says itself where it belongs.
-                    let hosts = if lent.is_new { String::new() } else { home };
-                    let is_shared = !hosts.is_empty();
-                    worker.uses = Some(Use { key, agent, is_new: lent.is_new, hosts, is_shared });
-                }
-                // One that does not take it is heard to be gone.
-                let _ = permit.send(&worker.socket);
-                Vec::new()
+                let reuse = config.smtp_connection_reuse_time_limit.0;
+                let mut hire = |crew: &mut Crew| {
+                    let hired = crew.hire_agent(base, close);
+                    hired.inspect_err(|error| log::error!("an agent for remote delivery: {error}")).ok()
+                };
+                let permit = self.permit(number, &key, limit, agent.then_some(reuse), &mut hire);
+                self.answer(number, &key, &permit)
             }
-            Some(Word::Home { hosts, is_shared }) => {
-                let permit = self.settle(number, hosts, is_shared);
-                let Some(worker) = self.workers.get(number) else { return Vec::new() };
-                let _ = permit.send(&worker.socket);
-                Vec::new()
+            Some(Word::Home { hosts }) => {
+                let (key, permit) = self.settle(number, hosts, config.smtp_connection_reuse_time_limit.0);
+                self.answer(number, &key, &permit)
             }
             Some(Word::Silent { address, why }) => {
-                let until = Instant::now() + base.settings.config.minimal_backoff_time.0.min(SILENCE);
-                self.is_silent(number, address, until, why);
+                self.is_silent(number, address, (Instant::now() + config.minimal_backoff_time.0.min(SILENCE), why));
                 Vec::new()
             }
             Some(Word::Done { reusable, silent, .. }) => {
-                let minimal = base.settings.config.minimal_backoff_time.0;
-                self.done(number, reusable, silent.map(|why| (Instant::now() + minimal.min(SILENCE), why)))
+                let keep = if reusable { config.smtp_connection_reuse_time_limit.0 } else { Duration::ZERO };
+                let until = Instant::now() + config.minimal_backoff_time.0.min(SILENCE);
+                self.done(number, keep, silent.map(|why| (until, why)))
             }
             Some(Word::End(ended)) => self.end(number, ended),
             None => self.gone(number),
@@ -240,8 +256,9 @@ impl Crew {
         }
         self.places.retain(|_, place| {
             let is_used = place.users > 0 || !place.waiting.is_empty() || !place.idle.is_empty();
-            is_used || place.silent.is_some() || place.home().is_some()
+            is_used || place.silent.is_some()
         });
+        self.homes.retain(|_, (since, _)| since.elapsed() < HOME_KEPT);
         self.silent.retain(|_, (until, _)| *until > Instant::now());
         self.reap();
     }
@@ -256,10 +273,24 @@ impl Crew {
         self.workers.iter().filter(|worker| worker.message.is_none()).count() > 1
     }
 
-    /// Forgets which next hops and addresses did not answer.
+    /// Forgets which next hops and addresses did not answer, and where domains lead to.
     pub fn forget_silent(&mut self) {
         self.silent.clear();
+        self.homes.clear();
         self.places.values_mut().for_each(|place| place.silent = None);
+    }
+
+    /// Dismisses all agents as soon as they are idle: the configuration was read again, and they have the one before.
+    pub fn renew_agents(&mut self) {
+        self.configured = Some(Instant::now());
+        self.homes.clear();
+        self.places.values_mut().for_each(|place| place.idle.clear());
+    }
+
+    /// Everybody who waits for something that nobody uses: who was called before them did not come for it.
+    pub fn stranded(&mut self) -> Vec<Id> {
+        let unused = self.places.values_mut().filter(|place| place.users == 0);
+        unused.flat_map(|place| std::mem::take(&mut place.waiting)).collect()
     }
 
     /// Everybody who waits for something that is in use.
@@ -306,7 +337,7 @@ impl Crew {
         Ok(self.workers.len() - 1)
     }
 
-    fn hire_agent(&mut self, base: &Base<'_>, close: &mut dyn FnMut()) -> io::Result<UnixStream> {
+    fn hire_agent(&mut self, base: &Base<'_>, close: &mut dyn FnMut()) -> io::Result<Agent> {
         let (ours, its) = UnixStream::pair()?;
         let held = base.helper.as_ref().map(|helper| helper.as_raw_fd());
         let (mut start, mut ours) = (Some(its), Some(ours));
@@ -322,7 +353,8 @@ impl Crew {
             close,
         )?;
         self.agents.push(agent);
-        ours.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
+        let socket = ours.take().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Agent::new(socket, &base.settings.config))
     }
 
     /// Forks a child that keeps nothing of ours open and ends with us.
@@ -342,113 +374,167 @@ impl Crew {
         Ok(child)
     }
 
-    /// Gives the answer, and the hosts that an agent belongs to that comes with it and is not new.
+    /// Whether it may be used, and by which agent where one is wanted: none that is older than `agent` says.
     fn permit(
         &mut self,
+        number: usize,
         key: &str,
         limit: u32,
-        agent: bool,
-        base: &Base<'_>,
-        close: &mut dyn FnMut(),
-    ) -> (Permit, String) {
+        agent: Option<Duration>,
+        hire: &mut dyn FnMut(&mut Crew) -> Option<Agent>,
+    ) -> Permit {
         let place = self.places.entry(key.to_owned()).or_default();
-        let home = place.home().unwrap_or_default().to_owned();
         if let Some((until, why)) = &place.silent {
             if *until > Instant::now() {
-                return (Permit::Dead(why.clone()), home);
+                return Permit::Dead(why.clone());
             }
             place.silent = None;
         }
         if place.users >= limit {
-            return (Permit::Busy, home);
+            return Permit::Busy;
         }
-        let silent = match self.silence(&home) {
-            Ok(silent) => silent,
-            Err(why) => return (Permit::Dead(why), home),
+        let home = self.homes.get(key).filter(|(since, _)| since.elapsed() < HOME_KEPT);
+        let hosts = home.map(|(_, hosts)| hosts.clone()).unwrap_or_default();
+        let waits_at = if hosts.is_empty() { key } else { &at(&hosts) };
+        let idle = agent.and_then(|reuse| self.lend(waits_at, reuse));
+        let silent = match &idle {
+            Some(idle) => self.silence(&idle.hosts).unwrap_or_default(),
+            None => match self.silence(&hosts) {
+                Ok(silent) => silent,
+                Err((_, why)) => return Permit::Dead(why),
+            },
         };
-        let waits_at = if home.is_empty() { key } else { &at(&home) };
-        let idle = self.places.get_mut(waits_at).filter(|_| agent).and_then(|place| place.idle.pop());
-        let (is_new, agent) = match (agent, idle) {
-            (false, _) => (false, None),
-            (true, Some(idle)) => (false, Some(idle.socket)),
-            (true, None) => {
-                let hired = self.hire_agent(base, close);
-                (true, hired.inspect_err(|error| log::error!("an agent for remote delivery: {error}")).ok())
+        let is_new = agent.is_some() && idle.is_none();
+        let agent = if is_new { hire(self) } else { idle };
+        self.places.entry(key.to_owned()).or_default().users += 1;
+        let its = agent.as_ref().and_then(|agent| agent.socket.try_clone().ok());
+        if let Some(worker) = self.workers.get_mut(number) {
+            worker.uses = Some(Use { key: key.to_owned(), agent, is_new });
+        }
+        Permit::Go(Lent { agent: its, is_new, silent })
+    }
+
+    /// A new agent has found where its domain's hosts are: perhaps another one is connected there. Gives the next hop as well.
+    fn settle(&mut self, number: usize, hosts: String, reuse: Duration) -> (String, Permit) {
+        let used = self.workers.get_mut(number).and_then(|worker| worker.uses.as_mut()).filter(|used| used.is_new);
+        let Some((key, agent)) = used.and_then(|used| Some((used.key.clone(), used.agent.as_mut()?))) else {
+            return (String::new(), Permit::Go(Lent::default()));
+        };
+        agent.hosts.clone_from(&hosts);
+        let is_shared = agent.is_shared;
+        let is_kept = is_shared && self.homes.len() < MOST_HOMES;
+        if is_kept {
+            self.homes.insert(key.clone(), (Instant::now(), hosts.clone()));
+        }
+        let idle = if is_shared { self.lend(&at(&hosts), reuse) } else { None };
+        if let Some((its, idle)) = idle.and_then(|idle| Some((idle.socket.try_clone().ok()?, idle))) {
+            let silent = self.silence(&hosts).unwrap_or_default();
+            if let Some(used) = self.workers.get_mut(number).and_then(|worker| worker.uses.as_mut()) {
+                // The new one hears that nobody needs it.
+                (used.agent, used.is_new) = (Some(idle), false);
+            }
+            return (key, Permit::Go(Lent { agent: Some(its), is_new: false, silent }));
+        }
+        let permit = match self.silence(&hosts) {
+            Ok(silent) => Permit::Go(Lent { agent: None, is_new: true, silent }),
+            Err((until, why)) => {
+                // Whoever comes next for the domain would have it looked up once more.
+                if !is_kept {
+                    self.hush(&key, (until, why.clone()));
+                }
+                Permit::Dead(why)
             }
         };
-        self.places.entry(key.to_owned()).or_default().users += 1;
-        (Permit::Go(Lent { agent, is_new, silent }), home)
+        (key, permit)
     }
 
-    /// A new agent has found where its domain's hosts are: perhaps another one is connected there.
-    fn settle(&mut self, number: usize, hosts: String, is_shared: bool) -> Permit {
-        let silent = self.silence(&hosts);
-        let Some(used) =
-            self.workers.get_mut(number).and_then(|worker| worker.uses.as_mut()).filter(|used| used.is_new)
-        else {
-            return Permit::Go(Lent::default());
-        };
-        (used.hosts, used.is_shared) = (hosts, is_shared);
-        let homes = self.places.len() < MOST_HOMES;
-        if let Some(place) = self.places.get_mut(&used.key) {
-            place.home = (is_shared && homes).then(|| (Instant::now(), used.hosts.clone()));
+    /// Gives a worker its answer. Who waits for a next hop at which nobody is learns it at once: whoever was refused uses
+    /// nothing, so that nobody would be called when he is done.
+    fn answer(&mut self, number: usize, key: &str, permit: &Permit) -> Vec<News> {
+        if let Some(worker) = self.workers.get(number) {
+            // One that does not take it is heard to be gone.
+            let _ = permit.send(&worker.socket);
         }
-        let silent = match silent {
-            Ok(silent) => silent,
-            Err(why) => return Permit::Dead(why),
-        };
-        let idle = self.places.get_mut(&at(&used.hosts)).filter(|_| is_shared).and_then(|place| place.idle.pop());
-        let Some((ours, its)) = idle.and_then(|agent| Some((agent.socket.try_clone().ok()?, agent.socket))) else {
-            return Permit::Go(Lent { agent: None, is_new: true, silent });
-        };
-        // The new one hears that nobody needs it.
-        (used.agent, used.is_new) = (Some(ours), false);
-        Permit::Go(Lent { agent: Some(its), is_new: false, silent })
+        if matches!(permit, Permit::Dead(_)) { self.free_all(key) } else { Vec::new() }
     }
 
-    /// Which of these hosts take no connection; why, if none does.
-    fn silence(&self, hosts: &str) -> Result<String, String> {
+    fn free_all(&mut self, key: &str) -> Vec<News> {
+        let waiting = self.places.get_mut(key).map(|place| std::mem::take(&mut place.waiting)).unwrap_or_default();
+        waiting.into_iter().map(News::Free).collect()
+    }
+
+    /// An agent that waits there. One that is old is not lent: it may connect once more, to hosts that were looked up when it
+    /// was new.
+    fn lend(&mut self, at: &str, reuse: Duration) -> Option<Agent> {
+        let idle = &mut self.places.get_mut(at)?.idle;
+        idle.retain(|agent| agent.since.elapsed() < reuse);
+        idle.pop()
+    }
+
+    /// Which of these hosts take no connection; why, if none does, and nobody is known to have one.
+    fn silence(&self, hosts: &str) -> Result<String, Silence> {
         let now = Instant::now();
-        let known = |address: &&str| self.silent.get(*address).filter(|(until, _)| *until > now);
-        let silent: Vec<&str> = route::addresses(hosts).filter(|address| known(address).is_some()).collect();
-        match silent.first().and_then(known) {
-            Some((_, why)) if silent.len() == route::addresses(hosts).count() => Err(why.clone()),
+        let known = |address: &str| self.silent.get(address).filter(|(until, _)| *until > now);
+        let all: Vec<&str> = route::addresses(hosts).collect();
+        let silent: Vec<&str> = all.iter().copied().filter(|address| known(address).is_some()).collect();
+        let first = silent.iter().filter_map(|address| Some((known(address)?, address))).min();
+        match first {
+            Some(((until, why), address)) if silent.len() == all.len() && !self.is_connected(&all) => {
+                Err((*until, format!("{why} ({address})")))
+            }
             _ => Ok(silent.join(" ")),
         }
     }
 
+    /// Whether an agent that has done its first job, and so may have a connection, belongs to hosts with one of these addresses.
+    fn is_connected(&self, addresses: &[&str]) -> bool {
+        let used = self.workers.iter().filter_map(|worker| worker.uses.as_ref()).filter(|used| !used.is_new);
+        let at_work = used.filter_map(|used| used.agent.as_ref());
+        let idle = self.places.values().flat_map(|place| &place.idle);
+        at_work.chain(idle).any(|agent| route::addresses(&agent.hosts).any(|address| addresses.contains(&address)))
+    }
+
     /// Believed of an agent that had spoken with nobody, and of its own hosts.
-    fn is_silent(&mut self, number: usize, address: String, until: Instant, why: String) {
+    fn is_silent(&mut self, number: usize, address: String, silence: Silence) {
         let used = self.workers.get(number).and_then(|worker| worker.uses.as_ref()).filter(|used| used.is_new);
-        let is_its_own = used.is_some_and(|used| route::addresses(&used.hosts).any(|known| known == address));
+        let agent = used.and_then(|used| used.agent.as_ref());
+        let is_its_own = agent.is_some_and(|agent| route::addresses(&agent.hosts).any(|known| known == address));
         if is_its_own && self.silent.len() < MOST_SILENT {
-            self.silent.insert(address, (until, why));
+            self.silent.insert(address, silence);
         }
     }
 
-    fn done(&mut self, number: usize, reusable: bool, silent: Option<(Instant, String)>) -> Vec<News> {
+    /// Remembers that nobody is at a next hop, if there is room. Gives whether.
+    fn hush(&mut self, key: &str, silence: Silence) -> bool {
+        let has_room = self.places.values().filter(|place| place.silent.is_some()).count() < MOST_SILENT;
+        let place = self.places.get_mut(key).filter(|_| has_room);
+        place.map(|place| place.silent = Some(silence)).is_some()
+    }
+
+    /// It is used no more. The agent is kept if it is younger than `keep`.
+    fn done(&mut self, number: usize, keep: Duration, silent: Option<Silence>) -> Vec<News> {
         let Some(used) = self.workers.get_mut(number).and_then(|worker| worker.uses.take()) else {
             return Vec::new();
         };
-        let idle: usize = self.places.values().map(|place| place.idle.len()).sum();
-        let silent_places = self.places.values().filter(|place| place.silent.is_some()).count();
-        if let Some(socket) = used.agent.filter(|_| reusable && idle < MOST_IDLE) {
-            let key = if used.is_shared { &at(&used.hosts) } else { &used.key };
-            let place = self.places.entry(key.clone()).or_default();
-            place.idle.push(Agent { socket, idle_since: Instant::now() });
+        let is_current = |agent: &Agent| self.configured.is_none_or(|configured| agent.since > configured);
+        if let Some(agent) = used.agent.filter(|agent| agent.since.elapsed() < keep && is_current(agent))
+            && self.places.values().map(|place| place.idle.len()).sum::<usize>() < MOST_IDLE
+        {
+            let place = self.places.entry(agent.waits_at(&used.key)).or_default();
+            place.idle.push(Agent { idle_since: Instant::now(), ..agent });
         }
         let Some(place) = self.places.get_mut(&used.key) else { return Vec::new() };
         place.users = place.users.saturating_sub(1);
-        if silent.is_some() && silent_places < MOST_SILENT {
-            place.silent = silent;
+        if silent.is_some_and(|silence| self.hush(&used.key, silence)) {
             // Who waits learns it at once.
-            return std::mem::take(&mut place.waiting).into_iter().map(News::Free).collect();
+            return self.free_all(&used.key);
         }
-        place.waiting.pop_front().map(News::Free).into_iter().collect()
+        let place = self.places.get_mut(&used.key);
+        place.and_then(|place| place.waiting.pop_front()).map(News::Free).into_iter().collect()
     }
 
     fn end(&mut self, number: usize, ended: Attempt) -> Vec<News> {
-        let mut news = self.done(number, false, None);
+        let mut news = self.done(number, Duration::ZERO, None);
         let Some(worker) = self.workers.get_mut(number) else { return news };
         let Some(id) = worker.message.take() else { return news };
         (worker.since, worker.worked_on) = (Instant::now(), worker.worked_on.saturating_add(1));
@@ -468,7 +554,7 @@ impl Crew {
 
     /// A worker that came to its end. Its message is as a crash leaves it, and not tried again at once.
     fn gone(&mut self, number: usize) -> Vec<News> {
-        let mut news = self.done(number, false, None);
+        let mut news = self.done(number, Duration::ZERO, None);
         if number < self.workers.len() {
             let worker = self.workers.swap_remove(number);
             // Who says nonsense has lost his mind.
@@ -494,3 +580,6 @@ impl Crew {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -222,7 +222,7 @@ impl Deliver {
     /// Looks at the whole queue. Gives whether there is anything to do.
     fn sweep(&mut self) -> Result<bool, Error> {
         self.waker.take();
-        self.settings.refresh();
+        self.refresh();
         self.looked = Instant::now();
         drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue);
         let due = self.queue.due_times(SystemTime::now());
@@ -247,7 +247,7 @@ impl Deliver {
         loop {
             if tidied.elapsed() >= BREATH {
                 tidied = Instant::now();
-                self.settings.refresh();
+                self.refresh();
                 self.tidy();
             }
             if self.is_out_of_time() {
@@ -262,7 +262,11 @@ impl Deliver {
             }
             self.give_out()?;
             if self.crew.busy() == 0 && self.backlog.is_empty() {
-                return Ok(ending);
+                self.call_the_stranded();
+                if self.backlog.is_empty() {
+                    return Ok(ending);
+                }
+                continue;
             }
             let limit = self.alarms.until_next(SystemTime::now(), Duration::from_secs(1));
             // What waits for a worker that was thought to be free at once may need another.
@@ -278,6 +282,20 @@ impl Deliver {
 
     fn tidy(&mut self) {
         self.crew.tidy(self.settings.config.smtp_connection_cache_time_limit.0);
+        self.call_the_stranded();
+    }
+
+    fn refresh(&mut self) {
+        if self.settings.refresh() {
+            self.crew.renew_agents();
+        }
+    }
+
+    /// Whoever waits for what is free is tried, unless this is to end.
+    fn call_the_stranded(&mut self) {
+        if self.told_to_stop.is_none() {
+            self.crew.stranded().into_iter().for_each(|id| self.backlog.again(id));
+        }
     }
 
     /// What came meanwhile.

@@ -29,8 +29,6 @@ pub enum Word {
     Home {
         /// The hosts.
         hosts: String,
-        /// A connection there may serve other domains with the same hosts, and theirs this one.
-        is_shared: bool,
     },
     /// An address of the hosts takes no connection.
     Silent {
@@ -125,8 +123,8 @@ impl Desk {
     }
 
     /// Tells where what was permitted leads to, and asks whether that changes something.
-    pub fn home(&self, hosts: &str, is_shared: bool) -> io::Result<Permit> {
-        self.say(&Word::Home { hosts: hosts.to_owned(), is_shared })?;
+    pub fn home(&self, hosts: &str) -> io::Result<Permit> {
+        self.say(&Word::Home { hosts: hosts.to_owned() })?;
         self.permit()
     }
 
@@ -168,7 +166,7 @@ impl Word {
     fn to_text(&self) -> String {
         match self {
             Word::Want { key, limit, agent } => format!("want\n{limit}\n{}\n{key}", u8::from(*agent)),
-            Word::Home { hosts, is_shared } => format!("home\n{}\n{hosts}", u8::from(*is_shared)),
+            Word::Home { hosts } => format!("home\n{hosts}"),
             Word::Silent { address, why } => format!("silent\n{address}\n{}", why.replace('\n', " ")),
             Word::Done { key, reusable, silent } => {
                 let why = silent.as_deref().unwrap_or_default().replace('\n', " ");
@@ -193,10 +191,7 @@ impl Word {
                 let (limit, agent) = (fields.next()?.parse().ok()?, fields.next()? == "1");
                 Some(Word::Want { key: fields.next()?.to_owned(), limit, agent })
             }
-            "home" => {
-                let (is_shared, hosts) = rest.split_once('\n')?;
-                Some(Word::Home { hosts: hosts.to_owned(), is_shared: is_shared == "1" })
-            }
+            "home" => Some(Word::Home { hosts: rest.to_owned() }),
             "silent" => {
                 let (address, why) = rest.split_once('\n')?;
                 Some(Word::Silent { address: address.to_owned(), why: why.to_owned() })
@@ -232,8 +227,8 @@ mod tests {
         let key = || "smtp\nmx.example".to_owned();
         for word in [
             Word::Want { key: key(), limit: 20, agent: true },
-            Word::Home { hosts: "0 mx.example 192.0.2.1:25,1 b.example [::1]:25".into(), is_shared: true },
-            Word::Home { hosts: String::new(), is_shared: false },
+            Word::Home { hosts: "0 mx.example 192.0.2.1:25,1 b.example [::1]:25".into() },
+            Word::Home { hosts: String::new() },
             Word::Silent { address: "[::1]:25".into(), why: "4.4.1 no".into() },
             Word::Done { key: key(), reusable: true, silent: None },
             Word::Done { key: key(), reusable: false, silent: Some("4.4.1 no".into()) },

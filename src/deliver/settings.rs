@@ -32,20 +32,23 @@ impl Settings {
         &self.common
     }
 
-    /// Reads everything again if a file changed. What is wrong is logged once, and the old settings hold on.
-    pub fn refresh(&mut self) {
+    /// Reads everything again if a file changed. What is wrong is logged once, and the old settings hold on. Gives
+    /// whether there are new ones.
+    pub fn refresh(&mut self) -> bool {
         let files = stamps(&self.config);
         if files == self.files {
-            return;
+            return false;
         }
         match Config::load(&self.common).and_then(|config| Settings::new(&self.common, config)) {
             Ok(settings) => {
                 log::info!("configuration read again");
                 *self = settings;
+                true
             }
             Err(error) => {
                 log::error!("{error}; the old configuration holds on");
                 self.files = files;
+                false
             }
         }
     }

@@ -44,6 +44,26 @@ pub struct Hop {
     thread: Option<JoinHandle<()>>,
 }
 
+/// A port that takes no connection and refuses none: whoever comes waits.
+pub struct Deaf {
+    pub address: SocketAddr,
+    _listener: TcpListener,
+    _queued: Vec<TcpStream>,
+}
+
+impl Deaf {
+    pub fn on(address: SocketAddr) -> Deaf {
+        let listener = TcpListener::bind(address).expect("a port");
+        let address = listener.local_addr().expect("its number");
+        let none = nix::sys::socket::Backlog::new(0).expect("a number");
+        nix::sys::socket::listen(&listener, none).expect("a shorter queue");
+        // The system takes some for it, whom it never hears.
+        let come = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        let queued = std::iter::from_fn(come).collect();
+        Deaf { address, _listener: listener, _queued: queued }
+    }
+}
+
 /// What most servers offer.
 pub const OFFERS: &str = "250-hop.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 1000000";
 

@@ -17,6 +17,18 @@ use std::time::Duration;
 /// No session lasts longer.
 const SESSION: Duration = Duration::from_secs(86_400);
 
+/// Nobody answers there.
+const NO_ANSWER: &str = "4.4.1 no answer to a connection";
+
+/// No way leads there.
+const UNREACHABLE: &str = "4.4.1 the host cannot be reached";
+
+/// Whether an address was silent: others need not wait for it too. A refusal takes no time, and may be over in a second;
+/// other trouble may be this machine's own.
+pub fn is_silence(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::Cannot(NO_ANSWER | UNREACHABLE))
+}
+
 /// How long each stage may take: Postfix's parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
@@ -99,8 +111,9 @@ impl Line {
         };
         let connected = connected.and_then(|socket| Ok((socket.try_clone()?, socket)));
         let (input, output) = connected.map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Trouble::Cannot("4.4.1 no answer to a connection"),
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Trouble::Cannot(NO_ANSWER),
             io::ErrorKind::ConnectionRefused => Trouble::Cannot("4.4.1 the connection was refused"),
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Trouble::Cannot(UNREACHABLE),
             _ => {
                 log::debug!("place={place:?} reason=\"{error}\"");
                 Trouble::Cannot("4.4.1 no way to connect")

@@ -5,7 +5,7 @@
 //! not check DNSSEC and there is no HTTPS client.
 
 use super::content::{Facts, Reader};
-use super::link::{Line, Times};
+use super::link::{Line, Times, is_silence};
 use super::passwords::Passwords;
 use super::route::{self, Hop, NextHop, Place};
 use super::{Carried, Job, Site, agent};
@@ -144,7 +144,7 @@ impl Client {
                     log::info!("id={} host={} place={:?} reason=\"{report}\"", job.id, named(&hop.name), hop.place);
                     if let (Trouble::Cannot(why), Place::Net(address), Some(herald)) =
                         (&trouble, &hop.place, &mut self.herald)
-                        && why.starts_with("4.4.1")
+                        && is_silence(&trouble)
                     {
                         herald.silent(address, why);
                     }

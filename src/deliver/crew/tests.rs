@@ -1,0 +1,170 @@
+//! Who gets what, and who learns what, without any process.
+
+use super::*;
+use std::time::SystemTime;
+
+const ONE: &str = "0 mx.example 192.0.2.1:25";
+const REUSE: Duration = Duration::from_secs(300);
+
+/// A crew of so many, with the other ends of their sockets.
+fn crew(workers: usize) -> (Crew, Vec<Socket>) {
+    let (mut crew, mut theirs) = (Crew::default(), Vec::new());
+    for _ in 0..workers {
+        let (socket, its) = Socket::pair().unwrap();
+        theirs.push(its);
+        let process = Pid::from_raw(i32::MAX);
+        crew.workers.push(Worker { process, socket, message: None, since: Instant::now(), worked_on: 0, uses: None });
+    }
+    (crew, theirs)
+}
+
+fn ids(count: u64) -> Vec<Id> {
+    (0..count).map(|number| Id::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + number))).collect()
+}
+
+/// An agent as it is started, of which only our end is there.
+fn agent(is_shared: bool) -> Agent {
+    let (socket, _) = UnixStream::pair().unwrap();
+    Agent { socket, since: Instant::now(), idle_since: Instant::now(), hosts: String::new(), is_shared }
+}
+
+fn permit(crew: &mut Crew, number: usize, key: &str, is_shared: bool) -> Permit {
+    crew.permit(number, key, 20, Some(REUSE), &mut |_| Some(agent(is_shared)))
+}
+
+/// A worker comes for a domain, and its new agent finds these hosts.
+fn come(crew: &mut Crew, number: usize, key: &str, hosts: &str, is_shared: bool) -> Permit {
+    assert!(matches!(permit(crew, number, key, is_shared), Permit::Go(Lent { is_new: true, .. })));
+    crew.settle(number, hosts.to_owned(), REUSE).1
+}
+
+fn silence() -> Silence {
+    (Instant::now() + SILENCE, "4.4.1 no answer to a connection".to_owned())
+}
+
+/// One whose new agent found the address silent.
+fn find_silent(crew: &mut Crew, number: usize, key: &str, hosts: &str, address: &str) {
+    assert!(matches!(come(crew, number, key, hosts, true), Permit::Go(Lent { is_new: true, .. })));
+    crew.is_silent(number, address.to_owned(), silence());
+    crew.done(number, Duration::ZERO, None);
+}
+
+fn reason(permit: &Permit) -> Option<&str> {
+    if let Permit::Dead(why) = permit { Some(why) } else { None }
+}
+
+const SILENT: Option<&str> = Some("4.4.1 no answer to a connection (192.0.2.1:25)");
+
+#[test]
+fn all_that_wait_learn_that_their_address_became_silent_for_another_domain() {
+    for is_shared in [true, false] {
+        let ((mut crew, _theirs), ids) = (crew(3), ids(60));
+        come(&mut crew, 0, "k", ONE, is_shared);
+        for id in &ids {
+            crew.workers[1].message = Some(*id);
+            assert!(crew.end(1, Attempt::Waits("k".into())).is_empty());
+        }
+        find_silent(&mut crew, 2, "l", ONE, "192.0.2.1:25");
+        assert_eq!(crew.done(0, Duration::ZERO, None), [News::Free(ids[0])]);
+        let (key, dead) = match permit(&mut crew, 0, "k", is_shared) {
+            // Where homes are not remembered a new agent finds it.
+            Permit::Go(_) => crew.settle(0, ONE.to_owned(), REUSE),
+            dead => ("k".to_owned(), dead),
+        };
+        assert_eq!(reason(&dead), SILENT);
+        let freed = crew.answer(0, &key, &dead);
+        assert_eq!(freed, ids[1..].iter().copied().map(News::Free).collect::<Vec<_>>());
+        assert!(crew.done(0, Duration::ZERO, None).is_empty());
+        // The next one is told without an agent.
+        assert_eq!(reason(&permit(&mut crew, 0, "k", is_shared)), SILENT);
+        assert_eq!((crew.places["k"].users, crew.stranded()), (0, vec![]));
+    }
+}
+
+#[test]
+fn who_waits_behind_one_that_was_called_and_did_not_come_is_called_too() {
+    let ((mut crew, _theirs), ids) = (crew(2), ids(3));
+    assert!(matches!(crew.permit(0, "mbox", 1, None, &mut |_| None), Permit::Go(_)));
+    for id in &ids {
+        crew.workers[1].message = Some(*id);
+        assert!(matches!(crew.permit(1, "mbox", 1, None, &mut |_| None), Permit::Busy));
+        crew.end(1, Attempt::Waits("mbox".into()));
+    }
+    assert!(crew.stranded().is_empty(), "somebody uses it");
+    assert_eq!(crew.done(0, Duration::ZERO, None), [News::Free(ids[0])]);
+    crew.workers[0].message = Some(ids[0]);
+    assert_eq!(crew.end(0, Attempt::NotOurs), [News::Over(ids[0], Attempt::NotOurs)]);
+    assert_eq!(crew.stranded(), ids[1..]);
+}
+
+#[test]
+fn connections_that_are_there_are_used_though_their_address_takes_no_more() {
+    let (mut crew, _theirs) = crew(4);
+    come(&mut crew, 0, "k", ONE, true);
+    find_silent(&mut crew, 1, "l", ONE, "192.0.2.1:25");
+    crew.done(0, REUSE, None);
+    // The idle one, for a domain whose hosts are known, and by exchange.
+    assert!(matches!(permit(&mut crew, 0, "k", true), Permit::Go(Lent { is_new: false, .. })));
+    crew.done(0, REUSE, None);
+    let lent = come(&mut crew, 0, "m", ONE, true);
+    assert!(matches!(lent, Permit::Go(Lent { agent: Some(_), is_new: false, .. })), "{lent:?}");
+    // And while it works others try it themselves.
+    assert!(matches!(permit(&mut crew, 1, "k", true), Permit::Go(Lent { is_new: true, .. })));
+    crew.done(1, Duration::ZERO, None);
+    assert!(matches!(come(&mut crew, 1, "n", ONE, true), Permit::Go(Lent { agent: None, is_new: true, .. })));
+    for number in 0..2 {
+        crew.done(number, Duration::ZERO, None);
+    }
+    assert_eq!(reason(&permit(&mut crew, 0, "k", true)), SILENT);
+    // Whoever asks for a try gets one.
+    crew.forget_silent();
+    assert!(matches!(permit(&mut crew, 0, "k", true), Permit::Go(Lent { is_new: true, .. })));
+}
+
+#[test]
+fn an_address_is_silent_only_by_the_word_of_a_new_agent_whose_host_it_is() {
+    let (mut crew, _theirs) = crew(2);
+    come(&mut crew, 0, "k", ONE, true);
+    crew.is_silent(0, "192.0.2.2:25".into(), silence());
+    crew.done(0, REUSE, None);
+    permit(&mut crew, 0, "k", true);
+    crew.is_silent(0, "192.0.2.1:25".into(), silence());
+    crew.is_silent(1, "192.0.2.1:25".into(), silence());
+    assert!(crew.silent.is_empty());
+    crew.done(0, Duration::ZERO, None);
+    let two = format!("{ONE},1 b.example 192.0.2.2:25");
+    find_silent(&mut crew, 0, "two", &two, "192.0.2.1:25");
+    // The other host is asked at once.
+    let go = permit(&mut crew, 0, "two", true);
+    assert!(matches!(&go, Permit::Go(lent) if lent.silent == "192.0.2.1:25"), "{go:?}");
+}
+
+#[test]
+fn an_agent_is_lent_to_other_domains_only_while_it_is_young_and_has_the_configuration_of_now() {
+    // Whether agents are shared, what is done between two jobs, and whether the second one gets the agent of the first.
+    type Between<'a> = &'a dyn Fn(&mut Crew);
+    let old = |crew: &mut Crew| {
+        for agent in crew.places.values_mut().flat_map(|place| &mut place.idle) {
+            agent.since = Instant::now().checked_sub(REUSE).unwrap();
+        }
+    };
+    let cases: [(bool, Between<'_>, bool); 4] =
+        [(true, &|_| {}, true), (false, &|_| {}, false), (true, &old, false), (true, &Crew::renew_agents, false)];
+    for (number, (is_shared, between, is_lent)) in cases.into_iter().enumerate() {
+        let (mut crew, _theirs) = crew(1);
+        come(&mut crew, 0, "k", ONE, is_shared);
+        crew.done(0, REUSE, None);
+        between(&mut crew);
+        let lent = come(&mut crew, 0, "l", ONE, is_shared);
+        assert_eq!(matches!(lent, Permit::Go(Lent { is_new: false, .. })), is_lent, "{number}");
+    }
+    // One that was at work when the configuration changed, and one that became old at work.
+    let (mut crew, _theirs) = crew(1);
+    come(&mut crew, 0, "k", ONE, true);
+    crew.renew_agents();
+    crew.done(0, REUSE, None);
+    assert!(!crew.has_idle_agents());
+    come(&mut crew, 0, "k", ONE, true);
+    crew.done(0, Duration::from_nanos(1), None);
+    assert!(!crew.has_idle_agents());
+}
