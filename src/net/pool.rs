@@ -35,6 +35,9 @@ use worker::Worker;
 /// How long a child waits that is one more than should be idle, if `max_idle` is not less.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// So many children in turn may be killed as soon as they begin: then it is none of theirs.
+const MOST_KILLED_AT_START: u32 = 10;
+
 /// What a child comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Served {
@@ -95,6 +98,8 @@ pub struct Pool {
     owns_sockets: bool,
     idle_since: Instant,
     rests_until: Option<Instant>,
+    /// Children in turn that ended as soon as they began.
+    failed_at_start: u32,
     stopping: bool,
     reads_again: bool,
     /// Children that were killed, or failed, while they waited: a client may have woken one that then did not take it, and sleeping
@@ -165,6 +170,7 @@ impl Pool {
             owns_sockets: false,
             idle_since: Instant::now(),
             rests_until: None,
+            failed_at_start: 0,
             stopping: false,
             reads_again: false,
             killed_idle: 0,
@@ -321,9 +327,11 @@ impl Pool {
             if self.children.is_empty() {
                 self.idle_since = Instant::now();
             }
-            // It could not even begin, and nor can the next one now.
-            if was_idle && matches!(status, WaitStatus::Exited(_, code) if code != 0) && since.elapsed() < AT_START {
-                self.rests_until = Instant::now().checked_add(REST);
+            let failed = was_idle && !matches!(status, WaitStatus::Exited(_, 0)) && since.elapsed() < AT_START;
+            self.failed_at_start = if failed { self.failed_at_start + 1 } else { 0 };
+            // It could not even begin, and nor can the next one now. That one was killed may be about that one alone.
+            if failed && (matches!(status, WaitStatus::Exited(..)) || self.failed_at_start >= MOST_KILLED_AT_START) {
+                (self.rests_until, self.failed_at_start) = (Instant::now().checked_add(REST), 0);
             }
             match status {
                 WaitStatus::Exited(_, 0) => {}
@@ -387,7 +395,8 @@ mod tests {
     use std::io::{PipeWriter, Read, Write};
     use std::net::Ipv4Addr;
 
-    struct Fails(PipeWriter);
+    /// Children that end as soon as they begin, by a signal or by themselves.
+    struct Fails(PipeWriter, Option<Signal>);
 
     impl Work for Fails {
         fn serve(&mut self, _: OwnedFd) -> Served {
@@ -396,30 +405,34 @@ mod tests {
 
         fn stay(&mut self, _: &mut dyn FnMut(&mut dyn Work) -> u8) -> u8 {
             let _ = self.0.write_all(b".");
-            75
+            self.1.map_or(75, |signal| kill(Pid::this(), signal).map_or(70, |()| 70))
         }
     }
 
     /// In a process of its own, for a pool reaps every child there is.
     #[test]
     fn children_that_cannot_begin_are_not_started_without_end() {
-        let (mut reader, writer) = io::pipe().unwrap();
-        let begun = Instant::now();
-        let mut work = Fails(writer);
-        let pool = sys::fork(|| {
-            let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
-            let size = Size { children: 9, idle: 2, max_use: 9, max_idle: None, linger: None };
-            let mut pool = Pool::new("test".to_owned(), vec![listener], size, Limits::default(), None).unwrap();
-            let _ = pool.run(&mut work);
-            0
-        });
-        drop(work);
-        let pool = pool.unwrap();
-        // Two at once, and one more when it has rested.
-        reader.read_exact(&mut [0; 3]).unwrap();
-        let rested = begun.elapsed();
-        kill(pool, Signal::SIGTERM).unwrap();
-        waitpid(pool, None).unwrap();
-        assert!(rested >= REST, "{rested:?}");
+        const IDLE: usize = 2;
+        let killed = MOST_KILLED_AT_START as usize + IDLE + 9;
+        // So many have begun when it has rested once.
+        for (signal, count) in [(None, IDLE + 1), (Some(Signal::SIGKILL), killed)] {
+            let (mut reader, writer) = io::pipe().unwrap();
+            let begun = Instant::now();
+            let mut work = Fails(writer, signal);
+            let pool = sys::fork(|| {
+                let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
+                let size = Size { children: 9, idle: IDLE, max_use: 9, max_idle: None, linger: None };
+                let mut pool = Pool::new("test".to_owned(), vec![listener], size, Limits::default(), None).unwrap();
+                let _ = pool.run(&mut work);
+                0
+            });
+            drop(work);
+            let pool = pool.unwrap();
+            reader.read_exact(&mut vec![0; count]).unwrap();
+            let rested = begun.elapsed();
+            kill(pool, Signal::SIGTERM).unwrap();
+            waitpid(pool, None).unwrap();
+            assert!(rested >= REST, "{signal:?}: {rested:?}");
+        }
     }
 }

@@ -59,7 +59,7 @@ impl std::fmt::Display for Address {
 /// them if a port follows), `*`, or a name.
 pub fn parse(text: &str, port: u16) -> Result<Vec<Address>, String> {
     // What a variable of a shell comes to that is not set is not to open every address.
-    if text.is_empty() {
+    if text.is_empty() || text.starts_with(':') && !is_v6(text) {
         return Err("expected an address, or * for all".to_owned());
     }
     let is_bare_v6 = is_v6(text);
@@ -223,6 +223,7 @@ mod tests {
             "[]:25",
             "",
             "127.1",
+            ":25",
             "192.0.2:25",
             "2130706433",
         ] {
