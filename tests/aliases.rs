@@ -145,6 +145,19 @@ fn a_users_own_address_in_a_forward_file_is_the_mailbox_in_whatever_way_the_mail
     enqueue(&scratch, "", "bob@mx.example");
     deliver(&scratch);
     assert_eq!(counts(&scratch)[0], 1);
+    // And an alias comes first, also for one domain.
+    scratch.write("aliases", "bob@other.example: carol\n");
+    forward(&scratch, "bob", "\\bob, bob@other.example\n");
+    let before = counts(&scratch);
+    enqueue(&scratch, "", "bob@mx.example");
+    let log = deliver(&scratch);
+    assert_eq!(counts(&scratch), [before[0], before[1] + 1, before[2] + 1], "{log}");
+    fs::write(scratch.path().join("home/bob/.forward+lists"), "bob@mx.example\n").unwrap();
+    forward(&scratch, "bob", "carol\n");
+    let before = counts(&scratch);
+    enqueue(&scratch, "", "bob+lists@mx.example");
+    let log = deliver(&scratch);
+    assert_eq!(counts(&scratch), [before[0], before[1], before[2] + 1], "{log}");
     // An alias of the user's name leads no mail in a circle that has come as far as the file.
     scratch.write("aliases", "bob: bob, alice\n");
     fs::remove_file(scratch.path().join("home/bob/.forward+lists")).unwrap();

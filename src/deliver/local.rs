@@ -260,7 +260,8 @@ impl Delivery<'_, '_> {
 
     /// An alias of empty files: nobody would have the message, so whoever sent it must hear of that.
     fn nobody(&self, name: &str) -> Outcome {
-        if self.copy.address.local_part().eq_ignore_ascii_case(b"postmaster") {
+        let is_of_postmaster = Route::of(self.copy.message).is_some_and(|route| route.is_postmaster());
+        if is_of_postmaster || self.copy.address.local_part().eq_ignore_ascii_case(b"postmaster") {
             return self.keep();
         }
         log::warn!("id={} alias={name}: it leads to nobody", self.copy.message.id);
@@ -293,7 +294,7 @@ impl Delivery<'_, '_> {
             log::warn!("user={}: ~/.forward has more than {} targets", user.name, forward::MOST);
             return Appended::ForwardUnreadable.outcome();
         }
-        let places = match self.places(user, extension, targets) {
+        let places = match self.places(user, extension, &text, targets) {
             Ok(places) => places,
             Err(why) => return self.cannot_tell(&why),
         };
@@ -305,18 +306,26 @@ impl Delivery<'_, '_> {
     }
 
     /// Where the targets of a `~/.forward` lead, each once; an address of the user's own means the mailbox.
-    fn places(&self, user: &User, extension: &str, targets: Vec<Target>) -> Result<Vec<Place>, String> {
+    fn places(
+        &mut self,
+        user: &User,
+        extension: &str,
+        text: &[u8],
+        targets: Vec<Target>,
+    ) -> Result<Vec<Place>, String> {
         let own = self.copy.address;
         let domain = String::from_utf8_lossy(own.domain().unwrap_or_default()).into_owned();
         let mut places = Vec::new();
         for target in targets {
             let place = match target {
-                Target::Address(text) => {
-                    let Ok(address) = Address::from_internal(text.as_bytes()) else { continue };
+                Target::Address(word) => {
+                    let Ok(address) = Address::from_internal(word.as_bytes()) else { continue };
                     let address = address.or_at(&domain);
-                    let is_own = address.as_bytes().eq_ignore_ascii_case(own.as_bytes())
-                        || (text.eq_ignore_ascii_case(&user.name) && !text.contains('@'))
-                        || self.is_of(user, extension, &address)?;
+                    // An alias that leads to the user has marked the name, and is behind us.
+                    let own = own.as_bytes();
+                    let is_own = address.as_bytes().eq_ignore_ascii_case(own.strip_prefix(b"~").unwrap_or(own))
+                        || (word.eq_ignore_ascii_case(&user.name) && !word.contains('@'))
+                        || self.is_of(user, extension, text, &address)?;
                     if is_own { Place::Mailbox(user.name.clone()) } else { Place::Address(address) }
                 }
                 Target::Mailbox(name) => Place::Mailbox(name),
@@ -333,17 +342,19 @@ impl Delivery<'_, '_> {
         Ok(places)
     }
 
-    /// Whether an address leads to this user's same `~/.forward`: at another domain of ours, or without the extension. Its
-    /// other targets would get the message a second time by that.
-    fn is_of(&self, user: &User, extension: &str, address: &Address) -> Result<bool, String> {
+    /// Whether an address leads to this user's same `~/.forward` again, at another domain of ours or with another extension:
+    /// the other targets would get the message a second time by that.
+    fn is_of(&mut self, user: &User, extension: &str, text: &[u8], address: &Address) -> Result<bool, String> {
         if !self.is_here(address.domain().unwrap_or_default()) {
             return Ok(false);
         }
-        match verify::extended_user(&self.settings.config, address) {
-            Lookup::Yes((found, behind)) => {
-                Ok(found.name == user.name && behind.is_none_or(|behind| behind.eq_ignore_ascii_case(extension)))
+        match verify::local(&self.settings.config, address) {
+            Lookup::Yes(Local::User(found, behind)) if found.name == user.name => {
+                let behind = behind.unwrap_or_default();
+                let is_same = behind.eq_ignore_ascii_case(extension);
+                Ok(is_same || self.read_forward(user, &behind).is_ok_and(|other| other == text))
             }
-            Lookup::No => Ok(false),
+            Lookup::Yes(_) | Lookup::No => Ok(false),
             Lookup::CannotTell(why) => Err(why),
         }
     }

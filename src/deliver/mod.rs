@@ -227,14 +227,18 @@ impl Deliver {
         drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue);
         let due = self.queue.due_times(SystemTime::now());
         let mut due = due.map_err(|error| Error::Temporary(format!("looking at the queue: {error}")))?;
-        let is_flushed = |(time, id): &(SystemTime, Id)| {
+        let is_flushed = |(time, id): &&(SystemTime, Id)| {
             self.watches && self.tried.get(id).is_some_and(|tried| tried.is_before(*time))
         };
-        if due.iter().any(is_flushed) {
+        let flushed: Vec<Id> = due.iter().filter(is_flushed).map(|(_, id)| *id).collect();
+        if !flushed.is_empty() {
             // Who asks for a try wants no answer from memory.
             self.crew.forget_silent();
         }
-        due.retain(|one| is_flushed(one) || !self.tried.contains_key(&one.1));
+        for id in flushed {
+            self.tried.remove(&id);
+        }
+        due.retain(|(_, id)| !self.tried.contains_key(id));
         log::debug!("event=looked due={}", due.len());
         self.has_more = !self.backlog.add(due);
         Ok(!self.backlog.is_empty())

@@ -6,7 +6,7 @@ use crate::queue::{Id, Queue};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -53,31 +53,43 @@ pub fn is_expired(config: &Config, created: SystemTime, now: SystemTime, attempt
     age(created, now) >= lifetime && u64::from(attempts) >= (room / 10).min(10)
 }
 
-/// The next tries that this process has set, so that it need not look at the queue to know when one comes, and of what.
+/// The next tries that this process has set, so that it need not look at the queue to know when one comes, and of what. Each
+/// message has one: who is tried before its time would else have a second one for ever.
 #[derive(Debug, Default)]
-pub struct Alarms(BTreeSet<(SystemTime, Id)>);
+pub struct Alarms {
+    order: BTreeSet<(SystemTime, Id)>,
+    times: HashMap<Id, SystemTime>,
+}
 
 impl Alarms {
-    /// Remembers one.
+    /// Remembers one, in place of another of this message.
     pub fn set(&mut self, time: SystemTime, id: Id) {
-        self.0.insert((time, id));
-        if self.0.len() > REMEMBERED {
-            self.0.pop_last();
+        if let Some(before) = self.times.insert(id, time) {
+            self.order.remove(&(before, id));
+        }
+        self.order.insert((time, id));
+        if self.order.len() > REMEMBERED
+            && let Some((_, last)) = self.order.pop_last()
+        {
+            self.times.remove(&last);
         }
     }
 
     /// Takes what has come.
     pub fn take(&mut self, now: SystemTime) -> Vec<(SystemTime, Id)> {
         let mut come = Vec::new();
-        while self.0.first().is_some_and(|(time, _)| *time <= now) {
-            come.extend(self.0.pop_first());
+        while self.order.first().is_some_and(|(time, _)| *time <= now) {
+            come.extend(self.order.pop_first());
+        }
+        for (_, id) in &come {
+            self.times.remove(id);
         }
         come
     }
 
     /// How long until the next, at most `limit`.
     pub fn until_next(&self, now: SystemTime, limit: Duration) -> Duration {
-        let next = self.0.first().map(|(time, _)| time.duration_since(now).unwrap_or_default());
+        let next = self.order.first().map(|(time, _)| time.duration_since(now).unwrap_or_default());
         next.map_or(limit, |next| next.min(limit))
     }
 }
@@ -281,6 +293,9 @@ mod tests {
         // A clock that was set back by years: the next look at the queue comes all the same.
         assert_eq!(alarms.until_next(at(0), limit), Duration::from_secs(30));
         (0..REMEMBERED as u64 + 5).for_each(|n| alarms.set(at(2000 + n), Id::new(at(n))));
-        assert!(alarms.0.len() <= REMEMBERED);
+        assert!(alarms.order.len() <= REMEMBERED && alarms.times.len() <= REMEMBERED);
+        alarms.set(at(5), ids[0]);
+        alarms.set(at(7), ids[0]);
+        assert_eq!(alarms.take(at(8)), [(at(7), ids[0])], "one for each message");
     }
 }

@@ -145,19 +145,6 @@ pub fn local(config: &Config, address: &Address) -> Lookup<Local> {
     if local.eq_ignore_ascii_case("postmaster") { Lookup::Yes(Local::Postmaster) } else { Lookup::No }
 }
 
-/// The user whose an address is by its own words, whatever the aliases say, and the extension in it.
-pub fn extended_user(config: &Config, address: &Address) -> Lookup<(User, Option<String>)> {
-    let local = String::from_utf8_lossy(address.local_part()).into_owned();
-    for (name, extension) in split(config, &local) {
-        match local_user(config, &with_local_part(address, name)) {
-            Lookup::Yes(user) => return Lookup::Yes((user, extension.map(str::to_owned))),
-            Lookup::No => {}
-            Lookup::CannotTell(why) => return Lookup::CannotTell(why),
-        }
-    }
-    Lookup::No
-}
-
 /// The local part, and the user and extension it may be made of. The owner of a list and its requests are never taken
 /// apart.
 fn split<'a>(config: &Config, local: &'a str) -> Vec<(&'a str, Option<&'a str>)> {
