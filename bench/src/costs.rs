@@ -154,16 +154,14 @@ fn system_calls(site: &Site, program: &Path) -> Option<(usize, usize)> {
     child.wait().ok()?;
     let text = fs::read_to_string(trace).ok()?;
     let own = text.split(' ').next()?.to_owned();
-    let (mut of_own, mut of_others) = (0, 0);
+    let (mut of_own, mut of_others, mut has_client) = (0, 0, false);
     for line in text.lines().filter(|line| !line.contains(" resumed>")) {
-        *if line.split(' ').next() == Some(&own) { &mut of_own } else { &mut of_others } += 1;
+        let is_own = line.split(' ').next() == Some(&own);
+        *if is_own { &mut of_own } else { &mut of_others } += 1;
         let is_greeting = line.contains("\"220 ") || line.contains("\"+OK");
-        if is_greeting
-            || (line.starts_with(&own)
-                && line.contains("poll([{fd=")
-                && line.contains("POLLIN")
-                && program.ends_with("qmqpd"))
-        {
+        // What is read behind this is the client's.
+        has_client |= is_own && line.contains("TCP_NODELAY");
+        if is_greeting || (is_own && has_client && line.contains(" read(") && program.ends_with("qmqpd")) {
             break;
         }
     }

@@ -83,7 +83,7 @@ fn traced(site: &Site, path: &Path) -> io::Result<[Cost; PHASES.len()]> {
 /// From exec to the greeting, or to the wait for a client that speaks first.
 fn follow(pid: Pid) -> io::Result<[Cost; PHASES.len()]> {
     let mut costs = [Cost::default(); PHASES.len()];
-    let (mut phase, mut calls, mut polls, mut last) = (None, 0.0, 0, counters(pid)?);
+    let (mut phase, mut calls, mut last) = (None, 0.0, counters(pid)?);
     loop {
         let signal = match waitpid(pid, Some(WaitPidFlag::__WALL))? {
             WaitStatus::Exited(..) | WaitStatus::Signaled(..) => return Err(io::Error::other("it ended too early")),
@@ -96,13 +96,12 @@ fn follow(pid: Pid) -> io::Result<[Cost; PHASES.len()]> {
                 if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
                     calls += 1.0;
                     let (number, now) = (call(pid)?, phase.unwrap_or_default());
-                    polls += usize::from(number == libc::SYS_poll);
                     let is_over = match now {
                         0 => number == libc::SYS_poll,
                         1 => number == libc::SYS_openat,
                         // Neither, where there is no right to give up: then the greeting.
                         2 => [libc::SYS_socketpair, libc::SYS_connect, libc::SYS_sendto].contains(&number),
-                        _ => number == libc::SYS_sendto || polls > 1,
+                        _ => number == libc::SYS_sendto || (number == libc::SYS_read && reads_socket(pid)?),
                     };
                     if is_over {
                         let here = counters(pid)?;
@@ -125,6 +124,19 @@ fn follow(pid: Pid) -> io::Result<[Cost; PHASES.len()]> {
 #[cfg(target_arch = "x86_64")]
 fn call(pid: Pid) -> io::Result<i64> {
     Ok(ptrace::getregs(pid)?.orig_rax.cast_signed())
+}
+
+/// Whether the descriptor of a read, its first argument, is a socket: nothing but the client.
+#[cfg(target_arch = "x86_64")]
+fn reads_socket(pid: Pid) -> io::Result<bool> {
+    let descriptor = ptrace::getregs(pid)?.rdi;
+    let target = fs::read_link(format!("/proc/{pid}/fd/{descriptor}"));
+    Ok(target.is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:")))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn reads_socket(_: Pid) -> io::Result<bool> {
+    Ok(false)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
