@@ -3,7 +3,8 @@
 //! The second line of what is written is `X-Delivery-ID: BASE partial`, and becomes `whole` only when everything is on
 //! disk. A repeat that finds it whole has nothing to do. One that finds it partial compares it with what it would write,
 //! octet by octet, and goes on where that ended; what else it meets it leaves alone, and writes behind it. `torn.rs` finds
-//! both, and says what else may be cut off. An error cuts off what was written.
+//! both, and says what else may be cut off. An error cuts off what was written, unless an earlier try had begun it, all of it is
+//! on disk, and the mark may say so.
 
 use super::lock::{Held, Locking, Place};
 use super::quote::Quoter;
