@@ -1,6 +1,10 @@
 //! Who gets what, and who learns what, without any process.
 
+use super::homes::Silence;
+use super::processes::Agent;
 use super::*;
+use crate::deliver::permits::{Lent, Permit, Socket};
+use std::os::unix::net::UnixStream;
 use std::time::SystemTime;
 
 const ONE: &str = "0 mx.example 192.0.2.1:25";
@@ -12,8 +16,7 @@ fn crew(workers: usize) -> (Crew, Vec<Socket>) {
     for _ in 0..workers {
         let (socket, its) = Socket::pair().unwrap();
         theirs.push(its);
-        let process = Pid::from_raw(i32::MAX);
-        crew.workers.push(Worker { process, socket, message: None, since: Instant::now(), worked_on: 0, uses: None });
+        crew.workers.push(Worker::new(Pid::from_raw(i32::MAX), socket));
     }
     (crew, theirs)
 }
@@ -25,7 +28,7 @@ fn ids(count: u64) -> Vec<Id> {
 /// An agent as it is started, of which only our end is there.
 fn agent(is_shared: bool) -> Agent {
     let (socket, _) = UnixStream::pair().unwrap();
-    Agent { socket, since: Instant::now(), idle_since: Instant::now(), hosts: String::new(), is_shared }
+    Agent::new(socket, is_shared)
 }
 
 fn permit(crew: &mut Crew, number: usize, key: &str, is_shared: bool) -> Permit {
@@ -77,7 +80,7 @@ fn all_that_wait_learn_that_their_address_became_silent_for_another_domain() {
         assert!(crew.done(0, Duration::ZERO, None).is_empty());
         // The next one is told without an agent.
         assert_eq!(reason(&permit(&mut crew, 0, "k", is_shared)), SILENT);
-        assert_eq!((crew.places["k"].users, crew.stranded()), (0, vec![]));
+        assert_eq!((crew.places.users("k"), crew.stranded()), (0, vec![]));
     }
 }
 
@@ -130,7 +133,7 @@ fn an_address_is_silent_only_by_the_word_of_a_new_agent_whose_host_it_is() {
     permit(&mut crew, 0, "k", true);
     crew.is_silent(0, "192.0.2.1:25".into(), silence());
     crew.is_silent(1, "192.0.2.1:25".into(), silence());
-    assert!(crew.silent.is_empty());
+    assert!(crew.homes.has_no_silent());
     crew.done(0, Duration::ZERO, None);
     let two = format!("{ONE},1 b.example 192.0.2.2:25");
     find_silent(&mut crew, 0, "two", &two, "192.0.2.1:25");
@@ -144,7 +147,7 @@ fn an_agent_is_lent_to_other_domains_only_while_it_is_young_and_has_the_configur
     // Whether agents are shared, what is done between two jobs, and whether the second one gets the agent of the first.
     type Between<'a> = &'a dyn Fn(&mut Crew);
     let old = |crew: &mut Crew| {
-        for agent in crew.places.values_mut().flat_map(|place| &mut place.idle) {
+        for agent in crew.places.idle_mut() {
             agent.since = Instant::now().checked_sub(REUSE).unwrap();
         }
     };

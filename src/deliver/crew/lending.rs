@@ -1,0 +1,140 @@
+//! Who may use what, with which agent, and whom to believe what he says of hosts.
+//!
+//! An agent for a domain belongs to the hosts that it has found for it before it spoke with anybody, and connects to no others
+//! as long as it lives. So it may be lent to every domain that has just these hosts, as another new agent found. What an
+//! agent says after it has spoken with a host, of hosts or of silence, counts for its own next hop alone. An address that is
+//! silent for new connections keeps nobody from those that are there.
+//!
+//! What is remembered, and for how long, is in `homes.rs` and `places.rs`.
+
+use super::homes::Silence;
+use super::places::at;
+use super::processes::{Agent, Use};
+use super::{Crew, News};
+use crate::deliver::permits::{Lent, Permit};
+use crate::deliver::relay::route;
+use std::time::Duration;
+
+impl Crew {
+    /// Whether it may be used, and by which agent where one is wanted: none that is older than `agent` says.
+    pub(super) fn permit(
+        &mut self,
+        number: usize,
+        key: &str,
+        limit: u32,
+        agent: Option<Duration>,
+        hire: &mut dyn FnMut(&mut Crew) -> Option<Agent>,
+    ) -> Permit {
+        if let Some(why) = self.places.silence(key) {
+            return Permit::Dead(why.to_owned());
+        }
+        if self.places.users(key) >= limit {
+            return Permit::Busy;
+        }
+        let hosts = self.homes.of(key).to_owned();
+        let waits_at = if hosts.is_empty() { key } else { &at(&hosts) };
+        let idle = agent.and_then(|reuse| self.places.lend(waits_at, reuse));
+        let silent = match &idle {
+            Some(idle) => self.homes.silence(&idle.hosts).0,
+            None => match self.silence(&hosts) {
+                Ok(silent) => silent,
+                Err((_, why)) => return Permit::Dead(why),
+            },
+        };
+        let is_new = agent.is_some() && idle.is_none();
+        let agent = if is_new { hire(self) } else { idle };
+        self.places.enter(key);
+        let its = agent.as_ref().and_then(|agent| agent.socket.try_clone().ok());
+        if let Some(worker) = self.workers.get_mut(number) {
+            worker.uses = Some(Use { key: key.to_owned(), agent, is_new });
+        }
+        Permit::Go(Lent { agent: its, is_new, silent })
+    }
+
+    /// A new agent has found where its domain's hosts are: perhaps another one is connected there. Gives the next hop as well.
+    pub(super) fn settle(&mut self, number: usize, hosts: String, reuse: Duration) -> (String, Permit) {
+        let used = self.workers.get_mut(number).and_then(|worker| worker.uses.as_mut()).filter(|used| used.is_new);
+        let Some((key, agent)) = used.and_then(|used| Some((used.key.clone(), used.agent.as_mut()?))) else {
+            return (String::new(), Permit::Go(Lent::default()));
+        };
+        agent.hosts.clone_from(&hosts);
+        let is_shared = agent.is_shared;
+        let is_kept = is_shared && self.homes.settle(&key, &hosts);
+        let idle = if is_shared { self.places.lend(&at(&hosts), reuse) } else { None };
+        if let Some((its, idle)) = idle.and_then(|idle| Some((idle.socket.try_clone().ok()?, idle))) {
+            let silent = self.silence(&hosts).unwrap_or_default();
+            if let Some(used) = self.workers.get_mut(number).and_then(|worker| worker.uses.as_mut()) {
+                // The new one hears that nobody needs it.
+                (used.agent, used.is_new) = (Some(idle), false);
+            }
+            return (key, Permit::Go(Lent { agent: Some(its), is_new: false, silent }));
+        }
+        let permit = match self.silence(&hosts) {
+            Ok(silent) => Permit::Go(Lent { agent: None, is_new: true, silent }),
+            Err((until, why)) => {
+                // Whoever comes next for the domain would have it looked up once more.
+                if !is_kept {
+                    self.places.hush(&key, (until, why.clone()));
+                }
+                Permit::Dead(why)
+            }
+        };
+        (key, permit)
+    }
+
+    /// Gives a worker its answer. Who waits for a next hop at which nobody is learns it at once: whoever was refused uses
+    /// nothing, so that nobody would be called when he is done.
+    pub(super) fn answer(&mut self, number: usize, key: &str, permit: &Permit) -> Vec<News> {
+        if let Some(worker) = self.workers.get(number) {
+            // One that does not take it is heard to be gone.
+            let _ = permit.send(&worker.socket);
+        }
+        if matches!(permit, Permit::Dead(_)) { self.free_all(key) } else { Vec::new() }
+    }
+
+    fn free_all(&mut self, key: &str) -> Vec<News> {
+        self.places.free_all(key).into_iter().map(News::Free).collect()
+    }
+
+    /// Which of these hosts' addresses take no connection; why, if none does, and nobody is known to have one.
+    fn silence(&self, hosts: &str) -> Result<String, Silence> {
+        match self.homes.silence(hosts) {
+            (_, Some(silence)) if !self.is_connected(hosts) => Err(silence),
+            (silent, _) => Ok(silent),
+        }
+    }
+
+    /// Whether an agent that has done its first job, and so may have a connection, belongs to hosts with one of these addresses.
+    fn is_connected(&self, hosts: &str) -> bool {
+        let addresses: Vec<&str> = route::addresses(hosts).collect();
+        let used = self.workers.iter().filter_map(|worker| worker.uses.as_ref()).filter(|used| !used.is_new);
+        let mut agents = used.filter_map(|used| used.agent.as_ref()).chain(self.places.idle());
+        agents.any(|agent| route::addresses(&agent.hosts).any(|address| addresses.contains(&address)))
+    }
+
+    /// Believed of an agent that had spoken with nobody, and of its own hosts.
+    pub(super) fn is_silent(&mut self, number: usize, address: String, silence: Silence) {
+        let used = self.workers.get(number).and_then(|worker| worker.uses.as_ref()).filter(|used| used.is_new);
+        let agent = used.and_then(|used| used.agent.as_ref());
+        if agent.is_some_and(|agent| route::addresses(&agent.hosts).any(|known| known == address)) {
+            self.homes.hush(address, silence);
+        }
+    }
+
+    /// It is used no more. The agent is kept if it is younger than `keep`.
+    pub(super) fn done(&mut self, number: usize, keep: Duration, silent: Option<Silence>) -> Vec<News> {
+        let Some(used) = self.workers.get_mut(number).and_then(|worker| worker.uses.take()) else {
+            return Vec::new();
+        };
+        let is_current = |agent: &Agent| self.configured.is_none_or(|configured| agent.since > configured);
+        if let Some(agent) = used.agent.filter(|agent| agent.since.elapsed() < keep && is_current(agent)) {
+            self.places.keep(&used.key, agent);
+        }
+        self.places.leave(&used.key);
+        if silent.is_some_and(|silence| self.places.hush(&used.key, silence)) {
+            // Who waits learns it at once.
+            return self.free_all(&used.key);
+        }
+        self.places.next(&used.key).map(News::Free).into_iter().collect()
+    }
+}
