@@ -95,6 +95,9 @@ impl AsFd for Refused {
 }
 
 impl Client {
+    /// By itself, for where nobody is refused the loop would touch the pages of `rest` all the same, and copy them after
+    /// each fork.
+    #[inline(never)]
     fn goes_on(&mut self) -> bool {
         let mut rest = [0; 16_384];
         match recv(self.connection.as_raw_fd(), &mut rest, MsgFlags::MSG_DONTWAIT) {
