@@ -8,7 +8,7 @@ use common::names::Names;
 use common::{Scratch, until};
 use doorpost::message::parameters::{MailParameters, RecipientParameters};
 use doorpost::message::path::{Address, ReversePath};
-use doorpost::queue::{Head, Id, Queue};
+use doorpost::queue::{Draft, Head, Id, Queue};
 use std::collections::HashMap;
 use std::fs;
 use std::net::TcpListener;
@@ -33,8 +33,22 @@ fn enqueue(scratch: &Scratch, to: &[&str], content: &[u8]) -> Id {
 }
 
 fn enqueue_with(scratch: &Scratch, from: &str, to: &[&str], content: &[u8], mail: &str, rcpt: &str) -> Id {
+    commit(scratch, draft(scratch), from, to, content, mail, rcpt)
+}
+
+/// One of alice's with a fact noted about it.
+fn enqueue_as(scratch: &Scratch, (name, value): (&str, &str), to: &[&str], mail: &str) -> Id {
+    let mut draft = draft(scratch);
+    draft.attribute(name, value).expect("room");
+    commit(scratch, draft, "alice@mx.example", to, TEXT, mail, "")
+}
+
+fn draft(scratch: &Scratch) -> Draft {
     fs::create_dir_all(scratch.queue().join("message")).expect("a folder");
-    let mut draft = Queue::at(&scratch.queue()).begin().expect("a draft");
+    Queue::at(&scratch.queue()).begin().expect("a draft")
+}
+
+fn commit(scratch: &Scratch, mut draft: Draft, from: &str, to: &[&str], content: &[u8], mail: &str, rcpt: &str) -> Id {
     draft.content(content).expect("content");
     draft.end_content().expect("its end");
     let parameters = RecipientParameters::from_text(rcpt.as_bytes()).expect("parameters");
@@ -218,15 +232,102 @@ fn what_came_in_with_requiretls_leaves_with_it_or_not_at_all() {
             assert!(log.contains("status=failed") && log.contains("5.7.30"), "{log}");
             let back = String::from_utf8(client.mail("alice").concat()).expect("a report");
             assert!(back.contains("Status: 5.7.30"), "{back}");
-            // Section 5: a report goes back under the same condition, and brings the header alone.
+            // Section 5: a report brings the header alone, and is not lost because nobody promises the same for it.
             enqueue_with(&client, "carol@b.example", &["bob@b.example"], TEXT, "REQUIRETLS RET=FULL", "");
             let log = deliver(&client);
-            assert!(server.1.queued().is_empty(), "{log}");
-            let back: Vec<String> =
-                client.mail("alice").iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
-            assert!(back.iter().all(|text| text.contains("Subject: ") && !text.contains("\nhello\n")), "{back:?}");
+            let back = server.1.queued().pop().unwrap_or_else(|| panic!("{log}"));
+            assert_eq!(back.parameters, "|", "{log}");
+            let text = String::from_utf8_lossy(&back.whole);
+            assert!(text.contains("Subject: ") && !text.contains("\nhello\n"), "{text}");
         }
     }
+}
+
+/// RFC 8689 section 4.2.1: the promise may be another host's.
+#[test]
+fn each_host_of_a_domain_is_asked_for_requiretls() {
+    const TWO: common::names::Table =
+        &[("two.example", "MX", "10 mx.example"), ("mx.example", "A", "127.0.0.2"), ("mx.example", "A", "127.0.0.1")];
+    const ALL: &str = "local - mx.example mailbox: -\nall * * discard: *\n";
+    let names = Names::start(TWO);
+    let good = Smtpsrvr::with("", ALL);
+    let port = good.2;
+    let listener = TcpListener::bind(("127.0.0.2", port)).expect("the same port");
+    let bad = Smtpsrvr::on(listener, "smtpd_discard_ehlo_keywords = requiretls", ALL);
+    let client = site("smtp:", &format!("name_servers = {}\nsmtp_tcp_port = {port}", names.address));
+    client.configure(&format!(
+        "myhostname = client.example\nsmtp_tls_CAfile = {}",
+        common::tls::file("mx.crt.pem").display()
+    ));
+    enqueue_with(&client, "alice@mx.example", &["bob@two.example"], TEXT, "REQUIRETLS", "");
+    let log = deliver(&client);
+    assert_eq!((good.1.queued().len(), bad.1.queued().len()), (1, 0), "{log}");
+    assert_eq!(good.1.queued()[0].parameters, "REQUIRETLS|", "{log}");
+}
+
+/// There the message does not leave the machine any more; but a filter hands it on.
+#[test]
+fn mail_with_requiretls_is_delivered_by_lmtp_on_this_machine() {
+    for (level, filter, is_taken) in
+        [("may", false, true), ("encrypt", false, true), ("verify", false, true), ("may", true, false)]
+    {
+        let hop = Hop::friendly();
+        let lmtp = format!("lmtp:{}", hop.name());
+        let scratch = site(&lmtp, &format!("smtp_tls_security_level = {level}"));
+        if filter {
+            enqueue_as(&scratch, ("content_filter", &lmtp), &["bob@b.example"], "REQUIRETLS");
+        } else {
+            enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], TEXT, "REQUIRETLS", "");
+        }
+        let log = deliver(&scratch);
+        let taken = hop.taken();
+        assert_eq!(taken.len(), usize::from(is_taken), "{level}: {log}");
+        assert!(taken.iter().all(|taken| !taken.mail.contains("REQUIRETLS")), "{taken:?}");
+    }
+}
+
+/// RFC 8689 section 4.2.2.
+#[test]
+fn a_header_may_ask_for_delivery_without_tls() {
+    const ASKS: &str = "From: a@b.example\ntls-required:\n NO \nSubject: your certificate\n\nis too old\n";
+    const BEHIND: &str = "Subject: x\n\nTLS-Required: No\n";
+    for (level, more, mail, text, is_taken) in [
+        ("encrypt", "", "", ASKS, true),
+        ("secure", "", "", ASKS, true),
+        ("encrypt", "", "", BEHIND, false),
+        ("encrypt", "tls_required_enable = no", "", ASKS, false),
+        ("encrypt", "", "REQUIRETLS", ASKS, false),
+    ] {
+        let hop = Hop::friendly();
+        let scratch = site(&format!("smtp:{}", hop.name()), &format!("smtp_tls_security_level = {level}\n{more}"));
+        enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], text.as_bytes(), mail, "");
+        let log = deliver(&scratch);
+        assert_eq!(hop.taken().len(), usize::from(is_taken), "{level} {more} {mail}: {log}");
+    }
+}
+
+/// One that a message without TLS has used is none for the next, and no password goes there.
+#[test]
+fn what_a_header_asks_for_is_for_its_message_alone() {
+    const ASKS: &str = "TLS-Required: No\n\nx\n";
+    let hop = Hop::friendly();
+    let one_by_one = "default_process_limit = 1\ndefault_destination_concurrency_limit = 1";
+    let scratch = site(&format!("smtp:{}", hop.name()), &format!("smtp_tls_security_level = encrypt\n{one_by_one}"));
+    for text in [ASKS, "Subject: x\n\nsecret\n", ASKS, "Subject: x\n\nsecret\n"] {
+        enqueue(&scratch, &["bob@b.example"], text.as_bytes());
+    }
+    let log = deliver(&scratch);
+    assert!(!hop.taken().is_empty(), "{log}");
+    assert!(hop.taken().iter().all(|taken| !taken.content.contains("secret")), "{log}");
+    let hop = Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("250-hop\r\n250 AUTH CRAM-MD5")));
+    let scratch = site(
+        &format!("smtp:{}", hop.name()),
+        "smtp_tls_security_level = encrypt\nsmtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = $config_directory/pw",
+    );
+    scratch.write("pw", &format!("{} alice:secret\n", hop.name()));
+    enqueue(&scratch, &["bob@b.example"], ASKS.as_bytes());
+    let log = deliver(&scratch);
+    assert!(hop.taken().is_empty() && hop.seen().iter().all(|line| !line.starts_with("AUTH")), "{log}");
 }
 
 /// The same host is good enough for mail that asks for less, before it and behind it.
@@ -868,10 +969,13 @@ impl Smtpsrvr {
     }
 
     fn with(main_cf: &str, channels: &str) -> Smtpsrvr {
+        Smtpsrvr::on(TcpListener::bind("127.0.0.1:0").expect("a port"), main_cf, channels)
+    }
+
+    fn on(listener: TcpListener, main_cf: &str, channels: &str) -> Smtpsrvr {
         let scratch = Scratch::with(main_cf);
         common::tls::configure(&scratch);
         scratch.write("channels", channels);
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its number").port();
         let mut command = scratch.command("smtpsrvr");
         let command = command.stdin(std::os::fd::OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());

@@ -22,6 +22,19 @@ fn sendmail(scratch: &Scratch, arguments: &[&str], input: &str) -> Output {
     feed(&mut named(scratch, "sendmail", arguments), input.as_bytes())
 }
 
+#[test]
+fn a_filter_that_calls_sendmail_does_not_take_requiretls_away() {
+    let scratch = Scratch::new();
+    for (said, expected) in [("BODY=8BITMIME REQUIRETLS", "REQUIRETLS|"), ("nonsense", "|")] {
+        let mut command = named(&scratch, "sendmail", &["-f", "alice@mx.example", "bob@mx.example"]);
+        command.env("DOORPOST_PARAMETERS", said);
+        let output = feed(&mut command, b"Subject: x\n\nhello\n");
+        let queued = scratch.queued();
+        assert_eq!(queued.last().map(|message| message.parameters.as_str()), Some(expected), "{}", self::said(&output));
+        fs::remove_dir_all(scratch.queue().join("message")).unwrap();
+    }
+}
+
 fn content(scratch: &Scratch) -> String {
     let queued = scratch.queued();
     assert_eq!(queued.len(), 1, "{queued:?}");

@@ -392,6 +392,7 @@ impl Trial {
             binary: said.body == Body::BinaryMime,
             smtputf8: said.smtputf8,
             requiretls: said.requiretls,
+            is_filtered: message.attribute("content_filter").is_some(),
             dsn: with_blank(dsn.to_string()),
             silent: String::new(),
             source: Source { file, start, size: message.size, lines: message.lines },

@@ -60,6 +60,12 @@ impl<'a> Header<'a> {
         self.fields.iter().any(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()))
     }
 
+    /// Whether there is such a field with this value, in whatever case.
+    pub fn says(&self, name: &str, value: &str) -> bool {
+        let is_that = |own: &[u8]| own.trim_ascii().eq_ignore_ascii_case(value.as_bytes());
+        self.fields.iter().any(|(known, own)| known.eq_ignore_ascii_case(name.as_bytes()) && is_that(own))
+    }
+
     /// What From says.
     pub fn from(&self) -> From {
         let mut values = self.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"From"));

@@ -91,6 +91,9 @@ pub trait Content {
     fn binary(&mut self, out: &mut Vec<u8>) -> Result<bool, Lost>;
 }
 
+/// REQUIRETLS is asked for, and this server does not have it; another of the domain may.
+pub const NO_PROMISE: &str = "5.7.30 the sender requires TLS all the way, and the next hop does not promise it";
+
 /// Why something did not go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
@@ -163,10 +166,22 @@ pub struct Envelope<'a> {
     pub binary: bool,
     /// It came with SMTPUTF8.
     pub smtputf8: bool,
-    /// It came with REQUIRETLS.
-    pub requiretls: bool,
+    /// Whether it is to stay under TLS.
+    pub requiretls: Requiretls,
     /// RET and ENVID as they came, like [`To::dsn`].
     pub dsn: String,
+}
+
+/// What REQUIRETLS asks of a next hop (RFC 8689).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requiretls {
+    /// Nothing: it was not said.
+    Unsaid,
+    /// It is said to whoever knows it: a report that finds no other way back is not to be lost (section 5), and the end of the
+    /// way needs no promise.
+    Wished,
+    /// Without it the message does not go there.
+    Required,
 }
 
 /// What became of one recipient; the answer is the last that was about it.
@@ -190,7 +205,9 @@ pub struct Session<W> {
     pub offers: Offers,
     /// Whether it can be used for another message.
     pub is_alive: bool,
-    /// Whether TLS hides it, and the certificate was checked: what REQUIRETLS needs.
+    /// Whether it is under TLS.
+    pub is_encrypted: bool,
+    /// The same, and the certificate was checked: what REQUIRETLS needs.
     pub is_verified: bool,
     protocol: Protocol,
     answers: Answers,
@@ -206,6 +223,7 @@ impl<W: Wire> Session<W> {
             wire,
             offers: Offers::default(),
             is_alive: true,
+            is_encrypted: false,
             is_verified: false,
             protocol,
             answers: Answers::default(),
@@ -270,8 +288,8 @@ impl<W: Wire> Session<W> {
         let offers = &self.offers;
         let addresses = || envelope.to.iter().map(|to| to.address.as_bytes()).chain([envelope.sender.as_bytes()]);
         let needs_utf8 = envelope.smtputf8 || addresses().any(|octets| !octets.is_ascii());
-        let cannot = if envelope.requiretls && !(offers.requiretls && self.is_verified) {
-            "5.7.30 the sender requires TLS all the way, and the next hop does not promise it"
+        let cannot = if envelope.requiretls == Requiretls::Required && !(offers.requiretls && self.is_verified) {
+            NO_PROMISE
         } else if offers.size.is_some_and(|limit| limit > 0 && envelope.size > limit) {
             "5.3.4 the message is larger than the next hop takes"
         } else if needs_utf8 && !offers.smtputf8 {
@@ -361,7 +379,8 @@ impl<W: Wire> Session<W> {
         if offers.smtputf8 && (utf8 || !envelope.sender.as_bytes().is_ascii()) {
             mail.push_str(" SMTPUTF8");
         }
-        if envelope.requiretls {
+        let is_promised = offers.requiretls && self.is_encrypted;
+        if envelope.requiretls == Requiretls::Required || (envelope.requiretls == Requiretls::Wished && is_promised) {
             mail.push_str(" REQUIRETLS");
         }
         if offers.dsn {

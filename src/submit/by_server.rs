@@ -103,6 +103,7 @@ fn job(host: &str, handed: &Handed<'_>, content: &mut dyn Read) -> io::Result<Jo
         binary: said.body == Body::BinaryMime,
         smtputf8: said.smtputf8,
         requiretls: said.requiretls,
+        is_filtered: true,
         dsn: with_blank(dsn.to_string()),
         silent: String::new(),
         source,

@@ -7,7 +7,6 @@ use super::local::Way;
 use super::{Introduction, Outcome, Policy, Refusal, Verdict, before_queue};
 use crate::config::Config;
 use crate::exit::Error;
-use crate::message::parameters::MailParameters;
 use crate::message::path::{Address, LONGEST_ADDRESS, ReversePath};
 use crate::message::trace::{Client, Protocol};
 use crate::queue::Id;
@@ -80,8 +79,7 @@ fn feed(
     let sender = record(envelope, b'F')?.ok_or(Refused::Envelope)?;
     let sender = ReversePath::from_internal(&sender).ok().filter(ReversePath::is_usable).ok_or(Refused::Envelope)?;
     let sender = ReversePath(sender.0.map(|address| address.or_at(&config.myhostname)));
-    let said = variable(before_queue::PARAMETERS).and_then(|text| MailParameters::from_text(text.as_bytes()).ok());
-    submit.reverse_path_with(&sender, &said.unwrap_or_default()).map_err(trouble)?;
+    submit.reverse_path_with(&sender, &before_queue::said()).map_err(trouble)?;
     while let Some(recipient) = record(envelope, b'T')? {
         let recipient = Address::from_internal(&recipient).map_err(|_| Refused::Envelope)?;
         match submit.recipient(&recipient).map_err(trouble)? {

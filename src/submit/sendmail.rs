@@ -7,8 +7,8 @@
 pub mod header;
 pub mod options;
 
-use super::Submit;
 use super::local::{self, Envelope, Text};
+use super::{Submit, before_queue};
 use crate::config::{Config, shown};
 use crate::exit::Error;
 use crate::message::date::date;
@@ -61,6 +61,8 @@ pub fn submit(
         body: if options.is_eight_bit { Body::EightBitMime } else { Body::SevenBit },
         ret: options.ret,
         envid: options.envid.clone(),
+        // A filter that hands the message on by this name must not take that from it.
+        requiretls: before_queue::said().requiretls,
         ..MailParameters::default()
     };
     let said = RecipientParameters { notify: options.notify, orcpt: None };

@@ -219,7 +219,8 @@ impl<'a> Fields<'a> {
 }
 
 fn job_frame(job: &Job) -> Vec<u8> {
-    let flags = [job.binary, job.smtputf8, job.requiretls, job.source.lines == Lines::Exact].map(u8::from);
+    let is_exact = job.source.lines == Lines::Exact;
+    let flags = [job.binary, job.smtputf8, job.requiretls, job.is_filtered, is_exact].map(u8::from);
     let mut frame = Frame::default();
     for text in [&job.id, &job.transport, &job.next_hop, &job.domain, &job.dsn, &job.silent] {
         frame.put(text.as_bytes());
@@ -237,7 +238,7 @@ fn read_job(frame: &[u8], file: File) -> Option<Job> {
     let (id, transport, next_hop) = (fields.text()?, fields.text()?, fields.text()?);
     let (domain, dsn, silent) = (fields.text()?, fields.text()?, fields.text()?);
     let sender = ReversePath::from_internal(fields.next()?).ok()?;
-    let &[binary, smtputf8, requiretls, exact] = fields.next()? else { return None };
+    let &[binary, smtputf8, requiretls, is_filtered, exact] = fields.next()? else { return None };
     let number = |field: &[u8]| Some(u64::from_be_bytes(field.try_into().ok()?));
     let (start, size) = (number(fields.next()?)?, number(fields.next()?)?);
     let lines = if exact == 1 { Lines::Exact } else { Lines::Lf };
@@ -246,8 +247,22 @@ fn read_job(frame: &[u8], file: File) -> Option<Job> {
         to.push(To { address: Address::from_internal(fields.next()?).ok()?, dsn: fields.text()? });
     }
     let source = Source { file, start, size, lines };
-    let (binary, smtputf8, requiretls) = (binary == 1, smtputf8 == 1, requiretls == 1);
-    Some(Job { id, transport, next_hop, domain, sender, to, binary, smtputf8, requiretls, dsn, silent, source })
+    let (binary, smtputf8, requiretls, is_filtered) = (binary == 1, smtputf8 == 1, requiretls == 1, is_filtered == 1);
+    Some(Job {
+        id,
+        transport,
+        next_hop,
+        domain,
+        sender,
+        to,
+        binary,
+        smtputf8,
+        requiretls,
+        is_filtered,
+        dsn,
+        silent,
+        source,
+    })
 }
 
 fn answer(carried: &Carried, is_connected: bool) -> Vec<u8> {
@@ -340,6 +355,7 @@ mod tests {
             binary: true,
             smtputf8: false,
             requiretls: true,
+            is_filtered: true,
             dsn: " RET=HDRS".into(),
             silent: "192.0.2.1:25 [::1]:25".into(),
             source: Source { file, start: 7, size: 1 << 40, lines: Lines::Exact },

@@ -1,6 +1,7 @@
 //! The content of a queued message as the next hop must have it: read piece by piece from an open file, in constant
 //! memory.
 
+use crate::message::header::{self, Header};
 use crate::queue::Lines;
 use crate::smtp::client::{Content, Lost};
 use crate::wire::dot::Stuffer;
@@ -46,6 +47,20 @@ impl Source {
                 other => return other,
             }
         }
+    }
+
+    /// Whether its header says that it is to arrive rather than to be hidden (RFC 8689 section 3).
+    pub fn is_for_any_eyes(&self) -> io::Result<bool> {
+        let mut text = vec![0; header::LARGEST];
+        let mut filled = 0;
+        while let Some(room) = text.get_mut(filled..).filter(|room| !room.is_empty()) {
+            let count = self.read_at(room, filled as u64)?;
+            filled += count;
+            if count == 0 || header::is_complete(text.get(..filled).unwrap_or_default()) {
+                break;
+            }
+        }
+        Ok(Header::read(text.get(..filled).unwrap_or_default()).says("TLS-Required", "No"))
     }
 
     /// Reads it through.

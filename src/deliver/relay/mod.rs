@@ -39,6 +39,8 @@ pub struct Job {
     pub smtputf8: bool,
     /// REQUIRETLS.
     pub requiretls: bool,
+    /// The next hop is a filter, which hands the message on.
+    pub is_filtered: bool,
     /// RET and ENVID, as [`To::dsn`].
     pub dsn: String,
     /// Addresses that did not take a connection a moment ago, parted by blanks: they are passed over as long as there are others.

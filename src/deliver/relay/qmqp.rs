@@ -36,7 +36,8 @@ pub enum Protocol {
 /// Hands the message to the first of the hosts that takes a connection.
 pub fn carry(resolver: &Resolver, job: &Job, protocol: Protocol) -> Carried {
     let mut carried = Carried::new(job.to.len());
-    if job.requiretls {
+    // A report goes back all the same (RFC 8689 section 5).
+    if job.requiretls && job.sender.0.is_some() {
         let why = "5.7.30 the sender requires TLS all the way, and QMQP and QMTP know none";
         return carried.all(&Outcome::Failed(why.to_owned()));
     }

@@ -15,7 +15,8 @@ use crate::deliver::Outcome;
 use crate::net::dns::Resolver;
 use crate::net::tls::Failure;
 use crate::net::trust::Trust;
-use crate::smtp::client::{Envelope, Lost, Protocol, Session, Stage, To, Trouble, Verdict};
+use crate::smtp::client::login::Login;
+use crate::smtp::client::{Envelope, Lost, NO_PROMISE, Protocol, Requiretls, Session, Stage, To, Trouble, Verdict};
 use std::fs::File;
 use std::time::Instant;
 
@@ -34,6 +35,8 @@ pub struct Client {
     /// whoever shares a connection because his hosts are these never meets another one.
     known: Option<(Instant, Result<Vec<Hop>, Outcome>)>,
     herald: Option<agent::Herald>,
+    /// The message at hand says `TLS-Required: No` (RFC 8689 section 4.2).
+    is_for_any_eyes: bool,
 }
 
 /// A connection with its session.
@@ -42,7 +45,20 @@ struct Open {
     session: Session<Line>,
     host: String,
     since: Instant,
-    is_verified: bool,
+    /// What TLS it has: none, some, or with a certificate that was checked.
+    tls: TlsLevel,
+    end: End,
+}
+
+/// What the other end of a connection is, as far as TLS depends on it.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// Mail is delivered there, on this machine: an LMTP server that is no filter.
+    is_last: bool,
+    /// Nobody can read along: a socket in the file system.
+    is_unix: bool,
+    /// We log in there.
+    has_login: bool,
 }
 
 /// How a transaction ended for a recipient that is not through.
@@ -54,7 +70,8 @@ impl Client {
         let authorities = config.smtp_tls_CAfile.0.as_ref().and_then(|path| File::open(path).ok());
         let passwords = Passwords::read(config);
         let (anybody, verified, open, known, herald) = (None, None, None, None, None);
-        Client { config: config.clone(), resolver, passwords, authorities, anybody, verified, open, known, herald }
+        let (config, is_for_any_eyes) = (config.clone(), false);
+        Client { config, resolver, passwords, authorities, anybody, verified, open, known, herald, is_for_any_eyes }
     }
 
     /// See [`super::Relay::report_to`].
@@ -79,8 +96,11 @@ impl Client {
     /// One message to all its recipients.
     pub fn carry(&mut self, job: &Job, protocol: Protocol) -> Carried {
         let mut carried = Carried::new(job.to.len());
-        let facts = match job.source.facts() {
-            Ok(facts) => facts,
+        let facts = match job.source.facts().and_then(|facts| Ok((facts, self.asks_for_no_tls(job)?))) {
+            Ok((facts, is_for_any_eyes)) => {
+                self.is_for_any_eyes = is_for_any_eyes;
+                facts
+            }
             Err(error) => {
                 log::error!("id={}: {error}", job.id);
                 return carried.all(&Outcome::Deferred("4.3.0 the message could not be read".to_owned()));
@@ -149,7 +169,8 @@ impl Client {
                         herald.silent(address, why);
                     }
                     // What only this message asks of TLS is no reason for others to wait.
-                    if self.level(job) > self.config.smtp_tls_security_level && !is_before_tls(&trouble) {
+                    let level = self.level(job, self.end(hop, job, protocol));
+                    if level > self.config.smtp_tls_security_level && !is_before_tls(&trouble) {
                         carried.site = Site::Answers;
                     }
                     let untried = rest.iter().copied().filter(|number| !carried.is_told(*number)).collect::<Vec<_>>();
@@ -175,7 +196,7 @@ impl Client {
         let mut again: Rest = Vec::new();
         while !rest.is_empty() {
             let to: Vec<To> = rest.iter().filter_map(|number| job.to.get(*number).cloned()).collect();
-            let envelope = envelope(job, facts, &to);
+            let envelope = envelope(job, facts, &to, requiretls(job, open.end));
             let verdicts = open.session.send(&envelope, &mut Reader::new(&job.source));
             let (mut too_many, mut taken) = (Vec::new(), false);
             for (number, verdict) in rest.iter().copied().zip(&verdicts) {
@@ -209,7 +230,27 @@ impl Client {
     }
 
     fn is_good(&self, open: &Open, job: &Job) -> bool {
-        open.since.elapsed() < self.config.smtp_connection_reuse_time_limit.0 && (open.is_verified || !job.requiretls)
+        let level = self.level(job, open.end);
+        open.since.elapsed() < self.config.smtp_connection_reuse_time_limit.0
+            && (level <= TlsLevel::May || open.tls >= level)
+    }
+
+    /// Whether the sender would rather have it sent in clear than not at all.
+    fn asks_for_no_tls(&self, job: &Job) -> std::io::Result<bool> {
+        let is_looked_at = self.config.tls_required_enable && self.config.smtp_tls_security_level > TlsLevel::May;
+        Ok(is_looked_at && !job.requiretls && job.source.is_for_any_eyes()?)
+    }
+
+    fn end(&self, hop: &Hop, job: &Job, protocol: Protocol) -> End {
+        End {
+            is_last: protocol == Protocol::Lmtp && is_local(&hop.place) && !job.is_filtered,
+            is_unix: matches!(hop.place, Place::Unix(_)),
+            has_login: self.login(hop, job).is_some(),
+        }
+    }
+
+    fn login(&self, hop: &Hop, job: &Job) -> Option<&Login> {
+        self.passwords.find(&[&job.next_hop, &hop.name, &job.domain])
     }
 
     /// Connects, and brings the session to where a message can be sent.
@@ -217,7 +258,7 @@ impl Client {
         match self.connect_once(hop, job, protocol, true) {
             // Opportunistic TLS that does not come about: better in the clear than not at all.
             Err(Attempt { trouble: Trouble::Lost(_, Stage::StartTls), in_handshake: true })
-                if self.level(job) == TlsLevel::May =>
+                if self.level(job, self.end(hop, job, protocol)) == TlsLevel::May =>
             {
                 log::info!("id={} host={} tls=none reason=\"the handshake failed\"", job.id, named(&hop.name));
                 self.connect_once(hop, job, protocol, false).map_err(|attempt| attempt.trouble)
@@ -234,28 +275,28 @@ impl Client {
         let mut session = Session::new(line, protocol);
         session.greeting()?;
         session.hello(&self.config.myhostname)?;
-        let level = self.level(job);
-        let is_unix = matches!(hop.place, Place::Unix(_));
-        let (mut hidden, mut verified) = (is_local(&hop.place), false);
-        if tls && level != TlsLevel::None && session.offers.starttls && !(is_unix && level == TlsLevel::May) {
+        let end = self.end(hop, job, protocol);
+        let level = self.level(job, end);
+        let (mut hidden, mut reached) = (is_local(&hop.place), TlsLevel::None);
+        if tls && level != TlsLevel::None && session.offers.starttls {
             match session.ask_for_tls() {
                 // It was only offered.
                 Err(Trouble::Said(..)) if level == TlsLevel::May && session.is_alive => {}
                 Err(trouble) => return Err(trouble.into()),
                 Ok(()) => {
-                    verified = self.shake_hands(&mut session, hop, job, level)?;
-                    hidden = true;
+                    let verified = self.shake_hands(&mut session, hop, job, level)?;
+                    reached = if verified { level } else { TlsLevel::Encrypt };
+                    (session.is_encrypted, session.is_verified, hidden) = (true, verified, true);
                     session.hello(&self.config.myhostname)?;
                 }
             }
         } else if level >= TlsLevel::Encrypt {
             return Err(Trouble::Cannot("4.7.4 TLS is required, and the next hop does not offer it").into());
         }
-        session.is_verified = verified;
-        if let Some(login) = self.passwords.find(&[&job.next_hop, &hop.name, &job.domain]) {
+        if let Some(login) = self.login(hop, job) {
             session.log_in(login, hidden)?;
         }
-        Ok(Open { session, host: named(&hop.name), since: Instant::now(), is_verified: verified })
+        Ok(Open { session, host: named(&hop.name), since: Instant::now(), tls: reached, end })
     }
 
     /// Gives whether the certificate was checked.
@@ -294,9 +335,17 @@ impl Client {
         }
     }
 
-    fn level(&self, job: &Job) -> TlsLevel {
+    /// How much TLS there must be for the message at hand.
+    fn level(&self, job: &Job, end: End) -> TlsLevel {
         let level = self.config.smtp_tls_security_level;
-        if job.requiretls { level.max(TlsLevel::Verify) } else { level }
+        match requiretls(job, end) {
+            _ if end.is_unix => TlsLevel::None,
+            Requiretls::Required => level.max(TlsLevel::Verify),
+            _ if end.is_last => level.min(TlsLevel::May),
+            // Our password is not to be had by a header field.
+            _ if self.is_for_any_eyes && !end.has_login => level.min(TlsLevel::May),
+            Requiretls::Unsaid | Requiretls::Wished => level,
+        }
     }
 
     fn anybody(&mut self) -> Result<Trust, String> {
@@ -336,9 +385,21 @@ fn is_before_tls(trouble: &Trouble) -> bool {
     }
 }
 
+/// What REQUIRETLS means on the way to there. Nothing for a report, which would be lost (RFC 8689 section 5), and at the end of
+/// the way, on this machine.
+fn requiretls(job: &Job, end: End) -> Requiretls {
+    match job.requiretls {
+        false => Requiretls::Unsaid,
+        true if job.sender.0.is_none() || end.is_last => Requiretls::Wished,
+        true => Requiretls::Required,
+    }
+}
+
 /// No other host is to be asked: the answer is for good, or the message may have been taken.
 fn is_final(trouble: &Trouble) -> bool {
-    trouble.is_never() || matches!(trouble, Trouble::Lost(_, Stage::End) | Trouble::Said(_, Stage::End))
+    // RFC 8689 section 4.2.1: each host of the domain is asked for the promise.
+    let is_for_good = trouble.is_never() && *trouble != Trouble::Cannot(NO_PROMISE);
+    is_for_good || matches!(trouble, Trouble::Lost(_, Stage::End) | Trouble::Said(_, Stage::End))
 }
 
 fn outcome(verdict: &Verdict, open: &Open) -> Outcome {
@@ -372,7 +433,7 @@ fn is_local(place: &Place) -> bool {
     }
 }
 
-fn envelope<'a>(job: &'a Job, facts: Facts, to: &'a [To]) -> Envelope<'a> {
+fn envelope<'a>(job: &'a Job, facts: Facts, to: &'a [To], requiretls: Requiretls) -> Envelope<'a> {
     Envelope {
         sender: &job.sender,
         to,
@@ -380,7 +441,7 @@ fn envelope<'a>(job: &'a Job, facts: Facts, to: &'a [To]) -> Envelope<'a> {
         eight_bit: facts.eight_bit,
         binary: job.binary,
         smtputf8: job.smtputf8,
-        requiretls: job.requiretls,
+        requiretls,
         dsn: job.dsn.clone(),
     }
 }

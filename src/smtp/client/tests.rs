@@ -127,7 +127,7 @@ fn envelope<'a>(sender: &'a ReversePath, to: &'a [To]) -> Envelope<'a> {
         eight_bit: false,
         binary: false,
         smtputf8: false,
-        requiretls: false,
+        requiretls: Requiretls::Unsaid,
         dsn: " RET=HDRS".into(),
     }
 }
@@ -247,8 +247,8 @@ fn a_message_is_sent_only_as_the_server_can_take_it() {
         (none, |e| e.smtputf8 = true, "bob@b.example", "5.6.7"),
         (none, |_| {}, "b\u{f6}b@b.example", "5.6.7"),
         (ALL, |e| e.binary = true, "bob@b.example", "5.6.1"),
-        (ALL, |e| e.requiretls = true, "bob@b.example", "5.7.30"),
-        ("250-mx\r\n250 REQUIRETLS", |e| e.requiretls = true, "bob@b.example", "5.7.30"),
+        (ALL, |e| e.requiretls = Requiretls::Required, "bob@b.example", "5.7.30"),
+        ("250-mx\r\n250 REQUIRETLS", |e| e.requiretls = Requiretls::Required, "bob@b.example", "5.7.30"),
     ];
     for (offers, change, address, status) in cases {
         let mut session = session(offers, &[]);
