@@ -612,6 +612,52 @@ fn one_next_hop_never_has_more_connections_than_its_limit_and_does_not_hold_up_o
     assert!(slow.sessions() <= 2, "{}", slow.sessions());
 }
 
+/// The next in line is somebody else's when its turn comes, and so nobody calls the one behind it.
+#[test]
+fn who_waits_for_a_busy_host_behind_one_that_does_not_come_is_called() {
+    let (go, wait) = std::sync::mpsc::channel();
+    let wait = std::sync::Mutex::new(Some(wait));
+    let hop = Hop::start(move |word, _, _| {
+        if word == "."
+            && let Some(wait) = wait.lock().expect("the signal").take()
+        {
+            let _ = wait.recv_timeout(Duration::from_secs(60));
+        }
+        None
+    });
+    let scratch = site(
+        &format!("smtp:{}", hop.name()),
+        "default_destination_concurrency_limit = 1\nqueue_run_delay = 1h\nsmtp_data_done_timeout = 60s",
+    );
+    let (queue, path) = (Queue::at(&scratch.queue()), scratch.path().join("log"));
+    enqueue(&scratch, &["first@b.example"], TEXT);
+    let log = fs::File::create(&path).expect("a log");
+    let mut child = scratch.command("deliver").args(["--watch", "-w"]).stderr(log).spawn().expect("deliver");
+    until("the first to be at its host", || hop.seen().contains(&"DATA".to_owned()));
+    let waiting = ["second", "third"].map(|user| {
+        let id = enqueue(&scratch, &[&format!("{user}@b.example")], TEXT);
+        assert!(queue.wake_for(&id));
+        let tried = format!("id={id} to=<{user}@b.example> event=trying");
+        until("a try", || fs::read_to_string(&path).expect("the log").contains(&tried));
+        let mut message = None;
+        until("its end", || {
+            message = queue.take(&id).expect("a message");
+            message.is_some()
+        });
+        message
+    });
+    let [second, third] = waiting;
+    drop(third);
+    go.send(()).expect("a host that waits");
+    until("the last in line", || hop.taken().len() == 2);
+    assert!(hop.taken()[1].rcpts[0].contains("third@"), "{:?}", hop.taken());
+    drop(second);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)
+        .expect("a signal");
+    assert!(child.wait().expect("its end").success());
+    assert_eq!((hop.taken().len(), scratch.queued()), (3, vec![]));
+}
+
 /// Where a busy host takes a message in many pieces, its sender still hears once of all who failed.
 #[test]
 fn a_message_that_goes_to_a_busy_host_in_pieces_comes_back_in_one() {
