@@ -6,10 +6,10 @@
 //! both, and says what else may be cut off. An error cuts off what was written, unless an earlier try had begun it, all of it is
 //! on disk, and the mark may say so.
 
-use super::lock::{Held, Locking, Place};
+use super::lock::{Held, Locking};
+use super::place::Place;
 use super::quote::Quoter;
-use super::scan::{MARK, PARTIAL, WHOLE};
-use super::torn::{self, Tail};
+use super::torn::{self, MARK, PARTIAL, Tail, WHOLE};
 use super::{mbox, mmdf, way};
 use crate::config::value::MailboxFormat;
 use memchr::memchr;

@@ -9,7 +9,8 @@ mod grown;
 mod rewrite;
 
 use super::index::{self, Draft, Index, Item, Snapshot};
-use super::lock::{Held, Locking, Place};
+use super::lock::{Held, Locking};
+use super::place::Place;
 use super::quote::Unquoter;
 use super::scan::{BodySum, Found, Scan, scan};
 use super::{Entry, Error, Maildrop, beside::Beside, import};

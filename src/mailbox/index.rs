@@ -15,23 +15,30 @@
 //! names: a table by which a message is found whose name was read in a folder (`names.rs`)
 //! ```
 //!
-//! What changed since it was made stands in a second file beside it, as long as that is little (`delta.rs`).
+//! What changed since it was made stands in a second file beside it, as long as that is little (`delta.rs`). Here it is read;
+//! `draft.rs` writes it, and `snapshot.rs` is what a session sees of all that.
 
 mod delta;
+mod draft;
 mod names;
+mod numbers;
+mod snapshot;
 
 pub use delta::Delta;
+pub use draft::Draft;
+use draft::put;
 pub use names::Names;
+pub use numbers::{put_number, put_octets, take_number, take_octets};
+pub use snapshot::Snapshot;
 
-use crate::sys;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use std::cell::{OnceCell, RefCell};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -46,9 +53,6 @@ const NUMBERS: usize = 25;
 const LONGEST_BLOCK: u64 = 128 * 1024;
 /// A folder that was changed so short a time before may have been changed again without a trace.
 const SETTLED: u64 = 2_000_000_000;
-
-/// So many messages are held in memory as they are.
-const MOST_HELD: usize = 4096;
 
 /// A message as one kind of mailbox keeps it.
 pub trait Item: Sized + Clone {
@@ -98,93 +102,6 @@ pub fn now() -> u64 {
 fn modified(status: &FileStat) -> u64 {
     let [seconds, nanoseconds] = [status.st_mtime, status.st_mtime_nsec].map(|part| u64::try_from(part).unwrap_or(0));
     seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
-}
-
-/// The messages of a session: in memory, or in an index on disk.
-#[derive(Debug)]
-pub enum Snapshot<T> {
-    /// As they were just found.
-    Held(Vec<T>, u64),
-    /// As an earlier session found them.
-    Indexed(Index<T>),
-    /// The same, but for what has changed since.
-    Changed(Index<T>, Delta<T>),
-}
-
-impl<T: Item> Snapshot<T> {
-    /// Messages in memory.
-    pub fn held(items: Vec<T>) -> Snapshot<T> {
-        let total = items.iter().fold(0, |sum: u64, item| sum.saturating_add(item.octets()));
-        Snapshot::Held(items, total)
-    }
-
-    /// Messages that were just written into an index with these stamps; if they are many, they are read out of it from now
-    /// on, so that this session too holds little memory.
-    pub fn written(place: Place<'_>, stamps: &[Stamp; 2], items: Vec<T>) -> Snapshot<T> {
-        let is_it = |index: &Index<T>| index.stamps == *stamps && index.count == items.len();
-        match Some(place).filter(|_| items.len() > MOST_HELD).and_then(Index::open).filter(is_it) {
-            Some(index) => Snapshot::instead_of(items, index),
-            None => Snapshot::unkept(place, items),
-        }
-    }
-
-    /// Messages of which no index is kept, because one would not count: if they are many, they are put into a file without
-    /// a name, so that this session too holds little memory.
-    pub fn unkept(place: Place<'_>, items: Vec<T>) -> Snapshot<T> {
-        if items.len() <= MOST_HELD {
-            return Snapshot::held(items);
-        }
-        match Index::unnamed(place, &items) {
-            Ok(Some(index)) => Snapshot::instead_of(items, index),
-            Ok(None) => Snapshot::held(items),
-            Err(error) => {
-                log::debug!("event=no-index why={:?}", error.to_string());
-                Snapshot::held(items)
-            }
-        }
-    }
-
-    fn instead_of(items: Vec<T>, index: Index<T>) -> Snapshot<T> {
-        drop(items);
-        sys::give_memory_back();
-        Snapshot::Indexed(index)
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        match self {
-            Snapshot::Held(items, _) => items.len(),
-            Snapshot::Indexed(index) => index.count,
-            Snapshot::Changed(index, delta) => delta.count(index),
-        }
-    }
-
-    /// Octets of all.
-    pub fn total(&self) -> u64 {
-        match self {
-            Snapshot::Held(_, total) => *total,
-            Snapshot::Indexed(index) => index.total,
-            Snapshot::Changed(_, delta) => delta.total(),
-        }
-    }
-
-    /// One, from 0. An index that is broken here is an error; the next session will do without it.
-    pub fn get(&self, number: usize) -> io::Result<T> {
-        match self {
-            Snapshot::Held(items, _) => items.get(number).cloned().ok_or_else(none),
-            Snapshot::Indexed(index) => index.get(number),
-            Snapshot::Changed(index, delta) => delta.get(index, number),
-        }
-    }
-
-    /// All of them.
-    pub fn all(&self) -> io::Result<Vec<T>> {
-        match self {
-            Snapshot::Held(items, _) => Ok(items.clone()),
-            Snapshot::Indexed(index) => index.all(),
-            Snapshot::Changed(index, delta) => (0..delta.count(index)).map(|number| delta.get(index, number)).collect(),
-        }
-    }
 }
 
 fn none() -> io::Error {
@@ -375,110 +292,6 @@ fn words(octets: &[u8]) -> impl Iterator<Item = u64> {
     octets.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes))
 }
 
-/// An index being made. Dropped before [`Draft::write`] is done it leaves nothing.
-#[derive(Debug)]
-pub struct Draft<'a> {
-    place: Place<'a>,
-    name: Vec<u8>,
-    file: Option<File>,
-    made: u64,
-}
-
-impl<'a> Draft<'a> {
-    /// Begins one for a mailbox that was read from the time `began` on ([`now`]), which is put by the clock that stamps
-    /// files there. None where it cannot be written, which does not matter. Only under the lock of the session, for its
-    /// name is always the same.
-    pub fn begin(place: Place<'a>, began: u64) -> Option<Draft<'a>> {
-        let mut name = place.name.as_encoded_bytes().to_vec();
-        name.extend_from_slice(b".new");
-        let _ = unlinkat(place.folder, name.as_slice(), UnlinkatFlags::NoRemoveDir);
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(place.folder, name.as_slice(), flags, Mode::S_IRUSR | Mode::S_IWUSR).ok()?;
-        let created = fstat(&file).map(|status| modified(&status));
-        let mut draft = Draft { place, name, file: Some(File::from(file)), made: 0 };
-        draft.made = created.ok()?.saturating_add(began).saturating_sub(now());
-        Some(draft)
-    }
-
-    /// Whether nothing had changed for so long that what is found now will count.
-    pub fn will_count(&self, stamps: &[Stamp]) -> bool {
-        are_settled(stamps, self.made)
-    }
-
-    /// Writes it and puts it in place. What fails is no loss: it is said in the log, for those who look for it.
-    pub fn write<T: Item>(mut self, stamps: &[Stamp; 2], items: &[T]) {
-        if let Err(error) = self.try_write(stamps, items) {
-            log::debug!("event=no-index why={:?}", error.to_string());
-        }
-    }
-
-    fn try_write<T: Item>(&mut self, stamps: &[Stamp; 2], items: &[T]) -> io::Result<()> {
-        let file = self.file.take().ok_or_else(none)?;
-        put(&file, self.place.kind, self.made, stamps, items, true)?;
-        self.put_in_place()
-    }
-
-    fn put_in_place(&mut self) -> io::Result<()> {
-        let folder = self.place.folder;
-        renameat(folder, self.name.as_slice(), folder, self.place.name)?;
-        // There is nothing left to remove.
-        self.name.clear();
-        Ok(())
-    }
-}
-
-impl Drop for Draft<'_> {
-    fn drop(&mut self) {
-        if !self.name.is_empty() {
-            let _ = unlinkat(self.place.folder, self.name.as_slice(), UnlinkatFlags::NoRemoveDir);
-        }
-    }
-}
-
-/// Writes all of an index into an empty file.
-fn put<T: Item>(
-    file: &File,
-    kind: u64,
-    made: u64,
-    stamps: &[Stamp; 2],
-    items: &[T],
-    with_names: bool,
-) -> io::Result<()> {
-    let mut out = BufWriter::with_capacity(64 * 1024, file);
-    let mut at = (MAGIC.len() + NUMBERS * 8) as u64;
-    out.write_all(&vec![0; usize::try_from(at).unwrap_or(0)])?;
-    let (mut octets, mut table) = (Vec::new(), Vec::new());
-    for block in items.chunks(BLOCK) {
-        octets.clear();
-        block.iter().for_each(|item| item.put(&mut octets));
-        for number in [at, octets.len() as u64, u64::from(crc32fast::hash(&octets))] {
-            table.extend_from_slice(&number.to_le_bytes());
-        }
-        out.write_all(&octets)?;
-        at += octets.len() as u64;
-    }
-    out.write_all(&table)?;
-    // One that nobody will look anything up in needs none.
-    let names = if with_names { Names::of(items) } else { Names::default() };
-    let listed = names.octets();
-    out.write_all(&listed)?;
-    out.flush()?;
-    let names_at = at.saturating_add(table.len() as u64);
-    let names = [names_at, names.len() as u64, u64::from(crc32fast::hash(&listed)), names.salt(), names.check()];
-    let total = items.iter().fold(0, |sum: u64, item| sum.saturating_add(item.octets()));
-    let mut head = MAGIC.to_vec();
-    let stamps = stamps.iter().flatten().copied();
-    let counts = [items.len() as u64, total, at, items.len().div_ceil(BLOCK) as u64];
-    let table_sum = [u64::from(crc32fast::hash(&table))];
-    for number in [kind, made].into_iter().chain(stamps).chain(counts).chain(table_sum).chain(names) {
-        head.extend_from_slice(&number.to_le_bytes());
-    }
-    let sum = crc32fast::hash(&head);
-    head.extend_from_slice(&u64::from(sum).to_le_bytes());
-    drop(out);
-    file.write_all_at(&head, 0)
-}
-
 /// Removes an index, so that the next session finds everything anew. What changed since is then of no use.
 pub fn forget(place: Place<'_>) -> nix::Result<()> {
     delta::forget(place);
@@ -491,43 +304,6 @@ pub fn forget(place: Place<'_>) -> nix::Result<()> {
 /// Removes what stands beside an index that has just been made.
 pub fn settle(place: Place<'_>) {
     delta::forget(place);
-}
-
-/// Appends a number as [`take_number`] reads it: seven bits an octet, least first.
-pub fn put_number(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push((number & 0x7f) as u8);
-}
-
-/// Reads a number and moves on.
-pub fn take_number(from: &mut &[u8]) -> Option<u64> {
-    let mut number = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (octet, rest) = from.split_first()?;
-        *from = rest;
-        number |= u64::from(octet & 0x7f) << shift;
-        if octet & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
-}
-
-/// Appends octets as [`take_octets`] reads them: their number, and they.
-pub fn put_octets(octets: &[u8], out: &mut Vec<u8>) {
-    put_number(octets.len() as u64, out);
-    out.extend_from_slice(octets);
-}
-
-/// Reads octets and moves on.
-pub fn take_octets<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = usize::try_from(take_number(from)?).ok()?;
-    let (octets, rest) = from.split_at_checked(length)?;
-    *from = rest;
-    Some(octets)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod lock;
 pub mod maildir;
 pub mod mbox;
 mod mmdf;
+mod place;
 mod quote;
 pub mod scan;
 mod torn;

@@ -13,7 +13,6 @@
 
 use super::mbox::{self, FROM};
 use super::mmdf::DELIMITER;
-use super::scan::{MARK, PARTIAL, WHOLE};
 use crate::config::value::MailboxFormat;
 use memchr::{memchr, memmem};
 use nix::unistd::{Whence, lseek};
@@ -21,6 +20,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+/// Begins the second line of what we deliver.
+pub const MARK: &[u8] = b"X-Delivery-ID: ";
+/// In place of [`WHOLE`] until all of the message is on disk.
+pub const PARTIAL: &[u8] = b" partial\n";
+/// The end of the mark; as long as the other, so that it can be written over it.
+pub const WHOLE: &[u8] = b" whole  \n";
 /// What a power cut leaves ends with one of these, unless zeros follow; and what a signal leaves with a page.
 const SECTOR: u64 = 512;
 /// How much is read at once.

@@ -16,8 +16,9 @@
 use super::{Identity, OneFile, identities};
 use crate::config::value::MailboxFormat;
 use crate::mailbox::index::stamp;
-use crate::mailbox::lock::{Held, Place, again, lease};
+use crate::mailbox::lock::{Held, lease};
 use crate::mailbox::mmdf;
+use crate::mailbox::place::{Place, again};
 use crate::mailbox::scan::{Found, scan, scan_from};
 use crate::sys::Lease;
 use nix::errno::Errno;

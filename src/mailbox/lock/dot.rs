@@ -1,0 +1,181 @@
+//! The dot lock, `NAME.lock` beside the mailbox: made by us or by the program that `external_locker` names, and removed where
+//! its holder is gone, of whom `holder.rs` tells.
+
+use super::holder::{Holder, contents};
+use crate::mailbox::place::{Place, again, is_same};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::libc;
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+/// Of a dot lock: who may not remove it can see whose it is.
+const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IRGRP).union(Mode::S_IROTH);
+
+/// A dot lock; dropped, it is removed.
+#[derive(Debug)]
+pub struct DotLock {
+    folder: OwnedFd,
+    name: OsString,
+    identity: (u64, u64),
+}
+
+impl DotLock {
+    /// Makes it; `EWOULDBLOCK` if somebody else has it.
+    pub fn create(place: &Place, stale: Duration) -> nix::Result<DotLock> {
+        let name = place.beside("", ".lock");
+        let identity = match Self::of_nameless(place, &name, stale) {
+            // A file system without such files, or no /proc that we may use.
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT | Errno::EACCES | Errno::EPERM) => {
+                Self::of_draft(place, &name, stale)
+            }
+            identity => identity,
+        }?;
+        let folder = place.folder.try_clone().map_err(|_| Errno::EMFILE);
+        let remove = || unlinkat(&place.folder, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
+        let folder = folder.inspect_err(|_| remove().unwrap_or_default())?;
+        Ok(DotLock { folder, name, identity })
+    }
+
+    /// Out of a file that has no name before it has that of the lock, so that a crash leaves nothing.
+    fn of_nameless(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<(u64, u64)> {
+        let flags = OFlag::O_WRONLY | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
+        let file = File::from(again(|| openat(&place.folder, ".", flags, MODE))?);
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Self::link(place, file, (OsStr::new(&path), AtFlags::AT_SYMLINK_FOLLOW, 1), name, stale)
+    }
+
+    fn of_draft(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<(u64, u64)> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let draft = place.beside(".", &format!(".{}.{}", std::process::id(), now.as_nanos()));
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = again(|| openat(&place.folder, draft.as_os_str(), flags, MODE))?;
+        let result = Self::link(place, File::from(file), (draft.as_os_str(), AtFlags::empty(), 2), name, stale);
+        let _ = again(|| unlinkat(&place.folder, draft.as_os_str(), UnlinkatFlags::NoRemoveDir));
+        result
+    }
+
+    /// Gives the lock's name to a file: where that is, how to get there, and how many names it has then.
+    fn link(
+        place: &Place,
+        mut file: File,
+        (from, how, names): (&OsStr, AtFlags, libc::nlink_t),
+        name: &OsStr,
+        stale: Duration,
+    ) -> nix::Result<(u64, u64)> {
+        file.write_all(contents(std::process::id()).as_bytes()).map_err(|error| errno_of(&error))?;
+        let link = || again(|| linkat(&place.folder, from, &place.folder, name, how));
+        let mut linked = link();
+        if linked == Err(Errno::EEXIST) && remove_stale(place, name, stale)? {
+            linked = link();
+        }
+        // Over a network the answer may be lost and not the link.
+        let status = fstat(&file)?;
+        match linked {
+            _ if status.st_nlink == names => Ok((status.st_dev, status.st_ino)),
+            Ok(()) | Err(Errno::EEXIST) => Err(Errno::EWOULDBLOCK),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+impl Drop for DotLock {
+    fn drop(&mut self) {
+        // Not the lock of who found ours stale.
+        let status = fstatat(&self.folder, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        if status.is_ok_and(|status| (status.st_dev, status.st_ino) == self.identity) {
+            let _ = again(|| unlinkat(&self.folder, self.name.as_os_str(), UnlinkatFlags::NoRemoveDir));
+        }
+    }
+}
+
+/// A dot lock made by another program, which may have rights that we have not.
+#[derive(Debug)]
+pub struct ExternalLock {
+    program: PathBuf,
+    mailbox: PathBuf,
+}
+
+impl ExternalLock {
+    /// The statuses are those of Mailutils' dotlock: 0 locked, 1 locked by somebody else.
+    pub fn create(place: &Place, program: &Path) -> nix::Result<ExternalLock> {
+        let folder = std::fs::read_link(format!("/proc/self/fd/{}", place.folder.as_raw_fd()));
+        let mailbox = folder.map_err(|error| errno_of(&error))?.join(&place.name);
+        let lock = ExternalLock { program: program.to_owned(), mailbox };
+        match lock.run(&[]) {
+            Some(0) => Ok(lock),
+            Some(1) => Err(Errno::EWOULDBLOCK),
+            status => {
+                log::error!("event=locker-failed program={:?} status={status:?}", program.display().to_string());
+                Err(Errno::ENOLCK)
+            }
+        }
+    }
+
+    fn run(&self, options: &[&str]) -> Option<i32> {
+        let mut command = Command::new(&self.program);
+        command.args(options).arg(&self.mailbox).stdin(Stdio::null()).stdout(Stdio::null());
+        command.status().ok().and_then(|status| status.code())
+    }
+}
+
+impl Drop for ExternalLock {
+    fn drop(&mut self) {
+        match self.run(&["-u"]) {
+            Some(0) => {}
+            status => log::error!("event=lock-not-removed mailbox={:?} status={status:?}", self.mailbox.display()),
+        }
+    }
+}
+
+/// Removes a lock whose holder is gone; gives whether there is none any more.
+///
+/// It is renamed first and looked at again then: between two looks another process may have removed it and taken the
+/// lock itself, and that one is put back.
+fn remove_stale(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<bool> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let lock = match again(|| openat(&place.folder, name, flags, Mode::empty())) {
+        Ok(lock) => File::from(lock),
+        Err(Errno::ENOENT) => return Ok(true),
+        Err(_) => return Ok(false),
+    };
+    let judged = fstat(&lock)?;
+    match Holder::of(lock) {
+        Holder::Gone => {}
+        Holder::Unknown if is_old(&judged, stale) => {}
+        // However old it looks: the clock may have jumped.
+        Holder::Lives | Holder::Unknown => return Ok(false),
+    }
+    let aside = place.beside(".", &format!(".{}.stale", std::process::id()));
+    match again(|| renameat(&place.folder, name, &place.folder, aside.as_os_str())) {
+        Ok(()) => {}
+        Err(Errno::ENOENT) => return Ok(true),
+        Err(errno) => return Err(errno),
+    }
+    let moved = fstatat(&place.folder, aside.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    let was_stale = is_same(&moved, &judged);
+    if was_stale {
+        log::warn!("event=stale-lock-removed lock={:?}", name.to_string_lossy());
+    } else {
+        let _ = linkat(&place.folder, aside.as_os_str(), &place.folder, name, AtFlags::empty());
+    }
+    let _ = again(|| unlinkat(&place.folder, aside.as_os_str(), UnlinkatFlags::NoRemoveDir));
+    Ok(was_stale)
+}
+
+fn is_old(lock: &FileStat, stale: Duration) -> bool {
+    let limit = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().checked_sub(stale);
+    let time = u64::try_from(lock.st_mtime).unwrap_or(0);
+    !stale.is_zero() && limit.is_some_and(|limit| time < limit.as_secs())
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
