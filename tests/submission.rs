@@ -367,12 +367,24 @@ fn a_login_sends_as_itself_where_that_is_configured() {
         ("bob@mx.example", "From: bob@mx.example, \"bob@mx.example\" <alice@mx.example>", "550 5.7.1"),
         ("bob@mx.example", "From: bob@mx.example\r\nFrom: alice@mx.example", "550 5.6.0"),
         ("bob@mx.example", "From: nonsense", "550 5.6.0"),
+        // Nothing that hides behind a header of any length.
+        ("bob@mx.example", &format!("{}From: alice@mx.example", "X: y\r\n".repeat(80_000)), "552 5.3.4"),
+        ("bob@mx.example", &format!("{}From: alice@mx.example", "X: y\r\n".repeat(20_000)), "550 5.7.1"),
+        ("bob@mx.example", "From: bob@mx.example\r\nnonsense\r\nFrom: alice@mx.example", "250 2.0.0"),
         ("", "Subject: from nobody", "550 5.6.0"),
         ("", "From: bob@mx.example", "250 2.0.0"),
     ] {
         let replies = send(&mut client, from, "alice@mx.example", &format!("{header}\r\n"));
         assert!(replies.last().is_some_and(|reply| reply.starts_with(last)), "{from} {header}: {replies:?}");
     }
+    let hidden = "From: bob@mx.example\n\nnonsense\nFrom: alice@mx.example\n";
+    let queued = scratch.queued();
+    let is_parted = |message: &common::Queued| String::from_utf8_lossy(message.content()).contains(hidden);
+    assert_eq!(
+        queued.iter().filter(|message| is_parted(message)).count(),
+        1,
+        "what is no field ends the header for all"
+    );
     fs::remove_file(scratch.path().join("senders")).expect("the table");
     assert!(client.ask("MAIL FROM:<bob@mx.example>").starts_with("451 "), "what cannot be told is no refusal for good");
 }

@@ -2,9 +2,10 @@
 //! section 3.6, RFC 6409 section 8).
 //!
 //! Nothing that is there is changed. Fields that are missing go in front of the others, which is right wherever the
-//! header ends, and for a message that has none an empty line goes behind them.
+//! header ends, and for a message that has none an empty line goes behind them. So it does where a line that is no field
+//! ends the header: other readers pass over such a line, and would find fields behind it that nobody has looked at.
 
-/// Largest header that is looked at, in octets; a longer one is passed on as it is.
+/// Largest header that is looked at, in octets.
 pub const LARGEST: usize = 256 * 1024;
 
 /// A header, as far as its fields go.
@@ -13,6 +14,10 @@ pub struct Header<'a> {
     fields: Vec<(&'a [u8], &'a [u8])>,
     /// Whether the text begins with a field, or with the empty line behind none.
     begins_well: bool,
+    /// Octets up to the end of the last field.
+    pub length: usize,
+    /// Whether an empty line comes there, or the end of the text.
+    pub ends_well: bool,
 }
 
 /// What the From field is.
@@ -52,7 +57,8 @@ impl<'a> Header<'a> {
             let colon = field.iter().position(|octet| *octet == b':').unwrap_or(0);
             fields.push((name, field.get(colon + 1..).unwrap_or_default()));
         }
-        Header { fields, begins_well }
+        let ends_well = trimmed(line_at(at)).is_empty();
+        Header { fields, begins_well, length: at, ends_well }
     }
 
     /// Whether there is such a field.
@@ -234,6 +240,20 @@ mod tests {
         assert_eq!(missing("\nbody\n"), "Date: now\nMessage-ID: <1@mx>\nFrom: <a@b>\n");
         assert_eq!(missing("no header at all\n"), "Date: now\nMessage-ID: <1@mx>\nFrom: <a@b>\n\n");
         assert_eq!(missing(""), "Date: now\nMessage-ID: <1@mx>\nFrom: <a@b>\n");
+    }
+
+    #[test]
+    fn where_a_header_ends_and_by_what() {
+        for (text, length, ends_well) in [
+            ("A: b\n c\n\nx", 8, true),
+            ("A: b\r\n\r\nx", 6, true),
+            ("A: b\nnonsense\nFrom: c\n\nx", 5, false),
+            ("A: b\n", 5, true),
+            ("\nx", 0, true),
+        ] {
+            let header = Header::read(text.as_bytes());
+            assert_eq!((header.length, header.ends_well), (length, ends_well), "{text:?}");
+        }
     }
 
     #[test]

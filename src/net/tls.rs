@@ -137,12 +137,18 @@ impl Files {
     }
 
     /// Reads them. A process that has served others before sees them as they are now, as far as it
-    /// may open them again, and else as they were at its start; never some of each.
+    /// may open them again and they are of use, and else as they were at its start; never some of each.
     pub fn read(&self) -> Result<Identity, Error> {
         let again = |pem: &Pem| Pem::open(pem.parameter, &pem.path);
         let now: Result<Vec<[Pem; 2]>, Error> =
             self.pairs.iter().map(|[certificate, key]| Ok([again(certificate)?, again(key)?])).collect();
-        identity(now.as_ref().unwrap_or(&self.pairs), self.tickets.as_ref().and_then(Keys::tickets))
+        let tickets = self.tickets.as_ref().and_then(Keys::tickets);
+        let Ok(now) = now else { return identity(&self.pairs, tickets) };
+        identity(&now, tickets.clone()).or_else(|error| {
+            // Half replaced, or of no use: the old ones are still open, unless somebody wrote over them.
+            let before = identity(&self.pairs, tickets).ok();
+            before.inspect(|_| log::error!("event=old-certificate problem=\"{error}\"")).ok_or(error)
+        })
     }
 }
 

@@ -112,6 +112,8 @@ impl Reply {
     pub const TOO_MANY_RECIPIENTS: Reply = fixed(452, "4.5.3", "Too many recipients, send again to the others");
     /// A message, or what SIZE says of it, is too large.
     pub const TOO_LARGE: Reply = fixed(552, "5.3.4", "The message is larger than what is taken here");
+    /// A submitted message whose header does not end.
+    pub const HEADER_TOO_LARGE: Reply = fixed(552, "5.3.4", "The header is larger than what is taken here");
     /// A line over line_length_limit.
     pub const LINE_TOO_LONG: Reply = fixed(500, "5.5.2", "The line is too long");
     /// A CR or LF alone in a command; the connection is closed.
@@ -368,6 +370,7 @@ mod tests {
             R::NO_RECIPIENTS,
             R::TOO_MANY_RECIPIENTS,
             R::TOO_LARGE,
+            R::HEADER_TOO_LARGE,
             R::LINE_TOO_LONG,
             R::BARE_LINE_END,
             R::BARE_LINE_END_IN_MESSAGE,

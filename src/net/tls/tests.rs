@@ -250,6 +250,12 @@ fn files_that_cannot_be_opened_any_more_are_read_as_they_were() {
     std::fs::copy(test_file("other.crt.pem"), &certificate).unwrap();
     std::fs::remove_file(&key).unwrap();
     assert!(first.read().is_ok());
+    // The new certificate is there, and the old key still.
+    std::fs::copy(test_file("mx.key.pem"), &key).unwrap();
+    assert!(second.read().is_ok() && open().read().is_err());
+    std::fs::write(&certificate, "broken").unwrap();
+    assert!(second.read().is_ok() && open().read().is_err());
+    std::fs::copy(test_file("other.crt.pem"), &certificate).unwrap();
     std::fs::copy(test_file("other.key.pem"), &key).unwrap();
     assert!(second.read().is_ok());
 }

@@ -24,17 +24,24 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     pub(super) fn look_at_header(&mut self, piece: &mut Vec<u8>, last: bool) -> Result<(), Reply> {
         let Some(mut text) = self.header.take() else { return Ok(()) };
         text.append(piece);
-        if !last && text.len() < header::LARGEST && !header::is_complete(&text) {
+        if !last && !header::is_complete(&text) {
+            // Who looked at the beginning alone would not have seen From.
+            if text.len() >= header::LARGEST {
+                return Err(Reply::HEADER_TOO_LARGE);
+            }
             self.header = Some(text);
             return Ok(());
         }
         let read = Header::read(&text);
         let from = self.check_from(&read)?;
         let fields = read.missing(&now(), &self.message_id(), from.as_deref());
+        // Fields that are missing and no field at all have an empty line between them already.
+        let gap: &[u8] = if read.ends_well || read.length == 0 { b"" } else { b"\n" };
+        let (own, rest) = text.split_at_checked(read.length).unwrap_or((&text, b""));
         // What is any octets goes on as it is, and the header is lines of CR LF all the same (RFC 3030 section 3).
         let is_crlf = self.session.is_binary() && text.contains(&b'\r');
-        *piece = if is_crlf { header::in_crlf(&fields) } else { fields };
-        piece.append(&mut text);
+        let lines = |lines: &[u8]| if is_crlf { header::in_crlf(lines) } else { lines.to_vec() };
+        *piece = [&lines(&fields)[..], own, &lines(gap), rest].concat();
         Ok(())
     }
 
