@@ -5,8 +5,8 @@
 //!
 //! What a crash may leave behind at each step, and why nothing is lost by it, is in doc/internals.md.
 
+use super::copy::Copy;
 use super::helper::Helper;
-use super::local::Copy;
 use super::permits::{Desk, Lent, Permit, Word};
 use super::relay::agent::{self, Answer};
 use super::relay::{Carried, Job, Site, Source};

@@ -8,7 +8,7 @@
 //! set here, which no client can set.
 
 use super::Outcome;
-use super::local::Copy;
+use super::copy::{Copy, public_address};
 use super::task::as_text;
 use crate::aliases::Place;
 use crate::config::Config;
@@ -222,7 +222,7 @@ impl Child<'_> {
         if self.places.len() != 1 {
             said.notify = said.notify.map(|notify| Notify { success: false, ..notify });
         }
-        let public = super::local::public_address(message, self.copy.address);
+        let public = public_address(message, self.copy.address);
         said.orcpt = said.orcpt.or_else(|| Orcpt::of_address(public.as_bytes()));
         (mail, said)
     }

@@ -6,7 +6,7 @@
 //! of it: it looks the user up by itself, so the worst that a broken deliver can do is to send mail to somebody who
 //! has a mailbox here. What comes back is a number. Content is only passed through, and never looked at.
 
-use super::local::Appended;
+use super::appended::Appended;
 use super::settings::Settings;
 use super::task::{self, Act, Task};
 use crate::config::Config;

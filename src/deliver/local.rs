@@ -1,9 +1,11 @@
-//! Delivery on this machine: whose an address is, what is written, and who may write it.
+//! Delivery on this machine: whose an address is, and who may write there.
 //!
 //! An alias and a `~/.forward` send the message on, as another message of ours (`expand.rs`); what ends here is done as
-//! the user whose it is (`task.rs`).
+//! the user whose it is (`task.rs`). What is written is in `copy.rs`, and what may come of it in `appended.rs`.
 
 use super::Outcome;
+use super::appended::{Appended, no_such_user};
+use super::copy::{Content, Copy, public_address};
 use super::expand::{self, Route};
 use super::forward;
 use super::helper::Helper;
@@ -15,150 +17,15 @@ use crate::config::value::{MailSource, MailboxFormat, MailboxSpec};
 use crate::logging::clean;
 use crate::lookup::Lookup;
 use crate::mailbox;
-use crate::message::path::{Address, ReversePath};
+use crate::message::path::Address;
 use crate::message::verp;
-use crate::queue::Message;
 use crate::submit::verify::{self, Local};
 use crate::users::User;
-use std::io::{self, Read};
-use std::time::SystemTime;
-
-/// What came of a task. It must fit an exit status: the child that becomes the user has no
-/// other way to tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Appended {
-    /// It is there, on disk.
-    Done,
-    /// The device is full.
-    NoRoom,
-    /// The user has no room left.
-    OverQuota,
-    /// The mailbox cannot be opened or written.
-    Unusable,
-    /// The content did not come whole.
-    Incomplete,
-    /// Another program has it locked.
-    Locked,
-    /// Nobody may become this user.
-    SystemAccount,
-    /// Only root could write it, and we are not started as root.
-    NotOurs,
-    /// The user could not be looked up.
-    CannotTell,
-    /// The user is gone since.
-    NoUser,
-    /// The helper or its child broke down.
-    Broken,
-    /// There is a `~/.forward` to be read first.
-    HasForward,
-    /// The `~/.forward` cannot be read now.
-    ForwardUnreadable,
-    /// The alias file or `~/.forward` names this target no more.
-    NotListed,
-    /// The program cannot be run.
-    ProgramTrouble,
-    /// The program said that it may be better later, or was killed.
-    ProgramTemporary,
-    /// The program refused the message.
-    ProgramFailed,
-}
-
-impl Appended {
-    const ALL: [Appended; 17] = [
-        Appended::Done,
-        Appended::NoRoom,
-        Appended::OverQuota,
-        Appended::Unusable,
-        Appended::Incomplete,
-        Appended::Locked,
-        Appended::SystemAccount,
-        Appended::NotOurs,
-        Appended::CannotTell,
-        Appended::NoUser,
-        Appended::Broken,
-        Appended::HasForward,
-        Appended::ForwardUnreadable,
-        Appended::NotListed,
-        Appended::ProgramTrouble,
-        Appended::ProgramTemporary,
-        Appended::ProgramFailed,
-    ];
-
-    /// As an exit status.
-    pub fn code(self) -> u8 {
-        Self::ALL.iter().position(|known| *known == self).and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
-    }
-
-    /// From an exit status; whatever we never give is a breakdown.
-    pub fn from_code(code: u8) -> Appended {
-        Self::ALL.get(usize::from(code)).copied().unwrap_or(Appended::Broken)
-    }
-
-    fn outcome(self) -> Outcome {
-        match self {
-            Appended::Done => Outcome::Delivered,
-            Appended::NoRoom => Outcome::Deferred("4.3.1 no room on the disk of the mailbox".to_owned()),
-            Appended::OverQuota => Outcome::Deferred("4.2.2 the mailbox is full".to_owned()),
-            Appended::Unusable => Outcome::Deferred("4.2.0 the mailbox cannot be written now".to_owned()),
-            Appended::Incomplete => Outcome::Deferred("4.3.0 the message could not be read".to_owned()),
-            Appended::Locked => Outcome::Deferred("4.2.0 another program has the mailbox locked".to_owned()),
-            Appended::SystemAccount => Outcome::Deferred("4.2.1 a system account has no mailbox".to_owned()),
-            Appended::NotOurs => {
-                Outcome::Deferred("4.3.5 the mailbox is another user's, and deliver was not started as root".to_owned())
-            }
-            Appended::CannotTell => Outcome::Deferred("4.3.0 users cannot be looked up now".to_owned()),
-            Appended::NoUser => no_such_user(),
-            Appended::Broken => Outcome::Deferred("4.3.0 local delivery broke down".to_owned()),
-            Appended::HasForward | Appended::ForwardUnreadable => {
-                Outcome::Deferred("4.2.0 the user's forward file cannot be read now".to_owned())
-            }
-            Appended::NotListed => Outcome::Failed("5.1.1 the address stands for something else now".to_owned()),
-            Appended::ProgramTrouble => {
-                Outcome::Deferred("4.3.5 the program for this address cannot be run".to_owned())
-            }
-            Appended::ProgramTemporary => {
-                Outcome::Deferred("4.3.0 the program for this address did not end well".to_owned())
-            }
-            Appended::ProgramFailed => {
-                Outcome::Failed("5.3.0 the program for this address refused the message".to_owned())
-            }
-        }
-    }
-}
-
-fn no_such_user() -> Outcome {
-    Outcome::Failed("5.1.1 no such user here".to_owned())
-}
-
-/// A message for one of its recipients.
-pub struct Copy<'a> {
-    /// The message.
-    pub message: &'a Message,
-    /// The recipient's number.
-    pub number: usize,
-    /// The recipient's address, with its domain.
-    pub address: &'a Address,
-    /// An earlier try may have come to its end.
-    pub search: bool,
-}
+use std::io::Read;
 
 /// Delivers a copy whose recipient's domain is ours.
 pub fn deliver(settings: &Settings, helper: Option<&mut Helper>, copy: &Copy<'_>) -> Outcome {
     Delivery { settings, helper, copy }.run()
-}
-
-/// The address of a recipient as others may see it: what an alias or a `~/.forward` made of it is nobody's affair.
-pub fn public_address(message: &Message, address: &Address) -> Address {
-    let Some(route) = Route::of(message) else { return address.clone() };
-    let local = address.local_part();
-    match local.split_first() {
-        Some((b'\\' | b'~', user)) => {
-            let domain = address.domain().unwrap_or_default();
-            Address::from_internal(&[user, b"@", domain].concat()).unwrap_or(route.address)
-        }
-        Some((b'|' | b'/', _)) => route.address,
-        _ => address.clone(),
-    }
 }
 
 struct Delivery<'a, 'b> {
@@ -374,7 +241,7 @@ impl Delivery<'_, '_> {
     fn task(&mut self, user: &User, act: Act) -> Appended {
         let (config, copy) = (&self.settings.config, self.copy);
         let task = self.new_task(user, act);
-        let mut content = Content::new(copy.message, &verp::expand(&copy.message.reverse_path, copy.address));
+        let mut content = copy.content();
         match (self.is_ours(user), self.helper.as_deref_mut()) {
             (true, _) => task::perform(config, &task, user, &mut content),
             (false, Some(helper)) => helper.perform(&task, content.size(), &mut content),
@@ -394,7 +261,7 @@ impl Delivery<'_, '_> {
         Task {
             act,
             user: user.name.clone(),
-            base: base(copy.message, copy.number, &self.settings.config.myhostname),
+            base: copy.base(&self.settings.config.myhostname),
             search: copy.search,
             sender: clean(sender.as_bytes(), 1000),
             recipient: clean(recipient.as_bytes(), 1000),
@@ -409,11 +276,11 @@ impl Delivery<'_, '_> {
         let spec = MailboxSpec { format: MailboxFormat::Maildir, path };
         let copy = self.copy;
         let mut content = Content::new(copy.message, &copy.message.reverse_path);
-        let base = base(copy.message, copy.number, &config.myhostname);
+        let base = copy.base(&config.myhostname);
         log::warn!("id={} mailbox={}: nobody is postmaster here; an alias would help", copy.message.id, spec.path);
         match mailbox::deliver(config, &spec, &base, copy.search, &mut content) {
             Ok(()) => Outcome::Delivered,
-            Err(error) => appended("postmaster", &spec.path, &error).outcome(),
+            Err(error) => Appended::of("postmaster", &spec.path, &error).outcome(),
         }
     }
 
@@ -428,102 +295,16 @@ pub fn append(config: &Config, user: &User, base: &str, search: bool, content: &
     let mailbox = user.mailbox_path(config);
     match mailbox::deliver(config, &mailbox, base, search, content) {
         Ok(()) => Appended::Done,
-        Err(error) => appended(&user.name, &mailbox.path, &error),
+        Err(error) => Appended::of(&user.name, &mailbox.path, &error),
     }
 }
 
 /// Appends to a mailbox that is nobody's in particular: a channel names it (`maildir:`, `mbox:`, `mmdf:`).
 pub fn store(config: &Config, mailbox: &MailboxSpec, copy: &Copy<'_>) -> Outcome {
-    let base = base(copy.message, copy.number, &config.myhostname);
-    let mut content = Content::new(copy.message, &verp::expand(&copy.message.reverse_path, copy.address));
+    let base = copy.base(&config.myhostname);
+    let mut content = copy.content();
     match mailbox::deliver(config, mailbox, &base, copy.search, &mut content) {
         Ok(()) => Outcome::Delivered,
-        Err(error) => appended("-", &mailbox.path, &error).outcome(),
-    }
-}
-
-/// What an error of a mailbox is.
-pub fn appended(user: &str, path: &str, error: &io::Error) -> Appended {
-    log::warn!("user={user} mailbox={path}: {error}");
-    match error.kind() {
-        io::ErrorKind::StorageFull => Appended::NoRoom,
-        io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Appended::OverQuota,
-        io::ErrorKind::UnexpectedEof => Appended::Incomplete,
-        io::ErrorKind::WouldBlock => Appended::Locked,
-        _ => Appended::Unusable,
-    }
-}
-
-/// The unique part of the message's file name: from the queue id and the recipient's number alone, so that a repeat
-/// has the same, also where a power cut brought back what the message was made of. Short, because it is a unique-id of POP3 with the sizes behind it: 70 octets in all.
-fn base(message: &Message, number: usize, host: &str) -> String {
-    let seconds = message.id.time().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let host = host.split('.').next().unwrap_or_default();
-    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(12).collect();
-    let host = if host.is_empty() { "localhost" } else { &host };
-    format!("{seconds}.Q{}R{number}.{host}", message.id)
-}
-
-/// What is written: the Return-Path field, then trace field and content as they are queued.
-///
-/// Return-Path fields that came with the message are left alone: ours is the first line, and what was sent arrives
-/// octet by octet (RFC 5321 section 4.4 lets us remove them, and asks for it of nobody but gateways).
-struct Content<'a> {
-    message: &'a Message,
-    field: Vec<u8>,
-    offset: u64,
-}
-
-impl<'a> Content<'a> {
-    fn new(message: &'a Message, reverse_path: &ReversePath) -> Self {
-        Content { message, field: format!("Return-Path: {reverse_path}\n").into_bytes(), offset: 0 }
-    }
-
-    fn size(&self) -> u64 {
-        (self.field.len() as u64).saturating_add(self.message.size)
-    }
-}
-
-impl Read for Content<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let in_field = self.field.len() as u64;
-        let count = match self.offset.checked_sub(in_field) {
-            None => {
-                let start = usize::try_from(self.offset).unwrap_or(usize::MAX);
-                self.field.get(start..).unwrap_or_default().read(buffer)?
-            }
-            Some(offset) => self.message.read_at(buffer, offset).map_err(|_| io::ErrorKind::UnexpectedEof)?,
-        };
-        if count == 0 && !buffer.is_empty() && self.offset < self.size() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.offset = self.offset.saturating_add(count as u64);
-        Ok(count)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_result_survives_the_exit_status() {
-        for result in Appended::ALL {
-            assert_eq!(Appended::from_code(result.code()), result);
-        }
-        assert_eq!(Appended::Done.code(), 0);
-        assert_eq!(Appended::from_code(200), Appended::Broken);
-    }
-
-    #[test]
-    fn every_reason_fits_the_queue_file_and_begins_with_its_status() {
-        for result in Appended::ALL {
-            match result.outcome() {
-                Outcome::Delivered => assert_eq!(result, Appended::Done),
-                Outcome::Deferred(why) => assert!(why.starts_with("4.") && why.len() <= 120, "{why}"),
-                Outcome::Failed(why) => assert!(why.starts_with("5.") && why.len() <= 120, "{why}"),
-                other => panic!("{result:?}: {other:?}"),
-            }
-        }
+        Err(error) => Appended::of("-", &mailbox.path, &error).outcome(),
     }
 }

@@ -8,8 +8,10 @@
 //! `report.rs` tells senders, `origin.rs` lets no report go before it is noted. Several delivers may run at once: a message
 //! is locked by whoever works on it, and others pass it by.
 
+mod appended;
 mod attempt;
 mod backlog;
+mod copy;
 mod crew;
 mod expand;
 mod forward;

@@ -2,7 +2,7 @@
 //! as deliver's own user, never through a shell; the message lies whole in a file before the program starts.
 
 use super::Outcome;
-use super::local::Copy;
+use super::copy::Copy;
 use super::program;
 use crate::config::Config;
 use crate::message::path::{Address, ReversePath};

@@ -4,7 +4,7 @@
 //! one. The exit status is what sysexits.h and qmail say: 0 is done; 71 to 75, 111 and from 126 on may be better later, and
 //! so is a program that a signal ended something to try again; others are a failure.
 
-use super::local::Appended;
+use super::appended::Appended;
 use super::task::Task;
 use crate::aliases::{defers_failures, split_command};
 use crate::config::Config;

@@ -11,7 +11,7 @@
 
 mod text;
 
-use super::local;
+use super::copy::public_address;
 use super::schedule;
 use crate::config::Config;
 use crate::logging::clean;
@@ -195,7 +195,7 @@ fn tell_of(queue: &Queue, config: &Config, message: &Message, kind: Kind, group:
 
 fn told(config: &Config, message: &Message, number: usize) -> Option<Told> {
     let recipient = message.recipients.get(number)?;
-    let address = local::public_address(message, &recipient.address.or_at(&config.myhostname));
+    let address = public_address(message, &recipient.address.or_at(&config.myhostname));
     let report = clean(recipient.report.as_bytes(), 200);
     Some(Told { address, parameters: recipient.parameters.clone(), report })
 }

@@ -4,7 +4,8 @@
 //! A task is text, for the helper gets it over a socket. Whoever does it looks by himself whether the alias file or the
 //! `~/.forward` names the target: nobody's word that it does is enough to run a program.
 
-use super::local::{self, Appended};
+use super::appended::Appended;
+use super::local;
 use super::{forward, program};
 use crate::aliases::{self, Target};
 use crate::config::Config;
@@ -162,7 +163,7 @@ fn serve(config: &Config, task: &Task, target: &str, user: &User, content: &mut 
     let spec = MailboxSpec { format, path: path.to_owned() };
     match mailbox::deliver(config, &spec, &task.base, task.search, content) {
         Ok(()) => Appended::Done,
-        Err(error) => local::appended(&user.name, path, &error),
+        Err(error) => Appended::of(&user.name, path, &error),
     }
 }
 
