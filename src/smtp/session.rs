@@ -3,6 +3,8 @@
 //! What needs the world (is this recipient ours? is it on disk?) is a step for the server, which tells what came of it
 //! by [`Session::begun`], [`Session::judged`], [`Session::broken`] and [`Session::message_over`].
 
+mod settings;
+
 use super::command::{Command, Fault, Which, Xclient};
 use super::extensions::Extensions;
 use super::reply::Reply;
@@ -11,71 +13,10 @@ use crate::message::path::{self, Address, ReversePath};
 use crate::message::trace::Protocol;
 use crate::sasl::{Mechanism, Offered};
 use crate::wire::secret::Secret;
+pub use settings::{Dialect, Login, Settings, Tls};
 
 /// Recipients over the limit that are only put off; more of them are mistakes, so that nobody sends them for ever.
 const OVERSHOOT: u32 = 1000;
-
-/// What a session is told at its start.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Our name in the greeting and in replies.
-    pub hostname: String,
-    /// Largest message, in octets; 0: no limit.
-    pub message_size_limit: u64,
-    /// Most recipients of a message.
-    pub recipient_limit: u32,
-    /// Mistakes after which the session ends; at least 1.
-    pub error_limit: u32,
-    /// Commands that move no mail, after which each one more is a mistake.
-    pub junk_limit: u32,
-    /// Messages after which the session ends; 0: no limit.
-    pub transaction_limit: u32,
-    /// Whether there is TLS, or may be.
-    pub tls: Tls,
-    /// What is spoken.
-    pub dialect: Dialect,
-    /// Whether clients can log in.
-    pub login: Login,
-    /// Whether the client may say that it is another.
-    pub xclient: bool,
-    /// Keywords that EHLO does not list, though they are there.
-    pub discarded: Vec<String>,
-}
-
-/// What is spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Dialect {
-    /// SMTP, as between servers.
-    #[default]
-    Smtp,
-    /// The same for users (RFC 6409): who has not logged in sends nothing.
-    Submission,
-    /// LMTP (RFC 2033): a reply for each recipient.
-    Lmtp,
-}
-
-/// Whether clients can log in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Login {
-    /// They cannot.
-    #[default]
-    Never,
-    /// Under TLS.
-    UnderTls,
-    /// Always: the way is safe, or need not be.
-    Always,
-}
-
-/// How a session stands to TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tls {
-    /// There is none.
-    Never,
-    /// STARTTLS is offered.
-    Offered,
-    /// It is under TLS.
-    On,
-}
 
 /// What the server is to do for a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -527,12 +468,6 @@ impl Transaction {
 /// What an address beyond ASCII is told where SMTPUTF8 was not asked for.
 fn not_ascii(which: Which) -> Reply {
     Reply::fault(Fault::Path(which, path::Fault::NotAscii))
-}
-
-impl Settings {
-    fn is_too_large(&self, size: u64) -> bool {
-        self.message_size_limit > 0 && size > self.message_size_limit
-    }
 }
 
 #[cfg(test)]

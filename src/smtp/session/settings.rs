@@ -1,0 +1,70 @@
+//! What a session is told at its start, and of TLS on its way.
+
+/// What a session is told at its start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Our name in the greeting and in replies.
+    pub hostname: String,
+    /// Largest message, in octets; 0: no limit.
+    pub message_size_limit: u64,
+    /// Most recipients of a message.
+    pub recipient_limit: u32,
+    /// Mistakes after which the session ends; at least 1.
+    pub error_limit: u32,
+    /// Commands that move no mail, after which each one more is a mistake.
+    pub junk_limit: u32,
+    /// Messages after which the session ends; 0: no limit.
+    pub transaction_limit: u32,
+    /// Whether there is TLS, or may be.
+    pub tls: Tls,
+    /// What is spoken.
+    pub dialect: Dialect,
+    /// Whether clients can log in.
+    pub login: Login,
+    /// Whether the client may say that it is another.
+    pub xclient: bool,
+    /// Keywords that EHLO does not list, though they are there.
+    pub discarded: Vec<String>,
+}
+
+impl Settings {
+    /// Whether a message of so many octets is too large.
+    pub fn is_too_large(&self, size: u64) -> bool {
+        self.message_size_limit > 0 && size > self.message_size_limit
+    }
+}
+
+/// What is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dialect {
+    /// SMTP, as between servers.
+    #[default]
+    Smtp,
+    /// The same for users (RFC 6409): who has not logged in sends nothing.
+    Submission,
+    /// LMTP (RFC 2033): a reply for each recipient.
+    Lmtp,
+}
+
+/// Whether clients can log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Login {
+    /// They cannot.
+    #[default]
+    Never,
+    /// Under TLS.
+    UnderTls,
+    /// Always: the way is safe, or need not be.
+    Always,
+}
+
+/// How a session stands to TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// There is none.
+    Never,
+    /// STARTTLS is offered.
+    Offered,
+    /// It is under TLS.
+    On,
+}
