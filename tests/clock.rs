@@ -7,11 +7,12 @@
 mod common;
 
 use common::hops::{Act, Hop};
+use common::watching::Watching;
 use common::{Scratch, until};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -83,19 +84,7 @@ impl Site {
 
     fn watch(&self) -> Watching {
         let mut command = self.scratch.command("deliver");
-        let command = by_clock(command.arg("--watch"), &self.clock).stderr(Stdio::null());
-        Watching(command.spawn().expect("deliver"))
-    }
-}
-
-/// A deliver that watches; ended when dropped.
-struct Watching(Child);
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.0.id().cast_signed());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.0.wait();
+        Watching::by(by_clock(&mut command, &self.clock).stderr(Stdio::null()))
     }
 }
 

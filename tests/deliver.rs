@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::watching::Watching;
 use common::{NOBODY, Scratch, binary, until};
 use doorpost::message::path::{Address, ReversePath};
 use doorpost::queue::{Head, Id, Message, Queue, RecipientState};
@@ -9,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 const TRACE: &str = "Received: from client.example by mx.example; Thu, 1 Jan 2026 00:00:00 +0000\n";
@@ -81,28 +82,9 @@ fn unblock(scratch: &Scratch, user: &str) {
     fs::remove_file(scratch.maildir(user)).unwrap();
 }
 
-/// A running `deliver --watch`, ended when dropped.
-struct Watch(Child);
-
-impl Watch {
-    fn start(scratch: &Scratch) -> Watch {
-        scratch.settle();
-        let mut command = scratch.command("deliver");
-        Watch(command.arg("--watch").stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-
-    fn terminate(mut self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        assert!(self.0.wait().unwrap().success());
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn start_watching(scratch: &Scratch) -> Watching {
+    scratch.settle();
+    Watching::start(scratch)
 }
 
 #[test]
@@ -462,7 +444,7 @@ fn two_at_once_deliver_each_message_once() {
 fn a_watching_deliver_is_woken_and_ends_at_a_signal() {
     let scratch = Scratch::with("queue_run_delay = 1h");
     enqueue(&scratch, "", &["alice@mx.example"], b"before\n");
-    let watch = Watch::start(&scratch);
+    let watch = start_watching(&scratch);
     until("the first sweep", || scratch.mail("alice").len() == 1);
     enqueue(&scratch, "", &["alice@mx.example"], b"after\n");
     assert!(queue_of(&scratch).wake());
@@ -481,7 +463,7 @@ fn a_watching_deliver_comes_back_to_a_message_that_somebody_had_locked() {
     scratch.settle();
     let path = scratch.path().join("log");
     let log = fs::File::create(&path).unwrap();
-    let watch = Watch(scratch.command("deliver").args(["--watch", "-w"]).stderr(log).spawn().unwrap());
+    let watch = Watching::by(scratch.command("deliver").arg("-w").stderr(log));
     until("the first sweep", || scratch.mail("alice").len() == 1 && files(&scratch).is_empty());
     let id = enqueue(&scratch, "", &["alice@mx.example"], b"locked\n");
     let locked = take(&scratch, &id);
@@ -497,7 +479,7 @@ fn a_watching_deliver_tries_again_by_itself_when_the_time_has_come() {
     let scratch = Scratch::with("queue_run_delay = 1h\nminimal_backoff_time = 1s\nmaximal_backoff_time = 1s");
     block(&scratch, "alice");
     let id = enqueue(&scratch, "", &["alice@mx.example"], b"text\n");
-    let watch = Watch::start(&scratch);
+    let watch = start_watching(&scratch);
     until("a failed try", || next_try(&scratch, &id) > SystemTime::now());
     unblock(&scratch, "alice");
     until("the next try", || scratch.mail("alice").len() == 1);
@@ -509,7 +491,7 @@ fn a_watching_deliver_tries_at_once_what_is_flushed_and_what_is_released() {
     let scratch = Scratch::with("queue_run_delay = 1h\nminimal_backoff_time = 1h");
     block(&scratch, "alice");
     let id = enqueue(&scratch, "", &["alice@mx.example"], b"text\n");
-    let watch = Watch::start(&scratch);
+    let watch = start_watching(&scratch);
     let tool =
         |action: &str| assert!(scratch.run("doorpost-queue", &[action, "ALL"], b"").status.success(), "{action}");
     let fails = || until("a failed try", || next_try(&scratch, &id) > SystemTime::now());
@@ -527,7 +509,7 @@ fn a_watching_deliver_tries_at_once_what_is_flushed_and_what_is_released() {
 fn a_changed_configuration_holds_from_the_next_message_on() {
     let scratch = Scratch::with("queue_run_delay = 1h");
     enqueue(&scratch, "", &["alice@mx.example"], b"before\n");
-    let watch = Watch::start(&scratch);
+    let watch = start_watching(&scratch);
     until("the first sweep", || scratch.mail("alice").len() == 1);
     scratch.configure(&format!("mailbox = maildir:{}/mail/other-%u", scratch.path().display()));
     enqueue(&scratch, "", &["alice@mx.example"], b"after\n");
@@ -727,14 +709,14 @@ fn a_killed_deliver_leaves_no_process_behind() {
     }
     let scratch = Scratch::with("queue_run_delay = 1h");
     enqueue(&scratch, "", &["alice@mx.example"], b"text\n");
-    let watch = Watch::start(&scratch);
+    let mut watch = start_watching(&scratch);
     until("the first sweep", || scratch.mail("alice").len() == 1);
     let children = || {
         let path = format!("/proc/{0}/task/{0}/children", watch.0.id());
         fs::read_to_string(path).unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
     let helper = children();
-    drop(watch);
+    watch.0.kill().unwrap();
     until("the end of the helper", || helper.iter().all(|pid| !runs_deliver(pid)));
 }
 

@@ -5,11 +5,11 @@ mod common;
 
 use common::hops::{Act, Hop};
 use common::names::{Names, Table};
+use common::watching::Watching;
 use common::{Scratch, until};
 use doorpost::queue::Queue;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 const TEXT: &[u8] = b"Subject: x\n\nhello\n";
@@ -111,24 +111,6 @@ fn a_transaction_has_as_many_recipients_as_smtp_destination_recipient_limit_says
         deliver(&scratch);
         assert_eq!(hop.taken().iter().map(|taken| taken.rcpts.len()).collect::<Vec<_>>(), sizes);
         assert_eq!((hop.sessions(), scratch.queued()), (1, vec![]), "one connection is enough");
-    }
-}
-
-/// A deliver that watches; ended when dropped.
-struct Watching(Child);
-
-impl Watching {
-    fn start(scratch: &Scratch) -> Watching {
-        let mut command = scratch.command("deliver");
-        Watching(command.arg("--watch").stderr(Stdio::null()).spawn().expect("deliver"))
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.0.id().cast_signed());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.0.wait();
     }
 }
 

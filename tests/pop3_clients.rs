@@ -171,6 +171,13 @@ fn getmail_fetches_each_message_once_and_removes_it_when_told() {
     }
 }
 
+/// Runs fetchmail with this file, and its own files in this folder.
+fn fetchmail(folder: &str, rc: &str, more: &[&str]) -> Output {
+    let mut command = Command::new("fetchmail");
+    command.env("FETCHMAILHOME", folder).args(["-f", rc, "--nosyslog", "--invisible"]);
+    feed(command.args(["--pidfile", &format!("{folder}/pid")]).args(more), b"")
+}
+
 #[test]
 fn fetchmail_logs_in_by_apop() {
     let server = Server::start(&["clear"]);
@@ -183,18 +190,7 @@ fn fetchmail_logs_in_by_apop() {
             server.port,
         ),
     );
-    let mut command = Command::new("fetchmail");
-    command.env("FETCHMAILHOME", &folder).args([
-        "-f",
-        &rc,
-        "--nosyslog",
-        "--invisible",
-        "--pidfile",
-        &format!("{folder}/pid"),
-        "--sslproto",
-        "",
-    ]);
-    let output = feed(&mut command, b"");
+    let output = fetchmail(&folder, &rc, &["--sslproto", ""]);
     assert!(output.status.success(), "{output:?}");
     let fetched = fs::read_to_string(format!("{folder}/fetched")).expect("fetched mail");
     assert!((1..=MESSAGES).all(|number| fetched.contains(&text(number))), "{fetched}");
@@ -223,18 +219,7 @@ fn fetchmail_checks_the_certificate_and_fetches_under_tls_of_both_kinds() {
         );
         // The second time there is nothing new, which is status 1.
         for status in [0, 1] {
-            let mut command = Command::new("fetchmail");
-            command.env("FETCHMAILHOME", &folder).args([
-                "-f",
-                &rc,
-                "--nosyslog",
-                "--invisible",
-                "--pidfile",
-                &format!("{folder}/pid"),
-                "--uidl",
-                "--keep",
-            ]);
-            let output = feed(&mut command, b"");
+            let output = fetchmail(&folder, &rc, &["--uidl", "--keep"]);
             assert_eq!(output.status.code(), Some(status), "{options:?}: {output:?}");
         }
         let fetched = fs::read_to_string(format!("{folder}/fetched")).expect("fetched mail");

@@ -5,6 +5,7 @@ mod common;
 
 use common::hops::{Act, Deaf, Hop, Taken};
 use common::names::Names;
+use common::watching::Watching;
 use common::{Scratch, until};
 use doorpost::message::parameters::{MailParameters, RecipientParameters};
 use doorpost::message::path::{Address, ReversePath};
@@ -632,7 +633,7 @@ fn who_waits_for_a_busy_host_behind_one_that_does_not_come_is_called() {
     let (queue, path) = (Queue::at(&scratch.queue()), scratch.path().join("log"));
     enqueue(&scratch, &["first@b.example"], TEXT);
     let log = fs::File::create(&path).expect("a log");
-    let mut child = scratch.command("deliver").args(["--watch", "-w"]).stderr(log).spawn().expect("deliver");
+    let watching = Watching::by(scratch.command("deliver").arg("-w").stderr(log));
     until("the first to be at its host", || hop.seen().contains(&"DATA".to_owned()));
     let waiting = ["second", "third"].map(|user| {
         let id = enqueue(&scratch, &[&format!("{user}@b.example")], TEXT);
@@ -652,9 +653,7 @@ fn who_waits_for_a_busy_host_behind_one_that_does_not_come_is_called() {
     until("the last in line", || hop.taken().len() == 2);
     assert!(hop.taken()[1].rcpts[0].contains("third@"), "{:?}", hop.taken());
     drop(second);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)
-        .expect("a signal");
-    assert!(child.wait().expect("its end").success());
+    watching.terminate();
     assert_eq!((hop.taken().len(), scratch.queued()), (3, vec![]));
 }
 
@@ -774,7 +773,7 @@ fn a_channel_can_lead_into_one_mbox_or_mmdf_file() {
 fn a_watching_deliver_takes_a_new_message_without_looking_at_the_others() {
     let hop = Hop::friendly();
     let scratch = to(&hop);
-    let mut child = scratch.command("deliver").arg("--watch").stderr(Stdio::null()).spawn().expect("deliver");
+    let watching = Watching::start(&scratch);
     until("the watch to begin", || {
         enqueue(&scratch, &["bob@b.example"], TEXT);
         Queue::at(&scratch.queue()).wake();
@@ -786,9 +785,7 @@ fn a_watching_deliver_takes_a_new_message_without_looking_at_the_others() {
     let id = enqueue(&scratch, &["bob@b.example"], TEXT);
     assert!(Queue::at(&scratch.queue()).wake_for(&id));
     until("the message that was named", || hop.taken().len() == before + 1);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)
-        .expect("a signal");
-    assert!(child.wait().expect("its end").success());
+    watching.terminate();
 }
 
 #[test]

@@ -154,20 +154,22 @@ pub fn lease(file: &impl AsFd) -> nix::Result<Option<crate::sys::Lease>> {
     }
 }
 
+/// Dot and fcntl locks, tried once.
+#[cfg(test)]
+pub const LOCKING: Locking = Locking {
+    dot: true,
+    fcntl: true,
+    flock: false,
+    attempts: 1,
+    delay: Duration::ZERO,
+    stale: Duration::from_secs(500),
+    locker: None,
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use nix::fcntl::OFlag;
-
-    pub const LOCKING: Locking = Locking {
-        dot: true,
-        fcntl: true,
-        flock: false,
-        attempts: 1,
-        delay: Duration::ZERO,
-        stale: Duration::from_secs(500),
-        locker: None,
-    };
 
     pub fn mailbox() -> (tempfile::TempDir, Place, File) {
         let folder = tempfile::tempdir().unwrap();

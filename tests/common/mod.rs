@@ -11,6 +11,7 @@ pub mod names;
 pub mod postfix;
 pub mod tls;
 pub mod transcript;
+pub mod watching;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,18 +1,10 @@
 use super::super::scan::scan;
 use super::*;
 use crate::config::value::MailboxFormat::{Mbox, Mmdf};
+use crate::mailbox::lock::LOCKING;
 use proptest::prelude::*;
 use std::time::Duration;
 
-const LOCKING: Locking = Locking {
-    dot: true,
-    fcntl: true,
-    flock: false,
-    attempts: 1,
-    delay: Duration::ZERO,
-    stale: Duration::from_secs(500),
-    locker: None,
-};
 const MESSAGE: &[u8] = b"Return-Path: <bob@mx.example>\nSubject: x\n\nFrom here\n\x01\x01\x01\x01\nend";
 
 fn append(path: &Path, format: MailboxFormat, base: &str, search: bool, mut content: &[u8]) -> io::Result<()> {

@@ -1,19 +1,10 @@
 use super::*;
 use crate::config::value::MailboxFormat::Mbox;
+use crate::mailbox::lock::LOCKING;
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::time::Duration;
 
-const LOCKING: Locking = Locking {
-    dot: true,
-    fcntl: true,
-    flock: false,
-    attempts: 1,
-    delay: Duration::ZERO,
-    stale: Duration::from_secs(500),
-    locker: None,
-};
 const FROM: &str = "From bob@mx.example Sun Nov 22 04:27:00 2026\n";
 
 fn message(number: usize) -> String {

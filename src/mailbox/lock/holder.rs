@@ -77,8 +77,8 @@ impl Life {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mailbox::lock::Held;
-    use crate::mailbox::lock::tests::{LOCKING, mailbox};
+    use crate::mailbox::lock::tests::mailbox;
+    use crate::mailbox::lock::{Held, LOCKING};
     use std::time::{Duration, SystemTime};
 
     fn own() -> i32 {

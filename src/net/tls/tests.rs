@@ -2,6 +2,7 @@ use super::*;
 use crate::net::connection::{Connection, Stream};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -218,14 +219,20 @@ fn a_process_that_serves_several_clients_has_an_offer_for_each() {
     assert!(second.take().unwrap().read().is_ok());
 }
 
-#[test]
-fn a_key_that_may_not_be_opened_any_more_is_kept_when_the_configuration_is_read_again() {
+/// A folder with a certificate and its key.
+fn copies() -> (tempfile::TempDir, [PathBuf; 2]) {
     let folder = tempfile::tempdir().unwrap();
-    let [certificate, key] = ["crt", "key"].map(|end| {
+    let both = ["crt", "key"].map(|end| {
         let copy = folder.path().join(end);
         std::fs::copy(test_file(&format!("mx.{end}.pem")), &copy).unwrap();
         copy
     });
+    (folder, both)
+}
+
+#[test]
+fn a_key_that_may_not_be_opened_any_more_is_kept_when_the_configuration_is_read_again() {
+    let (_folder, [certificate, key]) = copies();
     let config = config(&certificate.display().to_string(), &key.display().to_string());
     let offer = Offer::open(&config, false).unwrap();
     std::fs::remove_file(&key).unwrap();
@@ -236,12 +243,7 @@ fn a_key_that_may_not_be_opened_any_more_is_kept_when_the_configuration_is_read_
 
 #[test]
 fn files_that_cannot_be_opened_any_more_are_read_as_they_were() {
-    let folder = tempfile::tempdir().unwrap();
-    let [certificate, key] = ["crt", "key"].map(|end| {
-        let copy = folder.path().join(end);
-        std::fs::copy(test_file(&format!("mx.{end}.pem")), &copy).unwrap();
-        copy
-    });
+    let (_folder, [certificate, key]) = copies();
     let config = config(&certificate.display().to_string(), &key.display().to_string());
     let open = || Offer::open(&config, false).unwrap().take().unwrap();
     let (first, second) = (open(), open());
