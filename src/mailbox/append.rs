@@ -2,9 +2,9 @@
 //!
 //! The second line of what is written is `X-Delivery-ID: BASE partial`, and becomes `whole` only when everything is on
 //! disk. A repeat that finds it whole has nothing to do. One that finds it partial compares it with what it would write,
-//! octet by octet, and goes on where that ended; what else it meets it leaves alone, and writes behind it. `torn.rs` finds
-//! both, and says what else may be cut off. An error cuts off what was written, unless an earlier try had begun it, all of it is
-//! on disk, and the mark may say so.
+//! octet by octet, and goes on where that ended; what else it meets it leaves alone, and writes behind it. `torn.rs`
+//! finds both, and says what else may be cut off. An error cuts off what was written, unless an earlier try had begun it,
+//! all of it is on disk, and the mark may say so.
 
 use super::lock::{Held, Locking};
 use super::place::Place;
@@ -178,8 +178,8 @@ impl<'a> Writing<'a> {
         Ok(Vec::new())
     }
 
-    /// Puts `out` behind what was put before. What is there already is compared. Where it is something else, perhaps another
-    /// program's, it is left alone: the message goes to the end of the mailbox, with what of it was the same.
+    /// Puts `out` behind what was put before. What is there already is compared. Where it is something else, perhaps
+    /// another program's, it is left alone: the message goes to the end of the mailbox, with what of it was the same.
     fn put(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
         let mut rest = out.as_slice();
         if self.compares {

@@ -68,8 +68,8 @@ impl Beside {
         self.open(&self.path, OpenOptions::new().append(true).create(true))?.write_all(lines.as_bytes())
     }
 
-    /// Puts a new file in its place, on disk before it has the name: a power cut leaves the old one or the new one, whole. Who
-    /// needs the new one for certain calls [`Beside::settle`] behind it.
+    /// Puts a new file in its place, on disk before it has the name: a power cut leaves the old one or the new one,
+    /// whole. Who needs the new one for certain calls [`Beside::settle`] behind it.
     pub fn replace(&self, text: &str) -> io::Result<()> {
         let mut draft = self.path.clone().into_os_string();
         draft.push(".new");

@@ -67,8 +67,8 @@ pub fn import(config: &Config, spec: &MailboxSpec, source: &Source) -> Result<Im
     let failed = |error: io::Error| Error::Io(format!("{}: {error}", spec.path));
     let file = Beside::of(spec, "ids");
     let imported = replace(config, spec, source, &file)?;
-    // Done once, and the other server may be gone by the next power cut: neither the ids nor that the index of before is gone,
-    // which has other ones, may get lost. They are in one folder.
+    // Done once, and the other server may be gone by the next power cut: neither the ids nor that the index of before is
+    // gone, which has other ones, may get lost. They are in one folder.
     file.settle().map_err(failed)?;
     Ok(imported)
 }

@@ -9,14 +9,15 @@
 //! ```text
 //! "doorpost index 2", then numbers of 64 bits, least octet first:
 //!   kind, when it was made (ns), two stamps of six numbers, count, octets of all, place and number of blocks,
-//!   CRC-32 of the table; place, number and CRC-32 of the names, what their hashes begin with, and one to compare; CRC-32 of all before
+//!   CRC-32 of the table; place, number and CRC-32 of the names, what their hashes begin with, and one to compare;
+//!   CRC-32 of all before
 //! blocks of 128 messages, as their kind writes them
 //! table: place, length and CRC-32 of each block
 //! names: a table by which a message is found whose name was read in a folder (`names.rs`)
 //! ```
 //!
-//! What changed since it was made stands in a second file beside it, as long as that is little (`delta.rs`). Here it is read;
-//! `draft.rs` writes it, and `snapshot.rs` is what a session sees of all that.
+//! What changed since it was made stands in a second file beside it, as long as that is little (`delta.rs`). Here it is
+//! read; `draft.rs` writes it, and `snapshot.rs` is what a session sees of all that.
 
 mod delta;
 mod draft;

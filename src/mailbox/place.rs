@@ -1,5 +1,5 @@
-//! Where a mailbox is that is one file, and how it is opened: by an open folder, never by a path that could lead elsewhere by
-//! then. Who may use it is for `lock.rs` to say.
+//! Where a mailbox is that is one file, and how it is opened: by an open folder, never by a path that could lead
+//! elsewhere by then. Who may use it is for `lock.rs` to say.
 
 use super::way;
 use nix::errno::Errno;

@@ -1,10 +1,11 @@
-//! What a crash left at the end of a mailbox that is one file: the beginning of a message that nobody was told is delivered.
+//! What a crash left at the end of a mailbox that is one file: the beginning of a message that nobody was told is
+//! delivered.
 //!
-//! Whoever appends next looks here first, whichever message he brings. Under the locks nobody is writing, so a message that is
-//! marked partial was given up, and its queue still has it. The repeat of that very message goes on where it ended
-//! (`append.rs`), and needs no cut. Another one may cut it off, for behind that it could not be taken off any more; but
-//! only where nothing behind the mark can be another program's: a message of an mbox begins with `From `, so no such word
-//! may stand there, at no place of a line, and quoted as little, for ours may have broken off right behind the `>`.
+//! Whoever appends next looks here first, whichever message he brings. Under the locks nobody is writing, so a message
+//! that is marked partial was given up, and its queue still has it. The repeat of that very message goes on where it
+//! ended (`append.rs`), and needs no cut. Another one may cut it off, for behind that it could not be taken off any more;
+//! but only where nothing behind the mark can be another program's: a message of an mbox begins with `From `, so no such
+//! word may stand there, at no place of a line, and quoted as little, for ours may have broken off right behind the `>`.
 //!
 //! A power cut may also have kept a size without what was written there, which reads as zeros, or have cut the message
 //! off before its mark. Zeros are cut off behind one of ours, where a message would begin, and where a sector does; of
@@ -81,8 +82,8 @@ pub fn look(file: &File, format: MailboxFormat, base: &str) -> io::Result<Tail> 
     })
 }
 
-/// Looks for a message in all of a mailbox, from its end on and no further than [`MOST_SEARCHED`]. Of two places, one of which
-/// has it whole, that one counts; else the last.
+/// Looks for a message in all of a mailbox, from its end on and no further than [`MOST_SEARCHED`]. Of two places, one of
+/// which has it whole, that one counts; else the last.
 pub fn find(file: &File, format: MailboxFormat, base: &str) -> io::Result<Tail> {
     let needle = [b"\n", MARK, base.as_bytes()].concat();
     let finder = memmem::FinderRev::new(&needle);
@@ -156,8 +157,8 @@ pub fn state_at(file: &File, start: u64, base: &str) -> io::Result<u64> {
     Ok(start + (at + mark.len()) as u64)
 }
 
-/// Whether a state says so. A power cut may leave the new one in one sector and the old one in the next; it was begun when all
-/// the rest was on disk.
+/// Whether a state says so. A power cut may leave the new one in one sector and the old one in the next; it was begun
+/// when all the rest was on disk.
 fn is_whole(state: &[u8]) -> bool {
     let may_be = |(octet, (new, old))| octet == new || octet == old;
     state.len() >= WHOLE.len() && !state.starts_with(PARTIAL) && state.iter().zip(WHOLE.iter().zip(PARTIAL)).all(may_be)
@@ -260,7 +261,8 @@ enum Word {
     Unsure,
 }
 
-/// The last place of a word that `judge` takes; it is given what stands before, as far as it matters, and the rest of the line.
+/// The last place of a word that `judge` takes; it is given what stands before, as far as it matters, and the rest of the
+/// line.
 fn backwards(
     file: &File,
     end: u64,

@@ -1,9 +1,9 @@
 //! Who may use what, with which agent, and whom to believe what he says of hosts.
 //!
-//! An agent for a domain belongs to the hosts that it has found for it before it spoke with anybody, and connects to no others
-//! as long as it lives. So it may be lent to every domain that has just these hosts, as another new agent found. What an
-//! agent says after it has spoken with a host, of hosts or of silence, counts for its own next hop alone. An address that is
-//! silent for new connections keeps nobody from those that are there.
+//! An agent for a domain belongs to the hosts that it has found for it before it spoke with anybody, and connects to no
+//! others as long as it lives. So it may be lent to every domain that has just these hosts, as another new agent found.
+//! What an agent says after it has spoken with a host, of hosts or of silence, counts for its own next hop alone. An
+//! address that is silent for new connections keeps nobody from those that are there.
 //!
 //! What is remembered, and for how long, is in `homes.rs` and `places.rs`.
 
@@ -51,7 +51,8 @@ impl Crew {
         Permit::Go(Lent { agent: its, is_new, silent })
     }
 
-    /// A new agent has found where its domain's hosts are: perhaps another one is connected there. Gives the next hop as well.
+    /// A new agent has found where its domain's hosts are: perhaps another one is connected there. Gives the next hop as
+    /// well.
     pub(super) fn settle(&mut self, number: usize, hosts: String, reuse: Duration) -> (String, Permit) {
         let used = self.workers.get_mut(number).and_then(|worker| worker.uses.as_mut()).filter(|used| used.is_new);
         let Some((key, agent)) = used.and_then(|used| Some((used.key.clone(), used.agent.as_mut()?))) else {
@@ -104,7 +105,8 @@ impl Crew {
         }
     }
 
-    /// Whether an agent that has done its first job, and so may have a connection, belongs to hosts with one of these addresses.
+    /// Whether an agent that has done its first job, and so may have a connection, belongs to hosts with one of these
+    /// addresses.
     fn is_connected(&self, hosts: &str) -> bool {
         let addresses: Vec<&str> = route::addresses(hosts).collect();
         let used = self.workers.iter().filter_map(|worker| worker.uses.as_ref()).filter(|used| !used.is_new);

@@ -97,8 +97,8 @@ impl Places {
         self.0.values_mut().for_each(|place| place.silent = None);
     }
 
-    /// An agent that waits there. One that is old is not lent: it may connect once more, to hosts that were looked up when it
-    /// was new.
+    /// An agent that waits there. One that is old is not lent: it may connect once more, to hosts that were looked up
+    /// when it was new.
     pub fn lend(&mut self, at: &str, reuse: Duration) -> Option<Agent> {
         let idle = &mut self.0.get_mut(at)?.idle;
         idle.retain(|agent| agent.since.elapsed() < reuse);

@@ -1,5 +1,5 @@
-//! The dot lock, `NAME.lock` beside the mailbox: made by us or by the program that `external_locker` names, and removed where
-//! its holder is gone, of whom `holder.rs` tells.
+//! The dot lock, `NAME.lock` beside the mailbox: made by us or by the program that `external_locker` names, and removed
+//! where its holder is gone, of whom `holder.rs` tells.
 
 use super::holder::{Holder, contents};
 use crate::mailbox::place::{Place, again, is_same};

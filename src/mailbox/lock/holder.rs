@@ -9,7 +9,8 @@ use std::io::Read;
 /// Whose a lock is, where it is one of our own and of this system, with these numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
-    /// Nobody's any more: a process that was ended and is not collected yet holds nothing, nor does a later one of its number.
+    /// Nobody's any more: a process that was ended and is not collected yet holds nothing, nor does a later one of its
+    /// number.
     Gone,
     /// A process that is seen to be the one that made it.
     Lives,

@@ -110,8 +110,8 @@ fn compare(folders: &Folders, known: &Known<'_>) -> io::Result<Option<Difference
 }
 
 impl Known<'_> {
-    /// The number in the index of the message that one of this name stands before, and its size where that is known of another
-    /// name; nothing where another message has the same place. `gone` ascends.
+    /// The number in the index of the message that one of this name stands before, and its size where that is known of
+    /// another name; nothing where another message has the same place. `gone` ascends.
     fn where_to(&self, gone: &[usize], name: &[u8]) -> io::Result<Option<(usize, Option<u64>)>> {
         let wanted = order(lasting(name));
         let (mut low, mut high) = (0, self.index.count());

@@ -1,4 +1,5 @@
-//! Queueing what users have left in the drop folder, which is deliver's to do. Nothing in a file is believed but who owns it.
+//! Queueing what users have left in the drop folder, which is deliver's to do. Nothing in a file is believed but who owns
+//! it.
 
 use super::{CHANCE, owned};
 use crate::cli::Common;
