@@ -18,6 +18,8 @@ pub trait Names {
     fn must_be_set(&self) -> bool {
         false
     }
+    /// Told of a name that is set nowhere, and where it was asked for.
+    fn missed(&mut self, _name: &str, _asked_at: &Origin) {}
 }
 
 /// Longest text a value may become, in octets.
@@ -167,6 +169,7 @@ impl<'a> Expansion<'a> {
             if self.names.must_be_set() {
                 return Err(wrong(format!("expected a name that main.cf sets instead of ${name}")));
             }
+            self.names.missed(name, asked_at);
             return Ok(self.names.finish(name, String::new()));
         };
         self.under_way.push(name.to_owned());

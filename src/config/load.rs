@@ -162,6 +162,8 @@ struct Table {
     set: BTreeMap<String, (String, Origin)>,
     /// By another value.
     referred_to: BTreeSet<String>,
+    /// What a value refers to and nobody set, and where it does.
+    missed: Vec<(String, Origin)>,
 }
 
 impl Names for Table {
@@ -173,6 +175,12 @@ impl Names for Table {
         let default = || PARAMETERS.iter().find(|parameter| parameter.name == name);
         let found = self.set.get(name).cloned();
         found.or_else(|| default().map(|parameter| (parameter.default.to_owned(), Origin::Default)))
+    }
+
+    fn missed(&mut self, name: &str, asked_at: &Origin) {
+        if self.missed.iter().all(|(known, _)| known != name) {
+            self.missed.push((name.to_owned(), asked_at.clone()));
+        }
     }
 
     fn finish(&mut self, name: &str, expanded: String) -> String {
@@ -201,13 +209,17 @@ pub(crate) fn about_process(name: &str) -> Option<String> {
 }
 
 fn assemble(definitions: Vec<Definition>) -> Result<(Config, Vec<Error>), Error> {
-    let mut table = Table { set: BTreeMap::new(), referred_to: BTreeSet::new() };
+    let mut table = Table { set: BTreeMap::new(), referred_to: BTreeSet::new(), missed: Vec::new() };
     for definition in definitions {
         table.set.insert(definition.name, (definition.raw, definition.origin));
     }
     let mut settings = Vec::with_capacity(PARAMETERS.len());
     for parameter in PARAMETERS {
         let expanded = expand::expand_name(parameter.name, &mut table)?;
+        if parameter.name == "myhostname" {
+            let domain = domain_of(&expanded).replace('$', "$$");
+            table.set.entry(MYDOMAIN.to_owned()).or_insert((domain, Origin::Default));
+        }
         let (raw, origin) =
             table.set.get(parameter.name).cloned().unwrap_or_else(|| (parameter.default.to_owned(), Origin::Default));
         settings.push(Setting { name: parameter.name, raw, expanded, origin });
@@ -219,15 +231,37 @@ fn assemble(definitions: Vec<Definition>) -> Result<(Config, Vec<Error>), Error>
     Ok((config, warnings))
 }
 
-/// Keeps the names that are no parameters. A misspelt parameter is one that nothing refers to, in main.cf or channels.
+/// Postfix's name for what is behind the first dot of myhostname, which may stand in values without being set.
+const MYDOMAIN: &str = "mydomain";
+
+fn domain_of(host: &str) -> &str {
+    host.split_once('.').map_or("localdomain", |(_, domain)| domain)
+}
+
+/// Keeps the names that are no parameters. A misspelt parameter is one that nothing refers to, in main.cf or channels; one
+/// that cannot be expanded as well is no reason to end, for it may be another program's.
 fn take_own_names(config: &mut Config, mut table: Table) -> Result<Vec<Error>, Error> {
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<Error> = std::mem::take(&mut table.missed)
+        .into_iter()
+        .map(|(name, origin)| Error {
+            origin,
+            problem: format!("${} is set nowhere, and so is empty", super::shown(&name)),
+        })
+        .collect();
+    let used = table.referred_to.clone();
     let set = table.set.clone();
     // In the order of their names.
     for name in set.keys().filter(|name| PARAMETERS.iter().all(|parameter| parameter.name != name.as_str())) {
         if about_process(name).is_none() {
             let is_referred_to = table.referred_to.contains(name);
-            config.own_names.push((name.clone(), expand::expand_name(name, &mut table)?));
+            match expand::expand_name(name, &mut table) {
+                Ok(expanded) => config.own_names.push((name.clone(), expanded)),
+                Err(error) if used.contains(name) || is_in_channels(config, name) => return Err(error),
+                Err(Error { origin, problem }) => {
+                    let problem = format!("{problem}; nothing refers to {}", super::shown(name));
+                    warnings.push(Error { origin, problem });
+                }
+            }
             if !is_referred_to {
                 table.referred_to.remove(name);
             }
@@ -238,6 +272,7 @@ fn take_own_names(config: &mut Config, mut table: Table) -> Result<Vec<Error>, E
             warnings.push(Error { origin, problem: format!("{name} cannot be set") });
         } else if config.own_names.binary_search_by(|(own, _)| own.cmp(&name)).is_ok()
             && !table.referred_to.contains(&name)
+            && name != MYDOMAIN
             && !is_in_channels(config, &name)
         {
             warnings.push(Error { origin, problem: format!("unknown parameter {}", super::shown(&name)) });
@@ -377,6 +412,42 @@ mod tests {
         let (_, warnings) = load("a_unused = 1\nb_used = 2\nz_unused = $b_used\n", &[]).unwrap();
         assert_eq!(warnings, ["main.cf:1: unknown parameter a_unused", "main.cf:3: unknown parameter z_unused"]);
         assert!(config.own_names.contains(&("mine".to_owned(), "x".to_owned())));
+    }
+
+    #[test]
+    fn a_name_that_is_set_nowhere_is_empty_and_warned_of_once_where_it_stands() {
+        let main_cf = "syslog_name = a${undefind}b$undefind\nverp_delimiter_filter = ${stress?x}+\nother = $not_ours\n";
+        let (config, warnings) = load(main_cf, &[]).unwrap();
+        assert_eq!((config.syslog_name.as_str(), config.verp_delimiter_filter.as_str()), ("ab", "+"));
+        let told = ["main.cf:1: $undefind is set nowhere, and so is empty", "main.cf:3: unknown parameter other"];
+        assert_eq!(warnings, told);
+    }
+
+    #[test]
+    fn mydomain_is_what_it_is_to_postfix_without_being_set() {
+        for (host, domain) in [("mx.example.net", "example.net"), ("mx", "localdomain")] {
+            let (config, warnings) = load(&format!("myhostname = {host}\nsyslog_name = $mydomain\n"), &[]).unwrap();
+            assert_eq!(config.syslog_name, domain);
+            assert!(config.own_names.contains(&("mydomain".to_owned(), domain.to_owned())));
+            assert_eq!(warnings, [] as [&str; 0]);
+        }
+        let (config, warnings) = load("syslog_name = ${mydomain?$mydomain}\nmydomain = set.example\n", &[]).unwrap();
+        assert_eq!((config.syslog_name.as_str(), warnings.len()), ("set.example", 0));
+        assert!(load("myhostname = mx.$mydomain\n", &[]).unwrap_err().contains("expected a host name"));
+    }
+
+    #[test]
+    fn what_another_program_may_understand_ends_none_of_ours() {
+        let (config, warnings) = load("theirs = ${f{x}}\nagain = $again\nsyslog_name = x\n", &[]).unwrap();
+        assert_eq!(config.syslog_name, "x");
+        assert!(warnings[0].starts_with("main.cf:2: expected a value that does not refer to itself"), "{warnings:?}");
+        assert!(warnings[1].starts_with("main.cf:1: expected ${name}"), "{warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.contains("; nothing refers to ")) && warnings.len() == 2);
+        assert!(load("theirs = ${f{x}}\nsyslog_name = $theirs\n", &[]).is_err());
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("channels"), "a ${mine} - - -\n").unwrap();
+        let channels = format!("channels = {}/channels\nmine = $mine\n", folder.path().display());
+        assert!(load(&channels, &[]).unwrap_err().contains("refer to itself"));
     }
 
     #[test]

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 /// A table by type and place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Table {
-    /// Lines of a net and a value; `!net` is all that is not in it. The first that fits decides.
+    /// Lines of a net and a value; `!net` is all that is not in it, of its family. Between `if net` and `endif` are lines
+    /// for what is in that. The first that fits decides.
     Cidr(PathBuf),
     /// Lines of a key and a value: a name, or an address without brackets.
     Hash(PathBuf),
@@ -99,7 +100,7 @@ fn read(path: &Path, ask: impl FnOnce(&[Line<'_>]) -> Result<bool, (usize, Strin
         let Ok(text) = std::str::from_utf8(line) else { return told(*number, "text in UTF-8") };
         match text.trim().split_once(|c: char| c.is_ascii_whitespace()) {
             Some((key, value)) => lines.push((*number, key, value)),
-            None => return told(*number, "a key, blanks, and a value"),
+            None => lines.push((*number, text.trim(), "")),
         }
     }
     match ask(&lines) {
@@ -112,11 +113,32 @@ fn read(path: &Path, ask: impl FnOnce(&[Line<'_>]) -> Result<bool, (usize, Strin
 /// All lines are looked at, whoever asks: a table that is right for some clients only would be found out late.
 fn cidr(lines: &[Line<'_>], address: IpAddr) -> Result<bool, (usize, String)> {
     let mut found = false;
-    for (number, key, _) in lines {
-        let (negated, text) = key.strip_prefix('!').map_or((false, *key), |text| (true, text));
-        found |= net(text).map_err(|expected| (*number, expected))?.contains(&address) != negated;
+    // The lines of `if` that are open, and whether what is behind them is looked at.
+    let mut open: Vec<(usize, bool)> = Vec::new();
+    for (number, key, value) in lines {
+        let told = |expected: String| (*number, expected);
+        let is_looked_at = open.last().is_none_or(|(_, holds)| *holds);
+        match (key.to_ascii_lowercase().as_str(), value.trim()) {
+            ("endif", "") => {
+                open.pop().ok_or_else(|| told("a line with \"if\" above this \"endif\"".to_owned()))?;
+            }
+            ("if", pattern) => open.push((*number, fits(pattern, address).map_err(told)? && is_looked_at)),
+            (_, "") => return Err(told(KEY_AND_VALUE.to_owned())),
+            _ => found |= fits(key, address).map_err(told)? && is_looked_at,
+        }
     }
-    Ok(found)
+    let first = open.first();
+    first.map_or(Ok(found), |(number, _)| Err((*number, "a line with \"endif\" below this \"if\"".to_owned())))
+}
+
+const KEY_AND_VALUE: &str = "a key, blanks, and a value";
+
+/// As Postfix has it: what is in no net of one family is not thereby outside a net of the other.
+fn fits(pattern: &str, address: IpAddr) -> Result<bool, String> {
+    let text = pattern.trim_start_matches('!');
+    let negated = (pattern.len() - text.len()) % 2 == 1;
+    let net = net(text.trim_start())?;
+    Ok(net.addr().is_ipv4() == address.is_ipv4() && net.contains(&address) != negated)
 }
 
 /// `address`, `net/length`; IPv6 with or without brackets.
@@ -144,6 +166,9 @@ fn hash(lines: &[Line<'_>], fits: &dyn Fn(&str) -> bool) -> Result<bool, (usize,
     let quoted = lines.iter().find(|(_, key, _)| key.starts_with('"'));
     if let Some((number, ..)) = quoted {
         return Err((*number, "a key without quotes".to_owned()));
+    }
+    if let Some((number, ..)) = lines.iter().find(|(_, _, value)| value.is_empty()) {
+        return Err((*number, KEY_AND_VALUE.to_owned()));
     }
     Ok(lines.iter().any(|(_, key, _)| fits(&key.to_ascii_lowercase())))
 }
@@ -194,6 +219,36 @@ mod tests {
     }
 
     #[test]
+    fn a_negated_net_says_nothing_about_the_other_family() {
+        let file = File::with("!10.0.0.0/8 ok\n");
+        assert_eq!(file.table("cidr").has_address(address("2001:db8::1")), Lookup::No);
+        let file = File::with("!2001:db8::/32 ok\n");
+        assert_eq!(file.table("cidr").has_address(address("192.0.2.1")), Lookup::No);
+        assert_eq!(file.table("cidr").has_address(address("2001:db9::1")), Lookup::Yes(()));
+        assert_eq!(File::with("!!192.0.2.1 ok\n").table("cidr").has_address(address("192.0.2.1")), Lookup::Yes(()));
+    }
+
+    #[test]
+    fn lines_between_if_and_endif_are_for_what_is_in_that_net() {
+        let file = File::with(
+            "if 192.0.2.0/24\nIF !192.0.2.128/25\n192.0.2.1 ok\n192.0.2.200 ok\nENDIF\n192.0.2.9 ok\n10.0.0.1 ok\nendif\n\
+             if !192.0.2.0/24\n!2001:db8::/32 never\n10.0.0.2 ok\nendif\n198.51.100.1 ok\n",
+        );
+        let table = file.table("cidr");
+        for (text, expected) in [
+            ("192.0.2.1", true),
+            ("192.0.2.200", false),
+            ("192.0.2.9", true),
+            ("10.0.0.1", false),
+            ("10.0.0.2", true),
+            ("198.51.100.1", true),
+            ("2001:db9::1", false),
+        ] {
+            assert_eq!(table.has_address(address(text)) == Lookup::Yes(()), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn keys_are_names_domains_above_them_and_addresses() {
         let file = File::with("Client.Example ok\n.below.example ok\n192.0.2.1 ok\n2001:db8::1 ok\n");
         for kind in ["hash", "texthash"] {
@@ -215,7 +270,9 @@ mod tests {
     fn a_table_that_cannot_be_read_or_is_wrong_anywhere_cannot_tell_and_says_where() {
         for (kind, text, told) in [
             ("cidr", "192.0.2.0/24 ok\n10.0.0.1/8 ok\n", "table:2: expected 10.0.0.0/8 instead of 10.0.0.1/8"),
-            ("cidr", "192.0.2.1 ok\nif 10.0.0.0/8\n", "table:2: expected an address or a net instead of \"if\""),
+            ("cidr", "192.0.2.1 ok\nif 10.0.0.0/8\n", "table:2: expected a line with \"endif\" below this \"if\""),
+            ("cidr", "192.0.2.1 ok\nendif\n", "table:2: expected a line with \"if\" above this \"endif\""),
+            ("cidr", "if 192.0.2.1\n10.0.0.0/8 ok\n1.0.0.0/33 ok\nendif\n", "table:3: expected an address or a net"),
             ("cidr", "192.0.2.1 ok\n10.0.0.0/33 ok\n", "table:2: expected an address or a net"),
             ("cidr", "192.0.2.1\n", "table:1: expected a key, blanks, and a value"),
             ("hash", "192.0.2.1 ok\nname\n", "table:2: expected a key, blanks, and a value"),
