@@ -462,6 +462,41 @@ fn hup_without_pools_leaves_no_socket_of_submit_behind_and_with_them_there_is_on
     assert!(!socket(&scratch).exists());
 }
 
+/// The user a process is, by its real uid.
+fn user(pid: i32) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
+}
+
+#[test]
+fn hup_with_another_mail_owner_and_nothing_else_gives_pools_and_socket_to_that_one() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(daemon) = nix::unistd::User::from_name("daemon").unwrap().filter(|_| geteuid().is_root()) else { return };
+    let (uid, gid) = (daemon.uid.as_raw(), daemon.gid.as_raw());
+    let scratch = Scratch::new();
+    let mut server = pool(&scratch, &["--idle-children", "1"]);
+    quit(greeted(&mut server));
+    until("the socket", || socket(&scratch).exists());
+    let give = |path: &Path| std::os::unix::fs::chown(path, Some(uid), Some(gid)).unwrap();
+    [scratch.queue(), scratch.queue().join("trigger")].iter().for_each(|path| give(path));
+    scratch.configure("mail_owner = daemon");
+    server.signal(Signal::SIGHUP);
+    let is_of_daemon = |program: &str| child_named(&server, program).and_then(user) == Some(uid);
+    until("the new pools", || is_of_daemon("smtpsrvr") && is_of_daemon("submit"));
+    let found = fs::symlink_metadata(socket(&scratch)).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o777), (uid, 0o600));
+    let mut client = greeted(&mut server);
+    let said = mail(&mut client);
+    assert!(said.starts_with("250 2.0.0 "), "{said}");
+    quit(client);
+    std::os::unix::net::UnixStream::connect(socket(&scratch)).unwrap();
+    let files: Vec<_> = fs::read_dir(scratch.queue()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(files.iter().all(|name| !name.to_string_lossy().contains("new")), "{files:?}");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
+    assert!(!socket(&scratch).exists());
+}
+
 #[test]
 fn several_sockets_are_one_pool_with_one_limit() {
     let scratch = Scratch::new();

@@ -232,17 +232,16 @@ impl Args {
         // What is started does not see our own -o, so the socket by which it finds submit must not lie elsewhere for that.
         let seen = Config::load(&Common { overrides: Vec::new(), ..self.common.clone() })?;
         // Who becomes another user at once has the queue of that one.
-        let owner = if privilege::is_root() && self.user.is_none() {
-            match privilege::owner_of(&seen, Owner::Mail) {
-                Ok(user) => Some((user.uid, user.gid)),
-                // The programs say what is wrong.
-                Err(_) => return Ok(None),
-            }
-        } else {
-            None
-        };
+        let is_root = privilege::is_root() && self.user.is_none();
+        let known = |owner| privilege::owner_of(&seen, owner).ok().map(|user| (user.uid, user.gid));
+        let owner = known(Owner::Mail).filter(|_| is_root);
+        if is_root && owner.is_none() {
+            // The programs say what is wrong.
+            return Ok(None);
+        }
+        let net_owner = known(Owner::Net).filter(|_| is_root && !seen.net_owner.is_empty());
         let program = self.configured(pool::submit(config, sessions, stands), config)?;
-        Ok(Some(Warm { path: seen.queue_directory.join("submit"), owner, program, stands }))
+        Ok(Some(Warm { path: seen.queue_directory.join("submit"), owner, net_owner, program, stands }))
     }
 
     fn niceness(&self) -> i32 {

@@ -25,8 +25,10 @@ use crate::net::acceptor::Left;
 use crate::net::acceptor::{self, Acceptor, Given, Kind};
 use crate::net::limits::Limits;
 use crate::net::listener::Listener;
+use crate::net::signals;
 use address::Address;
 use life::{Life, Niceness, PidFile, Watcher};
+use nix::unistd::{Gid, Uid};
 use program::Program;
 use status::StatusFile;
 use std::fs::File;
@@ -123,6 +125,8 @@ fn settle(
     ready: Option<OwnedFd>,
     read_again: impl FnMut() -> Result<Plan, Error>,
 ) -> Result<Ended, Error> {
+    // Who finds our number there may send us anything.
+    signals::hold();
     if let Some(pid_file) = &mut pid_file {
         pid_file.fill()?;
     }
@@ -160,7 +164,7 @@ fn accept(
     ready: impl FnOnce(),
 ) -> Result<Ended, Error> {
     let stuck = |error: io::Error| Error::Temporary(format!("accept loop: {error}"));
-    let mut door = plan.warm.as_ref().and_then(Door::open);
+    let mut door = plan.warm.as_ref().and_then(|warm| Door::open(warm, None));
     let mut served = open(&plan, sockets, door.as_ref()).map_err(stuck)?;
     let (leash, _held) = io::pipe().map_err(stuck)?;
     let mut acceptor = Acceptor::new(std::mem::take(&mut served.services)).map_err(stuck)?;
@@ -189,23 +193,40 @@ fn accept(
         let anew = read_again().and_then(|plan| {
             let sockets = bind_beside(&plan, there(&acceptor, &served.parts).map_err(stuck)?)?;
             let keeps = door.as_ref().is_some_and(|door| plan.warm.as_ref().is_some_and(|warm| door.is_that_of(warm)));
-            let other = plan.warm.as_ref().filter(|_| !keeps).and_then(Door::open);
-            let served = open(&plan, sockets, if keeps { door.as_ref() } else { other.as_ref() }).map_err(stuck)?;
-            Ok((served, plan, (keeps, other)))
+            let other = plan.warm.as_ref().filter(|_| !keeps).and_then(|warm| Door::open(warm, door.as_ref()));
+            match open(&plan, sockets, if keeps { door.as_ref() } else { other.as_ref() }) {
+                Ok(served) => Ok((served, plan, (keeps, other))),
+                Err(error) => {
+                    other.into_iter().for_each(Door::close);
+                    Err(stuck(error))
+                }
+            }
         });
         match anew {
             Ok((mut anew, plan, (keeps_door, other))) => {
                 anew.keep_children_of(&served, plan.renews_pools);
                 served = anew;
+                if !keeps_door {
+                    change(&mut door, other);
+                }
                 acceptor.replace(std::mem::take(&mut served.services));
                 acceptor.limit(plan.total, plan.limits).map_err(stuck)?;
-                // A socket with nobody behind it would keep sessions waiting.
-                if !keeps_door && let Some(gone) = std::mem::replace(&mut door, other) {
-                    gone.close();
-                }
             }
             Err(error) => log::error!("{error}; everything stays as it was"),
         }
+    }
+}
+
+/// A socket with nobody behind it would keep sessions waiting, and so goes.
+fn change(door: &mut Option<Door>, other: Option<Door>) {
+    let gone = std::mem::replace(door, other);
+    if let Some(door) = door {
+        door.take_its_place();
+    }
+    if let Some(gone) = gone
+        && door.as_ref().is_none_or(|door| !door.is_in_place_of(&gone))
+    {
+        gone.close();
     }
 }
 
@@ -216,7 +237,6 @@ struct Served {
 }
 
 /// A service as it was said to be.
-#[derive(PartialEq, Eq)]
 struct Part {
     name: String,
     program: Program,
@@ -224,6 +244,19 @@ struct Part {
     places: Vec<(Address, bool)>,
     /// The same of submit.
     door: Option<PathBuf>,
+    /// Whom a program becomes that is started as root; nothing, if that is unknown or nobody.
+    owners: Option<Owners>,
+}
+
+/// mail_owner, and net_owner where there is one.
+type Owners = ((Uid, Gid), Option<(Uid, Gid)>);
+
+impl Part {
+    /// Whether a pool that was started as this one serves as that one would. Who has become a user cannot become another.
+    fn is_as(&self, new: &Part) -> bool {
+        let same = self.name == new.name && self.program == new.program && self.door == new.door;
+        same && self.places == new.places && (new.owners.is_none() || self.owners == new.owners)
+    }
 }
 
 impl Served {
@@ -232,8 +265,8 @@ impl Served {
         for (service, part) in self.services.iter_mut().zip(&self.parts) {
             service.keeps_child = match service.kind {
                 Kind::Session | Kind::Wait => true,
-                Kind::Pool | Kind::StandingPool => !renews_pools && old.parts.contains(part),
-                Kind::Helper { .. } => old.parts.contains(part),
+                Kind::Pool | Kind::StandingPool => !renews_pools && old.parts.iter().any(|known| known.is_as(part)),
+                Kind::Helper { .. } => old.parts.iter().any(|known| known.is_as(part)),
             };
         }
     }
@@ -242,6 +275,7 @@ impl Served {
 fn open(plan: &Plan, sockets: Sockets, door: Option<&Door>) -> io::Result<Served> {
     let mut served = Served { services: Vec::new(), parts: Vec::new() };
     let mut sockets: Vec<Option<Socket>> = sockets.into_iter().map(Some).collect();
+    let owners = plan.warm.as_ref().and_then(|warm| Some((warm.owner?, warm.net_owner)));
     for service in &plan.services {
         let (mut listeners, mut places) = (Vec::new(), Vec::new());
         let mut take = |address: Option<&Address>| {
@@ -268,14 +302,14 @@ fn open(plan: &Plan, sockets: Sockets, door: Option<&Door>) -> io::Result<Served
         program.owns_sockets = open.owns_sockets;
         program.service = Some(service.name.clone());
         served.services.push(open);
-        served.parts.push(Part { name: service.name.clone(), program, places, door: None });
+        served.parts.push(Part { name: service.name.clone(), program, places, door: None, owners });
     }
     if let (Some(door), Some(warm)) = (door, &plan.warm) {
         let mut open = acceptor::Service::new("submit", vec![door.listener()?], 1);
         open.kind = Kind::Helper { stands: warm.stands };
         served.services.push(open);
         let (name, program, door) = ("submit".to_owned(), warm.program.clone(), Some(warm.path.clone()));
-        served.parts.push(Part { name, program, places: Vec::new(), door });
+        served.parts.push(Part { name, program, places: Vec::new(), door, owners });
     }
     Ok(served)
 }

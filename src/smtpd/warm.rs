@@ -24,6 +24,8 @@ pub struct Warm {
     pub path: PathBuf,
     /// Whose it is, where we are root: mail_owner's, as the folder.
     pub owner: Option<(Uid, Gid)>,
+    /// Who may connect besides, where that is somebody else: net_owner.
+    pub net_owner: Option<(Uid, Gid)>,
     /// submit, with the parameters of a pool.
     pub program: Program,
     /// Whether it is there before somebody connects.
@@ -34,15 +36,21 @@ pub struct Warm {
 #[derive(Debug)]
 pub struct Door {
     listener: UnixListener,
+    /// Where it is to be.
     path: PathBuf,
+    /// Where it is now.
+    place: PathBuf,
     owner: Option<(Uid, Gid)>,
 }
 
 impl Door {
-    /// Listens there; nothing, and a record, where that cannot be.
-    pub fn open(warm: &Warm) -> Option<Door> {
-        match as_owner(warm.owner, || bind(&warm.path)) {
-            Ok(listener) => Some(Door { listener, path: warm.path.clone(), owner: warm.owner }),
+    /// Listens there; nothing, and a record, where that cannot be. Where the socket of `old` is, the new one lies beside it
+    /// until it takes its place.
+    pub fn open(warm: &Warm, old: Option<&Door>) -> Option<Door> {
+        let is_taken = old.is_some_and(|old| old.place == warm.path);
+        let place = if is_taken { warm.path.with_extension("new") } else { warm.path.clone() };
+        match as_owner(warm.owner, || bind(&place)) {
+            Ok(listener) => Some(Door { listener, path: warm.path.clone(), place, owner: warm.owner }),
             Err(error) => {
                 log::warn!("no socket {}: {error}; sessions start submit by themselves", warm.path.display());
                 None
@@ -61,9 +69,25 @@ impl Door {
         copy.map_err(|_| io::Error::other("the socket of submit does not listen"))
     }
 
+    /// Puts it where it is to be, in the place of the socket there: whoever connects finds the one or the other.
+    pub fn take_its_place(&mut self) {
+        if self.place == self.path {
+            return;
+        }
+        match as_owner(self.owner, || std::fs::rename(&self.place, &self.path)) {
+            Ok(()) => self.place.clone_from(&self.path),
+            Err(error) => log::warn!("no socket {}: {error}", self.path.display()),
+        }
+    }
+
+    /// Whether this is where that one was, so that nothing of that is left.
+    pub fn is_in_place_of(&self, old: &Door) -> bool {
+        self.place == old.place
+    }
+
     /// Removes it. Where we may not any more it stays, and nobody listens.
     pub fn close(self) {
-        let _ = as_owner(self.owner, || std::fs::remove_file(&self.path));
+        let _ = as_owner(self.owner, || std::fs::remove_file(&self.place));
     }
 }
 
