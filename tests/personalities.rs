@@ -181,6 +181,26 @@ fn each_name_has_its_letters_and_no_others() {
 }
 
 #[test]
+fn what_was_started_for_a_client_by_its_words_speaks_to_it_alone_and_always() {
+    use std::io::Read;
+    let folder = folder();
+    for words in [&["-", "nosuch"][..], &["a000001.1025", "-x"], &["a000001.1025"], &["-"], &["--nosuch", "-"]] {
+        let (mut client, served) = std::os::unix::net::UnixStream::pair().unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let stdio = || Stdio::from(OwnedFd::from(served.try_clone().unwrap()));
+        let mut command = smtpd(folder.path());
+        command.args(["-o", "daemon_directory=/nosuch"]).args(words);
+        let mut process = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
+        drop((command, served));
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with("421 ") && said.lines().count() == 1, "{words:?}: {said:?}");
+        assert_eq!(process.wait().unwrap().code(), Some(64), "{words:?}");
+    }
+}
+
+#[test]
 fn help_shows_each_form() {
     let folder = folder();
     let output = smtpd(folder.path()).arg("--help").output().unwrap();

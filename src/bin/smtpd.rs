@@ -18,7 +18,7 @@ use doorpost::smtp;
 use doorpost::smtpd;
 use doorpost::smtpd::command_line::{Args, Task};
 use doorpost::smtpd::life;
-use doorpost::smtpd::one_client::{self, Client};
+use doorpost::smtpd::one_client;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     // What whoever started us left open would be kept open for as long as we live. Before logging opens its own.
     let taken_over = accept::taken_over(life::spared_descriptor());
     // From inetd, descriptor 2 is the client too.
-    let is_called_for_a_client = matches!(Client::of_stdin(), Client::Socket { .. });
+    let is_called_for_a_client = one_client::is_called();
     logging::start("smtpd", if is_called_for_a_client { Speaks::ToClient } else { Speaks::ToPeople });
     let result = run(taken_over);
     if result.is_err() && is_called_for_a_client {

@@ -2,7 +2,9 @@
 
 use super::program::Program;
 use crate::sys;
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname, setsockopt, sockopt};
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -37,6 +39,16 @@ impl Client {
     }
 }
 
+/// Whether this process was started for a client, as far as that can be told before its command line is read: by what
+/// descriptor 0 is, or by a word that says so whatever that is.
+pub fn is_called() -> bool {
+    matches!(Client::of_stdin(), Client::Socket { .. }) || says_so(std::env::args_os().skip(1))
+}
+
+fn says_so(mut words: impl Iterator<Item = OsString>) -> bool {
+    words.any(|word| word == "-" || word.to_str().is_some_and(|word| hexadecimal(word).is_some()))
+}
+
 fn inet(name: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = name.as_sockaddr_in().map(|name| SocketAddr::from((name.ip(), name.port())));
     v4.or_else(|| name.as_sockaddr_in6().map(|name| SocketAddr::from((name.ip(), name.port()))))
@@ -58,7 +70,7 @@ pub fn hexadecimal(word: &str) -> Option<Client> {
 /// Becomes the program; comes back only if that cannot be.
 pub fn become_program(program: &Program, client: Client) -> io::Error {
     let mut command = program.command();
-    sys::start_as_we_were(&mut command, 0);
+    sys::start_as_we_were(&mut command, SigSet::empty(), 0);
     match client {
         Client::Socket { peer, local } => {
             // A client that is switched off without a word shall not hold the session until its deadline.
