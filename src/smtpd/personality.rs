@@ -35,87 +35,68 @@ impl Personality {
         std::env::args_os().next().map_or(Personality::Smtpd, |argv0| Personality::of(&argv0))
     }
 
-    /// The letters, and what they stand for.
-    fn letters(self) -> &'static [(&'static str, char)] {
+    /// The options of the page of this name: the long name, and the letter where there is one. Of the name of ours, what
+    /// has a letter.
+    fn page(self) -> &'static [(&'static str, Option<char>)] {
         match self {
-            Personality::Smtpd => &[("debug", 'd'), ("finicky", 'f'), ("maxconnects", 'n')],
+            Personality::Smtpd => &[("debug", Some('d')), ("finicky", Some('f')), ("maxconnects", Some('n'))],
             Personality::Forkserver => &[
-                ("port", 'p'),
-                ("user", 'u'),
-                ("limit_connections", 'c'),
-                ("max_from_ip", 'm'),
-                ("listen_address", 'l'),
-                ("detach", 'd'),
-                ("no_rdns", 'H'),
-            ],
-            Personality::Prefork => &[],
-        }
-    }
-
-    /// The long options of the page.
-    fn page(self) -> &'static [&'static str] {
-        match self {
-            Personality::Smtpd => &[],
-            Personality::Forkserver => &[
-                "port",
-                "user",
-                "limit-connections",
-                "max-from-ip",
-                "listen-address",
-                "detach",
-                "pid-file",
-                "no-rdns",
-                "help",
+                ("port", Some('p')),
+                ("user", Some('u')),
+                ("limit-connections", Some('c')),
+                ("max-from-ip", Some('m')),
+                ("listen-address", Some('l')),
+                ("detach", Some('d')),
+                ("no-rdns", Some('H')),
+                ("pid-file", None),
+                ("help", None),
             ],
             Personality::Prefork => &[
-                "port",
-                "user",
-                "limit-connections",
-                "max-from-ip",
-                "children",
-                "idle-children",
-                "listen-address",
-                "interface",
-                "renice-parent",
-                "detach",
-                "pid-file",
-                "pretty-child",
-                "version",
-                "debug",
-                "verbose",
-                "quiet",
-                "help",
+                ("port", None),
+                ("user", None),
+                ("limit-connections", None),
+                ("max-from-ip", None),
+                ("children", None),
+                ("idle-children", None),
+                ("listen-address", None),
+                ("interface", None),
+                ("renice-parent", None),
+                ("detach", None),
+                ("pid-file", None),
+                ("pretty-child", None),
+                ("version", None),
+                ("debug", None),
+                ("verbose", None),
+                ("quiet", None),
+                ("help", None),
             ],
         }
     }
 
-    /// What begins one option of the page and no other one, and stands for that whatever other options we have.
-    fn beginnings(self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        let page = self.page();
-        let of = move |long: &'static str| {
-            let begun = (1..long.len()).filter_map(|end| long.get(..end));
-            let is_one = move |begun: &&str| page.iter().filter(|other| other.starts_with(*begun)).count() == 1;
-            begun.filter(is_one).map(move |begun| (long, begun))
-        };
-        page.iter().flat_map(move |long| of(long))
+    /// The qpsmtpd programs took any beginning of a long name that is nobody else's.
+    fn takes_beginnings(self) -> bool {
+        self != Personality::Smtpd
     }
 
-    /// Gives a command line the letters of this name. The qpsmtpd programs took any beginning of a long name that is
-    /// nobody else's.
+    /// What begins this option of the page and no other one, and so stands for it whatever other options we have.
+    fn beginnings(self, long: &'static str) -> impl Iterator<Item = &'static str> {
+        let is_its_own = move |begun: &&str| {
+            self.takes_beginnings() && self.page().iter().filter(|(other, _)| other.starts_with(*begun)).count() == 1
+        };
+        (1..long.len()).filter_map(|end| long.get(..end)).filter(is_its_own)
+    }
+
+    /// Gives a command line the letters of this name, and what its long options may be cut to.
     pub fn dress(self, command: Command) -> Command {
-        let given = self.letters().iter().filter(|(id, _)| command.get_arguments().any(|arg| arg.get_id() == id));
-        let given: Vec<_> = given.collect();
-        let command =
-            given.into_iter().fold(command, |command, (id, letter)| command.mut_arg(id, |arg| arg.short(*letter)));
-        let command = self.beginnings().fold(command, |command, (long, begun)| {
+        let command = self.page().iter().fold(command, |command, (long, letter)| {
             let is_it = |arg: &&clap::Arg| {
-                arg.get_long() == Some(long) || arg.get_all_aliases().is_some_and(|all| all.contains(&long))
+                arg.get_long() == Some(*long) || arg.get_all_aliases().is_some_and(|all| all.contains(long))
             };
-            let id = command.get_arguments().find(is_it).map(|arg| arg.get_id().clone());
-            match id {
-                Some(id) => command.mut_arg(id, |arg| arg.alias(begun)),
-                None => command,
-            }
+            let Some(id) = command.get_arguments().find(is_it).map(|arg| arg.get_id().clone()) else { return command };
+            command.mut_arg(id, |arg| {
+                let arg = if letter.is_some() { arg.short(*letter) } else { arg };
+                self.beginnings(long).fold(arg, clap::Arg::alias)
+            })
         });
         match self {
             Personality::Smtpd => command,
