@@ -35,7 +35,6 @@ extern "C" fn before_std() {
         }
         CLIENT_ON_STDERR.store(true, Ordering::Relaxed);
         let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
-        // Where there is none, both fail and change nothing.
         libc::dup2(null, 2);
         libc::close(null);
     }
@@ -51,34 +50,38 @@ extern "C" fn pthread_getattr_np(_: libc::pthread_t, _: *mut libc::pthread_attr_
 
 /// Forks; the child runs `child` and ends with the status it gives. Gives the parent the child's process id.
 ///
-/// The child starts with SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGUSR1 at their defaults and nothing blocked, so that
-/// handlers of the parent (an accept loop) do not live on in a session.
+/// The child starts with the signals of servers at their defaults and nothing blocked: a session is no accept loop.
 pub fn fork(child: impl FnOnce() -> u8) -> nix::Result<Pid> {
+    fork_with(&SigSet::empty(), child)
+}
+
+/// The same, with these signals blocked in the child: never not, where they are blocked here.
+pub fn fork_with(blocked: &SigSet, child: impl FnOnce() -> u8) -> nix::Result<Pid> {
     // SAFETY: no program of ours ever starts a thread, so no lock can be held by one that is not there in the child,
     // and the child may do whatever the parent may.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
-            default_signals();
+            default_signals(blocked);
             // SAFETY: cannot fail. An exit would only tidy up memory, each page of which is first copied for that.
             unsafe { libc::_exit(i32::from(child())) }
         }
     }
 }
 
-/// Sets the signals that servers catch back to their defaults and unblocks all.
-pub fn default_signals() {
+/// Blocks these signals and no others, and sets those that servers catch back to their defaults.
+pub fn default_signals(blocked: &SigSet) {
+    let _ = blocked.thread_set_mask();
     for caught in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGUSR1, Signal::SIGALRM] {
         let _ = set(caught, SigHandler::SigDfl);
     }
-    let _ = SigSet::empty().thread_set_mask();
 }
 
-/// Makes a program start with no signal blocked and SIGXFSZ at its default, and less nice than we are by so much.
-pub fn start_as_we_were(command: &mut std::process::Command, niceness: i32) {
+/// Makes a program start with these signals blocked and SIGXFSZ at its default, and less nice than we are by so much.
+pub fn start_as_we_were(command: &mut std::process::Command, blocked: SigSet, niceness: i32) {
     let prepare = move || {
         let _ = set(Signal::SIGXFSZ, SigHandler::SigDfl);
-        Ok(SigSet::empty().thread_set_mask().map(|()| renice(-niceness))?)
+        Ok(blocked.thread_set_mask().map(|()| renice(-niceness))?)
     };
     // SAFETY: between fork and exec only system calls are made, which are async-signal-safe and allocate nothing.
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, prepare) };
@@ -104,10 +107,8 @@ fn set(which: Signal, action: SigHandler) -> nix::Result<SigHandler> {
 /// Takes a descriptor that whoever started us left open (`LISTEN_FDS`, a notification descriptor), or the kernel gave us
 /// in a packet. Nothing if it is not open. To be called once for a number: the caller becomes its owner.
 pub fn inherited(number: RawFd) -> Option<OwnedFd> {
-    // SAFETY: fcntl on a number that is no descriptor only fails.
-    let is_open = number > 2 && unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
-    // SAFETY: it is open, and above 2, so nothing in this program has an owner for it.
-    is_open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
+    // SAFETY: fcntl on a number that is no descriptor only fails; what is open above 2 has no owner in this program.
+    unsafe { (number > 2 && libc::fcntl(number, libc::F_GETFD) >= 0).then(|| OwnedFd::from_raw_fd(number)) }
 }
 
 /// Removes a variable from our environment, and so from that of the programs we start.
@@ -152,8 +153,7 @@ pub fn offset_from_utc(unix_time: i64) -> i64 {
 pub fn crypt(password: &[u8], setting: &str) -> Option<Vec<u8>> {
     use libc::{c_char, c_int, c_void};
     type CryptRn = unsafe extern "C" fn(*const c_char, *const c_char, *mut c_void, c_int) -> *mut c_char;
-    // sizeof(struct crypt_data) of libxcrypt, part of its ABI.
-    const SIZE: usize = 32_768;
+    const SIZE: usize = 32_768; // sizeof(struct crypt_data) of libxcrypt, part of its ABI.
     let (password, setting) = (CString::new(password).ok()?, CString::new(setting).ok()?);
     let mut data = vec![0_u64; SIZE / 8];
     // SAFETY: the library is never closed, and its crypt_rn is the function that crypt(3) describes; a null pointer is

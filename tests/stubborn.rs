@@ -3,7 +3,7 @@
 mod common;
 
 use common::connections::*;
-use common::{Scratch, until};
+use common::{Scratch, binary, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -252,4 +252,73 @@ fn what_cannot_be_served_at_all_is_said_at_once() {
         }
     }
     assert!(Path::new(&no_program).exists());
+}
+
+/// A smtpsrvr that does this first, in a folder that it may not be found in by name.
+fn slow_smtpsrvr(scratch: &Scratch, first: &str) -> String {
+    let real = binary("smtpsrvr");
+    let program = script(scratch.path(), "smtpsrvr", "");
+    // Not sh, which may unblock what was blocked when it was started.
+    fs::write(&program, format!("#!/bin/bash\n{first}\nexec {} \"$@\"\n", real.display())).unwrap();
+    program
+}
+
+fn pool_of_script(scratch: &Scratch, program: &str) -> Server {
+    let mut command = scratch.command("smtpd");
+    Server::start(command.args(ON_LOOPBACK).args(["--mode", "pool", "--idle-children", "1", program]))
+}
+
+#[test]
+fn a_pool_that_is_not_ready_yet_reads_hup_and_usr1_when_it_is() {
+    let scratch = Scratch::new();
+    let mut server = pool_of_script(&scratch, &slow_smtpsrvr(&scratch, "sleep 0.5"));
+    until("the pool to begin", || !children(pid(&server)).is_empty());
+    server.signal(Signal::SIGUSR1);
+    server.signal(Signal::SIGHUP);
+    greeted(&mut server);
+    server.record("signal HUP, the configuration was read again");
+    let lost = server.seen.iter().find(|record| record.contains("killed") || record.contains("cannot serve"));
+    assert_eq!(lost, None);
+}
+
+#[test]
+fn a_pool_that_was_killed_as_it_began_is_there_again_at_once() {
+    let scratch = Scratch::new();
+    let been = scratch.path().join("been");
+    let first = format!("test -e {0} || {{ : >{0}; kill -9 $$; }}", been.display());
+    let mut server = pool_of_script(&scratch, &slow_smtpsrvr(&scratch, &first));
+    greeted(&mut server);
+    server.record("child killed");
+    let rests = server.seen.iter().find(|record| record.contains("ended as soon as it began"));
+    assert_eq!(rests, None);
+}
+
+#[test]
+fn a_client_that_waits_for_a_second_try_is_told_when_there_will_be_none() {
+    for (name, answer) in [("smtpsrvr", "421 4.3.2 "), ("pop3d", "-ERR [SYS/TEMP] "), ("qmqpd", "Z"), ("cat", "")] {
+        for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+            let folder = folder();
+            let program = script(folder.path(), name, "cat");
+            let line = |port: u16, program: &str| format!("127.0.0.1:{port} stream tcp nowait - {program}\n");
+            let mut server = Server::start(&mut with_services(folder.path(), &line(0, &program)));
+            server.address("127.0.0.1:0");
+            fs::remove_file(&program).unwrap();
+            let mut client = server.connect("127.0.0.1:0");
+            // A client of QMQP sends at once, and a close with that unread would destroy the answer.
+            client.write_all(b"100:x").unwrap();
+            server.record("cannot serve");
+            fs::write(folder.path().join("services"), line(0, "/bin/true").replace(":0", ":00")).unwrap();
+            server.signal(signal);
+            let said = all(&mut client);
+            let said = said.split_once(':').map_or(said.as_str(), |(length, rest)| {
+                if length.parse::<u32>().is_ok() { rest } else { said.as_str() }
+            });
+            assert!(said.starts_with(answer) && said.is_empty() == answer.is_empty(), "{name} {signal}: {said:?}");
+            server.record("refused client=127.0.0.1");
+            if signal == Signal::SIGTERM {
+                drop(client);
+                assert_eq!(server.end().code(), Some(0));
+            }
+        }
+    }
 }

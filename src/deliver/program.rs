@@ -85,7 +85,7 @@ pub fn start(command: &mut Command, content: &mut dyn Read) -> io::Result<Starte
     let complaints = nameless()?;
     command.stdin(spool).stderr(complaints.try_clone()?).process_group(0);
     // A signal that this process blocks or ignores is none of the program's affairs.
-    crate::sys::start_as_we_were(command, 0);
+    crate::sys::start_as_we_were(command, nix::sys::signal::SigSet::empty(), 0);
     Ok(Started { child: command.spawn()?, complaints })
 }
 

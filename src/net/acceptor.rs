@@ -23,13 +23,14 @@ mod service;
 pub use service::{Given, Kind, Service};
 
 use super::ending;
-use super::limits::{Excess, Limits, Table};
+use super::limits::{Limits, Table};
 use super::refused::Refused;
-use crate::sys;
+use super::signals;
+use super::starts::REST;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::HashMap;
@@ -38,13 +39,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long a service is left alone when a child could not be started, or a connection not accepted: the machine is
-/// out of something, and turning clients away in a tight loop would not give it back.
-pub(super) const REST: Duration = Duration::from_secs(1);
 /// More than the system has processes for.
 pub(super) const MOST_CHILDREN: usize = 65_536;
-/// A child that has the sockets and fails sooner than this was never ready for anybody.
-pub(super) const AT_START: Duration = Duration::from_secs(1);
 
 /// A process that serves a client, or the clients of a listener.
 #[derive(Debug, Clone, Copy)]
@@ -104,16 +100,8 @@ pub enum Left {
 impl Acceptor {
     /// Blocks the signals that the loop waits for, for the rest of this process's life.
     pub fn new(services: Vec<Service>) -> io::Result<Acceptor> {
-        // Whoever started us may have ignored CHLD, and the kernel would reap the children before they are counted.
-        sys::default_signals();
-        let mut caught = SigSet::empty();
-        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {
-            caught.add(signal);
-        }
-        caught.thread_block()?;
-        let signals = SignalFd::with_flags(&caught, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let mut acceptor = Acceptor::of(services);
-        acceptor.signals = Some(signals);
+        acceptor.signals = Some(signals::open()?);
         acceptor.refused = Some(Refused::new()?);
         Ok(acceptor)
     }
@@ -164,12 +152,7 @@ impl Acceptor {
     /// What a pool goes on with that takes the place of this loop, of the first service only. A client for whom no child
     /// could be started yet is told to come later.
     pub fn hand_over(mut self) -> Option<HandedOver> {
-        if let Some((given, slot)) = self.services.first_mut().and_then(|service| service.held.take()) {
-            self.give_back(slot);
-            if let Given::Connection(connection) = given {
-                self.refuse(0, connection, Excess::Full);
-            }
-        }
+        self.let_go_of_all_held();
         let service = self.services.into_iter().next()?;
         let children = self.children.into_iter().map(|(pid, child)| (pid, child.slot)).collect();
         let (signals, table, refused) = (self.signals?, self.table?, self.refused?);
@@ -220,7 +203,10 @@ impl Acceptor {
         Start: FnMut(&mut Acceptor, usize, &Given) -> io::Result<Option<Pid>>,
     {
         loop {
-            if self.children.is_empty() && (self.stopping || max_idle.is_some_and(|time| self.is_idle_for(time))) {
+            let is_over = self.stopping || max_idle.is_some_and(|time| self.is_idle_for(time));
+            // Who was turned away at last hears why only if we do not close too soon.
+            let nobody = self.children.is_empty() && self.refused.as_ref().is_none_or(Refused::is_empty);
+            if nobody && is_over {
                 return Ok(Left::Ended);
             }
             if std::mem::take(&mut self.reads_again) && !self.stopping {
@@ -349,8 +335,8 @@ impl Acceptor {
         }
         let Some(service) = self.services.get_mut(child.service) else { return };
         service.running = service.running.saturating_sub(1);
-        let failed = !matches!(status, WaitStatus::Exited(_, 0));
-        if failed && service.kind.accepts_itself() && child.since.elapsed() < AT_START && !self.stopping {
+        let serves = service.kind.accepts_itself() && !self.stopping;
+        if serves && service.starts.ended(status, child.since.elapsed()) {
             log::error!("cannot serve service={} cause=\"its program ended as soon as it began\"", service.name);
             service.rests_until = Instant::now().checked_add(REST);
         }

@@ -13,6 +13,8 @@ pub mod peer;
 pub mod pool;
 pub mod proxy;
 pub mod refused;
+pub mod signals;
+mod starts;
 mod tickets;
 pub mod tls;
 pub mod trust;

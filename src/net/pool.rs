@@ -12,17 +12,19 @@
 mod shared;
 mod worker;
 
-use super::acceptor::{AT_START, HandedOver, Left, MOST_CHILDREN, REST};
+use super::acceptor::{HandedOver, Left, MOST_CHILDREN};
 use super::ending;
 use super::limits::{Excess, Limits, Table};
 use super::listener::Listener;
 use super::refused::Refused;
+use super::signals;
+use super::starts::{REST, Starts};
 use crate::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use shared::{BUSY, FREE, IDLE, Shared, log_refused};
@@ -34,9 +36,6 @@ use worker::Worker;
 
 /// How long a child waits that is one more than should be idle, if `max_idle` is not less.
 const LINGER: Duration = Duration::from_secs(10);
-
-/// So many children in turn may be killed as soon as they begin: then it is none of theirs.
-const MOST_KILLED_AT_START: u32 = 10;
 
 /// What a child comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +97,8 @@ pub struct Pool {
     owns_sockets: bool,
     idle_since: Instant,
     rests_until: Option<Instant>,
-    /// Children in turn that ended as soon as they began.
-    failed_at_start: u32,
+    /// How those began that were there when somebody was to come.
+    starts: Starts,
     stopping: bool,
     reads_again: bool,
     /// Children that were killed, or failed, while they waited: a client may have woken one that then did not take it, and sleeping
@@ -117,13 +116,7 @@ impl Pool {
         limits: Limits,
         refusal: Option<Vec<u8>>,
     ) -> io::Result<Pool> {
-        sys::default_signals();
-        let mut caught = SigSet::empty();
-        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {
-            caught.add(signal);
-        }
-        caught.thread_block()?;
-        let signals = SignalFd::with_flags(&caught, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let signals = signals::open()?;
         // Room for what a changed configuration may ask for; pages that are not used cost nothing.
         let table = Table::shared(MOST_CHILDREN)?;
         Pool::of(name, listeners, (size, limits, refusal), (signals, table, Refused::new()?))
@@ -170,7 +163,7 @@ impl Pool {
             owns_sockets: false,
             idle_since: Instant::now(),
             rests_until: None,
-            failed_at_start: 0,
+            starts: Starts::default(),
             stopping: false,
             reads_again: false,
             killed_idle: 0,
@@ -203,7 +196,8 @@ impl Pool {
     pub fn run(&mut self, work: &mut impl Work) -> io::Result<Left> {
         loop {
             let over = self.size.max_idle.is_some_and(|time| self.idle_since.elapsed() >= time);
-            if self.children.is_empty() && (self.stopping || over) {
+            let nobody = self.children.is_empty() && self.refused.is_empty();
+            if nobody && (self.stopping || over) {
                 return Ok(Left::Ended);
             }
             if std::mem::take(&mut self.reads_again) && !self.stopping {
@@ -327,11 +321,10 @@ impl Pool {
             if self.children.is_empty() {
                 self.idle_since = Instant::now();
             }
-            let failed = was_idle && !matches!(status, WaitStatus::Exited(_, 0)) && since.elapsed() < AT_START;
-            self.failed_at_start = if failed { self.failed_at_start + 1 } else { 0 };
-            // It could not even begin, and nor can the next one now. That one was killed may be about that one alone.
-            if failed && (matches!(status, WaitStatus::Exited(..)) || self.failed_at_start >= MOST_KILLED_AT_START) {
-                (self.rests_until, self.failed_at_start) = (Instant::now().checked_add(REST), 0);
+            // One that was busy had begun.
+            let age = if was_idle { since.elapsed() } else { Duration::MAX };
+            if self.starts.ended(status, age) {
+                self.rests_until = Instant::now().checked_add(REST);
             }
             match status {
                 WaitStatus::Exited(_, 0) => {}
@@ -390,6 +383,7 @@ fn bounded(size: Size) -> Size {
 
 #[cfg(test)]
 mod tests {
+    use super::super::starts::MOST_KILLED;
     use super::*;
     use nix::sys::signal::kill;
     use std::io::{PipeWriter, Read, Write};
@@ -413,7 +407,7 @@ mod tests {
     #[test]
     fn children_that_cannot_begin_are_not_started_without_end() {
         const IDLE: usize = 2;
-        let killed = MOST_KILLED_AT_START as usize + IDLE + 9;
+        let killed = MOST_KILLED as usize + IDLE + 9;
         // So many have begun when it has rested once.
         for (signal, count) in [(None, IDLE + 1), (Some(Signal::SIGKILL), killed)] {
             let (mut reader, writer) = io::pipe().unwrap();

@@ -76,6 +76,11 @@ impl Refused {
         }
     }
 
+    /// Whether nobody is there who may not have heard yet.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
     /// When somebody must be let go of.
     pub fn next_end(&self) -> Option<Instant> {
         self.clients.front().map(|client| client.until)

@@ -3,8 +3,10 @@
 use crate::config::Config;
 use crate::net::accept;
 use crate::net::acceptor::Given;
+use crate::net::signals;
 use crate::sys;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::SigSet;
 use nix::unistd::{Gid, Pid, Uid};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, PipeReader};
@@ -64,10 +66,14 @@ impl Program {
     /// of `leash` is closed.
     pub fn start(&self, given: &Given, leash: &PipeReader, niceness: i32) -> io::Result<Option<Pid>> {
         let mut command = self.command();
+        if let Given::Listeners(sockets) = given {
+            sys::start_as_we_were(&mut command, signals::until_it_loops(), niceness);
+            return self.start_pool(command, sockets, leash).map(Some);
+        }
         // The loop keeps TERM and others blocked in this process.
-        sys::start_as_we_were(&mut command, niceness);
+        sys::start_as_we_were(&mut command, SigSet::empty(), niceness);
         let fd = match given {
-            Given::Listeners(sockets) => return self.start_pool(command, sockets, leash).map(Some),
+            Given::Listeners(_) => return Ok(None),
             Given::Connection(fd) => {
                 let connection = TcpStream::from(fd.try_clone()?);
                 let (Ok(peer), Ok(local)) = (connection.peer_addr(), connection.local_addr()) else { return Ok(None) };
@@ -106,7 +112,8 @@ impl Program {
             log::error!("{}: {error}", self.path.display());
             75
         };
-        let pid = sys::fork(child)?;
+        // Ours sends it HUP and USR1 as it likes, from now on.
+        let pid = sys::fork_with(&signals::until_it_loops(), child)?;
         log::debug!("started pool={} pid={pid}", self.path.display());
         Ok(pid)
     }

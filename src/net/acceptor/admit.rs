@@ -1,7 +1,8 @@
 //! From a client to a child: who is let in, who is told to come later, and what happens when no child can be started.
 
 use super::super::limits::{self, Excess};
-use super::{Acceptor, Child, Given, Kind, REST};
+use super::super::refused::Refused;
+use super::{Acceptor, Child, Given, Kind, REST, Service};
 use nix::unistd::Pid;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -64,13 +65,24 @@ impl Acceptor {
 
     pub(super) fn refuse(&mut self, number: usize, connection: OwnedFd, excess: Excess) {
         let Some(service) = self.services.get(number) else { return };
-        let client =
-            limits::address_of(&connection).map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-        log::info!("refused client={client} service={} cause=\"{excess}\"", service.name);
-        self.turned_away = self.turned_away.saturating_add(1);
-        if let Some(refused) = &mut self.refused {
-            refused.refuse(connection, service.refusal.as_deref());
+        tell(&mut self.turned_away, self.refused.as_mut(), service, connection, excess);
+    }
+
+    /// Tells the client for whom nothing could be started yet, and nothing will be.
+    pub(super) fn let_go_of_held(&mut self, service: &mut Service) {
+        if let Some((given, slot)) = service.held.take() {
+            self.give_back(slot);
+            if let Given::Connection(connection) = given {
+                tell(&mut self.turned_away, self.refused.as_mut(), service, connection, Excess::NotServing);
+            }
         }
+    }
+
+    /// The same of every service.
+    pub(super) fn let_go_of_all_held(&mut self) {
+        let mut services = std::mem::take(&mut self.services);
+        services.iter_mut().for_each(|service| self.let_go_of_held(service));
+        self.services = services;
     }
 
     /// Ends rests that are over, and tries once more to start the children that could not be started before them.
@@ -163,5 +175,15 @@ impl Acceptor {
             Ok(copies) => drop(self.start(number, &Given::Listeners(copies), None, start)),
             Err(error) => self.rest(number, &error),
         }
+    }
+}
+
+/// Counts and records somebody who is not served, and says so where the protocol is known.
+fn tell(count: &mut u64, refused: Option<&mut Refused>, service: &Service, connection: OwnedFd, excess: Excess) {
+    *count = count.saturating_add(1);
+    let client = limits::address_of(&connection).map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+    log::info!("refused client={client} service={} cause=\"{excess}\"", service.name);
+    if let Some(refused) = refused {
+        refused.refuse(connection, service.refusal.as_deref());
     }
 }

@@ -24,11 +24,10 @@ impl Acceptor {
             taken.extend(number);
             let number = number.filter(|number| self.services.get(*number).is_some_and(|new| new.keeps_child));
             if let Some(new) = number.and_then(|number| self.services.get_mut(number)) {
-                (new.running, new.rests_until, new.held) = (gone.running, gone.rests_until, gone.held.take());
+                (new.running, new.rests_until, new.starts) = (gone.running, gone.rests_until, gone.starts);
+                new.held = gone.held.take();
             }
-            if let Some((_, slot)) = gone.held.take() {
-                self.give_back(slot);
-            }
+            self.let_go_of_held(&mut gone);
             // A number that no service has: its children count among all, and for no service.
             numbers.push(number.unwrap_or(usize::MAX));
         }
@@ -48,18 +47,19 @@ impl Acceptor {
 
     pub(super) fn stop(&mut self) {
         self.stopping = true;
+        // A child that accepts by itself would go on for ever. Before the sockets are dead, or it would take that for trouble.
+        self.signal_children(|service| service.kind.accepts_itself() && !service.kind.is_helper(), Signal::SIGTERM);
+        self.let_go_of_all_held();
         for service in self.services.iter_mut().filter(|service| !service.kind.is_helper()) {
             if service.owns_sockets && service.kind.is_pool() {
                 service.listeners.iter().for_each(Listener::stop_listening);
             }
             service.listeners.clear();
-            service.held = None;
             service.rests_until = None;
         }
+        // When a new client is refused already.
         log::info!("stopping children={}", self.children.len());
         self.write_state();
-        // A child that accepts by itself would go on for ever.
-        self.signal_children(|service| service.kind.accepts_itself() && !service.kind.is_helper(), Signal::SIGTERM);
     }
 
     pub(super) fn signal_children(&self, concerned: impl Fn(&Service) -> bool, signal: Signal) {
@@ -80,7 +80,7 @@ impl Acceptor {
         for service in self.services.iter_mut().filter(|service| service.kind.is_helper()) {
             told |= !service.listeners.is_empty();
             service.listeners.clear();
-            (service.held, service.rests_until) = (None, None);
+            service.rests_until = None;
         }
         if told {
             self.signal_children(|service| service.kind.is_helper(), Signal::SIGTERM);

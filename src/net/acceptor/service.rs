@@ -1,6 +1,7 @@
 //! What the loop serves: sockets that share a name and a limit, and what their children are.
 
 use super::super::listener::Listener;
+use super::super::starts::Starts;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -71,6 +72,7 @@ pub struct Service {
     pub keeps_child: bool,
     pub(super) running: usize,
     pub(super) rests_until: Option<Instant>,
+    pub(super) starts: Starts,
     /// The client for whom no child could be started, and who gets a second chance after the rest.
     pub(super) held: Option<(Given, Option<usize>)>,
 }
@@ -79,9 +81,9 @@ impl Service {
     /// A service whose children get one connection each.
     pub fn new(name: impl Into<String>, listeners: Vec<Listener>, limit: usize) -> Service {
         let name = name.into();
-        let (running, rests_until, held) = (0, None, None);
+        let (running, rests_until, starts, held) = (0, None, Starts::default(), None);
         let (kind, refusal, owns_sockets, keeps_child) = (Kind::Session, None, false, true);
-        Service { name, listeners, limit, kind, refusal, owns_sockets, keeps_child, running, rests_until, held }
+        Service { name, listeners, limit, kind, refusal, owns_sockets, keeps_child, running, rests_until, starts, held }
     }
 
     pub(super) fn has_room(&self) -> bool {

@@ -1,8 +1,8 @@
 //! A child of a pool: it waits for a client, claims a place for it, serves it, and waits again.
 
-use super::super::acceptor::REST;
 use super::super::limits;
 use super::super::refused::Refused;
+use super::super::starts::REST;
 use super::shared::{BUSY, IDLE, Shared, log_refused};
 use super::{Size, Work};
 use nix::errno::Errno;
