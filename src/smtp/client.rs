@@ -286,8 +286,10 @@ impl<W: Wire> Session<W> {
     /// What the message needs and the server does not have.
     fn fits(&self, envelope: &Envelope<'_>) -> Result<(), Trouble> {
         let offers = &self.offers;
-        let addresses = || envelope.to.iter().map(|to| to.address.as_bytes()).chain([envelope.sender.as_bytes()]);
-        let needs_utf8 = envelope.smtputf8 || addresses().any(|octets| !octets.is_ascii());
+        let is_ascii = |to: &To| to.address.as_bytes().is_ascii() && (to.dsn.is_ascii() || !offers.dsn);
+        let has_utf8 = !envelope.sender.as_bytes().is_ascii() || !envelope.to.iter().all(is_ascii);
+        // What came with SMTPUTF8 and is all ASCII needs it no more than other mail (RFC 6531 section 3.4).
+        let needs_utf8 = has_utf8 || (envelope.smtputf8 && envelope.eight_bit);
         let cannot = if envelope.requiretls == Requiretls::Required && !(offers.requiretls && self.is_verified) {
             NO_PROMISE
         } else if offers.size.is_some_and(|limit| limit > 0 && envelope.size > limit) {

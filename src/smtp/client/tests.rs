@@ -244,7 +244,7 @@ fn a_message_is_sent_only_as_the_server_can_take_it() {
     let cases: [(&str, Change, &str, &str); 7] = [
         (ALL, |e| e.size = 1001, "bob@b.example", "5.3.4"),
         (none, |e| e.eight_bit = true, "bob@b.example", "5.6.3"),
-        (none, |e| e.smtputf8 = true, "bob@b.example", "5.6.7"),
+        (none, |e| (e.smtputf8, e.eight_bit) = (true, true), "bob@b.example", "5.6.7"),
         (none, |_| {}, "b\u{f6}b@b.example", "5.6.7"),
         (ALL, |e| e.binary = true, "bob@b.example", "5.6.1"),
         (ALL, |e| e.requiretls = Requiretls::Required, "bob@b.example", "5.7.30"),
@@ -256,6 +256,10 @@ fn a_message_is_sent_only_as_the_server_can_take_it() {
         assert!(got[0].starts_with(&format!("{status} ")), "{got:?}");
         assert!(!session.wire.seen.contains("MAIL") && session.is_alive);
     }
+    // SMTPUTF8 that nothing in it needs.
+    let mut plain = session(none, &[]);
+    assert_eq!(sent(&mut plain, |e| e.smtputf8 = true, &["bob@b.example"]), ["+"]);
+    assert!(!plain.wire.seen.contains("SMTPUTF8"), "{}", plain.wire.seen);
     let mut session = session(ALL, &[]);
     assert_eq!(sent(&mut session, |e| e.eight_bit = true, &["b\u{f6}b@b.example"]), ["+"]);
     assert!(session.wire.seen.contains(" BODY=8BITMIME SMTPUTF8 RET=HDRS\r\n"), "{}", session.wire.seen);
