@@ -8,6 +8,7 @@
 use super::super::*;
 use crate::common::connections::{Server, smtp as send};
 use common::until;
+use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
@@ -277,7 +278,11 @@ fn a_message_of_the_drop_folder_is_on_disk_in_each_place_before_it_is_told_or_re
     assert!(output.status.success(), "{output:?}");
     let drop = scratch.path().join("drop");
     let trace = read(&trace, &ends_well);
-    trace.keeps_its_word("left", &drop, &ends_well, &BOTH);
+    // There fsync of a new file is enough: see submit/drop_folder/disk.rs. `.ci/run` has the folder in memory, where it is not.
+    let kind = statfs(&drop).expect("a file system").filesystem_type();
+    if kind != EXT4_SUPER_MAGIC && kind != XFS_SUPER_MAGIC {
+        trace.keeps_its_word("left", &drop, &ends_well, &BOTH);
+    }
     // deliver passes by what is locked, and nobody wakes it twice.
     let is_closed = |event: &Event| event.name == "close" && event.descriptor().parent() == Some(&drop);
     let is_woken = |event: &Event| event.name == "openat" && event.text.contains("/drop/trigger\"");
