@@ -91,6 +91,14 @@ impl accept::Server for Submit {
         serve(&self.config, &self.common, &mut self.premises)
     }
 
+    fn stay(&mut self, accept: &mut dyn FnMut(&mut Submit) -> u8) -> u8 {
+        self.premises.keep();
+        let status = accept(self);
+        // Files that were prepared go; nothing is dropped behind this.
+        self.premises = Premises::default();
+        status
+    }
+
     fn read_again(&mut self) -> Result<(), Error> {
         self.config = Config::load(&self.common)?;
         self.premises = Premises::default();

@@ -33,6 +33,13 @@ impl Id {
         Id::from_parts(microseconds, u64::from(chance))
     }
 
+    /// A new one whose file is in the same folder as that of this one.
+    pub fn beside(&self, now: SystemTime) -> Id {
+        let mut other = Id::new(now);
+        other.0[LENGTH - 1] = self.0[LENGTH - 1];
+        other
+    }
+
     /// The id of a message that this one gives rise to: a return, the next station of an alias. `origin` says which, and
     /// the same one gives the same id at every call, so that a repeat after a crash finds its own file. It sorts behind
     /// this one. Different origins may share an id once in a million times; `probe` then gives others.

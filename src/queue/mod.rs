@@ -7,6 +7,7 @@
 pub mod file;
 pub mod id;
 pub mod layout;
+mod spare;
 
 use crate::exit;
 use crate::message::parameters::RecipientParameters;
@@ -84,6 +85,8 @@ pub struct Queue {
     complained: Mutex<HashSet<OsString>>,
     /// The FIFO, once it has been written to.
     trigger: Mutex<Option<File>>,
+    /// Files for messages to come.
+    spares: Mutex<spare::Spares>,
 }
 
 impl Queue {
@@ -113,12 +116,20 @@ impl Queue {
 
     /// The queue at a place where `open` has been before; nothing is looked at or made.
     pub fn at(path: &Path) -> Queue {
-        Queue { path: path.to_owned(), complained: Mutex::default(), trigger: Mutex::default() }
+        Queue {
+            path: path.to_owned(),
+            complained: Mutex::default(),
+            trigger: Mutex::default(),
+            spares: Mutex::default(),
+        }
     }
 
     /// Begins a message: content, reverse-path and recipients are added, then it is committed; dropped, it is gone.
     pub fn begin(&self) -> Result<Draft, Error> {
         let now = SystemTime::now();
+        if let Some(draft) = self.spare(now) {
+            return Ok(draft);
+        }
         for _ in 0..100 {
             if let Some(draft) = self.create(Id::new(now), now)? {
                 return Ok(draft);

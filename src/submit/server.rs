@@ -54,6 +54,8 @@ pub struct Receiver<'a> {
     is_served: bool,
     /// What comes goes to `before_queue_filter` in place of the queue; belongs to the introduction.
     is_handed_over: bool,
+    /// Files for messages to come are worth their while.
+    prepares: bool,
     /// There was trouble with the queue.
     is_troubled: bool,
     message: Message,
@@ -65,12 +67,19 @@ pub struct Receiver<'a> {
 pub struct Premises {
     queue: Option<Arc<Queue>>,
     channels: Kept<Channels>,
+    /// This process serves one client after another.
+    is_kept: bool,
 }
 
 impl Premises {
     /// Opens the queue before there is a client. Trouble is met with again, and told then.
     pub fn prepare(&mut self, config: &Config) {
         let _ = self.queue(config);
+    }
+
+    /// From now on one client follows the other, and what comes next may be prepared for.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
     }
 
     fn queue(&mut self, config: &Config) -> Result<Arc<Queue>, Error> {
@@ -128,6 +137,7 @@ impl<'a> Receiver<'a> {
             is_filtered: false,
             is_served: false,
             is_handed_over: false,
+            prepares: premises.is_kept,
             is_troubled: false,
             message: Message::default(),
         })
@@ -486,6 +496,9 @@ fn listen(receiver: &mut Receiver<'_>, mut stream: UnixStream) -> Result<Ended, 
             if let Reply::Outcome(Outcome::Queued(id)) = &reply {
                 // Behind the answer: the client need not wait for it.
                 receiver.wake_for(id);
+                if receiver.prepares {
+                    receiver.queue.prepare();
+                }
             }
             if let Err(error) = sent {
                 log::info!("the client left before it had its answer: {error}");

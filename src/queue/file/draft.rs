@@ -11,7 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Room for the Received field in front of the content, which comes before the field's facts are known.
 pub const TRACE_ROOM: usize = 2048;
@@ -25,7 +25,8 @@ pub struct Draft {
     id: Id,
     path: PathBuf,
     file: File,
-    folder: File,
+    /// Where its name is, which has to be put on disk; none: it is there.
+    folder: Option<File>,
     created: SystemTime,
     buffer: Vec<u8>,
     /// Octets of the file that are written; `buffer` belongs behind them.
@@ -57,7 +58,7 @@ impl Draft {
             id,
             path,
             file,
-            folder,
+            folder: Some(folder),
             created,
             buffer: Vec::with_capacity(4096),
             written: CONTENT,
@@ -74,6 +75,18 @@ impl Draft {
         // A reader that looks at the new file holds its lock for a moment only.
         uninterrupted(|| draft.file.lock())?;
         Ok(draft)
+    }
+
+    /// Its name has been put on disk.
+    pub(in crate::queue) fn name_is_on_disk(&mut self) {
+        self.folder = None;
+    }
+
+    /// The draft of a message that comes now, if the file that was prepared for it is still there, and not older.
+    pub(in crate::queue) fn of_now(mut self, now: SystemTime, oldest: Duration) -> Option<Draft> {
+        let is_fresh = now.duration_since(self.created).is_ok_and(|age| age < oldest);
+        self.created = now;
+        Some(self).filter(|draft| is_fresh && draft.file.metadata().is_ok_and(|metadata| metadata.nlink() == 1))
     }
 
     /// Its id.
@@ -167,8 +180,8 @@ impl Draft {
         self.position() - CONTENT + early + self.early.len() as u64 + self.attributes.len() as u64
     }
 
-    /// Puts the message on disk: trace, envelope, complete, fsync of file and folder, link count. Only after this may
-    /// a client be told that it is taken.
+    /// Puts the message on disk: trace, envelope, complete, fsync of the file, and of the folder if the name is not on disk
+    /// yet, link count. Only after this may a client be told that it is taken.
     pub fn commit(mut self, head: &Head) -> Result<Id, Error> {
         self.end_content()?;
         let envelope_at = self.position();
@@ -219,7 +232,9 @@ impl Draft {
     fn make_durable(&self) -> Result<(), Error> {
         self.file.sync_all().map_err(|e| self.trouble("fsync", e))?;
         // The name must survive as well as the file.
-        self.folder.sync_all().map_err(|e| self.trouble("fsync of the folder", e))?;
+        if let Some(folder) = &self.folder {
+            folder.sync_all().map_err(|e| self.trouble("fsync of the folder", e))?;
+        }
         // A reader with a wrong clock may have taken us for an old failure and removed the name.
         match self.file.metadata().map_err(|e| self.trouble("fstat", e))?.nlink() {
             1 => Ok(()),

@@ -1,0 +1,134 @@
+use super::*;
+use crate::message::path::{Address, ReversePath};
+use crate::queue::{Head, RecipientState};
+use nix::sys::time::TimeVal;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+fn queue() -> (tempfile::TempDir, Queue) {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = Queue::open(&folder.path().join("queue")).unwrap();
+    (folder, queue)
+}
+
+fn stock(queue: &Queue) -> Vec<Id> {
+    let drafts = queue.make_spares().unwrap().0;
+    let ids = drafts.iter().map(|draft| *draft.id()).collect();
+    queue.spares.lock().unwrap().drafts = drafts;
+    ids
+}
+
+fn put(queue: &Queue, content: &[u8]) -> Id {
+    let mut draft = queue.begin().unwrap();
+    draft.recipient(&Address::from_internal(b"bob@mx.example").unwrap()).unwrap();
+    draft.content(content).unwrap();
+    let head =
+        Head { reverse_path: ReversePath(None), trace: b"Received: now\n".to_vec(), channel: "local".to_owned() };
+    draft.commit(&head).unwrap()
+}
+
+fn content(queue: &Queue, id: &Id) -> Option<Vec<u8>> {
+    let message = queue.take(id).unwrap()?;
+    let mut octets = vec![0; usize::try_from(message.size).unwrap()];
+    let mut at = 0;
+    while at < octets.len() {
+        at += message.read_at(&mut octets[at..], at as u64).unwrap();
+    }
+    Some(octets[b"Received: now\n".len()..].to_vec())
+}
+
+fn make_old(queue: &Queue, id: &Id) {
+    let hours_ago = SystemTime::now() - Duration::from_secs(7200);
+    let seconds = hours_ago.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let time = TimeVal::new(i64::try_from(seconds).unwrap(), 0);
+    nix::sys::stat::utimes(&queue.path_of(id), &time, &time).unwrap();
+}
+
+#[test]
+fn messages_of_every_length_go_into_prepared_files_and_come_back() {
+    let (_folder, queue) = queue();
+    // Written at once, and in pieces.
+    for length in [0, 1, 2000, 300_000] {
+        let ids = stock(&queue);
+        assert_eq!(ids.iter().map(Id::folder).collect::<std::collections::BTreeSet<_>>().len(), 1);
+        let text: Vec<u8> = (0..length).map(|at| b"mail and \n"[at % 10]).collect();
+        let id = put(&queue, &text);
+        assert!(ids.contains(&id), "{length}");
+        assert_eq!(content(&queue, &id).unwrap(), text);
+        // It is a message like any other: seen without its lock, marked, removed.
+        assert!(queue.look(&id).unwrap().is_some());
+        let mut message = queue.take(&id).unwrap().unwrap();
+        message.mark(0, RecipientState::Delivered, "", true).unwrap();
+        drop(message);
+        let message = queue.take(&id).unwrap().unwrap();
+        assert_eq!(message.recipients[0].state, RecipientState::Delivered);
+        message.remove().unwrap();
+        assert!(!queue.path_of(&id).exists());
+    }
+}
+
+#[test]
+fn a_prepared_file_is_no_message_and_goes_with_its_queue() {
+    let (_folder, queue) = queue();
+    let ids = stock(&queue);
+    let other = Queue::at(&queue.path);
+    for id in &ids {
+        assert!(other.take(id).unwrap().is_none());
+        assert!(other.look(id).unwrap().is_none());
+        // Nobody takes away what its owner still has, however old.
+        make_old(&queue, id);
+        assert!(other.take(id).unwrap().is_none());
+    }
+    assert_eq!(other.names().unwrap().len(), COUNT);
+    drop(queue);
+    assert_eq!(other.names().unwrap(), []);
+}
+
+#[test]
+fn one_that_is_old_or_gone_is_not_used() {
+    let (_folder, queue) = queue();
+    let ids = stock(&queue);
+    for id in &ids[1..] {
+        fs::remove_file(queue.path_of(id)).unwrap();
+    }
+    assert_eq!(put(&queue, b"x\n"), ids[0]);
+    let ids = stock(&queue);
+    assert!(queue.spare(SystemTime::now() + OLDEST).is_none());
+    assert!(ids.iter().all(|id| !queue.path_of(id).exists()));
+    // Nor one of a time that has not come.
+    stock(&queue);
+    assert!(queue.spare(SystemTime::now() - OLDEST).is_none());
+    assert_eq!(content(&queue, &put(&queue, b"x\n")).unwrap(), b"x\n");
+}
+
+#[test]
+fn files_are_prepared_where_messages_come_fast() {
+    let (_folder, queue) = queue();
+    queue.prepare();
+    assert_eq!(queue.names().unwrap(), [], "one message says nothing of the next");
+    queue.prepare();
+    let inodes = |queue: &Queue| queue.names().unwrap().iter().map(|name| name.inode).collect::<Vec<_>>();
+    let prepared = inodes(&queue);
+    assert_eq!(prepared.len(), COUNT);
+    queue.prepare();
+    assert_eq!(inodes(&queue), prepared, "as long as one is left");
+    for _ in 0..COUNT {
+        assert!(prepared.contains(&fs::metadata(queue.path_of(&put(&queue, b"x\n"))).unwrap().ino()));
+    }
+    assert!(!prepared.contains(&fs::metadata(queue.path_of(&put(&queue, b"x\n"))).unwrap().ino()));
+    queue.spares.lock().unwrap().gains_nothing = true;
+    queue.prepare();
+    assert_eq!(queue.names().unwrap().len(), COUNT + 1);
+}
+
+/// The queue must not be in the way of what fills the disk.
+#[test]
+fn nothing_is_left_of_files_that_could_not_be_prepared() {
+    let (_folder, queue) = queue();
+    fs::remove_dir_all(queue.path.join("message")).unwrap();
+    fs::write(queue.path.join("message"), "").unwrap();
+    queue.prepare();
+    queue.prepare();
+    assert!(queue.spares.lock().unwrap().drafts.is_empty());
+    assert!(queue.spares.lock().unwrap().last.is_none(), "it is tried again when two more messages have come");
+}
