@@ -152,9 +152,13 @@ pub fn refused(command: &mut Command) -> (Option<i32>, String) {
     (status.code(), String::from_utf8(stderr).expect("text"))
 }
 
-/// One session of SMTP with one message from alice to bob, each step behind the answer to the one before; `answer` is how that
-/// to the message must begin.
+/// One session of SMTP with one message from alice to bob; `answer` is how that to the message must begin.
 pub fn smtp(address: SocketAddr, message: &str, answer: &str) {
+    smtp_one_by_one(address, &[message], answer);
+}
+
+/// The same with several messages, each step behind the answer to the one before. Gives the answers to the messages.
+pub fn smtp_one_by_one(address: SocketAddr, messages: &[&str], answer: &str) -> Vec<String> {
     let mut client = TcpStream::connect(address).expect("a connection");
     client.set_read_timeout(Some(PATIENCE)).expect("a time limit");
     let mut reader = BufReader::new(client.try_clone().expect("a copy"));
@@ -165,17 +169,21 @@ pub fn smtp(address: SocketAddr, message: &str, answer: &str) {
             assert!(reader.read_line(&mut line).expect("an answer") > 0, "closed instead of {expected}");
         }
         assert!(line.starts_with(expected), "{expected}: {line}");
+        line
     };
     hear("220");
-    for (command, code) in [
-        ("EHLO client.example\r\n", "250"),
-        ("MAIL FROM:<alice@client.example>\r\n", "250"),
-        ("RCPT TO:<bob@mx.example>\r\n", "250"),
-        ("DATA\r\n", "354"),
-        (&*format!("{message}.\r\n"), answer),
-        ("QUIT\r\n", "221"),
-    ] {
+    let mut say = |command: &str, code: &str| {
         client.write_all(command.as_bytes()).expect("sending");
-        hear(code);
-    }
+        hear(code)
+    };
+    say("EHLO client.example\r\n", "250");
+    let mut transact = |message: &&str| {
+        say("MAIL FROM:<alice@client.example>\r\n", "250");
+        say("RCPT TO:<bob@mx.example>\r\n", "250");
+        say("DATA\r\n", "354");
+        say(&format!("{message}.\r\n"), answer)
+    };
+    let answers = messages.iter().map(&mut transact).collect();
+    say("QUIT\r\n", "221");
+    answers
 }

@@ -6,7 +6,7 @@
 //! no fsync of files, and none of folders, and must then find that missing.
 
 use super::super::*;
-use crate::common::connections::{Server, smtp as send};
+use crate::common::connections::{Server, smtp_one_by_one as send};
 use common::until;
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
 use std::collections::{BTreeMap, BTreeSet};
@@ -140,7 +140,8 @@ impl Event {
         let names = self.names();
         match self.name.as_str() {
             "openat" if !self.text.contains("O_CREAT") => None,
-            "openat" => Some(Changed { names: opened().into_iter().collect(), content: opened() }),
+            // What is empty owes its name alone: a file that was prepared.
+            "openat" => Some(Changed { names: opened().into_iter().collect(), content: None }),
             "link" | "linkat" | "rename" | "renameat" | "renameat2" => {
                 let [from, to] = <[PathBuf; 2]>::try_from(names).ok()?;
                 if let Some(since) = owed.get(&from).copied() {
@@ -256,10 +257,17 @@ fn a_message_and_its_name_are_on_disk_before_the_reply_of_a_pool() {
     let scratch = receiving();
     let (mut command, trace) = traced(&scratch, "smtpd");
     let (mut server, address) = Server::pool(&mut command, &["-o", "idle_children=1"], &scratch.queue());
-    send(address, "Subject: x\r\n\r\nhi\r\n", "250 2.0.0");
-    let is_told = says("250 2.0.0 Ok: queued as ");
-    let trace = read(&trace, &is_told);
-    trace.keeps_its_word("pool", &scratch.queue().join("message"), &is_told, &BOTH);
+    // From the third on they get files that were prepared behind the second.
+    let answers = send(address, &["Subject: x\r\n\r\nhi\r\n"; 4], "250 2.0.0");
+    for answer in &answers {
+        let is_told = |event: &Event| says("250 2.0.0 Ok: queued as ")(event) && event.text.contains(answer.trim_end());
+        let trace = read(&trace, &is_told);
+        trace.keeps_its_word("pool", &scratch.queue().join("message"), &is_told, &BOTH);
+    }
+    let opened = Trace::read(&trace).0;
+    let creates =
+        |event: &&Event| event.name == "openat" && event.text.contains("O_CREAT") && event.text.contains("/message/");
+    assert_eq!(opened.iter().filter(creates).count(), 2 + 8, "no file was prepared");
     server.signal(nix::sys::signal::Signal::SIGTERM);
     server.end();
 }
