@@ -189,7 +189,8 @@ impl Trial {
         let Some((key, limit)) = way::shared(config, address, transport) else {
             return self.one(config, number, address, |_, _| Ok(way::carry_nowhere(transport)));
         };
-        if self.uses.as_ref() != Some(&key) {
+        let has_pass = *transport == Transport::Mailbox && desk.has_pass(limit);
+        if !has_pass && self.uses.as_ref() != Some(&key) {
             match self.want(desk, &key, limit, false)? {
                 Permit::Go(_) => self.uses = Some(key),
                 Permit::Busy | Permit::Dead(_) => {

@@ -14,7 +14,7 @@ mod processes;
 
 use super::attempt::Attempt;
 use super::helper::Helper;
-use super::permits::Word;
+use super::permits::{self, Word};
 use super::settings::Settings;
 use crate::queue::{Id, Queue};
 use homes::{Homes, SILENCE};
@@ -43,6 +43,9 @@ pub struct Crew {
     configured: Option<Instant>,
     /// All agents that have not ended.
     agents: Vec<Pid>,
+    /// A mailbox that so many may use at once is used by some without asking, to save the question for each message: those
+    /// who have a pass. Each of them counts as a user of every such mailbox, so there are passes for half of that only.
+    pass: u32,
 }
 
 /// What a word of a worker means for who gives out the work.
@@ -75,9 +78,11 @@ impl Crew {
                 None if self.are_enough(base.settings.config.default_process_limit) => return Ok(false),
                 None => self.hire(base, close)?,
             };
+            self.pass = base.settings.config.default_destination_concurrency_limit.max(1);
+            let has_pass = self.passes(None) < self.pass / 2;
             let Some(worker) = self.workers.get_mut(at) else { return Ok(false) };
-            if worker.socket.send(id.as_str(), None).is_ok() {
-                (worker.message, worker.since) = (Some(id), Instant::now());
+            if worker.socket.send(&permits::job(&id, if has_pass { self.pass } else { 0 }), None).is_ok() {
+                (worker.message, worker.since, worker.has_pass) = (Some(id), Instant::now(), has_pass);
                 return Ok(true);
             }
             // It ended meanwhile.
@@ -110,6 +115,9 @@ impl Crew {
         let config = &base.settings.config;
         match word {
             Some(Word::Want { key, limit, agent }) => {
+                if let Some(worker) = self.workers.get_mut(number) {
+                    worker.has_pass = false;
+                }
                 let reuse = config.smtp_connection_reuse_time_limit.0;
                 let mut hire = |crew: &mut Crew| {
                     let hired = crew.hire_agent(base, close);

@@ -4,6 +4,7 @@
 use super::attempt::Attempt;
 use crate::net::packets::Packets;
 use crate::queue::Id;
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -103,21 +104,42 @@ impl AsFd for Socket {
     }
 }
 
+/// What a master gives a worker: a message, and if this is not 0 a pass with it (see [`Desk::has_pass`]).
+pub fn job(id: &Id, pass: u32) -> String {
+    if pass == 0 { id.to_string() } else { format!("{id}\n{pass}") }
+}
+
 /// A worker's way to its master.
 #[derive(Debug)]
-pub struct Desk(pub Socket);
+pub struct Desk {
+    socket: Socket,
+    /// What so many may use at once can be used without asking; 0: nothing.
+    pass: Cell<u32>,
+}
 
 impl Desk {
+    /// At a socket.
+    pub fn at(socket: Socket) -> Desk {
+        Desk { socket, pass: Cell::new(0) }
+    }
+
     /// The next message to try; none: no more.
     pub fn next(&self) -> io::Result<Option<Id>> {
-        match self.0.receive()? {
-            Some((text, _)) => text.parse().map(Some).map_err(|_| io::ErrorKind::InvalidData.into()),
-            None => Ok(None),
-        }
+        let Some((text, _)) = self.socket.receive()? else { return Ok(None) };
+        let (id, pass) = text.split_once('\n').unwrap_or((&text, "0"));
+        self.pass.set(pass.parse().map_err(|_| io::ErrorKind::InvalidData)?);
+        id.parse().map(Some).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Whether something that so many may use at once can be used without a permit: the master counts whoever has a pass as
+    /// one who uses all such things. It came with the message, and is gone when a permit is asked for.
+    pub fn has_pass(&self, limit: u32) -> bool {
+        self.pass.get() > 0 && limit >= self.pass.get()
     }
 
     /// Asks for a permit.
     pub fn want(&self, key: &str, limit: u32, agent: bool) -> io::Result<Permit> {
+        self.pass.set(0);
         self.say(&Word::Want { key: key.to_owned(), limit, agent })?;
         self.permit()
     }
@@ -129,7 +151,7 @@ impl Desk {
     }
 
     fn permit(&self) -> io::Result<Permit> {
-        let Some((text, descriptor)) = self.0.receive()? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        let Some((text, descriptor)) = self.socket.receive()? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
         match text.split_once('\n').unwrap_or((&text, "")) {
             ("go", rest) => {
                 let (kind, silent) = rest.split_once('\n').unwrap_or((rest, ""));
@@ -144,7 +166,7 @@ impl Desk {
 
     /// Tells something.
     pub fn say(&self, word: &Word) -> io::Result<()> {
-        self.0.send(&word.to_text(), None)
+        self.socket.send(&word.to_text(), None)
     }
 }
 
@@ -221,6 +243,21 @@ impl Word {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pass_is_for_what_as_many_may_use_and_gone_when_a_permit_is_asked_for() {
+        let (master, its) = Socket::pair().unwrap();
+        let (desk, id) = (Desk::at(its), Id::new(UNIX_EPOCH));
+        master.send(&job(&id, 0), None).unwrap();
+        assert_eq!(desk.next().unwrap(), Some(id));
+        assert!(!desk.has_pass(20));
+        master.send(&job(&id, 20), None).unwrap();
+        assert_eq!(desk.next().unwrap(), Some(id));
+        assert!(desk.has_pass(20) && desk.has_pass(21) && !desk.has_pass(19) && !desk.has_pass(1));
+        Permit::Busy.send(&master).unwrap();
+        assert!(matches!(desk.want("mailbox\na", 1, false), Ok(Permit::Busy)));
+        assert!(!desk.has_pass(20));
+    }
 
     #[test]
     fn words_come_back_as_they_were() {

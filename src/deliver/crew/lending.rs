@@ -28,7 +28,9 @@ impl Crew {
         if let Some(why) = self.places.silence(key) {
             return Permit::Dead(why.to_owned());
         }
-        if self.places.users(key) >= limit {
+        // Never all of them have passes: who waits is called by one who uses it with a permit.
+        let passes = if agent.is_none() && limit >= self.pass { self.passes(Some(number)).min(limit / 2) } else { 0 };
+        if self.places.users(key).saturating_add(passes) >= limit {
             return Permit::Busy;
         }
         let hosts = self.homes.of(key).to_owned();
@@ -49,6 +51,12 @@ impl Crew {
             worker.uses = Some(Use { key: key.to_owned(), agent, is_new });
         }
         Permit::Go(Lent { agent: its, is_new, silent })
+    }
+
+    /// How many may use mailboxes without asking, but for this one.
+    pub(super) fn passes(&self, but: Option<usize>) -> u32 {
+        let others = self.workers.iter().enumerate().filter(|(number, _)| Some(*number) != but);
+        others.fold(0, |count, (_, worker)| count + u32::from(worker.has_pass && worker.message.is_some()))
     }
 
     /// A new agent has found where its domain's hosts are: perhaps another one is connected there. Gives the next hop as

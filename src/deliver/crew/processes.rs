@@ -40,6 +40,8 @@ pub struct Worker {
     worked_on: u32,
     /// What it uses now.
     pub uses: Option<Use>,
+    /// It may use without asking what as many as [`Crew::pass`] may use at once.
+    pub has_pass: bool,
 }
 
 /// What a worker uses.
@@ -56,7 +58,7 @@ pub struct Use {
 impl Worker {
     /// One that has just been started.
     pub fn new(process: Pid, socket: Socket) -> Worker {
-        Worker { process, socket, message: None, since: Instant::now(), worked_on: 0, uses: None }
+        Worker { process, socket, message: None, since: Instant::now(), worked_on: 0, uses: None, has_pass: false }
     }
 
     /// Whether it is likely to be done in a moment.
@@ -112,7 +114,7 @@ impl Crew {
         let (ours, its) = Socket::pair()?;
         let held = base.helper.as_ref().map(|helper| helper.as_raw_fd());
         let own = base.helper.as_ref().map(|helper| helper.another()).transpose()?;
-        let (mut start, mut ours) = (Some((Desk(its), own)), Some(ours));
+        let (mut start, mut ours) = (Some((Desk::at(its), own)), Some(ours));
         let process = self.fork(
             &mut || {
                 drop(ours.take());

@@ -171,3 +171,28 @@ fn an_agent_is_lent_to_other_domains_only_while_it_is_young_and_has_the_configur
     crew.done(0, Duration::from_nanos(1), None);
     assert!(!crew.has_idle_agents());
 }
+
+#[test]
+fn who_has_a_pass_counts_as_a_user_of_every_mailbox_and_of_nothing_else() {
+    let (mut crew, _theirs) = crew(6);
+    let messages = ids(6);
+    crew.pass = 4;
+    for (worker, message) in crew.workers.iter_mut().zip(&messages) {
+        worker.message = Some(*message);
+    }
+    (crew.workers[0].has_pass, crew.workers[1].has_pass) = (true, true);
+    let want = |crew: &mut Crew, number, limit| {
+        let permit = crew.permit(number, "mailbox\na@b.example", limit, None, &mut |_| None);
+        matches!(permit, Permit::Go(_))
+    };
+    assert!(want(&mut crew, 2, 4) && want(&mut crew, 3, 4));
+    assert!(!want(&mut crew, 4, 4), "two with permits and two with passes are four");
+    assert!(want(&mut crew, 4, 5));
+    assert!(crew.end(3, Attempt::Finished).len() == 1 && crew.end(4, Attempt::Finished).len() == 1);
+    // It is gone, and its pass with it.
+    crew.workers[1].message = None;
+    assert!(want(&mut crew, 5, 4));
+    // Where fewer may no pass counts, and none was used.
+    assert!(matches!(crew.permit(3, "mailbox\nc@b.example", 1, None, &mut |_| None), Permit::Go(_)));
+    assert!(matches!(crew.permit(4, "mailbox\nc@b.example", 1, None, &mut |_| None), Permit::Busy));
+}
