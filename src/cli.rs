@@ -3,8 +3,9 @@
 
 use crate::exit::Error;
 use clap::{FromArgMatches, Parser};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The options every program has.
 #[derive(Debug, Default, Clone, clap::Args)]
@@ -113,7 +114,10 @@ impl Daemon {
 
 /// Whether the last part of the name we were started by is this one, exactly: a program may be several.
 pub fn started_as(name: &str) -> bool {
-    std::env::args_os().next().is_some_and(|path| Path::new(&path).file_name().is_some_and(|last| last == name))
+    // Sessions ask, and the list of all arguments is made anew for each look at it.
+    static NAME: OnceLock<Option<OsString>> = OnceLock::new();
+    let own = || std::env::args_os().next().and_then(|path| Path::new(&path).file_name().map(OsStr::to_owned));
+    NAME.get_or_init(own).as_deref().is_some_and(|last| last == name)
 }
 
 /// Reads the command line. Without arguments clap is not even started: each connection pays for it.

@@ -57,7 +57,7 @@ pub fn start(program: &'static str, speaks: Speaks) {
     sys::ignore(Signal::SIGXFSZ);
     let _ = TAG.set(Mutex::new(Tag { program, name: "doorpost".to_owned(), facility: 2 << 3 }));
     // Nobody would read a record: none is made.
-    let is_deaf = matches!(sink, Sink::Syslog(None));
+    let is_deaf = matches!(sink, Sink::Syslog(None)) || (matches!(sink, Sink::Stderr) && is_null(&io::stderr()));
     let with_priority = !matches!(sink, Sink::Stderr);
     let with_facility = matches!(sink, Sink::Syslog(_) | Sink::Both(_));
     let filters = std::env::var("RUST_LOG").ok();
@@ -213,6 +213,16 @@ fn may_be_client(speaks: Speaks) -> bool {
 
 fn identity(stream: &impl AsFd) -> Option<(u64, u64)> {
     nix::sys::stat::fstat(stream).ok().map(|status| (status.st_dev, status.st_ino))
+}
+
+/// Whether it is /dev/null.
+fn is_null(stream: &impl AsFd) -> bool {
+    use nix::sys::stat::{SFlag, fstat, major, minor};
+    let is_null = |status: nix::sys::stat::FileStat| {
+        SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR
+            && (major(status.st_rdev), minor(status.st_rdev)) == (1, 3)
+    };
+    cfg!(target_os = "linux") && fstat(stream).is_ok_and(is_null)
 }
 
 /// Opened early, for later there may be no /dev; non-blocking, for a stuck syslogd must not hold up mail.

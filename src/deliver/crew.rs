@@ -43,8 +43,9 @@ pub struct Crew {
     configured: Option<Instant>,
     /// All agents that have not ended.
     agents: Vec<Pid>,
-    /// A mailbox that so many may use at once is used by some without asking, to save the question for each message: those
-    /// who have a pass. Each of them counts as a user of every such mailbox, so there are passes for half of that only.
+    /// A mailbox that so many may use at once is used by some without asking, to save the question for each message:
+    /// those who have a pass. Each of them counts as a user of every such mailbox, so there are passes for half of that
+    /// only.
     pass: u32,
 }
 

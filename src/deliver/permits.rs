@@ -131,8 +131,8 @@ impl Desk {
         id.parse().map(Some).map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
-    /// Whether something that so many may use at once can be used without a permit: the master counts whoever has a pass as
-    /// one who uses all such things. It came with the message, and is gone when a permit is asked for.
+    /// Whether something that so many may use at once can be used without a permit: the master counts whoever has a pass
+    /// as one who uses all such things. It came with the message, and is gone when a permit is asked for.
     pub fn has_pass(&self, limit: u32) -> bool {
         self.pass.get() > 0 && limit >= self.pass.get()
     }

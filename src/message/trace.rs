@@ -5,6 +5,7 @@
 //! whole field has room in front of the content (`queue::file::TRACE_ROOM`).
 
 use super::path::Address;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 /// The protocol of the `with` clause (RFC 3848).
@@ -127,10 +128,14 @@ const LONGEST_NAME: usize = 255;
 /// Longest recipient that is named.
 const LONGEST_RECIPIENT: usize = 320;
 
+/// Room for most fields.
+const ROOM: usize = 256;
+
 impl Received<'_> {
     /// The field with its line ends, which are LF.
     pub fn field(&self) -> Vec<u8> {
-        let mut field = String::from("Received: ");
+        let mut field = String::with_capacity(ROOM);
+        field.push_str("Received: ");
         if self.protocol != Protocol::Local {
             let literal = literal(&self.client.address);
             let name = self.client.name.as_ref().map(|name| clean(name.as_bytes()));
@@ -141,21 +146,22 @@ impl Received<'_> {
                 (None, true) => format!("unknown {literal}"),
                 (None, false) => literal,
             };
-            field.push_str(&format!("from {from} ({known})\n\t"));
+            let _ = write!(field, "from {from} ({known})\n\t");
         }
         let with = self.protocol.name(self.utf8);
-        let with = if with.is_empty() { String::new() } else { format!(" with {with}") };
-        field.push_str(&format!("by {} (doorpost){with} id {}", clean(self.by.as_bytes()), clean(self.id.as_bytes())));
+        let lead = if with.is_empty() { "" } else { " with " };
+        let (by, id) = (clean(self.by.as_bytes()), clean(self.id.as_bytes()));
+        let _ = write!(field, "by {by} (doorpost){lead}{with} id {id}");
         let recipient = self.only_recipient.map(Address::to_string).filter(|text| is_shown(text));
         // RFC 8314 section 4.3 has the last clause.
         let tls = self.client.tls.as_ref().map(|suite| clean(suite.as_bytes()));
-        match (recipient, tls) {
-            (Some(recipient), None) => field.push_str(&format!("\n\tfor <{recipient}>")),
-            (Some(recipient), Some(suite)) => field.push_str(&format!("\n\tfor <{recipient}>\n\ttls {suite}")),
-            (None, Some(suite)) => field.push_str(&format!("\n\ttls {suite}")),
-            (None, None) => {}
+        if let Some(recipient) = recipient {
+            let _ = write!(field, "\n\tfor <{recipient}>");
         }
-        field.push_str(&format!("; {}\n", self.date));
+        if let Some(suite) = tls {
+            let _ = write!(field, "\n\ttls {suite}");
+        }
+        let _ = writeln!(field, "; {}", self.date);
         field.into_bytes()
     }
 }
@@ -172,7 +178,9 @@ fn literal(address: &str) -> String {
 /// Host names and address literals keep all their characters; nothing else does.
 fn clean(octets: &[u8]) -> String {
     let harmless = |octet: &u8| octet.is_ascii_alphanumeric() || b"-._:[]+=/".contains(octet);
-    octets.iter().take(LONGEST_NAME).map(|octet| if harmless(octet) { char::from(*octet) } else { '?' }).collect()
+    let mut text = String::with_capacity(octets.len().min(LONGEST_NAME));
+    text.extend(octets.iter().take(LONGEST_NAME).map(|octet| if harmless(octet) { char::from(*octet) } else { '?' }));
+    text
 }
 
 /// A recipient is named as it is or not at all.

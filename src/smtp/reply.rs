@@ -252,13 +252,14 @@ impl Reply {
     pub fn put(&self, out: &mut Vec<u8>, soft_bounce: bool) {
         let softened = soft_bounce && self.code >= 500;
         let code = if softened { self.code - 100 } else { self.code };
+        let digits = [code / 100, code / 10 % 10, code % 10].map(|digit| b'0' + (digit % 10) as u8);
         let mut lines = self.text.split('\n').peekable();
         while let Some(line) = lines.next() {
-            let separator = if lines.peek().is_some() { '-' } else { ' ' };
-            out.extend_from_slice(format!("{code}{separator}").as_bytes());
+            out.extend_from_slice(&digits);
+            out.push(if lines.peek().is_some() { b'-' } else { b' ' });
             if !self.status.is_empty() {
                 let class = if softened { "4" } else { &self.status[..1] };
-                out.extend_from_slice(format!("{class}{} ", &self.status[1..]).as_bytes());
+                [class, &self.status[1..], " "].iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
             }
             out.extend_from_slice(line.as_bytes());
             out.extend_from_slice(b"\r\n");

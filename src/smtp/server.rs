@@ -31,6 +31,8 @@ pub use settings::{Kind, Settings};
 
 /// What is read at once, and about what is handed to submit at once.
 const PIECE: usize = 64 * 1024;
+/// Room for the replies of most sessions.
+const FIRST_REPLIES: usize = 512;
 /// Collected replies are sent at this size even if more commands are there.
 const MOST_REPLIES: usize = 16 * 1024;
 /// How long a client may take to read the last reply of a connection that we close.
@@ -57,7 +59,7 @@ pub fn serve(
         input: vec![0; FIRST_ROOM],
         start: 0,
         end: 0,
-        out: Vec::new(),
+        out: Vec::with_capacity(FIRST_REPLIES),
         channel: None,
         introduced: None,
         begun: false,

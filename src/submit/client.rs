@@ -152,6 +152,8 @@ impl<'a> Submitter<'a> {
 
     fn put_content(&mut self) {
         if !self.content.is_empty() {
+            // And for what follows it.
+            self.out.reserve(self.content.len() + 64);
             Request::Content(&self.content).put(&mut self.out);
             self.content.clear();
         }

@@ -21,6 +21,7 @@ use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, Protocol};
 use crate::wire::netstring::{self, LengthReader};
+use std::borrow::Cow;
 
 /// Most octets of content in a frame.
 pub const LONGEST_CONTENT: usize = 64 * 1024;
@@ -233,22 +234,27 @@ impl FrameReader {
 
 /// What stands before the octets of a content frame, which may be sent without having been copied; [`END`] follows them.
 pub fn put_content_head(length: usize, out: &mut Vec<u8>) {
-    out.extend_from_slice(format!("{}:C", length.saturating_add(1)).as_bytes());
+    netstring::put_length(out, length.saturating_add(1));
+    out.push(b'C');
 }
 
 /// The end of a frame.
 pub const END: &[u8] = b",";
 
 fn put_frame(out: &mut Vec<u8>, kind: u8, rest: &[u8]) {
-    let mut payload = Vec::with_capacity(rest.len() + 1);
-    payload.push(kind);
-    payload.extend_from_slice(rest);
-    netstring::put(out, &payload);
+    out.reserve(rest.len() + 10);
+    netstring::put_length(out, rest.len() + 1);
+    out.push(kind);
+    out.extend_from_slice(rest);
+    out.extend_from_slice(END);
 }
 
 /// A path, and if there are any the parameters behind an octet 0.
-fn with(path: &[u8], alone: bool, parameters: &impl std::fmt::Display) -> Vec<u8> {
-    if alone { path.to_vec() } else { [path, b"\0", parameters.to_string().as_bytes()].concat() }
+fn with<'a>(path: &'a [u8], alone: bool, parameters: &impl std::fmt::Display) -> Cow<'a, [u8]> {
+    match alone {
+        true => Cow::Borrowed(path),
+        false => Cow::Owned([path, b"\0", parameters.to_string().as_bytes()].concat()),
+    }
 }
 
 fn apart(octets: &[u8]) -> (&[u8], &[u8]) {

@@ -289,6 +289,7 @@ impl<'a> Receiver<'a> {
         }
         let size = draft.size();
         match draft.commit(&head) {
+            Ok(id) if !log::log_enabled!(log::Level::Info) => Ok(id.to_string()),
             Ok(id) => {
                 let from = clean(head.reverse_path.to_string().as_bytes(), 300);
                 let client = self.introduction.as_ref().map_or("", |introduction| &introduction.client.address);

@@ -4,6 +4,8 @@
 //! allocates whatever length a peer announces, panics at 64 digits, takes `+5:`, and knows only UTF-8. This reader
 //! takes digits only, no leading zero, and compares with its limit before anything is believed.
 
+use std::io::Write;
+
 /// What is wrong with a netstring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -58,10 +60,15 @@ impl LengthReader {
     }
 }
 
+/// Appends what stands before the octets of a netstring of this length.
+pub fn put_length(out: &mut Vec<u8>, length: usize) {
+    // Writing into a `Vec` cannot fail.
+    let _ = write!(out, "{length}:");
+}
+
 /// Appends `payload` as a netstring.
 pub fn put(out: &mut Vec<u8>, payload: &[u8]) {
-    out.extend_from_slice(payload.len().to_string().as_bytes());
-    out.push(b':');
+    put_length(out, payload.len());
     out.extend_from_slice(payload);
     out.push(b',');
 }

@@ -3,7 +3,7 @@
 //! Whatever becomes of it, a message is read to its end, or the rest would be taken for commands; only a line end that
 //! is none, or the end of the connection, ends it early.
 
-use super::{PIECE, Server, field};
+use super::{FIRST_ROOM, PIECE, Server, field};
 use crate::exit::Ended;
 use crate::net::connection::{Fault, Stream};
 use crate::smtp::reply::Reply;
@@ -24,7 +24,8 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         self.say(Reply::START);
         self.begin_content();
         let mut text = if self.settings.bare_newline { Unstuffer::lenient() } else { Unstuffer::new() };
-        let mut piece = Vec::with_capacity(2 * PIECE);
+        // As much as is read at once at first; most messages are no larger.
+        let mut piece = Vec::with_capacity(FIRST_ROOM);
         let mut fate = Fate::Submitted;
         let mut budget = 0;
         loop {
@@ -118,6 +119,9 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     fn log_outcome(&mut self, outcome: &Outcome, size: u64) {
         if let (Outcome::Queued(id), Some((reverse_path, count))) = (outcome, self.session.envelope()) {
             self.queued = self.queued.saturating_add(1);
+            if !log::log_enabled!(log::Level::Info) {
+                return;
+            }
             let (client, from) = (&self.client, reverse_path.to_string());
             let login = self.session.login().map(|login| field(&String::from_utf8_lossy(login)));
             let user = login.map_or_else(String::new, |login| format!(" user={login}"));
