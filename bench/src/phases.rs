@@ -21,7 +21,7 @@ pub const HEAD: &str = "\n| phase | CPU, µs | page faults | system calls |\n|--
 const PHASES: [&str; 4] = [
     "exec and loader, until the program begins",
     "standard library and records, until main.cf is opened",
-    "configuration and rights, until submit is sought or the second process made",
+    "configuration and rights, until the client is looked at or the second process made",
     "that, the client's name, and the greeting",
 ];
 
@@ -99,8 +99,7 @@ fn follow(pid: Pid) -> io::Result<[Cost; PHASES.len()]> {
                     let is_over = match now {
                         0 => number == libc::SYS_poll,
                         1 => number == libc::SYS_openat,
-                        // Neither, where there is no right to give up: then the greeting.
-                        2 => [libc::SYS_socketpair, libc::SYS_connect, libc::SYS_sendto].contains(&number),
+                        2 => [libc::SYS_socketpair, libc::SYS_getpeername].contains(&number),
                         _ => number == libc::SYS_sendto || (number == libc::SYS_read && reads_socket(pid)?),
                     };
                     if is_over {

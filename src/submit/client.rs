@@ -17,19 +17,14 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A piece of content of this size is sent as it is, and smaller ones are collected.
 const LARGE: usize = 16 * 1024;
-
-/// Somebody has answered at the socket before, so that it need not be looked for before there is something to say.
-static ANSWERED: AtomicBool = AtomicBool::new(false);
 
 /// Children that had not ended when their session did; a process that serves many sessions collects them later.
 static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
@@ -37,7 +32,7 @@ static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 /// The connection to `submit`.
 #[derive(Debug)]
 pub struct Submitter<'a> {
-    /// None until there is something to say, where the socket is there.
+    /// None until there is something to say.
     stream: Option<UnixStream>,
     child: Option<Pid>,
     /// How to get a connection, or another one after trouble; none for who has given up the rights to that.
@@ -72,7 +67,6 @@ impl Way<'_> {
     /// By the socket, if it is there and somebody answers, else by a child of our own.
     fn open(&self) -> Result<(UnixStream, Option<Pid>), Error> {
         let connected = connect_to(&self.socket());
-        ANSWERED.store(connected.is_some(), Ordering::Relaxed);
         let (stream, child) = match connected {
             Some(stream) => (stream, None),
             None => start_child(|| (self.config.program("submit"), self.common.arguments()))?,
@@ -87,16 +81,16 @@ impl Way<'_> {
 }
 
 impl<'a> Submitter<'a> {
-    /// Where the socket `queue_directory/submit` is, connects to it when there is something to say: a session that brings
-    /// no mail holds no submit. Else, or where nobody answers there, makes a socketpair and forks a child that
+    /// Nothing is done before there is something to say, for many a session brings no mail. Then it connects to the socket
+    /// `queue_directory/submit`; where there is none, or nobody answers, it makes a socketpair and forks a child that
     /// holds nothing of the client's, waits for the first octet, then execs submit, or exits at end of input. To be
-    /// called as mail_owner, before a byte of the client is read.
+    /// called as mail_owner, or by who will be net_owner before a byte of the client is read: that one cannot do any of
+    /// this later, and it is done at once.
     pub fn start(config: &'a Config, common: &'a Common) -> Result<Submitter<'a>, Error> {
         let way = Way { config, common };
-        // Who becomes net_owner cannot come back later.
         let comes_back = config.net_owner.is_empty() || !privilege::is_root();
         let mut submitter = Submitter::over(None, None);
-        if !comes_back || !(ANSWERED.load(Ordering::Relaxed) || is_socket(&way.socket())) {
+        if !comes_back {
             let (stream, child) = way.open()?;
             (submitter.stream, submitter.child) = (Some(stream), child);
         }
@@ -321,10 +315,6 @@ fn lost(error: &io::Error) -> Error {
 
 fn not_an_answer() -> Error {
     Error::Temporary("submit said something else than an answer".to_owned())
-}
-
-fn is_socket(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 /// Connects without waiting: where nobody accepts, a child of our own is as good.
