@@ -51,7 +51,7 @@ pub fn main_cf(input: &[u8]) {
     };
     let definitions = config.settings.iter().map(literal).collect();
     let (again, _) = Config::from_definitions(definitions).expect("its own values");
-    let values = |config: &Config| -> Vec<String> { config.settings.iter().map(|s| s.expanded.clone()).collect() };
+    let values = |config: &Config| -> Vec<String> { config.settings.iter().map(|s| s.expanded.to_string()).collect() };
     assert_eq!(values(&config), values(&again));
 }
 

@@ -212,7 +212,7 @@ impl Names for MainCf<'_> {
         let parameter = self.config.settings.iter().find(|setting| setting.name == name);
         let own = || self.config.own_names.iter().find(|(known, _)| known == name);
         let text = match parameter {
-            Some(setting) => Some(setting.expanded.clone()),
+            Some(setting) => Some(setting.expanded.to_string()),
             None => own().map(|(_, text)| text.clone()).or_else(|| load::about_process(name)),
         };
         text.map(|text| (text.replace('$', "$$"), self.origin.clone()))

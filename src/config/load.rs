@@ -2,11 +2,12 @@
 
 use super::expand::{self, Names};
 use super::main_cf::{self, Definition};
-use super::parameters::{Config, PARAMETERS, Setting};
+use super::parameters::{Config, PARAMETERS, Parameter, Setting};
 use super::{Error, Origin, show};
 use crate::cli::Common;
 use crate::exit;
 use crate::message::path::is_host_name;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -172,9 +173,8 @@ impl Names for Table {
         if let Some(value) = about_process(name) {
             return Some((value.replace('$', "$$"), Origin::Default));
         }
-        let default = || PARAMETERS.iter().find(|parameter| parameter.name == name);
         let found = self.set.get(name).cloned();
-        found.or_else(|| default().map(|parameter| (parameter.default.to_owned(), Origin::Default)))
+        found.or_else(|| parameter(name).map(|parameter| (parameter.default.to_owned(), Origin::Default)))
     }
 
     fn missed(&mut self, name: &str, asked_at: &Origin) {
@@ -188,11 +188,20 @@ impl Names for Table {
     }
 }
 
+/// Whether expansion could give another text for this name.
+fn is_to_expand(name: &str, raw: &str) -> bool {
+    raw.contains('$') || (raw.is_empty() && name == "myhostname")
+}
+
 static SERVICE_NAME: OnceLock<String> = OnceLock::new();
 
 /// What `$service_name` is, where it is not the program's own name (option -n).
 pub(crate) fn set_service_name(name: &str) {
     let _ = SERVICE_NAME.set(name.to_owned());
+}
+
+fn parameter(name: &str) -> Option<&'static Parameter> {
+    PARAMETERS.iter().find(|parameter| parameter.name == name)
 }
 
 /// The read-only names, which may stand in values.
@@ -215,13 +224,19 @@ fn assemble(definitions: Vec<Definition>) -> Result<(Config, Vec<Error>), Error>
     }
     let mut settings = Vec::with_capacity(PARAMETERS.len());
     for parameter in PARAMETERS {
-        let expanded = expand::expand_name(parameter.name, &mut table)?;
+        let (raw, origin) = match table.set.get(parameter.name) {
+            Some((raw, origin)) => (Cow::Owned(raw.clone()), origin.clone()),
+            None => (Cow::Borrowed(parameter.default), Origin::Default),
+        };
+        // Most are neither set nor refer to anything, and each process reads them all: nothing is copied for these.
+        let expanded = match is_to_expand(parameter.name, &raw) {
+            true => Cow::Owned(expand::expand_name(parameter.name, &mut table)?),
+            false => raw.clone(),
+        };
         if parameter.name == "myhostname" {
             let domain = domain_of(&expanded).replace('$', "$$");
             table.set.entry(MYDOMAIN.to_owned()).or_insert((domain, Origin::Default));
         }
-        let (raw, origin) =
-            table.set.get(parameter.name).cloned().unwrap_or_else(|| (parameter.default.to_owned(), Origin::Default));
         settings.push(Setting { name: parameter.name, raw, expanded, origin });
     }
     let mut config = Config::from_settings(settings)?;
@@ -249,9 +264,14 @@ fn take_own_names(config: &mut Config, mut table: Table) -> Result<Vec<Error>, E
         })
         .collect();
     let used = table.referred_to.clone();
-    let set = table.set.clone();
+    let set: Vec<(String, Origin)> = table
+        .set
+        .iter()
+        .filter(|(name, _)| parameter(name).is_none())
+        .map(|(name, (_, origin))| (name.clone(), origin.clone()))
+        .collect();
     // In the order of their names.
-    for name in set.keys().filter(|name| PARAMETERS.iter().all(|parameter| parameter.name != name.as_str())) {
+    for (name, _) in &set {
         if about_process(name).is_none() {
             let is_referred_to = table.referred_to.contains(name);
             match expand::expand_name(name, &mut table) {
@@ -267,7 +287,7 @@ fn take_own_names(config: &mut Config, mut table: Table) -> Result<Vec<Error>, E
             }
         }
     }
-    for (name, (_, origin)) in set {
+    for (name, origin) in set {
         if about_process(&name).is_some() {
             warnings.push(Error { origin, problem: format!("{name} cannot be set") });
         } else if config.own_names.binary_search_by(|(own, _)| own.cmp(&name)).is_ok()

@@ -5,7 +5,8 @@
 //! data. There is no quoting and no escape. What the values mean is left to `expand.rs` and `value.rs`.
 
 use super::{Error, Origin, shown};
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// `name = value`, as it stands in a file or behind `-o`.
@@ -32,7 +33,7 @@ pub struct Parsed {
 pub fn parse(octets: &[u8], path: &Path) -> Result<Parsed, Error> {
     let mut parsed = Parsed::default();
     // By name, and of those the last one, where among all: a file may have tens of thousands.
-    let mut last: HashMap<String, (usize, usize)> = HashMap::new();
+    let mut last: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for (at, (number, logical)) in logical_lines(octets, path, &mut parsed.warnings).into_iter().enumerate() {
         let text = std::str::from_utf8(&logical).map_err(|_| Error::at(path, number, "expected text in UTF-8"))?;
         if text.contains('\0') {
@@ -64,8 +65,12 @@ pub fn parse_option(text: &str) -> Result<Definition, String> {
 }
 
 /// Logical lines with the number their first physical line has, from 1.
-pub(crate) fn logical_lines(octets: &[u8], path: &Path, warnings: &mut Vec<Error>) -> Vec<(usize, Vec<u8>)> {
-    let mut logical: Vec<(usize, Vec<u8>)> = Vec::new();
+pub(crate) fn logical_lines<'a>(
+    octets: &'a [u8],
+    path: &Path,
+    warnings: &mut Vec<Error>,
+) -> Vec<(usize, Cow<'a, [u8]>)> {
+    let mut logical: Vec<(usize, Cow<'_, [u8]>)> = Vec::new();
     for (number, line) in (1..).zip(octets.split(|octet| *octet == b'\n')) {
         match line.iter().find(|octet| !is_blank(**octet)) {
             None | Some(b'#') => continue,
@@ -73,12 +78,12 @@ pub(crate) fn logical_lines(octets: &[u8], path: &Path, warnings: &mut Vec<Error
         }
         let continues = line.first().is_some_and(|octet| is_blank(*octet));
         match logical.last_mut() {
-            Some((_, before)) if continues => before.extend_from_slice(line),
+            Some((_, before)) if continues => before.to_mut().extend_from_slice(line),
             None if continues => {
                 let problem = "expected no blank at the beginning of the first line, which continues nothing";
                 warnings.push(Error::at(path, number, problem));
             }
-            _ => logical.push((number, line.to_vec())),
+            _ => logical.push((number, Cow::Borrowed(line))),
         }
     }
     logical

@@ -12,6 +12,7 @@ use super::value::{
 use super::value::{BareNewline, ClientRestrictions, CommandWord};
 use super::{Error, Origin};
 use ipnet::IpNet;
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 /// A row of the table.
@@ -66,9 +67,9 @@ pub struct Setting {
     /// The parameter's name.
     pub name: &'static str,
     /// Its text before expansion.
-    pub raw: String,
+    pub raw: Cow<'static, str>,
     /// Its text after expansion.
-    pub expanded: String,
+    pub expanded: Cow<'static, str>,
     /// Where it was set.
     pub origin: Origin,
 }

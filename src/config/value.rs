@@ -29,9 +29,9 @@ impl Value for String {
 
 impl Value for bool {
     fn parse(text: &str) -> Result<Self, String> {
-        match text.to_ascii_lowercase().as_str() {
-            "yes" => Ok(true),
-            "no" => Ok(false),
+        match text {
+            _ if text.eq_ignore_ascii_case("yes") => Ok(true),
+            _ if text.eq_ignore_ascii_case("no") => Ok(false),
             _ => Err("yes or no".to_owned()),
         }
     }
@@ -189,7 +189,7 @@ fn digits(text: &str) -> Option<u64> {
 
 fn time(text: &str, unit: char) -> Result<Duration, String> {
     let expected = || "a whole number and at most one of the letters s, m, h, d, w".to_owned();
-    let (number, unit) = match text.chars().last() {
+    let (number, unit) = match text.chars().next_back() {
         Some(letter @ ('s' | 'm' | 'h' | 'd' | 'w')) => (&text[..text.len() - 1], letter),
         _ => (text, unit),
     };

@@ -96,7 +96,7 @@ fn settings(settings: &[(&str, String)]) -> Vec<OsString> {
 
 fn expanded(config: &Config, name: &str) -> String {
     let setting = config.settings.iter().find(|setting| setting.name == name);
-    setting.map_or_else(String::new, |setting| setting.expanded.clone())
+    setting.map_or_else(String::new, |setting| setting.expanded.to_string())
 }
 
 #[cfg(test)]
