@@ -53,6 +53,9 @@ impl<S, W: Write> Recorder<S, W> {
     /// Around `stream`; without a file it is only that.
     pub fn new(stream: S, file: Option<W>, head: &Head) -> Self {
         let mut recorder = Recorder { stream, file, varying: head.varying, pending: Vec::new(), side: Side::Server };
+        if !recorder.records() {
+            return recorder;
+        }
         recorder.write(format!("# 1 session, recorded by {} --record\n", head.program).as_bytes());
         if !head.arguments.is_empty() {
             recorder.write(format!("# argv: {}\n", head.arguments.join(" ")).as_bytes());
@@ -62,6 +65,9 @@ impl<S, W: Write> Recorder<S, W> {
 
     /// Ends the record: `status` is the program's exit status. What was queued is not looked at when it is played.
     pub fn end(&mut self, status: u8) {
+        if !self.records() {
+            return;
+        }
         self.write_pending();
         self.write(format!("Q: *\nX: {status}\n").as_bytes());
     }

@@ -73,11 +73,15 @@ struct Smtpsrvr {
     config: Config,
     channels: Channels,
     tls: Offer,
+    /// Started by the name of a program that is finicky, or speaks LMTP.
+    as_finicky: bool,
+    as_lmtp: bool,
 }
 
 fn prepare() -> Result<Smtpsrvr, Error> {
     let args: Args = cli::parse()?;
-    if args.submission && cli::started_as("lmtpsrvr") {
+    let (as_finicky, as_lmtp) = (cli::started_as("rsmtpsrvr"), cli::started_as("lmtpsrvr"));
+    if args.submission && as_lmtp {
         return Err(Error::Usage("--submission: LMTP is for programs, and has no submission".to_owned()));
     }
     let mut config = Config::load(&args.common)?;
@@ -89,7 +93,7 @@ fn prepare() -> Result<Smtpsrvr, Error> {
     } else {
         privilege::begin(&config)?;
     }
-    Ok(Smtpsrvr { args, config, channels, tls })
+    Ok(Smtpsrvr { args, config, channels, tls, as_finicky, as_lmtp })
 }
 
 /// Each session needs root's rights at its start, for the process that checks passwords.
@@ -106,8 +110,13 @@ impl accept::Server for Smtpsrvr {
 
     fn session(&mut self) -> Result<Ended, Error> {
         // A process that serves one client keeps nothing of the key.
-        let tls = if self.config.max_use == 1 { std::mem::take(&mut self.tls) } else { self.tls.clone() };
-        session(&self.args, &self.config, &self.channels, tls).inspect_err(|_| refuse())
+        let tls = match self.tls {
+            // Nothing is written where nothing is there: the page is the parent's too.
+            Offer::None => Offer::None,
+            _ if self.config.max_use == 1 => std::mem::take(&mut self.tls),
+            _ => self.tls.clone(),
+        };
+        session(self, tls).inspect_err(|_| refuse())
     }
 
     fn read_again(&mut self) -> Result<(), Error> {
@@ -127,7 +136,8 @@ fn logins(args: &Args, config: &Config) -> bool {
     config.smtpd_sasl_auth_enable || args.submission
 }
 
-fn session(args: &Args, config: &Config, channels: &Channels, tls: Offer) -> Result<Ended, Error> {
+fn session(server: &Smtpsrvr, tls: Offer) -> Result<Ended, Error> {
+    let Smtpsrvr { args, config, channels, .. } = server;
     let peer = Peer::of_stdio(args.remotehost.as_deref(), args.localhost.as_deref()).asking(config);
     let checker = match logins(args, config) {
         false => Checker::None,
@@ -147,7 +157,7 @@ fn session(args: &Args, config: &Config, channels: &Channels, tls: Offer) -> Res
     let only: Vec<String> =
         args.channels.iter().flat_map(|list| list.split(',')).map(|n| n.trim().to_owned()).collect();
     peer.debug_if_listed(config);
-    let kind = kind(args, config, &peer);
+    let kind = kind(server, &peer);
     let site = Here::new(config, channels, &peer, &only, kind.finicky)?.with_checker(checker);
     let settings = Settings::new(config, &peer, args.localhost.as_deref(), kind);
     let mut stream = Recorder::new(connection, record_file(args), &recorded(args));
@@ -156,8 +166,9 @@ fn session(args: &Args, config: &Config, channels: &Channels, tls: Offer) -> Res
     ended
 }
 
-fn kind(args: &Args, config: &Config, peer: &Peer) -> Kind {
-    let dialect = match (cli::started_as("lmtpsrvr"), args.submission) {
+fn kind(server: &Smtpsrvr, peer: &Peer) -> Kind {
+    let Smtpsrvr { args, config, .. } = server;
+    let dialect = match (server.as_lmtp, args.submission) {
         (true, _) => Dialect::Lmtp,
         (false, true) => Dialect::Submission,
         (false, false) => Dialect::Smtp,
@@ -166,7 +177,7 @@ fn kind(args: &Args, config: &Config, peer: &Peer) -> Kind {
     let xclient = matches!(config.smtpd_authorized_xclient_hosts.matches_peer(peer), Lookup::Yes(()));
     let may_be_bare = config.smtpd_forbid_bare_newline.is_taken;
     let excluded = || matches!(config.smtpd_forbid_bare_newline_exclusions.matches_peer(peer), Lookup::Yes(()));
-    let finicky = args.finicky || cli::started_as("rsmtpsrvr");
+    let finicky = args.finicky || server.as_finicky;
     Kind { dialect, finicky, login, xclient, bare_newline: may_be_bare || excluded() }
 }
 

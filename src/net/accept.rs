@@ -15,6 +15,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// First descriptor of LISTEN_FDS.
 const LISTEN_FDS_START: i32 = 3;
@@ -67,6 +68,13 @@ pub fn serve_own(
     Loop { bounds: Bounds::Own(limit), service, leash: None, owns_sockets: true, null }.run(server, listeners, busy)
 }
 
+static ACCEPTS: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process, or the one that it was forked by, accepts its clients itself.
+pub fn accepts() -> bool {
+    ACCEPTS.load(Ordering::Relaxed)
+}
+
 /// How many children there may be, and whether the loop ends when there are none.
 #[derive(Clone, Copy)]
 enum Bounds {
@@ -105,7 +113,10 @@ impl Loop {
         busy: Option<Vec<u8>>,
     ) -> Result<Ended, Error> {
         let size = self.bounds.size(server.config());
-        // Before children are forked: what the first record costs is then not paid in each of them.
+        ACCEPTS.store(true, Ordering::Relaxed);
+        // Before children are forked: what the first record costs, the first use of std's handles, which have buffers, and the
+        // first look for a line end, which writes down how it is best done, is then not paid in each of them.
+        let _ = (io::stdin().as_fd(), io::stdout().as_fd(), memchr::memchr2(b'\r', b'\n', b"\n"));
         log::info!(
             "ready service={} children={} idle={} max_use={}",
             self.service,

@@ -6,6 +6,7 @@
 //! A name beside an address means nothing before the two fit, whoever gave it: ucspi's is only what the client's own
 //! name server says.
 
+use super::accept;
 use super::dns::Resolver;
 use crate::config::Config;
 use crate::logging;
@@ -67,9 +68,10 @@ impl Peer {
     }
 
     /// Whoever is on standard input. The operands may be names or addresses, these also in brackets; they count on pipes
-    /// and unix sockets only, but a name is kept as a claim.
+    /// and unix sockets only, but a name is kept as a claim. What the environment says of a client is not asked where this
+    /// program accepts its clients itself: it would be about somebody else.
     pub fn of_stdio(remotehost: Option<&str>, localhost: Option<&str>) -> Peer {
-        let environment = |name: &str| std::env::var(name).ok();
+        let environment = |name: &str| (!accept::accepts()).then(|| std::env::var(name).ok()).flatten();
         Peer::of(std::io::stdin().as_fd(), remotehost, localhost, &environment)
     }
 
