@@ -47,12 +47,16 @@ impl Extensions<'_> {
         add(true, &format!("LIMITS RCPTMAX={}{most}", self.recipient_limit));
         add(self.xclient, "XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT");
         add(true, "HELP");
-        let is_discarded = |line: &String| {
+        list.retain(|line| {
             let keyword = line.split(' ').next().unwrap_or_default();
-            self.discarded.iter().any(|word| word.eq_ignore_ascii_case(keyword))
-        };
-        list.retain(|line| !is_discarded(line));
+            // RFC 3030 section 3: BINARYMIME comes with CHUNKING or not at all.
+            !(self.discards(keyword) || keyword == "BINARYMIME" && self.discards("CHUNKING"))
+        });
         list
+    }
+
+    fn discards(&self, keyword: &str) -> bool {
+        self.discarded.iter().any(|word| word.eq_ignore_ascii_case(keyword))
     }
 
     /// The reply to EHLO or LHLO.
@@ -64,9 +68,10 @@ impl Extensions<'_> {
     /// The reply to HELP.
     pub fn help(&self) -> Reply {
         let hello = if self.dialect == Dialect::Lmtp { "LHLO" } else { "EHLO HELO" };
-        let mut commands = format!("{hello} MAIL RCPT DATA BDAT RSET VRFY HELP NOOP QUIT");
+        let bdat = if self.discards("CHUNKING") { "" } else { " BDAT" };
+        let mut commands = format!("{hello} MAIL RCPT DATA{bdat} RSET VRFY HELP NOOP QUIT");
         for (wanted, command) in [
-            (self.tls == Tls::Offered, " STARTTLS"),
+            (self.tls == Tls::Offered && !self.discards("STARTTLS"), " STARTTLS"),
             (!self.mechanisms.names().is_empty(), " AUTH"),
             (self.xclient, " XCLIENT"),
         ] {
@@ -115,6 +120,6 @@ mod tests {
     fn discarded_keywords_are_not_listed() {
         let listed = extensions(Tls::Never, &["chunking".to_owned(), "SIZE".to_owned()]);
         assert!(!listed.iter().any(|line| line.starts_with("SIZE") || line == "CHUNKING"), "{listed:?}");
-        assert!(listed.contains(&"BINARYMIME".to_owned()));
+        assert!(!listed.contains(&"BINARYMIME".to_owned()) && listed.contains(&"DSN".to_owned()));
     }
 }

@@ -126,6 +126,7 @@ impl Session {
         let lmtp = self.settings.dialect == Dialect::Lmtp;
         let owed = std::mem::take(&mut self.owed);
         let must_log_in = self.must_log_in();
+        let (no_chunks, no_tls) = (self.settings.discards("CHUNKING"), self.settings.discards("STARTTLS"));
         match (command, &mut self.transaction) {
             (Command::Ehlo(_) | Command::Helo(_), _) if lmtp => Step::Say(Reply::LHLO_FIRST),
             (Command::Lhlo(_), _) if !lmtp => Step::Say(Reply::fault(Fault::Unknown)),
@@ -173,6 +174,12 @@ impl Session {
                 self.in_message = true;
                 Step::TakeMessage
             }
+            (Command::Bdat { size, last }, transaction) if no_chunks => {
+                if last {
+                    *transaction = None;
+                }
+                Step::SkipChunk(size, Reply::NOT_IMPLEMENTED, 1)
+            }
             (Command::Bdat { size, last }, None) => {
                 self.owed = if last { 0 } else { owed };
                 Step::SkipChunk(size, Reply::MAIL_FIRST, if last { owed.max(1) } else { 1 })
@@ -206,6 +213,7 @@ impl Session {
             (Command::Quit, _) => Step::Quit(Reply::GOODBYE),
             (Command::StartTls, _) => match self.settings.tls {
                 Tls::Never => Step::Say(Reply::NOT_IMPLEMENTED),
+                Tls::Offered if no_tls => Step::Say(Reply::NOT_IMPLEMENTED),
                 Tls::Offered => Step::StartTls,
                 Tls::On => Step::Say(Reply::UNDER_TLS),
             },
@@ -256,7 +264,9 @@ impl Session {
 
     fn auth(&mut self, mechanism: Option<Mechanism>, initial: Option<Secret>) -> Step {
         match mechanism {
-            _ if self.settings.login == Login::Never => Step::Say(Reply::NOT_IMPLEMENTED),
+            _ if self.settings.login == Login::Never || self.settings.discards("AUTH") => {
+                Step::Say(Reply::NOT_IMPLEMENTED)
+            }
             _ if self.login.is_some() => Step::Say(Reply::LOGGED_IN_ALREADY),
             _ if !self.may_log_in() => Step::Say(Reply::TLS_FIRST),
             Some(mechanism) if self.offered().has(mechanism) => Step::Authenticate(mechanism, initial),
@@ -289,7 +299,7 @@ impl Session {
             Login::UnderTls => self.settings.tls == Tls::On,
             Login::Always => true,
         };
-        safe && self.login.is_none()
+        safe && self.login.is_none() && !self.settings.discards("AUTH")
     }
 
     fn must_log_in(&self) -> bool {

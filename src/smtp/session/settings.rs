@@ -23,11 +23,16 @@ pub struct Settings {
     pub login: Login,
     /// Whether the client may say that it is another.
     pub xclient: bool,
-    /// Keywords that EHLO does not list, though they are there.
+    /// Keywords that EHLO does not list. Commands that came with one of them, BDAT, STARTTLS and AUTH, are not there then.
     pub discarded: Vec<String>,
 }
 
 impl Settings {
+    /// Whether EHLO is not to list this keyword.
+    pub fn discards(&self, keyword: &str) -> bool {
+        self.discarded.iter().any(|word| word.eq_ignore_ascii_case(keyword))
+    }
+
     /// Whether a message of so many octets is too large.
     pub fn is_too_large(&self, size: u64) -> bool {
         self.message_size_limit > 0 && size > self.message_size_limit

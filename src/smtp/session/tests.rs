@@ -47,6 +47,23 @@ fn after(lines: &[&str]) -> (Session, Step) {
 }
 
 #[test]
+fn a_command_whose_keyword_is_discarded_is_not_there() {
+    let discarded = ["chunking", "STARTTLS", "Auth"].map(str::to_owned).to_vec();
+    let mut session = Session::new(Settings { tls: Tls::Offered, login: Login::Always, discarded, ..settings() });
+    for line in ["EHLO c", "MAIL FROM:<a@b>", "RCPT TO:<bob@mx.example>"] {
+        take(&mut session, line);
+    }
+    assert_eq!(take(&mut session, "BDAT 5"), Step::SkipChunk(5, Reply::NOT_IMPLEMENTED, 1));
+    assert!(session.envelope().is_some(), "DATA may follow");
+    // Who had sent all of it goes on with the next message.
+    assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::NOT_IMPLEMENTED, 1));
+    assert!(session.envelope().is_none());
+    for line in ["STARTTLS", "AUTH PLAIN", "AUTH FOO"] {
+        assert_eq!(take(&mut session, line), Step::Say(Reply::NOT_IMPLEMENTED), "{line}");
+    }
+}
+
+#[test]
 fn rcpt_and_data_before_mail_are_refused() {
     assert_eq!(after(&["RCPT TO:<bob@mx>"]).1, Step::Say(Reply::MAIL_FIRST));
     assert_eq!(after(&["EHLO a", "DATA"]).1, Step::Say(Reply::MAIL_FIRST));
