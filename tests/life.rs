@@ -97,6 +97,34 @@ fn the_state_is_in_a_file_too_and_that_goes_with_smtpd() {
 }
 
 #[test]
+fn who_ends_takes_no_file_away_that_another_one_has_put_in_its_place() {
+    let folder = folder();
+    let (pid, state) = (folder.path().join("pid"), folder.path().join("state"));
+    let start = || {
+        let mut command = on_loopback(folder.path());
+        command.arg("--pid-file").arg(&pid).arg("--status-file").arg(&state);
+        let mut server = Server::start(command.args(["/bin/sh", "-c", "echo served; cat"]));
+        assert_eq!(line(&mut server.connect("0")), "served\n");
+        server
+    };
+    let mut first = start();
+    let mut client = first.connect("0");
+    assert_eq!(line(&mut client), "served\n");
+    // Somebody thinks that it has ended, and it has not.
+    fs::remove_file(&pid).unwrap();
+    let mut second = start();
+    first.signal(Signal::SIGTERM);
+    first.record("stopping children=1");
+    drop(client);
+    assert_eq!(first.end().code(), Some(0));
+    assert_eq!(fs::read_to_string(&pid).unwrap(), format!("{}\n", second.process.id()));
+    assert!(fs::read_to_string(&state).unwrap().contains("stopping=false"));
+    second.signal(Signal::SIGTERM);
+    assert_eq!(second.end().code(), Some(0));
+    assert!(!pid.exists() && !state.exists());
+}
+
+#[test]
 fn the_pid_file_is_locked_for_a_life_and_a_stale_one_locks_nobody_out() {
     let folder = folder();
     let file = folder.path().join("pid");

@@ -66,8 +66,7 @@ impl PidFile {
                 Err(errno) => return Err(wrong(&errno)),
             };
             // Whoever had it may have removed it between our open and our lock.
-            let is_there = std::fs::metadata(&path).and_then(|there| Ok((there, file.metadata()?)));
-            if is_there.is_ok_and(|(there, ours)| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            if is_at(&path, &file) {
                 return Ok(PidFile { file, path });
             }
         }
@@ -86,12 +85,18 @@ impl PidFile {
         written.map_err(|error| Error::Temporary(format!("pid file {}: {error}", self.path.display())))
     }
 
-    /// Removes it; where we may not any more, empties it.
+    /// Removes it; where we may not any more, empties it. What another smtpd has put in its place stays.
     pub fn remove(self) {
-        if std::fs::remove_file(&self.path).is_err() {
+        if is_at(&self.path, &self.file) && std::fs::remove_file(&self.path).is_err() {
             let _ = self.write("");
         }
     }
+}
+
+/// Whether this is the file of this name still.
+pub fn is_at(path: &Path, file: &File) -> bool {
+    let both = std::fs::symlink_metadata(path).and_then(|there| Ok((there, file.metadata()?)));
+    both.is_ok_and(|(there, ours)| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
 }
 
 /// Runs `serve` in the background, and comes back in the foreground when it is ready, or with its exit status when it

@@ -1,5 +1,6 @@
 //! A file that says what smtpd does, for whoever does not want to look for it in the log: the records of SIGUSR1.
 
+use super::life::is_at;
 use crate::exit::Error;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,12 +21,15 @@ impl StatusFile {
         // In another folder after --detach it would be another file.
         let path = std::path::absolute(path).map_err(|error| wrong(&error))?;
         let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-        let file = File::options().write(true).create(true).mode(0o644).custom_flags(flags).open(&path);
-        let file = file.map_err(|error| wrong(&error))?;
+        let mut options = File::options();
+        options.write(true).mode(0o644).custom_flags(flags);
+        let file = options.clone().create(true).open(&path).map_err(|error| wrong(&error))?;
         if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
             return Err(wrong(&"expected a file"));
         }
-        Ok(StatusFile { file, path })
+        // Of an smtpd whose place we take, and that lives on for its last sessions, the file is not ours.
+        let anew = std::fs::remove_file(&path).and_then(|()| options.create_new(true).open(&path));
+        Ok(StatusFile { file: anew.unwrap_or(file), path })
     }
 
     /// For the loop to write into.
@@ -33,9 +37,9 @@ impl StatusFile {
         self.file.try_clone().ok()
     }
 
-    /// Removes it; where we may not any more, empties it.
+    /// Removes it; where we may not any more, empties it. What another smtpd has put in its place stays.
     pub fn remove(self) {
-        if std::fs::remove_file(&self.path).is_err() {
+        if is_at(&self.path, &self.file) && std::fs::remove_file(&self.path).is_err() {
             let _ = self.file.set_len(0);
         }
     }
