@@ -12,7 +12,7 @@ mod common;
 #[allow(dead_code)]
 mod disk;
 
-use common::connections::{Server, smtp};
+use common::connections::{Server, smtp, smtp_one_by_one};
 use common::{Scratch, feed};
 use disk::{Daemon, Device, Kind, Mount, withdraw};
 use doorpost::message::path::{Address, ReversePath};
@@ -161,9 +161,11 @@ fn installation(disk: &Disk, main_cf: &str) -> (Scratch, [fs::File; 2]) {
     (scratch, triggers)
 }
 
+const LUNCH: &str = "Subject: lunch\r\n\r\nAt one?\r\n";
+
 /// One session with one message.
 fn session(address: SocketAddr) {
-    smtp(address, "Subject: lunch\r\n\r\nAt one?\r\n", "250 2.0.0");
+    smtp(address, LUNCH, "250 2.0.0");
 }
 
 /// A pool for SMTP, with its submit.
@@ -179,6 +181,19 @@ fn a_session_of_smtp_costs_no_more_than_its_message() {
     let (scratch, _triggers) = installation(&disk, POOL);
     let (_server, address) = pool(&disk, &scratch);
     disk.is_spared("smtpd, smtpsrvr and submit", 100, &|| session(address));
+}
+
+/// All in one session: seven of eight find the name of their file on disk.
+#[test]
+fn a_message_behind_another_costs_one_flush_and_a_half_at_most() {
+    const MESSAGES: u32 = 100;
+    let disk = Disk::new();
+    let (scratch, _triggers) = installation(&disk, POOL);
+    let (_server, address) = pool(&disk, &scratch);
+    let all = [LUNCH; MESSAGES as usize];
+    let flushed = disk.flushes(|| drop(smtp_one_by_one(address, &all, "250 2.0.0")));
+    assert!(flushed > MESSAGES, "{flushed} flushes for {MESSAGES} messages: the rig does not count");
+    assert!(flushed * 2 <= MESSAGES * 3, "{flushed} flushes for {MESSAGES} messages in one session");
 }
 
 #[test]

@@ -223,7 +223,10 @@ impl Deliver {
 
     /// Looks at the whole queue. Gives whether there is anything to do.
     fn sweep(&mut self) -> Result<bool, Error> {
-        self.waker.take();
+        // What was tried when it was no message yet is one now.
+        for id in self.waker.take().ids {
+            self.tried.remove(&id);
+        }
         self.refresh();
         self.looked = Instant::now();
         drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue);

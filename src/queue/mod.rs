@@ -301,9 +301,11 @@ impl Queue {
         Ok(None)
     }
 
-    /// Whether there is a file of this id, whole or not, that is not held.
+    /// Whether there is a file of this id with something in it, whole or not, that is not held. One that is empty is nobody's
+    /// message yet, and whoever writes it says so when it is.
     pub fn has(&self, id: &Id) -> bool {
-        self.path_of(id).symlink_metadata().is_ok_and(|metadata| metadata.mode() & file::HELD == 0)
+        let is_there = |metadata: std::fs::Metadata| metadata.mode() & file::HELD == 0 && metadata.len() > 0;
+        self.path_of(id).symlink_metadata().is_ok_and(is_there)
     }
 
     fn create(&self, id: Id, now: SystemTime) -> Result<Option<Draft>, Error> {

@@ -9,6 +9,7 @@
 //! file without a message in it.
 
 use super::{Draft, Id, Queue, folder};
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,10 +17,10 @@ use std::time::{Duration, Instant, SystemTime};
 const COUNT: usize = 8;
 
 /// Messages come fast if one follows the other so soon.
-const SOON: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_millis(500);
 
-/// The name of a message tells when it came; one that was made longer ago is not used.
-const OLDEST: Duration = Duration::from_secs(10);
+/// The name of a message tells when it came, and messages are sorted by it; one that was made longer ago is not used.
+const OLDEST: Duration = Duration::from_secs(4);
 
 /// A disk that flushes in such a time is none, or one that does not forget: there is nothing to be gained.
 const AT_ONCE: Duration = Duration::from_micros(30);
@@ -27,7 +28,8 @@ const AT_ONCE: Duration = Duration::from_micros(30);
 /// What a queue has at hand.
 #[derive(Debug, Default)]
 pub(super) struct Spares {
-    drafts: Vec<Draft>,
+    /// The oldest first, so that names ascend.
+    drafts: VecDeque<Draft>,
     /// When the last message came that was told of.
     last: Option<Instant>,
     gains_nothing: bool,
@@ -46,7 +48,11 @@ impl Queue {
         match self.make_spares() {
             Ok((drafts, flush)) => (spares.drafts, spares.gains_nothing) = (drafts, flush < AT_ONCE),
             Err(error) => {
-                log::debug!("event=not-prepared reason=\"{error}\"");
+                // A message that finds no room says so itself; what else there is may be said this once.
+                match error.raw_os_error() {
+                    Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::EEXIST) => {}
+                    _ => log::warn!("event=not-prepared reason=\"{error}\""),
+                }
                 spares.last = None;
             }
         }
@@ -55,7 +61,7 @@ impl Queue {
     /// One that was prepared.
     pub(super) fn spare(&self, now: SystemTime) -> Option<Draft> {
         let mut spares = self.spares.lock().ok()?;
-        while let Some(draft) = spares.drafts.pop() {
+        while let Some(draft) = spares.drafts.pop_front() {
             if let Some(draft) = draft.of_now(now, OLDEST) {
                 return Some(draft);
             }
@@ -64,15 +70,15 @@ impl Queue {
     }
 
     /// All in one folder, so that one fsync is enough; gives also how long that took.
-    fn make_spares(&self) -> io::Result<(Vec<Draft>, Duration)> {
+    fn make_spares(&self) -> io::Result<(VecDeque<Draft>, Duration)> {
         let first = Id::new(SystemTime::now());
         let path = self.path_of(&first);
         let folder = folder(path.parent().unwrap_or(&self.path))?;
-        let mut drafts = Vec::with_capacity(COUNT);
+        let mut drafts = VecDeque::with_capacity(COUNT);
         for number in 0..COUNT {
             let now = SystemTime::now();
             let id = if number == 0 { first } else { first.beside(now) };
-            drafts.push(Draft::create(id, self.path_of(&id), folder.try_clone()?, now)?);
+            drafts.push_back(Draft::create(id, self.path_of(&id), folder.try_clone()?, now)?);
         }
         let begun = Instant::now();
         folder.sync_all()?;

@@ -497,7 +497,7 @@ fn listen(receiver: &mut Receiver<'_>, mut stream: UnixStream) -> Result<Ended, 
             if let Reply::Outcome(Outcome::Queued(id)) = &reply {
                 // Behind the answer: the client need not wait for it.
                 receiver.wake_for(id);
-                if receiver.prepares {
+                if receiver.prepares && !receiver.is_handed_over {
                     receiver.queue.prepare();
                 }
             }

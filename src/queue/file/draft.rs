@@ -292,8 +292,10 @@ impl Drop for Draft {
         if self.committed {
             return;
         }
-        // A disk that failed may not let go of the name either: without the state octet the file is never taken.
-        let _ = self.file.write_all_at(&[0], layout::STATE as u64);
+        if self.content_end.is_some() || self.written > CONTENT {
+            // A disk that failed may not let go of the name either: without the state octet the file is never taken.
+            let _ = self.file.write_all_at(&[0], layout::STATE as u64);
+        }
         if let Err(error) = remove_file(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {

@@ -84,14 +84,33 @@ fn a_prepared_file_is_no_message_and_goes_with_its_queue() {
     assert_eq!(other.names().unwrap(), []);
 }
 
+/// Mailboxes and lists of the queue sort by them.
+#[test]
+fn names_ascend_as_messages_come() {
+    let (_folder, queue) = queue();
+    let prepared = stock(&queue);
+    let ids: Vec<Id> = (0..COUNT).map(|_| put(&queue, b"x\n")).collect();
+    assert_eq!(ids, prepared);
+    assert!(ids.is_sorted() && put(&queue, b"x\n") > ids[COUNT - 1]);
+}
+
+/// deliver looks again soon at what is being written, and not at what may never be.
+#[test]
+fn what_is_empty_is_not_there_yet() {
+    let (_folder, queue) = queue();
+    let ids = stock(&queue);
+    assert!(!queue.has(&ids[0]));
+    assert!(put(&queue, b"x\n") == ids[0] && queue.has(&ids[0]));
+}
+
 #[test]
 fn one_that_is_old_or_gone_is_not_used() {
     let (_folder, queue) = queue();
     let ids = stock(&queue);
-    for id in &ids[1..] {
+    for id in &ids[..COUNT - 1] {
         fs::remove_file(queue.path_of(id)).unwrap();
     }
-    assert_eq!(put(&queue, b"x\n"), ids[0]);
+    assert_eq!(put(&queue, b"x\n"), ids[COUNT - 1]);
     let ids = stock(&queue);
     assert!(queue.spare(SystemTime::now() + OLDEST).is_none());
     assert!(ids.iter().all(|id| !queue.path_of(id).exists()));
@@ -121,9 +140,8 @@ fn files_are_prepared_where_messages_come_fast() {
     assert_eq!(queue.names().unwrap().len(), COUNT + 1);
 }
 
-/// The queue must not be in the way of what fills the disk.
 #[test]
-fn nothing_is_left_of_files_that_could_not_be_prepared() {
+fn what_could_not_be_prepared_is_tried_again_later() {
     let (_folder, queue) = queue();
     fs::remove_dir_all(queue.path.join("message")).unwrap();
     fs::write(queue.path.join("message"), "").unwrap();
