@@ -20,10 +20,15 @@ impl WriteOut {
         if length < Self::STEP {
             return;
         }
-        // What is dirty is not let go of, though it is what this advice is about: its writing is begun.
-        if let (Ok(from), Ok(length)) = (i64::try_from(self.begun), i64::try_from(length)) {
-            let _ = posix_fadvise(file, from, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-        }
+        begin(file, self.begun, length);
         self.begun = written;
+    }
+}
+
+/// Has the disk begin with so many octets of a file.
+pub fn begin(file: &File, from: u64, length: u64) {
+    // What is dirty is not let go of, though it is what this advice is about: its writing is begun.
+    if let (Ok(from), Ok(length)) = (i64::try_from(from), i64::try_from(length)) {
+        let _ = posix_fadvise(file, from, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
 }

@@ -4,6 +4,7 @@
 //! are big-endian.
 
 use super::file::{RecipientState, TRACE_ROOM};
+use super::id::{self, Id};
 use crate::logging;
 
 /// Octets of the header.
@@ -15,9 +16,15 @@ pub const CONTENT: u64 = (HEADER + TRACE_ROOM) as u64;
 /// First octets of every queue file that is complete.
 pub const MAGIC: &[u8; 8] = b"doorpost";
 
-/// The version of this layout that is written. Read is also 2, in which records of recipients have no parameters, and
-/// 1, which has no attributes either.
-pub const VERSION: u8 = 3;
+/// The version of this layout that is written. Read are also 3, of which no file was prepared, 2, in which records of
+/// recipients have no parameters, and 1, which has no attributes either.
+pub const VERSION: u8 = 4;
+
+/// The octet that says that the message was written over what a file was prepared with ([`blank`]).
+const PREPARED: u8 = 1;
+
+/// What a disk writes as a whole, or not at all.
+const SECTOR: u64 = 512;
 
 /// The attribute that has the parameters of the reverse-path.
 pub const PARAMETERS: &str = "parameters";
@@ -62,6 +69,8 @@ pub struct Header {
     pub version: u8,
     /// How lines end.
     pub lines: Lines,
+    /// It was written over what the file was prepared with, which may go on behind its end.
+    pub is_prepared: bool,
     /// Number of recipients.
     pub recipients: u32,
     /// Microseconds since 1970.
@@ -98,6 +107,7 @@ impl Header {
             Lines::Lf => b'l',
             Lines::Exact => b'x',
         };
+        octets[11] = if self.is_prepared { PREPARED } else { 0 };
         octets[12..16].copy_from_slice(&self.recipients.to_be_bytes());
         let numbers = [self.created, self.trace_at, self.recipients_at, self.envelope_at, self.length];
         for (place, number) in octets[16..56].chunks_exact_mut(8).zip(numbers) {
@@ -128,9 +138,11 @@ impl Header {
             b'x' => Lines::Exact,
             _ => return Kind::Garbage("its kind of line ends is unknown"),
         };
+        let is_prepared = version >= 4 && octets[11] == PREPARED;
         let header = Header {
             version,
             lines,
+            is_prepared,
             recipients: u32::from_be_bytes([octets[12], octets[13], octets[14], octets[15]]),
             created: number(&octets[16..24]),
             trace_at: number(&octets[24..32]),
@@ -143,7 +155,8 @@ impl Header {
             && CONTENT <= header.recipients_at
             && header.recipients_at <= header.envelope_at
             && header.envelope_at.checked_add(END_RECORD as u64).is_some_and(|end| end <= header.length);
-        if !ordered || header.length != file_length {
+        let fits = if is_prepared { header.length <= file_length } else { header.length == file_length };
+        if !ordered || !fits {
             return Kind::Garbage("its offsets do not fit its length");
         }
         Kind::Complete(header)
@@ -165,6 +178,31 @@ impl Header {
 /// The part of an encoded header that the checksum covers: all but the state.
 pub fn checked_parts(header: &[u8; HEADER]) -> [&[u8]; 2] {
     [&header[..STATE], &header[STATE + 1..]]
+}
+
+/// Fills a part of a file, which begins at `at`, with what a file is prepared with behind its header: the name of the file,
+/// line after line, so that no message is like it.
+pub fn blank(id: &Id, at: u64, octets: &mut [u8]) {
+    for (position, octet) in (at..).zip(octets) {
+        let place = usize::try_from(position % (id::LENGTH as u64 + 1)).unwrap_or_default();
+        *octet = id.as_str().as_bytes().get(place).copied().unwrap_or(b'\n');
+    }
+}
+
+/// Whether a part of a prepared file has a sector that no message was written over: the writer had not come to its end
+/// when the power failed.
+pub fn has_blank_sector(id: &Id, mut at: u64, mut octets: &[u8]) -> bool {
+    while !octets.is_empty() {
+        let length = usize::try_from(SECTOR - at % SECTOR).unwrap_or_default().min(octets.len());
+        let (sector, rest) = octets.split_at(length);
+        let mut untouched = [0; SECTOR as usize];
+        blank(id, at, &mut untouched[..length]);
+        if sector == &untouched[..length] {
+            return true;
+        }
+        (at, octets) = (at + length as u64, rest);
+    }
+    false
 }
 
 /// A text that is counted in front, and what follows it.
@@ -254,6 +292,7 @@ mod tests {
         Header {
             version: VERSION,
             lines: Lines::Lf,
+            is_prepared: false,
             recipients: 3,
             created: 1_800_000_000_000_000,
             trace_at: 100,
@@ -268,6 +307,33 @@ mod tests {
         for version in 1..=VERSION {
             let header = Header { version, ..header() };
             assert_eq!(Header::decode(&header.encode(), 7000), Kind::Complete(header));
+        }
+    }
+
+    #[test]
+    fn behind_the_end_of_a_message_nothing_stands_but_in_a_prepared_file() {
+        assert!(matches!(Header::decode(&header().encode(), 7001), Kind::Garbage(_)));
+        let prepared = Header { is_prepared: true, ..header() };
+        assert_eq!(Header::decode(&prepared.encode(), 7001), Kind::Complete(prepared));
+        assert!(matches!(Header::decode(&prepared.encode(), 6999), Kind::Garbage(_)));
+        let older = Header { version: 3, ..prepared };
+        assert!(matches!(Header::decode(&older.encode(), 7001), Kind::Garbage(_)));
+    }
+
+    #[test]
+    fn a_sector_that_was_not_written_is_known_wherever_a_message_begins_and_ends() {
+        let id: Id = "000000000000001".parse().unwrap();
+        let mut file = [b'x'; 4096];
+        for sector in 0..8_usize {
+            let at = sector * 512;
+            blank(&id, at as u64, &mut file[at..at + 512]);
+            for (begin, end) in [(0, 4096), (100, 4000), (511, 3585), (at + 500, 4096), (0, at + 20)] {
+                let message = &file[begin..end];
+                assert_eq!(has_blank_sector(&id, begin as u64, message), begin < at + 512 && end > at, "{begin} {at}");
+            }
+            file[at + 20] = b'x';
+            assert!(!has_blank_sector(&id, 0, &file));
+            file[at..at + 512].fill(b'x');
         }
     }
 

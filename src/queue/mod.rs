@@ -301,11 +301,12 @@ impl Queue {
         Ok(None)
     }
 
-    /// Whether there is a file of this id with something in it, whole or not, that is not held. One that is empty is nobody's
-    /// message yet, and whoever writes it says so when it is.
+    /// Whether there is a file of this id, whole or being written, that is not held. A prepared one is nobody's message yet,
+    /// and whoever writes it says so when it is.
     pub fn has(&self, id: &Id) -> bool {
-        let is_there = |metadata: std::fs::Metadata| metadata.mode() & file::HELD == 0 && metadata.len() > 0;
-        self.path_of(id).symlink_metadata().is_ok_and(is_there)
+        let path = self.path_of(id);
+        let is_free = path.symlink_metadata().is_ok_and(|metadata| metadata.mode() & file::HELD == 0);
+        is_free && !matches!(Message::look(*id, path), Ok(Found::Incomplete(..)))
     }
 
     fn create(&self, id: Id, now: SystemTime) -> Result<Option<Draft>, Error> {

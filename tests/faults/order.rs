@@ -140,8 +140,7 @@ impl Event {
         let names = self.names();
         match self.name.as_str() {
             "openat" if !self.text.contains("O_CREAT") => None,
-            // What is empty owes its name alone: a file that was prepared.
-            "openat" => Some(Changed { names: opened().into_iter().collect(), content: None }),
+            "openat" => Some(Changed { names: opened().into_iter().collect(), content: opened() }),
             "link" | "linkat" | "rename" | "renameat" | "renameat2" => {
                 let [from, to] = <[PathBuf; 2]>::try_from(names).ok()?;
                 if let Some(since) = owed.get(&from).copied() {
@@ -277,7 +276,15 @@ fn a_message_and_its_name_are_on_disk_before_the_reply_of_a_pool() {
     assert!(!prepared.is_empty(), "none of these was prepared: {ids:?}");
     for id in prepared {
         let folder = scratch.queue().join("message").join(&id[id.len() - 1..]);
-        trace.keeps_its_word(id, &folder, &is_told(id), &BOTH);
+        // Of the others in it that were prepared nothing but their names was promised.
+        let owed = |without| {
+            let mut owed = trace.owed(&folder, &is_told(id), without);
+            owed.retain(|path| *path == folder || path.ends_with(id));
+            owed
+        };
+        assert_eq!(owed(None), BTreeSet::new(), "{id}: said to be on disk too early");
+        assert_eq!(owed(Some(Sync::Files)), BTreeSet::from([folder.join(id)]));
+        assert_eq!(owed(Some(Sync::Folders)), BTreeSet::from([folder.clone()]));
     }
     server.signal(nix::sys::signal::Signal::SIGTERM);
     server.end();

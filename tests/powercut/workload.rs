@@ -339,11 +339,11 @@ fn work(
     }
 }
 
-/// Whether there are files in the queue without anything in them.
+/// Whether there are files in the queue that are no messages yet.
 fn has_prepared(site: &Site) -> bool {
-    let folders = fs::read_dir(site.queue().join("message")).expect("the queue").flatten();
-    let mut files = folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
-    files.any(|file| file.metadata().is_ok_and(|metadata| metadata.len() == 0))
+    let queue = doorpost::queue::Queue::at(&site.queue());
+    let names = queue.names().expect("the queue");
+    names.iter().any(|name| queue.look(&name.id).expect("a file of the queue").is_none())
 }
 
 /// Counts a thread down even when it panics.

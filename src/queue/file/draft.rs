@@ -5,7 +5,7 @@ use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::Address;
 use crate::queue::layout::{self, CONTENT, HEADER, Header, Lines, SLOT, Slot};
 use crate::queue::{Error, Head, Id, remove_file};
-use crate::write_out::WriteOut;
+use crate::write_out::{self, WriteOut};
 use crc32fast::Hasher;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -27,6 +27,8 @@ pub struct Draft {
     file: File,
     /// Where its name is, which has to be put on disk; none: it is there.
     folder: Option<File>,
+    /// Octets that the file was prepared with.
+    prepared: u64,
     created: SystemTime,
     buffer: Vec<u8>,
     /// Octets of the file that are written; `buffer` belongs behind them.
@@ -59,6 +61,7 @@ impl Draft {
             path,
             file,
             folder: Some(folder),
+            prepared: 0,
             created,
             buffer: Vec::with_capacity(4096),
             written: CONTENT,
@@ -75,6 +78,16 @@ impl Draft {
         // A reader that looks at the new file holds its lock for a moment only.
         uninterrupted(|| draft.file.lock())?;
         Ok(draft)
+    }
+
+    /// Writes what a message can be written over, and has the disk begin with it.
+    pub(in crate::queue) fn prepare(&mut self, octets: usize) -> io::Result<()> {
+        let mut blank = vec![0; octets];
+        layout::blank(&self.id, HEADER as u64, blank.get_mut(HEADER..).unwrap_or_default());
+        self.file.write_all_at(&blank, 0)?;
+        write_out::begin(&self.file, 0, octets as u64);
+        self.prepared = octets as u64;
+        Ok(())
     }
 
     /// Its name has been put on disk.
@@ -198,6 +211,7 @@ impl Draft {
         let header = Header {
             version: layout::VERSION,
             lines: if self.has_cr || self.last_octet != b'\n' { Lines::Exact } else { Lines::Lf },
+            is_prepared: self.prepared > 0,
             recipients: self.recipients,
             created: microseconds(self.created),
             trace_at: CONTENT - head.trace.len() as u64,
@@ -226,14 +240,22 @@ impl Draft {
             self.file.write_all_at(&self.buffer, self.written)?;
             self.file.write_all_at(trace, trace_at)?;
         }
+        if self.prepared > 0 && self.position() > self.prepared {
+            // The header lies in a sector that is there already; it must not get there before the file's new length.
+            self.file.sync_data()?;
+        }
         self.file.write_all_at(header, 0)
     }
 
     fn make_durable(&self) -> Result<(), Error> {
-        self.file.sync_all().map_err(|e| self.trouble("fsync", e))?;
-        // The name must survive as well as the file.
-        if let Some(folder) = &self.folder {
-            folder.sync_all().map_err(|e| self.trouble("fsync of the folder", e))?;
+        match &self.folder {
+            Some(folder) => {
+                self.file.sync_all().map_err(|e| self.trouble("fsync", e))?;
+                // The name must survive as well as the file.
+                folder.sync_all().map_err(|e| self.trouble("fsync of the folder", e))?;
+            }
+            // Nothing but what stands in the file is new, and its times, which need not last.
+            None => self.file.sync_data().map_err(|e| self.trouble("fdatasync", e))?,
         }
         // A reader with a wrong clock may have taken us for an old failure and removed the name.
         match self.file.metadata().map_err(|e| self.trouble("fstat", e))?.nlink() {

@@ -4,13 +4,13 @@ use super::{Draft, HELD, RecipientState, microseconds, uninterrupted};
 use crate::logging;
 use crate::message::parameters::MailParameters;
 use crate::message::path::ReversePath;
-use crate::queue::layout::{self, Kind, LONGEST_REPORT, Lines, Slot};
+use crate::queue::layout::{self, Header, Kind, LONGEST_REPORT, Lines, Slot};
 use crate::queue::{Error, Id, Recipient, remove_file};
 use crc32fast::Hasher;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 mod read;
@@ -95,11 +95,15 @@ impl Message {
             Kind::Garbage(why) => return Ok(Found::Garbage(why.to_owned())),
             Kind::Complete(header) => header,
         };
+        let again = header.is_prepared.then(|| path.clone());
         let mut checksum = Hasher::new();
         layout::checked_parts(&octets).iter().for_each(|part| checksum.update(part));
         Ok(match read::body(id, path, file, &header, Some(checksum))? {
             Ok(message) => Found::Message(Box::new(Message { is_held: metadata.mode() & HELD != 0, ..message })),
-            Err(why) => Found::Garbage(why.to_owned()),
+            Err(why) => match again.map(|path| broken_off(id, &path, &header)).transpose()? {
+                Some(Some(found)) => found,
+                _ => Found::Garbage(why.to_owned()),
+            },
         })
     }
 
@@ -236,4 +240,22 @@ impl Message {
     fn trouble(&self, what: &str, error: io::Error) -> Error {
         Error::from_io(&format!("{}: {what}", self.id), &error)
     }
+}
+
+/// A prepared file whose header is there and whose rest is not, if the power failed while a message was written into it.
+/// It is locked anew.
+fn broken_off(id: Id, path: &Path, header: &Header) -> io::Result<Option<Found>> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Found::Gone)),
+        Err(error) => return Err(error),
+    };
+    match uninterrupted(|| file.try_lock().map_err(io::Error::from)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Found::Locked)),
+        Err(error) => return Err(error),
+    }
+    let metadata = file.metadata()?;
+    Ok(read::was_broken_off(id, &file, header)?.then_some(Found::Incomplete(file, metadata)))
 }

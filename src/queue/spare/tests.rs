@@ -1,9 +1,10 @@
 use super::*;
 use crate::message::path::{Address, ReversePath};
+use crate::queue::layout::{self, CONTENT, HEADER};
 use crate::queue::{Head, RecipientState};
 use nix::sys::time::TimeVal;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 fn queue() -> (tempfile::TempDir, Queue) {
     let folder = tempfile::tempdir().unwrap();
@@ -47,8 +48,9 @@ fn make_old(queue: &Queue, id: &Id) {
 #[test]
 fn messages_of_every_length_go_into_prepared_files_and_come_back() {
     let (_folder, queue) = queue();
-    // Written at once, and in pieces.
-    for length in [0, 1, 2000, 300_000] {
+    // What is in a small one, what just fits or just does not, what is written in pieces.
+    let envelope = 2000;
+    for length in [0, 1, 2000, OCTETS - 2112 - envelope, OCTETS - 2112, OCTETS, 70_000, 300_000] {
         let ids = stock(&queue);
         assert_eq!(ids.iter().map(Id::folder).collect::<std::collections::BTreeSet<_>>().len(), 1);
         let text: Vec<u8> = (0..length).map(|at| b"mail and \n"[at % 10]).collect();
@@ -96,7 +98,7 @@ fn names_ascend_as_messages_come() {
 
 /// deliver looks again soon at what is being written, and not at what may never be.
 #[test]
-fn what_is_empty_is_not_there_yet() {
+fn what_is_only_prepared_is_not_there_yet() {
     let (_folder, queue) = queue();
     let ids = stock(&queue);
     assert!(!queue.has(&ids[0]));
@@ -118,6 +120,35 @@ fn one_that_is_old_or_gone_is_not_used() {
     stock(&queue);
     assert!(queue.spare(SystemTime::now() - OLDEST).is_none());
     assert_eq!(content(&queue, &put(&queue, b"x\n")).unwrap(), b"x\n");
+}
+
+/// A power cut between the first sector on disk and the last: nobody was told that the message is taken.
+#[test]
+fn a_message_that_did_not_reach_all_its_sectors_is_incomplete_and_a_damaged_one_is_not() {
+    let (_folder, queue) = queue();
+    let text: Vec<u8> = (0..5000).map(|at| b"mail and \n"[at % 10]).collect();
+    for sector in [0, 4, 7, 11, 13, 14] {
+        stock(&queue);
+        let id = put(&queue, &text);
+        let file = fs::OpenOptions::new().write(true).open(queue.path_of(&id)).unwrap();
+        let (begin, end) = (u64::max(sector * 512, HEADER as u64), (sector + 1) * 512);
+        let mut octets = vec![0; usize::try_from(end - begin).unwrap()];
+        layout::blank(&id, begin, &mut octets);
+        file.write_all_at(&octets, begin).unwrap();
+        let is_content = end > CONTENT - 14;
+        assert_eq!(queue.take(&id).unwrap().is_none(), is_content, "{sector}");
+        assert!(queue.path_of(&id).exists(), "{sector}");
+        make_old(&queue, &id);
+        assert_eq!(queue.take(&id).unwrap().is_none(), is_content);
+        assert_eq!(queue.path_of(&id).exists(), !is_content, "{sector}");
+    }
+    stock(&queue);
+    let id = put(&queue, &text);
+    let file = fs::OpenOptions::new().write(true).open(queue.path_of(&id)).unwrap();
+    file.write_all_at(b"X", CONTENT + 100).unwrap();
+    make_old(&queue, &id);
+    assert!(queue.take(&id).unwrap().is_none());
+    assert!(queue.path_of(&id).exists(), "somebody may still want to read it");
 }
 
 #[test]

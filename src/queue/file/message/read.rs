@@ -92,6 +92,23 @@ pub(super) fn body(
     }))
 }
 
+/// Whether the power failed while a message was written over what its file was prepared with. Nobody was told that it is
+/// taken, for then all of it is on disk.
+pub(super) fn was_broken_off(id: Id, file: &File, header: &Header) -> io::Result<bool> {
+    let (mut at, mut piece) = (header.trace_at, vec![0; BUFFER]);
+    while at < header.length {
+        let left = usize::try_from(header.length - at).unwrap_or(BUFFER);
+        // So that the next piece begins with a sector.
+        let room = (BUFFER - usize::try_from(at).unwrap_or_default() % 512).min(left);
+        let count = uninterrupted(|| file.read_at(&mut piece[..room], at))?;
+        if count == 0 || layout::has_blank_sector(&id, at, &piece[..count]) {
+            return Ok(count > 0);
+        }
+        at += count as u64;
+    }
+    Ok(false)
+}
+
 type Recipients = (Vec<Recipient>, Vec<u64>);
 
 fn recipients_of(
