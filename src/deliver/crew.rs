@@ -80,7 +80,7 @@ impl Crew {
                 None => self.hire(base, close)?,
             };
             self.pass = base.settings.config.default_destination_concurrency_limit.max(1);
-            let has_pass = self.passes(None) < self.pass / 2;
+            let has_pass = self.may_pass();
             let Some(worker) = self.workers.get_mut(at) else { return Ok(false) };
             if worker.socket.send(&permits::job(&id, if has_pass { self.pass } else { 0 }), None).is_ok() {
                 (worker.message, worker.since, worker.has_pass) = (Some(id), Instant::now(), has_pass);
@@ -116,16 +116,15 @@ impl Crew {
         let config = &base.settings.config;
         match word {
             Some(Word::Want { key, limit, agent }) => {
-                if let Some(worker) = self.workers.get_mut(number) {
-                    worker.has_pass = false;
-                }
+                let mut freed = self.pass_is_back(number);
                 let reuse = config.smtp_connection_reuse_time_limit.0;
                 let mut hire = |crew: &mut Crew| {
                     let hired = crew.hire_agent(base, close);
                     hired.inspect_err(|error| log::error!("an agent for remote delivery: {error}")).ok()
                 };
                 let permit = self.permit(number, &key, limit, agent.then_some(reuse), &mut hire);
-                self.answer(number, &key, &permit)
+                freed.extend(self.answer(number, &key, &permit));
+                freed
             }
             Some(Word::Home { hosts }) => {
                 let (key, permit) = self.settle(number, hosts, config.smtp_connection_reuse_time_limit.0);
@@ -147,6 +146,7 @@ impl Crew {
 
     fn end(&mut self, number: usize, ended: Attempt) -> Vec<News> {
         let mut news = self.done(number, Duration::ZERO, None);
+        news.extend(self.pass_is_back(number));
         let Some(worker) = self.workers.get_mut(number) else { return news };
         let Some(id) = worker.message.take() else { return news };
         if !worker.rest() {
@@ -164,6 +164,7 @@ impl Crew {
     /// A worker that came to its end. Its message is as a crash leaves it, and not tried again at once.
     fn gone(&mut self, number: usize) -> Vec<News> {
         let mut news = self.done(number, Duration::ZERO, None);
+        news.extend(self.pass_is_back(number));
         if number < self.workers.len() {
             let worker = self.workers.swap_remove(number);
             // Who says nonsense has lost his mind.

@@ -8,11 +8,12 @@
 //! What is remembered, and for how long, is in `homes.rs` and `places.rs`.
 
 use super::homes::Silence;
-use super::places::at;
+use super::places::{MAILBOX, at};
 use super::processes::{Agent, Use};
 use super::{Crew, News};
 use crate::deliver::permits::{Lent, Permit};
 use crate::deliver::relay::route;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 impl Crew {
@@ -28,8 +29,8 @@ impl Crew {
         if let Some(why) = self.places.silence(key) {
             return Permit::Dead(why.to_owned());
         }
-        // Never all of them have passes: who waits is called by one who uses it with a permit.
-        let passes = if agent.is_none() && limit >= self.pass { self.passes(Some(number)).min(limit / 2) } else { 0 };
+        let is_shared = key.starts_with(MAILBOX) && limit >= self.pass;
+        let passes = if is_shared { self.passes(Some(number)) } else { 0 };
         if self.places.users(key).saturating_add(passes) >= limit {
             return Permit::Busy;
         }
@@ -51,6 +52,31 @@ impl Crew {
             worker.uses = Some(Use { key: key.to_owned(), agent, is_new });
         }
         Permit::Go(Lent { agent: its, is_new, silent })
+    }
+
+    /// Whether the next message may use mailboxes without asking: never more than half as many may as may use one mailbox, nor
+    /// so many that with those who have permits for it these would be too many; and none while a message waits for a mailbox,
+    /// for it would be overtaken.
+    pub(super) fn may_pass(&self) -> bool {
+        let passes = self.passes(None);
+        let has_room =
+            |key: &str| !self.places.is_waited_for(key) && self.places.users(key).saturating_add(passes) < self.pass;
+        passes < self.pass / 2 && self.mailboxes().all(has_room)
+    }
+
+    /// The mailboxes that are used with permits.
+    fn mailboxes(&self) -> impl Iterator<Item = &str> {
+        let used = self.workers.iter().filter_map(|worker| worker.uses.as_ref());
+        used.map(|used| used.key.as_str()).filter(|key| key.starts_with(MAILBOX))
+    }
+
+    /// A pass came back, if there was one: whoever has waited longest for a mailbox may find room there now.
+    pub(super) fn pass_is_back(&mut self, number: usize) -> Vec<News> {
+        let worker = self.workers.get_mut(number);
+        let had = worker.is_some_and(|worker| std::mem::take(&mut worker.has_pass));
+        let mailboxes: BTreeSet<String> =
+            if had { self.mailboxes().map(str::to_owned).collect() } else { BTreeSet::new() };
+        mailboxes.iter().filter_map(|key| self.places.next(key)).map(News::Free).collect()
     }
 
     /// How many may use mailboxes without asking, but for this one.

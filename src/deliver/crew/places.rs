@@ -7,6 +7,9 @@ use crate::queue::Id;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+/// How the keys of mailboxes begin.
+pub const MAILBOX: &str = "mailbox\n";
+
 /// Most agents that wait for another message to their next hop.
 const MOST_IDLE: usize = 50;
 
@@ -61,6 +64,11 @@ impl Places {
     /// The message that has waited there for the longest.
     pub fn next(&mut self, key: &str) -> Option<Id> {
         self.0.get_mut(key)?.waiting.pop_front()
+    }
+
+    /// Whether a message waits there.
+    pub fn is_waited_for(&self, key: &str) -> bool {
+        self.0.get(key).is_some_and(|place| !place.waiting.is_empty())
     }
 
     /// All messages that wait there.

@@ -196,3 +196,34 @@ fn who_has_a_pass_counts_as_a_user_of_every_mailbox_and_of_nothing_else() {
     assert!(matches!(crew.permit(3, "mailbox\nc@b.example", 1, None, &mut |_| None), Permit::Go(_)));
     assert!(matches!(crew.permit(4, "mailbox\nc@b.example", 1, None, &mut |_| None), Permit::Busy));
 }
+
+/// Who is called is tried, and called on by whom he is in the way of.
+#[test]
+fn passes_leave_room_for_permits_and_are_not_given_while_a_message_waits() {
+    let (mut crew, _theirs) = crew(6);
+    let messages = ids(6);
+    crew.pass = 4;
+    let key = "mailbox\na@b.example";
+    for (worker, message) in crew.workers.iter_mut().zip(&messages) {
+        worker.message = Some(*message);
+    }
+    let want =
+        |crew: &mut Crew, number, key: &str| matches!(crew.permit(number, key, 4, None, &mut |_| None), Permit::Go(_));
+    crew.workers[0].has_pass = true;
+    assert!(crew.may_pass());
+    assert!((1..4).all(|number| want(&mut crew, number, key)));
+    assert!(!want(&mut crew, 4, key));
+    assert!(!crew.may_pass(), "with those who have permits it would be the fifth");
+    crew.workers.swap(4, 5);
+    assert_eq!(crew.end(5, Attempt::Waits(key.to_owned())), [], "it waits");
+    assert!(crew.done(3, REUSE, None).len() == 1 && !crew.places.is_waited_for(key));
+    assert!(crew.may_pass());
+    assert!(crew.places.wait(key, messages[5]));
+    assert!(!crew.may_pass(), "it would overtake");
+    // The pass comes back: there is room for who waits.
+    assert_eq!(crew.end(0, Attempt::Finished).first(), Some(&News::Free(messages[5])));
+    assert!(crew.may_pass());
+    // A program is not used by pass.
+    (crew.workers[0].has_pass, crew.workers[0].message) = (true, Some(messages[0]));
+    assert!((1..5).all(|number| want(&mut crew, number, "pipe\nfilter")));
+}
