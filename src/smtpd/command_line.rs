@@ -123,6 +123,21 @@ Forms:
   qpsmtpd-forkserver -p 25 -l 192.0.2.1 -c 40 -m 5
   qpsmtpd-prefork --port 25 --interface 192.0.2.1";
 
+/// Options with which we listen, whatever descriptor 0 is and the operands are: the fields that `one_client` looks at.
+pub(super) const LISTENING: [&str; 11] = [
+    "services",
+    "maxconnects",
+    "limit_connections",
+    "port",
+    "listen_address",
+    "mode",
+    "children",
+    "idle_children",
+    "detach",
+    "pid_file",
+    "status_file",
+];
+
 /// What a command line comes to.
 #[derive(Debug)]
 pub enum Task {

@@ -1,7 +1,10 @@
 //! smtpd with a client that is there already: inetd's connection on descriptor 0, for which it becomes the program.
 
+use super::command_line::{Args, LISTENING};
+use super::personality::Personality;
 use super::program::Program;
 use crate::sys;
+use clap::{Arg, Command, CommandFactory};
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname, setsockopt, sockopt};
 use std::ffi::OsString;
@@ -40,13 +43,69 @@ impl Client {
 }
 
 /// Whether this process was started for a client, as far as that can be told before its command line is read: by what
-/// descriptor 0 is, or by a word that says so whatever that is.
+/// descriptor 0 is, or by a first operand that says so whatever that is.
 pub fn is_called() -> bool {
-    matches!(Client::of_stdin(), Client::Socket { .. }) || says_so(std::env::args_os().skip(1))
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    matches!(Client::of_stdin(), Client::Socket { .. }) || says_so(Personality::of_this_process(), &words)
 }
 
-fn says_so(mut words: impl Iterator<Item = OsString>) -> bool {
-    words.any(|word| word == "-" || word.to_str().is_some_and(|word| hexadecimal(word).is_some()))
+fn says_so(personality: Personality, words: &[OsString]) -> bool {
+    let is_client = |word: &OsString| word == "-" || word.to_str().is_some_and(|word| hexadecimal(word).is_some());
+    // Nothing is built where no word can be it, as nearly always.
+    if personality != Personality::Smtpd || !words.iter().any(is_client) {
+        return false;
+    }
+    first_operand(&personality.dress(Args::command()), words).is_some_and(is_client)
+}
+
+/// The first word that is neither an option nor its value; none behind an option with which we listen. Options that
+/// nobody knows have no value: whoever is called by a wrong command line is called.
+fn first_operand<'a>(command: &Command, words: &'a [OsString]) -> Option<&'a OsString> {
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy();
+        if text == "--" {
+            return words.next();
+        }
+        let (options, value_is_next) = if let Some(long) = text.strip_prefix("--") {
+            let (name, has_none) = long.split_once('=').map_or((long, true), |(name, _)| (name, false));
+            let is_it = |arg: &&Arg| {
+                arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|all| all.contains(&name))
+            };
+            let option = command.get_arguments().find(is_it);
+            (option.into_iter().collect(), has_none && option.is_some_and(has_value))
+        } else if let Some(letters) = text.strip_prefix('-').filter(|letters| !letters.is_empty()) {
+            by_letters(command, letters)
+        } else {
+            return Some(word);
+        };
+        if options.iter().any(|option| LISTENING.contains(&option.get_id().as_str())) {
+            return None;
+        }
+        if value_is_next {
+            words.next();
+        }
+    }
+    None
+}
+
+/// The options of a word of letters, and whether the last one's value is the next word.
+fn by_letters<'a>(command: &'a Command, letters: &str) -> (Vec<&'a Arg>, bool) {
+    let mut options = Vec::new();
+    let mut left = letters.chars();
+    while let Some(letter) = left.next() {
+        let Some(option) = command.get_arguments().find(|arg| arg.get_short() == Some(letter)) else { continue };
+        options.push(option);
+        if has_value(option) {
+            return (options, left.as_str().is_empty());
+        }
+    }
+    (options, false)
+}
+
+/// In the next word, if not in its own.
+fn has_value(option: &Arg) -> bool {
+    option.get_action().takes_values() && !option.is_require_equals_set()
 }
 
 fn inet(name: &SockaddrStorage) -> Option<SocketAddr> {
@@ -98,6 +157,43 @@ mod tests {
             ["", ".", ".25", "a000001.", "a000001", "0xa000001.1", "1a0000001.25", "g.25", "a.65536", "a.+1", "-"]
         {
             assert_eq!(hexadecimal(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_first_operand_calls_and_only_where_nothing_says_that_we_listen() {
+        let called = |personality, line: &str| {
+            says_so(personality, &line.split_whitespace().map(OsString::from).collect::<Vec<_>>())
+        };
+        for line in ["-", "- prog x", "a000001.1025", "-d -f - prog", "-df a.1", "-o a=b -", "-oa=b -", "-- - prog"]
+            .into_iter()
+            .chain(["--config x -", "--config=x a.1", "--nosuch -", "--user me -", "--debug a.1 -x", "--show-config -"])
+        {
+            assert!(called(Personality::Smtpd, line), "{line}");
+            assert!(!called(Personality::Prefork, line) && !called(Personality::Forkserver, line), "{line}");
+        }
+        for line in
+            ["", "prog -", "prog 1.0", "prog x 10.25", "--port 25 prog -", "--port 25 -", "--port=25 -", "-n 20 -"]
+                .into_iter()
+                .chain([
+                    "-dn20 -",
+                    "--mode pool a.1",
+                    "--listen-address 10.25",
+                    "--interface=10.25 a.1",
+                    "-o a.1",
+                    "--config -",
+                ])
+                .chain(["--services a.1", "--detach -", "-- prog -", "--config"])
+        {
+            assert!(!called(Personality::Smtpd, line), "{line}");
+        }
+    }
+
+    #[test]
+    fn each_option_that_means_listening_is_one() {
+        let command = Args::command();
+        for id in LISTENING {
+            assert!(command.get_arguments().any(|arg| arg.get_id() == id), "{id}");
         }
     }
 }
