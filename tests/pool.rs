@@ -21,10 +21,14 @@ struct Pool {
 impl Pool {
     /// smtpsrvr on a listening socket, as inetd's `wait` starts it.
     fn start(main_cf: &str) -> Pool {
+        Pool::start_program("smtpsrvr", main_cf)
+    }
+
+    fn start_program(name: &str, main_cf: &str) -> Pool {
         let scratch = Scratch::with(main_cf);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let mut command = Command::new(binary("smtpsrvr"));
+        let mut command = Command::new(binary(name));
         command.env("MAIL_CONFIG", scratch.path()).stdin(OwnedFd::from(listener));
         Pool { server: Server::start_as_it_is(&mut command), address, scratch }
     }
@@ -129,6 +133,39 @@ fn when_all_are_busy_the_parent_tells_clients() {
         let mut client = pool.connect();
         line(&mut client).starts_with("220 ")
     });
+}
+
+#[test]
+fn more_is_logged_of_a_listed_client_and_not_of_the_one_after_it() {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
+    use std::net::SocketAddrV4;
+    use std::os::fd::AsRawFd;
+    let mut pool =
+        Pool::start_program("qmqpd", "idle_children = 1\nchildren = 1\nmax_use = 0\ndebug_peer_list = 127.0.0.2");
+    let to = pool.address.to_string().parse::<SocketAddrV4>().unwrap();
+    let serve = |from: &str| {
+        let from = format!("{from}:0").parse::<SocketAddrV4>().unwrap();
+        let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(client.as_raw_fd(), &SockaddrIn::from(from)).unwrap();
+        connect(client.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
+        let mut client = TcpStream::from(client);
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(b"x").unwrap();
+        all(&mut client);
+    };
+    serve("127.0.0.2");
+    let child = pool.children();
+    serve("127.0.0.1");
+    serve("127.0.0.2");
+    assert_eq!(pool.children(), child);
+    pool.server.signal(Signal::SIGTERM);
+    pool.server.process.wait().unwrap();
+    let records: Vec<String> = pool.server.records.iter().collect();
+    let count = |client: &str| {
+        let text = format!("client={client} event=connect");
+        records.iter().filter(|record| record.contains(&text)).count()
+    };
+    assert_eq!((count("127.0.0.2"), count("127.0.0.1")), (2, 0), "{records:?}");
 }
 
 #[test]

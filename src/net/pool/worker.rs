@@ -57,7 +57,10 @@ impl<'a> Worker<'a> {
             };
             let Some(connection) = self.accept(listener) else { continue };
             self.refused.close();
+            // More may be logged of one client (debug_peer_list), and not of the next one.
+            let level = log::max_level();
             let served = work.serve(connection);
+            log::set_max_level(level);
             self.shared.table.release(self.slot);
             uses = uses.saturating_add(1);
             // Who has become another user cannot serve the next client as the first one.

@@ -164,10 +164,13 @@ fn serve_all(config: &Config, checker: &Packets, parser: &Packets, begun: Result
             let _ = parser.send(&[b"T"], &[]);
             break;
         }
+        // More may be logged of one client (debug_peer_list), and not of the next one.
+        let level = log::max_level();
         let result = serve_one(config, buffer.get(..count).unwrap_or_default(), descriptors);
         if let Err(error) = &result {
             log::error!("{error}");
         }
+        log::set_max_level(level);
         // Gone or not: a client that was handed over is served still.
         let _ = parser.send(&[b"."], &[]);
     }
