@@ -100,7 +100,9 @@ pub fn detach() {
     }
     let syslog = connect();
     if syslog.is_some() && log::max_level() == log::LevelFilter::Off {
-        log::set_max_level(log::LevelFilter::Info);
+        // RUST_LOG's filters are looked at for each record.
+        let is_filtered = std::env::var_os("RUST_LOG").is_some();
+        log::set_max_level(if is_filtered { log::LevelFilter::Trace } else { log::LevelFilter::Info });
     }
     let _ = DETACHED.set(syslog);
 }

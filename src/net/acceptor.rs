@@ -248,7 +248,9 @@ impl Acceptor {
         let now = Instant::now();
         let rests = self.services.iter().filter_map(|service| service.rests_until);
         let rests = rests.chain(self.refused.as_ref().and_then(Refused::next_end));
-        let idle_end = max_idle.filter(|_| self.children.is_empty()).and_then(|time| self.idle_since.checked_add(time));
+        // While somebody is still let go there is no end that could be waited for: it may have passed already.
+        let nobody = self.children.is_empty() && self.refused.as_ref().is_none_or(Refused::is_empty);
+        let idle_end = max_idle.filter(|_| nobody).and_then(|time| self.idle_since.checked_add(time));
         let timeout = match rests.chain(idle_end).min() {
             // Rounded up, or the last millisecond would be spent spinning.
             Some(until) => PollTimeout::try_from(until.saturating_duration_since(now) + Duration::from_millis(1))

@@ -239,7 +239,8 @@ impl Pool {
 
     /// Whether there are signals, and whether there is a client that no child is there for.
     fn wait(&mut self) -> io::Result<(bool, bool)> {
-        let ends = self.size.max_idle.filter(|_| self.children.is_empty());
+        // While somebody is still let go there is no end that could be waited for: it may have passed already.
+        let ends = self.size.max_idle.filter(|_| self.children.is_empty() && self.refused.is_empty());
         let ends = ends.and_then(|time| self.idle_since.checked_add(time));
         let next = [ends, self.rests_until, self.refused.next_end()].into_iter().flatten().min();
         let timeout = next.map_or(PollTimeout::NONE, |until| {
