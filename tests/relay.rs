@@ -257,13 +257,61 @@ fn each_host_of_a_domain_is_asked_for_requiretls() {
     let bad = Smtpsrvr::on(listener, "smtpd_discard_ehlo_keywords = requiretls", ALL);
     let client = site("smtp:", &format!("name_servers = {}\nsmtp_tcp_port = {port}", names.address));
     client.configure(&format!(
-        "myhostname = client.example\nsmtp_tls_CAfile = {}",
+        "smtp_mx_session_limit = 1\nmyhostname = client.example\nsmtp_tls_CAfile = {}",
         common::tls::file("mx.crt.pem").display()
     ));
     enqueue_with(&client, "alice@mx.example", &["bob@two.example"], TEXT, "REQUIRETLS", "");
     let log = deliver(&client);
     assert_eq!((good.1.queued().len(), bad.1.queued().len()), (1, 0), "{log}");
     assert_eq!(good.1.queued()[0].parameters, "REQUIRETLS|", "{log}");
+}
+
+/// Who makes no promise comes before one that is not there, and behind it.
+#[test]
+fn mail_with_requiretls_waits_for_a_host_that_could_not_be_asked() {
+    for preference in ["10 gone.example", "90 gone.example"] {
+        let names = Names::start(match preference {
+            "10 gone.example" => &[
+                ("two.example", "MX", "10 gone.example"),
+                ("two.example", "MX", "50 mx.example"),
+                ("mx.example", "A", "127.0.0.1"),
+                ("gone.example", "A", "127.0.0.2"),
+            ],
+            _ => &[
+                ("two.example", "MX", "90 gone.example"),
+                ("two.example", "MX", "50 mx.example"),
+                ("mx.example", "A", "127.0.0.1"),
+                ("gone.example", "A", "127.0.0.2"),
+            ],
+        });
+        let server = Smtpsrvr::with("smtpd_discard_ehlo_keywords = requiretls", "all * * discard: *\n");
+        let client = site("smtp:", &format!("name_servers = {}\nsmtp_tcp_port = {}", names.address, server.2));
+        client.configure(&format!(
+            "myhostname = client.example\nsmtp_tls_CAfile = {}",
+            common::tls::file("mx.crt.pem").display()
+        ));
+        enqueue_with(&client, "alice@mx.example", &["bob@two.example"], TEXT, "REQUIRETLS", "");
+        let log = deliver(&client);
+        assert!(log.contains("status=deferred") && log.contains("4.7.30 "), "{preference}: {log}");
+        assert_eq!((client.queued().len(), server.1.queued().len()), (1, 0), "{preference}: {log}");
+    }
+}
+
+/// A message that ends its way there, and one that only comes by: what holds for the one is not kept for the other.
+#[test]
+fn a_connection_to_a_filter_is_not_one_to_the_end_of_the_way() {
+    let hop = Hop::friendly();
+    let lmtp = format!("lmtp:{}", hop.name());
+    let one_by_one = "default_process_limit = 1\ndefault_destination_concurrency_limit = 1";
+    let scratch = site(&lmtp, one_by_one);
+    for _ in 0..2 {
+        enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], TEXT, "REQUIRETLS", "");
+        enqueue_as(&scratch, ("content_filter", &lmtp), &["carol@b.example"], "REQUIRETLS");
+    }
+    let log = deliver(&scratch);
+    let taken = hop.taken();
+    assert_eq!(taken.len(), 2, "{log}");
+    assert!(!hop.seen().iter().any(|line| line.contains("carol@")), "{log}");
 }
 
 /// There the message does not leave the machine any more; but a filter hands it on.
@@ -318,7 +366,7 @@ fn what_a_header_asks_for_is_for_its_message_alone() {
         enqueue(&scratch, &["bob@b.example"], text.as_bytes());
     }
     let log = deliver(&scratch);
-    assert!(!hop.taken().is_empty(), "{log}");
+    assert_eq!(hop.taken().len(), 2, "{log}");
     assert!(hop.taken().iter().all(|taken| !taken.content.contains("secret")), "{log}");
     let hop = Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("250-hop\r\n250 AUTH CRAM-MD5")));
     let scratch = site(

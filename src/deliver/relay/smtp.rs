@@ -44,6 +44,7 @@ pub struct Client {
 struct Open {
     session: Session<Line>,
     host: String,
+    hop: Hop,
     since: Instant,
     /// What TLS it has: none, some, or with a certificate that was checked.
     tls: TlsLevel,
@@ -51,7 +52,7 @@ struct Open {
 }
 
 /// What the other end of a connection is, as far as TLS depends on it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct End {
     /// Mail is delivered there, on this machine: an LMTP server that is no filter.
     is_last: bool,
@@ -108,7 +109,7 @@ impl Client {
         };
         let mut rest: Vec<usize> = (0..job.to.len()).collect();
         match self.open.take() {
-            Some(open) if self.is_good(&open, job) => {
+            Some(open) if self.is_good(&open, job, protocol) => {
                 rest = self.transact(open, job, facts, rest, &mut carried);
                 if rest.is_empty() {
                     return carried;
@@ -148,16 +149,22 @@ impl Client {
         mut rest: Vec<usize>,
         mut carried: Carried,
     ) -> Carried {
-        let mut sessions = 0;
+        let (mut sessions, mut unwilling) = (0, Vec::new());
+        let all_hops = hops;
         let is_silent = |hop: &Hop| matches!(&hop.place, Place::Net(at) if silent(job, &at.to_string()));
         let all_are = hops.iter().all(is_silent);
         let hops = hops.iter().filter(|hop| all_are || !is_silent(hop));
         for hop in hops.take(self.config.smtp_mx_address_limit.max(1) as usize) {
             match self.connect(hop, job, protocol) {
                 Ok(open) => {
-                    sessions += 1;
                     carried.site = Site::Answers;
                     rest = self.transact(open, job, facts, rest, &mut carried);
+                    // Who has not been given the message was only asked for the promise.
+                    if rest.iter().any(|number| carried.outcomes.get(*number).is_some_and(is_unpromised)) {
+                        unwilling.push(&hop.name);
+                    } else {
+                        sessions += 1;
+                    }
                 }
                 Err(trouble) => {
                     let report = trouble.report(&named(&hop.name));
@@ -168,9 +175,7 @@ impl Client {
                     {
                         herald.silent(address, why);
                     }
-                    // What only this message asks of TLS is no reason for others to wait.
-                    let level = self.level(job, self.end(hop, job, protocol));
-                    if level > self.config.smtp_tls_security_level && !is_before_tls(&trouble) {
+                    if self.is_ones_own(job, self.end(hop, job, protocol)) && !is_before_tls(&trouble) {
                         carried.site = Site::Answers;
                     }
                     let untried = rest.iter().copied().filter(|number| !carried.is_told(*number)).collect::<Vec<_>>();
@@ -181,7 +186,21 @@ impl Client {
                 break;
             }
         }
+        // A host that was not to be had may promise it next time.
+        if all_hops.iter().any(|hop| !unwilling.contains(&&hop.name)) {
+            for number in rest {
+                carried.outcomes.get_mut(number).map(put_off_unpromised);
+            }
+        }
         carried
+    }
+
+    /// Whether other mail may find enough there what is not enough for this message: it wants more TLS than others, or one
+    /// whose header wants less may come, which is not known before it is read.
+    fn is_ones_own(&self, job: &Job, end: End) -> bool {
+        let level = self.level(job, end);
+        let may_want_less = self.config.tls_required_enable && !end.has_login && level > TlsLevel::May;
+        level > self.config.smtp_tls_security_level || may_want_less
     }
 
     /// One message over one connection, in as many transactions as the host wants. Gives who may be tried elsewhere.
@@ -229,9 +248,11 @@ impl Client {
         rest
     }
 
-    fn is_good(&self, open: &Open, job: &Job) -> bool {
+    fn is_good(&self, open: &Open, job: &Job, protocol: Protocol) -> bool {
         let level = self.level(job, open.end);
-        open.since.elapsed() < self.config.smtp_connection_reuse_time_limit.0
+        // To the same server a message may come for good, and another as to a filter.
+        self.end(&open.hop, job, protocol) == open.end
+            && open.since.elapsed() < self.config.smtp_connection_reuse_time_limit.0
             && (level <= TlsLevel::May || open.tls >= level)
     }
 
@@ -296,7 +317,7 @@ impl Client {
         if let Some(login) = self.login(hop, job) {
             session.log_in(login, hidden)?;
         }
-        Ok(Open { session, host: named(&hop.name), since: Instant::now(), tls: reached, end })
+        Ok(Open { session, host: named(&hop.name), hop: hop.clone(), since: Instant::now(), tls: reached, end })
     }
 
     /// Gives whether the certificate was checked.
@@ -400,6 +421,19 @@ fn is_final(trouble: &Trouble) -> bool {
     // RFC 8689 section 4.2.1: each host of the domain is asked for the promise.
     let is_for_good = trouble.is_never() && *trouble != Trouble::Cannot(NO_PROMISE);
     is_for_good || matches!(trouble, Trouble::Lost(_, Stage::End) | Trouble::Said(_, Stage::End))
+}
+
+/// The host does not promise what REQUIRETLS wants.
+fn is_unpromised(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Failed(report) if report.starts_with(NO_PROMISE))
+}
+
+fn put_off_unpromised(outcome: &mut Outcome) {
+    if let Outcome::Failed(report) = outcome
+        && let Some(rest) = report.strip_prefix('5').filter(|_| report.starts_with(NO_PROMISE))
+    {
+        *outcome = Outcome::Deferred(format!("4{rest}"));
+    }
 }
 
 fn outcome(verdict: &Verdict, open: &Open) -> Outcome {
