@@ -229,6 +229,10 @@ fn keywords_that_are_discarded_are_not_listed_and_the_others_are() {
         assert!(!listed.contains(keyword), "{keyword}: {listed}");
     }
     assert!(listed.contains("250-PIPELINING|250-SIZE ") && listed.contains("250 HELP"), "{listed}");
+    // What only BDAT could bring is told before anything of it is sent.
+    let session = "EHLO c.example\r\nMAIL FROM:<a@b> BODY=BINARYMIME\r\nMAIL FROM:<a@b> BODY=8BITMIME\r\nQUIT\r\n";
+    let said = said(&scratch, "127.0.0.1", session).join("|");
+    assert!(said.contains("|501 5.5.4 ") && said.contains("|250 2.1.0 "), "{said}");
 }
 
 #[test]

@@ -469,6 +469,29 @@ fn what_is_added_to_a_binary_message_ends_its_lines_as_the_message_does() {
     assert!(body.starts_with("\0\n\r"), "{body:?}");
 }
 
+/// Some readers take CR or LF alone for a line end, and would see another From, or another end of the header.
+#[test]
+fn a_binary_message_hides_no_from_behind_a_bare_line_end() {
+    for text in [
+        "X: y\rFrom: alice@mx.example\r\nFrom: bob@mx.example\r\n\r\nx",
+        "From: bob@mx.example\r\nX: y\n\n\r\nFrom: alice@mx.example\r\n",
+        "From: bob@mx.example\r\n\nFrom: alice@mx.example\r\n\r\nx",
+        "From: bob@mx.example\nX: y\r\n\r\nx",
+    ] {
+        let scratch = Scratch::with(LOGIN);
+        let session = format!(
+            "EHLO c.example\r\n{}\r\nMAIL FROM:<bob@mx.example> BODY=BINARYMIME\r\nRCPT TO:<x@far.example>\r\n\
+             BDAT {} LAST\r\n{text}QUIT\r\n",
+            plain("bob", PASSWORD),
+            text.len()
+        );
+        let output = feed(&mut submission(&scratch), session.as_bytes());
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("\r\n550 5.6.0 ") && said.ends_with("221 2.0.0 Goodbye\r\n"), "{text:?}: {said}");
+        assert!(scratch.queued().is_empty(), "{text:?}");
+    }
+}
+
 /// smtpsrvr on a TCP connection of ours.
 fn over_tcp(scratch: &Scratch, at_once: &[u8]) -> (std::process::Child, std::net::TcpStream) {
     use std::io::Write;

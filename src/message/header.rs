@@ -31,6 +31,33 @@ pub enum From {
     Of(Vec<Vec<u8>>),
 }
 
+/// A header that comes in pieces, each line of which is looked at once.
+#[derive(Debug, Default)]
+pub struct Coming {
+    /// All that has come.
+    pub text: Vec<u8>,
+    /// Where the line begins that has no end yet.
+    line: usize,
+}
+
+impl Coming {
+    /// Takes the next piece, and empties it. Gives whether the end of the header is in what has come so far.
+    pub fn take(&mut self, piece: &mut Vec<u8>) -> bool {
+        let ended = piece.iter().rposition(|octet| *octet == b'\n').map(|at| self.text.len() + at + 1);
+        self.text.append(piece);
+        let Some(line) = ended else { return false };
+        let is_whole = is_complete(self.text.get(self.line..line).unwrap_or_default());
+        self.line = line;
+        is_whole
+    }
+}
+
+/// Whether a CR or an LF stands by itself: some readers see a line end there, and others none.
+pub fn has_bare_line_end(text: &[u8]) -> bool {
+    let pairs = text.windows(2).filter(|pair| pair == b"\r\n").count();
+    text.iter().filter(|octet| matches!(octet, b'\r' | b'\n')).count() != 2 * pairs
+}
+
 /// Whether the end of the header is in what has come so far.
 pub fn is_complete(text: &[u8]) -> bool {
     let mut lines = text.split_inclusive(|octet| *octet == b'\n').filter(|line| line.ends_with(b"\n"));
@@ -59,6 +86,13 @@ impl<'a> Header<'a> {
         }
         let ends_well = trimmed(line_at(at)).is_empty();
         Header { fields, begins_well, length: at, ends_well }
+    }
+
+    /// The fields and the empty line behind them, of the text that was read.
+    pub fn and_its_end<'t>(&self, text: &'t [u8]) -> &'t [u8] {
+        let (own, rest) = text.split_at_checked(self.length).unwrap_or((text, b""));
+        let end = rest.iter().position(|octet| *octet == b'\n').map_or(rest.len(), |at| at + 1);
+        if self.ends_well { text.get(..own.len() + end).unwrap_or(text) } else { own }
     }
 
     /// Whether there is such a field.
@@ -266,7 +300,46 @@ mod tests {
         }
     }
 
+    /// In this time by looking at each octet a few times, and not at all that have come with every piece.
+    #[test]
+    fn a_header_of_single_octets_takes_no_more_time_than_one_of_lines() {
+        let since = std::time::Instant::now();
+        for unit in ["X: y\n", "X: yyyyyyyyyyyy"] {
+            let mut coming = Coming::default();
+            for octet in unit.bytes().cycle().take(LARGEST) {
+                assert!(!coming.take(&mut vec![octet]));
+            }
+            assert_eq!(coming.text.len(), LARGEST);
+        }
+        assert!(since.elapsed() < std::time::Duration::from_secs(10), "{:?}", since.elapsed());
+    }
+
+    #[test]
+    fn a_bare_line_end_is_one_without_the_other() {
+        for text in ["a\rb", "a\nb", "\r", "\n", "\r\r\n", "\r\n\n", "\n\r"] {
+            assert!(has_bare_line_end(text.as_bytes()), "{text:?}");
+        }
+        for text in ["", "a", "\r\n", "a\r\n\r\n"] {
+            assert!(!has_bare_line_end(text.as_bytes()), "{text:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_header_is_complete_in_whatever_pieces_it_comes(
+            pieces in proptest::collection::vec("(X: y\r?\n|[X: \r\n]{0,4})", 0..9),
+        ) {
+            let mut coming = Coming::default();
+            for piece in pieces {
+                let was = coming.text.clone();
+                let is_whole = coming.take(&mut piece.into_bytes());
+                prop_assert_eq!(is_whole, is_complete(&coming.text) && !is_complete(&was));
+                if is_whole {
+                    break;
+                }
+            }
+        }
+
         #[test]
         fn any_header_is_read(text in "[A-Za-z:<>@(),;\\\\\" \\t\\r\\n]{0,80}") {
             let text = format!("From: {text}");

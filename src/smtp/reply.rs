@@ -78,6 +78,8 @@ impl Reply {
     pub const NOT_YOUR_FROM: Reply = fixed(550, "5.7.1", "The address in the From field is not yours");
     /// A header without From field, or with one that cannot be read, or with several.
     pub const BAD_FROM: Reply = fixed(550, "5.6.0", "Expected one From field with mail addresses");
+    /// A header that ends elsewhere for readers who take CR or LF alone for a line end.
+    pub const BARE_LINE_END_IN_HEADER: Reply = fixed(550, "5.6.0", "<CR> or <LF> alone in the header");
     /// Whose a sender address is cannot be told now.
     pub const CANNOT_TELL_SENDER: Reply = fixed(451, "4.3.0", "Cannot check that sender now, try again later");
     /// REQUIRETLS without TLS (RFC 8689 section 4).
@@ -354,6 +356,7 @@ mod tests {
             R::NOT_YOUR_ADDRESS,
             R::NOT_YOUR_FROM,
             R::BAD_FROM,
+            R::BARE_LINE_END_IN_HEADER,
             R::CANNOT_TELL_SENDER,
             R::REQUIRETLS_NEEDS_TLS,
             R::TOO_MANY_MESSAGES,

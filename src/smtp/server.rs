@@ -10,6 +10,7 @@ use super::session::{self, Session, Step};
 use super::site::Site;
 use crate::exit::{Ended, Error};
 use crate::logging;
+use crate::message::header::Coming;
 use crate::net::FIRST_ROOM;
 use crate::net::connection::{Fault, Stream};
 use crate::net::tls::Offer;
@@ -107,7 +108,7 @@ struct Server<'a, S, M, W> {
     /// The message that comes by BDAT, as far as it has come.
     chunks: Option<chunks::Chunks>,
     /// The header of a message that is submitted, until it is whole.
-    header: Option<Vec<u8>>,
+    header: Option<Coming>,
 }
 
 impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {

@@ -255,6 +255,9 @@ impl Session {
             Step::Say(not_ascii(Which::Reverse))
         } else if parameters.requiretls && self.settings.tls != Tls::On {
             Step::Say(Reply::REQUIRETLS_NEEDS_TLS)
+        } else if parameters.body == Body::BinaryMime && self.settings.discards("CHUNKING") {
+            // There is no BDAT to send it by.
+            Step::Say(Reply::fault(Fault::BadParameter))
         } else if self.settings.is_too_large(size.unwrap_or(0)) {
             Step::Say(Reply::TOO_LARGE)
         } else {

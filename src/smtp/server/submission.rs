@@ -4,7 +4,7 @@
 use super::Server;
 use crate::auth;
 use crate::lookup::Lookup;
-use crate::message::header::{self, From, Header};
+use crate::message::header::{self, Coming, From, Header};
 use crate::message::path::Address;
 use crate::net::connection::Stream;
 use crate::smtp::reply::Reply;
@@ -17,29 +17,32 @@ use std::time::{SystemTime, UNIX_EPOCH};
 impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     /// Before the first octet of a message.
     pub(super) fn begin_content(&mut self) {
-        self.header = (self.session.dialect() == Dialect::Submission).then(Vec::new);
+        self.header = (self.session.dialect() == Dialect::Submission).then(Coming::default);
     }
 
     /// Keeps what came as long as it is header; then puts the whole header, completed, in front of the piece.
     pub(super) fn look_at_header(&mut self, piece: &mut Vec<u8>, last: bool) -> Result<(), Reply> {
-        let Some(mut text) = self.header.take() else { return Ok(()) };
-        text.append(piece);
-        if !last && !header::is_complete(&text) {
+        let Some(mut coming) = self.header.take() else { return Ok(()) };
+        if !coming.take(piece) && !last {
             // Who looked at the beginning alone would not have seen From.
-            if text.len() >= header::LARGEST {
+            if coming.text.len() >= header::LARGEST {
                 return Err(Reply::HEADER_TOO_LARGE);
             }
-            self.header = Some(text);
+            self.header = Some(coming);
             return Ok(());
         }
+        let text = coming.text;
         let read = Header::read(&text);
+        if self.session.is_binary() && header::has_bare_line_end(read.and_its_end(&text)) {
+            return Err(Reply::BARE_LINE_END_IN_HEADER);
+        }
         let from = self.check_from(&read)?;
         let fields = read.missing(&now(), &self.message_id(), from.as_deref());
         // Fields that are missing and no field at all have an empty line between them already.
         let gap: &[u8] = if read.ends_well || read.length == 0 { b"" } else { b"\n" };
         let (own, rest) = text.split_at_checked(read.length).unwrap_or((&text, b""));
         // What is any octets goes on as it is, and the header is lines of CR LF all the same (RFC 3030 section 3).
-        let is_crlf = self.session.is_binary() && text.contains(&b'\r');
+        let is_crlf = self.session.is_binary();
         let lines = |lines: &[u8]| if is_crlf { header::in_crlf(lines) } else { lines.to_vec() };
         *piece = [&lines(&fields)[..], own, &lines(gap), rest].concat();
         Ok(())
