@@ -300,10 +300,9 @@ mod tests {
         }
     }
 
-    /// In this time by looking at each octet a few times, and not at all that have come with every piece.
+    /// By looking at each octet a few times: with every piece at all that have come, this would take minutes.
     #[test]
-    fn a_header_of_single_octets_takes_no_more_time_than_one_of_lines() {
-        let since = std::time::Instant::now();
+    fn a_header_may_come_octet_by_octet() {
         for unit in ["X: y\n", "X: yyyyyyyyyyyy"] {
             let mut coming = Coming::default();
             for octet in unit.bytes().cycle().take(LARGEST) {
@@ -311,7 +310,6 @@ mod tests {
             }
             assert_eq!(coming.text.len(), LARGEST);
         }
-        assert!(since.elapsed() < std::time::Duration::from_secs(10), "{:?}", since.elapsed());
     }
 
     #[test]
