@@ -78,7 +78,8 @@ fn the_state_is_in_a_file_too_and_that_goes_with_smtpd() {
             "state children={children} refused=0 idle=0s stopping={stopping}\nstate service=0 children={children} {limit}\n"
         )
     };
-    let read = || fs::read_to_string(&file).unwrap();
+    // It is made anew: for a moment there is none.
+    let read = || fs::read_to_string(&file).unwrap_or_default();
     until("the state", || read() == state(0, false));
     assert_eq!(line(&mut client), "served\n");
     server.signal(Signal::SIGUSR1);

@@ -26,6 +26,9 @@ const PREPARED: u8 = 1;
 /// What a disk writes as a whole, or not at all.
 const SECTOR: u64 = 512;
 
+/// So many octets that are as they were prepared are no chance.
+const PROOF: usize = 16;
+
 /// The attribute that has the parameters of the reverse-path.
 pub const PARAMETERS: &str = "parameters";
 
@@ -190,14 +193,14 @@ pub fn blank(id: &Id, at: u64, octets: &mut [u8]) {
 }
 
 /// Whether a part of a prepared file has a sector that no message was written over: the writer had not come to its end
-/// when the power failed.
+/// when the power failed. What the part has of its first and last one counts where chance cannot make it so.
 pub fn has_blank_sector(id: &Id, mut at: u64, mut octets: &[u8]) -> bool {
     while !octets.is_empty() {
         let length = usize::try_from(SECTOR - at % SECTOR).unwrap_or_default().min(octets.len());
         let (sector, rest) = octets.split_at(length);
         let mut untouched = [0; SECTOR as usize];
         blank(id, at, &mut untouched[..length]);
-        if sector == &untouched[..length] {
+        if length >= PROOF && sector == &untouched[..length] {
             return true;
         }
         (at, octets) = (at + length as u64, rest);
@@ -329,7 +332,8 @@ mod tests {
             blank(&id, at as u64, &mut file[at..at + 512]);
             for (begin, end) in [(0, 4096), (100, 4000), (511, 3585), (at + 500, 4096), (0, at + 20)] {
                 let message = &file[begin..end];
-                assert_eq!(has_blank_sector(&id, begin as u64, message), begin < at + 512 && end > at, "{begin} {at}");
+                let shared = end.min(at + 512).saturating_sub(begin.max(at));
+                assert_eq!(has_blank_sector(&id, begin as u64, message), shared >= PROOF, "{begin} {at}");
             }
             file[at + 20] = b'x';
             assert!(!has_blank_sector(&id, 0, &file));
