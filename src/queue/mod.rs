@@ -301,8 +301,8 @@ impl Queue {
         Ok(None)
     }
 
-    /// Whether there is a file of this id, whole or being written, that is not held. A prepared one is nobody's message yet,
-    /// and whoever writes it says so when it is.
+    /// Whether there is a file of this id whose header says that it is complete and that is not held. One that is being
+    /// written, or only prepared, is no message yet, and whoever writes it wakes deliver when it is.
     pub fn has(&self, id: &Id) -> bool {
         let path = self.path_of(id);
         let is_free = path.symlink_metadata().is_ok_and(|metadata| metadata.mode() & file::HELD == 0);
