@@ -1,5 +1,5 @@
-//! The header of a message that a user submits: its fields, what is missing in it, and whose addresses From has (RFC 5322
-//! section 3.6, RFC 6409 section 8).
+//! The header of a message that a user submits: its fields, what is missing in it, and whose addresses From and the other
+//! fields have that say who sends (RFC 5322 section 3.6, RFC 6409 section 8).
 //!
 //! Nothing that is there is changed. Fields that are missing go in front of the others, which is right wherever the
 //! header ends, and for a message that has none an empty line goes behind them. So it does where a line that is no field
@@ -58,8 +58,8 @@ pub fn has_bare_line_end(text: &[u8]) -> bool {
     text.iter().filter(|octet| matches!(octet, b'\r' | b'\n')).count() != 2 * pairs
 }
 
-/// Whether the end of the header is in what has come so far.
-pub fn is_complete(text: &[u8]) -> bool {
+/// Whether the end of the header is in these lines.
+fn is_complete(text: &[u8]) -> bool {
     let mut lines = text.split_inclusive(|octet| *octet == b'\n').filter(|line| line.ends_with(b"\n"));
     lines.any(|line| trimmed(line).is_empty() || !(is_folded(line) || name_of(line).is_some()))
 }
@@ -108,12 +108,20 @@ impl<'a> Header<'a> {
 
     /// What From says.
     pub fn from(&self) -> From {
-        let mut values = self.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"From"));
-        match (values.next(), values.next()) {
+        let mut fields = self.addresses_in("From");
+        match (fields.next(), fields.next()) {
             (None, _) => From::Missing,
-            (Some((_, value)), None) => addresses(value).map_or(From::Wrong, From::Of),
+            (Some(addresses), None) => addresses.map_or(From::Wrong, From::Of),
             (Some(_), Some(_)) => From::Wrong,
         }
+    }
+
+    /// The addresses of each field of this name; nothing for one that cannot be read.
+    pub fn addresses_in(&self, name: &str) -> impl Iterator<Item = Option<Vec<Vec<u8>>>> {
+        self.fields
+            .iter()
+            .filter(move |(known, _)| known.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, v)| addresses(v))
     }
 
     /// The fields that are missing, to go in front; their values are made where they are needed.

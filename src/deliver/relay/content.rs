@@ -1,7 +1,7 @@
 //! The content of a queued message as the next hop must have it: read piece by piece from an open file, in constant
 //! memory.
 
-use crate::message::header::{self, Header};
+use crate::message::header::{self, Coming, Header};
 use crate::queue::Lines;
 use crate::smtp::client::{Content, Lost};
 use crate::wire::dot::Stuffer;
@@ -11,6 +11,9 @@ use std::os::unix::fs::FileExt;
 
 /// Octets read at once.
 const PIECE: usize = 64 * 1024;
+
+/// The same of a header, of which there seldom is more.
+const HEADER_PIECE: usize = 8 * 1024;
 
 /// A part of a file: trace field and content.
 #[derive(Debug)]
@@ -51,16 +54,16 @@ impl Source {
 
     /// Whether its header says that it is to arrive rather than to be hidden (RFC 8689 section 3).
     pub fn is_for_any_eyes(&self) -> io::Result<bool> {
-        let mut text = vec![0; header::LARGEST];
-        let mut filled = 0;
-        while let Some(room) = text.get_mut(filled..).filter(|room| !room.is_empty()) {
-            let count = self.read_at(room, filled as u64)?;
-            filled += count;
-            if count == 0 || header::is_complete(text.get(..filled).unwrap_or_default()) {
+        let (mut coming, mut piece) = (Coming::default(), Vec::new());
+        loop {
+            piece.resize(header::LARGEST.saturating_sub(coming.text.len()).min(HEADER_PIECE), 0);
+            let count = self.read_at(&mut piece, coming.text.len() as u64)?;
+            piece.truncate(count);
+            if count == 0 || coming.take(&mut piece) {
                 break;
             }
         }
-        Ok(Header::read(text.get(..filled).unwrap_or_default()).says("TLS-Required", "No"))
+        Ok(Header::read(&coming.text).says("TLS-Required", "No"))
     }
 
     /// Reads it through.
@@ -204,6 +207,22 @@ mod tests {
         let (mut reader, mut out) = (Reader::new(&source), Vec::new());
         assert_eq!(reader.text(&mut out), Ok(true));
         assert_eq!(reader.text(&mut out), Err(Lost::Unreadable));
+    }
+
+    #[test]
+    fn a_header_is_looked_at_to_its_end_however_long_it_is_and_no_further() {
+        let field = "TLS-Required: No\n";
+        for (text, expected) in [
+            (format!("{field}\nx\n"), true),
+            (format!("{}{field}\nx\n", "X: y\n".repeat(2 * HEADER_PIECE)), true),
+            (format!("X: {}\n{field}", "y".repeat(HEADER_PIECE - 4)), true),
+            (format!("X: y\n\n{field}"), false),
+            (format!("{}{field}\n", "X: y\n".repeat(header::LARGEST / 5 + 1)), false),
+            (String::new(), false),
+        ] {
+            let found = source(text.as_bytes()).is_for_any_eyes().unwrap();
+            assert_eq!(found, expected, "{:.40} ({} octets)", text, text.len());
+        }
     }
 
     proptest! {
