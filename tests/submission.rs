@@ -374,18 +374,30 @@ fn a_login_sends_as_itself_where_that_is_configured() {
         ("bob@mx.example", "From: bob@mx.example\r\nnonsense\r\nFrom: alice@mx.example", "250 2.0.0"),
         ("", "Subject: from nobody", "550 5.6.0"),
         ("", "From: bob@mx.example", "250 2.0.0"),
+        ("bob@mx.example", "Sender: bob@mx.example\r\nResent-From: x@team.example, bob@mx.example", "250 2.0.0"),
+        ("bob@mx.example", "sender : Bob <alice@mx.example>", "550 5.7.1"),
+        ("bob@mx.example", "Sender: bob@mx.example\r\nSENDER: bob@mx.example", "550 5.6.0"),
+        ("bob@mx.example", "Sender: bob@mx.example, x@team.example", "550 5.6.0"),
+        ("bob@mx.example", "Sender: Bob", "550 5.6.0"),
+        ("bob@mx.example", "Resent-From: bob@mx.example, alice@mx.example", "550 5.7.1"),
+        ("bob@mx.example", "Resent-From: bob@mx.example\r\nX: y\r\nresent-from:\r\n alice@mx.example", "550 5.7.1"),
+        ("bob@mx.example", "Resent-From: bob@mx.example\r\nResent-Sender: alice@mx.example", "550 5.7.1"),
+        ("bob@mx.example", "Resent-Sender: bob@mx.example, x@team.example", "550 5.6.0"),
+        ("bob@mx.example", "Resent-From: <>", "550 5.6.0"),
+        ("bob@mx.example", &format!("{}Sender: alice@mx.example", "X: y\r\n".repeat(20_000)), "550 5.7.1"),
+        ("bob@mx.example", "nonsense\r\nSender: alice@mx.example", "250 2.0.0"),
     ] {
         let replies = send(&mut client, from, "alice@mx.example", &format!("{header}\r\n"));
         assert!(replies.last().is_some_and(|reply| reply.starts_with(last)), "{from} {header}: {replies:?}");
     }
-    let hidden = "From: bob@mx.example\n\nnonsense\nFrom: alice@mx.example\n";
     let queued = scratch.queued();
-    let is_parted = |message: &common::Queued| String::from_utf8_lossy(message.content()).contains(hidden);
-    assert_eq!(
-        queued.iter().filter(|message| is_parted(message)).count(),
-        1,
-        "what is no field ends the header for all"
-    );
+    for hidden in [
+        "From: bob@mx.example\n\nnonsense\nFrom: alice@mx.example\n",
+        "From: <bob@mx.example>\n\nnonsense\nSender: alice@mx.example\n",
+    ] {
+        let is_parted = |message: &&common::Queued| String::from_utf8_lossy(message.content()).contains(hidden);
+        assert_eq!(queued.iter().filter(is_parted).count(), 1, "what is no field ends the header for all: {hidden}");
+    }
     fs::remove_file(scratch.path().join("senders")).expect("the table");
     assert!(client.ask("MAIL FROM:<bob@mx.example>").starts_with("451 "), "what cannot be told is no refusal for good");
 }
@@ -449,18 +461,24 @@ fn wrong_logins_are_logged_with_the_client_that_a_balancer_or_proxy_names() {
     }
 }
 
-#[test]
-fn what_is_added_to_a_binary_message_ends_its_lines_as_the_message_does() {
-    let scratch = Scratch::with(LOGIN);
-    let text = "Subject: x\r\n\r\n\0\n\r";
+/// What is said to bob, who submits this as BODY=BINARYMIME, in one chunk.
+fn submitted_as_binary(scratch: &Scratch, text: &str) -> String {
     let session = format!(
         "EHLO c.example\r\n{}\r\nMAIL FROM:<bob@mx.example> BODY=BINARYMIME\r\nRCPT TO:<x@far.example>\r\n\
          BDAT {} LAST\r\n{text}QUIT\r\n",
         plain("bob", PASSWORD),
         text.len()
     );
-    let output = feed(&mut submission(&scratch), session.as_bytes());
-    assert!(output.stdout.ends_with(b"221 2.0.0 Goodbye\r\n"), "{output:?}");
+    let said = feed(&mut submission(scratch), session.as_bytes()).stdout;
+    let said = String::from_utf8(said).expect("ASCII");
+    assert!(said.ends_with("221 2.0.0 Goodbye\r\n"), "{text:?}: {said}");
+    said
+}
+
+#[test]
+fn what_is_added_to_a_binary_message_ends_its_lines_as_the_message_does() {
+    let scratch = Scratch::with(LOGIN);
+    submitted_as_binary(&scratch, "Subject: x\r\n\r\n\0\n\r");
     let whole = String::from_utf8_lossy(&scratch.queued()[0].whole).into_owned();
     let (_, message) = whole.split_once("Received: ").expect("a trace field");
     let (header, body) = message.split_once("\r\n\r\n").expect("a header");
@@ -477,17 +495,11 @@ fn a_binary_message_hides_no_from_behind_a_bare_line_end() {
         "From: bob@mx.example\r\nX: y\n\n\r\nFrom: alice@mx.example\r\n",
         "From: bob@mx.example\r\n\nFrom: alice@mx.example\r\n\r\nx",
         "From: bob@mx.example\nX: y\r\n\r\nx",
+        "From: bob@mx.example\r\nX: y\rSender: alice@mx.example\r\n\r\nx",
     ] {
         let scratch = Scratch::with(LOGIN);
-        let session = format!(
-            "EHLO c.example\r\n{}\r\nMAIL FROM:<bob@mx.example> BODY=BINARYMIME\r\nRCPT TO:<x@far.example>\r\n\
-             BDAT {} LAST\r\n{text}QUIT\r\n",
-            plain("bob", PASSWORD),
-            text.len()
-        );
-        let output = feed(&mut submission(&scratch), session.as_bytes());
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains("\r\n550 5.6.0 ") && said.ends_with("221 2.0.0 Goodbye\r\n"), "{text:?}: {said}");
+        let said = submitted_as_binary(&scratch, text);
+        assert!(said.contains("\r\n550 5.6.0 "), "{text:?}: {said}");
         assert!(scratch.queued().is_empty(), "{text:?}");
     }
 }

@@ -78,6 +78,15 @@ impl Reply {
     pub const NOT_YOUR_FROM: Reply = fixed(550, "5.7.1", "The address in the From field is not yours");
     /// A header without From field, or with one that cannot be read, or with several.
     pub const BAD_FROM: Reply = fixed(550, "5.6.0", "Expected one From field with mail addresses");
+    /// The same for Sender (RFC 5322 section 3.6.2) and for Resent-From and Resent-Sender (section 3.6.6).
+    pub const NOT_YOUR_SENDER: Reply = fixed(550, "5.7.1", "The address in the Sender field is not yours");
+    /// See [`Reply::NOT_YOUR_SENDER`].
+    pub const NOT_YOUR_RESENT: Reply = fixed(550, "5.7.1", "The address in a Resent field is not yours");
+    /// Sender where it counts whose it is, and cannot be read, or there are several.
+    pub const BAD_SENDER: Reply = fixed(550, "5.6.0", "Expected one Sender field with one mail address");
+    /// The same for Resent-From and Resent-Sender.
+    pub const BAD_RESENT: Reply =
+        fixed(550, "5.6.0", "Expected mail addresses in Resent-From, and one in Resent-Sender");
     /// A header that ends elsewhere for readers who take CR or LF alone for a line end.
     pub const BARE_LINE_END_IN_HEADER: Reply = fixed(550, "5.6.0", "<CR> or <LF> alone in the header");
     /// Whose a sender address is cannot be told now.
@@ -356,6 +365,10 @@ mod tests {
             R::NOT_YOUR_ADDRESS,
             R::NOT_YOUR_FROM,
             R::BAD_FROM,
+            R::NOT_YOUR_SENDER,
+            R::NOT_YOUR_RESENT,
+            R::BAD_SENDER,
+            R::BAD_RESENT,
             R::BARE_LINE_END_IN_HEADER,
             R::CANNOT_TELL_SENDER,
             R::REQUIRETLS_NEEDS_TLS,

@@ -48,6 +48,10 @@ pub trait Site {
         let _ = credentials;
         Lookup::No
     }
+    /// Whether who has logged in is bound to addresses at all.
+    fn binds_senders(&self) -> bool {
+        false
+    }
     /// Whether who has logged in may send mail as this address.
     fn may_send_as(&self, login: &[u8], address: &Address) -> Lookup<()> {
         let _ = (login, address);
@@ -260,6 +264,10 @@ impl Site for Here<'_> {
                 Lookup::CannotTell(error.to_string())
             }
         }
+    }
+
+    fn binds_senders(&self) -> bool {
+        self.config.smtpd_sender_login_maps.0.is_some()
     }
 
     fn may_send_as(&self, login: &[u8], address: &Address) -> Lookup<()> {

@@ -1,5 +1,5 @@
 //! What a message gets that a user submits (RFC 6409 section 8): Date, Message-ID and From where they are missing, and a
-//! look at whose address From has. Its header is held back until it is whole.
+//! look at whose addresses From, Sender and the Resent fields have. Its header is held back until it is whole.
 
 use super::Server;
 use crate::auth;
@@ -13,6 +13,14 @@ use crate::smtp::site::Site;
 use crate::submit::Submit;
 use crate::submit::server::now;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Fields besides From that say who sends, which of them hold one address alone, and what is said of wrong ones. A message has
+/// one Sender at the most, and Resent fields each time somebody sent it again (RFC 5322 sections 3.6.2 and 3.6.6).
+const SENDERS: [(&str, bool, Reply, Reply); 3] = [
+    ("Sender", true, Reply::BAD_SENDER, Reply::NOT_YOUR_SENDER),
+    ("Resent-From", false, Reply::BAD_RESENT, Reply::NOT_YOUR_RESENT),
+    ("Resent-Sender", true, Reply::BAD_RESENT, Reply::NOT_YOUR_RESENT),
+];
 
 impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     /// Before the first octet of a message.
@@ -37,6 +45,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             return Err(Reply::BARE_LINE_END_IN_HEADER);
         }
         let from = self.check_from(&read)?;
+        self.check_senders(&read)?;
         let fields = read.missing(&now(), &self.message_id(), from.as_deref());
         // Fields that are missing and no field at all have an empty line between them already.
         let gap: &[u8] = if read.ends_well || read.length == 0 { b"" } else { b"\n" };
@@ -56,19 +65,40 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             From::Missing => return sender.map(|address| Some(format!("<{address}>"))).ok_or(Reply::BAD_FROM),
             From::Of(addresses) => addresses,
         };
-        let Some(login) = self.session.login() else { return Ok(None) };
+        self.check_addresses(addresses, &Reply::BAD_FROM, &Reply::NOT_YOUR_FROM).map(|()| None)
+    }
+
+    /// A refusal of other fields that say who sends, where a login is bound to its addresses. All of them count: which Resent
+    /// fields are this user's, and which were there before, nobody can tell but whoever wrote them.
+    fn check_senders(&self, header: &Header<'_>) -> Result<(), Reply> {
+        if !self.site.binds_senders() {
+            return Ok(());
+        }
+        for (name, is_one, bad, not_yours) in &SENDERS {
+            for (number, addresses) in header.addresses_in(name).enumerate() {
+                let is_right =
+                    |addresses: &Vec<_>| (!is_one || addresses.len() == 1) && (number == 0 || *name != "Sender");
+                let addresses = addresses.filter(is_right).ok_or_else(|| bad.clone())?;
+                self.check_addresses(addresses, bad, not_yours)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_addresses(&self, addresses: Vec<Vec<u8>>, bad: &Reply, not_yours: &Reply) -> Result<(), Reply> {
+        let Some(login) = self.session.login() else { return Ok(()) };
         for address in addresses {
-            let address = Address::from_internal(&address).map_err(|_| Reply::BAD_FROM)?;
+            let address = Address::from_internal(&address).map_err(|_| bad.clone())?;
             match self.site.may_send_as(login, &address) {
                 Lookup::Yes(()) => {}
-                Lookup::No => return Err(Reply::NOT_YOUR_FROM),
+                Lookup::No => return Err(not_yours.clone()),
                 Lookup::CannotTell(why) => {
                     log::warn!("client={} event=trouble with=smtpd_sender_login_maps problem=\"{why}\"", self.client);
                     return Err(Reply::CANNOT_TELL_SENDER);
                 }
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     fn message_id(&self) -> String {
