@@ -1,4 +1,4 @@
-//! A file under flock(2), held until it is dropped.
+//! A file under flock(2), held until it is dropped; what fcntl(2) is told of a whole file.
 //!
 //! Where the lock cannot be taken off, as over a network, the end of the descriptor does so: nothing to panic for.
 
@@ -32,6 +32,17 @@ impl Flocked {
     pub fn wait(file: File) -> io::Result<Flocked> {
         file.lock()?;
         Ok(Flocked(file))
+    }
+}
+
+/// For fcntl(2), a lock of this kind (`F_WRLCK`, ...) on all octets of a file.
+pub fn whole_file(kind: libc::c_int) -> libc::flock {
+    libc::flock {
+        l_type: libc::c_short::try_from(kind).unwrap_or_default(),
+        l_whence: libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default(),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
     }
 }
 

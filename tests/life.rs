@@ -125,6 +125,75 @@ fn who_ends_takes_no_file_away_that_another_one_has_put_in_its_place() {
     assert!(!pid.exists() && !state.exists());
 }
 
+/// smtpd on a port of loopback, with both files in a folder and a program that says a word and then stays.
+fn with_files(folder: &std::path::Path, port: &str, word: &str) -> Command {
+    let mut command = smtpd(folder);
+    command.args(["--listen-address", "127.0.0.1", "--port", port]);
+    command.arg("--pid-file").arg(folder.join("pid")).arg("--status-file").arg(folder.join("state"));
+    command.args(["/bin/sh", "-c", &format!("echo {word}; cat")]);
+    command
+}
+
+#[test]
+fn who_stops_gives_address_and_pid_file_to_the_next_one_at_once_however_it_ends_itself() {
+    let folder = folder();
+    let (pid, state) = (folder.path().join("pid"), folder.path().join("state"));
+    let ends: [&dyn Fn(&mut Server, TcpStream); 3] =
+        [&|_, client| drop(client), &|old, _client| old.signal(Signal::SIGTERM), &|old, _client| {
+            old.signal(Signal::SIGKILL)
+        }];
+    for end in ends {
+        let mut old = Server::start(&mut with_files(folder.path(), "0", "old"));
+        let mut client = old.connect("0");
+        assert_eq!(line(&mut client), "old\n");
+        let port = client.peer_addr().unwrap().port().to_string();
+        old.signal(Signal::SIGTERM);
+        until("the pid file to go", || !pid.exists());
+        // Whoever saw that need not try twice.
+        let mut new = Server::start(&mut with_files(folder.path(), &port, "new"));
+        assert_eq!(line(&mut new.connect(&port)), "new\n");
+        client.write_all(b"still there\n").unwrap();
+        assert_eq!(line(&mut client), "still there\n");
+        let is_whole = || {
+            assert_eq!(fs::read_to_string(&pid).unwrap(), format!("{}\n", new.process.id()));
+            assert!(fs::read_to_string(&state).unwrap().contains("stopping=false"));
+        };
+        is_whole();
+        end(&mut old, client);
+        old.end();
+        is_whole();
+        let (status, text) = refused(&mut with_files(folder.path(), "0", "third"));
+        assert_eq!(status, Some(75), "{text}");
+        assert!(text.contains(&format!("running already, pid {}", new.process.id())), "{text}");
+        new.signal(Signal::SIGTERM);
+        until("the pid file to go", || !pid.exists());
+    }
+}
+
+#[test]
+fn whoever_could_bind_the_address_of_one_that_stops_gets_its_pid_file() {
+    let folder = folder();
+    let mut old = Server::start(&mut with_files(folder.path(), "0", "old"));
+    let port = old.address("0").port().to_string();
+    for _ in 0..10 {
+        old.signal(Signal::SIGTERM);
+        old = loop {
+            let mut new = Server::start(&mut with_files(folder.path(), &port, "new"));
+            let number = format!("{}\n", new.process.id());
+            let mut has_ended = false;
+            until("its begin or its end", || {
+                has_ended = new.process.try_wait().unwrap().is_some();
+                has_ended || fs::read_to_string(folder.path().join("pid")).is_ok_and(|text| text == number)
+            });
+            if !has_ended {
+                break new;
+            }
+            let said: Vec<String> = new.records.iter().collect();
+            assert!(said.iter().all(|record| !record.contains("running already")), "{said:?}");
+        };
+    }
+}
+
 #[test]
 fn the_pid_file_is_locked_for_a_life_and_a_stale_one_locks_nobody_out() {
     let folder = folder();
@@ -205,6 +274,44 @@ fn the_user_has_all_its_groups_and_no_way_back() {
 }
 
 #[test]
+fn a_pid_file_that_cannot_be_removed_any_more_is_emptied_and_given_up_all_the_same() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let folder = folder();
+    let pid = folder.path().join("pid");
+    let start = || {
+        let mut command = on_loopback(folder.path());
+        command.args(["--user", "nobody", "--pid-file"]).arg(&pid);
+        Server::start(command.args(["/bin/sh", "-c", "echo served; cat"]))
+    };
+    let mut old = start();
+    let mut client = old.connect("0");
+    assert_eq!(line(&mut client), "served\n");
+    old.signal(Signal::SIGTERM);
+    until("the pid file to be empty", || fs::read(&pid).unwrap().is_empty());
+    let mut new = start();
+    assert_eq!(new.listen_to("0"), "served\n");
+    drop(client);
+    assert_eq!(old.end().code(), Some(0));
+    assert_eq!(fs::read_to_string(&pid).unwrap(), format!("{}\n", new.process.id()));
+}
+
+#[test]
+fn who_cannot_begin_leaves_no_files() {
+    let folder = folder();
+    let mut command = with_services(folder.path(), "127.0.0.1:0 stream tcp nowait nobody /bin/cat\n");
+    command.args(["--user", "root", "--pid-file"]).arg(folder.path().join("pid"));
+    let (status, text) = refused(command.arg("--status-file").arg(folder.path().join("state")));
+    assert_eq!(status, Some(64), "{text}");
+    let mut command = on_loopback(folder.path());
+    command.arg("--pid-file").arg(folder.path().join("pid")).args(["--status-file", "/nosuch/state", "/bin/cat"]);
+    assert_eq!(refused(&mut command).0, Some(75));
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["services"]);
+}
+
+#[test]
 fn it_says_when_it_is_ready_to_systemd_and_to_s6() {
     let folder = folder();
     let path = folder.path().join("notify");
@@ -214,20 +321,28 @@ fn it_says_when_it_is_ready_to_systemd_and_to_s6() {
     let mut outer = Command::new("/bin/sh");
     outer.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder.path()).env("NOTIFY_SOCKET", &path);
     outer.args(["-c", "exec 7<&0 0</dev/null; exec \"$@\"", "sh"]).arg(binary("smtpd"));
-    outer.args(ON_LOOPBACK).args(["--notification-fd", "7", "/usr/bin/env"]);
-    let mut process = outer.stdin(OwnedFd::from(writer)).stderr(Stdio::null()).spawn().unwrap();
+    outer.args(ON_LOOPBACK).args(["--notification-fd", "7", "/bin/cat"]);
+    let mut server = Server::start_as_it_is(outer.stdin(OwnedFd::from(writer)));
     drop(outer);
     let mut octets = [0; 100];
     let count = socket.recv(&mut octets).unwrap();
     let said = String::from_utf8_lossy(&octets[..count]).into_owned();
-    assert_eq!(said, format!("READY=1\nMAINPID={}", process.id()));
+    assert_eq!(said, format!("READY=1\nMAINPID={}", server.process.id()));
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert_eq!(text, "\n", "one line, and closed");
-    kill(Pid::from_raw(process.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
-    assert_eq!(process.wait().unwrap().code(), Some(0));
+    let mut client = server.connect("0");
+    client.write_all(b"there\n").unwrap();
+    assert_eq!(line(&mut client), "there\n");
+    server.signal(Signal::SIGTERM);
     let count = socket.recv(&mut octets).unwrap();
-    assert_eq!(&octets[..count], b"STOPPING=1");
+    assert_eq!(&octets[..count], b"STOPPING=1", "as soon as nobody is accepted");
+    client.write_all(b"still there\n").unwrap();
+    assert_eq!(line(&mut client), "still there\n");
+    drop(client);
+    assert_eq!(server.end().code(), Some(0));
+    socket.set_nonblocking(true).unwrap();
+    assert!(socket.recv(&mut octets).is_err(), "said twice");
     let (status, text) = refused(on_loopback(folder.path()).args(["--notification-fd", "99", "/bin/cat"]));
     assert_eq!(status, Some(64), "{text}");
 }

@@ -302,6 +302,33 @@ fn mail_goes_to_a_submit_that_is_there_already_and_that_ends_last() {
 }
 
 #[test]
+fn beside_one_that_stops_the_next_smtpd_has_a_submit_that_stays() {
+    let scratch = Scratch::new();
+    let options = ["--idle-children", "1", "-o", "max_use=10"];
+    let mut old = pool(&scratch, &options);
+    let (mut told, mut silent) = (greeted(&mut old), greeted(&mut old));
+    assert!(mail(&mut told).starts_with("250 2.0.0 "));
+    old.signal(Signal::SIGTERM);
+    old.record("stopping");
+    until("the place of the socket", || !socket(&scratch).exists());
+    let mut new = pool(&scratch, &options);
+    until("the warm ones", || child_named(&new, "submit").is_some_and(|submit| children(submit).len() == 2));
+    // Who has a way to submit keeps it, who has none yet finds the new one.
+    for client in [&mut told, &mut silent] {
+        assert!(mail(client).starts_with("250 2.0.0 "));
+    }
+    quit(told);
+    quit(silent);
+    assert_eq!(old.end().code(), Some(0));
+    assert!(socket(&scratch).exists());
+    let mut client = greeted(&mut new);
+    assert!(mail(&mut client).starts_with("250 2.0.0 "));
+    quit(client);
+    let parent = child_named(&new, "smtpsrvr").unwrap();
+    assert!(children(parent).iter().all(|pid| children(*pid).is_empty()), "nobody started a submit of his own");
+}
+
+#[test]
 fn a_lost_submit_costs_a_transaction_at_the_most_and_a_lost_socket_nothing() {
     let scratch = Scratch::new();
     let mut server = pool(&scratch, &["--idle-children", "1", "-o", "max_use=10"]);

@@ -3,6 +3,7 @@
 mod common;
 
 use common::Scratch;
+use nix::sys::signal::{Signal, kill};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -75,7 +76,7 @@ fn a_standalone_server_serves_so_many_at_once_until_term() {
         assert!(line(&mut clients[2]).starts_with("+OK"));
         drop(clients);
         let pid = nix::unistd::Pid::from_raw(i32::try_from(server.0.id()).expect("a number"));
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal");
+        kill(pid, Signal::SIGTERM).expect("a signal");
         assert_eq!(server.0.wait().expect("its end").code(), Some(0));
     }
 }
@@ -219,16 +220,35 @@ fn a_server_in_the_background_has_its_process_id_in_a_file_until_it_ends() {
     let port = TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("its address").port();
     let port = format!("127.0.0.1:{port}");
     let options = ["-d", "--detach", "-p", &port, "--pidfile", pid_file.to_str().expect("UTF-8"), "--config", &folder];
-    let output = scratch.run("pop3d", &options, b"");
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let start = || {
+        let output = scratch.run("pop3d", &options, b"");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let number: i32 = fs::read_to_string(&pid_file).expect("a process id").trim().parse().expect("a number");
+        nix::unistd::Pid::from_raw(number)
+    };
+    let pid = start();
     // It listens when the one that was started ends.
     let mut client = BufReader::new(TcpStream::connect(&port).expect("a connection"));
     assert!(line(&mut client).starts_with("+OK"));
-    let pid = fs::read_to_string(&pid_file).expect("a process id").trim().parse().expect("a number");
-    let pid = nix::unistd::Pid::from_raw(pid);
     assert_eq!(scratch.run("pop3d", &options, b"").status.code(), Some(75), "twice");
+    // The next one need not wait for the last session of this one.
+    kill(pid, Signal::SIGTERM).expect("a signal");
+    common::until("the pid file to go", || !pid_file.exists());
+    let next = start();
+    client.get_mut().write_all(b"NOOP\r\nQUIT\r\n").expect("sending");
+    assert!(line(&mut client).starts_with("-ERR"), "still there");
+    assert!(line(&mut client).starts_with("+OK"));
     drop(client);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal");
+    assert!(fs::read_to_string(&pid_file).is_ok_and(|text| text == format!("{next}\n")));
+    // Nor for the sessions of one that is killed, which have its open files.
+    let mut client = BufReader::new(TcpStream::connect(&port).expect("a connection"));
+    assert!(line(&mut client).starts_with("+OK"));
+    kill(next, Signal::SIGKILL).expect("a signal");
+    common::until("its socket to be closed", || TcpStream::connect(&port).is_err());
+    let last = start();
+    client.get_mut().write_all(b"QUIT\r\n").expect("sending");
+    assert!(line(&mut client).starts_with("+OK"));
+    kill(last, Signal::SIGTERM).expect("a signal");
     common::until("the pid file to go", || !pid_file.exists());
 }
 

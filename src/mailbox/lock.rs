@@ -11,7 +11,7 @@ mod holder;
 use super::place::{Place, again};
 use crate::config::Config;
 use crate::config::value::LockKind;
-use crate::flocked::Flocked;
+use crate::flocked::{Flocked, whole_file};
 use dot::{DotLock, ExternalLock};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -131,14 +131,7 @@ impl Drop for Held {
 /// An fcntl lock that belongs to the open file, not to the process, so that closing another descriptor of the same file
 /// does not lose it. Programs with the other kind respect it and are respected.
 fn set_lock(file: &File, kind: i32) -> nix::Result<()> {
-    let whole = libc::flock {
-        l_type: libc::c_short::try_from(kind).unwrap_or_default(),
-        l_whence: libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default(),
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    match again(|| fcntl(file, FcntlArg::F_OFD_SETLK(&whole))) {
+    match again(|| fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file(kind)))) {
         Err(Errno::EACCES) => Err(Errno::EWOULDBLOCK),
         answer => answer.map(drop),
     }

@@ -53,19 +53,24 @@ pub fn serve(server: &mut impl Server, busy: Option<Vec<u8>>) -> Result<Ended, E
         return server.session();
     }
     let null = null().map_err(broken)?;
-    Loop { bounds: Bounds::OfConfiguration, service, leash, owns_sockets: are_own, null }.run(server, listeners, busy)
+    let at_stop = &mut || {};
+    Loop { bounds: Bounds::OfConfiguration, service, leash, owns_sockets: are_own, null, at_stop }
+        .run(server, listeners, busy)
 }
 
-/// Runs sessions like [`serve`] on sockets of our own, at most `limit` at once, until TERM.
+/// Runs sessions like [`serve`] on sockets of our own, at most `limit` at once, until TERM. `at_stop` is called when they
+/// are closed and sessions still go on.
 pub fn serve_own(
     server: &mut impl Server,
     listeners: Vec<Listener>,
     limit: usize,
     busy: Option<Vec<u8>>,
+    at_stop: &mut dyn FnMut(),
 ) -> Result<Ended, Error> {
     let null = null().map_err(broken)?;
     let service = UNNAMED.to_owned();
-    Loop { bounds: Bounds::Own(limit), service, leash: None, owns_sockets: true, null }.run(server, listeners, busy)
+    let bounds = Bounds::Own(limit);
+    Loop { bounds, service, leash: None, owns_sockets: true, null, at_stop }.run(server, listeners, busy)
 }
 
 static ACCEPTS: AtomicBool = AtomicBool::new(false);
@@ -95,7 +100,7 @@ impl Bounds {
     }
 }
 
-struct Loop {
+struct Loop<'a> {
     bounds: Bounds,
     /// For the log.
     service: String,
@@ -103,9 +108,10 @@ struct Loop {
     owns_sockets: bool,
     /// /dev/null, which is on 0 and 1 of a process between two clients.
     null: OwnedFd,
+    at_stop: &'a mut dyn FnMut(),
 }
 
-impl Loop {
+impl Loop<'_> {
     fn run(
         mut self,
         server: &mut impl Server,
@@ -140,14 +146,18 @@ impl Loop {
             pool.own_sockets();
         }
         let mut child = Child { server, null: &self.null };
-        while pool.run(&mut child).map_err(broken)? == Left::ToReadAgain {
-            if read_again(child.server) {
-                let config = child.server.config();
-                pool.change(self.bounds.size(config), Limits::of(config)).map_err(broken)?;
-                log::info!("{READ_AGAIN}");
+        loop {
+            match pool.run(&mut child).map_err(broken)? {
+                Left::Ended => return Ok(Ended::Done),
+                Left::Stopping => (self.at_stop)(),
+                Left::ToReadAgain if read_again(child.server) => {
+                    let config = child.server.config();
+                    pool.change(self.bounds.size(config), Limits::of(config)).map_err(broken)?;
+                    log::info!("{READ_AGAIN}");
+                }
+                Left::ToReadAgain => {}
             }
         }
-        Ok(Ended::Done)
     }
 
     fn run_forks(
@@ -165,8 +175,10 @@ impl Loop {
         let mut max_idle = size.max_idle;
         loop {
             let start = |acceptor: &mut Acceptor, _: usize, given: &Given| fork(acceptor, given, server);
-            if acceptor.run(max_idle, start).map_err(broken)? == Left::Ended {
-                return Ok(Ended::Done);
+            match acceptor.run(max_idle, start).map_err(broken)? {
+                Left::Ended => return Ok(Ended::Done),
+                Left::Stopping => (self.at_stop)(),
+                Left::ToReadAgain => {}
             }
             if read_again(server) {
                 let size = self.bounds.size(server.config());

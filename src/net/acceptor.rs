@@ -69,6 +69,8 @@ pub struct Acceptor {
     leash: Option<OwnedFd>,
     idle_since: Instant,
     stopping: bool,
+    /// The caller knows.
+    has_said_so: bool,
     reads_again: bool,
     /// Who was turned away so far.
     turned_away: u64,
@@ -93,6 +95,9 @@ pub struct HandedOver {
 pub enum Left {
     /// All is over.
     Ended,
+    /// TERM: nothing is accepted any more. The caller may give up what another server is to have now, and is to run the loop
+    /// again, until the last child has ended. Not said where there is none.
+    Stopping,
     /// HUP: the caller may read its configuration again, and is to run the loop again.
     ToReadAgain,
 }
@@ -120,6 +125,7 @@ impl Acceptor {
             leash: None,
             idle_since: Instant::now(),
             stopping: false,
+            has_said_so: false,
             reads_again: false,
             turned_away: 0,
             state_file: None,
@@ -211,6 +217,9 @@ impl Acceptor {
             }
             if std::mem::take(&mut self.reads_again) && !self.stopping {
                 return Ok(Left::ToReadAgain);
+            }
+            if self.stopping && !std::mem::replace(&mut self.has_said_so, true) {
+                return Ok(Left::Stopping);
             }
             self.retry(&mut start);
             self.start_standing(&mut start);

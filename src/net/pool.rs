@@ -100,6 +100,8 @@ pub struct Pool {
     /// How those began that were there when somebody was to come.
     starts: Starts,
     stopping: bool,
+    /// The caller knows.
+    has_said_so: bool,
     reads_again: bool,
     /// Children that were killed, or failed, while they waited: a client may have woken one that then did not take it, and sleeping
     /// ones do not hear of that client again. A new one sees who waits.
@@ -165,6 +167,7 @@ impl Pool {
             rests_until: None,
             starts: Starts::default(),
             stopping: false,
+            has_said_so: false,
             reads_again: false,
             killed_idle: 0,
         })
@@ -202,6 +205,9 @@ impl Pool {
             }
             if std::mem::take(&mut self.reads_again) && !self.stopping {
                 return Ok(Left::ToReadAgain);
+            }
+            if self.stopping && !std::mem::replace(&mut self.has_said_so, true) {
+                return Ok(Left::Stopping);
             }
             if self.rests_until.is_some_and(|until| until <= Instant::now()) {
                 self.rests_until = None;

@@ -2,11 +2,13 @@
 //! connects with the accept loop that `smtpd` has.
 
 use super::command_line::Args;
-use crate::exit::{self, Ended, Error};
+use crate::exit::{Ended, Error};
 use crate::net::accept;
 use crate::net::listener::Listener;
+use crate::net::signals;
 use crate::smtpd::address::{self, Family};
-use crate::smtpd::life::{self, PidFile};
+use crate::smtpd::life;
+use crate::smtpd::pid_file::PidFile;
 use crate::smtpd::refusal;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -29,35 +31,24 @@ impl Way {
 
 /// Serves until TERM, at most `children` at once.
 pub fn listen(server: &mut impl accept::Server, way: Way, children: NonZeroU32) -> Result<Ended, Error> {
-    let listeners = bind(&way.port, children)?;
-    let pid_file = way.pid_file.as_deref().map(PidFile::claim).transpose()?;
     let limit = usize::try_from(children.get()).unwrap_or(usize::MAX);
-    let stay = |mut pid_file: Option<PidFile>, tell: &dyn Fn()| {
-        pid_file.as_mut().map(PidFile::fill).transpose()?;
-        tell();
-        let ended = accept::serve_own(server, listeners, limit, refusal::words("pop3d".as_ref()));
-        if let Some(pid_file) = pid_file {
-            pid_file.remove();
-        }
-        ended
+    let begin = || {
+        let listeners = bind(&way.port, children)?;
+        signals::hold();
+        Ok((listeners, way.pid_file.as_deref().map(PidFile::claim).transpose()?))
+    };
+    let mut go_on = |(listeners, mut pid_file): (Vec<Listener>, Option<PidFile>)| {
+        let busy = refusal::words("pop3d".as_ref());
+        accept::serve_own(server, listeners, limit, busy, &mut || drop(pid_file.take()))
     };
     if !way.detach {
-        return stay(pid_file, &|| {});
+        return go_on(begin()?);
     }
-    let status = life::detach(|ready| {
-        let tell = || {
-            let _ = nix::unistd::write(&ready, b"\n");
-        };
-        let ended = stay(pid_file, &tell);
-        if let Err(error) = &ended {
-            log::error!("{error}");
-        }
-        exit::code(&ended)
-    })?;
-    match status {
-        0 => Ok(Ended::Done),
-        status => std::process::exit(i32::from(status)),
-    }
+    life::detach(begin, |begun, ready| {
+        let _ = nix::unistd::write(&ready, b"\n");
+        drop(ready);
+        go_on(begun)
+    })
 }
 
 fn bind(port: &str, children: NonZeroU32) -> Result<Vec<Listener>, Error> {

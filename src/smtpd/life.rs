@@ -1,17 +1,15 @@
-//! How smtpd starts and stays: its process id in a file, in the background, as another user, and ready for all to see.
+//! How smtpd starts and stays: in the background, as another user, and ready for all to see. Its process id in a file is
+//! pid_file.rs.
 
-use crate::exit::Error;
-use crate::flocked::Flocked;
+use crate::exit::{self, Ended, Error};
 use crate::privilege;
 use crate::sys;
-use nix::errno::Errno;
 use nix::unistd::{Pid, User, getpid, setsid};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
@@ -32,88 +30,34 @@ pub struct Life {
     pub notification_fd: Option<i32>,
 }
 
-/// A file with our process id, locked as long as we live: what an smtpd left that was killed locks nobody out, whoever
-/// may have its number now.
-#[derive(Debug)]
-pub struct PidFile {
-    file: Flocked,
-    path: PathBuf,
-}
-
-impl PidFile {
-    /// Makes the file ours, or says who has it.
-    pub fn claim(path: &Path) -> Result<PidFile, Error> {
-        let wrong = |error: &dyn std::fmt::Display| Error::Temporary(format!("pid file {}: {error}", path.display()));
-        // In another folder after --detach it would be another file.
-        let path = std::path::absolute(path).map_err(|error| wrong(&error))?;
-        loop {
-            // Never through a symbolic link that somebody put there: we may be root.
-            let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-            let mut options = File::options();
-            let file = options.read(true).write(true).create(true).mode(0o644).custom_flags(flags).open(&path);
-            let file = file.map_err(|error| wrong(&error))?;
-            if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-                return Err(wrong(&"expected a file"));
-            }
-            let copy = file.try_clone().map_err(|error| wrong(&error))?;
-            let file = match Flocked::take(file) {
-                Ok(file) => file,
-                Err(Errno::EWOULDBLOCK) => {
-                    let mut text = String::new();
-                    let _ = copy.take(20).read_to_string(&mut text);
-                    return Err(wrong(&format!("an smtpd is running already, pid {}", text.trim())));
-                }
-                Err(errno) => return Err(wrong(&errno)),
-            };
-            // Whoever had it may have removed it between our open and our lock.
-            if is_at(&path, &file) {
-                return Ok(PidFile { file, path });
-            }
-        }
-    }
-
-    fn write(&self, text: &str) -> io::Result<()> {
-        let mut file: &File = &self.file;
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(text.as_bytes())
-    }
-
-    /// Writes our process id.
-    pub fn fill(&mut self) -> Result<(), Error> {
-        let written = self.write(&format!("{}\n", getpid()));
-        written.map_err(|error| Error::Temporary(format!("pid file {}: {error}", self.path.display())))
-    }
-
-    /// Removes it; where we may not any more, empties it. What another smtpd has put in its place stays.
-    pub fn remove(self) {
-        if is_at(&self.path, &self.file) && std::fs::remove_file(&self.path).is_err() {
-            let _ = self.write("");
-        }
-    }
-}
-
-/// Whether this is the file of this name still.
-pub fn is_at(path: &Path, file: &File) -> bool {
-    let both = std::fs::symlink_metadata(path).and_then(|there| Ok((there, file.metadata()?)));
-    both.is_ok_and(|(there, ours)| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
-}
-
-/// Runs `serve` in the background, and comes back in the foreground when it is ready, or with its exit status when it
-/// ended before.
-pub fn detach(serve: impl FnOnce(OwnedFd) -> u8) -> Result<u8, Error> {
+/// Goes on in the background: what can go wrong there and is to be said here `begin` does, what follows is recorded in
+/// syslog. Comes back in the foreground when `go_on` has written an octet, because it is ready; ends it with the status of
+/// the background where that ended before.
+pub fn detach<T>(
+    begin: impl FnOnce() -> Result<T, Error>,
+    go_on: impl FnOnce(T, OwnedFd) -> Result<Ended, Error>,
+) -> Result<Ended, Error> {
     let trouble = |error: io::Error| Error::Temporary(format!("--detach: {error}"));
     let (mut ready, not_yet) = io::pipe().map_err(trouble)?;
     let child = sys::fork(|| {
         let _ = setsid();
-        crate::logging::detach();
-        serve(not_yet.into())
+        let result = begin().and_then(|begun| {
+            crate::logging::detach();
+            go_on(begun, not_yet.into())
+        });
+        if let Err(error) = &result {
+            log::error!("{error}");
+        }
+        exit::code(&result)
     });
     let child = child.map_err(|errno| trouble(errno.into()))?;
     if ready.read_exact(&mut [0]).is_ok() {
-        return Ok(0);
+        return Ok(Ended::Done);
     }
-    Ok(status_of(child))
+    match status_of(child) {
+        0 => Ok(Ended::Done),
+        status => std::process::exit(i32::from(status)),
+    }
 }
 
 fn status_of(child: Pid) -> u8 {

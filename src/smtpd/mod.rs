@@ -2,7 +2,7 @@
 //!
 //! `command_line.rs` and `services.rs` say what is to be served, the one from the arguments, the other from a file in
 //! inetd.conf's format; `personality.rs` knows the names it stands in for; `address.rs` reads where, `program.rs` starts,
-//! `one_client.rs` becomes the program where the client is there already. The loop itself is `net::acceptor`.
+//! `one_client.rs` becomes the program where the client is there already, `life.rs` and `pid_file.rs` are how it stays. The loop itself is `net::acceptor`.
 //! It knows no protocol and reads no octet of a client.
 //!
 //! Two modes: `exec`, a program for each connection, or `pool` (`pool.rs`), a server program of ours that accepts by
@@ -13,6 +13,7 @@ pub mod command_line;
 pub mod life;
 pub mod one_client;
 pub mod personality;
+pub mod pid_file;
 pub mod pool;
 pub mod program;
 pub mod refusal;
@@ -27,8 +28,9 @@ use crate::net::limits::Limits;
 use crate::net::listener::Listener;
 use crate::net::signals;
 use address::Address;
-use life::{Life, Niceness, PidFile, Watcher};
+use life::{Life, Niceness, Watcher};
 use nix::unistd::{Gid, Uid};
+use pid_file::PidFile;
 use program::Program;
 use status::StatusFile;
 use std::fs::File;
@@ -90,46 +92,38 @@ pub fn serve(
     read_again: impl FnMut() -> Result<Plan, Error>,
 ) -> Result<Ended, Error> {
     let watcher = Watcher::new(life.notification_fd)?;
-    let sockets = bind(&plan, taken_over)?;
-    let pid_file = life.pid_file.as_deref().map(PidFile::claim).transpose()?;
-    let status_file = life.status_file.as_deref().map(StatusFile::create).transpose()?;
-    let files = (pid_file, status_file);
-    if !life.detach {
-        return settle(plan, life, sockets, files, watcher, None, read_again);
-    }
-    let mut files = Some(files);
-    let serve = |ready| {
-        let files = files.take().unwrap_or_default();
-        let result = settle(plan, life, sockets, files, watcher, Some(ready), read_again);
-        if let Err(error) = &result {
-            log::error!("{error}");
-        }
-        crate::exit::code(&result)
+    let begin = || {
+        let sockets = bind(&plan, taken_over)?;
+        // Who finds our number in the file may send us anything.
+        signals::hold();
+        // In this order: one that stops has closed its sockets before it lets go of the file.
+        let pid_file = life.pid_file.as_deref().map(PidFile::claim).transpose()?;
+        let status_file = life.status_file.as_deref().map(StatusFile::create).transpose()?;
+        Ok(Begun { plan, sockets, pid_file, status_file })
     };
-    let status = life::detach(serve)?;
-    // The background has the same lock by the same open file: to let go of it here would unlock it there.
-    std::mem::forget(files);
-    match status {
-        0 => Ok(Ended::Done),
-        status => std::process::exit(i32::from(status)),
+    if life.detach {
+        life::detach(begin, |begun, ready| settle(begun, life, watcher, Some(ready), read_again))
+    } else {
+        settle(begin()?, life, watcher, None, read_again)
     }
+}
+
+/// What is there before the first client is served.
+struct Begun {
+    plan: Plan,
+    sockets: Sockets,
+    pid_file: Option<PidFile>,
+    status_file: Option<StatusFile>,
 }
 
 /// In the process that stays.
 fn settle(
-    plan: Plan,
+    Begun { plan, sockets, mut pid_file, status_file }: Begun,
     life: &Life,
-    sockets: Sockets,
-    (mut pid_file, status_file): (Option<PidFile>, Option<StatusFile>),
     mut watcher: Watcher,
     ready: Option<OwnedFd>,
     read_again: impl FnMut() -> Result<Plan, Error>,
 ) -> Result<Ended, Error> {
-    // Who finds our number there may send us anything.
-    signals::hold();
-    if let Some(pid_file) = &mut pid_file {
-        pid_file.fill()?;
-    }
     let niceness = Niceness::new(life.renice);
     if let Some(user) = &life.user {
         if plan.services.iter().any(|service| service.program.identity.is_some()) {
@@ -140,20 +134,25 @@ fn settle(
         life::become_user(user)?;
     }
     let state = status_file.as_ref().and_then(StatusFile::descriptor);
-    let result = accept(plan, sockets, (niceness, state), read_again, || {
-        watcher.ready();
-        if let Some(ready) = &ready {
-            let _ = nix::unistd::write(ready, b"\n");
+    accept(plan, sockets, (niceness, state), read_again, |turn| match turn {
+        Turn::Ready => {
+            watcher.ready();
+            if let Some(ready) = &ready {
+                let _ = nix::unistd::write(ready, b"\n");
+            }
         }
-    });
-    watcher.stopping();
-    if let Some(status_file) = status_file {
-        status_file.remove();
-    }
-    if let Some(pid_file) = pid_file {
-        pid_file.remove();
-    }
-    result
+        Turn::Stopping => {
+            watcher.stopping();
+            drop(pid_file.take());
+        }
+    })
+}
+
+/// What others are told of.
+enum Turn {
+    Ready,
+    /// Nothing is accepted any more; sessions may go on.
+    Stopping,
 }
 
 fn accept(
@@ -161,7 +160,7 @@ fn accept(
     sockets: Sockets,
     (mut niceness, state): (Niceness, Option<File>),
     mut read_again: impl FnMut() -> Result<Plan, Error>,
-    ready: impl FnOnce(),
+    mut tell: impl FnMut(Turn),
 ) -> Result<Ended, Error> {
     let stuck = |error: io::Error| Error::Temporary(format!("accept loop: {error}"));
     let mut door = plan.warm.as_ref().and_then(|warm| Door::open(warm, None));
@@ -171,7 +170,8 @@ fn accept(
     acceptor.limit(plan.total, plan.limits).map_err(stuck)?;
     acceptor.report_to(state);
     niceness.begin();
-    ready();
+    tell(Turn::Ready);
+    let mut is_stopping = false;
     loop {
         let start = |_: &mut Acceptor, number: usize, given: &Given| match served.parts.get(number) {
             Some(part) => {
@@ -183,11 +183,17 @@ fn accept(
             }
             None => Ok(None),
         };
-        if acceptor.run(None, start).map_err(stuck)? == Left::Ended {
-            if let Some(door) = door {
-                door.close();
-            }
-            return Ok(Ended::Done);
+        let left = acceptor.run(None, start).map_err(stuck)?;
+        if left != Left::ToReadAgain && !std::mem::replace(&mut is_stopping, true) {
+            // Sessions that go on keep the way to submit that they have, and new ones are another smtpd's, as is the place
+            // of the socket.
+            door.take().into_iter().for_each(Door::close);
+            tell(Turn::Stopping);
+        }
+        match left {
+            Left::Ended => return Ok(Ended::Done),
+            Left::Stopping => continue,
+            Left::ToReadAgain => {}
         }
         log::info!("signal HUP, reading the configuration again");
         let anew = read_again().and_then(|plan| {

@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, getegid, geteuid, setegid, seteuid};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -40,6 +40,8 @@ pub struct Door {
     path: PathBuf,
     /// Where it is now.
     place: PathBuf,
+    /// Device and number of the socket's file.
+    file: (u64, u64),
     owner: Option<(Uid, Gid)>,
 }
 
@@ -49,8 +51,8 @@ impl Door {
     pub fn open(warm: &Warm, old: Option<&Door>) -> Option<Door> {
         let is_taken = old.is_some_and(|old| old.place == warm.path);
         let place = if is_taken { warm.path.with_extension("new") } else { warm.path.clone() };
-        match as_owner(warm.owner, || bind(&place)) {
-            Ok(listener) => Some(Door { listener, path: warm.path.clone(), place, owner: warm.owner }),
+        match as_owner(warm.owner, || Ok((bind(&place)?, file_at(&place)?))) {
+            Ok((listener, file)) => Some(Door { listener, path: warm.path.clone(), place, file, owner: warm.owner }),
             Err(error) => {
                 log::warn!("no socket {}: {error}; sessions start submit by themselves", warm.path.display());
                 None
@@ -85,10 +87,15 @@ impl Door {
         self.place == old.place
     }
 
-    /// Removes it. Where we may not any more it stays, and nobody listens.
+    /// Removes it, but not what another smtpd has put in its place. Where we may not any more it stays, and nobody listens.
     pub fn close(self) {
-        let _ = as_owner(self.owner, || std::fs::remove_file(&self.place));
+        let remove = || if file_at(&self.place)? == self.file { std::fs::remove_file(&self.place) } else { Ok(()) };
+        let _ = as_owner(self.owner, remove);
     }
+}
+
+fn file_at(place: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(place).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {

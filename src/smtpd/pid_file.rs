@@ -1,0 +1,100 @@
+//! The process id of a server in a file, which also says that it runs: locked from the start to the stop.
+//!
+//! A server that stops gives the file up at once, when it listens no more, and not when its last session has ended, so
+//! that the next one may have it. The name goes while the lock holds, so whoever finds a file there and has its lock has
+//! it for himself. What a server left that was killed locks nobody out, whoever may have its number now.
+
+use crate::exit::Error;
+use crate::flocked::whole_file;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::unistd::getpid;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Between the end of listening and that of the lock a server does not even write a record: who could bind its address
+/// need not wait for longer.
+const PATIENCE: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The file, given up when this is dropped.
+#[derive(Debug)]
+pub struct PidFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl PidFile {
+    /// Makes the file ours and writes our process id, or says who has it. The lock is that of this process alone: to be
+    /// called in the one that stays.
+    pub fn claim(path: &Path) -> Result<PidFile, Error> {
+        let wrong = |error: &dyn std::fmt::Display| Error::Temporary(format!("pid file {}: {error}", path.display()));
+        // In another folder after --detach it would be another file.
+        let path = std::path::absolute(path).map_err(|error| wrong(&error))?;
+        let begun = Instant::now();
+        loop {
+            let file = open(&path).map_err(|error| wrong(&error))?;
+            if !lock(&file).map_err(|errno| wrong(&errno))? {
+                if begun.elapsed() < PATIENCE {
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
+                let mut text = String::new();
+                let _ = file.take(20).read_to_string(&mut text);
+                return Err(wrong(&format!("a server is running already, pid {}", text.trim())));
+            }
+            // Whoever had it may have removed it between our open and our lock.
+            if is_at(&path, &file) {
+                write(&file, &format!("{}\n", getpid())).map_err(|error| wrong(&error))?;
+                return Ok(PidFile { file, path });
+            }
+        }
+    }
+}
+
+impl Drop for PidFile {
+    /// Removes it; where we may not any more, empties it. What another one has put in its place stays.
+    fn drop(&mut self) {
+        if is_at(&self.path, &self.file) && std::fs::remove_file(&self.path).is_err() {
+            let _ = self.file.set_len(0);
+        }
+    }
+}
+
+/// Whether this is the file of this name still.
+pub fn is_at(path: &Path, file: &File) -> bool {
+    let both = std::fs::symlink_metadata(path).and_then(|there| Ok((there, file.metadata()?)));
+    both.is_ok_and(|(there, ours)| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+}
+
+/// Never through a symbolic link that somebody put there: we may be root.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(flags);
+    let file = options.open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("expected a file")) }
+}
+
+/// Whether we have it now. A lock of the process and not of the open file, which children would hold as well: those of
+/// pop3d are forked, and may outlive a parent that is killed. It ends when any descriptor of the file is closed.
+fn lock(file: &File) -> nix::Result<bool> {
+    loop {
+        match fcntl(file, FcntlArg::F_SETLK(&whole_file(libc::F_WRLCK))) {
+            Ok(_) => return Ok(true),
+            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(false),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn write(mut file: &File, text: &str) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(text.as_bytes())
+}
