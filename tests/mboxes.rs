@@ -74,6 +74,32 @@ fn what_was_sent_comes_out_as_it_was_whatever_stands_in_it() {
     }
 }
 
+/// A repeat finds in a Maildir what was delivered; of an mbox the queue file must say it, until that is gone.
+#[test]
+fn that_a_users_own_mbox_has_a_message_is_on_disk_before_the_queue_forgets_it() {
+    let synced = |own: &str| {
+        let scratch = Scratch::new();
+        let home = scratch.path().display();
+        scratch.write(
+            "passwd",
+            &format!("bob:{{PLAIN}}secret::::{home}/home/bob::{}\n", own.replace('~', &home.to_string())),
+        );
+        scratch.enqueue(&["bob@mx.example"], b"Subject: x\n\nx\n");
+        scratch.settle();
+        let trace = scratch.path().join("trace");
+        let mut command = std::process::Command::new("strace");
+        command.args(["-f", "-y", "-qq", "-e", "trace=fdatasync", "-o"]).arg(&trace).arg(common::binary("deliver"));
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
+        assert!(command.stderr(Stdio::null()).status().expect("strace").success());
+        assert!(scratch.queued().is_empty(), "{own}");
+        let calls = fs::read_to_string(&trace).expect("a trace");
+        calls.lines().filter(|line| line.contains("/queue/message/")).count()
+    };
+    let of_maildir = synced("");
+    assert_eq!(synced("mailbox=mbox:~/mail/own"), of_maildir + 1);
+    assert_eq!(synced("mailbox=maildir:~/mail/own"), of_maildir);
+}
+
 #[test]
 fn quit_takes_out_what_is_marked_and_nothing_else() {
     let message = |number: usize| format!("Subject: {number}\n\nbody {number}\n");

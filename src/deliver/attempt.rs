@@ -22,7 +22,7 @@ use groups::{Group, Groups, hop_of};
 use std::io;
 use std::time::SystemTime;
 use verdict::judge;
-use way::QUEUE;
+use way::{QUEUE, Shared};
 
 mod groups;
 mod verdict;
@@ -186,15 +186,15 @@ impl Trial {
         transport: &Transport,
     ) -> Result<(), Error> {
         let (config, desk) = (&tools.settings.config, tools.desk);
-        let Some((key, limit)) = way::shared(config, address, transport) else {
+        let Some(shared) = Shared::of(config, address, transport) else {
             return self.one(config, number, address, |_, _| Ok(way::carry_nowhere(transport)));
         };
-        let has_pass = *transport == Transport::Mailbox && desk.has_pass(limit);
-        if !has_pass && self.uses.as_ref() != Some(&key) {
-            match self.want(desk, &key, limit, false)? {
-                Permit::Go(_) => self.uses = Some(key),
+        let has_pass = *transport == Transport::Mailbox && desk.has_pass(shared.limit);
+        if !has_pass && self.uses.as_ref() != Some(&shared.key) {
+            match self.want(desk, &shared.key, shared.limit, false)? {
+                Permit::Go(_) => self.uses = Some(shared.key.clone()),
                 Permit::Busy | Permit::Dead(_) => {
-                    self.busy = Some(key);
+                    self.busy = Some(shared.key);
                     return Ok(());
                 }
             }
@@ -204,7 +204,7 @@ impl Trial {
             Ok(way::carry_here(settings, helper, &Copy { message, number, address, search }, transport))
         };
         let has_it = self.tried(config, number, address, act)?;
-        if has_it && self.is_over() && way::is_found_again(config, &self.message, transport) {
+        if has_it && self.is_over() && shared.is_found_again(&self.message) {
             return Ok(());
         }
         self.settle(&[number])

@@ -12,7 +12,7 @@ use crate::deliver::{Outcome, local, piped};
 use crate::lookup::Lookup;
 use crate::message::path::Address;
 use crate::queue::Message;
-use crate::submit::verify;
+use crate::submit::verify::{self, Local};
 
 /// The transport whose program gets a message once for all its recipients.
 pub(super) const QUEUE: &str = "qmail-queue";
@@ -44,35 +44,54 @@ fn filtered(settings: &Settings, filter: &str) -> Option<Transport> {
     named.or_else(|| channel.map(|channel| channel.transport.clone()))
 }
 
-/// What is used by many, and how many may at once: a mailbox that is one file has one lock.
-pub(super) fn shared(config: &Config, address: &Address, transport: &Transport) -> Option<(String, u32)> {
-    let many = config.default_destination_concurrency_limit.max(1);
-    let limit = |spec: &MailboxSpec| if spec.format == MailboxFormat::Maildir { many } else { 1 };
-    match transport {
-        Transport::Mailbox => {
-            let name = String::from_utf8_lossy(address.as_bytes()).to_ascii_lowercase();
-            Some((format!("mailbox\n{name}"), limit(&config.mailbox)))
+/// What a recipient's mail is put into here, and others' with it.
+pub(super) struct Shared {
+    /// What names it among all.
+    pub(super) key: String,
+    /// How many may at once: a mailbox that is one file has one lock.
+    pub(super) limit: u32,
+    is_maildir: bool,
+}
+
+impl Shared {
+    /// Nothing where nothing is put anywhere.
+    pub(super) fn of(config: &Config, address: &Address, transport: &Transport) -> Option<Shared> {
+        let many = config.default_destination_concurrency_limit.max(1);
+        let mailbox = |key: String, format: MailboxFormat| {
+            let is_maildir = format == MailboxFormat::Maildir;
+            Some(Shared { key, limit: if is_maildir { many } else { 1 }, is_maildir })
+        };
+        match transport {
+            Transport::Mailbox => {
+                let name = String::from_utf8_lossy(address.as_bytes()).to_ascii_lowercase();
+                mailbox(format!("mailbox\n{name}"), format_of(config, address))
+            }
+            Transport::Other(name, place) => match stored(name, place) {
+                Some(spec) => mailbox(format!("{name}\n{place}"), spec.format),
+                None if name == "pipe" => {
+                    Some(Shared { key: format!("{name}\n{place}"), limit: many, is_maildir: false })
+                }
+                None => None,
+            },
+            Transport::Smtp(_) | Transport::None => None,
         }
-        Transport::Other(name, place) => match stored(name, place) {
-            Some(spec) => Some((format!("{name}\n{place}"), limit(&spec))),
-            None if name == "pipe" => Some((format!("{name}\n{place}"), many)),
-            None => None,
-        },
-        Transport::Smtp(_) | Transport::None => None,
+    }
+
+    /// Whether a repeat that knows of no earlier try finds what that has delivered: a Maildir has it under the same name, and
+    /// after a power cut all of it is searched ([`super::Trial::begin`]). What an alias or a `~/.forward` made of a message
+    /// may be meant for a program.
+    pub(super) fn is_found_again(&self, message: &Message) -> bool {
+        self.is_maildir && Route::of(message).is_none()
     }
 }
 
-/// Whether a repeat that knows of no earlier try finds what that has delivered: a Maildir has it under the same name, and
-/// after a power cut all of it is searched ([`super::Trial::begin`]). What an alias or a `~/.forward` made of a message may be
-/// meant for a program.
-pub(super) fn is_found_again(config: &Config, message: &Message, transport: &Transport) -> bool {
-    let is_maildir = |spec: &MailboxSpec| spec.format == MailboxFormat::Maildir;
-    let ends_there = match transport {
-        Transport::Mailbox => is_maildir(&config.mailbox),
-        Transport::Other(name, place) => stored(name, place).as_ref().is_some_and(is_maildir),
-        Transport::Smtp(_) | Transport::None => false,
-    };
-    ends_there && Route::of(message).is_none()
+/// The format of the mailbox in which mail for an address of ours ends: a user of a passwd-file may have another one than all.
+fn format_of(config: &Config, address: &Address) -> MailboxFormat {
+    let has_files = config.users.files().next().is_some();
+    match has_files.then(|| verify::local(config, address)) {
+        Some(Lookup::Yes(Local::User(user, _))) => user.mailbox_path(config).format,
+        _ => config.mailbox.format,
+    }
 }
 
 /// The mailbox that a channel names for all its mail.
