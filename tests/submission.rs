@@ -351,6 +351,32 @@ fn submission_completes_the_header_and_changes_nothing_in_it() {
     }
 }
 
+/// Whom a blind copy goes to is for nobody else to know (RFC 5322 section 3.6.3).
+#[test]
+fn fields_that_are_for_nobody_else_are_taken_out_of_what_users_submit_and_of_nothing_else() {
+    let scratch = Scratch::with("auth_failure_delay = 0");
+    let text = "bcc: carol@mx.example,\r\n eve@far.example\r\nTo: alice@mx.example\r\nReturn-Path: <x@y>\r\n\
+        Content-Length: 7\r\nSubject: x\r\nResent-Bcc: z@y\r\n\r\nBcc: of the body";
+    let sent = |command: &mut Command| {
+        let mut client = greeted(Client::from_here(command));
+        client.ask(&plain("bob", PASSWORD));
+        let replies = send(&mut client, "bob@mx.example", "alice@mx.example", text);
+        assert!(replies.last().is_some_and(|reply| reply.starts_with("250 ")), "{replies:?}");
+        String::from_utf8(scratch.queued().pop().expect("a message").content().to_vec()).expect("text")
+    };
+    let submitted = sent(&mut submission(&scratch));
+    let rest = "To: alice@mx.example\nSubject: x\n\nBcc: of the body\n";
+    assert!(submitted.starts_with("Date: ") && submitted.ends_with(rest), "{submitted}");
+    assert_eq!(submitted.lines().count(), 7, "{submitted}");
+    assert_eq!(sent(&mut scratch.command("smtpsrvr")), text.replace("\r\n", "\n") + "\n", "that of others is theirs");
+    scratch.configure("message_drop_headers = SUBJECT");
+    let submitted = sent(&mut submission(&scratch));
+    assert!(submitted.contains("\nbcc: carol@mx.example,\n eve@") && !submitted.contains("Subject"), "{submitted}");
+    scratch.configure("message_drop_headers = subject:");
+    let output = feed(&mut submission(&scratch), b"QUIT\r\n");
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+}
+
 #[test]
 fn a_login_sends_as_itself_where_that_is_configured() {
     let scratch = Scratch::with("auth_failure_delay = 0");
@@ -619,6 +645,37 @@ fn xclient_is_for_listed_peers() {
     let output = feed(&mut scratch.command("smtpsrvr"), b"EHLO x\r\nXCLIENT ADDR=198.51.100.7\r\nQUIT\r\n");
     let said = String::from_utf8(output.stdout).expect("ASCII");
     assert!(!said.contains("XCLIENT") && said.contains("550 5.7.0 "), "{said}");
+}
+
+/// All that depends on the address of a client holds for the one that XCLIENT names, as if that had connected.
+#[test]
+fn what_hangs_on_the_client_hangs_on_whom_xclient_names() {
+    let scratch = Scratch::with(
+        "smtpd_authorized_xclient_hosts = stdin\nsmtpd_forbid_bare_newline_exclusions = 198.51.100.7\n\
+         debug_peer_list = 198.51.100.9\nmynetworks = 198.51.100.7",
+    );
+    scratch.write("channels", "local stdin mx.example mailbox: *\npartner 198.51.100.7,198.51.100.9 - - *\n");
+    let mail = "EHLO c.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<bob@mx.example>\r\n";
+    let heard = |lines: &str, finicky: &str| {
+        let output = feed(&mut scratch.command(finicky), lines.as_bytes());
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+        let said = text(&output.stdout);
+        let codes: Vec<&str> = said.lines().filter(|line| line.as_bytes()[3] == b' ').map(|line| &line[..3]).collect();
+        (codes.join(" "), text(&output.stderr))
+    };
+    let named = |address: &str| format!("XCLIENT ADDR={address}\r\n{mail}DATA\r\na\nb\r\n.\r\n");
+    // The one may end lines with LF; whoever comes next on the same connection may not, nor may that in commands.
+    let (codes, log) = heard(&format!("{}{}QUIT\r\n", named("198.51.100.7"), named("198.51.100.9")), "smtpsrvr");
+    assert_eq!(codes, "220 220 250 250 250 354 250 220 250 250 250 354 550", "{log}");
+    let (before, behind) = log.split_once("is=198.51.100.9").expect("a second client");
+    assert!(!before.contains("event=said") && behind.contains("event=said"), "{log}");
+    let (codes, log) =
+        heard("XCLIENT ADDR=198.51.100.7\r\nNOOP\nXCLIENT ADDR=198.51.100.9\r\nNOOP\nQUIT\r\n", "smtpsrvr");
+    assert_eq!(codes, "220 220 250 220 500", "{log}");
+    // Whom no channel lists is told so at once where that is wanted.
+    let (codes, log) = heard(&format!("XCLIENT ADDR=192.0.2.1\r\n{mail}"), "rsmtpsrvr");
+    assert_eq!(codes.split(' ').next_back(), Some("421"), "{log}");
+    assert_eq!(codes.split(' ').count(), 2, "{codes}: {log}");
 }
 
 #[test]

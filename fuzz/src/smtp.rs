@@ -45,6 +45,7 @@ impl Scene {
             greet_wait: Duration::ZERO,
             bare_newline: false,
             soft_errors: (10, Duration::ZERO),
+            dropped: Vec::new(),
             forbidden: vec!["GET".to_owned(), "POST".to_owned()],
             finicky: self.has(5),
         }

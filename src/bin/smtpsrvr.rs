@@ -23,7 +23,7 @@ use doorpost::net::tls::Offer;
 use doorpost::privilege;
 use doorpost::record::{self, Recorder};
 use doorpost::smtp::server::{self, Kind, Settings};
-use doorpost::smtp::session::{Dialect, Login};
+use doorpost::smtp::session::Dialect;
 use doorpost::smtp::site::{Checker, Here};
 use doorpost::smtpd::refusal;
 use doorpost::submit::client::Submitter;
@@ -173,12 +173,9 @@ fn kind(server: &Smtpsrvr, peer: &Peer) -> Kind {
         (false, true) => Dialect::Submission,
         (false, false) => Dialect::Smtp,
     };
-    let login = if logins(args, config) { Here::login_of(config, peer) } else { Login::Never };
     let xclient = matches!(config.smtpd_authorized_xclient_hosts.matches_peer(peer), Lookup::Yes(()));
-    let may_be_bare = config.smtpd_forbid_bare_newline.is_taken;
-    let excluded = || matches!(config.smtpd_forbid_bare_newline_exclusions.matches_peer(peer), Lookup::Yes(()));
     let finicky = args.finicky || server.as_finicky;
-    Kind { dialect, finicky, login, xclient, bare_newline: may_be_bare || excluded() }
+    Kind { dialect, finicky, xclient, terms: Here::terms_of(config, peer, logins(args, config)) }
 }
 
 fn connection(time: Duration) -> Result<Connection, Error> {

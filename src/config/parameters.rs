@@ -11,6 +11,7 @@ use super::value::{
 };
 use super::value::{BareNewline, ClientRestrictions, CommandWord};
 use super::{Error, Origin};
+use crate::message::header::FieldName;
 use ipnet::IpNet;
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -117,6 +118,7 @@ parameters! {
     smtpd_transaction_limit: u32 = "0", "messages after which an SMTP session is ended; 0: no limit";
     smtpd_sasl_auth_enable: bool = "no", "let SMTP clients log in (AUTH); smtpsrvr --submission does so in any case";
     smtpd_sender_login_maps: OptionalTable = "", "hash:PATH of sender addresses and the logins that may use each; empty: a login may use any";
+    message_drop_headers: List<FieldName> = "bcc, content-length, resent-bcc, return-path", "fields that are taken out of what users hand in: by smtpsrvr --submission and sendmail";
     smtpd_discard_ehlo_keywords: List<String> = "", "keywords that are left out of the reply to EHLO";
     smtpd_forbidden_commands: List<CommandWord> = "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PRI, PUT, TRACE", "commands at which an SMTP session is ended with 221; so is a header field";
     smtpd_authorized_xclient_hosts: PatternList = "", "SMTP clients that may say by XCLIENT that they speak for another";

@@ -1,9 +1,10 @@
 //! The header of a message that a user submits: its fields, what is missing in it, and whose addresses From and the other
 //! fields have that say who sends (RFC 5322 section 3.6, RFC 6409 section 8).
 //!
-//! Nothing that is there is changed. Fields that are missing go in front of the others, which is right wherever the
-//! header ends, and for a message that has none an empty line goes behind them. So it does where a line that is no field
-//! ends the header: other readers pass over such a line, and would find fields behind it that nobody has looked at.
+//! Nothing that is there is changed, though whole fields may be taken out. Fields that are missing go in front of the others,
+//! which is right wherever the header ends, and for a message that has none an empty line goes behind them. So it does where
+//! a line that is no field ends the header: other readers pass over such a line, and would find fields behind it that nobody
+//! has looked at.
 
 /// Largest header that is looked at, in octets.
 pub const LARGEST: usize = 256 * 1024;
@@ -11,13 +12,27 @@ pub const LARGEST: usize = 256 * 1024;
 /// A header, as far as its fields go.
 #[derive(Debug)]
 pub struct Header<'a> {
-    fields: Vec<(&'a [u8], &'a [u8])>,
+    fields: Vec<Field<'a>>,
     /// Whether the text begins with a field, or with the empty line behind none.
     begins_well: bool,
     /// Octets up to the end of the last field.
     pub length: usize,
     /// Whether an empty line comes there, or the end of the text.
     pub ends_well: bool,
+}
+
+#[derive(Debug)]
+struct Field<'a> {
+    name: &'a [u8],
+    value: &'a [u8],
+    /// With name, colon and line ends.
+    whole: &'a [u8],
+}
+
+impl Field<'_> {
+    fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.as_bytes())
+    }
 }
 
 /// What the From field is.
@@ -29,6 +44,18 @@ pub enum From {
     Wrong,
     /// One, with these addresses.
     Of(Vec<Vec<u8>>),
+}
+
+/// The name of a field, as it is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldName(pub String);
+
+impl FieldName {
+    /// Graphic ASCII without a colon (RFC 5322 section 3.6.8).
+    pub fn parse(text: &str) -> Option<FieldName> {
+        let is_name = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_graphic() && octet != b':');
+        is_name.then(|| FieldName(text.to_owned()))
+    }
 }
 
 /// A header that comes in pieces, each line of which is looked at once.
@@ -80,9 +107,9 @@ impl<'a> Header<'a> {
             while is_folded(line_at(at)) && !trimmed(line_at(at)).is_empty() {
                 at += line_at(at).len();
             }
-            let field = text.get(begin..at).unwrap_or_default();
-            let colon = field.iter().position(|octet| *octet == b':').unwrap_or(0);
-            fields.push((name, field.get(colon + 1..).unwrap_or_default()));
+            let whole = text.get(begin..at).unwrap_or_default();
+            let colon = whole.iter().position(|octet| *octet == b':').unwrap_or(0);
+            fields.push(Field { name, value: whole.get(colon + 1..).unwrap_or_default(), whole });
         }
         let ends_well = trimmed(line_at(at)).is_empty();
         Header { fields, begins_well, length: at, ends_well }
@@ -97,13 +124,24 @@ impl<'a> Header<'a> {
 
     /// Whether there is such a field.
     pub fn has(&self, name: &str) -> bool {
-        self.fields.iter().any(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()))
+        self.fields.iter().any(|field| field.is(name))
+    }
+
+    /// Takes all fields of these names out.
+    pub fn take_out(&mut self, names: &[FieldName]) {
+        self.fields.retain(|field| !names.iter().any(|name| field.is(&name.0)));
+    }
+
+    /// The fields as they came, but for those that were taken out.
+    pub fn text(&self) -> Vec<u8> {
+        self.fields.iter().map(|field| field.whole).collect::<Vec<_>>().concat()
     }
 
     /// Whether there is such a field with this value, in whatever case.
     pub fn says(&self, name: &str, value: &str) -> bool {
-        let is_that = |own: &[u8]| own.trim_ascii().eq_ignore_ascii_case(value.as_bytes());
-        self.fields.iter().any(|(known, own)| known.eq_ignore_ascii_case(name.as_bytes()) && is_that(own))
+        self.fields
+            .iter()
+            .any(|field| field.is(name) && field.value.trim_ascii().eq_ignore_ascii_case(value.as_bytes()))
     }
 
     /// What From says.
@@ -118,10 +156,7 @@ impl<'a> Header<'a> {
 
     /// The addresses of each field of this name; nothing for one that cannot be read.
     pub fn addresses_in(&self, name: &str) -> impl Iterator<Item = Option<Vec<Vec<u8>>>> {
-        self.fields
-            .iter()
-            .filter(move |(known, _)| known.eq_ignore_ascii_case(name.as_bytes()))
-            .map(|(_, v)| addresses(v))
+        self.fields.iter().filter(move |field| field.is(name)).map(|field| addresses(field.value))
     }
 
     /// The fields that are missing, to go in front; their values are made where they are needed.
@@ -282,6 +317,17 @@ mod tests {
         assert_eq!(missing("\nbody\n"), "Date: now\nMessage-ID: <1@mx>\nFrom: <a@b>\n");
         assert_eq!(missing("no header at all\n"), "Date: now\nMessage-ID: <1@mx>\nFrom: <a@b>\n\n");
         assert_eq!(missing(""), "Date: now\nMessage-ID: <1@mx>\nFrom: <a@b>\n");
+    }
+
+    #[test]
+    fn fields_are_taken_out_whole_and_the_others_stay_as_they_are() {
+        let text = b"bcc : a@b,\r\n\tc@d\r\nTo:  x\n y\nBCC:z\nX-Bcc: kept\n\nBcc: body\n";
+        let mut header = Header::read(text);
+        assert_eq!(header.text(), text[..header.length]);
+        header.take_out(&["Bcc", "Return-Path"].map(|name| FieldName::parse(name).unwrap()));
+        assert_eq!(header.text(), b"To:  x\n y\nX-Bcc: kept\n");
+        assert!(!header.has("Bcc"));
+        assert!(["", "a:", "a b", "\u{e4}"].iter().all(|name| FieldName::parse(name).is_none()));
     }
 
     #[test]

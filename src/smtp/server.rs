@@ -4,7 +4,7 @@
 //! Memory does not depend on what the client sends: an input buffer, a line of bounded length, and a piece of the
 //! message on its way to submit (`server/message.rs`).
 
-use super::command::Command;
+use super::command::{Command, Xclient};
 use super::reply::Reply;
 use super::session::{self, Session, Step};
 use super::site::Site;
@@ -15,7 +15,7 @@ use crate::net::FIRST_ROOM;
 use crate::net::connection::{Fault, Stream};
 use crate::net::tls::Offer;
 use crate::submit::{Introduction, Submit};
-use crate::wire::line::LineReader;
+use crate::wire::line::{LineEnd, LineReader};
 use lines::Input;
 use std::time::Duration;
 
@@ -56,7 +56,8 @@ pub fn serve(
         settings,
         client: site.client().1,
         session: Session::new(session::Settings { tls: offered, ..settings.session.clone() }),
-        lines: LineReader::new(settings.line_length_limit, settings.line_end()),
+        lines: LineReader::new(settings.line_length_limit, line_end(settings.bare_newline)),
+        bare_newline: settings.bare_newline,
         input: vec![0; FIRST_ROOM],
         start: 0,
         end: 0,
@@ -93,6 +94,8 @@ struct Server<'a, S, M, W> {
     client: String,
     session: Session,
     lines: LineReader,
+    /// Whether an LF without CR is a line end for this client.
+    bare_newline: bool,
     input: Vec<u8>,
     start: usize,
     end: usize,
@@ -113,11 +116,8 @@ struct Server<'a, S, M, W> {
 
 impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     fn run(&mut self) -> Result<Ended, Fault> {
-        if self.settings.finicky
-            && let Err(reply) = self.find_channel()
-        {
-            let reply = if reply == Reply::NO_CHANNEL { Reply::NOT_LISTED } else { Reply::CANNOT_TELL_YET };
-            return Ok(self.refuse(reply));
+        if let Some(ended) = self.refuse_unlisted() {
+            return Ok(ended);
         }
         // Who begins before the greeting has not been told that this is SMTP. Under TLS there are no such octets.
         if self.settings.forbid_early && self.cipher_suite.is_none() && self.stream.is_waiting(self.settings.greet_wait)
@@ -153,6 +153,32 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                 self.flush()?;
             }
         }
+    }
+
+    /// The end of a session with a client that no channel lists, where that counts before all else.
+    fn refuse_unlisted(&mut self) -> Option<Ended> {
+        if !self.settings.finicky {
+            return None;
+        }
+        let reply = self.find_channel().err()?;
+        Some(self.refuse(if reply == Reply::NO_CHANNEL { Reply::NOT_LISTED } else { Reply::CANNOT_TELL_YET }))
+    }
+
+    /// Takes the word of a proxy for who the client is; the session begins anew, as for a client of that address.
+    fn become_another(&mut self, said: &Xclient) -> Option<Ended> {
+        let terms = self.site.becomes(said);
+        log::info!("client={} event=xclient is={}", self.client, self.site.client().1);
+        (self.client, self.channel) = (self.site.client().1, None);
+        if self.bare_newline != terms.bare_newline {
+            self.bare_newline = terms.bare_newline;
+            self.lines = LineReader::new(self.settings.line_length_limit, line_end(self.bare_newline));
+        }
+        let reply = self.session.is_another(said, terms.login);
+        let ended = self.refuse_unlisted();
+        if ended.is_none() {
+            self.say(reply);
+        }
+        ended
     }
 
     fn is_early(&self, command: &Command) -> bool {
@@ -194,13 +220,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                 }
                 self.say_to_each(&reply, count);
             }
-            Step::Become(said) => {
-                let login = self.site.becomes(&said);
-                let reply = self.session.is_another(&said, login);
-                log::info!("client={} event=xclient is={}", self.client, self.site.client().1);
-                (self.client, self.channel) = (self.site.client().1, None);
-                self.say(reply);
-            }
+            Step::Become(said) => return Ok(self.become_another(&said)),
             // Taken care of above.
             Step::Authenticate(..) => self.say(Reply::LOGIN_NOT_CHECKED),
             Step::StartTls => self.start_tls()?,
@@ -214,6 +234,11 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     }
 
     fn say(&mut self, reply: Reply) {
+        // What is asked of a client that logs in is nobody else's.
+        if reply.code != 334 {
+            let (client, phase) = (&self.client, self.session.phase());
+            log::debug!("client={client} event=said while=\"{phase}\" reply=\"{}\"", brief(&reply));
+        }
         self.session.count(&reply);
         reply.put(&mut self.out, self.settings.soft_bounce);
     }
@@ -291,6 +316,10 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         log::info!("client={} event=end queued={} reason=\"{reason}\"", self.client, self.queued);
         Ok(ended)
     }
+}
+
+fn line_end(bare_newline: bool) -> LineEnd {
+    if bare_newline { LineEnd::Lenient } else { LineEnd::Strict }
 }
 
 /// A text of the client as the value of a field in a record: without blanks, so that it cannot pretend to be another.

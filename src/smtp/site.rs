@@ -57,11 +57,20 @@ pub trait Site {
         let _ = (login, address);
         Lookup::Yes(())
     }
-    /// The client is another, by the word of one who may say so. Gives whether that one can log in.
-    fn becomes(&self, said: &Xclient) -> Login {
+    /// The client is another, by the word of one who may say so.
+    fn becomes(&self, said: &Xclient) -> Terms {
         let _ = said;
-        Login::Never
+        Terms::default()
     }
+}
+
+/// What depends on who the client is, and not on the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// Whether it can log in.
+    pub login: Login,
+    /// Whether an LF without CR is a line end.
+    pub bare_newline: bool,
 }
 
 /// The process that checks passwords.
@@ -157,9 +166,15 @@ impl<'a> Here<'a> {
         None
     }
 
-    /// Whether and how a client can log in, if that is possible at all.
-    pub fn login_of(config: &Config, peer: &Peer) -> Login {
-        if !config.tls_auth_only || peer.is_on_this_machine() { Login::Always } else { Login::UnderTls }
+    /// What holds for a client; `logins`: there are logins at all.
+    pub fn terms_of(config: &Config, peer: &Peer, logins: bool) -> Terms {
+        let login = match logins {
+            false => Login::Never,
+            true if !config.tls_auth_only || peer.is_on_this_machine() => Login::Always,
+            true => Login::UnderTls,
+        };
+        let is_excluded = || matches!(config.smtpd_forbid_bare_newline_exclusions.matches_peer(peer), Lookup::Yes(()));
+        Terms { login, bare_newline: config.smtpd_forbid_bare_newline.is_taken || is_excluded() }
     }
 
     /// The checker, listening; nothing if there is none.
@@ -291,7 +306,7 @@ impl Site for Here<'_> {
         }
     }
 
-    fn becomes(&self, said: &Xclient) -> Login {
+    fn becomes(&self, said: &Xclient) -> Terms {
         let mut peer = self.peer.borrow_mut();
         let address = match said.address {
             Said::Value(address) => Origin::Address(address),
@@ -309,10 +324,8 @@ impl Site for Here<'_> {
         };
         *peer = other;
         self.refusal.replace(None);
-        match *self.checker.borrow() {
-            Checker::None => Login::Never,
-            _ => Here::login_of(self.config, &peer),
-        }
+        peer.debug_if_listed(self.config);
+        Here::terms_of(self.config, &peer, !matches!(*self.checker.borrow(), Checker::None))
     }
 }
 

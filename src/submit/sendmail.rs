@@ -53,7 +53,7 @@ pub fn submit(
         return Err(Error::Usage(format!("expected recipients {expected}")));
     }
     let who = who(config, options, caller);
-    header.complete(&who, &now(), &message_id(config));
+    header.complete(&config.message_drop_headers.0, &who, &now(), &message_id(config));
     if !options.from_filter {
         header.qualify(&config.myhostname);
     }

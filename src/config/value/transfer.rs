@@ -1,6 +1,7 @@
 //! Mail on its way: which clients may hand it in, what filters it, and under how much TLS it leaves.
 
 use super::{Value, words};
+use crate::message::header::FieldName;
 use crate::message::path::is_host_name;
 use std::net::Ipv4Addr;
 
@@ -30,6 +31,12 @@ impl Value for CommandWord {
         let is_word = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_alphabetic());
         // Postfix has tables there as well, which would be a rule that never matches.
         is_word.then(|| CommandWord(text.to_ascii_uppercase())).ok_or("words of letters, and no table".to_owned())
+    }
+}
+
+impl Value for FieldName {
+    fn parse(text: &str) -> Result<Self, String> {
+        FieldName::parse(text).ok_or_else(|| "names of header fields, without colons".to_owned())
     }
 }
 

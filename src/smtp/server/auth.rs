@@ -1,6 +1,6 @@
 //! AUTH (RFC 4954): the exchange of responses and challenges. Who checks what came of it is the site's affair.
 
-use super::{LineReader, Server, field};
+use super::{LineReader, Server, field, line_end};
 use crate::auth;
 use crate::lookup::Lookup;
 use crate::net::connection::{Fault, Stream};
@@ -68,7 +68,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
 
     /// The next line, which may be longer than a command.
     fn response(&mut self) -> Result<Response, Fault> {
-        let mut lines = LineReader::new(LONGEST_LINE, self.settings.line_end());
+        let mut lines = LineReader::new(LONGEST_LINE, line_end(self.bare_newline));
         let mut waiting = false;
         loop {
             if self.start == self.end {

@@ -24,8 +24,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             Some(chunks) => chunks,
             None => {
                 self.begin_content();
-                let lines =
-                    if self.session.is_binary() { None } else { Some(ChunkLines::new(self.settings.bare_newline)) };
+                let lines = if self.session.is_binary() { None } else { Some(ChunkLines::new(self.bare_newline)) };
                 Chunks { lines, size: 0 }
             }
         };

@@ -23,7 +23,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     pub(super) fn take_message(&mut self) -> Result<Option<Ended>, Fault> {
         self.say(Reply::START);
         self.begin_content();
-        let mut text = if self.settings.bare_newline { Unstuffer::lenient() } else { Unstuffer::new() };
+        let mut text = if self.bare_newline { Unstuffer::lenient() } else { Unstuffer::new() };
         // As much as is read at once at first; most messages are no larger.
         let mut piece = Vec::with_capacity(FIRST_ROOM);
         let mut fate = Fate::Submitted;

@@ -1,9 +1,10 @@
 //! What the configuration and the name of the program make of a server of SMTP.
 
 use crate::config::Config;
+use crate::message::header::FieldName;
 use crate::net::peer::Peer;
 use crate::smtp::session;
-use crate::wire::line::LineEnd;
+use crate::smtp::site::Terms;
 use std::time::Duration;
 
 /// What a server is told at its start.
@@ -23,12 +24,15 @@ pub struct Settings {
     pub forbid_early: bool,
     /// How long such a client must be silent before the greeting.
     pub greet_wait: Duration,
-    /// Whether an LF without CR is a line end, though never one of those around the dot that ends a message.
+    /// Whether an LF without CR is a line end, though never one of those around the dot that ends a message; for the client
+    /// of the beginning.
     pub bare_newline: bool,
     /// Errors after which each more is answered late, and how late.
     pub soft_errors: (u32, Duration),
     /// Whether a client that no channel lists is turned away before the greeting.
     pub finicky: bool,
+    /// Fields that are taken out of what users submit.
+    pub dropped: Vec<FieldName>,
     /// Words at which the connection is closed: those of other protocols.
     pub forbidden: Vec<String>,
 }
@@ -40,12 +44,10 @@ pub struct Kind {
     pub dialect: session::Dialect,
     /// Whether clients that no channel lists are turned away.
     pub finicky: bool,
-    /// Whether clients can log in.
-    pub login: session::Login,
     /// Whether the client may speak for others.
     pub xclient: bool,
-    /// Whether the client may end lines with LF alone.
-    pub bare_newline: bool,
+    /// What holds for this client.
+    pub terms: Terms,
 }
 
 impl Settings {
@@ -61,7 +63,7 @@ impl Settings {
                 transaction_limit: config.smtpd_transaction_limit,
                 tls: session::Tls::Never,
                 dialect: kind.dialect,
-                login: kind.login,
+                login: kind.terms.login,
                 xclient: kind.xclient,
                 discarded: config.smtpd_discard_ehlo_keywords.0.clone(),
             },
@@ -71,14 +73,11 @@ impl Settings {
             soft_bounce: config.soft_bounce,
             forbid_early: config.smtpd_forbid_unauth_pipelining && peer.on_inet_socket,
             greet_wait: config.smtpd_greet_wait.0,
-            bare_newline: kind.bare_newline,
+            bare_newline: kind.terms.bare_newline,
             soft_errors: (config.smtpd_soft_error_limit, config.smtpd_error_sleep_time.0),
             finicky: kind.finicky,
+            dropped: config.message_drop_headers.0.clone(),
             forbidden: config.smtpd_forbidden_commands.0.iter().map(|word| word.0.clone()).collect(),
         }
-    }
-
-    pub(super) fn line_end(&self) -> LineEnd {
-        if self.bare_newline { LineEnd::Lenient } else { LineEnd::Strict }
     }
 }

@@ -1,5 +1,5 @@
-//! What a message gets that a user submits (RFC 6409 section 8): Date, Message-ID and From where they are missing, and a
-//! look at whose addresses From, Sender and the Resent fields have. Its header is held back until it is whole.
+//! What a message gets that a user submits (RFC 6409 section 8): Date, Message-ID and From where they are missing, what is
+//! for nobody else (Bcc, RFC 5322 section 3.6.3) taken out, and a look at whose addresses From, Sender and the Resent fields have. Its header is held back until it is whole.
 
 use super::Server;
 use crate::auth;
@@ -40,20 +40,21 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             return Ok(());
         }
         let text = coming.text;
-        let read = Header::read(&text);
+        let mut read = Header::read(&text);
         if self.session.is_binary() && header::has_bare_line_end(read.and_its_end(&text)) {
             return Err(Reply::BARE_LINE_END_IN_HEADER);
         }
+        read.take_out(&self.settings.dropped);
         let from = self.check_from(&read)?;
         self.check_senders(&read)?;
         let fields = read.missing(&now(), &self.message_id(), from.as_deref());
         // Fields that are missing and no field at all have an empty line between them already.
         let gap: &[u8] = if read.ends_well || read.length == 0 { b"" } else { b"\n" };
-        let (own, rest) = text.split_at_checked(read.length).unwrap_or((&text, b""));
+        let rest = text.get(read.length..).unwrap_or_default();
         // What is any octets goes on as it is, and the header is lines of CR LF all the same (RFC 3030 section 3).
         let is_crlf = self.session.is_binary();
         let lines = |lines: &[u8]| if is_crlf { header::in_crlf(lines) } else { lines.to_vec() };
-        *piece = [&lines(&fields)[..], own, &lines(gap), rest].concat();
+        *piece = [&lines(&fields)[..], &read.text(), &lines(gap), rest].concat();
         Ok(())
     }
 

@@ -170,6 +170,7 @@ fn settings() -> Settings {
         bare_newline: false,
         soft_errors: (10, Duration::ZERO),
         finicky: false,
+        dropped: Vec::new(),
         forbidden: vec!["GET".to_owned()],
     }
 }

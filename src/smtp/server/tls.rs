@@ -1,6 +1,6 @@
 //! STARTTLS, and TLS from the first octet on.
 
-use super::{LineReader, Server};
+use super::{LineReader, Server, line_end};
 use crate::exit::Error;
 use crate::net::connection::{Fault, Stream};
 use crate::net::tls::{Failure, Identity};
@@ -46,7 +46,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             log::warn!("client={} event=input-before-tls-dropped octets={}", self.client, self.end - self.start);
         }
         (self.start, self.end) = (0, 0);
-        self.lines = LineReader::new(self.settings.line_length_limit, self.settings.line_end());
+        self.lines = LineReader::new(self.settings.line_length_limit, line_end(self.bare_newline));
     }
 
     fn shake_hands(&mut self, identity: &Identity) -> Result<(), Fault> {

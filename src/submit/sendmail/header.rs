@@ -3,12 +3,10 @@
 
 use crate::exit::Error;
 use crate::message::address_list;
+use crate::message::header::FieldName;
 use crate::message::path::Address;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-
-/// Fields that are for the program they are handed to, and go no further.
-const DROPPED: [&[u8]; 4] = [b"bcc", b"resent-bcc", b"content-length", b"return-path"];
 
 /// Fields that hold addresses.
 const OF_ADDRESSES: [&[u8]; 10] = [
@@ -78,9 +76,11 @@ impl Header {
         Ok(found)
     }
 
-    /// Adds From, Date and Message-ID where they are missing, takes out what goes no further, and ends the last line.
-    pub fn complete(&mut self, who: &Who, date: &str, message_id: &str) {
-        self.fields.retain(|field| !is_one_of(field, &DROPPED));
+    /// Adds From, Date and Message-ID where they are missing, takes out what goes no further (`dropped`), and ends the last
+    /// line.
+    pub fn complete(&mut self, dropped: &[FieldName], who: &Who, date: &str, message_id: &str) {
+        let dropped: Vec<&[u8]> = dropped.iter().map(|name| name.0.as_bytes()).collect();
+        self.fields.retain(|field| !is_one_of(field, &dropped));
         if let Some(last) = self.fields.last_mut().filter(|last| !last.ends_with(b"\n")) {
             last.push(b'\n');
         }
@@ -195,7 +195,8 @@ mod tests {
     fn completed(text: &str) -> String {
         let (mut header, body) = split(text);
         let who = Who { address: "alice@mx.example".into(), name: "Alice A.".into() };
-        header.complete(&who, "DATE", "<ID>");
+        let dropped = crate::config::Config::with(&[]).message_drop_headers.0;
+        header.complete(&dropped, &who, "DATE", "<ID>");
         String::from_utf8([header.to_text(), body.into_bytes()].concat()).unwrap()
     }
 
