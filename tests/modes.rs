@@ -373,6 +373,71 @@ fn a_lost_submit_costs_a_transaction_at_the_most_and_a_lost_socket_nothing() {
     assert!(server.seen.iter().all(|record| !record.contains("no socket")), "{:?}", server.seen);
 }
 
+/// A session of another smtpd holds the last submit behind a socket whose own smtpd has gone.
+#[test]
+fn a_busy_submit_of_an_smtpd_that_is_gone_keeps_nobody_waiting() {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let scratch = Scratch::with("ipc_timeout = 60s\n");
+        let options = ["--idle-children", "1", "-o", "max_use=10"];
+        let mut gone = pool(&scratch, &options);
+        gone.address("0");
+        until("the socket", || socket(&scratch).exists());
+        let mut server = pool(&scratch, &options);
+        server.record("of our own: Address already in use");
+        let mut busy = greeted(&mut server);
+        assert!(mail(&mut busy).starts_with("250 2.0.0 "));
+        let submit = child_named(&gone, "submit").unwrap();
+        let workers = children(submit);
+        gone.signal(signal);
+        // The one that our session has stays.
+        until("the idle ones' end", || {
+            let is_there = |pid: &&i32| !name(**pid).is_empty();
+            workers.iter().filter(is_there).count() == 1
+        });
+        let since = Instant::now();
+        let mut client = greeted(&mut server);
+        assert!(mail(&mut client).starts_with("250 2.0.0 "));
+        assert!(since.elapsed() < Duration::from_secs(30), "{signal}");
+        quit(client);
+        let mut next = pool(&scratch, &options);
+        let mut client = greeted(&mut next);
+        assert!(mail(&mut client).starts_with("250 2.0.0 "));
+        quit(client);
+        assert!(next.seen.iter().all(|record| !record.contains("of our own")), "{:?}", next.seen);
+        // Whose socket it is not leaves it alone at its end.
+        quit(busy);
+        gone.end();
+        assert!(socket(&scratch).exists());
+    }
+}
+
+#[test]
+fn hup_without_a_pools_service_closes_its_port_and_not_its_sessions() {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("services");
+    let program = binary("smtpsrvr").display().to_string();
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().to_string();
+    let line_of = |address: &str| format!("{address} stream tcp nowait - {program}\n");
+    let both = [line_of("127.0.0.1:0"), line_of(&free)].concat();
+    fs::write(&file, &both).unwrap();
+    let mut command = scratch.command("smtpd");
+    command.args(["--mode", "pool", "--idle-children", "1", "-o", "max_use=10", "--services"]).arg(&file);
+    let mut server = Server::start(&mut command);
+    let mut client = server.connect(&free);
+    assert!(line(&mut client).starts_with("220 "));
+    fs::write(&file, line_of("127.0.0.1:0")).unwrap();
+    server.signal(Signal::SIGHUP);
+    until("the port to be closed", || TcpStream::connect(&free).is_err());
+    assert!(ask(&mut client, "NOOP").starts_with("250 "));
+    assert!(line(&mut server.connect("127.0.0.1:0")).starts_with("220 "));
+    fs::write(&file, both).unwrap();
+    server.signal(Signal::SIGHUP);
+    until("it to be served again", || {
+        TcpStream::connect(&free).is_ok_and(|mut client| line(&mut client).starts_with("220 "))
+    });
+    quit(client);
+}
+
 #[test]
 fn a_stranger_may_not_hand_mail_to_the_socket() {
     if !geteuid().is_root() {

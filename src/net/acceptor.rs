@@ -46,6 +46,8 @@ pub(super) const MOST_CHILDREN: usize = 65_536;
 #[derive(Debug, Clone, Copy)]
 struct Child {
     service: usize,
+    /// Of the service that it was started for, which may be gone.
+    kind: Kind,
     /// Its place in the table of addresses.
     slot: Option<usize>,
     since: Instant,
@@ -210,9 +212,7 @@ impl Acceptor {
     {
         loop {
             let is_over = self.stopping || max_idle.is_some_and(|time| self.is_idle_for(time));
-            // Who was turned away at last hears why only if we do not close too soon.
-            let nobody = self.children.is_empty() && self.refused.as_ref().is_none_or(Refused::is_empty);
-            if nobody && is_over {
+            if self.has_nobody() && is_over {
                 return Ok(Left::Ended);
             }
             if std::mem::take(&mut self.reads_again) && !self.stopping {
@@ -239,13 +239,19 @@ impl Acceptor {
     }
 
     fn end(&self) {
-        let kind = |child: &Child| self.services.get(child.service).map(|service| service.kind);
         // A pool that has not read the TERM of before yet would take two of them for one.
-        let signal = |child| if kind(child).is_some_and(Kind::is_pool) { Signal::SIGINT } else { Signal::SIGTERM };
-        let has_servers = self.children.values().filter_map(kind).any(Kind::accepts_itself);
+        let signal = |child: &Child| if child.kind.is_pool() { Signal::SIGINT } else { Signal::SIGTERM };
+        let has_servers = self.children.values().any(|child| child.kind.accepts_itself());
         let patience = if has_servers { ending::OF_SERVERS } else { ending::OF_SESSIONS };
         let children = self.children.iter().map(|(pid, child)| (*pid, signal(child)));
         ending::end(children, self.signals.as_ref(), patience);
+    }
+
+    /// Nobody is served, waits for a child that could not be started, or is being turned away: who is hears why only if we do
+    /// not close too soon.
+    fn has_nobody(&self) -> bool {
+        let is_waited_for = self.services.iter().any(|service| service.held.is_some());
+        self.children.is_empty() && !is_waited_for && self.refused.as_ref().is_none_or(Refused::is_empty)
     }
 
     fn is_idle_for(&self, time: Duration) -> bool {
@@ -258,8 +264,7 @@ impl Acceptor {
         let rests = self.services.iter().filter_map(|service| service.rests_until);
         let rests = rests.chain(self.refused.as_ref().and_then(Refused::next_end));
         // While somebody is still let go there is no end that could be waited for: it may have passed already.
-        let nobody = self.children.is_empty() && self.refused.as_ref().is_none_or(Refused::is_empty);
-        let idle_end = max_idle.filter(|_| nobody).and_then(|time| self.idle_since.checked_add(time));
+        let idle_end = max_idle.filter(|_| self.has_nobody()).and_then(|time| self.idle_since.checked_add(time));
         let timeout = match rests.chain(idle_end).min() {
             // Rounded up, or the last millisecond would be spent spinning.
             Some(until) => PollTimeout::try_from(until.saturating_duration_since(now) + Duration::from_millis(1))

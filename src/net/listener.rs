@@ -7,6 +7,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockname, getsockopt, listen,
     setsockopt, socket, sockopt,
 };
+use nix::sys::stat::fstat;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -78,12 +79,20 @@ impl Listener {
         }
     }
 
-    /// Ends listening for everybody who has this socket open: connections are refused, and the address is free. For
-    /// sockets that nobody else has a right to.
+    /// Ends listening for everybody who has this socket open: connections are refused, those that nobody has accepted
+    /// are closed, and an internet address is free. For sockets that nobody else has a right to.
     pub fn stop_listening(&self) {
-        if let Listener::Inet(listener) = self {
-            let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Read);
+        let _ = nix::sys::socket::shutdown(self.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Read);
+        // Those of an internet socket the kernel has reset; of a unix socket they would wait for the last who has it open.
+        if let Listener::Unix(listener) = self {
+            while listener.accept().is_ok() {}
         }
+    }
+
+    /// Whether it is the same socket, by another descriptor.
+    pub fn is_same(&self, other: &Listener) -> bool {
+        let inode = |listener: &Listener| fstat(listener.as_fd()).ok().map(|found| found.st_ino);
+        inode(self).is_some_and(|own| inode(other) == Some(own))
     }
 
     /// Blocking for a program that is handed the socket itself and may know nothing of EAGAIN.
@@ -178,6 +187,7 @@ fn concerns_the_client(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::net::TcpStream;
 
     fn loopback() -> Listener {
@@ -214,6 +224,31 @@ mod tests {
         let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
         assert!(listener.accept().unwrap().is_some());
         assert_eq!(listener.to_string(), path.to_str().unwrap());
+    }
+
+    #[test]
+    fn a_socket_that_stopped_listening_refuses_and_keeps_nobody_waiting_wherever_it_is_still_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let unix = Listener::from_descriptor(UnixListener::bind(&path).unwrap().into()).unwrap();
+        let inet = loopback();
+        for listener in [&unix, &inet] {
+            let connect = || match listener.address() {
+                Some(address) => TcpStream::connect(address).map(OwnedFd::from),
+                None => std::os::unix::net::UnixStream::connect(&path).map(OwnedFd::from),
+            };
+            let copy = Listener::from_descriptor(listener.as_fd().try_clone_to_owned().unwrap()).unwrap();
+            assert!(listener.is_same(&copy));
+            let waiting = connect().unwrap();
+            listener.stop_listening();
+            assert_eq!(connect().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+            // The end, or a reset.
+            assert!(
+                std::fs::File::from(waiting).read(&mut [0; 1]).is_ok_and(|count| count == 0)
+                    || listener.address().is_some()
+            );
+        }
+        assert!(!unix.is_same(&inet));
     }
 
     #[test]

@@ -313,8 +313,10 @@ fn open(plan: &Plan, sockets: Sockets, door: Option<&Door>) -> io::Result<Served
     if let (Some(door), Some(warm)) = (door, &plan.warm) {
         let mut open = acceptor::Service::new("submit", vec![door.listener()?], 1);
         open.kind = Kind::Helper { stands: warm.stands };
+        open.owns_sockets = true;
         served.services.push(open);
-        let (name, program, door) = ("submit".to_owned(), warm.program.clone(), Some(warm.path.clone()));
+        let program = Program { owns_sockets: true, ..warm.program.clone() };
+        let (name, door) = ("submit".to_owned(), Some(warm.path.clone()));
         served.parts.push(Part { name, program, places: Vec::new(), door, owners });
     }
     Ok(served)

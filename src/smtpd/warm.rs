@@ -1,7 +1,8 @@
 //! The unix socket of submit (`queue_directory/submit`), kept beside pools, so that their sessions need not start one each.
 //!
 //! Behind it runs submit as a pool of its own, which checks who connects by the kernel's word. Who finds no socket, or
-//! nobody behind it, starts submit as ever; so nothing that goes wrong here is more than a loss of speed.
+//! one that does not listen any more, starts submit as ever. So it must not listen longer than somebody accepts: before its pool
+//! is told to end, or when smtpd is gone, it is shut down, as busy submits still have it open.
 
 use super::program::Program;
 use crate::net::listener::Listener;
@@ -54,7 +55,7 @@ impl Door {
         match as_owner(warm.owner, || Ok((bind(&place)?, file_at(&place)?))) {
             Ok((listener, file)) => Some(Door { listener, path: warm.path.clone(), place, file, owner: warm.owner }),
             Err(error) => {
-                log::warn!("no socket {}: {error}; sessions start submit by themselves", warm.path.display());
+                log::warn!("no socket {} of our own: {error}; sessions use what is there", warm.path.display());
                 None
             }
         }

@@ -128,8 +128,9 @@ impl Acceptor {
             Ok(Some(pid)) => {
                 if let Some(service) = self.services.get_mut(number) {
                     service.running += 1;
+                    let kind = service.kind;
+                    self.children.insert(pid, Child { service: number, kind, slot, since: Instant::now() });
                 }
-                self.children.insert(pid, Child { service: number, slot, since: Instant::now() });
                 true
             }
             Ok(None) => {

@@ -1,7 +1,7 @@
 //! Changes while the loop runs: other services, the stop, and the state for whoever asks.
 
 use super::super::listener::Listener;
-use super::{Acceptor, Kind, Service};
+use super::{Acceptor, Service};
 use nix::sys::signal::{Signal, kill};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,8 +11,7 @@ impl Acceptor {
     /// children are counted for the new one, and a client that was held is.
     pub fn replace(&mut self, services: Vec<Service>) {
         let old = std::mem::replace(&mut self.services, services);
-        let kinds: Vec<Kind> = old.iter().map(|service| service.kind).collect();
-        let (mut numbers, mut taken) = (Vec::new(), Vec::new());
+        let (mut numbers, mut taken, mut dead) = (Vec::new(), Vec::new(), Vec::new());
         for mut gone in old {
             let same = |new: &Service| {
                 new.name == gone.name
@@ -28,21 +27,27 @@ impl Acceptor {
                 new.held = gone.held.take();
             }
             self.let_go_of_held(&mut gone);
+            if gone.kind.accepts_itself() && gone.owns_sockets {
+                dead.append(&mut gone.listeners);
+            }
             // A number that no service has: its children count among all, and for no service.
             numbers.push(number.unwrap_or(usize::MAX));
         }
         for (pid, child) in &mut self.children {
             let number = numbers.get(child.service).copied().unwrap_or(usize::MAX);
-            let accepts_itself = child.slot.is_none() && kinds.get(child.service).is_some_and(|k| k.accepts_itself());
-            if accepts_itself {
+            // A second TERM would end the sessions of one that was told before.
+            if child.kind.accepts_itself() && child.service != usize::MAX {
                 // One that goes on reads its configuration as we do; one that does not must let go of the sockets.
-                let is_pool = kinds.get(child.service).is_some_and(|kind| kind.is_pool());
-                let signal =
-                    if number == usize::MAX { Some(Signal::SIGTERM) } else { is_pool.then_some(Signal::SIGHUP) };
+                let hup = child.kind.is_pool().then_some(Signal::SIGHUP);
+                let signal = if number == usize::MAX { Some(Signal::SIGTERM) } else { hup };
                 signal.map(|signal| kill(*pid, signal));
             }
             child.service = number;
         }
+        // Children have the sockets of a service that is gone for as long as their last session lasts.
+        let goes_on =
+            |socket: &Listener| self.services.iter().flat_map(|new| &new.listeners).any(|new| new.is_same(socket));
+        dead.iter().filter(|socket| !goes_on(socket)).for_each(Listener::stop_listening);
     }
 
     pub(super) fn stop(&mut self) {
@@ -51,7 +56,7 @@ impl Acceptor {
         self.signal_children(|service| service.kind.accepts_itself() && !service.kind.is_helper(), Signal::SIGTERM);
         self.let_go_of_all_held();
         for service in self.services.iter_mut().filter(|service| !service.kind.is_helper()) {
-            if service.owns_sockets && service.kind.is_pool() {
+            if service.owns_sockets && service.kind.accepts_itself() {
                 service.listeners.iter().for_each(Listener::stop_listening);
             }
             service.listeners.clear();
@@ -72,13 +77,16 @@ impl Acceptor {
 
     /// The others may need helpers to their end.
     pub(super) fn let_helpers_go(&mut self) {
-        let is_helper = |service: usize| self.services.get(service).is_some_and(|service| service.kind.is_helper());
-        if !self.stopping || self.children.values().any(|child| !is_helper(child.service)) {
+        if !self.stopping || self.children.values().any(|child| !child.kind.is_helper()) {
             return;
         }
         let mut told = false;
         for service in self.services.iter_mut().filter(|service| service.kind.is_helper()) {
             told |= !service.listeners.is_empty();
+            // Or those who have another server than us would be kept waiting by a busy one that has it open.
+            if service.owns_sockets {
+                service.listeners.iter().for_each(Listener::stop_listening);
+            }
             service.listeners.clear();
             service.rests_until = None;
         }

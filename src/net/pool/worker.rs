@@ -77,11 +77,11 @@ impl<'a> Worker<'a> {
 
     fn wait(&mut self, idle_since: Instant) -> Woken {
         let linger = self.size.linger();
-        let until = idle_since.checked_add(linger).unwrap_or(idle_since);
-        let until = self.refused.next_end().map_or(until, |end| end.min(until));
-        let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        let stays = self.shared.count(IDLE) <= self.size.idle && self.refused.next_end().is_none();
-        let timeout = EpollTimeout::try_from(if stays { linger } else { left }).unwrap_or(EpollTimeout::NONE);
+        // Who is not one too many looks again after that time: others may have become idle.
+        let leaves = idle_since.checked_add(linger).filter(|_| self.shared.count(IDLE) > self.size.idle);
+        let until = leaves.into_iter().chain(self.refused.next_end()).min();
+        let left = until.map_or(linger, |until| until.saturating_duration_since(Instant::now()));
+        let timeout = EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::NONE);
         let mut ready = [EpollEvent::empty(); 8];
         let count = match self.events.wait(&mut ready, timeout) {
             Ok(count) => count,
