@@ -99,8 +99,8 @@ fn check_by(
     password: Option<&[u8]>,
     verify: &dyn Fn(&str) -> Verified,
 ) -> Lookup<Granted> {
-    let (found, sample) = users::find_with_sample(config, name);
-    let user = match found {
+    let users::Found { user, source, sample } = users::find_with_sample(config, name);
+    let user = match user {
         Lookup::Yes(user) => Some(user),
         Lookup::No => None,
         Lookup::CannotTell(why) => return Lookup::CannotTell(why),
@@ -108,7 +108,7 @@ fn check_by(
     let in_vain = |stored: &str| drop(std::hint::black_box(verify(stored)));
     let may_log_in = user.as_ref().is_some_and(|user| user.owner.is_none_or(|(uid, _)| uid != 0));
     let mut trouble = None;
-    for method in methods(config) {
+    for (place, method) in methods(config).into_iter().enumerate() {
         if let AuthMethod::Pam | AuthMethod::Checkpassword(_) = method {
             let Some(password) = password else { continue };
             match external::check(config, &method, name, password, user.as_ref()) {
@@ -120,7 +120,9 @@ fn check_by(
             }
             continue;
         }
-        let stored = match stored(&method, user.as_ref().filter(|_| may_log_in), sample.as_deref()) {
+        // The namesake in another source is somebody else, and his password is hashed for the time alone.
+        let is_its_user = !is_by_source(config) || source == Some(place);
+        let stored = match stored(&method, user.as_ref().filter(|_| may_log_in && is_its_user), sample.as_deref()) {
             Ok(stored) => stored,
             Err(why) => {
                 trouble = Some(why);
@@ -177,6 +179,11 @@ fn check_shadow(config: &Config, path: &Path) -> Result<(), Error> {
     std::fs::File::open(path).map(drop).map_err(|error| wrong(config, &expected(error)))
 }
 
+/// Whether each method knows the users of the source at the same place in `users`, and no others: nobody set a list.
+fn is_by_source(config: &Config) -> bool {
+    config.origin("authentication") == Origin::Default && config.users.0.len() > 1
+}
+
 /// The list, where it was set. Otherwise passwords are where the users are: an administrator who writes
 /// `users = passwd-file:PATH` means the passwords in that file.
 fn methods(config: &Config) -> Vec<AuthMethod> {
@@ -215,16 +222,17 @@ fn stored(method: &AuthMethod, user: Option<&User>, sample: Option<&str>) -> Res
 fn in_file(path: &Path, user: Option<&User>) -> Result<Stored, String> {
     let (mut sample, mut own) = (None, None);
     let result = passwd_file::read(path, |record| {
-        let Some(password) = record.password.filter(|password| !scheme::is_locked(password)) else { return Ok(()) };
+        let password = record.password.filter(|password| !scheme::is_locked(password));
         if user.is_some_and(|user| user.name == record.name) {
-            own.get_or_insert_with(|| password.to_owned());
-        } else {
-            sample.get_or_insert_with(|| password.to_owned());
+            // The first line counts, also where it lets nobody in.
+            own.get_or_insert_with(|| password.map(str::to_owned));
+        } else if sample.is_none() {
+            sample = password.map(str::to_owned);
         }
         Ok(())
     });
     match result {
-        Ok(()) => Ok(own.map_or(Stored::Nothing(sample), Stored::Password)),
+        Ok(()) => Ok(own.flatten().map_or(Stored::Nothing(sample), Stored::Password)),
         Err(trouble) => Err(trouble.with(path)),
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod passwd_file;
 
+use crate::auth::scheme;
 use crate::config::Config;
 use crate::config::value::{MailboxSpec, UserSource};
 use crate::exit::Error;
@@ -139,24 +140,33 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Like [`find`], with the password and never from memory, and gives beside it some password of the same table, for
-/// hashing when there is no such user.
-pub(crate) fn find_with_sample(config: &Config, name: &[u8]) -> (Lookup<User>, Option<String>) {
+/// A user, and what it takes to check a password.
+pub(crate) struct Found {
+    /// With the password that stands beside the name.
+    pub(crate) user: Lookup<User>,
+    /// The place in `users` of the source that knows the user.
+    pub(crate) source: Option<usize>,
+    /// Some password of the first source that has any, for hashing when there is no such user.
+    pub(crate) sample: Option<String>,
+}
+
+/// Like [`find`], with the password and never from memory.
+pub(crate) fn find_with_sample(config: &Config, name: &[u8]) -> Found {
     // A name that cannot be is looked up all the same, as one that nobody has: it must not be answered faster.
     let name = std::str::from_utf8(name).ok().filter(|name| is_possible_name(name.as_bytes())).unwrap_or("");
-    let (mut sample, mut found) = (None, Lookup::No);
-    for source in &config.users.0 {
+    let mut found = Found { user: Lookup::No, source: None, sample: None };
+    for (place, source) in config.users.0.iter().enumerate() {
         // All are asked, whoever has the name: nobody is to be found faster.
         let (answer, other) = match source {
             UserSource::System => (in_system(name), None),
             UserSource::PasswdFile(path) => in_file(config, path, name),
         };
-        sample = sample.or(other);
-        if found == Lookup::No {
-            found = answer;
+        found.sample = found.sample.or(other);
+        if found.user == Lookup::No {
+            (found.user, found.source) = (answer, Some(place));
         }
     }
-    (found, sample)
+    found
 }
 
 /// A user of this system, whoever has the mailboxes.
@@ -252,7 +262,7 @@ fn in_file(config: &Config, path: &Path, name: &str) -> (Lookup<User>, Option<St
     let (mut exact, mut alike, mut sample) = (None, None, None);
     let result = passwd_file::read(path, |record| {
         if sample.is_none() {
-            sample = record.password.map(str::to_owned);
+            sample = record.password.filter(|password| !scheme::is_locked(password)).map(str::to_owned);
         }
         check(config, &record)?;
         if record.name == name {

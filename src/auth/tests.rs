@@ -59,6 +59,50 @@ fn passwords_are_where_the_users_are_unless_said_otherwise() {
     assert!(matches!(check(&config, b"bob", b"other"), Lookup::Yes(_)));
 }
 
+/// Two files of users, in this order.
+fn two(one: &str, two: &str) -> (tempfile::NamedTempFile, tempfile::NamedTempFile, Config) {
+    let (one, two) = (file(one), file(two));
+    let users = format!("passwd-file:{}, passwd-file:{}", one.path().display(), two.path().display());
+    let config = Config::with(&[("users", &users), ("mailbox", "maildir:/mail/%u")]);
+    (one, two, config)
+}
+
+#[test]
+fn a_password_of_one_source_lets_nobody_in_as_the_user_of_another() {
+    for line in ["bob:!{PLAIN}x", "bob:*", "bob:", "bob:{PLAIN}one", "bob:!\nbob:{PLAIN}two"] {
+        let (_one, _two, config) = two(&format!("{line}:1:1\n"), "bob:{PLAIN}two:2:2\nsue:{PLAIN}two:2:2\n");
+        assert_eq!(check(&config, b"bob", b"two"), Lookup::No, "{line}");
+        let owner = |password: &[u8], name: &[u8]| match check(&config, name, password) {
+            Lookup::Yes(user) => user.owner,
+            _ => None,
+        };
+        assert_eq!(owner(b"two", b"sue"), Some((2, 2)), "{line}");
+        assert_eq!(owner(b"one", b"bob"), line.ends_with("one").then_some((1, 1)), "{line}");
+    }
+}
+
+#[test]
+fn a_password_of_the_system_lets_nobody_in_as_the_user_of_a_file() {
+    let own = file("root:\n");
+    let user = |users: &str| {
+        let config = Config::with(&[("users", users), ("mailbox", "maildir:/mail/%u")]);
+        let found = users::find_with_sample(&config, b"root");
+        let Lookup::Yes(user) = found.user else { panic!("{users}") };
+        (is_by_source(&config), found.source, user.is_of_system)
+    };
+    let path = own.path().display();
+    assert_eq!(user(&format!("passwd-file:{path}, system")), (true, Some(0), false));
+    assert_eq!(user(&format!("system, passwd-file:{path}")), (true, Some(0), true));
+}
+
+#[test]
+fn of_two_lines_of_one_name_the_first_counts_also_where_it_lets_nobody_in() {
+    let own = file("bob:!{PLAIN}x\nbob:{PLAIN}other\n");
+    let list = format!("passwd-file:{}", own.path().display());
+    let (_file, config) = config("bob:\n", &[("authentication", &list)]);
+    assert_eq!(check(&config, b"bob", b"other"), Lookup::No);
+}
+
 #[test]
 fn methods_that_are_not_there_are_a_configuration_error() {
     for list in ["pam", "checkpassword:/bin/checkpassword", "passwd-file", "passwd-file:/nonexistent"] {
@@ -103,6 +147,18 @@ fn a_name_that_nobody_has_costs_as_many_hashes_as_a_wrong_password_and_of_the_sa
         (hashed(&config, "bob"), hashed(&config, "carol")),
         (vec![scheme::DUMMY.into()], vec![scheme::DUMMY.into()])
     );
+}
+
+#[test]
+fn every_source_costs_a_hash_of_its_own_kind_whoever_is_asked_for() {
+    let (_one, _two, of_two) =
+        two("dave:!{PLAIN}x\nbob:{SHA512-CRYPT}$6$b$x:1:1\nsue:!\n", "bob:{PLAIN}x\nsue:{PLAIN}x\ncarl:{PLAIN}x\n");
+    for name in ["bob", "sue", "carl", "dave", "nobody", ""] {
+        assert_eq!(hashed(&of_two, name), ["{SHA512-CRYPT}$6$b$x", "{PLAIN}x"], "{name}");
+    }
+    // A locked one costs nothing, so another is taken.
+    let (_file, config) = config("dave:!{PLAIN}x\nbob:{PLAIN}y\n", &[]);
+    assert_eq!(hashed(&config, "nobody"), ["{PLAIN}y"]);
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn users_of_the_system_are_found() {
 fn a_password_is_not_shown() {
     let file = file("bob:{PLAIN}sesame\n");
     let config = config(&file, "maildir:/mail/%u");
-    let (found, _) = find_with_sample(&config, b"bob");
+    let found = find_with_sample(&config, b"bob").user;
     assert!(matches!(&found, Lookup::Yes(user) if user.password.is_some()));
     assert!(matches!(find(&config, b"bob"), Lookup::Yes(user) if user.password.is_none()));
     assert!(!format!("{found:?}").contains("sesame"));
