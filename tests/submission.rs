@@ -383,7 +383,8 @@ fn a_login_sends_as_itself_where_that_is_configured() {
     scratch.write("senders", "bob@mx.example bob\n@team.example alice, bob\n");
     scratch.configure(&format!("smtpd_sender_login_maps = hash:{}/senders", scratch.path().display()));
     let mut client = greeted(Client::from_here(&mut submission(&scratch)));
-    client.ask(&plain("bob", PASSWORD));
+    // Who logs in is the user as the table spells him, whatever was typed.
+    client.ask(&plain("BOB", PASSWORD));
     for (from, header, last) in [
         ("bob@mx.example", "From: bob@mx.example", "250 2.0.0"),
         ("BOB@MX.example", "From: x@team.example", "250 2.0.0"),
@@ -426,6 +427,9 @@ fn a_login_sends_as_itself_where_that_is_configured() {
     }
     fs::remove_file(scratch.path().join("senders")).expect("the table");
     assert!(client.ask("MAIL FROM:<bob@mx.example>").starts_with("451 "), "what cannot be told is no refusal for good");
+    client.ask("QUIT");
+    let (_, log, _) = client.end();
+    assert!(log.contains("event=login user=bob mechanism=PLAIN") && !log.contains("=BOB"), "{log}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use super::store::{Queued, Store};
 use super::wire::{Wire, lines};
+use doorpost::auth::gate::Right;
 use doorpost::lookup::Lookup;
 use doorpost::message::path::Address;
 use doorpost::net::tls::Offer;
@@ -65,11 +66,11 @@ impl Site for Scene {
         (None, "192.0.2.1".to_owned())
     }
 
-    fn check(&self, credentials: &Credentials) -> Lookup<Vec<u8>> {
+    fn check(&self, credentials: &Credentials) -> Lookup<Right> {
         // Nobody is let in but this one, whatever the mechanism made of what it said.
         if credentials.name == b"bob" && matches!(&credentials.proof, Proof::Password(secret) if secret.0 == b"secret")
         {
-            Lookup::Yes(Vec::new())
+            Lookup::Yes(Right { name: credentials.name.clone(), last_words: Vec::new() })
         } else {
             Lookup::No
         }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! checker to parser: R or S (ready; S: there are passwords stored in clear), P (configuration) or T (trouble); then for
-//!                    each frame Y, an octet that counts the octets behind it, these (what the server says at the end
-//!                    of the mechanism); or N (no), U (nobody can say), T (trouble, the checker is gone)
+//!                    each frame Y and two texts, each behind an octet that counts its octets (the user's name, and what
+//!                    the server says at the end of the mechanism); or N (no), U (nobody can say), T (trouble, the checker is gone)
 //! parser to checker: netstring(netstring(mechanism) netstring(name) netstring(field)...)
 //! ```
 //!
@@ -38,8 +38,19 @@ static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 pub const MOST_FAILURES: u32 = 3;
 /// Largest frame: what one exchange of SASL may have said.
 const LARGEST_FRAME: u64 = 8192;
+/// The longest answer, in octets.
+pub const LONGEST_ANSWER: usize = 1 + 2 * 256;
 /// How much longer than the other process each waits, so that the one with a reason to give gives it.
 pub const SLACK: Duration = Duration::from_secs(30);
+
+/// Who has logged in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Right {
+    /// The user's name as the table of users spells it, whatever the client typed.
+    pub name: Vec<u8>,
+    /// What the mechanism has the server say at its end; empty for most.
+    pub last_words: Vec<u8>,
+}
 
 /// What the checker says.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,8 +59,8 @@ pub enum Answer {
     Ready(bool),
     /// It will not, for the configuration is wrong.
     Misconfigured,
-    /// The credentials are right; what the mechanism has to say of that to the client.
-    Right(Vec<u8>),
+    /// The credentials are right.
+    Right(Right),
     /// They are not.
     Wrong,
     /// Nobody can say.
@@ -151,7 +162,7 @@ fn serve(config: &Config, peer: &Peer, socket: OwnedFd) -> Result<Ended, Error> 
         parser.allow(config.daemon_timeout.0);
         let Some(credentials) = read(&mut parser)? else { break };
         let answer = match judge_of(config, peer, &credentials, failures) {
-            Lookup::Yes(granted) => Answer::Right(granted.last_words),
+            Lookup::Yes(granted) => Answer::Right(granted.into()),
             Lookup::No => Answer::Wrong,
             Lookup::CannotTell(_) => Answer::Unchecked,
         };
@@ -184,15 +195,14 @@ impl Answer {
         parser.send(&self.octets())
     }
 
-    /// As it is sent; at most 257 octets.
+    /// As it is sent; at most [`LONGEST_ANSWER`].
     pub fn octets(&self) -> Vec<u8> {
         let octet = match self {
             Answer::Ready(false) => b'R',
             Answer::Ready(true) => b'S',
             Answer::Misconfigured => b'P',
-            Answer::Right(words) => {
-                let words = words.get(..255).unwrap_or(words);
-                return [&[b'Y', u8::try_from(words.len()).unwrap_or(0)], words].concat();
+            Answer::Right(Right { name, last_words }) => {
+                return [b"Y".to_vec(), counted(name), counted(last_words)].concat();
             }
             Answer::Wrong => b'N',
             Answer::Unchecked => b'U',
@@ -207,7 +217,12 @@ impl Answer {
             b"R" => Some(Answer::Ready(false)),
             b"S" => Some(Answer::Ready(true)),
             b"P" => Some(Answer::Misconfigured),
-            [b'Y', count, words @ ..] if usize::from(*count) == words.len() => Some(Answer::Right(words.to_vec())),
+            [b'Y', texts @ ..] => {
+                let (name, rest) = take_counted(texts)?;
+                let (last_words, rest) = take_counted(rest)?;
+                let right = Right { name: name.to_vec(), last_words: last_words.to_vec() };
+                rest.is_empty().then_some(Answer::Right(right))
+            }
             b"N" => Some(Answer::Wrong),
             b"U" => Some(Answer::Unchecked),
             b"T" => Some(Answer::Trouble),
@@ -223,13 +238,31 @@ impl Answer {
             matches!(checker.receive(&mut octet), Ok(1)).then_some(octet[0])
         };
         let mut octets: Vec<u8> = octet().into_iter().collect();
-        if octets == b"Y" {
-            octets.extend(octet());
-            let count = octets.get(1).copied().unwrap_or(0);
-            octets.extend((0..count).map_while(|_| octet()));
+        for _ in 0..if octets == b"Y" { 2 } else { 0 } {
+            let count = octet();
+            octets.extend(count);
+            octets.extend((0..count.unwrap_or(0)).map_while(|_| octet()));
         }
         Answer::of(&octets).unwrap_or(Answer::Trouble)
     }
+}
+
+impl From<Granted> for Right {
+    fn from(granted: Granted) -> Right {
+        Right { name: granted.user.name.into_bytes(), last_words: granted.last_words }
+    }
+}
+
+/// A text behind an octet that counts its octets.
+fn counted(text: &[u8]) -> Vec<u8> {
+    let text = text.get(..255).unwrap_or(text);
+    [&[u8::try_from(text.len()).unwrap_or(0)], text].concat()
+}
+
+/// What [`counted`] gave, and what follows it.
+fn take_counted(octets: &[u8]) -> Option<Parts<'_>> {
+    let (&count, rest) = octets.split_first()?;
+    rest.split_at_checked(count.into())
 }
 
 fn send(stream: &mut impl Stream, credentials: &Credentials) -> Result<(), Fault> {
@@ -391,8 +424,9 @@ mod tests {
             Answer::Ready(true),
             Answer::Ready(false),
             Answer::Misconfigured,
-            Answer::Right(b"v=x".to_vec()),
-            Answer::Right(Vec::new()),
+            Answer::Right(Right { name: b"bob".to_vec(), last_words: b"v=x".to_vec() }),
+            Answer::Right(Right { name: vec![b'b'; 255], last_words: vec![b'x'; 255] }),
+            Answer::Right(Right { name: b"bob".to_vec(), last_words: Vec::new() }),
             Answer::Wrong,
             Answer::Unchecked,
             Answer::Trouble,

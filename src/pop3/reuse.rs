@@ -162,7 +162,7 @@ impl Parser {
                     is_over = true;
                     Lookup::Yes(((), Vec::new()))
                 }
-                Heard::Gate(Answer::Right(last_words)) => Lookup::Yes(((), last_words)),
+                Heard::Gate(Answer::Right(right)) => Lookup::Yes(((), right.last_words)),
                 Heard::Gate(Answer::Wrong) => Lookup::No,
                 Heard::Gate(_) => Lookup::CannotTell(String::new()),
             })
@@ -282,7 +282,7 @@ impl Parser {
     }
 
     fn hear(&mut self) -> Told {
-        let mut buffer = [0; 2 + 255];
+        let mut buffer = [0; 1 + gate::LONGEST_ANSWER];
         let Ok(Some((count, descriptors))) = self.checker.receive(&mut buffer) else {
             self.is_lost = true;
             return Told::Gone;

@@ -15,8 +15,8 @@ use super::login_delay::LastSession;
 use super::relay::relay;
 use super::reply::Reply;
 use super::server::{self, Entered};
+use crate::auth;
 use crate::auth::gate::{self, Answer, MOST_FAILURES, SLACK};
-use crate::auth::{self, Granted};
 use crate::config::{self, Config};
 use crate::exit::{self, Ended, Error};
 use crate::lookup::Lookup;
@@ -99,7 +99,7 @@ fn account(config: &Config, peer: &Peer, socket: OwnedFd, client: Connection) ->
             return Ok(Ended::HungUp);
         }
         let Some(credentials) = gate::read(&mut child)? else { return Ok(Ended::HungUp) };
-        let Granted { user, last_words } = match gate::judge(config, peer, &credentials, failures) {
+        let granted = match gate::judge(config, peer, &credentials, failures) {
             Lookup::Yes(granted) => granted,
             Lookup::No => {
                 answer = Answer::Wrong;
@@ -112,6 +112,7 @@ fn account(config: &Config, peer: &Peer, socket: OwnedFd, client: Connection) ->
         };
         drop(credentials);
         // The file of the last session is root's, as long as we are.
+        let user = granted.user.clone();
         let prepared = LastSession::open(config, &user.name);
         let prepared = prepared.and_then(|last| become_owner(config, &user).map(|()| last));
         let last = match prepared {
@@ -121,7 +122,7 @@ fn account(config: &Config, peer: &Peer, socket: OwnedFd, client: Connection) ->
                 return Err(error);
             }
         };
-        if Answer::Right(last_words).send(&mut child).is_err() {
+        if Answer::Right(granted.into()).send(&mut child).is_err() {
             return Ok(Ended::HungUp);
         }
         child.allow(config.pop3d_timeout.0.saturating_add(SLACK));
@@ -248,7 +249,7 @@ fn parse(
     let access = server::Access::new(config, peer, secrets, tls);
     let entered = server::authorize(&mut dialogue, peer, access, |_, credentials, _| {
         Ok(match gate::ask(config, &mut parent, credentials)? {
-            Answer::Right(last_words) => Lookup::Yes(((), last_words)),
+            Answer::Right(right) => Lookup::Yes(((), right.last_words)),
             Answer::Wrong => Lookup::No,
             _ => Lookup::CannotTell(String::new()),
         })

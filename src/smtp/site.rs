@@ -3,7 +3,7 @@
 use super::command::{Said, Xclient};
 use super::reply::Reply;
 use super::session::Login;
-use crate::auth::gate::{self, Answer};
+use crate::auth::gate::{self, Answer, Right};
 use crate::channel::{Channels, Transport};
 use crate::config::Config;
 use crate::config::value::ClientRestriction;
@@ -43,8 +43,8 @@ pub trait Site {
     fn has_secrets(&self) -> bool {
         false
     }
-    /// Whether credentials are right; if so, what the server says at the end of the mechanism.
-    fn check(&self, credentials: &Credentials) -> Lookup<Vec<u8>> {
+    /// Whether credentials are right; if so, whose they are.
+    fn check(&self, credentials: &Credentials) -> Lookup<Right> {
         let _ = credentials;
         Lookup::No
     }
@@ -260,13 +260,13 @@ impl Site for Here<'_> {
         matches!(*self.ready(), Checker::Ready(_, true))
     }
 
-    fn check(&self, credentials: &Credentials) -> Lookup<Vec<u8>> {
+    fn check(&self, credentials: &Credentials) -> Lookup<Right> {
         let mut checker = self.ready();
         let Checker::Ready(connection, _) = &mut *checker else {
             return Lookup::CannotTell("nobody checks passwords".to_owned());
         };
         match gate::ask(self.config, connection, credentials) {
-            Ok(Answer::Right(last_words)) => Lookup::Yes(last_words),
+            Ok(Answer::Right(right)) => Lookup::Yes(right),
             Ok(Answer::Wrong) => {
                 if gate::is_for_others(self.config) {
                     gate::log_failure(&self.peer.borrow(), credentials);

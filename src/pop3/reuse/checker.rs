@@ -83,8 +83,9 @@ impl Checker<'_> {
                         Lookup::Yes(Granted { user, last_words }) if is_direct && last_words.is_empty() => {
                             self.serve(&peer, &user, client, said)
                         }
-                        Lookup::Yes(Granted { user, last_words }) => {
-                            if !self.say(&Answer::Right(last_words)) {
+                        Lookup::Yes(granted) => {
+                            let user = granted.user.clone();
+                            if !self.say(&Answer::Right(granted.into())) {
                                 return;
                             }
                             match self.hear_how_to_go_on() {

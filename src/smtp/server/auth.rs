@@ -2,6 +2,7 @@
 
 use super::{LineReader, Server, field, line_end};
 use crate::auth;
+use crate::auth::gate::Right;
 use crate::lookup::Lookup;
 use crate::net::connection::{Fault, Stream};
 use crate::sasl::{self, Credentials, Exchange, LONGEST_LINE, Malformed, Mechanism, Next};
@@ -44,10 +45,10 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     }
 
     fn check(&mut self, mechanism: Mechanism, credentials: &Credentials) -> Result<Step, Fault> {
-        let name = String::from_utf8_lossy(&credentials.name).into_owned();
-        let (client, name, mechanism) = (self.client.clone(), field(&name), mechanism.name());
+        let (client, mechanism) = (self.client.clone(), mechanism.name());
+        let shown = |name: &[u8]| field(&String::from_utf8_lossy(name));
         match self.site.check(credentials) {
-            Lookup::Yes(last_words) => {
+            Lookup::Yes(Right { name, last_words }) => {
                 // The last words of the mechanism are a challenge too, whose response is empty (RFC 4954 section 4).
                 if !last_words.is_empty() {
                     self.say(Reply::challenge(&last_words));
@@ -55,11 +56,12 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                         return Ok(Step::Say(Reply::LOGIN_CANCELLED));
                     }
                 }
-                log::info!("client={client} event=login user={name} mechanism={mechanism}");
-                Ok(self.session.logged_in(credentials.name.clone()))
+                log::info!("client={client} event=login user={} mechanism={mechanism}", shown(&name));
+                Ok(self.session.logged_in(name))
             }
             Lookup::No => Ok(self.session.not_logged_in(Reply::WRONG_LOGIN)),
             Lookup::CannotTell(why) => {
+                let name = shown(&credentials.name);
                 log::warn!("client={client} event=login-not-checked user={name} why=\"{why}\"");
                 Ok(self.session.not_logged_in(Reply::LOGIN_NOT_CHECKED))
             }
