@@ -191,6 +191,37 @@ fn a_connection_is_used_for_smtp_connection_reuse_time_limit() {
     }
 }
 
+#[test]
+fn an_answer_that_comes_octet_by_octet_has_no_more_time_than_another() {
+    let hop = Hop::start(|word, _, _| (word == "greeting").then_some(Act::Drip));
+    let scratch = to(&hop, "smtp_helo_timeout = 1s");
+    scratch.enqueue(&["bob@b.example"], TEXT);
+    let start = Instant::now();
+    let log = deliver(&scratch);
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(log.contains("status=deferred") && log.contains("took too long at the greeting"), "{log}");
+}
+
+/// A part of default_process_limit is for what stays here.
+#[test]
+fn next_hops_that_are_silent_do_not_hold_up_mail_for_mailboxes_here() {
+    let hops: Vec<Hop> = (0..4).map(|_| Hop::start(|_, _, _| Some(Act::Silence))).collect();
+    let scratch = Scratch::with("default_process_limit = 4\ndeliver_stop_timeout = 1s\nqueue_run_delay = 1h");
+    let out =
+        hops.iter().enumerate().map(|(number, hop)| format!("o{number} - d{number}.example smtp:{} *\n", hop.name()));
+    scratch.write("channels", &format!("local - mx.example mailbox: *\n{}", out.collect::<String>()));
+    for number in 0..4 {
+        scratch.enqueue(&[&format!("bob@d{number}.example")], TEXT);
+    }
+    scratch.settle();
+    let _watching = Watching::start(&scratch);
+    until("all agents there may be", || hops.iter().filter(|hop| hop.sessions() == 1).count() == 3);
+    scratch.enqueue(&["alice@mx.example"], TEXT);
+    Queue::at(&scratch.queue()).wake();
+    until("the message that stays here", || scratch.mail("alice").len() == 1);
+    assert_eq!(hops.iter().map(Hop::sessions).sum::<usize>(), 3);
+}
+
 /// A host that goes silent at a point does not hold the message longer than the parameter says.
 fn is_given_up(parameter: &str, hop: &Hop, level: &str, content: &[u8]) {
     let scratch = to(hop, &format!("{parameter} = 1s\nsmtp_tls_security_level = {level}"));

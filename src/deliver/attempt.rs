@@ -76,7 +76,9 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
         trial.message.defer_until(next)?;
         return Err(error);
     }
-    let (groups, handed) = trial.serve_here(tools)?;
+    let (mut groups, handed) = trial.serve_here(tools)?;
+    // Whoever took very long the last time, or so long that there was no end of it, keeps nobody else waiting now.
+    groups.0.sort_by_cached_key(|group| trial.attempts(group));
     for group in groups.0 {
         trial.send(tools, &group)?;
     }
@@ -134,6 +136,12 @@ impl Trial {
             }
         }
         Ok((groups, handed))
+    }
+
+    /// How often the one of them was tried that was tried most often.
+    fn attempts(&self, group: &Group) -> u32 {
+        let recipients = group.to.iter().filter_map(|(number, _)| self.message.recipients.get(*number));
+        recipients.map(|recipient| recipient.attempts).max().unwrap_or_default()
     }
 
     /// All recipients of one next hop.

@@ -20,7 +20,7 @@ use crate::queue::{Id, Queue};
 use homes::{Homes, SILENCE};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use places::Places;
+use places::{AGENTS, Places};
 pub use processes::QUICK;
 use processes::Worker;
 use std::io;
@@ -47,6 +47,8 @@ pub struct Crew {
     /// those who have a pass. Each of them counts as a user of every such mailbox, so there are passes for half of that
     /// only.
     pass: u32,
+    /// So many messages may be with agents at once: the others of default_process_limit are for what stays here.
+    most_remote: u32,
 }
 
 /// What a word of a worker means for who gives out the work.
@@ -80,6 +82,7 @@ impl Crew {
                 None => self.hire(base, close)?,
             };
             self.pass = base.settings.config.default_destination_concurrency_limit.max(1);
+            self.most_remote = most_remote(base.settings.config.default_process_limit);
             let has_pass = self.may_pass();
             let Some(worker) = self.workers.get_mut(at) else { return Ok(false) };
             if worker.socket.send(&permits::job(&id, if has_pass { self.pass } else { 0 }), None).is_ok() {
@@ -149,12 +152,13 @@ impl Crew {
         news.extend(self.pass_is_back(number));
         let Some(worker) = self.workers.get_mut(number) else { return news };
         let Some(id) = worker.message.take() else { return news };
+        let lacks_agent = std::mem::take(&mut worker.lacks_agent);
         if !worker.rest() {
             self.workers.swap_remove(number);
         }
         match ended {
             // Those who use it now may have been done in between: then nobody would call.
-            Attempt::Waits(key) if self.places.wait(&key, id) => {}
+            Attempt::Waits(key) if self.places.wait(if lacks_agent { AGENTS } else { &key }, id) => {}
             Attempt::Waits(_) => news.push(News::Free(id)),
             ended => news.push(News::Over(id, ended)),
         }
@@ -216,7 +220,11 @@ impl Crew {
 
     /// Everybody who waits for something that nobody uses: who was called before them did not come for it.
     pub fn stranded(&mut self) -> Vec<Id> {
-        self.places.stranded()
+        let mut stranded = self.places.stranded();
+        // Here there may be room though somebody is there.
+        let room = self.most_remote.saturating_sub(self.places.users(AGENTS));
+        stranded.extend((0..room).map_while(|_| self.places.next(AGENTS)));
+        stranded
     }
 
     /// Everybody who waits for something that is in use.
@@ -234,6 +242,12 @@ impl Crew {
             self.reap();
         }
     }
+}
+
+/// Of as many messages at once those that may be with agents. A next hop may take its time, and as many as there are of its
+/// kind: a fifth of the places, and one at least, is kept for mailboxes and programs.
+fn most_remote(limit: u32) -> u32 {
+    limit.saturating_sub((limit / 5).max(1)).max(1)
 }
 
 #[cfg(test)]

@@ -75,12 +75,14 @@ pub enum Lost {
     Unreadable,
 }
 
-/// Octets to and from the server. Both calls wait at most as long as the stage may take.
+/// Octets to and from the server.
 pub trait Wire {
-    /// Sends all of it.
+    /// Sends all of it, for as long as the stage may take.
     fn send(&mut self, stage: Stage, octets: &[u8]) -> Result<(), Lost>;
+    /// From now on an answer is waited for: the time that the stage may take is for all of it, in however many pieces it comes.
+    fn expect(&mut self, stage: Stage);
     /// Waits for octets; 0: there will be no more.
-    fn receive(&mut self, stage: Stage, buffer: &mut [u8]) -> Result<usize, Lost>;
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Lost>;
 }
 
 /// Where the octets of a message come from.
@@ -276,10 +278,11 @@ impl<W: Wire> Session<W> {
         verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(unheard)).collect()
     }
 
-    /// Takes leave; what the server says to that matters to nobody.
+    /// Takes leave. What the server says to that matters to nobody, and is not waited for: the next message or the next host
+    /// would wait too.
     pub fn quit(&mut self) {
-        if std::mem::take(&mut self.is_alive) && self.wire.send(Stage::Quit, b"QUIT\r\n").is_ok() {
-            let _ = self.receive(Stage::Quit);
+        if std::mem::take(&mut self.is_alive) {
+            let _ = self.wire.send(Stage::Quit, b"QUIT\r\n");
         }
     }
 
@@ -483,6 +486,7 @@ impl<W: Wire> Session<W> {
 
     fn receive(&mut self, stage: Stage) -> Result<Answer, Trouble> {
         let lost = |lost| Trouble::Lost(lost, stage);
+        self.wire.expect(stage);
         loop {
             let (pending, _) = self.pending.as_slices();
             if !pending.is_empty() {
@@ -498,7 +502,7 @@ impl<W: Wire> Session<W> {
                 }
             }
             let mut buffer = [0; 4096];
-            match self.wire.receive(stage, &mut buffer) {
+            match self.wire.receive(&mut buffer) {
                 Ok(count @ 1..) => self.pending.extend(buffer.get(..count).unwrap_or_default()),
                 other => {
                     self.is_alive = false;

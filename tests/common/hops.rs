@@ -28,6 +28,8 @@ pub enum Act {
     Silence,
     /// Says this, and nothing any more.
     Last(&'static str),
+    /// Says an octet every half second, and never all of an answer.
+    Drip,
 }
 
 /// How a server answers: command word (`greeting`, `EHLO`, `MAIL`, `RCPT`, `DATA`, `content` in the middle of it, `.`,
@@ -174,6 +176,12 @@ impl Session {
             Act::Last(text) => {
                 stream.write_all(format!("{text}\r\n").as_bytes()).ok()?;
                 until_it_leaves(stream);
+                None
+            }
+            Act::Drip => {
+                while stream.write_all(b"2").is_ok() {
+                    std::thread::sleep(Duration::from_millis(500));
+                }
                 None
             }
             Act::Silence => {

@@ -8,7 +8,7 @@
 //! What is remembered, and for how long, is in `homes.rs` and `places.rs`.
 
 use super::homes::Silence;
-use super::places::{MAILBOX, at};
+use super::places::{AGENTS, MAILBOX, at};
 use super::processes::{Agent, Use};
 use super::{Crew, News};
 use crate::deliver::permits::{Lent, Permit};
@@ -32,7 +32,12 @@ impl Crew {
         let is_shared = key.starts_with(MAILBOX) && limit >= self.pass;
         // While a limit was made smaller passes may be more than it: nobody is called where nobody is.
         let passes = if is_shared { self.passes(Some(number)).min(limit.saturating_sub(1)) } else { 0 };
-        if self.places.users(key).saturating_add(passes) >= limit {
+        let has_place = self.places.users(key).saturating_add(passes) < limit;
+        let lacks_agent = has_place && agent.is_some() && self.places.users(AGENTS) >= self.most_remote;
+        if let Some(worker) = self.workers.get_mut(number).filter(|_| lacks_agent || !has_place) {
+            worker.lacks_agent = lacks_agent;
+        }
+        if lacks_agent || !has_place {
             return Permit::Busy;
         }
         let hosts = self.homes.of(key).to_owned();
@@ -48,6 +53,9 @@ impl Crew {
         let is_new = agent.is_some() && idle.is_none();
         let agent = if is_new { hire(self) } else { idle };
         self.places.enter(key);
+        if agent.is_some() {
+            self.places.enter(AGENTS);
+        }
         let its = agent.as_ref().and_then(|agent| agent.socket.try_clone().ok());
         if let Some(worker) = self.workers.get_mut(number) {
             worker.uses = Some(Use { key: key.to_owned(), agent, is_new });
@@ -164,14 +172,21 @@ impl Crew {
             return Vec::new();
         };
         let is_current = |agent: &Agent| self.configured.is_none_or(|configured| agent.since > configured);
+        let mut called = Vec::new();
+        if used.agent.is_some() {
+            self.places.leave(AGENTS);
+            called.extend(self.places.next(AGENTS).map(News::Free));
+        }
         if let Some(agent) = used.agent.filter(|agent| agent.since.elapsed() < keep && is_current(agent)) {
             self.places.keep(&used.key, agent);
         }
         self.places.leave(&used.key);
         if silent.is_some_and(|silence| self.places.hush(&used.key, silence)) {
             // Who waits learns it at once.
-            return self.free_all(&used.key);
+            called.extend(self.free_all(&used.key));
+        } else {
+            called.extend(self.places.next(&used.key).map(News::Free));
         }
-        self.places.next(&used.key).map(News::Free).into_iter().collect()
+        called
     }
 }

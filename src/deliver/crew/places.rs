@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// How the keys of mailboxes begin.
 pub const MAILBOX: &str = "mailbox\n";
 
+/// What everybody uses who has an agent, besides his next hop.
+pub const AGENTS: &str = "agents";
+
 /// Most agents that wait for another message to their next hop.
 const MOST_IDLE: usize = 50;
 

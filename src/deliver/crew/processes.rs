@@ -40,6 +40,8 @@ pub struct Worker {
     worked_on: u32,
     /// What it uses now.
     pub uses: Option<Use>,
+    /// What it was refused last was an agent, of which there were too many, and not a place.
+    pub lacks_agent: bool,
     /// It may use without asking what as many as [`Crew::pass`] may use at once.
     pub has_pass: bool,
 }
@@ -58,7 +60,8 @@ pub struct Use {
 impl Worker {
     /// One that has just been started.
     pub fn new(process: Pid, socket: Socket) -> Worker {
-        Worker { process, socket, message: None, since: Instant::now(), worked_on: 0, uses: None, has_pass: false }
+        let (message, uses, lacks_agent, has_pass) = (None, None, false, false);
+        Worker { process, socket, message, since: Instant::now(), worked_on: 0, uses, lacks_agent, has_pass }
     }
 
     /// Whether it is likely to be done in a moment.

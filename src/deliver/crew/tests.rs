@@ -12,7 +12,7 @@ const REUSE: Duration = Duration::from_secs(300);
 
 /// A crew of so many, with the other ends of their sockets.
 fn crew(workers: usize) -> (Crew, Vec<Socket>) {
-    let (mut crew, mut theirs) = (Crew::default(), Vec::new());
+    let (mut crew, mut theirs) = (Crew { most_remote: 100, ..Crew::default() }, Vec::new());
     for _ in 0..workers {
         let (socket, its) = Socket::pair().unwrap();
         theirs.push(its);
@@ -98,6 +98,41 @@ fn who_waits_behind_one_that_was_called_and_did_not_come_is_called_too() {
     crew.workers[0].message = Some(ids[0]);
     assert_eq!(crew.end(0, Attempt::NotOurs), [News::Over(ids[0], Attempt::NotOurs)]);
     assert_eq!(crew.stranded(), ids[1..]);
+}
+
+/// They wait where there is none, and not at next hops that nobody uses or that have room.
+#[test]
+fn agents_leave_a_part_of_all_places_free_and_who_lacked_one_is_called_when_there_is_one() {
+    assert_eq!([1, 2, 4, 50, 0].map(most_remote), [1, 1, 3, 40, 1]);
+    let ((mut crew, _theirs), ids) = (crew(5), ids(3));
+    crew.most_remote = 2;
+    for (number, key) in ["k", "l"].into_iter().enumerate() {
+        assert!(matches!(permit(&mut crew, number, key, true), Permit::Go(_)));
+    }
+    for (number, key) in [(2, "k"), (3, "m"), (4, "n")] {
+        crew.workers[number].message = Some(ids[number - 2]);
+        assert!(matches!(permit(&mut crew, number, key, true), Permit::Busy));
+    }
+    assert!(matches!(crew.permit(4, "mbox", 1, None, &mut |_| None), Permit::Go(_)), "what needs no agent");
+    for (number, key) in [(2, "k"), (3, "m"), (4, "n")] {
+        assert!(crew.end(number, Attempt::Waits(key.into())).is_empty());
+    }
+    assert_eq!(crew.stranded(), []);
+    assert_eq!(crew.done(1, Duration::ZERO, None), [News::Free(ids[0])]);
+    // That one does not come.
+    assert_eq!(crew.stranded(), [ids[1]]);
+    assert!(matches!(permit(&mut crew, 3, "m", true), Permit::Go(_)));
+    assert_eq!(crew.stranded(), []);
+    assert_eq!(crew.done(0, Duration::ZERO, None), [News::Free(ids[2])]);
+    crew.done(3, Duration::ZERO, None);
+    assert_eq!(crew.places.users(AGENTS), 0);
+    // Who waited for a place at a next hop waits there.
+    crew.workers[2].message = Some(ids[0]);
+    assert!(matches!(crew.permit(0, "k", 1, Some(REUSE), &mut |_| Some(agent(true))), Permit::Go(_)));
+    assert!(matches!(crew.permit(2, "k", 1, Some(REUSE), &mut |_| Some(agent(true))), Permit::Busy));
+    crew.end(2, Attempt::Waits("k".into()));
+    assert_eq!(crew.stranded(), []);
+    assert_eq!(crew.done(0, Duration::ZERO, None), [News::Free(ids[0])]);
 }
 
 #[test]

@@ -12,10 +12,19 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// No session lasts longer.
-const SESSION: Duration = Duration::from_secs(86_400);
+/// One message to one next hop takes no longer than this, and a second for so many octets: whoever gives each answer just in
+/// time must not hold for days what others wait for.
+const MESSAGE: Duration = Duration::from_secs(3600);
+const OCTETS_A_SECOND: u64 = 1000;
+
+/// Until when a message of this size may be on its way, from now on.
+pub fn end_of(size: u64) -> Instant {
+    let now = Instant::now();
+    let time = MESSAGE.saturating_add(Duration::from_secs(size / OCTETS_A_SECOND));
+    now.checked_add(time).unwrap_or(now + MESSAGE)
+}
 
 /// Nobody answers there.
 const NO_ANSWER: &str = "4.4.1 no answer to a connection";
@@ -97,17 +106,18 @@ impl Times {
 pub struct Line {
     connection: Connection,
     times: Times,
+    /// See [`end_of`]; of the message at hand.
+    pub until: Instant,
 }
 
 impl Line {
-    /// Makes it.
-    pub fn connect(place: &Place, times: Times) -> Result<Line, Trouble> {
+    /// Makes it, for a message that may be on its way until then.
+    pub fn connect(place: &Place, times: Times, until: Instant) -> Result<Line, Trouble> {
+        // Nought is no time limit for the system, and an error for std.
+        let limit = times.connect.min(left(until)).max(Duration::from_millis(1));
         let connected = match place {
-            // Nought is no time limit for the system, and an error for std.
-            Place::Net(address) => {
-                TcpStream::connect_timeout(address, times.connect.max(Duration::from_millis(1))).map(OwnedFd::from)
-            }
-            Place::Unix(path) => unix(path, times.connect),
+            Place::Net(address) => TcpStream::connect_timeout(address, limit).map(OwnedFd::from),
+            Place::Unix(path) => unix(path, limit),
         };
         let connected = connected.and_then(|socket| Ok((socket.try_clone()?, socket)));
         let (input, output) = connected.map_err(|error| match error.kind() {
@@ -119,24 +129,36 @@ impl Line {
                 Trouble::Cannot("4.4.1 no way to connect")
             }
         })?;
-        Ok(Line { connection: Connection::new(input, output, SESSION), times })
+        // It outlives a message; what bounds it is the time of each.
+        Ok(Line { connection: Connection::new(input, output, Duration::MAX), times, until })
     }
 
     /// Becomes TLS in place.
     pub fn start_tls(&mut self, trust: &Trust, name: &str) -> Result<String, Failure> {
-        self.connection.allow(self.times.starttls);
+        self.allow(self.times.starttls);
         self.connection.start_tls_as_client(trust, name)
     }
+
+    fn allow(&mut self, time: Duration) {
+        self.connection.allow(time.min(left(self.until)));
+    }
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }
 
 impl Wire for Line {
     fn send(&mut self, stage: Stage, octets: &[u8]) -> Result<(), Lost> {
-        self.connection.allow(self.times.at(stage));
+        self.allow(self.times.at(stage));
         self.connection.send(octets).map_err(lost)
     }
 
-    fn receive(&mut self, stage: Stage, buffer: &mut [u8]) -> Result<usize, Lost> {
-        self.connection.allow(self.times.at(stage));
+    fn expect(&mut self, stage: Stage) {
+        self.allow(self.times.at(stage));
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Lost> {
         self.connection.receive(buffer).map_err(lost)
     }
 }
@@ -151,7 +173,7 @@ fn lost(fault: Fault) -> Lost {
 /// A socket of this machine; a server that does not accept must not hold us for ever either.
 fn unix(path: &Path, limit: Duration) -> io::Result<OwnedFd> {
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX).max(1));
+    let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
     setsockopt(&socket, sockopt::SendTimeout, &limit)?;
     connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     setsockopt(&socket, sockopt::SendTimeout, &TimeVal::milliseconds(0))?;

@@ -5,7 +5,7 @@
 //! believed as soon as its first octet has come; none at all means "later", and the message may then be there twice, as
 //! always with a protocol whose answer can be lost.
 
-use super::link::{Line, Times};
+use super::link::{Line, Times, end_of};
 use super::{Carried, Job, Site, route};
 use crate::deliver::Outcome;
 use crate::logging::clean;
@@ -21,7 +21,7 @@ const LONGEST_ANSWER: u64 = 2000;
 /// How long one address may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long the other side may take for a read or a write.
+/// How long the other side may take for a write, and for each answer.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Which of the two.
@@ -71,6 +71,7 @@ pub fn carry(resolver: &Resolver, job: &Job, protocol: Protocol) -> Carried {
 
 fn connect(resolver: &Resolver, job: &Job, protocol: Protocol) -> Result<(String, Line), Outcome> {
     let name = if protocol == Protocol::Qmqp { "QMQP" } else { "QMTP" };
+    let until = end_of(job.source.size);
     let mut trouble = Outcome::Deferred(format!("4.4.1 no connection to the {name} server"));
     for host in job.next_hop.split(',').map(str::trim).filter(|host| !host.is_empty()) {
         let port = if protocol == Protocol::Qmqp { 628 } else { 209 };
@@ -82,7 +83,7 @@ fn connect(resolver: &Resolver, job: &Job, protocol: Protocol) -> Result<(String
             }
         };
         for hop in hops {
-            match Line::connect(&hop.place, Times::all(CONNECT, PATIENCE)) {
+            match Line::connect(&hop.place, Times::all(CONNECT, PATIENCE), until) {
                 Ok(line) => return Ok((clean(host.as_bytes(), 40), line)),
                 Err(_) => trouble = Outcome::Deferred(format!("4.4.1 no connection to the {name} server")),
             }
@@ -155,6 +156,7 @@ struct Talk {
 impl Talk {
     /// The first octet of the next answer, and the text behind it as far as it comes.
     fn answer(&mut self) -> Result<(u8, String), Lost> {
+        self.line.expect(Stage::End);
         let mut length = LengthReader::new(LONGEST_ANSWER);
         let left = loop {
             let octet = self.octet()?;
@@ -181,7 +183,7 @@ impl Talk {
                 return Ok(octet);
             }
             let mut buffer = [0; 2048];
-            match self.line.receive(Stage::End, &mut buffer)? {
+            match self.line.receive(&mut buffer)? {
                 0 => return Err(Lost::HungUp),
                 count => self.pending.extend(buffer.get(..count).unwrap_or_default()),
             }

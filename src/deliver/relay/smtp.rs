@@ -5,7 +5,7 @@
 //! not check DNSSEC and there is no HTTPS client.
 
 use super::content::{Facts, Reader};
-use super::link::{Line, Times, is_silence};
+use super::link::{Line, Times, end_of, is_silence};
 use super::passwords::Passwords;
 use super::route::{self, Hop, NextHop, Place};
 use super::{Carried, Job, Site, agent};
@@ -35,6 +35,8 @@ pub struct Client {
     /// whoever shares a connection because his hosts are these never meets another one.
     known: Option<(Instant, Result<Vec<Hop>, Outcome>)>,
     herald: Option<agent::Herald>,
+    /// How long the message at hand may be on its way.
+    until: Instant,
     /// The message at hand says `TLS-Required: No` (RFC 8689 section 4.2).
     is_for_any_eyes: bool,
 }
@@ -71,8 +73,20 @@ impl Client {
         let authorities = config.smtp_tls_CAfile.0.as_ref().and_then(|path| File::open(path).ok());
         let passwords = Passwords::read(config);
         let (anybody, verified, open, known, herald) = (None, None, None, None, None);
-        let (config, is_for_any_eyes) = (config.clone(), false);
-        Client { config, resolver, passwords, authorities, anybody, verified, open, known, herald, is_for_any_eyes }
+        let (config, until, is_for_any_eyes) = (config.clone(), Instant::now(), false);
+        Client {
+            config,
+            resolver,
+            passwords,
+            authorities,
+            anybody,
+            verified,
+            open,
+            known,
+            herald,
+            until,
+            is_for_any_eyes,
+        }
     }
 
     /// See [`super::Relay::report_to`].
@@ -97,6 +111,7 @@ impl Client {
     /// One message to all its recipients.
     pub fn carry(&mut self, job: &Job, protocol: Protocol) -> Carried {
         let mut carried = Carried::new(job.to.len());
+        self.until = end_of(job.source.size);
         let facts = match job.source.facts().and_then(|facts| Ok((facts, self.asks_for_no_tls(job)?))) {
             Ok((facts, is_for_any_eyes)) => {
                 self.is_for_any_eyes = is_for_any_eyes;
@@ -109,7 +124,8 @@ impl Client {
         };
         let mut rest: Vec<usize> = (0..job.to.len()).collect();
         match self.open.take() {
-            Some(open) if self.is_good(&open, job, protocol) => {
+            Some(mut open) if self.is_good(&open, job, protocol) => {
+                open.session.wire.until = self.until;
                 rest = self.transact(open, job, facts, rest, &mut carried);
                 if rest.is_empty() {
                     return carried;
@@ -182,7 +198,7 @@ impl Client {
                     carried = carried.these(&untried, &outcome_of(&trouble, &hop.name));
                 }
             }
-            if rest.is_empty() || sessions >= self.config.smtp_mx_session_limit {
+            if rest.is_empty() || sessions >= self.config.smtp_mx_session_limit || Instant::now() >= self.until {
                 break;
             }
         }
@@ -289,7 +305,7 @@ impl Client {
     }
 
     fn connect_once(&mut self, hop: &Hop, job: &Job, protocol: Protocol, tls: bool) -> Result<Open, Attempt> {
-        let line = Line::connect(&hop.place, Times::of(&self.config))?;
+        let line = Line::connect(&hop.place, Times::of(&self.config), self.until)?;
         if let Some(herald) = &mut self.herald {
             herald.speaks();
         }

@@ -8,6 +8,9 @@ const LONGEST_LINE: usize = 2048;
 /// Most lines of one reply.
 const MOST_LINES: usize = 200;
 
+/// Most octets of one reply, lines without an end among them: those of as many lines as RFC 5321 allows them to be long.
+const MOST_OCTETS: usize = MOST_LINES * 512;
+
 /// Most octets of text of a reply that are kept, for people.
 const LONGEST_TEXT: usize = 400;
 
@@ -65,6 +68,7 @@ pub struct Answers {
     code: Option<u16>,
     lines: Vec<Vec<u8>>,
     count: usize,
+    octets: usize,
 }
 
 impl Answers {
@@ -73,6 +77,10 @@ impl Answers {
     /// A line that ends in LF alone is taken too: Postfix does, and nothing can be hidden in a reply to us.
     pub fn push(&mut self, input: &[u8]) -> Result<(usize, Option<Answer>), NoAnswer> {
         for (position, &octet) in input.iter().enumerate() {
+            self.octets += 1;
+            if self.octets > MOST_OCTETS {
+                return Err(NoAnswer);
+            }
             if octet != b'\n' {
                 if self.line.len() < LONGEST_LINE {
                     self.line.push(octet);
@@ -210,12 +218,16 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_takes_no_memory() {
+    fn an_endless_line_takes_no_memory_and_is_no_reply() {
         let mut reader = Answers::default();
-        for _ in 0..1000 {
+        for _ in 0..MOST_OCTETS / 4096 {
             assert_eq!(reader.push(&[b'2'; 4096]), Ok((4096, None)));
         }
         assert!(reader.line.capacity() <= 2 * LONGEST_LINE && reader.is_within());
+        assert_eq!(reader.push(&[b'2'; 4096]), Err(NoAnswer));
+        // Each reply is counted by itself.
+        let long = format!("250 {}\r\n", "x".repeat(1000));
+        assert_eq!(answers(long.repeat(1000).as_bytes(), 4096).map(|found| found.len()), Ok(1000));
     }
 
     proptest! {
