@@ -1,6 +1,6 @@
 //! One alias, followed to its end: aliases in aliases, files of `:include:`, and the owner of a list.
 //!
-//! An alias is entered once, so that loops end; a name that leads back to one of those that were entered means the user
+//! An alias is entered once, and so is a file, so that loops end; a name that leads back to one of those that were entered means the user
 //! of that name. An alias with an owner of its own is not entered but stays an address: its mail has another sender.
 
 use super::{Target, contents, find, find_for, parse};
@@ -8,10 +8,13 @@ use crate::config::Config;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Most targets of an alias, all that it leads to counted.
 const MOST: usize = 20_000;
+
+/// Most files of `:include:` that an alias leads to.
+const MOST_FILES: usize = 1000;
 
 /// Where the mail of one alias goes in the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +56,8 @@ pub fn expand(
     domain: &str,
     is_here: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Expansion, Trouble> {
-    let mut walk = Walk { config, domain, is_here, entered: HashSet::new(), seen: HashSet::new(), found: Vec::new() };
+    let (entered, files, seen, found) = (HashSet::new(), HashSet::new(), HashSet::new(), Vec::new());
+    let mut walk = Walk { config, domain, is_here, entered, files, seen, found };
     walk.entered.insert(name.to_ascii_lowercase());
     for target in first {
         walk.follow(target, true)?;
@@ -103,6 +107,7 @@ struct Walk<'a> {
     domain: &'a str,
     is_here: &'a dyn Fn(&[u8]) -> bool,
     entered: HashSet<String>,
+    files: HashSet<PathBuf>,
     seen: HashSet<Place>,
     found: Vec<Place>,
 }
@@ -121,7 +126,16 @@ impl Walk<'_> {
                     log::warn!("event=alias-target-ignored reason=\"a program or file in a file of :include:\"");
                     Vec::new()
                 }
-                Target::Include(path) => included(&path)?.into_iter().map(|target| (target, false)).collect(),
+                // What is in it is there already, or on its way.
+                Target::Include(path) if self.files.contains(&path) => Vec::new(),
+                Target::Include(_) if self.files.len() >= MOST_FILES => {
+                    return Err(Trouble::Wrong(format!("an alias leads to more than {MOST_FILES} files")));
+                }
+                Target::Include(path) => {
+                    let targets = included(&path)?.into_iter().map(|target| (target, false)).collect();
+                    self.files.insert(path);
+                    targets
+                }
             };
             if waiting.len() + more.len() > MOST {
                 return Err(Trouble::Wrong(format!("an alias leads to more than {MOST} targets")));
@@ -242,6 +256,25 @@ mod tests {
         let (targets, _) = expanded(&site, "list").unwrap();
         assert_eq!(targets, ["alice@mx.example", "x@example.net", "bob@mx.example", "|/bin/own"]);
         assert!(matches!(expanded(&site, "lost"), Err(Trouble::Later(_))));
+    }
+
+    /// A member of the list may have written the file.
+    #[test]
+    fn files_that_include_each_other_are_read_once_and_there_may_be_only_so_many() {
+        let site = site("list: :include:DIR/f0\nmany: :include:DIR/many\n");
+        let write = |name: &str, text: &str| {
+            let folder = site.0.path();
+            std::fs::write(folder.join(name), text.replace("DIR", folder.to_str().unwrap())).unwrap();
+        };
+        // Thirty files, each of which includes the next one twice, and the last one the first: 2^30 reads.
+        for number in 0..30 {
+            let next = format!(":include:DIR/f{}\n", (number + 1) % 30);
+            write(&format!("f{number}"), &format!("user{number}\n{next}{next}"));
+        }
+        assert_eq!(expanded(&site, "list").unwrap().0.len(), 30);
+        (0..=MOST_FILES).for_each(|number| write(&format!("m{number}"), ""));
+        write("many", &(0..=MOST_FILES).map(|number| format!(":include:DIR/m{number}\n")).collect::<String>());
+        assert!(matches!(expanded(&site, "many"), Err(Trouble::Wrong(_))));
     }
 
     #[test]
