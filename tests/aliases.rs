@@ -323,6 +323,38 @@ fn programs_and_files_are_targets_only_where_main_cf_allows_them() {
 }
 
 #[test]
+fn an_alias_that_leads_through_one_of_a_whole_address_reaches_its_program() {
+    let scratch = Scratch::with("allow_mail_to_commands = alias\ndefault_privs = nobody");
+    let (program, out) = program(&scratch);
+    scratch.write("aliases", &format!("support: tickets\ntickets@mx.example: \"|{program}\"\n"));
+    enqueue(&scratch, "alice@mx.example", "support@mx.example");
+    let log = deliver(&scratch);
+    assert!(fs::read_to_string(&out).is_ok_and(|text| text.contains("to:support@mx.example ")), "{log}");
+    assert_eq!((scratch.queued(), texts(&scratch, "alice")), (vec![], vec![]), "{log}");
+}
+
+/// The file may be in the middle of an edit.
+#[test]
+fn a_program_that_its_alias_names_no_more_is_waited_for() {
+    let scratch = Scratch::new();
+    let (program, out) = program(&scratch);
+    scratch.write("aliases", &format!("run: \"|{program}\"\n"));
+    enqueue(&scratch, "alice@mx.example", "run@mx.example");
+    deliver(&scratch);
+    scratch.write("aliases", "");
+    scratch.configure("allow_mail_to_commands = alias\ndefault_privs = nobody");
+    let again = |scratch: &Scratch| {
+        let id = scratch.queued().pop().expect("a message").id;
+        String::from_utf8(scratch.run("deliver", &[&id], b"").stderr).expect("records")
+    };
+    let log = again(&scratch);
+    assert!(log.contains("status=deferred") && !out.exists(), "{log}");
+    scratch.write("aliases", &format!("run: \"|{program}\"\n"));
+    let log = again(&scratch);
+    assert!(out.exists() && scratch.queued().is_empty(), "{log}");
+}
+
+#[test]
 fn what_a_program_says_counts_and_its_command_is_nobodys_affair() {
     let scratch = Scratch::with("allow_mail_to_commands = alias, forward");
     let (program, out) = program(&scratch);

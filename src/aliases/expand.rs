@@ -67,28 +67,25 @@ pub fn expand(
     Ok(Expansion { targets: walk.found, owner })
 }
 
-/// Whether the alias file says by itself, not by a file of `:include:`, that mail for `name` goes to a program or file.
-pub fn lists(config: &Config, name: &str, wanted: &Target) -> Lookup<()> {
-    let (mut names, mut entered) = (vec![name.to_ascii_lowercase()], HashSet::new());
-    while let Some(name) = names.pop() {
-        if !entered.insert(name.clone()) {
-            continue;
-        }
-        let targets = match find(config, &name) {
-            Lookup::Yes(targets) => targets,
-            Lookup::No => continue,
+/// Whether the alias file says by itself, not by a file of `:include:`, that mail for this address goes to a program or
+/// file. It is found wherever [`expand`] finds it, and for a domain that is not ours too, which is nobody's harm.
+pub fn lists(config: &Config, address: &str, wanted: &Target) -> Lookup<()> {
+    let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
+    let (mut addresses, mut entered) = (vec![address.to_owned()], HashSet::new());
+    while let Some(text) = addresses.pop() {
+        let Ok(address) = Address::from_internal(text.as_bytes()) else { continue };
+        let address = address.or_at(domain);
+        let part = |octets| std::str::from_utf8(octets).unwrap_or_default();
+        match find_for(config, part(address.local_part()), part(address.domain().unwrap_or_default())) {
+            Lookup::Yes((name, _)) if !entered.insert(name.clone()) => {}
+            Lookup::Yes((_, targets)) if targets.contains(wanted) => return Lookup::Yes(()),
+            Lookup::Yes((_, targets)) => addresses.extend(targets.into_iter().filter_map(|target| match target {
+                Target::Address(address) => Some(address),
+                _ => None,
+            })),
+            Lookup::No => {}
             Lookup::CannotTell(why) => return Lookup::CannotTell(why),
-        };
-        if targets.contains(wanted) {
-            return Lookup::Yes(());
         }
-        names.extend(targets.into_iter().filter_map(|target| match target {
-            Target::Address(address) => {
-                let local = address.rsplit_once('@').map_or(address.as_str(), |(local, _)| local);
-                Some(local.to_ascii_lowercase())
-            }
-            _ => None,
-        }));
     }
     Lookup::No
 }
@@ -279,10 +276,19 @@ mod tests {
 
     #[test]
     fn only_what_the_alias_file_itself_lists_for_a_name_is_said_to_be_listed() {
-        let site = site("a: b, x\nb: |/bin/own\nc: |/bin/other, :include:DIR/members\n");
+        let site = site(
+            "a: b, x\nb: |/bin/own\nc: |/bin/other, :include:DIR/members\nd: e, a\ne: none\ne@mx.example: |/bin/own\n\
+             f@mx.example: e@mx.example, d\nloop: loop@mx.example\n",
+        );
         std::fs::write(site.0.path().join("members"), "|/bin/included\n").unwrap();
-        let listed = |name: &str, command: &str| lists(&site.1, name, &Target::Program(command.to_owned()));
+        let listed = |name: &str, command: &str| {
+            lists(&site.1, &format!("{name}@mx.example"), &Target::Program(command.to_owned()))
+        };
         assert_eq!(listed("a", "/bin/own"), Lookup::Yes(()));
+        // That of a whole address counts before that of its local part.
+        assert_eq!([listed("d", "/bin/own"), listed("f", "/bin/own")], [Lookup::Yes(()), Lookup::Yes(())]);
+        assert_eq!(lists(&site.1, "e@other.example", &Target::Program("/bin/own".to_owned())), Lookup::No);
+        assert_eq!(listed("loop", "/bin/own"), Lookup::No);
         assert_eq!(listed("a", "/bin/other"), Lookup::No);
         assert_eq!(listed("c", "/bin/included"), Lookup::No);
         assert_eq!(listed("nobody", "/bin/own"), Lookup::No);

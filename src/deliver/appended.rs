@@ -94,7 +94,8 @@ impl Appended {
             Appended::HasForward | Appended::ForwardUnreadable => {
                 Outcome::Deferred("4.2.0 the user's forward file cannot be read now".to_owned())
             }
-            Appended::NotListed => Outcome::Failed("5.1.1 the address stands for something else now".to_owned()),
+            // Somebody may be at work on the file.
+            Appended::NotListed => Outcome::Deferred("4.1.1 the address stands for something else now".to_owned()),
             Appended::ProgramTrouble => {
                 Outcome::Deferred("4.3.5 the program for this address cannot be run".to_owned())
             }

@@ -84,7 +84,10 @@ impl Delivery<'_, '_> {
         }
         match source {
             MailSource::Alias => {
-                let act = Act::AliasTarget(route.name.clone(), local.to_owned());
+                let domain = String::from_utf8_lossy(self.copy.address.domain().unwrap_or_default()).into_owned();
+                let alias =
+                    if route.name.contains('@') { route.name.clone() } else { format!("{}@{domain}", route.name) };
+                let act = Act::AliasTarget(alias, local.to_owned());
                 let user = match verify::privileged(config) {
                     Lookup::Yes(user) => user,
                     Lookup::No => return Appended::SystemAccount.outcome(),

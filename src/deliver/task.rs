@@ -44,7 +44,7 @@ pub enum Act {
     ReadForward(String),
     /// Serve a target of the `~/.forward` for this extension.
     ForwardTarget(String, String),
-    /// Serve a target of the alias of this name.
+    /// Serve a target of the alias that stands for this address.
     AliasTarget(String, String),
 }
 
