@@ -2,12 +2,14 @@
 
 mod common;
 
-use common::Scratch;
+use common::watching::Watching;
+use common::{Scratch, until};
 use doorpost::message::parameters::{MailParameters, RecipientParameters};
 use doorpost::message::path::{Address, ReversePath};
 use doorpost::queue::{Head, Id, Queue};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::time::Instant;
 
 const TRACE: &str = "Received: from client.example by mx.example; Thu, 1 Jan 2026 00:00:00 +0000\n";
 
@@ -166,6 +168,26 @@ fn a_users_own_address_in_a_forward_file_is_the_mailbox_in_whatever_way_the_mail
     enqueue(&scratch, "", "bob@mx.example");
     let log = deliver(&scratch);
     assert_eq!(counts(&scratch), before.map(|count| count + 1), "{log}");
+}
+
+#[test]
+fn what_an_alias_sends_on_is_told_by_its_name_and_the_whole_queue_is_not_looked_at_for_it() {
+    let scratch = Scratch::with("queue_run_delay = 1h");
+    scratch.write("aliases", "all: alice, bob\n");
+    for _ in 0..100 {
+        enqueue(&scratch, "", "all@mx.example");
+    }
+    scratch.settle();
+    let (path, start) = (scratch.path().join("log"), Instant::now());
+    let watching = Watching::by(scratch.command("deliver").arg("-w").stderr(fs::File::create(&path).unwrap()));
+    until("all of it", || {
+        scratch.mail("alice").len() + scratch.mail("bob").len() == 200 && scratch.queued().is_empty()
+    });
+    let (log, seconds) = (fs::read_to_string(&path).unwrap(), start.elapsed().as_secs());
+    watching.terminate();
+    // A FIFO that was full is worth a look.
+    let looks = log.matches("event=looked").count() as u64;
+    assert!(looks <= 2 + seconds, "{looks} looks in {seconds} seconds");
 }
 
 #[test]

@@ -816,6 +816,20 @@ fn a_channel_can_lead_into_one_mbox_or_mmdf_file() {
     }
 }
 
+/// What is due and nobody told of: of before a restart, and what was held back.
+#[test]
+fn the_look_at_the_whole_queue_comes_in_time_while_a_host_takes_its_time() {
+    let slow = Hop::start(|word, _, _| (word == ".").then_some(Act::Silence));
+    let scratch = site(&format!("smtp:{}", slow.name()), "queue_run_delay = 1s\ndeliver_stop_timeout = 1s");
+    enqueue(&scratch, &["bob@b.example"], TEXT);
+    scratch.settle();
+    let _watching = Watching::start(&scratch);
+    until("the slow host to have it", || !slow.taken().is_empty());
+    enqueue(&scratch, &["alice@mx.example"], TEXT);
+    until("what nobody was told of", || scratch.mail("alice").len() == 1);
+    assert_eq!(slow.sessions(), 1, "what is being worked on is not given out again");
+}
+
 /// Without a binary of strace this would be blind; `interop` has it.
 #[test]
 fn a_watching_deliver_takes_a_new_message_without_looking_at_the_others() {

@@ -2,14 +2,16 @@
 
 mod common;
 
-use common::{Scratch, feed};
+use common::watching::Watching;
+use common::{Scratch, feed, until};
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// submit under a name.
 fn named(scratch: &Scratch, name: &str, arguments: &[&str]) -> Command {
@@ -393,6 +395,31 @@ fn flushing_makes_what_waits_due_now() {
     scratch.deliver();
     assert_eq!(scratch.mail("bob").len(), 1);
     assert_eq!(sendmail(&scratch, &["-q"], "").status.code(), Some(0));
+}
+
+/// Anybody may write into its FIFO.
+#[test]
+fn whoever_wakes_deliver_by_the_drop_folder_without_end_gets_mail_collected_and_no_look_at_the_queue() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::with("queue_run_delay = 1h");
+    let folder = drop_folder(&scratch);
+    let path = scratch.path().join("log");
+    let watching = Watching::by(scratch.command("deliver").arg("-w").stderr(fs::File::create(&path).unwrap()));
+    until("the FIFO", || folder.join("trigger").exists());
+    let mut trigger =
+        fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(folder.join("trigger")).unwrap();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        let _ = trigger.write(b"!");
+        std::thread::yield_now();
+    }
+    let looks = fs::read_to_string(&path).unwrap().matches("event=looked").count();
+    assert!(looks <= 1, "{looks} looks");
+    feed(&mut as_user(named(&scratch, "sendmail", &["bob@mx.example"])), b"Subject: mine\n\n");
+    until("a message of the drop folder", || scratch.mail("bob").len() == 1);
+    watching.terminate();
 }
 
 #[test]

@@ -68,6 +68,11 @@ impl Backlog {
         all_fit
     }
 
+    /// Whether there is room for many more.
+    pub fn has_room(&self) -> bool {
+        self.known.len() <= MOST / 2
+    }
+
     /// The next to be given out. It stays known until [`Backlog::finish`] or [`Backlog::again`].
     pub fn next(&mut self) -> Option<Id> {
         if let Some(id) = self.first.pop_front() {
@@ -254,8 +259,8 @@ mod tests {
         let mut backlog = Backlog::default();
         let many: Vec<_> = (0..MOST as u64 + 5).map(|n| (at(n), Id::new(at(n)))).collect();
         assert!(!backlog.add(many.clone()));
-        assert_eq!(backlog.known.len(), MOST);
-        assert_eq!(drain(&mut backlog).len(), MOST);
+        assert_eq!((backlog.known.len(), backlog.has_room()), (MOST, false));
+        assert_eq!((drain(&mut backlog).len(), backlog.has_room()), (MOST, true));
         backlog.add(many[..2].to_vec());
         let out = backlog.next().unwrap();
         backlog.add(many[..2].to_vec());

@@ -110,10 +110,11 @@ pub fn send_on(config: &Config, copy: &Copy<'_>, route: &Route, places: &[Place]
     });
     match queued {
         Ok(id) => {
+            // A look at everything for each of many would leave time for nothing else.
+            _ = id.map_or_else(|| queue.wake(), |id| queue.wake_for(&id));
             let (id, name) = (id.map_or_else(|| "queued-before".to_owned(), |id| id.to_string()), &route.name);
             let source = if route.is_alias { "alias" } else { "forward" };
             log::info!("id={} event=expanded by={source} name={name} into={id} nrcpt={}", message.id, places.len());
-            queue.wake();
         }
         Err(error) => return trouble(message, &error),
     }

@@ -1,12 +1,12 @@
 //! Taking queued messages on: to mailboxes here, to programs, and to other hosts.
 //!
-//! This process gives out the work and touches no mail. `backlog.rs` says in which order, `schedule.rs` when, `crew.rs`
-//! has the processes and counts who uses what, `permits.rs` is what they say to each other. A `worker.rs` takes one
-//! message at a time and all its recipients (`attempt.rs`): `local.rs` finds whose it is here, `expand.rs` sends it on where
-//! an alias or a `~/.forward` says so, `task.rs` (as root by way of `helper.rs`) does what needs the recipient's rights,
-//! `piped.rs` gives it to a program of a channel, `relay/` to another host, in a process without any right on the queue;
-//! `report.rs` tells senders, `origin.rs` lets no report go before it is noted. Several delivers may run at once: a message
-//! is locked by whoever works on it, and others pass it by.
+//! This process gives out the work and touches no mail. `backlog.rs` says in which order, `schedule.rs` when, `looks.rs` when
+//! the whole queue is looked at, `crew.rs` has the processes and counts who uses what, `permits.rs` is what they say to each
+//! other. A `worker.rs` takes one message at a time and all its recipients (`attempt.rs`): `local.rs` finds whose it is here,
+//! `expand.rs` sends it on where an alias or a `~/.forward` says so, `task.rs` (as root by way of `helper.rs`) does what needs
+//! the recipient's rights, `piped.rs` gives it to a program of a channel, `relay/` to another host, in a process without any
+//! right on the queue; `report.rs` tells senders, `origin.rs` lets no report go before it is noted. Several delivers may run at
+//! once: a message is locked by whoever works on it, and others pass it by.
 
 mod appended;
 mod attempt;
@@ -17,6 +17,7 @@ mod expand;
 mod forward;
 mod helper;
 mod local;
+mod looks;
 mod origin;
 mod permits;
 mod piped;
@@ -38,13 +39,11 @@ use attempt::Attempt;
 use backlog::Backlog;
 use crew::{Base, Crew, News};
 use helper::Helper;
+use looks::{BREATH, Look, Looks};
 use schedule::{Alarms, Waker};
 use settings::Settings;
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
-
-/// Shortest time between two looks at the whole queue, however short backoff times are.
-const BREATH: Duration = Duration::from_secs(1);
 
 /// What a try at a recipient came to. The texts begin with an enhanced status code (RFC 3463) and may be shown to
 /// anybody: they name no path and repeat no error of the system.
@@ -98,8 +97,7 @@ pub fn run(common: &Common, config: Config, work: &Work) -> Result<Ended, Error>
         tried: HashMap::new(),
         watches: *work == Work::Watch,
         tells: false,
-        looked: Instant::now(),
-        has_more: false,
+        looks: Looks::new(Instant::now()),
         done: 0,
         came_to_something: false,
         told_to_stop: None,
@@ -133,10 +131,8 @@ struct Deliver {
     watches: bool,
     /// Whether a message that is not ours is worth a line.
     tells: bool,
-    /// When the whole queue was looked at.
-    looked: Instant,
-    /// At that time not all that was due had room in memory.
-    has_more: bool,
+    /// When the whole queue is looked at.
+    looks: Looks,
     /// Messages that were tried in this run, for who watches.
     done: usize,
     /// Whether one was ours to try since the last look.
@@ -172,24 +168,18 @@ impl Deliver {
             if self.work_off()? == Ending::Stopped {
                 break;
             }
-            // Sooner for what had no room in memory, and for what this process has put off itself.
-            let limit = if self.has_more { BREATH } else { self.settings.config.queue_run_delay.0.max(BREATH) };
-            let left = limit.saturating_sub(self.looked.elapsed());
+            let left = self.looks.left(Instant::now(), self.settings.config.queue_run_delay.0);
             let cache = self.settings.config.smtp_connection_cache_time_limit.0;
             let idle = if self.crew.has_idle_agents() { cache } else { left };
             let idle = if self.crew.has_spare_workers() { idle.min(crew::KEPT) } else { idle };
-            let wait = self.alarms.until_next(SystemTime::now(), left).max(BREATH).min(idle.max(BREATH));
+            // Sooner for what this process has put off itself.
+            let wait =
+                self.alarms.until_next(SystemTime::now(), left.min(idle.max(BREATH))).max(Duration::from_millis(20));
             self.waker.wait(std::iter::empty(), wait);
             if self.is_told_to_stop() {
                 break;
             }
             self.tidy();
-            if self.looked.elapsed() >= limit {
-                // What could not even be noted as tried waits for this, and not for the end of this process.
-                self.tried.clear();
-                self.backlog.take_up();
-                self.sweep()?;
-            }
             self.look_for_more()?;
         }
         self.last_look()
@@ -228,7 +218,7 @@ impl Deliver {
             self.tried.remove(&id);
         }
         self.refresh();
-        self.looked = Instant::now();
+        self.looks.begin(Look::Early, Instant::now());
         drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue);
         let due = self.queue.due_times(SystemTime::now());
         let mut due = due.map_err(|error| Error::Temporary(format!("looking at the queue: {error}")))?;
@@ -245,7 +235,7 @@ impl Deliver {
         }
         due.retain(|(_, id)| !self.tried.contains_key(id));
         log::debug!("event=looked due={}", due.len());
-        self.has_more = !self.backlog.add(due);
+        self.looks.has_more = !self.backlog.add(due);
         Ok(!self.backlog.is_empty())
     }
 
@@ -307,7 +297,7 @@ impl Deliver {
         }
     }
 
-    /// What came meanwhile.
+    /// What came meanwhile, and what the look at everything finds that is due: also while one slow host keeps somebody busy.
     fn look_for_more(&mut self) -> Result<(), Error> {
         let now = SystemTime::now();
         let mut come = self.alarms.take(now);
@@ -316,9 +306,29 @@ impl Deliver {
         for (_, id) in &come {
             self.tried.remove(id);
         }
-        self.has_more |= !self.backlog.add(come);
-        if woken.all {
-            self.sweep()?;
+        self.looks.has_more |= !self.backlog.add(come);
+        self.looks.is_wanted |= woken.all;
+        self.looks.has_drop |= woken.drop;
+        let (now, has_room) = (Instant::now(), self.backlog.has_room());
+        // Only who stays comes by itself; and who is to end begins nothing that was left to others.
+        let stays = self.watches && self.told_to_stop.is_none();
+        let delay = if stays { self.settings.config.queue_run_delay.0 } else { Duration::MAX };
+        match self.looks.due(now, delay, has_room) {
+            Some(Look::Regular) => {
+                self.looks.begin(Look::Regular, now);
+                // What could not even be noted as tried waits for this, and not for the end of this process.
+                self.tried.clear();
+                self.backlog.take_up();
+                self.sweep()?;
+            }
+            Some(Look::Early) => _ = self.sweep()?,
+            Some(Look::Drop) => {
+                self.looks.begin(Look::Drop, now);
+                if drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue) > 0 {
+                    self.sweep()?;
+                }
+            }
+            None => {}
         }
         Ok(())
     }

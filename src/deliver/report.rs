@@ -18,7 +18,7 @@ use crate::logging::clean;
 use crate::message::parameters::{Body, MailParameters, RecipientParameters, Ret};
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp::{self, Verp};
-use crate::queue::{Draft, Error, Head, Message, Queue, RecipientState};
+use crate::queue::{Draft, Error, Head, Id, Message, Queue, RecipientState};
 use std::time::SystemTime;
 
 /// The channel return messages are recorded to have come in on.
@@ -185,8 +185,8 @@ fn tell_of(queue: &Queue, config: &Config, message: &Message, kind: Kind, group:
     };
     match queue.begin_derived(&message.id, &origin(kind, *first))? {
         Some(draft) => {
-            write(draft, config, message, kind, &told, &to)?;
-            queue.wake();
+            let id = write(draft, config, message, kind, &told, &to)?;
+            queue.wake_for(&id);
         }
         None => log::info!("id={} event=returned-before kind={}", message.id, kind.word()),
     }
@@ -214,7 +214,7 @@ fn write(
     kind: Kind,
     told: &[Told],
     to: &Address,
-) -> Result<(), Error> {
+) -> Result<Id, Error> {
     let id = *draft.id();
     let report = text::Report::new(config, message, kind, told, id);
     draft.content(report.head(to).as_bytes())?;
@@ -238,7 +238,7 @@ fn write(
     let head = Head { reverse_path: ReversePath::NULL, trace: Vec::new(), channel: CHANNEL.to_owned() };
     let id = draft.commit(&head)?;
     log::info!("id={} return={id} kind={} to=<{}> recipients={}", message.id, kind.word(), shown(to), told.len());
-    Ok(())
+    Ok(id)
 }
 
 /// An address as a header field and a record can hold it: no line of a message is longer than 998 octets, and none of it

@@ -101,6 +101,8 @@ pub struct Woken {
     pub ids: Vec<Id>,
     /// Look at all of it.
     pub all: bool,
+    /// Look into the drop folder.
+    pub drop: bool,
 }
 
 /// The FIFO by which `submit` wakes us, and the signals.
@@ -158,7 +160,7 @@ impl Waker {
             // Anybody may write there, so what it says is not read, and not for ever.
             for _ in 0..256 {
                 match drop.read(&mut octets) {
-                    Ok(1..) => woken.all = true,
+                    Ok(1..) => woken.drop = true,
                     _ => break,
                 }
             }

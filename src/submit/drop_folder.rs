@@ -5,7 +5,7 @@
 //! lock, and holds the frames that a server would send to submit, the last of which commits; without that one it is
 //! incomplete. Who owns the file has sent it: nothing else in it is believed.
 //!
-//! The FIFO `trigger` in it, which anybody may write, wakes deliver, which collects what is there before each sweep. A file
+//! The FIFO `trigger` in it, which anybody may write, wakes deliver, which collects what is there, once a second at the most, and before each sweep. A file
 //! is queued under an id made from its name and owner, and removed when that is on disk; so a crash in between leaves
 //! a message that is found again, and no second one.
 //!
