@@ -10,7 +10,7 @@ use common::{Scratch, until};
 use doorpost::queue::Queue;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 const TEXT: &[u8] = b"Subject: x\n\nhello\n";
 
@@ -220,6 +220,19 @@ fn next_hops_that_are_silent_do_not_hold_up_mail_for_mailboxes_here() {
     Queue::at(&scratch.queue()).wake();
     until("the message that stays here", || scratch.mail("alice").len() == 1);
     assert_eq!(hops.iter().map(Hop::sessions).sum::<usize>(), 3);
+}
+
+/// Else it would be due at once where the try took longer than the wait.
+#[test]
+fn the_wait_for_the_next_try_begins_when_the_try_is_over() {
+    let hop = Hop::start(|word, _, _| (word == ".").then_some(Act::Silence));
+    let scratch = to(&hop, "smtp_data_done_timeout = 2s\nminimal_backoff_time = 10s\nmaximal_backoff_time = 10s");
+    scratch.enqueue(&["bob@b.example"], TEXT);
+    let start = SystemTime::now();
+    let log = deliver(&scratch);
+    assert!(log.contains("status=deferred"), "{log}");
+    let next = Queue::at(&scratch.queue()).names().expect("the queue").pop().expect("the message").next_try;
+    assert!(next >= start + Duration::from_secs(12), "{:?}", next.duration_since(start));
 }
 
 /// A host that goes silent at a point does not hold the message longer than the parameter says.

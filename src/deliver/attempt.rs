@@ -70,10 +70,9 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
     let (from, size, nrcpt) = (&message.reverse_path, message.size, message.recipients.len());
     log::debug!("id={id} event=taken from={from} size={size} nrcpt={nrcpt} channel={}", message.channel);
     let mut trial = Trial { message, now, busy: None, uses: None };
-    let next = schedule::next_try(config, &trial.message.id, trial.message.created, now);
     // Left by a crash: whoever fails now must not change the id of a return that is there already.
     if let Err(error) = report::finish(queue, &mut trial.message) {
-        trial.message.defer_until(next)?;
+        trial.put_off(config)?;
         return Err(error);
     }
     let (mut groups, handed) = trial.serve_here(tools)?;
@@ -87,7 +86,7 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
             trial.hand_over(tools, &group, part)?;
         }
     }
-    trial.conclude(tools, next)
+    trial.conclude(tools)
 }
 
 impl Attempt {
@@ -162,27 +161,33 @@ impl Trial {
     }
 
     /// Tells the sender what there is to tell, and ends the attempt.
-    fn conclude(self, tools: &Tools<'_>, next: SystemTime) -> Result<Attempt, Error> {
+    fn conclude(mut self, tools: &Tools<'_>) -> Result<Attempt, Error> {
         let (queue, config) = (tools.queue, &tools.settings.config);
-        let mut message = self.message;
+        let message = &mut self.message;
         // Whoever waits for a place is tried soon, and the sender then hears of all who failed by one report.
         let told = match self.busy {
-            Some(_) if report::may_wait(config, &message) => Ok(()),
-            _ => report::tell(queue, config, &mut message)
-                .and_then(|()| report::warn(queue, config, &mut message, self.now)),
+            Some(_) if report::may_wait(config, message) => Ok(()),
+            _ => report::tell(queue, config, message).and_then(|()| report::warn(queue, config, message, self.now)),
         };
         // While a sender waits to hear of it, nothing is forgotten.
         let is_done =
             |recipient: &Recipient| matches!(recipient.state, RecipientState::Delivered | RecipientState::Returned);
         if told.is_ok() && message.recipients.iter().all(is_done) {
-            message.remove()?;
+            self.message.remove()?;
             return Ok(Attempt::Finished);
         }
-        if let (Some(key), true) = (self.busy, told.is_ok()) {
+        if let (Some(key), true) = (self.busy.take(), told.is_ok()) {
             return Ok(Attempt::Waits(key));
         }
-        message.defer_until(next)?;
+        let next = self.put_off(config)?;
         told.map(|()| Attempt::Deferred(next))
+    }
+
+    /// Sets the next try, and gives it. The wait begins when the try is over: that may have taken longer.
+    fn put_off(&mut self, config: &Config) -> Result<SystemTime, Error> {
+        let next = schedule::next_try(config, &self.message.id, self.message.created, SystemTime::now());
+        self.message.defer_until(next)?;
+        Ok(next)
     }
 
     /// One recipient whose mail does not go through the network.
