@@ -378,7 +378,7 @@ impl Deliver {
         match ended {
             // A submit may be writing it, and rely on us when it is done: it was not tried.
             Attempt::NotOurs if self.tells => log::warn!("id={id}: not in the queue, or another deliver has it"),
-            // Or somebody lists the queue just now: it must not wait for the next look at everything.
+            // Or somebody lists the queue just now: it must not wait for the next look at everything, as what is damaged may.
             Attempt::NotOurs if self.queue.has(&id) => self.alarms.set(SystemTime::now() + PASSED_BY, id),
             Attempt::NotOurs => {}
             Attempt::Deferred(next) => {

@@ -301,12 +301,10 @@ impl Queue {
         Ok(None)
     }
 
-    /// Whether there is a file of this id whose header says that it is complete and that is not held. One that is being
-    /// written, or only prepared, is no message yet, and whoever writes it wakes deliver when it is.
+    /// Whether there is a message of this id that is not held. One that is being written, or only prepared, is none yet, and
+    /// whoever writes it wakes deliver when it is; what is damaged is none and will not be one soon.
     pub fn has(&self, id: &Id) -> bool {
-        let path = self.path_of(id);
-        let is_free = path.symlink_metadata().is_ok_and(|metadata| metadata.mode() & file::HELD == 0);
-        is_free && !matches!(Message::look(*id, path), Ok(Found::Incomplete(..)))
+        matches!(Message::look(*id, self.path_of(id)), Ok(Found::Message(message)) if !message.is_held)
     }
 
     fn create(&self, id: Id, now: SystemTime) -> Result<Option<Draft>, Error> {

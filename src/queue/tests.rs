@@ -87,6 +87,22 @@ fn a_message_in_a_folder_that_lost_its_write_permission_is_removed() {
     assert!(!path.exists());
 }
 
+/// Who finds one that is not to be taken asks whether to come back soon.
+#[test]
+fn a_damaged_file_and_a_held_message_are_none_that_is_there_and_a_locked_one_is() {
+    let (_folder, queue) = queue();
+    let [free, held, damaged, foreign] = [(); 4].map(|()| put(&queue));
+    let mut message = queue.take(&held).unwrap().unwrap();
+    message.hold(true).unwrap();
+    let path = queue.path_of(&damaged);
+    let octets = fs::read(&path).unwrap();
+    fs::write(&path, &octets[..octets.len() - 1]).unwrap();
+    fs::write(queue.path_of(&foreign), "a file of somebody else's\n").unwrap();
+    let _locked = queue.take(&free).unwrap().unwrap();
+    assert!(queue.take(&free).unwrap().is_none());
+    assert_eq!([free, held, damaged, foreign].map(|id| queue.has(&id)), [true, false, false, false]);
+}
+
 #[test]
 fn what_is_due_comes_oldest_first_and_nothing_else() {
     let (_folder, queue) = queue();
