@@ -477,6 +477,24 @@ fn what_the_sender_wants_to_hear_goes_with_the_mail() {
     assert_eq!(has("Final-Recipient: rfc822; list@mx.example\nAction: delivered\nStatus: 2.0.0\n"), 1);
 }
 
+/// Its message would come twice, and a third time.
+#[test]
+fn as_root_a_program_may_run_longer_than_ipc_timeout() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::with("allow_mail_to_commands = alias\ndefault_privs = nobody\nipc_timeout = 1s");
+    let (path, out) = (scratch.path().join("slow"), scratch.path().join("out"));
+    fs::write(&path, format!("#!/bin/sh\nsleep 3\necho line >> {}\n", out.display())).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&out, "").unwrap();
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o666)).unwrap();
+    scratch.write("aliases", &format!("slow: \"|{}\"\n", path.display()));
+    enqueue(&scratch, "alice@mx.example", "slow@mx.example");
+    let log = deliver(&scratch);
+    assert_eq!((fs::read_to_string(&out).unwrap().as_str(), scratch.queued().len()), ("line\n", 0), "{log}");
+}
+
 #[test]
 fn as_root_a_forward_file_is_read_and_its_program_runs_as_the_user() {
     if !nix::unistd::geteuid().is_root() {

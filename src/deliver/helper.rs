@@ -37,6 +37,12 @@ const LONGEST: usize = 8192;
 /// What ending a program that was too slow may take.
 const SLACK: Duration = Duration::from_secs(30);
 
+/// How long a child may work on one task: it ends a program that is too slow by itself. A program that may run longer must not be
+/// taken for lost, for its message would come twice.
+fn longest_task(config: &Config) -> Duration {
+    config.ipc_timeout.0.max(config.command_time_limit.0.saturating_add(SLACK))
+}
+
 /// deliver's end.
 #[derive(Debug)]
 pub struct Helper {
@@ -46,6 +52,7 @@ pub struct Helper {
     /// The socket is that of the first helper still, and another has to be asked for.
     is_first: bool,
     turn: u32,
+    /// How long the task at hand may take: somewhat longer than the helper itself gives its child.
     patience: Duration,
     /// It answers no more.
     pub is_gone: bool,
@@ -55,8 +62,6 @@ impl Helper {
     /// Forks it. To be called as root, before anything else is opened.
     pub fn start(settings: Settings) -> Result<Helper, Error> {
         let failed = |errno: Errno| Error::Temporary(format!("starting the helper for local delivery: {errno}"));
-        // A program that may take longer must not be taken for lost: its message would come twice.
-        let patience = settings.config.ipc_timeout.0.max(settings.config.command_time_limit.0 + SLACK);
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
         let (ours, its) = pair.map_err(failed)?;
         let mut start = Some((its, settings));
@@ -72,13 +77,17 @@ impl Helper {
             }
         })
         .map_err(failed)?;
-        Ok(Helper { socket: ours, process: Some(process), is_first: false, turn: 0, patience, is_gone: false })
+        Ok(Helper::at(ours, Some(process)))
     }
 
     /// One more, with a socket of its own: each process that delivers may need one. It starts when it has something to do.
     pub fn another(&self) -> io::Result<Helper> {
         let socket = self.socket.try_clone()?;
-        Ok(Helper { socket, process: None, is_first: true, turn: 0, patience: self.patience, is_gone: false })
+        Ok(Helper::at(socket, None))
+    }
+
+    fn at(socket: OwnedFd, process: Option<Pid>) -> Helper {
+        Helper { socket, process, is_first: process.is_none(), turn: 0, patience: Duration::ZERO, is_gone: false }
     }
 
     fn start_if_need_be(&mut self) -> io::Result<()> {
@@ -91,16 +100,16 @@ impl Helper {
     }
 
     /// Has a task done with `length` octets of content.
-    pub fn perform(&mut self, task: &Task, length: u64, content: &mut dyn Read) -> Appended {
-        let request = self.request(task, length);
+    pub fn perform(&mut self, config: &Config, task: &Task, length: u64, content: &mut dyn Read) -> Appended {
+        let request = self.request(config, task, length);
         let started = self.start_if_need_be();
         let result = started.and_then(|()| self.pass(&request, content)).and_then(|()| self.answer());
         self.or_broken(result)
     }
 
     /// Has a `~/.forward` read, of which no more than `most` octets are taken.
-    pub fn read(&mut self, task: &Task, most: u64) -> Result<Vec<u8>, Appended> {
-        let request = self.request(task, 0);
+    pub fn read(&mut self, config: &Config, task: &Task, most: u64) -> Result<Vec<u8>, Appended> {
+        let request = self.request(config, task, 0);
         let mut octets = Vec::new();
         let started = self.start_if_need_be();
         let result = started.and_then(|()| self.receive(&request, most, &mut octets)).and_then(|()| self.answer());
@@ -111,7 +120,8 @@ impl Helper {
         }
     }
 
-    fn request(&mut self, task: &Task, length: u64) -> Request {
+    fn request(&mut self, config: &Config, task: &Task, length: u64) -> Request {
+        self.patience = longest_task(config).saturating_add(SLACK);
         self.turn = self.turn.wrapping_add(1);
         Request { turn: self.turn, length, task: task.clone() }
     }
@@ -322,7 +332,7 @@ fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd) -> O
         let _ = nix::unistd::close(socket.as_raw_fd());
         as_user(config, &user, uid, gid, request, pipe).code()
     };
-    match in_child(work, socket, config.ipc_timeout.0) {
+    match in_child(work, socket, longest_task(config)) {
         Ok(appended) => appended,
         Err(error) => {
             log::error!("user={}: {error}", user.name);

@@ -236,7 +236,7 @@ impl Delivery<'_, '_> {
                 log::warn!("user={}: reading ~/.forward: {error}", user.name);
                 Appended::ForwardUnreadable
             }),
-            (false, Some(helper)) => helper.read(&task, forward::LARGEST),
+            (false, Some(helper)) => helper.read(&self.settings.config, &task, forward::LARGEST),
             (false, None) => Err(Appended::NotOurs),
         }
     }
@@ -247,7 +247,7 @@ impl Delivery<'_, '_> {
         let mut content = copy.content();
         match (self.is_ours(user), self.helper.as_deref_mut()) {
             (true, _) => task::perform(config, &task, user, &mut content),
-            (false, Some(helper)) => helper.perform(&task, content.size(), &mut content),
+            (false, Some(helper)) => helper.perform(config, &task, content.size(), &mut content),
             (false, None) => Appended::NotOurs,
         }
     }
