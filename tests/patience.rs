@@ -57,7 +57,9 @@ const ZONE: Table = &[
 #[test]
 fn as_many_hosts_have_a_session_as_smtp_mx_session_limit_says() {
     let names = Names::start(ZONE);
-    for (setting, sessions) in [("", 2), ("smtp_mx_session_limit = 1", 1), ("smtp_mx_session_limit = 3", 3)] {
+    let none = "smtp_mx_session_limit = 0";
+    for (setting, sessions) in [("", 2), ("smtp_mx_session_limit = 1", 1), ("smtp_mx_session_limit = 3", 3), (none, 4)]
+    {
         let hop = Hop::start(|word, _, _| (word == "RCPT").then_some(Act::Say("450 4.2.1 busy")));
         let scratch = by_mx(&hop, &names, setting);
         scratch.enqueue(&["bob@b.example"], TEXT);

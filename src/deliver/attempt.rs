@@ -11,7 +11,7 @@ use super::permits::{Desk, Lent, Permit, Word};
 use super::relay::agent::{self, Answer};
 use super::relay::{Carried, Job, Site, Source};
 use super::settings::Settings;
-use super::{Outcome, origin, piped, report, schedule};
+use super::{Outcome, crew, origin, piped, report, schedule};
 use crate::channel::Transport;
 use crate::config::Config;
 use crate::message::parameters::{Body, MailParameters};
@@ -242,7 +242,7 @@ impl Trial {
     /// the same hosts already, or nobody answer there.
     fn want_agent(&mut self, tools: &Tools<'_>, group: &Group) -> Result<Permit, Error> {
         let (config, desk, key) = (&tools.settings.config, tools.desk, group.key());
-        let permit = self.want(desk, &key, config.default_destination_concurrency_limit.max(1), true)?;
+        let permit = self.want(desk, &key, crew::limit(config), true)?;
         let mut socket = match permit {
             Permit::Go(Lent { agent: Some(socket), is_new: true, .. })
                 if group.transport == "smtp" && group.hop.is_empty() =>
@@ -366,7 +366,7 @@ impl Trial {
     fn hand_over(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<(), Error> {
         let (config, desk) = (&tools.settings.config, tools.desk);
         let key = format!("{QUEUE}\n{}", group.hop);
-        match self.want(desk, &key, config.default_destination_concurrency_limit.max(1), false)? {
+        match self.want(desk, &key, crew::limit(config), false)? {
             Permit::Go(_) => {}
             Permit::Busy | Permit::Dead(_) => {
                 self.busy = Some(key);

@@ -16,6 +16,7 @@ use super::attempt::Attempt;
 use super::helper::Helper;
 use super::permits::{self, Word};
 use super::settings::Settings;
+use crate::config::Config;
 use crate::queue::{Id, Queue};
 use homes::{Homes, SILENCE};
 use nix::sys::signal::{Signal, kill};
@@ -81,7 +82,7 @@ impl Crew {
                 None if self.are_enough(base.settings.config.default_process_limit) => return Ok(false),
                 None => self.hire(base, close)?,
             };
-            self.pass = base.settings.config.default_destination_concurrency_limit.max(1);
+            self.pass = limit(&base.settings.config);
             self.most_remote = most_remote(base.settings.config.default_process_limit);
             let has_pass = self.may_pass();
             let Some(worker) = self.workers.get_mut(at) else { return Ok(false) };
@@ -241,6 +242,14 @@ impl Crew {
             std::thread::sleep(Duration::from_millis(2));
             self.reap();
         }
+    }
+}
+
+/// How many may use a next hop, a mailbox or a program at once; 0 is no limit, as with Postfix.
+pub fn limit(config: &Config) -> u32 {
+    match config.default_destination_concurrency_limit {
+        0 => u32::MAX,
+        limit => limit,
     }
 }
 

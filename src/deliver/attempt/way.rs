@@ -8,7 +8,7 @@ use crate::deliver::copy::Copy;
 use crate::deliver::expand::Route;
 use crate::deliver::helper::Helper;
 use crate::deliver::settings::Settings;
-use crate::deliver::{Outcome, local, piped};
+use crate::deliver::{Outcome, crew, local, piped};
 use crate::lookup::Lookup;
 use crate::message::path::Address;
 use crate::queue::Message;
@@ -56,7 +56,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Nothing where nothing is put anywhere.
     pub(super) fn of(config: &Config, address: &Address, transport: &Transport) -> Option<Shared> {
-        let many = config.default_destination_concurrency_limit.max(1);
+        let many = crew::limit(config);
         let mailbox = |key: String, format: MailboxFormat| {
             let is_maildir = format == MailboxFormat::Maildir;
             Some(Shared { key, limit: if is_maildir { many } else { 1 }, is_maildir })

@@ -166,6 +166,10 @@ impl Client {
         mut carried: Carried,
     ) -> Carried {
         let (mut sessions, mut unwilling) = (0, Vec::new());
+        let most_sessions = match self.config.smtp_mx_session_limit {
+            0 => u32::MAX,
+            limit => limit,
+        };
         let all_hops = hops;
         let is_silent = |hop: &Hop| matches!(&hop.place, Place::Net(at) if silent(job, &at.to_string()));
         let all_are = hops.iter().all(is_silent);
@@ -198,7 +202,7 @@ impl Client {
                     carried = carried.these(&untried, &outcome_of(&trouble, &hop.name));
                 }
             }
-            if rest.is_empty() || sessions >= self.config.smtp_mx_session_limit || Instant::now() >= self.until {
+            if rest.is_empty() || sessions >= most_sessions || Instant::now() >= self.until {
                 break;
             }
         }
