@@ -94,19 +94,25 @@ pub fn smtp(config: &Config, resolver: &Resolver, next_hop: &str, domain: &str) 
     let hop = NextHop::of(if next_hop.is_empty() { domain } else { next_hop });
     let port = hop.port.unwrap_or(config.smtp_tcp_port.0);
     let deadline = Instant::now() + LOOK_UP;
+    let own = OwnNames { name: &config.myhostname, addresses: if port == 25 { own_addresses() } else { None } };
+    let itself = || {
+        let hops = named(resolver, hop.host, port, deadline)?;
+        // What the administrator named may be another server on this machine.
+        let is_ours = |hop: &Hop| matches!(hop.place, Place::Net(address) if own.has(address.ip()));
+        if next_hop.is_empty() && hops.iter().any(is_ours) { Err(comes_back()) } else { Ok(hops) }
+    };
     if hop.is_host || hop.host.parse::<IpAddr>().is_ok() {
-        return named(resolver, hop.host, port, deadline);
+        return itself();
     }
     let hosts = match resolver.mail_hosts(hop.host, deadline) {
         Lookup::Yes(hosts) => hosts,
         // RFC 5321 section 5.1: a domain without MX is its own mail host.
-        Lookup::No => return named(resolver, hop.host, port, deadline),
+        Lookup::No => return itself(),
         Lookup::CannotTell(why) => return Err(unsure(hop.host, &why)),
     };
     if hosts.iter().all(|(_, name)| name == ".") {
         return Err(Outcome::Failed(format!("5.1.10 {:.60} takes no mail at all (null MX)", hop.host)));
     }
-    let own = OwnNames { name: &config.myhostname, addresses: if port == 25 { own_addresses() } else { Vec::new() } };
     best_first(resolver, hosts, port, &own, deadline)
 }
 
@@ -128,10 +134,23 @@ pub fn for_named(trouble: Outcome) -> Outcome {
     }
 }
 
-/// Ourselves, as MX records may name us.
+/// Ourselves, as DNS may name us.
 struct OwnNames<'a> {
     name: &'a str,
-    addresses: Vec<IpAddr>,
+    /// None: another port than ours is meant, so no address is.
+    addresses: Option<Vec<IpAddr>>,
+}
+
+impl OwnNames<'_> {
+    fn has(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let is_here = |own: &Vec<IpAddr>| address.is_loopback() || address.is_unspecified() || own.contains(&address);
+        self.addresses.as_ref().is_some_and(is_here)
+    }
+}
+
+fn comes_back() -> Outcome {
+    Outcome::Failed("5.4.6 mail for this domain comes back to this host".to_owned())
 }
 
 /// Hosts of one preference in random order, so that they share the work; none that is as good as we are or worse, for
@@ -153,7 +172,7 @@ fn best_first(
             continue;
         }
         match resolver.all_addresses(&name, deadline) {
-            Lookup::Yes(addresses) if addresses.iter().any(|address| own.addresses.contains(address)) => {
+            Lookup::Yes(addresses) if addresses.iter().any(|address| own.has(*address)) => {
                 ours = Some(ours.map_or(preference, |known: u16| known.min(preference)));
             }
             Lookup::Yes(addresses) => {
@@ -169,7 +188,7 @@ fn best_first(
         (false, ..) => Ok(found.into_iter().map(|(_, hop)| hop).collect()),
         // One that is worse than ourselves does not count, whatever it is.
         (true, ours, Some((preference, unsure))) if ours.is_none_or(|ours| preference < ours) => Err(unsure),
-        (true, Some(_), _) => Err(Outcome::Failed("5.4.6 mail for this domain comes back to this host".to_owned())),
+        (true, Some(_), _) => Err(comes_back()),
         (true, None, _) => Err(Outcome::Failed("5.4.4 no mail host of the domain has an address".to_owned())),
     }
 }
@@ -195,15 +214,15 @@ fn unsure(name: &str, why: &str) -> Outcome {
 }
 
 /// The addresses of this machine that others see.
-fn own_addresses() -> Vec<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+fn own_addresses() -> Option<Vec<IpAddr>> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Some(Vec::new()) };
     let addresses = interfaces.filter_map(|interface| interface.address);
     let ip = |address: nix::sys::socket::SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
         (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
         (_, Some(v6)) => Some(IpAddr::V6(v6.ip())),
         _ => None,
     };
-    addresses.filter_map(ip).collect()
+    Some(addresses.filter_map(ip).collect())
 }
 
 #[cfg(test)]
@@ -226,7 +245,8 @@ mod tests {
     fn found(hosts: &[(u16, &str)], own: &str, addresses: &[&str]) -> Result<Vec<String>, Outcome> {
         let table = "192.0.2.1 one.example\n2001:db8::1 one.example\n192.0.2.2 two.example\n192.0.2.3 three.example\n";
         let resolver = Resolver::new(Vec::new(), table);
-        let own = OwnNames { name: own, addresses: addresses.iter().map(|text| text.parse().unwrap()).collect() };
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let own = OwnNames { name: own, addresses: Some(addresses) };
         let hosts = hosts.iter().map(|(preference, name)| (*preference, (*name).to_owned())).collect();
         let hops = best_first(&resolver, hosts, 25, &own, Instant::now() + Duration::from_secs(5))?;
         Ok(hops
@@ -251,6 +271,35 @@ mod tests {
         assert_eq!(found(&hosts, "other.example", &["192.0.2.2"]).unwrap(), ["2001:db8::1", "192.0.2.1"]);
         let failed = found(&hosts, "other.example", &["192.0.2.1"]).unwrap_err();
         assert!(matches!(failed, Outcome::Failed(why) if why.starts_with("5.4.6 ")));
+    }
+
+    /// It would be taken in and sent on until it had been through too many hosts.
+    #[test]
+    fn a_domain_without_mx_that_leads_here_comes_back_but_not_where_the_administrator_named_it() {
+        let config = Config::with(&[]);
+        let table = "127.0.0.9 loop.example\n0.0.0.0 none.example\n192.0.2.1 one.example\n";
+        let server = crate::net::dns::tests::NameServer::start(&[]);
+        let resolver = Resolver::new(vec![server.address], table);
+        let own =
+            own_addresses().unwrap().into_iter().map(|own| format!("[{own}]")).next().expect("a loopback at least");
+        for (next_hop, domain, comes_back) in [
+            ("", "loop.example", true),
+            ("", "none.example", true),
+            ("", "one.example", false),
+            ("", "[127.0.0.1]", true),
+            ("", "[IPv6:::ffff:127.0.0.1]", true),
+            ("", own.as_str(), true),
+            ("loop.example", "one.example", false),
+            ("loop.example:26", "one.example", false),
+            ("[127.0.0.1]", "one.example", false),
+            ("127.0.0.1:25", "one.example", false),
+        ] {
+            let found = smtp(&config, &resolver, next_hop, domain);
+            let is_back = matches!(&found, Err(Outcome::Failed(why)) if why.starts_with("5.4.6 "));
+            assert_eq!((is_back, found.is_ok()), (comes_back, !comes_back), "{next_hop} {domain}: {found:?}");
+        }
+        let other_port = Config::with(&[("smtp_tcp_port", "2525")]);
+        assert!(smtp(&other_port, &resolver, "", "loop.example").is_ok());
     }
 
     #[test]
