@@ -610,7 +610,8 @@ fn mail_to_domains_without_a_host_goes_back_at_once_however_much_there_is() {
     let names = Names::start(ZONE);
     let more = format!("name_servers = {}\ndefault_destination_concurrency_limit = 1", names.address);
     let scratch = site("smtp:", &more);
-    for domain in ["null", "loop", "empty", "unknown"] {
+    let domains = ["null", "loop", "empty", "unknown", "number"];
+    for domain in domains {
         for number in 0..4 {
             enqueue(&scratch, &[&format!("user{number}@{domain}.example")], TEXT);
         }
@@ -618,9 +619,9 @@ fn mail_to_domains_without_a_host_goes_back_at_once_however_much_there_is() {
         enqueue(&scratch, &many.iter().map(String::as_str).collect::<Vec<_>>(), TEXT);
     }
     let log = deliver(&scratch);
-    assert_eq!(log.matches("status=failed").count(), 4 * (4 + 120), "{log}");
-    assert!(!log.contains("status=deferred"), "{log}");
-    assert_eq!((scratch.queued(), scratch.mail("alice").len()), (vec![], 4 * 5));
+    assert_eq!(log.matches("status=failed").count(), domains.len() * (4 + 120), "{log}");
+    assert!(!log.contains("status=deferred") && log.contains("5.4.4 no mail host"), "{log}");
+    assert_eq!((scratch.queued(), scratch.mail("alice").len()), (vec![], domains.len() * 5));
 }
 
 /// A mistyped smart host, or one that its zone has lost, is not the senders' affair.
@@ -899,6 +900,8 @@ const ZONE: common::names::Table = &[
     ("loop.example", "MX", "10 mx.example"),
     ("loop.example", "MX", "20 backup.b.example"),
     ("empty.example", "MX", "10 nowhere.example"),
+    ("number.example", "MX", "10 127.0.0.1"),
+    ("number.example", "A", "127.0.0.1"),
     ("mx.example", "A", "127.0.0.1"),
     ("xn--bcher-kva.example", "MX", "10 backup.b.example"),
 ];

@@ -151,7 +151,8 @@ impl Resolver {
     }
 
     /// Preference and name of each host that takes mail for a domain, best first (RFC 5321 section 5.1); `No`: there is
-    /// no MX. A name `.` is that of nobody (null MX, RFC 7505).
+    /// no MX. A name `.` is that of nobody (null MX, RFC 7505). Without any host: there are MX, of which none has a name that
+    /// is one of a host (`MX 10 192.0.2.7.`); the section asks for an error then, and not for the domain's own address.
     pub fn mail_hosts(&self, domain: &str, deadline: Instant) -> Lookup<Vec<(u16, String)>> {
         let Ok(question) = DnsName::from_str(domain) else { return Lookup::No };
         let answer = match self.ask(&question, Rtype::MX, deadline) {
@@ -159,8 +160,7 @@ impl Resolver {
             Lookup::No => return Lookup::No,
             Lookup::CannotTell(why) => return Lookup::CannotTell(why),
         };
-        let hosts = mail_hosts_in(&answer);
-        if hosts.is_empty() { Lookup::No } else { Lookup::Yes(hosts) }
+        mail_hosts_in(&answer).map_or(Lookup::No, Lookup::Yes)
     }
 
     fn confirm(&self, name: &str, address: IpAddr, deadline: Instant) -> Lookup<()> {
@@ -214,18 +214,20 @@ fn addresses_in(answer: &Answer, kind: Rtype) -> Vec<IpAddr> {
     }
 }
 
-/// The mail hosts an answer has for the domain asked for, or for the one it is an alias of, best first.
-fn mail_hosts_in(answer: &Answer) -> Vec<(u16, String)> {
-    let (Some(owner), Ok(section)) = (answer.canonical_name(), answer.answer()) else { return Vec::new() };
+/// The mail hosts an answer has for the domain asked for, or for the one it is an alias of, best first; nothing where it has
+/// no MX for that.
+fn mail_hosts_in(answer: &Answer) -> Option<Vec<(u16, String)>> {
+    let (Some(owner), Ok(section)) = (answer.canonical_name(), answer.answer()) else { return None };
     let records = section.limit_to::<Mx<_>>().filter_map(Result::ok).filter(|record| *record.owner() == owner);
     let host = |name: String| if name == "." || name.is_empty() { ".".to_owned() } else { name };
-    let hosts = records.map(|record| {
+    let mut hosts = records.map(|record| {
         let name = record.data().exchange().to_string().to_ascii_lowercase();
         (record.data().preference(), host(name))
     });
+    let hosts = std::iter::once(hosts.next()?).chain(hosts);
     let mut hosts: Vec<_> = hosts.filter(|(_, name)| name == "." || is_host_name(name)).take(MOST_ADDRESSES).collect();
     hosts.sort();
-    hosts
+    Some(hosts)
 }
 
 fn ask_server(server: SocketAddr, name: &DnsName, kind: Rtype, deadline: Instant) -> io::Result<Answer> {

@@ -110,7 +110,7 @@ pub fn smtp(config: &Config, resolver: &Resolver, next_hop: &str, domain: &str) 
         Lookup::No => return itself(),
         Lookup::CannotTell(why) => return Err(unsure(hop.host, &why)),
     };
-    if hosts.iter().all(|(_, name)| name == ".") {
+    if !hosts.is_empty() && hosts.iter().all(|(_, name)| name == ".") {
         return Err(Outcome::Failed(format!("5.1.10 {:.60} takes no mail at all (null MX)", hop.host)));
     }
     best_first(resolver, hosts, port, &own, deadline)

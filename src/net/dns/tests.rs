@@ -381,6 +381,8 @@ const MAIL_ZONE: &[(&str, Rtype, &str)] = &[
     ("many.example", Rtype::MX, "10 mx.example"),
     ("many.example", Rtype::MX, "5 not_a_host!.example"),
     ("none.example", Rtype::MX, "0 ."),
+    ("number.example", Rtype::MX, "10 192.0.2.7"),
+    ("number.example", Rtype::A, "192.0.2.7"),
     ("alias.example", Rtype::CNAME, "real.example"),
     ("real.example", Rtype::MX, "10 mx.example"),
     ("plain.example", Rtype::A, "192.0.2.3"),
@@ -401,6 +403,7 @@ fn mail_hosts_come_best_first_and_null_mx_is_told_from_none() {
     assert_eq!(hosts("many.example"), expected(&[(10, "mx.example"), (20, "backup.example")]));
     assert_eq!(hosts("none.example"), expected(&[(0, ".")]));
     assert_eq!(hosts("alias.example"), expected(&[(10, "mx.example")]));
+    assert_eq!(hosts("number.example"), expected(&[]), "an MX that is none is not no MX");
     assert_eq!(hosts("plain.example"), Lookup::No);
     assert_eq!(hosts("nowhere.example"), Lookup::No);
     let failing = Server::start(|question, _| vec![failure(question, Rcode::SERVFAIL)]);
