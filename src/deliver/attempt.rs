@@ -430,7 +430,9 @@ impl Trial {
         let attempts = self.message.recipients.get(number).map_or(0, |recipient| recipient.attempts);
         let outcome = judge(config, outcome, self.message.created, self.now, attempts);
         let (state, why, status) = match outcome {
-            Outcome::Delivered => (RecipientState::Delivered, "2.0.0 delivered".to_owned(), "delivered"),
+            Outcome::Delivered | Outcome::Listed => {
+                (RecipientState::Delivered, "2.0.0 delivered".to_owned(), "delivered")
+            }
             Outcome::Relayed(why) => (RecipientState::Delivered, format!("{}: {why}", report::RELAYED), "relayed"),
             Outcome::PassedOn(why) => (RecipientState::Delivered, format!("{}: {why}", report::PASSED_ON), "relayed"),
             Outcome::Expanded(why) => (RecipientState::Delivered, format!("{}: {why}", report::EXPANDED), "expanded"),

@@ -51,6 +51,8 @@ use std::time::{Duration, Instant, SystemTime};
 pub enum Outcome {
     /// It is in the mailbox, on disk.
     Delivered,
+    /// A list has it, which is where mail for it ends: it is queued for the members. That is not found again in any mailbox.
+    Listed,
     /// Another host has it, and will not report success; what that host said.
     Relayed(String),
     /// Another host has it, or another message of ours, and with it what the sender wants to hear.

@@ -49,16 +49,14 @@ pub fn hand_over(
             return Err(Refusal::Trouble);
         }
     };
-    let is_taken = |outcome: &Outcome| {
-        matches!(outcome, Outcome::Delivered | Outcome::Relayed(_) | Outcome::PassedOn(_) | Outcome::Expanded(_))
-    };
+    let is_taken = |outcome: &Outcome| !matches!(outcome, Outcome::Deferred(_) | Outcome::Failed(_));
     let left: Vec<usize> = (0..outcomes.len()).filter(|number| !outcomes.get(*number).is_some_and(is_taken)).collect();
     for (outcome, (address, _)) in outcomes.iter().zip(&handed.recipients.list) {
         let (word, why) = match outcome {
             Outcome::Failed(why) => ("refused", why.as_str()),
             Outcome::Deferred(why) => ("not-handed-over", why.as_str()),
             Outcome::Relayed(why) | Outcome::PassedOn(why) | Outcome::Expanded(why) => ("handed-over", why.as_str()),
-            Outcome::Delivered => ("handed-over", ""),
+            Outcome::Delivered | Outcome::Listed => ("handed-over", ""),
         };
         log::info!("id={id} to=<{address}> event={word} filter={host} reason=\"{why}\"");
     }

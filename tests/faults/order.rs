@@ -346,6 +346,29 @@ fn a_delivery_is_on_disk_before_its_recipient_is_marked() {
     }
 }
 
+/// A repeat finds what a Maildir has. What a list with an owner made of a message it does not, so nobody may expand it twice.
+#[test]
+fn the_last_mark_is_on_disk_before_a_message_is_gone_unless_a_maildir_has_it() {
+    for (to, is_on_disk) in [("list@mx.example", true), ("bob@mx.example", false)] {
+        let scratch = receiving();
+        scratch.write("aliases", "list: bob\nowner-list: alice\n");
+        let output = scratch.run("submit", &["-f", "alice@mx.example", to], BODY.as_bytes());
+        assert!(output.status.success(), "{output:?}");
+        let id = scratch.queued().pop().expect("a message").id;
+        let (mut command, trace) = traced(&scratch, "deliver");
+        let output = feed(&mut command, b"");
+        assert!(output.status.success() && scratch.mail("bob").len() == 1, "{to}: {output:?}");
+        let is_gone = |event: &Event| event.name == "unlink" && event.names()[0].ends_with(&id);
+        let trace = read(&trace, &is_gone);
+        let gone = trace.0.iter().find(|event| is_gone(event)).expect("its end");
+        let of_it = || trace.0.iter().filter(|event| event.descriptor().ends_with(&id));
+        let is_mark = |event: &&Event| event.name == "pwrite64" && event.text.contains("delivered");
+        let mark = of_it().find(is_mark).expect("a mark");
+        let is_between = |event: &Event| event.begin > mark.end && event.end < gone.begin;
+        assert_eq!(of_it().any(|event| event.name == "fdatasync" && is_between(event)), is_on_disk, "{to}");
+    }
+}
+
 #[test]
 fn a_removal_is_on_disk_before_goodbye() {
     let mmdf = || {
