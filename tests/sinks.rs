@@ -164,7 +164,7 @@ fn a_next_hop_that_dawdles_gets_every_message_once() {
     let port = port();
     let (count, more) = match wanted() {
         count @ 0..=150 => (count.min(40), ""),
-        count => (count, "default_destination_concurrency_limit = 100\ndefault_process_limit = 110"),
+        count => (count, "default_destination_concurrency_limit = 100\ndefault_process_limit = 125"),
     };
     let scratch = Scratch::with(more);
     scratch.write("channels", &format!("local - mx.example mailbox: *\nout * * smtp:[127.0.0.1]:{port} *\n"));
