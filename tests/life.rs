@@ -138,10 +138,10 @@ fn with_files(folder: &std::path::Path, port: &str, word: &str) -> Command {
 fn who_stops_gives_address_and_pid_file_to_the_next_one_at_once_however_it_ends_itself() {
     let folder = folder();
     let (pid, state) = (folder.path().join("pid"), folder.path().join("state"));
-    let ends: [&dyn Fn(&mut Server, TcpStream); 3] =
-        [&|_, client| drop(client), &|old, _client| old.signal(Signal::SIGTERM), &|old, _client| {
-            old.signal(Signal::SIGKILL)
-        }];
+    type End = dyn Fn(&mut Server, TcpStream);
+    let ends: [&End; 3] = [&|_, client| drop(client), &|old, _client| old.signal(Signal::SIGTERM), &|old, _client| {
+        old.signal(Signal::SIGKILL)
+    }];
     for end in ends {
         let mut old = Server::start(&mut with_files(folder.path(), "0", "old"));
         let mut client = old.connect("0");
