@@ -253,6 +253,69 @@ fn detached_it_is_ready_when_the_foreground_returns() {
     assert!(elsewhere.1.contains(&format!("running already, pid {pid}")), "{}", elsewhere.1);
 }
 
+/// What syslog hears of a server in the background, whose client is killed at once; as root only, for it needs a /dev of
+/// its own.
+fn in_the_background(filter: Option<&str>) -> Vec<String> {
+    let folder = folder();
+    let (log, pid) = (folder.path().join("log"), folder.path().join("pid"));
+    let socket = UnixDatagram::bind(&log).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = Command::new("unshare");
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("MAIL_CONFIG", folder.path());
+    command.envs(filter.map(|filter| ("RUST_LOG", filter)));
+    let own_dev = "mount -t tmpfs dev /dev && mknod -m 666 /dev/null c 1 3 && ln -s \"$0\" /dev/log && exec \"$@\"";
+    command.args(["-m", "sh", "-c", own_dev]).arg(&log).arg(binary("smtpd"));
+    command.args(["--listen-address", "127.0.0.1", "--port", &port.to_string(), "--detach", "--pid-file"]).arg(&pid);
+    let (status, text) = refused(command.args(["/bin/sh", "-c", "kill -9 $$"]));
+    assert_eq!(status, Some(0), "{text}");
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    assert_eq!(all(&mut client), "");
+    let mut heard = Vec::new();
+    while !heard.iter().any(|record: &String| record.contains("child killed")) {
+        let mut octets = [0; 2000];
+        let count = socket.recv(&mut octets).expect("a record");
+        heard.push(String::from_utf8_lossy(&octets[..count]).into_owned());
+    }
+    let number: i32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    kill(Pid::from_raw(number), Signal::SIGTERM).unwrap();
+    until("its end", || !pid.exists());
+    heard
+}
+
+#[test]
+fn in_the_background_syslog_has_what_was_asked_for() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let has = |heard: &[String], words: &str| heard.iter().any(|record| record.contains(words));
+    let (more, usual, less) =
+        (in_the_background(Some("debug")), in_the_background(None), in_the_background(Some("warn")));
+    assert!(has(&more, "started program="), "{more:?}");
+    assert!(!has(&usual, "started program="), "{usual:?}");
+    assert!(less.len() == 1 && !has(&less, "started program="), "{less:?}");
+    assert!(more.iter().chain(&usual).chain(&less).all(|record| record.starts_with('<')));
+}
+
+#[test]
+fn a_user_without_the_queue_is_told_at_the_start() {
+    let scratch = Scratch::new();
+    let is_root = nix::unistd::geteuid().is_root();
+    let mut command = scratch.command("smtpd");
+    command.args(ON_LOOPBACK);
+    if is_root {
+        command.args(["--user", "daemon"]);
+        // Other programs have no queue.
+        let mut other = on_loopback(scratch.path());
+        assert_eq!(Server::start(other.args(["--user", "daemon", "/bin/echo", "served"])).listen_to("0"), "served\n");
+    } else {
+        scratch.configure("queue_directory = /");
+    }
+    let (status, text) = refused(command.arg("smtpsrvr"));
+    assert_eq!(status, Some(77), "{text}");
+    assert!(text.contains("may not use queue_directory"), "{text}");
+}
+
 #[test]
 fn the_user_has_all_its_groups_and_no_way_back() {
     let folder = folder();

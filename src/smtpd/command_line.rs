@@ -23,6 +23,7 @@ use ipnet::IpNet;
 use nix::unistd::{Uid, User};
 use std::ffi::OsString;
 use std::num::NonZeroU32;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// Listen for connections and start a program for each, with the connection on its standard input and output
@@ -198,6 +199,9 @@ impl Args {
             stands |= submits && size.idle > 0;
             sessions = sessions.saturating_add(if submits { size.children } else { 0 });
         }
+        if services.iter().any(|service| service.program.identity.is_none() && pool::submits(&service.program.path)) {
+            self.check_queue()?;
+        }
         let warm = if sessions > 0 { self.warm(config, sessions, stands)? } else { None };
         let has_pool = services.iter().any(|service| !matches!(service.kind, Kind::Session | Kind::Wait));
         if !is_one && has_pool && self.limit_connections.is_some_and(|limit| limit > 0) {
@@ -244,8 +248,8 @@ impl Args {
     }
 
     fn warm(&self, config: &Config, sessions: usize, stands: bool) -> Result<Option<Warm>, Error> {
-        // What is started does not see our own -o, so the socket by which it finds submit must not lie elsewhere for that.
-        let seen = Config::load(&Common { overrides: Vec::new(), ..self.common.clone() })?;
+        // The socket by which programs find submit must not lie elsewhere.
+        let seen = self.seen_by_programs()?;
         // Who becomes another user at once has the queue of that one.
         let is_root = privilege::is_root() && self.user.is_none();
         let known = |owner| privilege::owner_of(&seen, owner).ok().map(|user| (user.uid, user.gid));
@@ -257,6 +261,32 @@ impl Args {
         let net_owner = known(Owner::Net).filter(|_| is_root && !seen.net_owner.is_empty());
         let program = self.configured(pool::submit(config, sessions, stands), config)?;
         Ok(Some(Warm { path: seen.queue_directory.join("submit"), owner, net_owner, program, stands }))
+    }
+
+    /// What is started does not see our own -o.
+    fn seen_by_programs(&self) -> Result<Config, Error> {
+        Ok(Config::read(&Common { overrides: Vec::new(), ..self.common.clone() })?.0)
+    }
+
+    /// Whoever is not to be root must have the queue, or each client would be greeted and each message put off.
+    fn check_queue(&self) -> Result<(), Error> {
+        let uid = match &self.user {
+            Some(name) if privilege::is_root() => user(name)?.uid,
+            _ => nix::unistd::geteuid(),
+        };
+        let queue = self.seen_by_programs()?.queue_directory;
+        match std::fs::metadata(&queue) {
+            Ok(folder) if !uid.is_root() && folder.uid() != uid.as_raw() => {
+                let name = |uid: Uid| User::from_uid(uid).ok().flatten().map_or(uid.to_string(), |user| user.name);
+                let (user, owner) = (name(uid), name(Uid::from_raw(folder.uid())));
+                Err(Error::Permission(format!(
+                    "user {user} may not use queue_directory {}, which belongs to {owner}: expected --user {owner}, no \
+                     --user, or mail_owner = {user} and a queue of that user",
+                    queue.display()
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn niceness(&self) -> i32 {

@@ -16,9 +16,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Between the end of listening and that of the lock a server does not even write a record: who could bind its address
-/// need not wait for longer.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// Who could bind the address of a server that stops comes upon its lock still, but not for long.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Nobody's number is in the file: whoever has the lock is just about to write his own or to let go.
+const PATIENCE_IF_EMPTY: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The file, given up when this is dropped.
@@ -39,12 +40,13 @@ impl PidFile {
         loop {
             let file = open(&path).map_err(|error| wrong(&error))?;
             if !lock(&file).map_err(|errno| wrong(&errno))? {
-                if begun.elapsed() < PATIENCE {
+                let mut text = String::new();
+                let _ = file.take(20).read_to_string(&mut text);
+                let patience = if text.is_empty() { PATIENCE_IF_EMPTY } else { PATIENCE };
+                if begun.elapsed() < patience {
                     std::thread::sleep(PAUSE);
                     continue;
                 }
-                let mut text = String::new();
-                let _ = file.take(20).read_to_string(&mut text);
                 return Err(wrong(&format!("a server is running already, pid {}", text.trim())));
             }
             // Whoever had it may have removed it between our open and our lock.
