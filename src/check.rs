@@ -55,27 +55,23 @@ const PROGRAMS: [&str; 6] = ["submit", "deliver", "smtpsrvr", "qmqpd", "pop3d", 
 /// Looks at everything.
 pub fn check(common: &Common) -> Vec<Finding> {
     let mut findings = Findings(Vec::new());
-    let config = match Config::read(common) {
-        Ok((config, warnings)) => {
-            for warning in warnings {
-                let mend = if warning.problem.starts_with("unknown parameter") {
-                    "mend its spelling; --show-config lists all there are"
-                } else {
-                    ""
-                };
-                findings.warning(&warning.origin, &warning.problem, mend);
-            }
-            config
+    let (mistakes, read) = Config::read_past_mistakes(common);
+    for mistake in &mistakes {
+        match mistake {
+            Error::Config(error) => findings.error(&error.origin, &error.problem, ""),
+            error => findings.error(&Origin::Arguments, &error.to_string(), ""),
         }
-        Err(Error::Config(error)) => {
-            findings.error(&error.origin, &error.problem, "");
-            return findings.0;
-        }
-        Err(error) => {
-            findings.error(&Origin::Arguments, &error.to_string(), "");
-            return findings.0;
-        }
-    };
+    }
+    let Some((config, warnings)) = read else { return findings.0 };
+    for warning in warnings {
+        let is_misspelt = warning.problem.starts_with("unknown parameter");
+        let mend = if is_misspelt { "mend its spelling; --show-config lists all there are" } else { "" };
+        findings.warning(&warning.origin, &warning.problem, mend);
+    }
+    if !mistakes.is_empty() {
+        // By the defaults in their place much else would look wrong that is not.
+        return findings.0;
+    }
     let channels = check_channels(&config, &mut findings);
     check_owners(&config, &mut findings);
     check_folders(&config, &mut findings);

@@ -31,6 +31,21 @@ fn a_good_installation_has_no_findings() {
 }
 
 #[test]
+fn all_wrong_values_of_main_cf_are_told_at_once() {
+    let scratch = good("max_use = many\nunknown_thing = 1\nmax_idle = long\nsmtpd_timeout = 0");
+    let (status, said) = check(&scratch);
+    assert_eq!(status, Some(78), "{said}");
+    for expected in ["max_use = many: ", "max_idle = long: ", "smtpd_timeout = 0: ", "unknown parameter unknown_thing"]
+    {
+        assert_eq!(said.matches(expected).count(), 1, "{expected}: {said}");
+    }
+    assert!(said.ends_with("3 errors, 1 warnings\n"), "{said}");
+    scratch.write("main.cf", "max_use = many\nno equals sign\n");
+    let (status, said) = check(&scratch);
+    assert_eq!((status, said.matches("main.cf:").count()), (Some(78), 1), "{said}");
+}
+
+#[test]
 fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
     let scratch = good(
         "messge_size_limit = 5\ncontent_filter = scan:x\ntls_cert_file = /no/such/file\ndefault_privs = no-such-user\nallow_mail_to_commands = alias",

@@ -41,6 +41,32 @@ impl Config {
 
     /// The same without saying anything: the other part is what an administrator should hear.
     pub fn read(common: &Common) -> Result<(Config, Vec<Error>), exit::Error> {
+        Config::read_without(common, &[])
+    }
+
+    /// All mistakes that there are, each found when what those before it have set is taken for not set; and the rest, if
+    /// anything can be made of that.
+    pub fn read_past_mistakes(common: &Common) -> (Vec<exit::Error>, Option<(Config, Vec<Error>)>) {
+        let (mut mistakes, mut places) = (Vec::new(), Vec::new());
+        loop {
+            let error = match Config::read_without(common, &places) {
+                Ok(read) => return (mistakes, Some(read)),
+                Err(error) => error,
+            };
+            match &error {
+                // What no definition is to blame for would be found again.
+                exit::Error::Config(Error { origin, .. }) if places.contains(origin) => return (mistakes, None),
+                exit::Error::Config(Error { origin, .. }) => places.push(origin.clone()),
+                _ => {
+                    mistakes.push(error);
+                    return (mistakes, None);
+                }
+            }
+            mistakes.push(error);
+        }
+    }
+
+    fn read_without(common: &Common, places: &[Origin]) -> Result<(Config, Vec<Error>), exit::Error> {
         let nobody_asked = Common { show_config: common.show_config.clone(), ..Common::default() };
         let trusted = is_trusted();
         let common = if trusted { common } else { &nobody_asked };
@@ -51,7 +77,7 @@ impl Config {
             options.push(option);
         }
         let folder = folder(common, &options, trusted)?;
-        Ok(read(&folder, options)?)
+        Ok(read(&folder, options, places)?)
     }
 
     /// Checks definitions, expands them and fills in the defaults. The other part is what an administrator should hear.
@@ -110,7 +136,8 @@ fn folder(common: &Common, options: &[Definition], trusted: bool) -> Result<Fold
     }
 }
 
-fn read(folder: &Folder, options: Vec<Definition>) -> Result<(Config, Vec<Error>), Error> {
+/// `without`: what is set there counts for not set.
+fn read(folder: &Folder, options: Vec<Definition>, without: &[Origin]) -> Result<(Config, Vec<Error>), Error> {
     let path = folder.path.join("main.cf");
     let mut parsed = match contents(&path)? {
         Some(octets) => main_cf::parse(&octets, &path)?,
@@ -127,7 +154,7 @@ fn read(folder: &Folder, options: Vec<Definition>) -> Result<(Config, Vec<Error>
     }
     let mut definitions = parsed.definitions;
     definitions.extend(options);
-    definitions.retain(|definition| definition.name != "config_directory");
+    definitions.retain(|definition| definition.name != "config_directory" && !without.contains(&definition.origin));
     if folder.origin != Origin::Default {
         let name = "config_directory".to_owned();
         definitions.push(Definition { name, raw, origin: folder.origin.clone() });
@@ -379,7 +406,7 @@ mod tests {
         let options = options.iter().map(|text| main_cf::parse_option(text).unwrap()).collect();
         let named = Folder { path: folder.path().to_owned(), origin: Origin::Folder("option --config") };
         let shorter = |error: Error| error.to_string().replace(&format!("{}/", folder.path().display()), "");
-        let (config, warnings) = read(&named, options).map_err(shorter)?;
+        let (config, warnings) = read(&named, options, &[]).map_err(shorter)?;
         assert_eq!(config.config_directory, folder.path());
         Ok((config, warnings.into_iter().map(shorter).collect()))
     }
