@@ -137,19 +137,12 @@ fn when_all_are_busy_the_parent_tells_clients() {
 
 #[test]
 fn more_is_logged_of_a_listed_client_and_not_of_the_one_after_it() {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
     use std::net::SocketAddrV4;
-    use std::os::fd::AsRawFd;
     let mut pool =
         Pool::start_program("qmqpd", "idle_children = 1\nchildren = 1\nmax_use = 0\ndebug_peer_list = 127.0.0.2");
     let to = pool.address.to_string().parse::<SocketAddrV4>().unwrap();
     let serve = |from: &str| {
-        let from = format!("{from}:0").parse::<SocketAddrV4>().unwrap();
-        let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        bind(client.as_raw_fd(), &SockaddrIn::from(from)).unwrap();
-        connect(client.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
-        let mut client = TcpStream::from(client);
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut client = from_address(format!("{from}:0").parse().unwrap(), to);
         client.write_all(b"x").unwrap();
         all(&mut client);
     };

@@ -154,6 +154,26 @@ fn processes_stay_for_users_of_one_uid_and_another_uid_has_a_process_of_its_own(
     });
 }
 
+/// The process that is the user, too, serves one client after another.
+#[test]
+fn more_is_logged_of_a_listed_client_by_no_process_about_the_one_after_it() {
+    let Some(mut pool) = Pool::start("debug_peer_list = 127.0.0.2\ntls_auth_only = no") else { return };
+    let SocketAddr::V4(to) = pool.address else { panic!("IPv4") };
+    for from in ["127.0.0.2:0", "127.0.0.1:0", "127.0.0.2:0"] {
+        let mut client = common::connections::from_address(from.parse().expect("an address"), to);
+        client.write_all(b"USER bob\r\nPASS secret\r\nSTAT\r\nQUIT\r\n").expect("sending");
+        assert!(all(&mut client).contains("+OK 1 "));
+    }
+    pool.server.signal(Signal::SIGTERM);
+    pool.server.process.wait().expect("its end");
+    let records: Vec<String> = pool.server.records.iter().collect();
+    for command in ["USER bob", "STAT"] {
+        let said = format!("event=said line={command:?}");
+        assert_eq!(records.iter().filter(|record| record.contains(&said)).count(), 2, "{command}: {records:?}");
+    }
+    assert!(!records.iter().any(|record| record.contains("secret")), "{records:?}");
+}
+
 #[test]
 fn no_process_keeps_the_connection_of_a_client_that_has_gone() {
     let Some(pool) = Pool::start("") else { return };

@@ -15,7 +15,7 @@ use crate::net::tls::{Failure, Identity};
 use crate::sasl;
 use crate::wire::line::{Line, LineEnd, LineReader};
 use crate::wire::secret::Secret;
-use log::{info, warn};
+use log::{Level, log, log_enabled, warn};
 use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
 
@@ -51,8 +51,8 @@ pub(super) struct Dialogue<S> {
     /// Room for a piece of a message; none before the first.
     piece: Vec<u8>,
     announced: Announced,
-    /// What is said goes into the log as well.
-    logs: bool,
+    /// As what is said goes into the log as well.
+    level: Level,
     /// The client said UTF8 before login.
     pub(super) speaks_utf8: bool,
     /// Messages with octets beyond ASCII in their headers are for such clients only.
@@ -71,7 +71,7 @@ impl<S: Stream> Dialogue<S> {
             output: Vec::new(),
             piece: Vec::new(),
             announced: Announced::default(),
-            logs: false,
+            level: Level::Debug,
             speaks_utf8: false,
             requires_utf8: false,
         }
@@ -81,7 +81,7 @@ impl<S: Stream> Dialogue<S> {
     /// except for passwords and messages, and whether headers beyond ASCII need a client that said UTF8.
     pub(super) fn set_up(mut self, config: &Config) -> Self {
         self.announced = Announced { login_delay: config.pop3d_login_delay.0.as_secs(), expire: config.pop3d_expire.0 };
-        self.logs = config.pop3d_transcript;
+        self.level = if config.pop3d_transcript { Level::Info } else { Level::Debug };
         self.requires_utf8 = config.pop3d_require_utf8;
         self
     }
@@ -137,8 +137,8 @@ impl<S: Stream> Dialogue<S> {
             self.used += taken;
             match line {
                 Some(Line::Whole(line)) => {
-                    if self.logs {
-                        info!("event=said line={:?}", logging::clean(&command::without_secrets(line), 200));
+                    if log_enabled!(self.level) {
+                        log!(self.level, "event=said line={:?}", logging::clean(&command::without_secrets(line), 200));
                     }
                     return Ok(Some(command::parse(line)));
                 }
@@ -183,9 +183,9 @@ impl<S: Stream> Dialogue<S> {
     pub(super) fn say(&mut self, reply: &Reply) {
         let before = self.output.len();
         reply.put(&mut self.output);
-        if self.logs {
+        if log_enabled!(self.level) {
             let line = self.output.get(before..).unwrap_or_default().trim_ascii_end();
-            info!("event=answered line={:?}", logging::clean(line, 200));
+            log!(self.level, "event=answered line={:?}", logging::clean(line, 200));
         }
     }
 

@@ -5,7 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -94,6 +94,18 @@ impl Drop for Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// A client with an address of its own on loopback.
+pub fn from_address(from: SocketAddrV4, to: SocketAddrV4) -> TcpStream {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
+    use std::os::fd::AsRawFd;
+    let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    bind(client.as_raw_fd(), &SockaddrIn::from(from)).expect("an address");
+    connect(client.as_raw_fd(), &SockaddrIn::from(to)).expect("a connection");
+    let client = TcpStream::from(client);
+    client.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    client
 }
 
 pub fn all(client: &mut TcpStream) -> String {
