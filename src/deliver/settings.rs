@@ -40,8 +40,13 @@ impl Settings {
             return false;
         }
         match Config::load(&self.common).and_then(|config| Settings::new(&self.common, config)) {
-            Ok(settings) => {
+            Ok(mut settings) => {
                 log::info!("configuration read again");
+                // From before it was read: what was written meanwhile is seen the next time.
+                if let (Some((_, main_cf)), Some((_, before))) = (settings.files.first_mut(), files.into_iter().next())
+                {
+                    *main_cf = before;
+                }
                 *self = settings;
                 true
             }

@@ -171,6 +171,31 @@ fn files_are_prepared_where_messages_come_fast() {
     assert_eq!(queue.names().unwrap().len(), COUNT + 1);
 }
 
+/// In a process of its own, for the limit is that of a whole process.
+#[test]
+fn a_batch_that_cannot_be_made_to_its_end_leaves_nothing() {
+    use nix::sys::resource::{Resource, setrlimit};
+    use nix::sys::wait::{WaitStatus, waitpid};
+    let (_folder, queue) = queue();
+    let child = crate::sys::fork(|| {
+        if setrlimit(Resource::RLIMIT_NOFILE, 512, 4096).is_err() {
+            return 1;
+        }
+        // So many descriptors are free as a part of the batch needs.
+        let mut open: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+        open.truncate(open.len().saturating_sub(6));
+        let (before, made) = (queue.names().map(|names| names.len()), queue.make_spares().map(|_| ()));
+        let left = queue.names().map(|names| names.len());
+        match (before, made.map_err(|error| error.raw_os_error()), left) {
+            (Ok(0), Err(Some(libc::EMFILE)), Ok(0)) => 0,
+            _ => 2,
+        }
+    });
+    let ended = waitpid(child.unwrap(), None).unwrap();
+    assert!(matches!(ended, WaitStatus::Exited(_, 0)), "{ended:?}");
+    assert!(stock(&queue).len() == COUNT);
+}
+
 #[test]
 fn what_could_not_be_prepared_is_tried_again_later() {
     let (_folder, queue) = queue();
