@@ -105,7 +105,7 @@ fn every_file_in_man_is_a_page_of_this_name_and_section() {
 }
 
 /// Pages of others that ours name, and the package of Debian that has each.
-const FOREIGN: [(&str, &str); 12] = [
+const FOREIGN: [(&str, &str); 13] = [
     ("crypt.5", "libcrypt-dev"),
     ("cron.8", "cron"),
     ("flock.2", "manpages-dev"),
@@ -118,6 +118,7 @@ const FOREIGN: [(&str, &str); 12] = [
     ("sd_notify.3", "libsystemd-dev"),
     ("socat.1", "socat"),
     ("syslog.3", "manpages-dev"),
+    ("systemd.1", "systemd"),
 ];
 
 #[test]
