@@ -14,6 +14,18 @@ pub enum Lookup<T> {
     CannotTell(String),
 }
 
+/// What a list says of a client, where it has been logged already why nobody can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Listed {
+    /// It is meant.
+    Yes,
+    /// It is not.
+    #[default]
+    No,
+    /// Nobody can say now.
+    CannotTell,
+}
+
 impl<T> Lookup<T> {
     /// The same answer about something made from what was found.
     pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Lookup<U> {

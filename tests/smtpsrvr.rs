@@ -254,6 +254,34 @@ fn a_bare_lf_is_taken_from_whom_that_is_allowed_and_from_nobody_else() {
 }
 
 #[test]
+fn where_a_list_cannot_tell_nobody_is_refused_for_good() {
+    let scratch = Scratch::with(
+        "smtpd_forbid_bare_newline_exclusions = hash:/nonexistent/table\n\
+         smtpd_authorized_xclient_hosts = hash:/nonexistent/table",
+    );
+    let begin = "EHLO c\r\nXCLIENT ADDR=192.0.2.9\r\nMAIL FROM:<a@b>\r\nRCPT TO:<bob@mx.example>\r\n";
+    for (end, last) in [
+        ("NOOP\n", "421 4.4.3 "),
+        ("DATA\r\nSubject: x\n.\r\n", "421 4.4.3 "),
+        ("BDAT 3 LAST\r\na\n\n", "450 4.7.1 "),
+        ("BDAT 2 LAST\r\na\r", "450 4.7.1 "),
+    ] {
+        let mut command = scratch.command("smtpsrvr");
+        let output = feed(command.env("TCPREMOTEIP", "198.51.100.1"), format!("{begin}{end}").as_bytes());
+        let said = String::from_utf8(output.stdout).expect("ASCII");
+        let mut lines = said.lines().filter(|line| !line.starts_with("250-"));
+        assert!(lines.nth(2).is_some_and(|line| line.starts_with("450 4.7.1 ")), "{said}");
+        assert!(lines.next_back().is_some_and(|line| line.starts_with(last)), "{end}: {said}");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        for parameter in ["smtpd_forbid_bare_newline_exclusions", "smtpd_authorized_xclient_hosts"] {
+            let told = format!("client=198.51.100.1 event=trouble with={parameter} problem=\"");
+            assert!(log.contains(&told), "{log}");
+        }
+    }
+    assert!(scratch.queued().is_empty());
+}
+
+#[test]
 fn mail_is_put_off_where_the_disk_has_no_room_for_what_it_says_of_its_size_or_at_all() {
     let scratch = Scratch::with("message_size_limit = 0");
     let room = nix::sys::statvfs::statvfs(&scratch.queue()).expect("a file system");

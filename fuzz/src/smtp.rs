@@ -5,7 +5,7 @@
 use super::store::{Queued, Store};
 use super::wire::{Wire, lines};
 use doorpost::auth::gate::Right;
-use doorpost::lookup::Lookup;
+use doorpost::lookup::{Listed, Lookup};
 use doorpost::message::path::Address;
 use doorpost::net::tls::Offer;
 use doorpost::sasl::{Credentials, Proof};
@@ -34,7 +34,7 @@ impl Scene {
                 tls: session::Tls::Never,
                 dialect: session::Dialect::Smtp,
                 login: if self.has(0) { session::Login::Always } else { session::Login::Never },
-                xclient: false,
+                xclient: Listed::No,
                 discarded: Vec::new(),
             },
             timeout: Duration::from_secs(300),
@@ -44,7 +44,7 @@ impl Scene {
             // It asks whether more has come already, which is the one thing that depends on the pieces.
             forbid_early: false,
             greet_wait: Duration::ZERO,
-            bare_newline: false,
+            bare_newline: Listed::No,
             soft_errors: (10, Duration::ZERO),
             dropped: Vec::new(),
             forbidden: vec!["GET".to_owned(), "POST".to_owned()],

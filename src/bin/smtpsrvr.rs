@@ -14,7 +14,6 @@ use doorpost::cli::{self, Common};
 use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
-use doorpost::lookup::Lookup;
 use doorpost::net::accept;
 use doorpost::net::connection::{Connection, LastWords};
 use doorpost::net::peer::Peer;
@@ -24,7 +23,7 @@ use doorpost::privilege;
 use doorpost::record::{self, Recorder};
 use doorpost::smtp::server::{self, Kind, Settings};
 use doorpost::smtp::session::Dialect;
-use doorpost::smtp::site::{Checker, Here};
+use doorpost::smtp::site::{Checker, Here, listed};
 use doorpost::smtpd::refusal;
 use doorpost::submit::client::Submitter;
 use std::path::PathBuf;
@@ -173,7 +172,7 @@ fn kind(server: &Smtpsrvr, peer: &Peer) -> Kind {
         (false, true) => Dialect::Submission,
         (false, false) => Dialect::Smtp,
     };
-    let xclient = matches!(config.smtpd_authorized_xclient_hosts.matches_peer(peer), Lookup::Yes(()));
+    let xclient = listed("smtpd_authorized_xclient_hosts", &config.smtpd_authorized_xclient_hosts, peer);
     let finicky = args.finicky || server.as_finicky;
     Kind { dialect, finicky, xclient, terms: Here::terms_of(config, peer, logins(args, config)) }
 }

@@ -111,6 +111,8 @@ impl Reply {
     pub const NO_CLIENT_NAME: Reply = fixed(450, "4.7.25", "Your address has no name that leads back to it");
     /// The same cannot be told now.
     pub const CANNOT_TELL_NAME: Reply = fixed(450, "4.7.1", "The name of your address cannot be found now");
+    /// A list refuses the client, and whether another exempts it cannot be told now.
+    pub const CANNOT_TELL_CLIENT: Reply = fixed(450, "4.7.1", "Cannot tell now who you are, try again later");
     /// RCPT or DATA without MAIL.
     pub const MAIL_FIRST: Reply = fixed(503, "5.5.1", "MAIL first");
     /// A second MAIL.
@@ -381,6 +383,7 @@ mod tests {
             R::NO_ROOM,
             R::NO_CLIENT_NAME,
             R::CANNOT_TELL_NAME,
+            R::CANNOT_TELL_CLIENT,
             R::MAIL_FIRST,
             R::NESTED_MAIL,
             R::RCPT_FIRST,

@@ -10,6 +10,7 @@ use super::session::{self, Session, Step};
 use super::site::Site;
 use crate::exit::{Ended, Error};
 use crate::logging;
+use crate::lookup::Listed;
 use crate::message::header::Coming;
 use crate::net::FIRST_ROOM;
 use crate::net::connection::{Fault, Stream};
@@ -95,7 +96,7 @@ struct Server<'a, S, M, W> {
     session: Session,
     lines: LineReader,
     /// Whether an LF without CR is a line end for this client.
-    bare_newline: bool,
+    bare_newline: Listed,
     input: Vec<u8>,
     start: usize,
     end: usize,
@@ -137,7 +138,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                 }
                 Input::Command(Err(fault)) => self.session.mistake(fault),
                 Input::TooLong => Step::Say(Reply::LINE_TOO_LONG),
-                Input::BareLineEnd => Step::Refuse(Reply::BARE_LINE_END),
+                Input::BareLineEnd => Step::Refuse(self.of_bare(Reply::BARE_LINE_END, Reply::CANNOT_TELL_YET)),
                 Input::End => return Err(Fault::HungUp),
             };
             if let Some(ended) = self.act(step)? {
@@ -179,6 +180,11 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             self.say(reply);
         }
         ended
+    }
+
+    /// What a CR or LF alone is answered: `later` where nobody can tell whether this client may send one.
+    fn of_bare(&self, never: Reply, later: Reply) -> Reply {
+        if self.bare_newline == Listed::CannotTell { later } else { never }
     }
 
     fn is_early(&self, command: &Command) -> bool {
@@ -318,8 +324,8 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     }
 }
 
-fn line_end(bare_newline: bool) -> LineEnd {
-    if bare_newline { LineEnd::Lenient } else { LineEnd::Strict }
+fn line_end(bare_newline: Listed) -> LineEnd {
+    if bare_newline == Listed::Yes { LineEnd::Lenient } else { LineEnd::Strict }
 }
 
 /// A text of the client as the value of a field in a record: without blanks, so that it cannot pretend to be another.

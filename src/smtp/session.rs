@@ -8,6 +8,7 @@ mod settings;
 use super::command::{Command, Fault, Which, Xclient};
 use super::extensions::Extensions;
 use super::reply::Reply;
+use crate::lookup::Listed;
 use crate::message::parameters::{Body, MailParameters, RecipientParameters};
 use crate::message::path::{self, Address, ReversePath};
 use crate::message::trace::Protocol;
@@ -219,7 +220,10 @@ impl Session {
             },
             (Command::Auth { .. }, Some(_)) => Step::Say(Reply::AUTH_IN_MESSAGE),
             (Command::Auth { mechanism, initial }, None) => self.auth(mechanism, initial),
-            (Command::Xclient(_), _) if !self.settings.xclient => Step::Say(Reply::NO_XCLIENT),
+            (Command::Xclient(_), _) if self.settings.xclient == Listed::No => Step::Say(Reply::NO_XCLIENT),
+            (Command::Xclient(_), _) if self.settings.xclient == Listed::CannotTell => {
+                Step::Say(Reply::CANNOT_TELL_CLIENT)
+            }
             (Command::Xclient(_), Some(_)) => Step::Say(Reply::XCLIENT_IN_MESSAGE),
             (Command::Xclient(said), None) => Step::Become(said),
             (Command::Expn | Command::NotImplemented, _) => Step::Say(Reply::NOT_IMPLEMENTED),
@@ -286,7 +290,7 @@ impl Session {
             transaction_limit: self.settings.transaction_limit,
             tls: self.settings.tls,
             mechanisms: self.offered(),
-            xclient: self.settings.xclient,
+            xclient: self.settings.xclient != Listed::No,
             discarded: &self.settings.discarded,
         }
     }

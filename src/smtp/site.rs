@@ -6,9 +6,10 @@ use super::session::Login;
 use crate::auth::gate::{self, Answer, Right};
 use crate::channel::{Channels, Transport};
 use crate::config::Config;
+use crate::config::pattern::PatternList;
 use crate::config::value::ClientRestriction;
 use crate::exit::Error;
-use crate::lookup::Lookup;
+use crate::lookup::{Listed, Lookup};
 use crate::message::idna;
 use crate::message::path::Address;
 use crate::net::connection::Connection;
@@ -70,7 +71,7 @@ pub struct Terms {
     /// Whether it can log in.
     pub login: Login,
     /// Whether an LF without CR is a line end.
-    pub bare_newline: bool,
+    pub bare_newline: Listed,
 }
 
 /// The process that checks passwords.
@@ -135,15 +136,15 @@ impl<'a> Here<'a> {
         }
         let resolver = self.resolver.get_or_init(|| Resolver::of_config(self.config));
         let deadline = Instant::now() + LONGEST_LOOK_UP;
+        let mut is_exempt = Listed::No;
         for restriction in restrictions {
             match restriction {
-                ClientRestriction::PermitMynetworks => match self.config.mynetworks.matches_peer(&peer) {
-                    Lookup::Yes(()) => return None,
-                    Lookup::No => {}
-                    Lookup::CannotTell(why) => {
-                        log::warn!("client={peer} event=trouble with=mynetworks problem=\"{why}\"")
+                ClientRestriction::PermitMynetworks => {
+                    is_exempt = listed("mynetworks", &self.config.mynetworks, &peer);
+                    if is_exempt == Listed::Yes {
+                        return None;
                     }
-                },
+                }
                 ClientRestriction::UnknownHostname => match peer.name_by(resolver) {
                     Lookup::Yes(_) => {}
                     Lookup::No => return Some(Reply::NO_CLIENT_NAME),
@@ -153,7 +154,12 @@ impl<'a> Here<'a> {
                     let name = format!("{}.{domain}", reversed(address));
                     match resolver.addresses(&name, IpAddr::from([127, 0, 0, 1]), deadline) {
                         Lookup::Yes(found) if found.iter().any(|answer| is_listing(*answer, *wanted)) => {
-                            return Some(Reply::blocked(domain));
+                            let may_be_exempt = is_exempt == Listed::CannotTell;
+                            return Some(if may_be_exempt {
+                                Reply::CANNOT_TELL_CLIENT
+                            } else {
+                                Reply::blocked(domain)
+                            });
                         }
                         Lookup::Yes(_) | Lookup::No => {}
                         Lookup::CannotTell(why) => {
@@ -173,8 +179,11 @@ impl<'a> Here<'a> {
             true if !config.tls_auth_only || peer.is_on_this_machine() => Login::Always,
             true => Login::UnderTls,
         };
-        let is_excluded = || matches!(config.smtpd_forbid_bare_newline_exclusions.matches_peer(peer), Lookup::Yes(()));
-        Terms { login, bare_newline: config.smtpd_forbid_bare_newline.is_taken || is_excluded() }
+        let bare_newline = match config.smtpd_forbid_bare_newline.is_taken {
+            true => Listed::Yes,
+            false => listed("smtpd_forbid_bare_newline_exclusions", &config.smtpd_forbid_bare_newline_exclusions, peer),
+        };
+        Terms { login, bare_newline }
     }
 
     /// The checker, listening; nothing if there is none.
@@ -197,6 +206,18 @@ impl<'a> Here<'a> {
             other => other,
         };
         checker
+    }
+}
+
+/// What the list of this parameter says of a client.
+pub fn listed(parameter: &str, list: &PatternList, peer: &Peer) -> Listed {
+    match list.matches_peer(peer) {
+        Lookup::Yes(()) => Listed::Yes,
+        Lookup::No => Listed::No,
+        Lookup::CannotTell(why) => {
+            log::warn!("client={peer} event=trouble with={parameter} problem=\"{why}\"");
+            Listed::CannotTell
+        }
     }
 }
 
@@ -373,6 +394,23 @@ mod tests {
             ("192.0.2.8", "reject_unknown_client_hostname", Some(450)),
         ] {
             assert_eq!(refused(client, restrictions), code, "{client} {restrictions}");
+        }
+    }
+
+    #[test]
+    fn who_is_blocked_and_may_be_exempt_is_to_come_again() {
+        let server = NameServer::start(&[("2.2.0.192.bl.example", "127.0.0.4")]);
+        for (mynetworks, code) in [("hash:/nonexistent/table", 450), ("10.0.0.0/8", 554)] {
+            let config = Config::with(&[
+                ("smtpd_client_restrictions", "permit_mynetworks, reject_rbl_client bl.example"),
+                ("mynetworks", mynetworks),
+                ("channels", "/nonexistent"),
+            ]);
+            let channels = Channels::load(&config).unwrap();
+            let peer = Peer::new(Origin::Address("192.0.2.2".parse().unwrap()));
+            let site = Here::new(&config, &channels, &peer, &[], false).unwrap();
+            let _ = site.resolver.set(Resolver::new(vec![server.address], ""));
+            assert_eq!(site.refusal().map(|reply| reply.code), Some(code), "{mynetworks}");
         }
     }
 

@@ -39,7 +39,9 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                 Response::Line(line) if line.0 == b"*" => return Ok(Step::Say(Reply::LOGIN_CANCELLED)),
                 Response::Line(line) => sasl::decode(&line.0).and_then(|octets| exchange.take(&octets.0)),
                 Response::TooLong => return Ok(Step::Say(Reply::RESPONSE_TOO_LONG)),
-                Response::BareLineEnd => return Ok(Step::Refuse(Reply::BARE_LINE_END)),
+                Response::BareLineEnd => {
+                    return Ok(Step::Refuse(self.of_bare(Reply::BARE_LINE_END, Reply::CANNOT_TELL_YET)));
+                }
             };
         }
     }

@@ -5,6 +5,7 @@
 
 use super::message::Fate;
 use super::{PIECE, Server};
+use crate::lookup::Listed;
 use crate::net::connection::{Fault, Stream};
 use crate::smtp::reply::Reply;
 use crate::smtp::site::Site;
@@ -24,10 +25,12 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             Some(chunks) => chunks,
             None => {
                 self.begin_content();
-                let lines = if self.session.is_binary() { None } else { Some(ChunkLines::new(self.bare_newline)) };
+                let is_lenient = self.bare_newline == Listed::Yes;
+                let lines = if self.session.is_binary() { None } else { Some(ChunkLines::new(is_lenient)) };
                 Chunks { lines, size: 0 }
             }
         };
+        let bare = self.of_bare(Reply::BARE_LINE_END_IN_CHUNK, Reply::CANNOT_TELL_CLIENT);
         let mut piece = Vec::with_capacity(usize::try_from(size).unwrap_or(PIECE).min(2 * PIECE));
         chunks.size = chunks.size.saturating_add(size);
         // Told in front, so it is known before anything else can be found wrong, in whatever pieces that comes.
@@ -45,7 +48,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                         Ok(())
                     }
                 };
-                fate = if taken.is_ok() { fate } else { Fate::Refused(Reply::BARE_LINE_END_IN_CHUNK) };
+                fate = if taken.is_ok() { fate } else { Fate::Refused(bare.clone()) };
             }
             self.start += count;
             left -= count as u64;
@@ -58,7 +61,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             && let Some(lines) = &mut chunks.lines
             && lines.end(&mut piece).is_err()
         {
-            fate = Fate::Refused(Reply::BARE_LINE_END_IN_CHUNK);
+            fate = Fate::Refused(bare);
         }
         fate = self.pass_on(&mut piece, fate, last);
         match (fate, last) {

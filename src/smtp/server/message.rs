@@ -5,6 +5,7 @@
 
 use super::{FIRST_ROOM, PIECE, Server, field};
 use crate::exit::Ended;
+use crate::lookup::Listed;
 use crate::net::connection::{Fault, Stream};
 use crate::smtp::reply::Reply;
 use crate::smtp::session::Dialect;
@@ -23,7 +24,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     pub(super) fn take_message(&mut self) -> Result<Option<Ended>, Fault> {
         self.say(Reply::START);
         self.begin_content();
-        let mut text = if self.bare_newline { Unstuffer::lenient() } else { Unstuffer::new() };
+        let mut text = if self.bare_newline == Listed::Yes { Unstuffer::lenient() } else { Unstuffer::new() };
         // As much as is read at once at first; most messages are no larger.
         let mut piece = Vec::with_capacity(FIRST_ROOM);
         let mut fate = Fate::Submitted;
@@ -48,7 +49,10 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             match found {
                 Text::More => {}
                 Text::End => break,
-                Text::BareLineEnd => return Ok(Some(self.refuse(Reply::BARE_LINE_END_IN_MESSAGE))),
+                Text::BareLineEnd => {
+                    let reply = self.of_bare(Reply::BARE_LINE_END_IN_MESSAGE, Reply::CANNOT_TELL_YET);
+                    return Ok(Some(self.refuse(reply)));
+                }
             }
         }
         self.conclude(fate, text.size(), false);

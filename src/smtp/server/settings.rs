@@ -1,6 +1,7 @@
 //! What the configuration and the name of the program make of a server of SMTP.
 
 use crate::config::Config;
+use crate::lookup::Listed;
 use crate::message::header::FieldName;
 use crate::net::peer::Peer;
 use crate::smtp::session;
@@ -26,7 +27,7 @@ pub struct Settings {
     pub greet_wait: Duration,
     /// Whether an LF without CR is a line end, though never one of those around the dot that ends a message; for the client
     /// of the beginning.
-    pub bare_newline: bool,
+    pub bare_newline: Listed,
     /// Errors after which each more is answered late, and how late.
     pub soft_errors: (u32, Duration),
     /// Whether a client that no channel lists is turned away before the greeting.
@@ -45,7 +46,7 @@ pub struct Kind {
     /// Whether clients that no channel lists are turned away.
     pub finicky: bool,
     /// Whether the client may speak for others.
-    pub xclient: bool,
+    pub xclient: Listed,
     /// What holds for this client.
     pub terms: Terms,
 }

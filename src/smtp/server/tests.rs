@@ -158,7 +158,7 @@ fn settings() -> Settings {
             tls: session::Tls::Never,
             dialect: session::Dialect::Smtp,
             login: session::Login::Never,
-            xclient: false,
+            xclient: Listed::No,
             discarded: Vec::new(),
         },
         timeout: Duration::from_secs(300),
@@ -167,7 +167,7 @@ fn settings() -> Settings {
         soft_bounce: false,
         forbid_early: false,
         greet_wait: Duration::ZERO,
-        bare_newline: false,
+        bare_newline: Listed::No,
         soft_errors: (10, Duration::ZERO),
         finicky: false,
         dropped: Vec::new(),
@@ -590,7 +590,7 @@ fn when_submit_fails_in_a_chunk_nothing_is_acknowledged_and_the_session_goes_on(
 
 #[test]
 fn where_a_bare_newline_is_taken_it_ends_no_message() {
-    let settings = Settings { bare_newline: true, ..settings() };
+    let settings = Settings { bare_newline: Listed::Yes, ..settings() };
     let input = b"MAIL FROM:<a@b>\nRCPT TO:<bob@mx.example>\nDATA\nx\n.\nMAIL FROM:<evil@x>\r\n.\r\nQUIT\n";
     let played = play_with(Memory::new(input, 5), Queue::default(), &here(), &settings);
     assert_eq!(played.queue.queued, ["<a@b> <bob@mx.example>x\\n.\\nMAIL FROM:<evil@x>\\n"]);

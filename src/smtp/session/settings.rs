@@ -1,5 +1,7 @@
 //! What a session is told at its start, and of TLS on its way.
 
+use crate::lookup::Listed;
+
 /// What a session is told at its start.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -22,7 +24,7 @@ pub struct Settings {
     /// Whether clients can log in.
     pub login: Login,
     /// Whether the client may say that it is another.
-    pub xclient: bool,
+    pub xclient: Listed,
     /// Keywords that EHLO does not list. Commands that came with one of them, BDAT, STARTTLS and AUTH, are not there then.
     pub discarded: Vec<String>,
 }

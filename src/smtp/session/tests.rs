@@ -12,7 +12,7 @@ fn settings() -> Settings {
         tls: Tls::Never,
         dialect: Dialect::Smtp,
         login: Login::Never,
-        xclient: false,
+        xclient: Listed::No,
         discarded: Vec::new(),
     }
 }
