@@ -20,7 +20,7 @@ use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How long all questions to name servers about a client may take together.
+/// How long the questions to block lists about a client may take together. Its name has a time of its own.
 const LONGEST_LOOK_UP: Duration = Duration::from_secs(5);
 
 /// The surroundings of a server; tests have their own.
@@ -99,6 +99,7 @@ pub struct Here<'a> {
     finicky: bool,
     checker: RefCell<Checker>,
     resolver: OnceCell<Resolver>,
+    time_for_lists: Duration,
     /// What was found about the client.
     refusal: RefCell<Option<Option<Reply>>>,
 }
@@ -116,7 +117,8 @@ impl<'a> Here<'a> {
         channels.incoming(&Peer::new(Origin::Stdin), only, true)?;
         let (peer, checker) = (RefCell::new(peer.clone()), RefCell::new(Checker::None));
         let (resolver, refusal) = (OnceCell::new(), RefCell::new(None));
-        Ok(Here { config, channels, peer, only, finicky, checker, resolver, refusal })
+        let time_for_lists = LONGEST_LOOK_UP;
+        Ok(Here { config, channels, peer, only, finicky, checker, resolver, time_for_lists, refusal })
     }
 
     /// The same, with somebody who checks passwords.
@@ -135,7 +137,7 @@ impl<'a> Here<'a> {
             return None;
         }
         let resolver = self.resolver.get_or_init(|| Resolver::of_config(self.config));
-        let deadline = Instant::now() + LONGEST_LOOK_UP;
+        let mut left = self.time_for_lists;
         let mut is_exempt = Listed::No;
         for restriction in restrictions {
             match restriction {
@@ -152,7 +154,11 @@ impl<'a> Here<'a> {
                 },
                 ClientRestriction::BlockList(domain, wanted) => {
                     let name = format!("{}.{domain}", reversed(address));
-                    match resolver.addresses(&name, IpAddr::from([127, 0, 0, 1]), deadline) {
+                    let deadline = Instant::now() + left;
+                    let found = resolver.addresses(&name, IpAddr::from([127, 0, 0, 1]), deadline);
+                    // What was asked in between, a name in a slow zone, takes nothing of it.
+                    left = deadline.saturating_duration_since(Instant::now());
+                    match found {
                         Lookup::Yes(found) if found.iter().any(|answer| is_listing(*answer, *wanted)) => {
                             let may_be_exempt = is_exempt == Listed::CannotTell;
                             return Some(if may_be_exempt {
@@ -395,6 +401,22 @@ mod tests {
         ] {
             assert_eq!(refused(client, restrictions), code, "{client} {restrictions}");
         }
+    }
+
+    #[test]
+    fn a_slow_reverse_zone_takes_nothing_of_the_time_of_the_block_lists() {
+        const TIME: Duration = Duration::from_millis(1500);
+        // The name is told when the time of the lists would be over, were it counted.
+        let server = NameServer::slow_to_name("192.0.2.2", &[("2.2.0.192.bl.example", "127.0.0.4")], TIME);
+        let restrictions =
+            "reject_rbl_client other.example, reject_unknown_client_hostname, reject_rbl_client bl.example";
+        let config = Config::with(&[("smtpd_client_restrictions", restrictions), ("channels", "/nonexistent")]);
+        let channels = Channels::load(&config).unwrap();
+        let peer = Peer::new(Origin::Address("192.0.2.2".parse().unwrap()));
+        let mut site = Here::new(&config, &channels, &peer, &[], false).unwrap();
+        site.time_for_lists = TIME;
+        let _ = site.resolver.set(Resolver::new(vec![server.address], ""));
+        assert_eq!(site.refusal().map(|reply| reply.code), Some(554));
     }
 
     #[test]

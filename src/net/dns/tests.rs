@@ -90,6 +90,26 @@ impl NameServer {
         });
         NameServer { address: server.address, _server: server }
     }
+
+    /// The same, with a name `slow.example` for `client` that leads back to it and is told so late.
+    pub(crate) fn slow_to_name(
+        client: &'static str,
+        names: &'static [(&'static str, &'static str)],
+        late: Duration,
+    ) -> NameServer {
+        let server = Server::start(move |question, _| {
+            let asked = question.sole_question().unwrap();
+            let reverse = asked.qname().to_string();
+            let mut zone: Vec<_> = names.iter().map(|(name, address)| (*name, Rtype::A, *address)).collect();
+            zone.push(("slow.example", Rtype::A, client));
+            if asked.qtype() == Rtype::PTR {
+                std::thread::sleep(late);
+                zone.push((&reverse, Rtype::PTR, "slow.example"));
+            }
+            vec![answer(question, &zone)]
+        });
+        NameServer { address: server.address, _server: server }
+    }
 }
 
 fn dns(name: &str) -> DnsName {
