@@ -76,6 +76,8 @@ impl Reply {
     pub const NOT_YOUR_ADDRESS: Reply = fixed(553, "5.7.1", "That sender address is not yours");
     /// The same of the From field.
     pub const NOT_YOUR_FROM: Reply = fixed(550, "5.7.1", "The address in the From field is not yours");
+    /// More of them than anybody has.
+    pub const TOO_MANY_SENDERS: Reply = fixed(550, "5.6.0", "Too many addresses in fields that say who sends");
     /// A header without From field, or with one that cannot be read, or with several.
     pub const BAD_FROM: Reply = fixed(550, "5.6.0", "Expected one From field with mail addresses");
     /// The same for Sender (RFC 5322 section 3.6.2) and for Resent-From and Resent-Sender (section 3.6.6).
@@ -366,6 +368,7 @@ mod tests {
             R::TLS_FIRST,
             R::NOT_YOUR_ADDRESS,
             R::NOT_YOUR_FROM,
+            R::TOO_MANY_SENDERS,
             R::BAD_FROM,
             R::NOT_YOUR_SENDER,
             R::NOT_YOUR_RESENT,

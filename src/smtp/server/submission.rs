@@ -12,7 +12,11 @@ use crate::smtp::session::Dialect;
 use crate::smtp::site::Site;
 use crate::submit::Submit;
 use crate::submit::server::now;
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Most addresses a login is held against in one header: for each a table is read.
+const MOST_SENDERS: usize = 100;
 
 /// Fields besides From that say who sends, which of them hold one address alone, and what is said of wrong ones. A message has
 /// one Sender at the most, and Resent fields each time somebody sent it again (RFC 5322 sections 3.6.2 and 3.6.6).
@@ -45,8 +49,9 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             return Err(Reply::BARE_LINE_END_IN_HEADER);
         }
         read.take_out(&self.settings.dropped);
-        let from = self.check_from(&read)?;
-        self.check_senders(&read)?;
+        let mut seen = BTreeSet::new();
+        let from = self.check_from(&read, &mut seen)?;
+        self.check_senders(&read, &mut seen)?;
         let fields = read.missing(&now(), &self.message_id(), from.as_deref());
         // Fields that are missing and no field at all have an empty line between them already.
         let gap: &[u8] = if read.ends_well || read.length == 0 { b"" } else { b"\n" };
@@ -59,19 +64,19 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     }
 
     /// The value of a From field that is missing, if it can be made; a refusal of one that is there.
-    fn check_from(&self, header: &Header<'_>) -> Result<Option<String>, Reply> {
+    fn check_from(&self, header: &Header<'_>, seen: &mut BTreeSet<Vec<u8>>) -> Result<Option<String>, Reply> {
         let sender = self.session.envelope().and_then(|(path, _)| path.0.as_ref());
         let addresses = match header.from() {
             From::Wrong => return Err(Reply::BAD_FROM),
             From::Missing => return sender.map(|address| Some(format!("<{address}>"))).ok_or(Reply::BAD_FROM),
             From::Of(addresses) => addresses,
         };
-        self.check_addresses(addresses, &Reply::BAD_FROM, &Reply::NOT_YOUR_FROM).map(|()| None)
+        self.check_addresses(addresses, seen, &Reply::BAD_FROM, &Reply::NOT_YOUR_FROM).map(|()| None)
     }
 
     /// A refusal of other fields that say who sends, where a login is bound to its addresses. All of them count: which Resent
     /// fields are this user's, and which were there before, nobody can tell but whoever wrote them.
-    fn check_senders(&self, header: &Header<'_>) -> Result<(), Reply> {
+    fn check_senders(&self, header: &Header<'_>, seen: &mut BTreeSet<Vec<u8>>) -> Result<(), Reply> {
         if !self.site.binds_senders() {
             return Ok(());
         }
@@ -80,15 +85,28 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                 let is_right =
                     |addresses: &Vec<_>| (!is_one || addresses.len() == 1) && (number == 0 || *name != "Sender");
                 let addresses = addresses.filter(is_right).ok_or_else(|| bad.clone())?;
-                self.check_addresses(addresses, bad, not_yours)?;
+                self.check_addresses(addresses, seen, bad, not_yours)?;
             }
         }
         Ok(())
     }
 
-    fn check_addresses(&self, addresses: Vec<Vec<u8>>, bad: &Reply, not_yours: &Reply) -> Result<(), Reply> {
+    /// `seen` are the addresses of this header that were looked at before: each is asked about once.
+    fn check_addresses(
+        &self,
+        addresses: Vec<Vec<u8>>,
+        seen: &mut BTreeSet<Vec<u8>>,
+        bad: &Reply,
+        not_yours: &Reply,
+    ) -> Result<(), Reply> {
         let Some(login) = self.session.login() else { return Ok(()) };
         for address in addresses {
+            if !seen.insert(address.clone()) {
+                continue;
+            }
+            if seen.len() > MOST_SENDERS && self.site.binds_senders() {
+                return Err(Reply::TOO_MANY_SENDERS);
+            }
             let address = Address::from_internal(&address).map_err(|_| bad.clone())?;
             match self.site.may_send_as(login, &address) {
                 Lookup::Yes(()) => {}

@@ -1,7 +1,9 @@
 use super::*;
+use crate::auth::gate::Right;
 use crate::lookup::Lookup;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
+use crate::sasl::Credentials;
 use crate::submit::{Outcome, Policy, Refusal, Verdict};
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -646,5 +648,52 @@ proptest! {
     #[test]
     fn any_octets_are_survived(input in prop::collection::vec(any::<u8>(), 0..300)) {
         essence(&input, usize::MAX);
+    }
+}
+
+/// Everybody is bob, who may send as anybody; how often that was asked.
+struct Bob(std::cell::Cell<usize>);
+
+impl Site for Bob {
+    fn channel(&self) -> Lookup<String> {
+        here().channel()
+    }
+    fn client(&self) -> (Option<String>, String) {
+        here().client()
+    }
+    fn here(&self, address: &Address) -> Option<Address> {
+        here().here(address)
+    }
+    fn check(&self, _: &Credentials) -> Lookup<Right> {
+        Lookup::Yes(Right { name: b"bob".to_vec(), last_words: Vec::new() })
+    }
+    fn binds_senders(&self) -> bool {
+        true
+    }
+    fn may_send_as(&self, _: &[u8], _: &Address) -> Lookup<()> {
+        self.0.set(self.0.get() + 1);
+        Lookup::Yes(())
+    }
+}
+
+#[test]
+fn each_address_of_a_header_is_asked_about_once_and_there_may_not_be_any_number_of_them() {
+    let (dialect, login) = (session::Dialect::Submission, session::Login::Always);
+    let settings = Settings { session: session::Settings { dialect, login, ..settings().session }, ..settings() };
+    let others = |count: usize| (0..count).map(|number| format!("{number}@b")).collect::<Vec<_>>().join(",");
+    for (from, asked, last) in [
+        (vec!["a@b"; 10_000].join(","), 1, "250"),
+        (others(99), 100, "250"),
+        (others(101), 100, "550"),
+        (others(20_000), 100, "550"),
+    ] {
+        let site = Bob(std::cell::Cell::new(0));
+        let begin = "EHLO c\r\nAUTH PLAIN AGJvYgB4\r\nMAIL FROM:<a@b>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\n";
+        let input = format!("{begin}From: {from}\r\nSender: a@b\r\n\r\nx\r\n.\r\n");
+        let mut stream = Memory::new(input.as_bytes(), usize::MAX);
+        serve(&mut stream, &mut Queue::default(), &site, &settings, Offer::None).unwrap();
+        let said = String::from_utf8(stream.output).unwrap();
+        assert!(said.lines().last().is_some_and(|line| line.starts_with(last)), "{said}");
+        assert_eq!(site.0.get(), 1 + asked, "once at MAIL");
     }
 }
