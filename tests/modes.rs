@@ -301,6 +301,58 @@ fn mail_goes_to_a_submit_that_is_there_already_and_that_ends_last() {
     assert_eq!(scratch.queued().len(), 2);
 }
 
+/// Submits beside the pools that serve somebody, each with its end of the connection.
+fn serving(server: &Server) -> Vec<(i32, String)> {
+    let submits = child_named(server, "submit").map(children).unwrap_or_default();
+    let end = |pid| fs::read_link(format!("/proc/{pid}/fd/0")).map(|end| (pid, end.display().to_string()));
+    submits.into_iter().filter_map(|pid| end(pid).ok()).filter(|(_, end)| end.starts_with("socket:")).collect()
+}
+
+fn one_message(server: &mut Server) {
+    let mut client = greeted(server);
+    let said = mail(&mut client);
+    assert!(said.starts_with("250 2.0.0 "), "{said}");
+    quit(client);
+}
+
+#[test]
+fn a_session_has_the_submit_of_the_one_before_and_another_where_that_is_gone() {
+    let scratch = Scratch::new();
+    let mut server = pool(&scratch, &["--idle-children", "1", "-n", "1", "-o", "max_use=10"]);
+    one_message(&mut server);
+    let first = serving(&server);
+    assert_eq!(first.len(), 1, "kept behind the session");
+    // Of a message that was not finished nothing is left.
+    let mut client = greeted(&mut server);
+    assert!(ask(&mut client, "MAIL FROM:<a@client.example>").starts_with("250 "));
+    assert!(ask(&mut client, "RCPT TO:<bob@mx.example>").starts_with("250 "));
+    drop(client);
+    one_message(&mut server);
+    assert_eq!(serving(&server), first);
+    assert_eq!(scratch.queued().len(), 2);
+    kill(Pid::from_raw(first[0].0), Signal::SIGKILL).unwrap();
+    until("its end", || serving(&server).is_empty());
+    one_message(&mut server);
+    let second = serving(&server);
+    assert_eq!(second.len(), 1);
+    // Another configuration is another submit's.
+    server.signal(Signal::SIGHUP);
+    until("the end of those of before", || !serving(&server).contains(&second[0]));
+    one_message(&mut server);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0), "nobody waits for a connection that is kept");
+}
+
+#[test]
+fn a_submit_is_not_kept_for_clients_that_do_not_come() {
+    let scratch = Scratch::with("max_idle = 1s");
+    let mut server = pool(&scratch, &["--idle-children", "1", "-n", "1", "-o", "max_use=10"]);
+    one_message(&mut server);
+    let child = child_named(&server, "smtpsrvr").map(children);
+    until("nobody to be kept", || serving(&server).is_empty());
+    assert_eq!(child_named(&server, "smtpsrvr").map(children), child, "who kept it is still there");
+}
+
 #[test]
 fn beside_one_that_stops_the_next_smtpd_has_a_submit_that_stays() {
     let scratch = Scratch::new();

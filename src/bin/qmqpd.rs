@@ -19,7 +19,7 @@ use doorpost::qmqp::qmtp;
 use doorpost::qmqp::server::{self, LONGEST_SESSION};
 use doorpost::record::{self, Recorder};
 use doorpost::smtpd::refusal;
-use doorpost::submit::client::Submitter;
+use doorpost::submit::client::{self, Submitter};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -77,6 +77,10 @@ impl accept::Server for Qmqpd {
 
     fn session(&mut self) -> Result<Ended, Error> {
         session(&self.args, &self.config, &self.channels)
+    }
+
+    fn rest(&mut self) {
+        client::let_go();
     }
 
     fn read_again(&mut self) -> Result<(), Error> {

@@ -25,7 +25,7 @@ use doorpost::smtp::server::{self, Kind, Settings};
 use doorpost::smtp::session::Dialect;
 use doorpost::smtp::site::{Checker, Here, listed};
 use doorpost::smtpd::refusal;
-use doorpost::submit::client::Submitter;
+use doorpost::submit::client::{self, Submitter};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -116,6 +116,10 @@ impl accept::Server for Smtpsrvr {
             _ => self.tls.clone(),
         };
         session(self, tls).inspect_err(|_| refuse())
+    }
+
+    fn rest(&mut self) {
+        client::let_go();
     }
 
     fn read_again(&mut self) -> Result<(), Error> {

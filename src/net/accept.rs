@@ -33,6 +33,8 @@ pub trait Server {
     fn is_able(&self) -> bool {
         true
     }
+    /// No client has come for a while, at most some seconds: what is kept for the next one may go.
+    fn rest(&mut self) {}
     /// Reads the configuration again (HUP). After an error everything is as it was.
     fn read_again(&mut self) -> Result<(), Error>;
     /// Runs `accept`, in a child of a pool: it serves one client after another by [`Server::session`]. A program that
@@ -322,6 +324,10 @@ struct Child<'a, S> {
 impl<S: Server> Work for Child<'_, S> {
     fn serve(&mut self, connection: OwnedFd) -> Served {
         serve_one(connection, self.server, self.null)
+    }
+
+    fn rest(&mut self) {
+        self.server.rest();
     }
 
     fn stay(&mut self, accept: &mut dyn FnMut(&mut dyn Work) -> u8) -> u8 {

@@ -50,6 +50,8 @@ pub struct Served {
 pub trait Work {
     /// Serves a client.
     fn serve(&mut self, connection: OwnedFd) -> Served;
+    /// No client has come for a while.
+    fn rest(&mut self) {}
     /// Runs `accept`, which serves one client after another, in this process or in a child of it whose end this one waits
     /// for. Gives the status to end with.
     fn stay(&mut self, accept: &mut dyn FnMut(&mut dyn Work) -> u8) -> u8;

@@ -1,4 +1,8 @@
 //! The servers' end: the way to `submit`, by its unix socket where there is one, else by a child of our own.
+//!
+//! A process that serves one client after another keeps the connection to the socket for a while, if a session left nothing
+//! on it that is not done. submit makes nothing of what came before an introduction, so each session begins there as on a
+//! new one.
 
 use super::frames::{self, FrameReader, LONGEST_CONTENT, Reply, Request};
 use super::{AllOrNothing, Introduction, Outcome, Submit, Verdict};
@@ -16,12 +20,13 @@ use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// A piece of content of this size is sent as it is, and smaller ones are collected.
 const LARGE: usize = 16 * 1024;
@@ -29,12 +34,35 @@ const LARGE: usize = 16 * 1024;
 /// Children that had not ended when their session did; a process that serves many sessions collects them later.
 static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
+/// The connection that the session before left, and since when it is there.
+static KEPT: Mutex<Option<(UnixStream, Instant)>> = Mutex::new(None);
+
+/// An older one is not used again: behind the socket may be another submit by now, with another configuration.
+const OLDEST: Duration = Duration::from_secs(10);
+
+/// Lets go of the connection that is kept for the next session, if there is one.
+pub fn let_go() {
+    if let Ok(mut kept) = KEPT.lock() {
+        *kept = None;
+    }
+}
+
+/// The connection that is kept, if it is not too old and submit has neither ended nor said anything that nobody asked for.
+fn kept() -> Option<(UnixStream, Instant)> {
+    let (stream, since) = KEPT.lock().ok()?.take().filter(|(_, since)| since.elapsed() < OLDEST)?;
+    let is_quiet =
+        recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Err(Errno::EAGAIN);
+    is_quiet.then_some((stream, since))
+}
+
 /// The connection to `submit`.
 #[derive(Debug)]
 pub struct Submitter<'a> {
     /// None until there is something to say.
     stream: Option<UnixStream>,
     child: Option<Pid>,
+    /// Since when the connection is there, where the next session may have it, too.
+    since: Option<Instant>,
     /// How to get a connection, or another one after trouble; none for who has given up the rights to that.
     way: Option<Way<'a>>,
     reader: FrameReader,
@@ -64,10 +92,13 @@ impl Way<'_> {
         self.config.queue_directory.join("submit")
     }
 
-    /// By the socket, if it is there and somebody answers, else by a child of our own.
-    fn open(&self) -> Result<(UnixStream, Option<Pid>), Error> {
-        let connected = connect_to(&self.socket());
-        let (stream, child) = match connected {
+    /// By the socket, if it is there and somebody answers, else by a child of our own. Gives also whose connection it is: a
+    /// child's, or since when there is one of the socket.
+    fn open(&self) -> Result<(UnixStream, Option<Pid>, Option<Instant>), Error> {
+        if let Some((stream, since)) = kept() {
+            return Ok((stream, None, Some(since)));
+        }
+        let (stream, child) = match connect_to(&self.socket()) {
             Some(stream) => (stream, None),
             None => start_child(|| (self.config.program("submit"), self.common.arguments()))?,
         };
@@ -76,7 +107,7 @@ impl Way<'_> {
         let limit = Some(ipc.min(daemon)).filter(|time| !time.is_zero());
         let limited = stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit));
         limited.map_err(|e| Error::Temporary(format!("way to submit: {e}")))?;
-        Ok((stream, child))
+        Ok((stream, child, child.is_none().then(Instant::now)))
     }
 }
 
@@ -91,7 +122,8 @@ impl<'a> Submitter<'a> {
         let comes_back = config.net_owner.is_empty() || !privilege::is_root();
         let mut submitter = Submitter::over(None, None);
         if !comes_back {
-            let (stream, child) = way.open()?;
+            // Of this one nobody will have the next session.
+            let (stream, child, _) = way.open()?;
             (submitter.stream, submitter.child) = (Some(stream), child);
         }
         submitter.way = Some(way).filter(|_| comes_back);
@@ -103,16 +135,16 @@ impl<'a> Submitter<'a> {
         let reader = FrameReader::default();
         let (out, content) = (Vec::new(), Vec::new());
         let (introduction, attributes) = (None, Vec::new());
-        let (way, begun, broken) = (None, false, false);
-        Submitter { stream, child, way, reader, introduction, attributes, out, content, begun, broken }
+        let (since, way, begun, broken) = (None, None, false, false);
+        Submitter { stream, child, since, way, reader, introduction, attributes, out, content, begun, broken }
     }
 
     /// The connection, which is made where it is missing.
     fn stream(&mut self) -> Result<&mut UnixStream, Error> {
         if self.stream.is_none() {
             let way = self.way.ok_or_else(|| Error::Temporary("submit was lost before".to_owned()))?;
-            let (stream, child) = way.open()?;
-            (self.stream, self.child) = (Some(stream), child);
+            let (stream, child, since) = way.open()?;
+            (self.stream, self.child, self.since) = (Some(stream), child, since);
         }
         self.stream.as_mut().ok_or_else(not_an_answer)
     }
@@ -124,6 +156,18 @@ impl<'a> Submitter<'a> {
             (self.reader, self.broken, self.begun) = (FrameReader::default(), false, false);
             self.out.clear();
             self.content.clear();
+        }
+    }
+
+    /// Leaves the connection to the next session of this process, where everything that was sent has been answered.
+    fn leave(&mut self) {
+        if self.begun || self.broken {
+            return;
+        }
+        if let (Some(since), Ok(mut kept)) = (self.since, KEPT.lock())
+            && let Some(stream) = self.stream.take()
+        {
+            *kept = Some((stream, since));
         }
     }
 
@@ -278,6 +322,7 @@ impl AllOrNothing for Submitter<'_> {
 
 impl Drop for Submitter<'_> {
     fn drop(&mut self) {
+        self.leave();
         self.hang_up();
     }
 }
@@ -479,5 +524,45 @@ mod tests {
         answer(&mut far, &Reply::Verdict(Verdict::Accepted));
         assert!(submitter.recipient(&address).is_err());
         assert!(submitter.commit().is_err());
+    }
+
+    /// A session on a connection to the socket, with the other end; `age` is that of the connection.
+    fn session(age: Duration) -> (Submitter<'static>, UnixStream) {
+        let (mut submitter, far) = pair();
+        submitter.since = Instant::now().checked_sub(age);
+        (submitter, far)
+    }
+
+    #[test]
+    fn the_next_session_has_a_connection_on_which_everything_was_answered_and_no_other() {
+        let address = Address::from_internal(b"bob").unwrap();
+        let recipient = |submitter: &mut Submitter<'_>, far: &mut UnixStream| {
+            answer(far, &Reply::Verdict(Verdict::Accepted));
+            submitter.introduce(&introduction()).unwrap();
+            submitter.recipient(&address).unwrap();
+        };
+        // A message that is not done, and one of which nobody knows.
+        for is_reset in [false, true] {
+            let (mut submitter, mut far) = session(Duration::ZERO);
+            recipient(&mut submitter, &mut far);
+            if is_reset {
+                submitter.reset().unwrap();
+            }
+            drop(submitter);
+            assert_eq!(kept().is_some(), is_reset);
+        }
+        // One that was not used is as good; one that is too old, has ended, or said what nobody asked for is not.
+        drop(session(Duration::ZERO));
+        assert!(kept().is_none(), "its other end is gone");
+        for (age, said, is_good) in [(0, "", true), (0, "2:va,", false), (11, "", false)] {
+            let (submitter, mut far) = session(Duration::from_secs(age));
+            far.write_all(said.as_bytes()).unwrap();
+            drop(submitter);
+            assert_eq!(kept().is_some(), is_good, "{age} {said}");
+        }
+        let (submitter, _far) = session(Duration::ZERO);
+        drop(submitter);
+        let_go();
+        assert!(kept().is_none());
     }
 }

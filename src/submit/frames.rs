@@ -5,7 +5,8 @@
 //! is answered by    -                -             v verdict   -                v verdict   -           -           q or n -
 //! ```
 //!
-//! `A` (`name=value`) is written into the queue file of every message that follows; the next introduction forgets it.
+//! `I` may come again on the same connection, for another client: it forgets all that came before it, a message that is not
+//! committed too. `A` (`name=value`) is written into the queue file of every message that follows.
 //! `N` is a recipient that must be taken: if it is not, the refusal brings the verdict. `q` brings the queue id, `n` a
 //! refusal. `F` (no octets: the null one) begins a message, `E` asks for it to be committed, `X` abandons it, and so
 //! does the end of input. Recipients may come before the content or after it; the first `F`, `R` or `N` behind content

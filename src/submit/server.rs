@@ -143,6 +143,19 @@ impl<'a> Receiver<'a> {
         })
     }
 
+    /// One for servers.
+    fn serving(config: &'a Config, common: &'a Common, premises: &mut Premises) -> Result<Receiver<'a>, Error> {
+        Ok(Receiver { is_served: true, ..Receiver::at(config, common, premises)? })
+    }
+
+    /// What the next one has to know.
+    fn leave(&self, premises: &mut Premises) {
+        if self.is_troubled {
+            // Its folders may have been taken away.
+            premises.queue = None;
+        }
+    }
+
     /// Tells whoever delivers that there is something to deliver.
     pub fn wake(&self) {
         wake::wake(self.config, self.common, &self.queue, None);
@@ -455,18 +468,15 @@ pub fn serve(config: &Config, common: &Common, premises: &mut Premises, stream: 
             .map(|()| Ended::Done)
             .map_err(|error| Error::Permission(format!("uid {uid} may not speak to submit: {error}")));
     }
-    let mut receiver = Receiver::at(config, common, premises)?;
-    receiver.is_served = true;
-    let ended = listen(&mut receiver, stream);
-    if receiver.is_troubled {
-        // Its folders may have been taken away.
-        premises.queue = None;
-    }
+    let mut receiver = Receiver::serving(config, common, premises)?;
+    let ended = listen(&mut receiver, premises, stream);
+    receiver.leave(premises);
     ended
 }
 
-/// Obeys until the end of input.
-fn listen(receiver: &mut Receiver<'_>, mut stream: UnixStream) -> Result<Ended, Error> {
+/// Obeys until the end of input. Who introduces himself again is another client of the server, of whom nothing is known: a
+/// server keeps its connection from one to the next.
+fn listen(receiver: &mut Receiver<'_>, premises: &mut Premises, mut stream: UnixStream) -> Result<Ended, Error> {
     let config = receiver.config;
     let broken = |error: io::Error| Error::Connection(format!("connection to submit: {error}"));
     // The client may think as long as its own session may last.
@@ -489,7 +499,12 @@ fn listen(receiver: &mut Receiver<'_>, mut stream: UnixStream) -> Result<Ended, 
             let (taken, payload) = reader.push(rest).map_err(|_| nonsense())?;
             rest = &rest[taken..];
             let Some(payload) = payload else { continue };
-            let reply = obey(receiver, &Request::decode(payload).map_err(|_| nonsense())?)?;
+            let request = Request::decode(payload).map_err(|_| nonsense())?;
+            if matches!(request, Request::Introduce(_)) && receiver.introduction.is_some() {
+                receiver.leave(premises);
+                *receiver = Receiver::serving(config, receiver.common, premises)?;
+            }
+            let reply = obey(receiver, &request)?;
             let Some(reply) = reply else { continue };
             let mut out = Vec::new();
             reply.put(&mut out);

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub const QUICK: Duration = Duration::from_millis(30);
 
 /// A worker ends after so many messages: whatever one of them did to it does not last.
-const MOST_USES: u32 = 100;
+const MOST_USES: u32 = 1000;
 
 /// A process with a message, or waiting for one.
 #[derive(Debug)]

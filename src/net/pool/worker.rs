@@ -52,7 +52,10 @@ impl<'a> Worker<'a> {
         loop {
             let listener = match self.wait(idle_since) {
                 Woken::Client(listener) => listener,
-                Woken::Nothing => continue,
+                Woken::Nothing => {
+                    work.rest();
+                    continue;
+                }
                 Woken::End => return 0,
             };
             let Some(connection) = self.accept(listener) else { continue };
