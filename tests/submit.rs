@@ -83,6 +83,21 @@ fn the_command_line_queues_a_message_and_prints_its_id() {
     assert!(message.whole.starts_with(trace.as_bytes()));
 }
 
+/// One that nobody could read back would take the message of the others with it.
+#[test]
+fn an_address_that_its_domain_makes_too_long_is_none() {
+    let scratch = Scratch::new();
+    let long = "a".repeat(995);
+    for arguments in [&[&long, "bob"][..], &["bob", &long], &["-f", &long, "bob"]] {
+        let output = scratch.run("submit", arguments, b"x\n");
+        assert_eq!(output.status.code(), Some(65), "{output:?}");
+    }
+    assert!(scratch.queued().is_empty());
+    let whole = "a".repeat(989);
+    let output = scratch.run("submit", &["-f", &whole, &whole], b"x\n");
+    assert_eq!((output.status.code(), scratch.queued().len()), (Some(0), 1), "{output:?}");
+}
+
 #[test]
 fn the_sender_is_the_caller_or_nobody_where_that_is_asked_for() {
     let scratch = Scratch::new();

@@ -144,7 +144,9 @@ impl Walk<'_> {
 
     fn address(&mut self, text: &str, own: bool) -> Result<Vec<(Target, bool)>, Trouble> {
         let wrong = |_| Trouble::Wrong(format!("{} is no address", crate::config::shown(text)));
-        let address = Address::from_internal(text.as_bytes()).map_err(wrong)?.or_at(self.domain);
+        let address = Address::from_internal(text.as_bytes())
+            .and_then(|address| address.completed(self.domain))
+            .map_err(wrong)?;
         let local = std::str::from_utf8(address.local_part()).unwrap_or_default().to_owned();
         if !(self.is_here)(address.domain().unwrap_or_default()) || local.is_empty() {
             return self.arrive(Place::Address(address));

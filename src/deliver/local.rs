@@ -189,8 +189,8 @@ impl Delivery<'_, '_> {
         for target in targets {
             let place = match target {
                 Target::Address(word) => {
-                    let Ok(address) = Address::from_internal(word.as_bytes()) else { continue };
-                    let address = address.or_at(&domain);
+                    let completed = |address: Address| address.completed(&domain);
+                    let Ok(address) = Address::from_internal(word.as_bytes()).and_then(completed) else { continue };
                     // An alias that leads to the user has marked the name, and is behind us.
                     let own = own.as_bytes();
                     let is_own = address.as_bytes().eq_ignore_ascii_case(own.strip_prefix(b"~").unwrap_or(own))

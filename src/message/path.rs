@@ -63,12 +63,17 @@ impl Address {
         self.at().map(|at| &self.0[at + 1..])
     }
 
-    /// The same address with `domain` where it had none (`postmaster`).
-    pub fn or_at(&self, domain: &str) -> Address {
+    /// The same address with `domain` where it had none (`postmaster`); a fault where that makes it too long.
+    pub fn completed(&self, domain: &str) -> Result<Address, Fault> {
         match self.at() {
-            Some(_) => self.clone(),
-            None => Address([&self.0[..], b"@", domain.as_bytes()].concat().into()),
+            Some(_) => Ok(self.clone()),
+            None => Address::from_internal(&[&self.0[..], b"@", domain.as_bytes()].concat()),
         }
+    }
+
+    /// The same for who only reads it: one that would become too long stays without.
+    pub fn or_at(&self, domain: &str) -> Address {
+        self.completed(domain).unwrap_or_else(|_| self.clone())
     }
 
     /// Whether mail can have this address at all, so that it can stand between angle brackets. QMQP hands in anything.
@@ -129,6 +134,11 @@ impl ReversePath {
             (_, Some(before)) => !before.is_empty() && !before.iter().any(u8::is_ascii_control),
             (_, None) => address.is_usable(),
         }
+    }
+
+    /// The same with `domain` where its address had none; a fault where that makes it too long.
+    pub fn completed(&self, domain: &str) -> Result<ReversePath, Fault> {
+        Ok(ReversePath(self.0.as_ref().map(|address| address.completed(domain)).transpose()?))
     }
 
     /// The internal form; null is empty.
@@ -360,6 +370,17 @@ mod tests {
         ] {
             assert!(!is_usable(sender), "{sender}");
         }
+    }
+
+    #[test]
+    fn no_address_grows_too_long_by_its_domain() {
+        let address = |length: usize| Address::from_internal(&vec![b'a'; length]).unwrap();
+        let whole = address(LONGEST_ADDRESS - 11).completed("mx.example").unwrap();
+        assert_eq!(whole.as_bytes().len(), LONGEST_ADDRESS);
+        assert_eq!(address(LONGEST_ADDRESS - 10).completed("mx.example"), Err(Fault::TooLong));
+        assert_eq!(address(LONGEST_ADDRESS - 10).or_at("mx.example"), address(LONGEST_ADDRESS - 10));
+        assert_eq!(ReversePath(Some(address(LONGEST_ADDRESS))).completed("mx.example"), Err(Fault::TooLong));
+        assert_eq!(ReversePath::NULL.completed("mx.example"), Ok(ReversePath::NULL));
     }
 
     #[test]

@@ -143,8 +143,7 @@ fn not_an_address(text: &str) -> Error {
 fn reverse_path(config: &Config, from: &str) -> Result<ReversePath, Error> {
     let wrong = || Error::Data(format!("expected a mail address or <> instead of {}", shown(from)));
     let path = ReversePath::from_internal(bare(from).as_bytes()).ok().filter(ReversePath::is_usable);
-    let path = path.ok_or_else(wrong)?;
-    Ok(ReversePath(path.0.map(|address| address.or_at(&config.myhostname))))
+    path.and_then(|path| path.completed(&config.myhostname).ok()).ok_or_else(wrong)
 }
 
 /// Without the angle brackets that people copy along.

@@ -78,7 +78,7 @@ fn feed(
     }
     let sender = record(envelope, b'F')?.ok_or(Refused::Envelope)?;
     let sender = ReversePath::from_internal(&sender).ok().filter(ReversePath::is_usable).ok_or(Refused::Envelope)?;
-    let sender = ReversePath(sender.0.map(|address| address.or_at(&config.myhostname)));
+    let sender = sender.completed(&config.myhostname).map_err(|_| Refused::AddressTooLong)?;
     submit.reverse_path_with(&sender, &before_queue::said()).map_err(trouble)?;
     while let Some(recipient) = record(envelope, b'T')? {
         let recipient = Address::from_internal(&recipient).map_err(|_| Refused::Envelope)?;

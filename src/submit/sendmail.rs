@@ -91,7 +91,7 @@ fn who(config: &Config, options: &Options, caller: Uid) -> Who {
     let from = options.from.as_deref().filter(|from| !matches!(*from, "" | "<>"));
     let address = from.map_or_else(|| login(caller), str::to_owned);
     let address = address.trim_start_matches('<').trim_end_matches('>').to_owned();
-    let address = Address::from_internal(address.as_bytes()).map(|address| address.or_at(&config.myhostname));
+    let address = Address::from_internal(address.as_bytes()).and_then(|address| address.completed(&config.myhostname));
     let own_name = || {
         let user = user.as_ref().filter(|_| options.from.is_none())?;
         let gecos = user.gecos.to_string_lossy();

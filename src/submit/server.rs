@@ -407,7 +407,7 @@ impl Submit for Receiver<'_> {
         if verdict != Verdict::Accepted {
             return Ok(verdict);
         }
-        let complete = address.or_at(&self.config.myhostname);
+        let Ok(complete) = address.completed(&self.config.myhostname) else { return Ok(Verdict::BadAddress) };
         let domain = complete.domain().unwrap_or_default().to_ascii_lowercase();
         let key = (complete.local_part().to_vec(), domain);
         if self.message.named.contains(&key) {

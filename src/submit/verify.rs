@@ -36,10 +36,13 @@ pub fn judge_traced(
         tell(format_args!("{address}: mail can have no such address"));
         return Verdict::BadAddress;
     }
+    let Ok(address) = address.completed(&config.myhostname) else {
+        tell(format_args!("{address}: too long with myhostname behind it"));
+        return Verdict::BadAddress;
+    };
     if policy == Policy::Anywhere {
         return Verdict::Accepted;
     }
-    let address = address.or_at(&config.myhostname);
     tell(format_args!("address {address}"));
     let channel = match outgoing_traced(channels, &address, tell) {
         Lookup::Yes(channel) => channel,

@@ -1,8 +1,8 @@
 //! A message being written, from its first octet to the moment when it may be called taken.
 
 use super::{BUFFER, LONGEST_CHANNEL, microseconds, uninterrupted};
-use crate::message::parameters::{MailParameters, RecipientParameters};
-use crate::message::path::Address;
+use crate::message::parameters::{self, MailParameters, RecipientParameters};
+use crate::message::path::{Address, LONGEST_ADDRESS};
 use crate::queue::layout::{self, CONTENT, HEADER, Header, Lines, SLOT, Slot};
 use crate::queue::{Error, Head, Id, remove_file};
 use crate::write_out::{self, WriteOut};
@@ -127,6 +127,10 @@ impl Draft {
         let more = self.recipients.checked_add(1).ok_or(Error::TooMany)?;
         let (address, parameters) = (address.as_bytes(), parameters.to_string());
         let parameters = parameters.as_bytes();
+        // Nobody would read it.
+        if address.len() > LONGEST_ADDRESS || parameters.len() > parameters::LONGEST {
+            return Err(Error::Io(format!("{}: a recipient too long", self.id)));
+        }
         if self.content_end.is_some() {
             self.write_recipient(address, parameters)?;
         } else {
@@ -198,10 +202,11 @@ impl Draft {
     pub fn commit(mut self, head: &Head) -> Result<Id, Error> {
         self.end_content()?;
         let envelope_at = self.position();
-        if head.trace.len() > TRACE_ROOM || head.channel.len() > LONGEST_CHANNEL {
-            return Err(Error::Io(format!("{}: trace field or channel name too long", self.id)));
+        let sender = head.reverse_path.as_bytes();
+        if head.trace.len() > TRACE_ROOM || head.channel.len() > LONGEST_CHANNEL || sender.len() > LONGEST_ADDRESS {
+            return Err(Error::Io(format!("{}: trace field, channel name or sender too long", self.id)));
         }
-        for text in [head.reverse_path.as_bytes(), head.channel.as_bytes()] {
+        for text in [sender, head.channel.as_bytes()] {
             self.checked(&counted(text)?)?;
             self.checked(text)?;
         }

@@ -1,8 +1,8 @@
 //! What is written is read; what is incomplete, torn, cut or flipped is refused.
 
 use super::*;
-use crate::message::parameters::{MailParameters, RecipientParameters};
-use crate::message::path::{Address, ReversePath};
+use crate::message::parameters::{MailParameters, Orcpt, RecipientParameters};
+use crate::message::path::{Address, LONGEST_ADDRESS, ReversePath};
 use crate::queue::layout::{self, CONTENT, HEADER, Lines, SLOT};
 use crate::queue::{Error, Head, Id, Queue};
 use crc32fast::Hasher;
@@ -339,6 +339,35 @@ fn any_address() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_a_draft_commits_is_taken_again(
+        lengths in proptest::collection::vec(980..=LONGEST_ADDRESS, 1..4),
+        orcpt in 0..1200_usize,
+        is_early: bool,
+        sender in 980..=LONGEST_ADDRESS,
+        channel in 0..300_usize,
+        value in 0..5000_usize,
+        trace in TRACE_ROOM - 2..TRACE_ROOM + 2,
+    ) {
+        let (_folder, queue) = queue();
+        let long = |length| Address::from_internal(&vec![b'a'; length]).unwrap().or_at("mx.example");
+        let write = || {
+            let mut draft = queue.begin()?;
+            draft.content(b"x\n")?;
+            if !is_early {
+                draft.end_content()?;
+            }
+            let said = RecipientParameters { orcpt: Orcpt::of_address(&vec![b'a'; orcpt]), ..RecipientParameters::default() };
+            lengths.iter().try_for_each(|length| draft.recipient_with(&long(*length), &said))?;
+            draft.attribute("name", &"x".repeat(value))?;
+            let reverse_path = ReversePath(Some(long(sender)));
+            draft.commit(&Head { reverse_path, trace: vec![b'x'; trace], channel: "c".repeat(channel) })
+        };
+        if let Ok(id) = write() {
+            prop_assert!(queue.take(&id).unwrap().is_some());
+        }
+    }
 
     #[test]
     fn any_content_and_addresses_come_back(

@@ -5,7 +5,6 @@ use super::{CHANCE, owned};
 use crate::cli::Common;
 use crate::config::Config;
 use crate::exit::Error;
-use crate::message::path::ReversePath;
 use crate::message::trace::{Client, Protocol};
 use crate::queue::{self, Id, Queue};
 use crate::submit::frames::{FrameReader, Request};
@@ -150,7 +149,8 @@ impl Left<'_> {
             match request {
                 _ if ended => return Err(Trouble::Wrong("octets behind its end".to_owned())),
                 Request::ReversePath(path, said) => {
-                    let path = ReversePath(path.0.map(|address| address.or_at(&self.config.myhostname)));
+                    let long = |_| Trouble::Wrong("a sender that is too long".to_owned());
+                    let path = path.completed(&self.config.myhostname).map_err(long)?;
                     receiver.reverse_path_with(&path, &said)?;
                 }
                 Request::Recipient(address, said) => {
