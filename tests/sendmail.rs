@@ -272,6 +272,68 @@ fn a_user_without_any_right_on_the_queue_leaves_mail_in_the_drop_folder() {
     assert_eq!(left(), 0, "what is refused leaves nothing");
 }
 
+/// Files in the drop folder besides the FIFO.
+fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let paths = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    paths.filter(|path| !path.ends_with("trigger")).collect()
+}
+
+/// Who hears "accepted" here hears nothing more: deliver would only set the file aside.
+#[test]
+fn what_the_queue_would_refuse_is_not_left_in_the_drop_folder() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::with("smtpd_recipient_limit = 100000");
+    let folder = drop_folder(&scratch);
+    let list = |count: usize| (0..count).map(|number| format!("u{number:05}")).collect::<Vec<_>>().join(", ");
+    for (arguments, count) in [(&["-t"][..], 60_000), (&["-t", "-N", "success,delay"], 30_000)] {
+        let input = format!("Bcc: {}\nSubject: x\n\n", list(count));
+        let output = feed(&mut as_user(named(&scratch, "sendmail", arguments)), input.as_bytes());
+        assert_eq!(output.status.code(), Some(69), "{output:?}");
+    }
+    assert_eq!(files(&folder).len(), 0);
+    // What myhostname and parameters add to it counts, to the octet.
+    let scratch = Scratch::with("message_size_limit = 31000\ncontent_filter = local:");
+    let folder = drop_folder(&scratch);
+    let names: Vec<_> = (0..200).map(|number| format!("u{number:02}")).collect();
+    let mut taken = Vec::new();
+    for length in (1..=1001).step_by(100).chain(417..421) {
+        let mut command = as_user(named(&scratch, "submit", &["-f", "alice"]));
+        let output = feed(command.args(&names), format!("{}\n", "x".repeat(length)).as_bytes());
+        assert!(matches!(output.status.code(), Some(0 | 69)), "{output:?}");
+        taken.push(output.status.success());
+    }
+    assert!(taken.contains(&true) && taken.contains(&false));
+    let log = said(&scratch.deliver());
+    assert_eq!(files(&folder).len(), 0, "{log}");
+}
+
+#[test]
+fn what_is_too_large_for_the_drop_folder_fills_neither_disk_nor_memory() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::with("message_size_limit = 1000000");
+    let folder = drop_folder(&scratch);
+    let mut command = as_user(named(&scratch, "sendmail", &["root"]));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let piece = "y\n".repeat(500_000);
+    for _ in 0..50 {
+        input.write_all(piece.as_bytes()).unwrap();
+    }
+    let sizes: Vec<_> = files(&folder).iter().map(|file| fs::metadata(file).unwrap().len()).collect();
+    assert_eq!(sizes, [0]);
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 24_000, "{peak} kB");
+    drop(input);
+    assert_eq!(child.wait().unwrap().code(), Some(69));
+    assert_eq!(files(&folder).len(), 0);
+}
+
 #[test]
 fn what_nobody_of_ours_wrote_into_the_drop_folder_harms_nothing() {
     let scratch = Scratch::new();

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 mod draft;
 mod message;
 
-pub use draft::{Draft, EARLY_ROOM, TRACE_ROOM, Written};
+pub use draft::{Draft, TRACE_ROOM, Written};
 pub(super) use message::Found;
 pub use message::Message;
 

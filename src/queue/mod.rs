@@ -7,6 +7,7 @@
 pub mod file;
 pub mod id;
 pub mod layout;
+pub mod size;
 mod spare;
 
 use crate::exit;
@@ -23,9 +24,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-pub use file::{Draft, EARLY_ROOM, Message, RecipientState};
+pub use file::{Draft, Message, RecipientState};
 pub use id::Id;
 pub use layout::Lines;
+pub use size::EARLY_ROOM;
 
 /// An incomplete file that nobody writes any more is removed when it is so old.
 const ABANDONED: Duration = Duration::from_secs(3600);

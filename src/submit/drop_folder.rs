@@ -30,6 +30,14 @@ const MODE: u32 = 0o1733;
 /// Octets of chance in a name.
 const CHANCE: usize = 16;
 
+/// The channel that their mail comes in on.
+const CHANNEL: &str = "local";
+
+/// What a file gives rise to, by its name and owner: once, whatever crashes.
+fn origin(name: &str, uid: u32) -> String {
+    format!("drop {name} of uid {uid}")
+}
+
 /// The FIFO of the folder, made where it is missing; nothing where there is no such folder of ours.
 pub fn trigger(config: &Config) -> Option<PathBuf> {
     if !config.drop_directory.exists() {

@@ -3,7 +3,8 @@
 use super::{BUFFER, LONGEST_CHANNEL, microseconds, uninterrupted};
 use crate::message::parameters::{self, MailParameters, RecipientParameters};
 use crate::message::path::{Address, LONGEST_ADDRESS};
-use crate::queue::layout::{self, CONTENT, HEADER, Header, Lines, SLOT, Slot};
+use crate::queue::layout::{self, CONTENT, HEADER, Header, Lines, Slot};
+use crate::queue::size::Size;
 use crate::queue::{Error, Head, Id, remove_file};
 use crate::write_out::{self, WriteOut};
 use crc32fast::Hasher;
@@ -15,9 +16,6 @@ use std::time::{Duration, SystemTime};
 
 /// Room for the Received field in front of the content, which comes before the field's facts are known.
 pub const TRACE_ROOM: usize = 2048;
-
-/// Most octets of recipients that come before the content: they are kept in memory.
-pub const EARLY_ROOM: usize = 1 << 20;
 
 /// A message being written. Dropped without `commit`, its file is removed.
 #[derive(Debug)]
@@ -35,6 +33,7 @@ pub struct Draft {
     written: u64,
     written_out: WriteOut,
     checksum: Hasher,
+    size: Size,
     recipients: u32,
     /// Addresses and parameters, with their lengths, that came before the content.
     early: Vec<u8>,
@@ -67,6 +66,7 @@ impl Draft {
             written: CONTENT,
             written_out: WriteOut::default(),
             checksum: Hasher::new(),
+            size: Size::default(),
             recipients: 0,
             early: Vec::new(),
             attributes: Vec::new(),
@@ -114,6 +114,7 @@ impl Draft {
         }
         self.has_cr = self.has_cr || memchr::memchr(b'\r', octets).is_some();
         self.last_octet = octets.last().copied().unwrap_or(self.last_octet);
+        self.size.content(octets.len());
         self.checked(octets)
     }
 
@@ -131,12 +132,10 @@ impl Draft {
         if address.len() > LONGEST_ADDRESS || parameters.len() > parameters::LONGEST {
             return Err(Error::Io(format!("{}: a recipient too long", self.id)));
         }
+        self.size.recipient(address.len(), parameters.len()).map_err(|_| Error::TooMany)?;
         if self.content_end.is_some() {
             self.write_recipient(address, parameters)?;
         } else {
-            if self.early.len() + 4 + address.len() + parameters.len() > EARLY_ROOM {
-                return Err(Error::TooMany);
-            }
             for text in [address, parameters] {
                 self.early.extend_from_slice(&counted(text)?);
                 self.early.extend_from_slice(text);
@@ -155,9 +154,8 @@ impl Draft {
     pub fn attribute(&mut self, name: &str, value: &str) -> Result<(), Error> {
         let text = format!("{name}={value}");
         let length = counted(text.as_bytes())?;
-        if self.attributes.len() + 2 + text.len() > layout::ATTRIBUTES {
-            return Err(Error::Io(format!("{}: too many attributes", self.id)));
-        }
+        let many = |_| Error::Io(format!("{}: too many attributes", self.id));
+        self.size.attribute(text.len()).map_err(many)?;
         self.attributes.extend_from_slice(&length);
         self.attributes.extend_from_slice(text.as_bytes());
         Ok(())
@@ -169,6 +167,7 @@ impl Draft {
             return Ok(());
         }
         self.content_end = Some(self.position());
+        self.size.end_content();
         let early = std::mem::take(&mut self.early);
         let mut rest = &early[..];
         while let Some((address, behind)) = layout::take_counted(rest) {
@@ -193,8 +192,7 @@ impl Draft {
 
     /// Octets so far, content and envelope, as they lie on disk.
     pub fn size(&self) -> u64 {
-        let early = if self.content_end.is_some() { 0 } else { u64::from(self.recipients) * SLOT as u64 };
-        self.position() - CONTENT + early + self.early.len() as u64 + self.attributes.len() as u64
+        self.size.octets()
     }
 
     /// Puts the message on disk: trace, envelope, complete, fsync of the file, and of the folder if the name is not on disk

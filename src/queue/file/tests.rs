@@ -4,7 +4,7 @@ use super::*;
 use crate::message::parameters::{MailParameters, Orcpt, RecipientParameters};
 use crate::message::path::{Address, LONGEST_ADDRESS, ReversePath};
 use crate::queue::layout::{self, CONTENT, HEADER, Lines, SLOT};
-use crate::queue::{Error, Head, Id, Queue};
+use crate::queue::{EARLY_ROOM, Error, Head, Id, Queue};
 use crc32fast::Hasher;
 use proptest::prelude::*;
 use std::fs::{self, File};

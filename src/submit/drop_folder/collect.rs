@@ -1,7 +1,7 @@
 //! Queueing what users have left in the drop folder, which is deliver's to do. Nothing in a file is believed but who owns
 //! it.
 
-use super::{CHANCE, owned};
+use super::{CHANCE, CHANNEL, origin, owned};
 use crate::cli::Common;
 use crate::config::Config;
 use crate::exit::Error;
@@ -133,7 +133,7 @@ impl Left<'_> {
             return Err(Trouble::Incomplete);
         }
         let later = |error: queue::Error| Trouble::Later(error.to_string());
-        let origin = format!("drop {} of uid {uid}", self.name);
+        let origin = origin(&self.name, uid);
         let Some(mut draft) = self.queue.begin_derived(&Id::of_time(*time), &origin).map_err(later)? else {
             log::info!("drop={} uid={uid} event=taken-before", self.name);
             return Ok(());
@@ -141,7 +141,7 @@ impl Left<'_> {
         draft.attribute("uid", &uid.to_string()).map_err(later)?;
         let mut receiver = Receiver::new(self.config, self.common)?;
         let client = Client { helo: None, name: None, address: format!("uid-{uid}"), tls: None };
-        let (channel, policy, protocol) = ("local".to_owned(), Policy::Anywhere, Protocol::Local);
+        let (channel, policy, protocol) = (CHANNEL.to_owned(), Policy::Anywhere, Protocol::Local);
         receiver.introduce(&Introduction { channel, policy, protocol, client })?;
         receiver.begin_with(draft);
         let mut ended = false;
