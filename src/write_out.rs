@@ -14,6 +14,11 @@ impl WriteOut {
     /// Octets at a time: fewer are better written all at once.
     const STEP: u64 = 1 << 20;
 
+    /// Whether the disk has begun with any of it.
+    pub fn has_begun(&self) -> bool {
+        self.begun > 0
+    }
+
     /// So much of the file is written.
     pub fn note(&mut self, file: &File, written: u64) {
         let length = written.saturating_sub(self.begun);

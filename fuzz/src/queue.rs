@@ -99,8 +99,7 @@ fn with_checksum(file: &[u8]) -> Vec<u8> {
     let Some(header) = file.first_chunk::<HEADER>() else { return file };
     let Kind::Complete(header_of) = Header::decode(header, length) else { return file };
     let Header { trace_at, recipients_at, envelope_at, .. } = header_of;
-    let mut checksum = crc32fast::Hasher::new();
-    layout::checked_parts(header).iter().for_each(|part| checksum.update(part));
+    let mut checksum = layout::begin_checksum(header);
     let (trace_at, end) = (trace_at as usize, file.len() - 4);
     checksum.update(&file[trace_at..recipients_at as usize]);
     let mut at = recipients_at as usize;

@@ -6,6 +6,7 @@
 use super::file::{RecipientState, TRACE_ROOM};
 use super::id::{self, Id};
 use crate::logging;
+use crc32fast::Hasher;
 
 /// Octets of the header.
 pub const HEADER: usize = 64;
@@ -84,7 +85,7 @@ pub struct Header {
     pub recipients_at: u64,
     /// Where the envelope begins, and the recipients end.
     pub envelope_at: u64,
-    /// Octets of the whole file.
+    /// Octets of the message, header and end record included; of the whole file, unless that was prepared.
     pub length: u64,
 }
 
@@ -178,9 +179,11 @@ impl Header {
     }
 }
 
-/// The part of an encoded header that the checksum covers: all but the state.
-pub fn checked_parts(header: &[u8; HEADER]) -> [&[u8]; 2] {
-    [&header[..STATE], &header[STATE + 1..]]
+/// The checksum of what it covers of an encoded header: all but the state.
+pub fn begin_checksum(header: &[u8; HEADER]) -> Hasher {
+    let mut checksum = Hasher::new();
+    [&header[..STATE], &header[STATE + 1..]].iter().for_each(|part| checksum.update(part));
+    checksum
 }
 
 /// Fills a part of a file, which begins at `at`, with what a file is prepared with behind its header: the name of the file,

@@ -146,15 +146,15 @@ impl Queue {
         let origin = format!("{parent} {origin}");
         for probe in 0..PROBES {
             let id = parent.derived(&origin, probe);
-            if let Some(mut draft) = self.begin_as(&id)? {
-                draft.attribute(ORIGIN, &origin)?;
-                return Ok(Some(draft));
-            }
-            // Whoever has it open need not let go: what it is made of never changes.
-            match self.look(&id)? {
-                Some(found) if found.attribute(ORIGIN) == Some(&origin) => return Ok(None),
-                Some(_) => {}
-                None => return Err(Error::Io(format!("{id}: comes and goes"))),
+            match self.begin_as(&id)? {
+                Begun::Draft(mut draft) => {
+                    draft.attribute(ORIGIN, &origin)?;
+                    return Ok(Some(*draft));
+                }
+                Begun::There(found) if found.attribute(ORIGIN) == Some(&origin) => return Ok(None),
+                Begun::There(_) => {}
+                // Nobody will ever read it, and so it is not this message, whatever it says.
+                Begun::Garbage(why) => self.complain(id.as_str().as_ref(), &why),
             }
         }
         Err(Error::Io(format!("{parent}: no free id for {origin}")))
@@ -164,32 +164,44 @@ impl Queue {
     pub fn has_derived(&self, parent: &Id, origin: &str) -> Result<bool, Error> {
         let origin = format!("{parent} {origin}");
         for probe in 0..PROBES {
-            match self.look(&parent.derived(&origin, probe))? {
-                Some(found) if found.attribute(ORIGIN) == Some(&origin) => return Ok(true),
-                Some(_) => {}
-                None => break,
+            match self.prove(&parent.derived(&origin, probe))? {
+                Found::Message(found) if found.attribute(ORIGIN) == Some(&origin) => return Ok(true),
+                Found::Message(_) | Found::Garbage(_) => {}
+                Found::Locked | Found::Gone | Found::Incomplete(..) => break,
             }
         }
         Ok(false)
     }
 
-    /// Begins a message under a given id. `None` if a message of that id is there, whose ever it is.
-    pub fn begin_as(&self, id: &Id) -> Result<Option<Draft>, Error> {
+    /// Begins a message under a given id, if none is there.
+    fn begin_as(&self, id: &Id) -> Result<Begun, Error> {
         for _ in 0..3 {
             if let Some(draft) = self.create(*id, SystemTime::now())? {
-                return Ok(Some(draft));
+                return Ok(Begun::Draft(Box::new(draft)));
             }
             match self.find(id)? {
-                Found::Message(_) => return Ok(None),
+                Found::Message(message) => return Ok(Begun::There(message)),
                 // What a crash left of the last try, of whatever age: only who has the parent's lock writes this one.
                 Found::Incomplete(..) => self.discard(id),
                 Found::Gone => {}
-                Found::Locked if self.look(id)?.is_some() => return Ok(None),
-                Found::Locked => return Err(Error::Io(format!("{id}: locked by another"))),
-                Found::Garbage(why) => return Err(Error::Io(format!("{id}: {why}"))),
+                // Whoever has it need not let go: what it is made of never changes.
+                Found::Locked => match self.prove(id)? {
+                    Found::Message(message) => return Ok(Begun::There(message)),
+                    Found::Garbage(why) => return Ok(Begun::Garbage(why)),
+                    Found::Gone => {}
+                    Found::Locked | Found::Incomplete(..) => {
+                        return Err(Error::Io(format!("{id}: locked by another")));
+                    }
+                },
+                Found::Garbage(why) => return Ok(Begun::Garbage(why)),
             }
         }
         Err(Error::Io(format!("{id}: comes and goes")))
+    }
+
+    /// What a file is, by its checksum, without its lock.
+    fn prove(&self, id: &Id) -> Result<Found, Error> {
+        Message::prove(*id, self.path_of(id)).map_err(|error| Error::from_io(&format!("{id}: open"), &error))
     }
 
     /// A message as it is now, without its lock: for lists. Nothing in it may be changed. `None`: gone, or not complete.
@@ -341,6 +353,17 @@ impl Queue {
             log::warn!("event=left-alone file={} reason=\"{why}\"", name.display());
         }
     }
+}
+
+/// What came of beginning a message under a given id.
+#[derive(Debug)]
+enum Begun {
+    /// It may be written.
+    Draft(Box<Draft>),
+    /// A message has that id, whose ever it is.
+    There(Box<Message>),
+    /// A file has it that is no message, and why.
+    Garbage(String),
 }
 
 /// Opens a folder of the queue, and makes it where it is missing.

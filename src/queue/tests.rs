@@ -14,6 +14,13 @@ fn head() -> Head {
     Head { reverse_path: ReversePath::NULL, trace: Vec::new(), channel: "local".to_owned() }
 }
 
+fn begin_as(queue: &Queue, id: &Id) -> Option<Draft> {
+    match queue.begin_as(id).unwrap() {
+        Begun::Draft(draft) => Some(*draft),
+        Begun::There(_) | Begun::Garbage(_) => None,
+    }
+}
+
 fn put(queue: &Queue) -> Id {
     queue.begin().unwrap().commit(&head()).unwrap()
 }
@@ -57,7 +64,7 @@ fn a_folder_whose_name_may_not_be_on_disk_is_seen_to() {
     let id = Id::new(SystemTime::now());
     let path = queue.path_of(&id);
     DirBuilder::new().mode(0o500).create(path.parent().unwrap()).unwrap();
-    queue.begin_as(&id).unwrap().unwrap().commit(&head()).unwrap();
+    begin_as(&queue, &id).unwrap().commit(&head()).unwrap();
     assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o7777, 0o700);
 }
 
@@ -139,21 +146,56 @@ fn marks_make_a_message_due_until_it_is_deferred() {
 fn a_given_id_is_written_once() {
     let (_folder, queue) = queue();
     let child = put(&queue).derived("return/0", 0);
-    let draft = queue.begin_as(&child).unwrap().unwrap();
+    let draft = begin_as(&queue, &child).unwrap();
     assert!(queue.begin_as(&child).is_err(), "somebody writes it");
     drop(draft);
-    queue.begin_as(&child).unwrap().unwrap().commit(&head()).unwrap();
-    assert!(queue.begin_as(&child).unwrap().is_none());
+    begin_as(&queue, &child).unwrap().commit(&head()).unwrap();
+    assert!(begin_as(&queue, &child).is_none());
 }
 
 #[test]
 fn what_a_crash_left_of_a_given_id_is_written_again() {
     let (_folder, queue) = queue();
     let child = put(&queue).derived("return/0", 0);
-    queue.begin_as(&child).unwrap().unwrap().commit(&head()).unwrap();
+    begin_as(&queue, &child).unwrap().commit(&head()).unwrap();
     fs::write(queue.path_of(&child), [0; 3000]).unwrap();
-    queue.begin_as(&child).unwrap().unwrap().commit(&head()).unwrap();
+    begin_as(&queue, &child).unwrap().commit(&head()).unwrap();
     assert!(queue.take(&child).unwrap().is_some());
+}
+
+/// A power cut may leave a complete header over content that never reached the disk, or before an end that did not.
+#[test]
+fn what_a_power_cut_spoilt_under_a_derived_id_is_passed_by_and_written_again() {
+    let (_folder, queue) = queue();
+    let parent = put(&queue);
+    let begin = || queue.begin_derived(&parent, "return/0").unwrap();
+    let write = |mut draft: Draft| {
+        draft.content(&b"a line\n".repeat(1000)).unwrap();
+        draft.commit(&head()).unwrap()
+    };
+    let first = write(begin().unwrap());
+    assert!(queue.has_derived(&parent, "return/0").unwrap());
+    let whole = fs::read(queue.path_of(&first)).unwrap();
+    let mut torn = whole.clone();
+    torn[4096..8192].fill(0);
+    let mut second = None;
+    for spoilt in [&torn[..], &whole[..5000]] {
+        fs::write(queue.path_of(&first), spoilt).unwrap();
+        second.iter().for_each(|id| fs::remove_file(queue.path_of(id)).unwrap());
+        assert!(!queue.has_derived(&parent, "return/0").unwrap());
+        // Whoever looks at what is spoilt has its lock meanwhile.
+        let locked = File::open(queue.path_of(&first)).unwrap();
+        locked.lock().unwrap();
+        let draft = begin().unwrap();
+        drop(locked);
+        let id = write(draft);
+        assert_ne!(id, first);
+        assert!(queue.has_derived(&parent, "return/0").unwrap() && begin().is_none());
+        let locked = queue.take(&id).unwrap().unwrap();
+        assert!(queue.has_derived(&parent, "return/0").unwrap() && begin().is_none());
+        drop(locked);
+        second = Some(id);
+    }
 }
 
 #[test]
@@ -163,7 +205,7 @@ fn a_derived_message_is_queued_once_and_never_mistaken_for_anothers() {
     let begin = |origin: &str| queue.begin_derived(&parent, origin).unwrap();
     // Somebody else's message under the very id: it is left alone, and another id is found.
     let taken = parent.derived(&format!("{parent} return/0"), 0);
-    queue.begin_as(&taken).unwrap().unwrap().commit(&head()).unwrap();
+    begin_as(&queue, &taken).unwrap().commit(&head()).unwrap();
     let id = begin("return/0").unwrap().commit(&head()).unwrap();
     assert_ne!(id, taken);
     assert!(begin("return/0").is_none());

@@ -219,9 +219,10 @@ fn first_message(octets: &[u8], is_mmdf: bool) -> Option<(usize, &[u8])> {
     mark.ends_with(b" whole  \n").then_some((number, behind))
 }
 
-/// What comes behind the two fields that doorpost puts in front.
+/// What comes behind the fields that doorpost puts in front: two, and one more for an alias.
 fn behind_trace(octets: &[u8]) -> Option<&[u8]> {
     let rest = octets.strip_prefix(b"Return-Path: <alice@mx.example>\n")?;
+    let rest = rest.strip_prefix(b"Delivered-To: large@mx.example\n").unwrap_or(rest);
     rest.strip_prefix(b"Received: ")?;
     let ends = rest.iter().enumerate().filter(|(_, octet)| **octet == b'\n');
     let end = ends.map(|(at, _)| at + 1).find(|at| !matches!(rest.get(*at), Some(b' ' | b'\t')))?;

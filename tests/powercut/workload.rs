@@ -76,6 +76,7 @@ impl Site {
             site.mmdf().display()
         );
         site.scratch.write("channels", &channels);
+        site.scratch.write("aliases", "large: bob\n");
         for disk in 0..disks {
             fs::create_dir(site.mount_point(disk)).expect("a mount point");
         }
@@ -156,9 +157,13 @@ impl Site {
     }
 }
 
-/// The content of message `number`: its own, of any size from a line to 100 kB, with leading dots.
+/// Left in the drop folder and sent to an alias: messages so large that the disk begins with them before they are complete.
+const LARGE: [usize; 2] = [8, 10];
+
+/// The content of message `number`: its own, of any size from a line to 100 kB, or of 1.5 MB, with leading dots.
 pub fn content(number: usize) -> Vec<u8> {
     let lines = match number % 8 {
+        _ if LARGE.contains(&number) => 42_000,
         0..4 => 1 + number % 20,
         4..7 => 100 + number % 200,
         _ => 900 + number % 700,
@@ -363,6 +368,7 @@ fn sweep(site: &Site) {
 /// Who gets message `number`: somebody here, or at the next hop.
 fn recipient(number: usize) -> String {
     match number % 9 {
+        _ if number == LARGE[1] => "large@mx.example".to_owned(),
         0 | 2 => format!("message-{number}@mbox.example"),
         3 => format!("message-{number}@mmdf.example"),
         4 => format!("message-{number}@smtp.example"),

@@ -223,31 +223,31 @@ impl Draft {
             length: self.position() + 4,
         };
         let octets = header.encode();
-        let mut checksum = Hasher::new();
-        layout::checked_parts(&octets).iter().for_each(|part| checksum.update(part));
+        let mut checksum = layout::begin_checksum(&octets);
         checksum.update(&head.trace);
         checksum.combine(&self.checksum);
         self.plain(&checksum.finalize().to_be_bytes())?;
-        self.finish(&head.trace, header.trace_at, &octets).map_err(|e| self.trouble("write", e))?;
+        self.finish(&head.trace, &header, &octets).map_err(|e| self.trouble("write", e))?;
         self.make_durable()?;
         self.committed = true;
         Ok(self.id)
     }
 
     /// What is left of the body, then the header, which makes the message complete.
-    fn finish(&mut self, trace: &[u8], trace_at: u64, header: &[u8; HEADER]) -> io::Result<()> {
+    fn finish(&mut self, trace: &[u8], header: &Header, octets: &[u8; HEADER]) -> io::Result<()> {
         if self.written == CONTENT {
             self.buffer.splice(0..0, trace.iter().copied());
-            self.file.write_all_at(&self.buffer, trace_at)?;
+            self.file.write_all_at(&self.buffer, header.trace_at)?;
         } else {
             self.file.write_all_at(&self.buffer, self.written)?;
-            self.file.write_all_at(trace, trace_at)?;
+            self.file.write_all_at(trace, header.trace_at)?;
         }
-        if self.prepared > 0 && self.position() > self.prepared {
+        let outgrew = self.prepared > 0 && header.length > self.prepared;
+        if outgrew || self.written_out.has_begun() {
             // The header lies in a sector that is there already; it must not get there before the file's new length.
             self.file.sync_data()?;
         }
-        self.file.write_all_at(header, 0)
+        self.file.write_all_at(octets, 0)
     }
 
     fn make_durable(&self) -> Result<(), Error> {

@@ -6,7 +6,6 @@ use crate::message::parameters::MailParameters;
 use crate::message::path::ReversePath;
 use crate::queue::layout::{self, Header, Kind, LONGEST_REPORT, Lines, Slot};
 use crate::queue::{Error, Id, Recipient, remove_file};
-use crc32fast::Hasher;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -60,6 +59,9 @@ pub(in crate::queue) enum Found {
     Garbage(String),
 }
 
+/// Why a file with several names is no message: whoever has another may write to it.
+const SEVERAL: &str = "it has more than one name";
+
 impl Message {
     /// Opens and locks a file, and believes nothing of it before its checksum agrees.
     pub(in crate::queue) fn open(id: Id, path: PathBuf) -> io::Result<Found> {
@@ -87,7 +89,7 @@ impl Message {
         match metadata.nlink() {
             0 => return Ok(Found::Gone),
             1 => {}
-            _ => return Ok(Found::Garbage("it has more than one name".to_owned())),
+            _ => return Ok(Found::Garbage(SEVERAL.to_owned())),
         }
         let (octets, kind) = read::header(&file, metadata.len())?;
         let header = match kind {
@@ -96,9 +98,7 @@ impl Message {
             Kind::Complete(header) => header,
         };
         let again = header.is_prepared.then(|| path.clone());
-        let mut checksum = Hasher::new();
-        layout::checked_parts(&octets).iter().for_each(|part| checksum.update(part));
-        Ok(match read::body(id, path, file, &header, Some(checksum))? {
+        Ok(match read::body(id, path, file, &header, Some(layout::begin_checksum(&octets)))? {
             Ok(message) => Found::Message(Box::new(Message { is_held: metadata.mode() & HELD != 0, ..message })),
             Err(why) => match again.map(|path| broken_off(id, &path, &header)).transpose()? {
                 Some(Some(found)) => found,
@@ -109,6 +109,15 @@ impl Message {
 
     /// Opens a file for a look, locked by another or not; the content is not read, so no checksum is made.
     pub(in crate::queue) fn look(id: Id, path: PathBuf) -> io::Result<Found> {
+        Message::read_only(id, path, false)
+    }
+
+    /// The same with a checksum, for who must be certain.
+    pub(in crate::queue) fn prove(id: Id, path: PathBuf) -> io::Result<Found> {
+        Message::read_only(id, path, true)
+    }
+
+    fn read_only(id: Id, path: PathBuf, is_checked: bool) -> io::Result<Found> {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
         let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
             Ok(file) => file,
@@ -120,12 +129,16 @@ impl Message {
         if !metadata.is_file() || metadata.nlink() == 0 {
             return Ok(Found::Gone);
         }
-        let header = match read::header(&file, metadata.len())? {
-            (_, Kind::Complete(header)) => header,
-            (_, Kind::Incomplete) => return Ok(Found::Incomplete(file, metadata)),
-            (_, Kind::Garbage(why)) => return Ok(Found::Garbage(why.to_owned())),
+        if is_checked && metadata.nlink() > 1 {
+            return Ok(Found::Garbage(SEVERAL.to_owned()));
+        }
+        let (octets, kind) = read::header(&file, metadata.len())?;
+        let header = match kind {
+            Kind::Complete(header) => header,
+            Kind::Incomplete => return Ok(Found::Incomplete(file, metadata)),
+            Kind::Garbage(why) => return Ok(Found::Garbage(why.to_owned())),
         };
-        Ok(match read::body(id, path, file, &header, None)? {
+        Ok(match read::body(id, path, file, &header, is_checked.then(|| layout::begin_checksum(&octets)))? {
             Ok(message) => Found::Message(Box::new(Message { is_held: metadata.mode() & HELD != 0, ..message })),
             Err(why) => Found::Garbage(why.to_owned()),
         })

@@ -129,7 +129,7 @@ fn as_older(file: &[u8], version: u8) -> Vec<u8> {
     older[40..48].copy_from_slice(&(new_envelope_at as u64).to_be_bytes());
     older[48..56].copy_from_slice(&((new_envelope_at + missing) as u64).to_be_bytes());
     let mut sum = Hasher::new();
-    layout::checked_parts(older[..HEADER].try_into().unwrap()).iter().for_each(|part| sum.update(part));
+    sum.combine(&layout::begin_checksum(older[..HEADER].try_into().unwrap()));
     sum.update(&covered);
     older.extend(sum.finalize().to_be_bytes());
     older
