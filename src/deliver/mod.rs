@@ -221,7 +221,7 @@ impl Deliver {
         }
         self.refresh();
         self.looks.begin(Look::Early, Instant::now());
-        drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue);
+        self.collect();
         let due = self.queue.due_times(SystemTime::now());
         let mut due = due.map_err(|error| Error::Temporary(format!("looking at the queue: {error}")))?;
         let is_flushed = |(time, id): &&(SystemTime, Id)| {
@@ -326,13 +326,21 @@ impl Deliver {
             Some(Look::Early) => _ = self.sweep()?,
             Some(Look::Drop) => {
                 self.looks.begin(Look::Drop, now);
-                if drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue) > 0 {
+                if self.collect() > 0 {
                     self.sweep()?;
                 }
             }
             None => {}
         }
         Ok(())
+    }
+
+    /// Takes what is in the drop folder, and what is more than can be taken at once a breath later. Gives how many.
+    fn collect(&mut self) -> usize {
+        let (taken, has_more) =
+            drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue);
+        self.looks.has_drop |= has_more;
+        taken
     }
 
     fn give_out(&mut self) -> Result<(), Error> {

@@ -11,6 +11,7 @@ pub mod size;
 mod spare;
 
 use crate::exit;
+use crate::logging;
 use crate::message::parameters::RecipientParameters;
 use crate::message::path::{Address, ReversePath};
 use file::Found;
@@ -19,6 +20,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -85,6 +87,7 @@ pub struct Queue {
     /// Its top folder.
     pub path: PathBuf,
     complained: Mutex<HashSet<OsString>>,
+    complained_of_drop: Mutex<HashSet<OsString>>,
     /// The FIFO, once it has been written to.
     trigger: Mutex<Option<File>>,
     /// Files for messages to come.
@@ -121,6 +124,7 @@ impl Queue {
         Queue {
             path: path.to_owned(),
             complained: Mutex::default(),
+            complained_of_drop: Mutex::default(),
             trigger: Mutex::default(),
             spares: Mutex::default(),
         }
@@ -300,9 +304,15 @@ impl Queue {
     /// Locks and opens a message. `None`: gone, locked by another, or incomplete (removed if an hour old).
     /// A file that is no message of ours is left alone and logged.
     pub fn take(&self, id: &Id) -> Result<Option<Message>, Error> {
+        self.try_take(id).map(Result::ok)
+    }
+
+    /// The same, and why there is none.
+    pub fn try_take(&self, id: &Id) -> Result<Result<Message, NotTaken>, Error> {
         match self.find(id)? {
-            Found::Message(message) => return Ok(Some(*message)),
-            Found::Locked | Found::Gone => {}
+            Found::Message(message) => return Ok(Ok(*message)),
+            Found::Locked => return Ok(Err(NotTaken::Locked)),
+            Found::Gone => {}
             Found::Incomplete(_locked, metadata) => {
                 let written = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 if SystemTime::now().duration_since(written).is_ok_and(|age| age >= ABANDONED) {
@@ -310,9 +320,12 @@ impl Queue {
                     self.discard(id);
                 }
             }
-            Found::Garbage(why) => self.complain(id.as_str().as_ref(), &why),
+            Found::Garbage(why) => {
+                self.complain(id.as_str().as_ref(), &why);
+                return Ok(Err(NotTaken::Damaged));
+            }
         }
-        Ok(None)
+        Ok(Err(NotTaken::Gone))
     }
 
     /// Whether there is a message of this id that is not held. One that is being written, or only prepared, is none yet, and
@@ -347,12 +360,36 @@ impl Queue {
     }
 
     /// Logs once a name that what is there is no message.
-    pub(crate) fn complain(&self, name: &std::ffi::OsStr, why: &str) {
-        let Ok(mut complained) = self.complained.lock() else { return };
-        if complained.len() < COMPLAINTS && complained.insert(name.to_owned()) {
-            log::warn!("event=left-alone file={} reason=\"{why}\"", name.display());
-        }
+    fn complain(&self, name: &std::ffi::OsStr, why: &str) {
+        complain(&self.complained, "the queue", name, why);
     }
+
+    /// The same of a file in the drop folder, where anybody may put any number.
+    pub(crate) fn complain_of_drop(&self, name: &std::ffi::OsStr, why: &str) {
+        complain(&self.complained_of_drop, "the drop folder", name, why);
+    }
+}
+
+fn complain(complained: &Mutex<HashSet<OsString>>, place: &str, name: &std::ffi::OsStr, why: &str) {
+    let Ok(mut complained) = complained.lock() else { return };
+    if complained.len() >= COMPLAINTS || !complained.insert(name.to_owned()) {
+        return;
+    }
+    log::warn!("event=left-alone file={} reason=\"{why}\"", logging::clean(name.as_bytes(), 100));
+    if complained.len() == COMPLAINTS {
+        log::warn!("event=left-alone reason=\"{COMPLAINTS} files in {place}; of others this process says nothing\"");
+    }
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotTaken {
+    /// It is not there, or not complete.
+    Gone,
+    /// Another process has it.
+    Locked,
+    /// It is no message, and left alone.
+    Damaged,
 }
 
 /// What came of beginning a message under a given id.

@@ -3,7 +3,8 @@
 //! `drop_directory` belongs to `mail_owner` and has mode 1733: everybody may put files there, nobody but its owner can list
 //! it, and nobody can take another's file away. A file has a name that cannot be guessed, is written in place under a
 //! lock, and holds the frames that a server would send to submit, the last of which commits; without that one it is
-//! incomplete. Who owns the file has sent it: nothing else in it is believed.
+//! incomplete. Who owns the file has sent it, by the system's word; the frames are a user's, and may say what a user may say
+//! with sendmail: sender, recipients, their parameters, and content.
 //!
 //! The FIFO `trigger` in it, which anybody may write, wakes deliver, which collects what is there, once a second at the most, and before each sweep. A file
 //! is queued under an id made from its name and owner, and removed when that is on disk; so a crash in between leaves
@@ -32,6 +33,17 @@ const CHANCE: usize = 16;
 
 /// The channel that their mail comes in on.
 const CHANNEL: &str = "local";
+
+/// What frames add to a message at the most, besides a thousandth of it: those of content are full but the last.
+const FRAMES: u64 = 64 * 1024;
+
+/// The longest file whose message the queue can take.
+fn longest(config: &Config) -> u64 {
+    match config.message_size_limit {
+        0 => u64::MAX,
+        limit => limit.saturating_add(limit / 1024).saturating_add(FRAMES),
+    }
+}
 
 /// What a file gives rise to, by its name and owner: once, whatever crashes.
 fn origin(name: &str, uid: u32) -> String {

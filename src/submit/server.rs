@@ -166,6 +166,11 @@ impl<'a> Receiver<'a> {
         wake::wake(self.config, self.common, &self.queue, id.parse().ok().as_ref());
     }
 
+    /// Why the message at hand will not be taken, if that is known already.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.message.refusal
+    }
+
     /// Makes the next message of this draft, which nothing has been written into.
     pub fn begin_with(&mut self, draft: Draft) {
         self.message.draft = Some(draft);
@@ -178,6 +183,8 @@ impl<'a> Receiver<'a> {
 
     /// Has something more written into the queue files to come, until the next introduction.
     pub fn attribute(&mut self, name: &str, value: &str) {
+        // Each once: whoever speaks with the network must not fill this memory.
+        self.attributes.retain(|(known, _)| known != name);
         self.attributes.push((name.to_owned(), value.to_owned()));
     }
 
@@ -392,6 +399,11 @@ impl Submit for Receiver<'_> {
 
     fn reverse_path_with(&mut self, path: &ReversePath, parameters: &MailParameters) -> Result<(), Error> {
         self.introduction()?;
+        // Whoever reads for a client has told it so: what stands between angle brackets in another host's MAIL, and in
+        // the records of the log, must not get out of them.
+        if !path.is_usable() {
+            return Err(Error::Connection("a reverse-path that no mail can have".to_owned()));
+        }
         // Behind the content (QMQP) it belongs to that; a second one begins another message.
         if self.message.reverse_path.is_some() {
             self.reset()?;

@@ -1,7 +1,10 @@
-//! Queueing what users have left in the drop folder, which is deliver's to do. Nothing in a file is believed but who owns
-//! it.
+//! Queueing what users have left in the drop folder, which is deliver's to do.
+//!
+//! A file may be anything that its owner could write, so no more of it is read than its message can need, each request is
+//! one that a user may make, and what can never be taken is set aside at the first octet that shows it: who does this
+//! serves nobody else meanwhile.
 
-use super::{CHANCE, CHANNEL, origin, owned};
+use super::{CHANCE, CHANNEL, longest, origin, owned};
 use crate::cli::Common;
 use crate::config::Config;
 use crate::exit::Error;
@@ -11,11 +14,11 @@ use crate::submit::frames::{FrameReader, Request};
 use crate::submit::server::Receiver;
 use crate::submit::{Introduction, Outcome, Policy, Refusal, Submit, Verdict};
 use nix::sys::stat::SFlag;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What nobody completed is removed when so old.
 const ABANDONED: Duration = Duration::from_secs(3600);
@@ -23,40 +26,44 @@ const ABANDONED: Duration = Duration::from_secs(3600);
 /// Most files taken between two sweeps.
 const AT_ONCE: usize = 1000;
 
+/// And the longest time, as long as one was taken: others wait for their mail meanwhile.
+const SPELL: Duration = Duration::from_secs(1);
+
 /// Names of files begin so when they cannot be taken, and stay for the administrator.
 const REFUSED: &str = "refused.";
 
-/// Queues what users have left. Gives how many messages that were.
-pub fn collect(config: &Config, common: &Common, queue: &Queue) -> usize {
+/// Queues what users have left. Gives how many messages that were, and whether there may be more.
+pub fn collect(config: &Config, common: &Common, queue: &Queue) -> (usize, bool) {
+    const NOTHING: (usize, bool) = (0, false);
     if !config.drop_directory.exists() {
-        return 0;
+        return NOTHING;
     }
-    let Some(folder) = owned(config) else { return 0 };
+    let Some(folder) = owned(config) else { return NOTHING };
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => {
             log::warn!("drop_directory {}: {error}", folder.display());
-            return 0;
+            return NOTHING;
         }
     };
-    let mut taken = 0;
+    let (mut taken, begun) = (0_usize, Instant::now());
     for entry in entries.flatten() {
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
         let is_name = name.len() == 2 * CHANCE && name.bytes().all(|octet| octet.is_ascii_hexdigit());
         if !is_name {
             continue;
         }
+        if taken >= AT_ONCE || (taken > 0 && begun.elapsed() > SPELL) {
+            return (taken, true);
+        }
         let left = Left { config, common, queue, path: entry.path(), name };
         match left.take() {
             Ok(true) => taken += 1,
             Ok(false) => {}
-            Err(error) => queue.complain(entry.file_name().as_os_str(), &error),
-        }
-        if taken >= AT_ONCE {
-            break;
+            Err(error) => queue.complain_of_drop(entry.file_name().as_os_str(), &error),
         }
     }
-    taken
+    (taken, false)
 }
 
 /// A file that somebody left.
@@ -70,7 +77,7 @@ struct Left<'a> {
 
 /// Why a file stays where it is.
 enum Trouble {
-    /// Its writer has not come to its end.
+    /// It does not end as a message does: its writer may not have come there yet.
     Incomplete,
     /// It is no message, or will never be taken.
     Wrong(String),
@@ -84,6 +91,15 @@ impl From<Error> for Trouble {
             // Requests in an order that no program of ours sends them in.
             Error::Connection(why) => Trouble::Wrong(why),
             error => Trouble::Later(error.to_string()),
+        }
+    }
+}
+
+impl From<Refusal> for Trouble {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoRoom | Refusal::Trouble => Trouble::Later(refusal.to_string()),
+            _ => Trouble::Wrong(refusal.to_string()),
         }
     }
 }
@@ -106,7 +122,7 @@ impl Left<'_> {
             // A second name may lead to a file whose owner did not put it here.
             return Err(format!("uid={}: it is no regular file with one name; left alone", metadata.uid()));
         }
-        match self.queue(&file, metadata.uid(), &metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH)) {
+        match self.queue(&file, &metadata) {
             Ok(()) => {
                 self.remove();
                 Ok(true)
@@ -122,19 +138,30 @@ impl Left<'_> {
             Err(Trouble::Later(why)) => Err(why),
             Err(Trouble::Wrong(why)) => {
                 let aside = self.path.with_file_name(format!("{REFUSED}{}", self.name));
-                let _ = std::fs::rename(&self.path, aside);
-                Err(format!("uid={}: {why}; kept as {REFUSED}{}", metadata.uid(), self.name))
+                std::fs::rename(&self.path, aside).map_err(|error| error.to_string())?;
+                // Once only, for it is never met again.
+                log::warn!(
+                    "drop={0} uid={1} event=refused reason=\"{why}\" kept={REFUSED}{0}",
+                    self.name,
+                    metadata.uid()
+                );
+                Ok(false)
             }
         }
     }
 
-    fn queue(&self, file: &File, uid: u32, time: &SystemTime) -> Result<(), Trouble> {
-        if !is_complete(file)? {
+    fn queue(&self, file: &File, metadata: &Metadata) -> Result<(), Trouble> {
+        let (uid, length) = (metadata.uid(), metadata.len());
+        if !is_complete(file, length)? {
             return Err(Trouble::Incomplete);
+        }
+        if length > longest(self.config) {
+            return Err(Trouble::Wrong(Refusal::TooLarge.to_string()));
         }
         let later = |error: queue::Error| Trouble::Later(error.to_string());
         let origin = origin(&self.name, uid);
-        let Some(mut draft) = self.queue.begin_derived(&Id::of_time(*time), &origin).map_err(later)? else {
+        let parent = Id::of_time(metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+        let Some(mut draft) = self.queue.begin_derived(&parent, &origin).map_err(later)? else {
             log::info!("drop={} uid={uid} event=taken-before", self.name);
             return Ok(());
         };
@@ -144,38 +171,46 @@ impl Left<'_> {
         let (channel, policy, protocol) = (CHANNEL.to_owned(), Policy::Anywhere, Protocol::Local);
         receiver.introduce(&Introduction { channel, policy, protocol, client })?;
         receiver.begin_with(draft);
-        let mut ended = false;
-        each_frame(file, |request| {
-            match request {
-                _ if ended => return Err(Trouble::Wrong("octets behind its end".to_owned())),
-                Request::ReversePath(path, said) => {
-                    let long = |_| Trouble::Wrong("a sender that is too long".to_owned());
-                    let path = path.completed(&self.config.myhostname).map_err(long)?;
-                    receiver.reverse_path_with(&path, &said)?;
-                }
-                Request::Recipient(address, said) => {
-                    if receiver.recipient_with(&address, &said)? != Verdict::Accepted {
-                        return Err(Trouble::Wrong("a recipient that is none".to_owned()));
-                    }
-                }
-                Request::Content(octets) => receiver.content(octets)?,
-                Request::Commit => ended = true,
-                _ => return Err(Trouble::Wrong("a request that is none of a user's".to_owned())),
-            }
-            Ok(())
-        })?;
-        if !ended {
-            return Err(Trouble::Incomplete);
-        }
+        self.feed(&mut receiver, file, length)?;
         match receiver.commit()? {
             Outcome::Queued(id) => {
                 log::info!("drop={} uid={uid} event=taken id={id}", self.name);
                 Ok(())
             }
-            Outcome::Refused(refusal @ (Refusal::NoRoom | Refusal::Trouble)) => {
-                Err(Trouble::Later(refusal.to_string()))
+            Outcome::Refused(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Hands in what the frames say, up to the one that commits.
+    fn feed(&self, receiver: &mut Receiver<'_>, file: &File, length: u64) -> Result<(), Trouble> {
+        let wrong = |why: &str| Trouble::Wrong(why.to_owned());
+        let (mut has_sender, mut has_ended) = (false, false);
+        each_frame(file, length, |request| {
+            match request {
+                _ if has_ended => return Err(wrong("octets behind its end")),
+                // Another would begin another message, and that one would be from nobody of this machine.
+                Request::ReversePath(..) if has_sender => return Err(wrong("two senders")),
+                Request::ReversePath(path, said) => {
+                    let long = |_| wrong("a sender that is too long");
+                    receiver.reverse_path_with(&path.completed(&self.config.myhostname).map_err(long)?, &said)?;
+                    has_sender = true;
+                }
+                Request::Recipient(address, said) => {
+                    if receiver.recipient_with(&address, &said)? != Verdict::Accepted {
+                        return Err(wrong("a recipient that is none, or one too many"));
+                    }
+                }
+                Request::Content(octets) => receiver.content(octets)?,
+                Request::Commit => has_ended = true,
+                _ => return Err(wrong("a request that is none of a user's")),
             }
-            Outcome::Refused(refusal) => Err(Trouble::Wrong(refusal.to_string())),
+            receiver.refusal().map_or(Ok(()), |refusal| Err(refusal.into()))
+        })?;
+        match (has_sender, has_ended) {
+            (true, true) => Ok(()),
+            (false, true) => Err(wrong("it has no sender")),
+            // Nobody writes it any more, for its lock is ours; and it ended like one that is complete.
+            (_, false) => Err(wrong("its end is none")),
         }
     }
 
@@ -188,18 +223,22 @@ impl Left<'_> {
 }
 
 /// Whether the last frame is there: cheap, and nothing is begun for what is still being written.
-fn is_complete(file: &File) -> Result<bool, Trouble> {
+fn is_complete(file: &File, length: u64) -> Result<bool, Trouble> {
     let mut end = Vec::new();
     Request::Commit.put(&mut end);
-    let length = file.metadata().map_err(|error| Trouble::Later(error.to_string()))?.len();
     let Some(at) = length.checked_sub(end.len() as u64) else { return Ok(false) };
     let mut found = vec![0; end.len()];
     file.read_exact_at(&mut found, at).map_err(|error| Trouble::Later(error.to_string()))?;
     Ok(found == end)
 }
 
-fn each_frame(mut file: &File, mut act: impl FnMut(Request<'_>) -> Result<(), Trouble>) -> Result<(), Trouble> {
-    let (mut reader, mut input) = (FrameReader::default(), vec![0; 64 * 1024]);
+/// The requests in the first `length` octets of a file: it may grow meanwhile.
+fn each_frame(
+    file: &File,
+    length: u64,
+    mut act: impl FnMut(Request<'_>) -> Result<(), Trouble>,
+) -> Result<(), Trouble> {
+    let (mut reader, mut input, mut file) = (FrameReader::default(), vec![0; 64 * 1024], file.take(length));
     let wrong = || Trouble::Wrong("it is not made of frames".to_owned());
     loop {
         let count = match file.read(&mut input) {
