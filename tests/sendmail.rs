@@ -5,9 +5,9 @@ mod common;
 use common::watching::Watching;
 use common::{Scratch, feed, until};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
@@ -347,18 +347,24 @@ fn what_nobody_of_ours_wrote_into_the_drop_folder_harms_nothing() {
     fs::write(name('c'), message(&frame("Aexpanded=alias\tx\t\tx@mx.example"))).unwrap();
     fs::write(name('d'), message("") + &frame("Cmore") + &frame("E")).unwrap();
     fs::write(name('e'), "no frames").unwrap();
+    // What is behind the brackets would be a parameter for the next host.
+    fs::write(name('3'), message("").replace("4:Fa@x", "27:Fa@x> RET=FULL ENVID=forged")).unwrap();
+    fs::write(name('4'), message(&frame("F"))).unwrap();
+    fs::write(name('5'), message("").replace("4:Fa@x,", "")).unwrap();
+    fs::write(name('6'), frame("Fa@x") + "30:Cx\n1:E,").unwrap();
     fs::write(folder.join("other"), message("")).unwrap();
     std::os::unix::fs::symlink(name('a'), name('f')).unwrap();
     fs::hard_link(folder.join("other"), name('0')).unwrap();
     nix::unistd::mkfifo(&name('1'), nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
     fs::create_dir(name('2')).unwrap();
-    for letter in ['a', 'b', 'c', 'd', 'e'] {
+    for letter in ['a', 'b', 'c', 'd', 'e', '3', '4', '5', '6'] {
         scratch.hand_over(&name(letter));
     }
     let log = said(&scratch.deliver());
     assert_eq!(scratch.mail("bob").len(), 1, "{log}");
-    assert!(folder.join(format!("refused.{}", "c".repeat(32))).exists(), "{log}");
-    assert!(folder.join(format!("refused.{}", "d".repeat(32))).exists(), "{log}");
+    for refused in ["c", "d", "3", "4", "5", "6"] {
+        assert!(folder.join(format!("refused.{}", refused.repeat(32))).exists(), "{refused}: {log}");
+    }
     for (letter, left) in [('a', false), ('b', true), ('f', true), ('0', true), ('1', true), ('2', true)] {
         assert_eq!(name(letter).symlink_metadata().is_ok(), left, "{letter}: {log}");
     }
@@ -367,6 +373,52 @@ fn what_nobody_of_ours_wrote_into_the_drop_folder_harms_nothing() {
     fs::File::options().write(true).open(name('b')).unwrap().set_modified(old).unwrap();
     scratch.deliver();
     assert!(!name('b').exists());
+}
+
+/// Sparse, and of frames that are whole: what deliver would read of it would keep everybody's mail waiting.
+#[test]
+fn a_file_that_is_larger_than_any_message_holds_nobody_up() {
+    let scratch = Scratch::new();
+    let folder = drop_folder(&scratch);
+    let path = folder.join("a".repeat(32));
+    let file = fs::File::create(&path).unwrap();
+    let (frame, count) = (7 + 65_537 + 1, 32_000);
+    file.write_all_at(b"4:Fa@x,15:Rbob@mx.example,", 0).unwrap();
+    for number in 0..count {
+        file.write_all_at(b"65537:C", 26 + number * frame).unwrap();
+        file.write_all_at(b",", 26 + (number + 1) * frame - 1).unwrap();
+    }
+    file.write_all_at(b"1:E,", 26 + count * frame).unwrap();
+    assert!(file.metadata().unwrap().len() > 2_000_000_000);
+    scratch.hand_over(&path);
+    scratch.enqueue(&["bob@mx.example"], b"Subject: x\n\n");
+    let begun = std::time::Instant::now();
+    let log = said(&scratch.deliver());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{log}");
+    assert_eq!(scratch.mail("bob").len(), 1, "{log}");
+    assert!(!path.exists() && folder.join(format!("refused.{}", "a".repeat(32))).exists(), "{log}");
+}
+
+/// What is left there at once is taken at once, a thousand before each look at the queue.
+#[test]
+fn more_than_a_thousand_files_do_not_wait_for_the_next_run() {
+    let scratch = Scratch::with("queue_run_delay = 1h");
+    let folder = drop_folder(&scratch);
+    for number in 0..1100 {
+        let path = folder.join(format!("{number:032x}"));
+        fs::write(&path, "1:F,15:Rbob@mx.example,3:Cx\n,1:E,").unwrap();
+        scratch.hand_over(&path);
+    }
+    let mut command = scratch.command("deliver");
+    let mut deliver = command.arg("--watch").stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let all_are_there = || scratch.mail("bob").len() == 1100;
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !all_are_there() && std::time::Instant::now() < end {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let _ = deliver.kill();
+    let _ = deliver.wait();
+    assert_eq!(scratch.mail("bob").len(), 1100);
 }
 
 #[test]
@@ -515,4 +567,78 @@ fn a_user_sees_his_own_mail_and_no_other() {
     assert_eq!(nothing, "Mail queue is empty\n");
     let all = said(&feed(&mut named(&scratch, "mailq", &[]), b""));
     assert!(all.contains("-- 2 messages"), "{all}");
+}
+
+#[test]
+fn who_listens_at_the_status_socket_without_being_one_of_ours_is_not_heard() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let folder = drop_folder(&scratch);
+    let at = folder.join("status");
+    let mut forger = Command::new("perl");
+    let script = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[0])); chmod 0666, $ARGV[0]; \
+                  listen(S, 5); while (accept(C, S)) { syswrite(C, \"forged\\e[31m\\n\"); close(C); }";
+    let mut forger = forger.args(["-e", script]).arg(&at).uid(4242).gid(4242).spawn().unwrap();
+    common::until("a socket", || at.metadata().is_ok_and(|file| file.mode() & 0o777 == 0o666));
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let output = feed(&mut as_user(named(&scratch, "mailq", &[])), b"");
+    let _ = forger.kill();
+    let _ = forger.wait();
+    assert_eq!(output.status.code(), Some(77), "{output:?}");
+    assert!(!said(&output).contains("forged"), "{output:?}");
+    // What one of ours says cannot steer a terminal either.
+    fs::remove_file(&at).unwrap();
+    let listener = UnixListener::bind(&at).unwrap();
+    fs::set_permissions(&at, fs::Permissions::from_mode(0o666)).unwrap();
+    let answering = std::thread::spawn(move || {
+        let mut client = listener.accept().unwrap().0;
+        client.read_exact(&mut [0; 5]).unwrap();
+        client.write_all(b"a\x1b[31mb\xc2\x9bc\n")
+    });
+    let output = feed(&mut as_user(named(&scratch, "mailq", &[])), b"");
+    answering.join().unwrap().unwrap();
+    assert_eq!(said(&output), "a?[31mb??c\n");
+}
+
+/// A requeueing that found no room must not keep the message from everybody for ever.
+#[test]
+fn what_could_not_be_queued_anew_waits_as_before() {
+    let scratch = Scratch::new();
+    fs::write(scratch.maildir("bob"), "in the way").unwrap();
+    sendmail(&scratch, &["bob"], &format!("Subject: x\n\n{}", "a line\n".repeat(50_000)));
+    let requeue = |limit: &str| {
+        let tool = scratch.command("doorpost-queue");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -f {limit}; exec \"$0\" requeue ALL")]).arg(tool.get_program());
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
+        feed(&mut command, b"")
+    };
+    let held = || said(&feed(&mut named(&scratch, "mailq", &[]), b"")).contains(" held ");
+    let output = requeue("100");
+    assert_eq!(output.status.code(), Some(75), "{output:?}");
+    assert!(!held() && scratch.queued().len() == 1, "{output:?}");
+    scratch.run("doorpost-queue", &["hold", "ALL"], b"");
+    assert_eq!(requeue("100").status.code(), Some(75));
+    assert!(held(), "it was held before");
+    let output = requeue("unlimited");
+    assert!(output.status.success() && scratch.queued().len() == 1, "{output:?}");
+}
+
+#[test]
+fn one_file_that_cannot_be_read_keeps_the_tool_from_no_other() {
+    let scratch = Scratch::new();
+    let [first, _, third] = [(); 3].map(|()| scratch.enqueue(&["bob@mx.example"], b"Subject: x\n\n"));
+    let at = |id: &doorpost::queue::Id| scratch.queue().join("message").join(id.folder()).join(id.as_str());
+    let octets = fs::read(at(&first)).unwrap();
+    fs::write(at(&first), [&octets[..octets.len() - 1], b"?"].concat()).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(at(&third), Some(0), Some(0)).unwrap();
+    } else {
+        fs::set_permissions(at(&third), fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let output = scratch.run("doorpost-queue", &["hold", "ALL"], b"");
+    assert_eq!((output.status.code(), &*output.stdout), (Some(75), &b"1 message\n"[..]), "{output:?}");
+    assert!(said(&output).contains("other messages: 1 in trouble, 1 damaged"), "{output:?}");
 }

@@ -337,8 +337,7 @@ impl Deliver {
 
     /// Takes what is in the drop folder, and what is more than can be taken at once a breath later. Gives how many.
     fn collect(&mut self) -> usize {
-        let (taken, has_more) =
-            drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue);
+        let (taken, has_more) = drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue);
         self.looks.has_drop |= has_more;
         taken
     }

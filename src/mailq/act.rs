@@ -1,7 +1,7 @@
 //! Holding, releasing, deleting, requeueing and flushing messages, each under its lock, so that no deliver is at it.
 
 use super::{Selection, names};
-use crate::queue::{Error, Head, Message, Queue, RecipientState};
+use crate::queue::{Error, Head, Id, Message, NotTaken, Queue, RecipientState};
 use std::io;
 use std::time::SystemTime;
 
@@ -27,30 +27,49 @@ pub struct Done {
     pub done: usize,
     /// So many are being delivered at this moment.
     pub busy: usize,
+    /// With so many there was trouble; the log has it.
+    pub failed: usize,
+    /// So many files are no messages any more, and are left alone.
+    pub damaged: usize,
 }
 
-/// Does it to every message of a selection.
+/// Does it to every message of a selection. One that makes trouble keeps none of the others from it.
 pub fn act(queue: &Queue, act: Act, selection: &Selection) -> io::Result<Done> {
     let mut done = Done::default();
     for name in names(queue, selection)? {
-        let trouble = |error: Error| io::Error::other(error.to_string());
-        match queue.look(&name.id).map_err(trouble)? {
-            Some(message) if selection.has(&message) => {}
-            _ => continue,
-        }
-        let Some(message) = queue.take(&name.id).map_err(trouble)? else {
-            done.busy += 1;
-            continue;
-        };
-        if one(queue, act, message).map_err(trouble)? {
-            log::info!("id={} event={}", name.id, word(act));
-            done.done += 1;
+        match try_one(queue, act, selection, &name.id) {
+            Ok(Some(count)) => *count(&mut done) += 1,
+            Ok(None) => {}
+            Err(error) => {
+                log::error!("id={} event=not-{} reason=\"{error}\"", name.id, word(act));
+                done.failed += 1;
+            }
         }
     }
     if done.done > 0 && matches!(act, Act::Release | Act::Requeue | Act::Flush) {
         queue.wake();
     }
     Ok(done)
+}
+
+/// What a message counts as.
+type Count = fn(&mut Done) -> &mut usize;
+
+fn try_one(queue: &Queue, act: Act, selection: &Selection, id: &Id) -> Result<Option<Count>, Error> {
+    if !queue.look(id)?.is_some_and(|message| selection.has(&message)) {
+        return Ok(None);
+    }
+    let message = match queue.try_take(id)? {
+        Ok(message) => message,
+        Err(NotTaken::Gone) => return Ok(None),
+        Err(NotTaken::Locked) => return Ok(Some(|done| &mut done.busy)),
+        Err(NotTaken::Damaged) => return Ok(Some(|done| &mut done.damaged)),
+    };
+    if !one(queue, act, message)? {
+        return Ok(None);
+    }
+    log::info!("id={id} event={}", word(act));
+    Ok(Some(|done| &mut done.done))
 }
 
 fn word(act: Act) -> &'static str {
@@ -81,19 +100,33 @@ fn one(queue: &Queue, act: Act, mut message: Message) -> Result<bool, Error> {
 /// The new one is on disk before the old one goes, and has an id of its making, so that a repeat after a crash finds it. The
 /// old one is held meanwhile: a crash that leaves both must not have both delivered (deliver/origin.rs).
 fn requeue(queue: &Queue, mut message: Message) -> Result<(), Error> {
+    const HOW: &str = "requeued";
+    let was_held = message.is_held;
     message.hold(true)?;
-    if let Some(mut draft) = queue.begin_derived(&message.id, "requeued")? {
-        message.copy_to(&mut draft)?;
-        let is_done = |state| matches!(state, RecipientState::Delivered | RecipientState::Returned);
-        for recipient in message.recipients.iter().filter(|recipient| !is_done(recipient.state)) {
-            draft.recipient_with(&recipient.address, &recipient.parameters)?;
+    if let Err(error) = anew(queue, &message, HOW) {
+        // It waits as before, unless there is another after all.
+        let is_alone = queue.has_derived(&message.id, HOW).is_ok_and(|is_there| !is_there);
+        let is_as_before = was_held || (is_alone && message.hold(false).is_ok());
+        if !is_as_before {
+            log::error!("id={} event=left-held reason=\"it could not be queued anew\"", message.id);
         }
-        for (name, value) in message.attributes.iter().filter(|(name, _)| name != crate::queue::ORIGIN) {
-            draft.attribute(name, value)?;
-        }
-        let (reverse_path, channel) = (message.reverse_path.clone(), message.channel.clone());
-        let id = draft.commit(&Head { reverse_path, trace: Vec::new(), channel })?;
-        log::info!("id={} event=requeued into={id}", message.id);
+        return Err(error);
     }
     message.remove()
+}
+
+fn anew(queue: &Queue, message: &Message, how: &str) -> Result<(), Error> {
+    let Some(mut draft) = queue.begin_derived(&message.id, how)? else { return Ok(()) };
+    message.copy_to(&mut draft)?;
+    let is_done = |state| matches!(state, RecipientState::Delivered | RecipientState::Returned);
+    for recipient in message.recipients.iter().filter(|recipient| !is_done(recipient.state)) {
+        draft.recipient_with(&recipient.address, &recipient.parameters)?;
+    }
+    for (name, value) in message.attributes.iter().filter(|(name, _)| name != crate::queue::ORIGIN) {
+        draft.attribute(name, value)?;
+    }
+    let (reverse_path, channel) = (message.reverse_path.clone(), message.channel.clone());
+    let id = draft.commit(&Head { reverse_path, trace: Vec::new(), channel })?;
+    log::info!("id={} event=requeued into={id}", message.id);
+    Ok(())
 }

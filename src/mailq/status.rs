@@ -8,7 +8,10 @@ use super::{Format, Selection, list};
 use crate::config::Config;
 use crate::exit::Error;
 use crate::queue::Queue;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,7 +43,8 @@ pub fn answer(queue: &Queue, mut stream: UnixStream, uid: u32) -> io::Result<()>
     out.flush()
 }
 
-/// Asks, and writes the answer to `out`.
+/// Asks, and writes the answer to `out`, if it comes from one of ours: anybody may put a socket into that folder. Of what is
+/// said only what a list is made of reaches the terminal.
 pub fn ask(config: &Config, format: Format, out: &mut dyn Write) -> Result<(), Error> {
     let path = path(config);
     let nobody = |error: io::Error| {
@@ -51,9 +55,29 @@ pub fn ask(config: &Config, format: Format, out: &mut dyn Write) -> Result<(), E
         ))
     };
     let mut stream = UnixStream::connect(&path).map_err(nobody)?;
+    if let Some(uid) = stranger(config, &stream) {
+        return Err(Error::Permission(format!("{}: uid {uid} is not to say what is in the queue", path.display())));
+    }
     let lost = |error: io::Error| Error::Temporary(format!("{}: {error}", path.display()));
     stream.set_read_timeout(Some(PATIENCE)).map_err(lost)?;
     stream.write_all(if format == Format::Json { b"json\n" } else { b"text\n" }).map_err(lost)?;
-    io::copy(&mut stream.take(LONGEST), out).map_err(lost)?;
-    Ok(())
+    let (mut answer, mut piece) = (stream.take(LONGEST), vec![0; 16 * 1024]);
+    loop {
+        let count = match answer.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(lost(error)),
+        };
+        let said = piece.get_mut(..count).unwrap_or_default();
+        said.iter_mut().filter(|octet| !matches!(octet, b' '..=b'~' | b'\n')).for_each(|octet| *octet = b'?');
+        out.write_all(said).map_err(lost)?;
+    }
+}
+
+/// Who listens there, by the kernel's word, if that is neither root nor the owner of the folder.
+fn stranger(config: &Config, stream: &UnixStream) -> Option<u32> {
+    let uid = getsockopt(stream, PeerCredentials).map_or(u32::MAX, |credentials| credentials.uid());
+    let owner = std::fs::metadata(&config.drop_directory).map(|folder| folder.uid());
+    Some(uid).filter(|uid| *uid != 0 && owner.ok() != Some(*uid))
 }

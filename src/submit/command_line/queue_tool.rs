@@ -49,16 +49,22 @@ pub fn run(common: &Common, action: Action, patterns: &[String], format: Format)
         let plural = if done.done == 1 { "" } else { "s" };
         let _ = writeln!(io::stdout(), "{} message{plural}", done.done);
     }
-    match done {
-        act::Done { busy: 0, done: 0 } if action != Action::FlushIfAny => {
+    let act::Done { done, busy, failed, damaged } = done;
+    let troubles: Vec<String> = [(busy, "being delivered now"), (failed, "in trouble"), (damaged, "damaged")]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    match (done, troubles.join(", ")) {
+        (0, trouble) if trouble.is_empty() && action != Action::FlushIfAny => {
             Err(Error::Data("no message in the queue is like that".to_owned()))
         }
-        act::Done { busy: 0, .. } => Ok(Ended::Done),
-        act::Done { busy, .. } if action == Action::FlushIfAny => {
-            log::debug!("{busy} messages are being delivered now");
+        (_, trouble) if trouble.is_empty() => Ok(Ended::Done),
+        (_, trouble) if action == Action::FlushIfAny => {
+            log::debug!("messages not flushed: {trouble}");
             Ok(Ended::Done)
         }
-        act::Done { busy, .. } => Err(Error::Temporary(format!("{busy} messages are being delivered now"))),
+        (_, trouble) => Err(Error::Temporary(format!("other messages: {trouble}"))),
     }
 }
 
