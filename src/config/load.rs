@@ -13,6 +13,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// The folder of the configuration where nobody says another.
 pub const DEFAULT_FOLDER: &str = "/etc/doorpost";
@@ -328,6 +329,9 @@ fn take_own_names(config: &mut Config, mut table: Table) -> Result<Vec<Error>, E
     Ok(warnings)
 }
 
+/// The longest time between two tries, which the queue believes though clocks are set.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(7 * 86_400);
+
 /// Whether the channels file may refer to a name; only asked for the few that main.cf itself does not use.
 fn is_in_channels(config: &Config, name: &str) -> bool {
     let text = contents(&config.channels).ok().flatten().unwrap_or_default();
@@ -368,6 +372,14 @@ impl Config {
         ];
         for (name, is_zero) in zero {
             self.expect(name, !is_zero, "something above 0")?;
+        }
+        // A next try that is further away counts as set by a wrong clock, and is due.
+        let backoff = [
+            ("minimal_backoff_time", self.minimal_backoff_time.0),
+            ("maximal_backoff_time", self.maximal_backoff_time.0),
+        ];
+        for (name, time) in backoff {
+            self.expect(name, time <= LONGEST_BACKOFF, "7d at the most")?;
         }
         self.expect("authentication", !self.authentication.0.is_empty(), "at least one way to check a password")
     }
