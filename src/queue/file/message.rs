@@ -65,24 +65,10 @@ const SEVERAL: &str = "it has more than one name";
 impl Message {
     /// Opens and locks a file, and believes nothing of it before its checksum agrees.
     pub(in crate::queue) fn open(id: Id, path: PathBuf) -> io::Result<Found> {
-        // Non-blocking, for a FIFO put there must not hold us.
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-        let file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Gone),
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ELOOP | libc::EISDIR | libc::ENXIO | libc::EACCES) => {
-                    return Ok(Found::Garbage(error.to_string()));
-                }
-                _ => return Err(error),
-            },
+        let (file, metadata) = match locked(&path)? {
+            Ok(locked) => locked,
+            Err(found) => return Ok(found),
         };
-        match uninterrupted(|| file.try_lock().map_err(io::Error::from)) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Found::Locked),
-            Err(error) => return Err(error),
-        }
-        let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Ok(Found::Garbage("it is no regular file".to_owned()));
         }
@@ -258,17 +244,32 @@ impl Message {
 /// A prepared file whose header is there and whose rest is not, if the power failed while a message was written into it.
 /// It is locked anew.
 fn broken_off(id: Id, path: &Path, header: &Header) -> io::Result<Option<Found>> {
+    let (file, metadata) = match locked(path)? {
+        Ok(locked) => locked,
+        Err(found) => return Ok(Some(found)),
+    };
+    Ok(read::was_broken_off(id, &file, header)?.then_some(Found::Incomplete(file, metadata)))
+}
+
+/// The file of that name, ours now; or what else is there.
+fn locked(path: &Path) -> io::Result<Result<(File, Metadata), Found>> {
+    // Non-blocking, for a FIFO put there must not hold us.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Found::Gone)),
-        Err(error) => return Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(Found::Gone)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ELOOP | libc::EISDIR | libc::ENXIO | libc::EACCES) => {
+                return Ok(Err(Found::Garbage(error.to_string())));
+            }
+            _ => return Err(error),
+        },
     };
     match uninterrupted(|| file.try_lock().map_err(io::Error::from)) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Found::Locked)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Err(Found::Locked)),
         Err(error) => return Err(error),
     }
     let metadata = file.metadata()?;
-    Ok(read::was_broken_off(id, &file, header)?.then_some(Found::Incomplete(file, metadata)))
+    Ok(Ok((file, metadata)))
 }
