@@ -219,11 +219,17 @@ fn first_message(octets: &[u8], is_mmdf: bool) -> Option<(usize, &[u8])> {
     mark.ends_with(b" whole  \n").then_some((number, behind))
 }
 
-/// What comes behind the fields that doorpost puts in front: two, and one more for an alias.
+/// What comes behind the fields that doorpost puts in front: two, and where it went by an alias two more.
 fn behind_trace(octets: &[u8]) -> Option<&[u8]> {
     let rest = octets.strip_prefix(b"Return-Path: <alice@mx.example>\n")?;
-    let rest = rest.strip_prefix(b"Delivered-To: large@mx.example\n").unwrap_or(rest);
-    rest.strip_prefix(b"Received: ")?;
+    match rest.strip_prefix(b"Delivered-To: large@mx.example\n") {
+        Some(rest) => behind_received(behind_received(rest)?),
+        None => behind_received(rest),
+    }
+}
+
+fn behind_received(octets: &[u8]) -> Option<&[u8]> {
+    let rest = octets.strip_prefix(b"Received: ")?;
     let ends = rest.iter().enumerate().filter(|(_, octet)| **octet == b'\n');
     let end = ends.map(|(at, _)| at + 1).find(|at| !matches!(rest.get(*at), Some(b' ' | b'\t')))?;
     rest.get(end..)
