@@ -166,6 +166,13 @@ impl<S: Stream, W: Write> Stream for Recorder<S, W> {
         self.stream.send(octets)
     }
 
+    fn send_from(&mut self, octets: &mut &[u8]) -> Result<(), Fault> {
+        let all = *octets;
+        let sent = self.stream.send_from(octets);
+        self.record(Side::Server, all.get(..all.len() - octets.len()).unwrap_or_default());
+        sent
+    }
+
     fn finish(&mut self) {
         self.stream.finish();
     }

@@ -129,11 +129,16 @@ impl Stream for Connection {
     }
 
     fn send(&mut self, mut octets: &[u8]) -> Result<(), Fault> {
+        self.send_from(&mut octets)
+    }
+
+    /// What is sealed counts as sent: it goes out before all else.
+    fn send_from(&mut self, octets: &mut &[u8]) -> Result<(), Fault> {
         let Some(mut tls) = self.tls.take() else { return self.send_raw(octets) };
         let mut sent = if self.finished { Err(Fault::HungUp) } else { Ok(()) };
         while sent.is_ok() && !octets.is_empty() {
             sent = tls.seal(octets).and_then(|count| {
-                octets = octets.get(count..).unwrap_or_default();
+                *octets = octets.get(count..).unwrap_or_default();
                 self.send_sealed(&mut tls)
             });
         }

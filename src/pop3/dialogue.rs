@@ -221,11 +221,7 @@ impl<S: Stream> Dialogue<S> {
     }
 
     pub(super) fn flush(&mut self) -> Result<(), Fault> {
-        if !self.output.is_empty() {
-            self.stream.send(&self.output)?;
-            self.output.clear();
-        }
-        Ok(())
+        if self.output.is_empty() { Ok(()) } else { self.stream.send_out(&mut self.output) }
     }
 
     pub(super) fn list(&mut self, lines: impl Iterator<Item = io::Result<String>>) -> Result<(), Lost> {

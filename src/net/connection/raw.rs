@@ -59,14 +59,14 @@ impl Connection {
         Ok(self.patience.is_some_and(fits))
     }
 
-    pub(super) fn send_raw(&self, mut octets: &[u8]) -> Result<(), Fault> {
+    pub(super) fn send_raw(&self, octets: &mut &[u8]) -> Result<(), Fault> {
         // A socket has room for almost every reply, and says so itself where it has not.
         let mut has_room = self.is_socket && self.time_left().is_ok();
         while !octets.is_empty() {
             if !has_room {
                 self.wait(&self.output, PollFlags::POLLOUT)?;
             }
-            octets = octets.get(self.write_some(octets)?..).unwrap_or_default();
+            *octets = octets.get(self.write_some(octets)?..).unwrap_or_default();
             has_room = false;
         }
         Ok(())

@@ -39,8 +39,10 @@ impl Connection {
     }
 
     pub(super) fn send_sealed(&self, tls: &mut Tls) -> Result<(), Fault> {
-        let sent = self.send_raw(&tls.sealed);
-        tls.sealed.clear();
+        let mut rest = tls.sealed.as_slice();
+        let sent = self.send_raw(&mut rest);
+        let count = tls.sealed.len() - rest.len();
+        tls.sealed.drain(..count);
         sent
     }
 

@@ -33,6 +33,19 @@ pub trait Stream {
     }
     /// Sends all of it.
     fn send(&mut self, octets: &[u8]) -> Result<(), Fault>;
+    /// The same; `octets` then begins behind what was sent, also where not all could be. What the other side may have had in
+    /// part must not be sent again.
+    fn send_from(&mut self, octets: &mut &[u8]) -> Result<(), Fault> {
+        self.send(std::mem::take(octets))
+    }
+    /// The same for what was collected: what was sent is taken out.
+    fn send_out(&mut self, collected: &mut Vec<u8>) -> Result<(), Fault> {
+        let mut rest = collected.as_slice();
+        let sent = self.send_from(&mut rest);
+        let count = collected.len() - rest.len();
+        collected.drain(..count);
+        sent
+    }
     /// Says that nothing more will be sent, and reads what the other side still sends, within a bound of octets and
     /// time: a close with unread octets makes the kernel send RST, which destroys the reply on its way.
     fn finish(&mut self);
@@ -86,6 +99,10 @@ impl<S: Stream> Stream for &mut S {
 
     fn send(&mut self, octets: &[u8]) -> Result<(), Fault> {
         (**self).send(octets)
+    }
+
+    fn send_from(&mut self, octets: &mut &[u8]) -> Result<(), Fault> {
+        (**self).send_from(octets)
     }
 
     fn finish(&mut self) {

@@ -49,6 +49,31 @@ fn a_silent_client_times_out() {
 }
 
 #[test]
+fn what_was_sent_before_the_time_was_over_is_not_sent_again() {
+    let octets: Vec<u8> = (0..1_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
+    let (mut connection, client) = on_socket(LONG);
+    connection.allow(SHORT);
+    let mut collected = octets.clone();
+    assert!(matches!(connection.send_out(&mut collected), Err(Fault::TimedOut)));
+    assert!(!collected.is_empty() && collected.len() < octets.len());
+    let reader = std::thread::spawn(move || {
+        let mut heard = Vec::new();
+        (&client).read_to_end(&mut heard).unwrap();
+        heard
+    });
+    connection.allow(LONG);
+    connection.send_out(&mut collected).unwrap();
+    assert!(collected.is_empty());
+    drop(connection);
+    assert!(reader.join().unwrap() == octets);
+    // Where there is no time at all nothing is sent, and nothing is lost.
+    let (mut connection, _client) = on_socket(Duration::ZERO);
+    let mut collected = b"250 Ok".to_vec();
+    assert!(matches!(connection.send_out(&mut collected), Err(Fault::TimedOut)));
+    assert_eq!(collected, b"250 Ok");
+}
+
+#[test]
 fn a_client_that_does_not_read_times_out() {
     let (mut connection, _client) = on_socket(LONG);
     connection.allow(SHORT);

@@ -70,8 +70,6 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             return Ok(());
         }
         self.stream.allow(time);
-        self.stream.send(&self.out)?;
-        self.out.clear();
-        Ok(())
+        self.stream.send_out(&mut self.out)
     }
 }

@@ -20,12 +20,25 @@ struct Memory {
     reads: usize,
     /// How often its time was renewed.
     allowed: usize,
+    /// How many octets of one send it reads in time, the first time that there are as many.
+    reads_in_time: Option<usize>,
 }
 
 impl Memory {
     fn new(input: &[u8], step: usize) -> Memory {
         let input = input.iter().copied().collect();
-        Memory { input, step, end: Ok(0), output: Vec::new(), sends: 0, finished: false, reads: usize::MAX, allowed: 0 }
+        let (reads, reads_in_time) = (usize::MAX, None);
+        Memory {
+            input,
+            step,
+            end: Ok(0),
+            output: Vec::new(),
+            sends: 0,
+            finished: false,
+            reads,
+            allowed: 0,
+            reads_in_time,
+        }
     }
 }
 
@@ -48,6 +61,13 @@ impl Stream for Memory {
         self.output.extend_from_slice(octets);
         self.sends += 1;
         Ok(())
+    }
+    fn send_from(&mut self, octets: &mut &[u8]) -> Result<(), Fault> {
+        if let Some((first, rest)) = self.reads_in_time.and_then(|count| octets.split_at_checked(count)) {
+            (*octets, self.reads_in_time) = (rest, None);
+            return self.send(first).and(Err(Fault::TimedOut));
+        }
+        self.send(std::mem::take(octets))
     }
     fn finish(&mut self) {
         self.finished = true;
@@ -695,5 +715,19 @@ fn each_address_of_a_header_is_asked_about_once_and_there_may_not_be_any_number_
         let said = String::from_utf8(stream.output).unwrap();
         assert!(said.lines().last().is_some_and(|line| line.starts_with(last)), "{said}");
         assert_eq!(site.0.get(), 1 + asked, "once at MAIL");
+    }
+}
+
+#[test]
+fn a_reply_that_was_sent_in_part_is_not_begun_again() {
+    let whole = play(b"EHLO c\r\nNOOP\r\n").replies;
+    for count in [1, 40, 100] {
+        let mut stream = Memory::new(b"EHLO c\r\nNOOP\r\n", usize::MAX);
+        stream.reads_in_time = Some(count);
+        let played = play_with(stream, Queue::default(), &here(), &settings());
+        assert!(matches!(played.ended, Ok(Ended::TimedOut)));
+        let begun =
+            played.replies.strip_suffix("421 4.4.2 Timed out, closing the connection\r\n").expect("a last word");
+        assert!(whole.starts_with(begun) && begun.len() > count, "{count}: {}", played.replies);
     }
 }
