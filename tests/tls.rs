@@ -154,6 +154,22 @@ fn tls_from_the_first_octet_on() {
     assert_eq!(status, Some(78));
 }
 
+/// Whoever waits for a handshake would take words in clear for a broken one.
+#[test]
+fn before_the_handshake_nobody_is_told_in_clear_that_a_proxy_header_is_missing() {
+    let scratch = with_tls();
+    scratch.configure("smtpd_upstream_proxy_hosts = 192.0.2.1");
+    for (tls, told) in [(true, ""), (false, "421 4.3.0 Trouble here, closing the connection, try again later\r\n")] {
+        let mut command = scratch.command("smtpsrvr");
+        command.args(tls.then_some("--tls"));
+        let mut client = Client::from_afar(&mut command);
+        client.say("EHLO c.example");
+        let (said, log, status) = client.end();
+        assert_eq!((said.as_str(), status), (told, Some(0)), "{log}");
+        assert!(log.contains("event=refused reason=\"what came is no PROXY header\""), "{log}");
+    }
+}
+
 #[test]
 fn a_client_that_does_not_shake_hands_is_no_failure() {
     let scratch = with_tls();

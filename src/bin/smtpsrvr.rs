@@ -115,7 +115,7 @@ impl accept::Server for Smtpsrvr {
             _ if self.config.max_use == 1 => std::mem::take(&mut self.tls),
             _ => self.tls.clone(),
         };
-        session(self, tls).inspect_err(|_| refuse())
+        session(self, tls).inspect_err(|_| refuse()).flatten()
     }
 
     fn rest(&mut self) {
@@ -139,7 +139,8 @@ fn logins(args: &Args, config: &Config) -> bool {
     config.smtpd_sasl_auth_enable || args.submission
 }
 
-fn session(server: &Smtpsrvr, tls: Offer) -> Result<Ended, Error> {
+/// How it ended; an error outside of that is one of which the client has not heard.
+fn session(server: &Smtpsrvr, tls: Offer) -> Result<Result<Ended, Error>, Error> {
     let Smtpsrvr { args, config, channels, .. } = server;
     let peer = Peer::of_stdio(args.remotehost.as_deref(), args.localhost.as_deref()).asking(config);
     let checker = match logins(args, config) {
@@ -154,8 +155,10 @@ fn session(server: &Smtpsrvr, tls: Offer) -> Result<Ended, Error> {
     let mut submit = submit?;
     let mut connection = connection(config.daemon_timeout.0)?;
     let Some(peer) = proxy::meet(config, peer, &mut connection)? else {
-        server::refuse(&mut connection);
-        return Ok(Ended::Refused);
+        if !args.tls {
+            server::refuse(&mut connection);
+        }
+        return Ok(Ok(Ended::Refused));
     };
     let only: Vec<String> =
         args.channels.iter().flat_map(|list| list.split(',')).map(|n| n.trim().to_owned()).collect();
@@ -165,8 +168,11 @@ fn session(server: &Smtpsrvr, tls: Offer) -> Result<Ended, Error> {
     let settings = Settings::new(config, &peer, args.localhost.as_deref(), kind);
     let mut stream = Recorder::new(connection, record_file(args), &recorded(args));
     let ended = server::serve(&mut stream, &mut submit, &site, &settings, tls);
+    if ended.is_err() && !args.tls && stream.stream().is_clear() {
+        server::refuse(&mut stream);
+    }
     stream.end(exit::code(&ended));
-    ended
+    Ok(ended)
 }
 
 fn kind(server: &Smtpsrvr, peer: &Peer) -> Kind {

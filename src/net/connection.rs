@@ -37,6 +37,8 @@ pub struct Connection {
     command_deadline: Option<Instant>,
     session_deadline: Instant,
     tls: Option<Box<Tls>>,
+    /// No handshake was begun.
+    is_clear: bool,
     /// Our end has been announced; nothing may follow it.
     finished: bool,
 }
@@ -67,13 +69,14 @@ impl Connection {
             command_deadline: None,
             session_deadline,
             tls: None,
+            is_clear: true,
             finished: false,
         }
     }
 
-    /// Whether what is sent goes out as it is.
+    /// Whether what is sent goes out as it is, and the other side expects that: no handshake was begun.
     pub fn is_clear(&self) -> bool {
-        self.tls.is_none()
+        self.is_clear
     }
 
     /// Where it reads and where it writes, for whoever only carries octets.
@@ -177,6 +180,7 @@ impl Stream for Connection {
 
     fn start_tls(&mut self, identity: &Identity) -> Result<String, Failure> {
         let mut tls = Box::new(Tls::new(identity)?);
+        self.is_clear = false;
         self.shake_hands(&mut tls)?;
         let facts = tls.facts();
         self.tls = Some(tls);

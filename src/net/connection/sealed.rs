@@ -12,6 +12,7 @@ impl Connection {
     /// Becomes TLS in place, as a client of the server of that name; otherwise like [`Stream::start_tls`].
     pub fn start_tls_as_client(&mut self, trust: &Trust, name: &str) -> Result<String, Failure> {
         let mut tls = Box::new(Tls::client(trust, name)?);
+        self.is_clear = false;
         self.send_sealed(&mut tls).map_err(Failure::Stream)?;
         self.shake_hands(&mut tls)?;
         let facts = tls.facts();
