@@ -165,8 +165,8 @@ fn is_usable_domain(domain: &[u8]) -> bool {
 /// What stands in the brackets of an address literal (RFC 5321 section 4.1.3).
 fn is_literal(text: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(text) else { return false };
-    match text.get(..5) {
-        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => text[5..].parse::<Ipv6Addr>().is_ok(),
+    match text.split_at_checked(5) {
+        Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => address.parse::<Ipv6Addr>().is_ok(),
         _ => text.parse::<Ipv4Addr>().is_ok(),
     }
 }
@@ -302,12 +302,7 @@ fn local_part(input: &[u8]) -> Result<(Vec<u8>, &[u8]), Fault> {
 fn domain(input: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     if let Some(literal) = input.strip_prefix(b"[") {
         let end = literal.iter().position(|octet| *octet == b']').ok_or(Fault::Syntax)?;
-        let text = std::str::from_utf8(&literal[..end]).map_err(|_| Fault::Syntax)?;
-        let is_address = match text.split_at_checked(5) {
-            Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => address.parse::<Ipv6Addr>().is_ok(),
-            _ => text.parse::<Ipv4Addr>().is_ok(),
-        };
-        return if is_address { Ok(input.split_at(end + 2)) } else { Err(Fault::Syntax) };
+        return if is_literal(&literal[..end]) { Ok(input.split_at(end + 2)) } else { Err(Fault::Syntax) };
     }
     let of_name = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
     let (name, rest) = input.split_at(run(input, of_name));
