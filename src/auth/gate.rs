@@ -17,7 +17,7 @@ use crate::lookup::Lookup;
 use crate::net::FIRST_ROOM;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
-use crate::sasl::{Credentials, Proof};
+use crate::sasl::{Credentials, MOST_FAILURES, Proof};
 use crate::sys;
 use crate::users;
 use crate::wire::netstring::{self, LengthReader};
@@ -34,8 +34,6 @@ use std::time::Duration;
 /// Checkers that had not ended when their session did; a process that serves many sessions collects them later.
 static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// Wrong passwords before a connection is closed.
-pub const MOST_FAILURES: u32 = 3;
 /// Largest frame: what one exchange of SASL may have said.
 const LARGEST_FRAME: u64 = 8192;
 /// The longest answer, in octets.

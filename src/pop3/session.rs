@@ -3,11 +3,9 @@
 
 use super::command::{Command, LanguageRange, MessageNumber, Mistake};
 use super::reply::{Capabilities, Reply};
-use crate::sasl::{Mechanism, Offered};
+use crate::sasl::{MOST_FAILURES, Mechanism, Offered};
 use crate::wire::secret::Secret;
 
-/// Wrong passwords before the connection is closed; as many as `auth::gate` takes.
-pub const MOST_FAILURES: u32 = 3;
 /// Bad commands before the connection is closed.
 pub const MOST_MISTAKES: u32 = 20;
 

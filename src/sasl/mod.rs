@@ -12,6 +12,8 @@ use crate::wire::secret::Secret;
 use base64::engine::{DecodePaddingMode, Engine, GeneralPurpose, GeneralPurposeConfig};
 pub use credentials::{Credentials, Proof};
 
+/// Wrong passwords before a connection is closed.
+pub const MOST_FAILURES: u32 = 3;
 /// Longest line of an exchange with its CR LF (RFC 4954 section 4).
 pub const LONGEST_LINE: usize = 12_288;
 /// Longest response that any mechanism here has a use for, in octets.

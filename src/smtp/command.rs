@@ -29,8 +29,6 @@ pub enum Command {
         parameters: MailParameters,
         /// What the client announced with SIZE; more than a `u64` holds is its largest.
         size: Option<u64>,
-        /// Whether it says who submitted the message first (RFC 4954 section 5): nobody here would believe it.
-        auth: bool,
     },
     /// Adds a recipient.
     Rcpt {
@@ -212,12 +210,13 @@ fn mail(argument: &[u8]) -> Result<Command, Fault> {
     for (keyword, value) in read_parameters(words)? {
         match &keyword.to_ascii_uppercase()[..] {
             b"SIZE" if size.is_none() => size = Some(number(value.unwrap_or_default())?),
+            // Who submitted the message first (RFC 4954 section 5): nobody here would believe it.
             b"AUTH" if !auth && value.is_some_and(is_auth) => auth = true,
             b"SIZE" | b"AUTH" => return Err(Fault::BadParameter),
             _ => parameters.set(keyword, value).map_err(bad)?,
         }
     }
-    Ok(Command::Mail { reverse_path: ReversePath(path), parameters, size, auth })
+    Ok(Command::Mail { reverse_path: ReversePath(path), parameters, size })
 }
 
 /// `<>` or an address in xtext.
@@ -315,7 +314,7 @@ mod tests {
 
     fn mail_command(from: &str, size: Option<u64>) -> Command {
         let reverse_path = ReversePath::from_internal(from.as_bytes()).unwrap();
-        Command::Mail { reverse_path, parameters: MailParameters::default(), size, auth: false }
+        Command::Mail { reverse_path, parameters: MailParameters::default(), size }
     }
 
     fn rcpt_command(to: &str) -> Command {
@@ -346,15 +345,7 @@ mod tests {
             ("Mail From:<a@b>", mail_command("a@b", None)),
             ("MAIL FROM: <> ", mail_command("", None)),
             ("MAIL FROM:<a@b> SIZE=10 BODY=7bit", mail_command("a@b", Some(10))),
-            (
-                "MAIL FROM:<a@b> AUTH=<>",
-                Command::Mail {
-                    reverse_path: ReversePath(Some(address("a@b"))),
-                    parameters: MailParameters::default(),
-                    size: None,
-                    auth: true,
-                },
-            ),
+            ("MAIL FROM:<a@b> AUTH=<>", mail_command("a@b", None)),
             (
                 "MAIL FROM:<> BODY=8bitmime SMTPUTF8 ret=full envid=x+20y requiretls",
                 Command::Mail {
@@ -362,7 +353,6 @@ mod tests {
                     parameters: MailParameters::from_text(b"BODY=8BITMIME SMTPUTF8 REQUIRETLS RET=FULL ENVID=x+20y")
                         .unwrap(),
                     size: None,
-                    auth: false,
                 },
             ),
             ("MAIL FROM:<a@b>  body=7BIT size=99999999999999999999", mail_command("a@b", Some(u64::MAX))),

@@ -192,10 +192,6 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     }
 
     fn act(&mut self, step: Step) -> Result<Option<Ended>, Fault> {
-        let step = match step {
-            Step::Authenticate(mechanism, initial) => self.authenticate(mechanism, initial)?,
-            step => step,
-        };
         match step {
             Step::Say(reply) => self.say(reply),
             Step::Reset(reply) => {
@@ -227,8 +223,10 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                 self.say_to_each(&reply, count);
             }
             Step::Become(said) => return Ok(self.become_another(&said)),
-            // Taken care of above.
-            Step::Authenticate(..) => self.say(Reply::LOGIN_NOT_CHECKED),
+            Step::Authenticate(mechanism, initial) => {
+                let step = self.authenticate(mechanism, initial)?;
+                return self.act(step);
+            }
             Step::StartTls => self.start_tls()?,
             Step::Quit(reply) => {
                 self.say(reply);

@@ -12,7 +12,7 @@ use crate::lookup::Listed;
 use crate::message::parameters::{Body, MailParameters, RecipientParameters};
 use crate::message::path::{self, Address, ReversePath};
 use crate::message::trace::Protocol;
-use crate::sasl::{Mechanism, Offered};
+use crate::sasl::{MOST_FAILURES, Mechanism, Offered};
 use crate::wire::secret::Secret;
 pub use settings::{Dialect, Login, Settings, Tls};
 
@@ -85,9 +85,6 @@ pub struct Session {
     owed: u32,
 }
 
-/// Wrong passwords before a connection is closed.
-const MOST_LOGIN_FAILURES: u32 = 3;
-
 impl Session {
     /// At the greeting.
     pub fn new(settings: Settings) -> Self {
@@ -140,7 +137,7 @@ impl Session {
                 self.reset(Some((false, name)), reply)
             }
             (Command::Mail { .. }, Some(_)) => Step::Say(Reply::NESTED_MAIL),
-            (Command::Mail { reverse_path, parameters, size, .. }, None) => self.mail(reverse_path, parameters, size),
+            (Command::Mail { reverse_path, parameters, size }, None) => self.mail(reverse_path, parameters, size),
             (Command::Rcpt { .. } | Command::Data, None) => Step::Say(Reply::MAIL_FIRST),
             (Command::Rcpt { .. } | Command::Data, Some(transaction)) if transaction.in_chunks => {
                 Step::Say(Reply::BDAT_HAS_BEGUN)
@@ -364,7 +361,7 @@ impl Session {
     /// The same: it did not show who it is; `reply` says what was wrong.
     pub fn not_logged_in(&mut self, reply: Reply) -> Step {
         self.login_failures = self.login_failures.saturating_add(1);
-        if self.login_failures >= MOST_LOGIN_FAILURES { Step::Refuse(Reply::TOO_MANY_ERRORS) } else { Step::Say(reply) }
+        if self.login_failures >= MOST_FAILURES { Step::Refuse(Reply::TOO_MANY_ERRORS) } else { Step::Say(reply) }
     }
 
     /// Who the client has logged in as.
