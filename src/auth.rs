@@ -1,7 +1,8 @@
 //! Name and password to user, by the ordered list `authentication`.
 //!
 //! An unknown user costs the same time as a wrong password: some other password of the same table is checked and the
-//! answer thrown away. Passwords are octets, are never logged, and are compared in constant time (`scheme`).
+//! answer thrown away. Passwords are never logged, and are compared in constant time (`scheme`). They and names are prepared
+//! before (SASLprep, `sasl::prepare`); one that nobody may have is a wrong one, and takes as long.
 //! Nobody becomes root here: uid 0 has no mailbox that can be logged in to.
 
 pub mod external;
@@ -14,10 +15,12 @@ use crate::config::value::{AuthMethod, UserSource};
 use crate::config::{Config, Origin};
 use crate::exit::Error;
 use crate::lookup::Lookup;
+use crate::sasl::prepare::{Prepared, prepare};
 use crate::sasl::{Credentials, Proof};
 use crate::users::passwd_file::{self, Trouble};
 use crate::users::{self, User};
 use std::path::Path;
+use subtle::ConstantTimeEq;
 
 /// Where the passwords of system users are.
 const SHADOW: &str = "/etc/shadow";
@@ -39,10 +42,55 @@ enum Stored {
     Nothing(Option<String>),
 }
 
+/// A password in clear, as the client gave it and as it is prepared.
+struct Password<'a> {
+    given: &'a [u8],
+    prepared: Prepared,
+}
+
+impl Password<'_> {
+    /// Whether it is the one that is stored. That may have been stored, or hashed, by who did not prepare it: then it is the
+    /// password as it was given.
+    fn is(&self, stored: &str) -> Result<bool, String> {
+        let given = is_stored(stored, self.given)?;
+        match &self.prepared {
+            Prepared::AsItIs => Ok(given),
+            Prepared::Changed(prepared) => is_stored(stored, &prepared.0).map(|fits| fits || given),
+            Prepared::Never => Ok(false),
+        }
+    }
+
+    /// The same for a program that is asked.
+    fn ask(&self, ask: impl Fn(&[u8]) -> Lookup<User>) -> Lookup<User> {
+        match &self.prepared {
+            Prepared::AsItIs => ask(self.given),
+            Prepared::Changed(prepared) => match ask(&prepared.0) {
+                Lookup::No => ask(self.given),
+                found => found,
+            },
+            // A program that takes its time shall take it.
+            Prepared::Never => match ask(self.given) {
+                Lookup::Yes(_) | Lookup::No => Lookup::No,
+                Lookup::CannotTell(why) => Lookup::CannotTell(why),
+            },
+        }
+    }
+}
+
+/// Whether a stored password is this one, which is prepared or not; one that is stored in clear may be either too.
+fn is_stored(stored: &str, password: &[u8]) -> Result<bool, String> {
+    let is_same = scheme::verify(stored, password)?;
+    match scheme::plain(stored).map(|secret| prepare(secret.as_bytes())) {
+        Some(Prepared::Changed(own)) => Ok(is_same | bool::from(own.0.as_slice().ct_eq(password))),
+        _ => Ok(is_same),
+    }
+}
+
 /// Checks a name and a password. `No` says neither which of the two was wrong.
 pub fn check(config: &Config, name: &[u8], password: &[u8]) -> Lookup<User> {
-    let verify = |stored: &str| scheme::verify(stored, password).map(|fits| fits.then(Vec::new));
-    check_by(config, name, Some(password), &verify).map(|granted| granted.user)
+    let password = Password { given: password, prepared: prepare(password) };
+    let verify = |stored: &str| password.is(stored).map(|fits| fits.then(Vec::new));
+    check_by(config, name, Some(&password), &verify).map(|granted| granted.user)
 }
 
 /// Checks what a client gave to show who it is; [`check`] says how.
@@ -96,9 +144,16 @@ type Verified = Result<Option<Vec<u8>>, String>;
 fn check_by(
     config: &Config,
     name: &[u8],
-    password: Option<&[u8]>,
+    password: Option<&Password<'_>>,
     verify: &dyn Fn(&str) -> Verified,
 ) -> Lookup<Granted> {
+    let prepared = prepare(name);
+    let name = match &prepared {
+        Prepared::AsItIs => name,
+        Prepared::Changed(name) => &name.0,
+        // Nobody has the empty one either.
+        Prepared::Never => b"",
+    };
     let users::Found { user, source, sample } = users::find_with_sample(config, name);
     let user = match user {
         Lookup::Yes(user) => Some(user),
@@ -111,7 +166,7 @@ fn check_by(
     for (place, method) in methods(config).into_iter().enumerate() {
         if let AuthMethod::Pam | AuthMethod::Checkpassword(_) = method {
             let Some(password) = password else { continue };
-            match external::check(config, &method, name, password, user.as_ref()) {
+            match password.ask(|password| external::check(config, &method, name, password, user.as_ref())) {
                 Lookup::Yes(granted) if may_log_in || user.is_none() => {
                     return Lookup::Yes(Granted { user: granted, last_words: Vec::new() });
                 }

@@ -98,6 +98,46 @@ fn pop3_by_secrets_stored_in_clear() {
     }
 }
 
+/// RFC 4616 section 2 and RFC 5802 section 5.1: both prepare what they have (RFC 4013), so it does not matter how a keyboard
+/// composes letters; and what nobody may have is a wrong password.
+#[test]
+fn names_and_passwords_beyond_ascii_are_prepared_by_pop3_and_smtp_alike() {
+    let scratch = Scratch::with("auth_failure_delay = 0\nsmtpd_sasl_auth_enable = yes");
+    let home = scratch.path().join("home");
+    scratch.write(
+        "passwd",
+        &format!("j\u{f6}rg:{{PLAIN}}cafe\u{301}::::{0}::\nodd:{{PLAIN}}a\u{e000}::::{0}::\n", home.display()),
+    );
+    let plain = |client: &mut Client, _: &str, name: &str, password: &str| {
+        client.ask(&format!("AUTH PLAIN {}", encode(format!("\0{name}\0{password}").as_bytes())))
+    };
+    type LogIn<'a> = &'a dyn Fn(&mut Client, &str, &str, &str) -> String;
+    // A client of SCRAM has prepared the password.
+    for (log_in, password) in [(&plain as LogIn<'_>, "cafe\u{301}"), (&plain, "caf\u{e9}"), (&scram, "caf\u{e9}")] {
+        for name in ["j\u{f6}rg", "jo\u{308}r\u{ad}g"] {
+            for (program, prompt, right, wrong) in [
+                ("pop3d", "+ ", "+OK 0 messages", "-ERR [AUTH] Wrong name or password"),
+                ("smtpsrvr", "334 ", "235 2.7.0 Logged in", "535 5.7.8 Name or password is wrong"),
+            ] {
+                let mut client = Client::from_here(&mut scratch.command(program));
+                client.line();
+                if program == "smtpsrvr" {
+                    client.say("EHLO c.example");
+                    client.reply();
+                }
+                assert_eq!(log_in(&mut client, prompt, "odd", "a\u{e000}"), wrong);
+                assert_eq!(log_in(&mut client, prompt, name, "cafe"), wrong);
+                let said = log_in(&mut client, prompt, name, password);
+                assert!(said.starts_with(right), "{program} {name:?} {password:?}: {said}");
+                client.ask("QUIT");
+                let (_, log, status) = client.end();
+                assert_eq!(status, Some(0), "{log}");
+                assert!(program == "pop3d" || log.contains("event=login user=j\\xc3\\xb6rg "), "{log}");
+            }
+        }
+    }
+}
+
 #[test]
 fn three_wrong_answers_of_any_kind_close_the_connection() {
     let scratch = Scratch::with("auth_failure_delay = 0");

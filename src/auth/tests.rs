@@ -41,6 +41,41 @@ fn whatever_is_wrong_the_answer_is_the_same() {
 }
 
 #[test]
+fn names_and_passwords_are_the_same_however_their_letters_are_composed() {
+    let hash = |password: &str| {
+        String::from_utf8(crate::sys::crypt(password.as_bytes(), "$6$rounds=1000$abcd$").unwrap()).unwrap()
+    };
+    let (composed, own) = (hash("caf\u{e9}"), hash("\u{b5}g"));
+    let users = format!(
+        "j\u{f6}rg:{{PLAIN}}cafe\u{301}\nsoft:{{PLAIN}}pass\u{ad}word\nhashed:{composed}\nunprepared:{own}\n\
+         odd:{{PLAIN}}\u{e000}\n"
+    );
+    let (_file, config) = config(&users, &[]);
+    for (name, password, fits) in [
+        ("j\u{f6}rg", "caf\u{e9}", true),
+        ("jo\u{308}rg", "cafe\u{301}", true),
+        ("j\u{f6}r\u{ad}g", "cafe\u{301}", true),
+        ("j\u{f6}rg", "cafe", false),
+        ("soft", "password", true),
+        ("soft", "pass\u{ad}word", true),
+        ("hashed", "cafe\u{301}", true),
+        ("hashed", "caf\u{e9}", true),
+        ("hashed", "cafe", false),
+        // Made by who did not prepare it: a micro sign, which is prepared a Greek letter.
+        ("unprepared", "\u{b5}g", true),
+        ("unprepared", "\u{3bc}g", false),
+        ("soft", "pass\tword", false),
+        ("odd", "\u{e000}", false),
+        ("soft\u{7}", "password", false),
+        ("\u{ad}", "password", false),
+    ] {
+        let found = check(&config, name.as_bytes(), password.as_bytes());
+        assert_eq!(matches!(found, Lookup::Yes(_)), fits, "{name:?} {password:?}: {found:?}");
+        assert!(fits || found == Lookup::No, "{name:?} {password:?}: {found:?}");
+    }
+}
+
+#[test]
 fn a_list_is_tried_in_order_and_trouble_is_not_a_no() {
     let own = file("bob:{PLAIN}other\n");
     let list = format!("passwd-file:/nonexistent passwd-file:{} passwd-file", own.path().display());
@@ -121,7 +156,8 @@ fn hashed(config: &Config, name: &str) -> Vec<String> {
         hashed.borrow_mut().push(stored.to_owned());
         Ok(None)
     };
-    assert_eq!(check_by(config, name.as_bytes(), Some(b"guess"), &verify), Lookup::No, "{name}");
+    let guess = Password { given: b"guess", prepared: Prepared::AsItIs };
+    assert_eq!(check_by(config, name.as_bytes(), Some(&guess), &verify), Lookup::No, "{name}");
     hashed.into_inner()
 }
 

@@ -1,5 +1,6 @@
 //! What a client gave to show who it is, and whether that fits a password.
 
+use super::prepare::{Prepared, prepare};
 use crate::wire::secret::Secret;
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
@@ -51,7 +52,8 @@ pub const ITERATIONS: u32 = 4096;
 
 impl Proof {
     /// Whether it fits the password, and what the server says to show that it, too, knows it (SCRAM; else nothing).
-    /// Takes as long for a wrong one. A proof that is the password itself is for `auth::scheme` to check.
+    /// Takes as long for a wrong one. For SCRAM the password is prepared, as clients do it; for the others, of which nothing of
+    /// the kind is said, it is taken as it is. A proof that is the password itself is for `auth::scheme` to check.
     pub fn fits(&self, password: &[u8]) -> Option<Vec<u8>> {
         match self {
             Proof::Password(given) => bool::from(given.0.ct_eq(password)).then(Vec::new),
@@ -64,7 +66,12 @@ impl Proof {
                 mac.update(challenge);
                 bool::from(mac.finalize().into_bytes().as_slice().ct_eq(digest)).then(Vec::new)
             }
-            Proof::ScramSha256 { salt, auth_message, proof } => scram(password, salt, auth_message, proof),
+            Proof::ScramSha256 { salt, auth_message, proof } => match prepare(password) {
+                Prepared::Changed(prepared) => scram(&prepared.0, salt, auth_message, proof),
+                Prepared::AsItIs => scram(password, salt, auth_message, proof),
+                // In the same time.
+                Prepared::Never => std::hint::black_box(scram(password, salt, auth_message, proof)).and(None),
+            },
         }
     }
 }

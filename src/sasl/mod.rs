@@ -6,6 +6,7 @@
 //! Nonces come in as arguments.
 
 pub mod credentials;
+pub mod prepare;
 pub mod scram;
 
 use crate::wire::secret::Secret;
@@ -163,7 +164,7 @@ impl Exchange {
             }
             State::Begun(Mechanism::Login | Mechanism::CramMd5) | State::Over => Err(Malformed),
             State::LoginName => {
-                self.state = State::LoginPassword(field(response)?);
+                self.state = State::LoginPassword(name_of(response)?);
                 Ok(Next::Challenge(b"Password:".to_vec()))
             }
             State::LoginPassword(name) => {
@@ -182,10 +183,11 @@ fn plain(response: &[u8]) -> Result<Credentials, Malformed> {
     else {
         return Err(Malformed);
     };
+    let (authorize, name) = (name_of(authorize)?, name_of(name)?);
     if !(authorize.is_empty() || authorize == name) || name.is_empty() {
         return Err(Malformed);
     }
-    Ok(Credentials { name: field(name)?, proof: Proof::Password(Secret(field(password)?)) })
+    Ok(Credentials { name, proof: Proof::Password(Secret(field(password)?)) })
 }
 
 /// RFC 2195: name, a blank, and the digest in lower-case hexadecimal. The name may have blanks.
@@ -193,7 +195,12 @@ fn cram_md5(challenge: Vec<u8>, response: &[u8]) -> Result<Credentials, Malforme
     let blank = response.iter().rposition(|octet| *octet == b' ').ok_or(Malformed)?;
     let (name, digest) = (response.get(..blank).unwrap_or_default(), response.get(blank + 1..).unwrap_or_default());
     let digest = credentials::hexadecimal(digest).ok_or(Malformed)?;
-    Ok(Credentials { name: field(name)?, proof: Proof::CramMd5 { challenge, digest } })
+    Ok(Credentials { name: name_of(name)?, proof: Proof::CramMd5 { challenge, digest } })
+}
+
+/// A name, prepared where it can be: two ways to write it are the same user all through the session.
+fn name_of(octets: &[u8]) -> Result<Vec<u8>, Malformed> {
+    field(octets).map(prepare::prepared_or_same)
 }
 
 fn field(octets: &[u8]) -> Result<Vec<u8>, Malformed> {

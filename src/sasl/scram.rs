@@ -1,10 +1,10 @@
 //! The messages of SCRAM (RFC 5802 section 7), read strictly. No channel binding: `n` and `y` are taken, `p` is not.
 //!
 //! The salt is new in each exchange, because passwords are stored in clear: so a name that nobody has gets one like any
-//! other. Names and passwords are octets; clients that prepare them (RFC 4013) change nothing in ASCII.
+//! other. Names are prepared (RFC 4013) when they are read, passwords where a proof is made of them.
 
 use super::credentials::{Credentials, ITERATIONS, Proof};
-use super::{Malformed, decode, encode, field};
+use super::{Malformed, decode, encode, name_of};
 
 /// An exchange after the client's first message.
 #[derive(Debug)]
@@ -27,10 +27,10 @@ impl First {
         }
         let mut attributes = bare.split(|octet| *octet == b',');
         let escaped = value(attributes.next(), b"n=")?;
-        let name = unescape(escaped)?;
+        let name = name_of(&unescape(escaped)?)?;
         // Extensions may follow; `m=` at the front is one that must be understood, and none is.
         let theirs = value(attributes.next(), b"r=")?;
-        let is_other = !authorize.is_empty() && unescape(value(Some(authorize), b"a=")?)? != name;
+        let is_other = !authorize.is_empty() && name_of(&unescape(value(Some(authorize), b"a=")?)?)? != name;
         if is_other
             || theirs.is_empty()
             || theirs.len() > 256
@@ -44,7 +44,7 @@ impl First {
         let header = message.len().saturating_sub(bare.len());
         let gs2_header = message.get(..header).unwrap_or_default().to_vec();
         let said = [bare, b",", &challenge].concat();
-        Ok((First { name: field(&name)?, gs2_header, nonce, salt, said }, challenge))
+        Ok((First { name, gs2_header, nonce, salt, said }, challenge))
     }
 
     /// Reads client-final-message.
