@@ -297,6 +297,25 @@ fn mail_with_requiretls_waits_for_a_host_that_could_not_be_asked() {
     }
 }
 
+/// RFC 8689 section 5.
+#[test]
+fn a_report_is_to_arrive_as_the_message_was() {
+    for (text, mail, expected) in [
+        ("TLS-Required: no\nSubject: x\n\nx\n", "", true),
+        ("Subject: x\n\nTLS-Required: No\n", "", false),
+        ("Subject: x\nTLS-Required: No\n\nx\n", "RET=HDRS", true),
+        ("TLS-Required: No\n\nx\n", "REQUIRETLS", false),
+    ] {
+        let scratch = site("error:5.1.1 nobody is there", "");
+        enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], text.as_bytes(), mail, "");
+        deliver(&scratch);
+        deliver(&scratch);
+        let back = String::from_utf8(scratch.mail("alice").concat()).expect("a report");
+        let (header, _) = back.split_once("\n\n").expect("a header");
+        assert_eq!(header.contains("\nTLS-Required: No\n"), expected, "{text:?} {mail}: {back}");
+    }
+}
+
 /// A message that ends its way there, and one that only comes by: what holds for the one is not kept for the other.
 #[test]
 fn a_connection_to_a_filter_is_not_one_to_the_end_of_the_way() {

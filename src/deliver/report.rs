@@ -15,6 +15,7 @@ use super::copy::public_address;
 use super::schedule;
 use crate::config::Config;
 use crate::logging::clean;
+use crate::message::header::{self, Header};
 use crate::message::parameters::{Body, MailParameters, RecipientParameters, Ret};
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp::{self, Verp};
@@ -216,7 +217,11 @@ fn write(
     to: &Address,
 ) -> Result<Id, Error> {
     let id = *draft.id();
-    let report = text::Report::new(config, message, kind, told, id);
+    let beginning = header::beginning(|room, at| if at < message.size { message.read_at(room, at) } else { Ok(0) })?;
+    // The report is to arrive as the message was (RFC 8689 section 5).
+    let is_for_any_eyes = !message.parameters.requiretls && Header::read(&beginning).is_for_any_eyes();
+    let mut report = text::Report::new(config, message, kind, told, id);
+    report.is_for_any_eyes = is_for_any_eyes;
     draft.content(report.head(to).as_bytes())?;
     let whole = kind == Kind::Failure || kind == Kind::Double;
     // RFC 8689 section 5: what must not be read on its way is not read on its way back either.

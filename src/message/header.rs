@@ -9,6 +9,9 @@
 /// Largest header that is looked at, in octets.
 pub const LARGEST: usize = 256 * 1024;
 
+/// What is read of a header at once, of which there seldom is more.
+const PIECE: usize = 8 * 1024;
+
 /// A header, as far as its fields go.
 #[derive(Debug)]
 pub struct Header<'a> {
@@ -79,6 +82,20 @@ impl Coming {
     }
 }
 
+/// The beginning of a text, as far as its header may go. `read` fills a room with what is there from an offset on, and gives 0 at
+/// the end.
+pub fn beginning<E>(mut read: impl FnMut(&mut [u8], u64) -> Result<usize, E>) -> Result<Vec<u8>, E> {
+    let (mut coming, mut piece) = (Coming::default(), Vec::new());
+    loop {
+        piece.resize(LARGEST.saturating_sub(coming.text.len()).min(PIECE), 0);
+        let count = read(&mut piece, coming.text.len() as u64)?;
+        piece.truncate(count);
+        if count == 0 || coming.take(&mut piece) {
+            return Ok(coming.text);
+        }
+    }
+}
+
 /// Whether a CR or an LF stands by itself: some readers see a line end there, and others none.
 pub fn has_bare_line_end(text: &[u8]) -> bool {
     let pairs = text.windows(2).filter(|pair| pair == b"\r\n").count();
@@ -142,6 +159,11 @@ impl<'a> Header<'a> {
         self.fields
             .iter()
             .any(|field| field.is(name) && field.value.trim_ascii().eq_ignore_ascii_case(value.as_bytes()))
+    }
+
+    /// Whether the message is to arrive rather than to be hidden (RFC 8689 section 3).
+    pub fn is_for_any_eyes(&self) -> bool {
+        self.says("TLS-Required", "No")
     }
 
     /// What From says.

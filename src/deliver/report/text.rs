@@ -18,13 +18,15 @@ pub(super) struct Report<'a> {
     boundary: String,
     /// It names an address that is not ASCII (RFC 6533).
     pub is_global: bool,
+    /// It is to arrive rather than to be hidden, as the message was (RFC 8689 section 3).
+    pub is_for_any_eyes: bool,
 }
 
 impl<'a> Report<'a> {
     pub fn new(config: &'a Config, message: &'a Message, kind: Kind, told: &'a [Told], id: Id) -> Self {
         let boundary = format!("{id}/{}", config.myhostname);
         let is_global = told.iter().any(|one| utf8(&one.address).is_some());
-        Report { config, message, kind, told, id, boundary, is_global }
+        Report { config, message, kind, told, id, boundary, is_global, is_for_any_eyes: false }
     }
 
     /// All before the original.
@@ -38,12 +40,13 @@ impl<'a> Report<'a> {
         };
         format!(
             "From: Mail delivery at {host} <MAILER-DAEMON@{host}>\nTo: <{}>\nSubject: {subject}\n\
-             Date: {}\nMessage-ID: <{}@{host}>\nAuto-Submitted: auto-replied\nMIME-Version: 1.0\n\
+             Date: {}\nMessage-ID: <{}@{host}>\nAuto-Submitted: auto-replied\n{}MIME-Version: 1.0\n\
              Content-Type: multipart/report; report-type={};\n\tboundary=\"{}\"\n\n\
              This is a delivery report in MIME format.\n\n{}{}",
             self.address(to),
             date(SystemTime::now()),
             self.id,
+            if self.is_for_any_eyes { "TLS-Required: No\n" } else { "" },
             if self.is_global { "global-delivery-status" } else { "delivery-status" },
             self.boundary,
             self.text(),
