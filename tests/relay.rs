@@ -297,6 +297,27 @@ fn mail_with_requiretls_waits_for_a_host_that_could_not_be_asked() {
     }
 }
 
+/// Which is never asked keeps no mail waiting for all its life.
+#[test]
+fn mail_with_requiretls_goes_back_when_all_that_are_asked_have_promised_nothing() {
+    let names = Names::start(&[
+        ("two.example", "MX", "50 mx.example"),
+        ("two.example", "MX", "90 gone.example"),
+        ("mx.example", "A", "127.0.0.1"),
+        ("gone.example", "A", "127.0.0.2"),
+    ]);
+    let server = Smtpsrvr::with("smtpd_discard_ehlo_keywords = requiretls", "all * * discard: *\n");
+    let client = site("smtp:", &format!("name_servers = {}\nsmtp_tcp_port = {}", names.address, server.2));
+    client.configure(&format!(
+        "myhostname = client.example\nsmtp_mx_address_limit = 1\nsmtp_tls_CAfile = {}",
+        common::tls::file("mx.crt.pem").display()
+    ));
+    enqueue_with(&client, "", &["bob@two.example"], TEXT, "", "");
+    enqueue_with(&client, "alice@mx.example", &["bob@two.example"], TEXT, "REQUIRETLS", "");
+    let log = deliver(&client);
+    assert!(log.contains("status=failed") && log.contains("5.7.30 ") && !log.contains("deferred"), "{log}");
+}
+
 /// RFC 8689 section 5.
 #[test]
 fn a_report_is_to_arrive_as_the_message_was() {

@@ -174,7 +174,8 @@ impl Client {
         let is_silent = |hop: &Hop| matches!(&hop.place, Place::Net(at) if silent(job, &at.to_string()));
         let all_are = hops.iter().all(is_silent);
         let hops = hops.iter().filter(|hop| all_are || !is_silent(hop));
-        for hop in hops.take(self.config.smtp_mx_address_limit.max(1) as usize) {
+        let limit = self.config.smtp_mx_address_limit.max(1) as usize;
+        for hop in hops.take(limit) {
             match self.connect(hop, job, protocol) {
                 Ok(open) => {
                     carried.site = Site::Answers;
@@ -206,8 +207,8 @@ impl Client {
                 break;
             }
         }
-        // A host that was not to be had may promise it next time.
-        if all_hops.iter().any(|hop| !unwilling.contains(&&hop.name)) {
+        // One of those that are asked, and was not to be had, may promise it next time. Who is never asked keeps no mail waiting.
+        if all_hops.iter().take(limit).any(|hop| !unwilling.contains(&&hop.name)) {
             for number in rest {
                 carried.outcomes.get_mut(number).map(put_off_unpromised);
             }
