@@ -9,6 +9,7 @@ use crate::channel::{Channels, Transport};
 use crate::cli::Common;
 use crate::config::value::{MailSource, QueueFilter};
 use crate::config::{Config, Origin};
+use crate::deliver::relay::policy::Policies;
 use crate::exit::Error;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
@@ -76,6 +77,9 @@ pub fn check(common: &Common) -> Vec<Finding> {
     check_owners(&config, &mut findings);
     check_folders(&config, &mut findings);
     check_files(&config, &mut findings);
+    if let Err(error) = Policies::read(&config) {
+        findings.error(&error.origin, &error.problem, "no mail leaves by SMTP or LMTP meanwhile");
+    }
     if let Some(channels) = channels {
         check_filter(&config, &channels, &mut findings);
         check_aliases(&config, &channels, &mut findings);

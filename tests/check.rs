@@ -50,6 +50,8 @@ fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
     let scratch = good(
         "messge_size_limit = 5\ncontent_filter = scan:x\ntls_cert_file = /no/such/file\ndefault_privs = no-such-user\nallow_mail_to_commands = alias",
     );
+    scratch.configure(&format!("smtp_tls_policy_maps = {}/policy", scratch.path().display()));
+    scratch.write("policy", "a.example dane\n");
     scratch.write("channels", "local 127.0.0.0/8 $myhostname mailbox: *\nopen 0.0.0.0/0 - - *\nout * * smtp: local\n");
     scratch.write(
         "aliases",
@@ -75,6 +77,7 @@ fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
             "error: {folder}/channels:2: open relay: clients from anywhere are on channel open, and their mail may leave by out"
         ),
         format!("warning: {folder}/aliases:2: list: nobody here is dave"),
+        format!("error: {folder}/policy:1: smtp_tls_policy_maps, a.example: expected the level none, may, encrypt"),
         format!("error: {folder}/aliases:3: expected NAME: TARGET, ... instead of no colon"),
         format!("error: {folder}/aliases:4: run: /no/such/program: expected a program"),
         format!("error: {folder}/aliases:5: keep: /var/x: allow_mail_to_files has no word alias, so its mail waits"),

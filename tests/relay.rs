@@ -1179,6 +1179,81 @@ fn a_smart_host_is_logged_in_at_under_tls() {
     }
 }
 
+/// A configuration whose table of policies says this, {HOP} being the next hop.
+fn with_policy(scratch: &Scratch, hop: &str, policy: &str) {
+    scratch.write("policy", &policy.replace("{HOP}", hop));
+    scratch.configure(&format!("smtp_tls_policy_maps = hash:{}/policy", scratch.path().display()));
+}
+
+#[test]
+fn a_policy_says_whose_certificate_a_next_hop_must_have_and_which_tls() {
+    let server = Smtpsrvr::with("", "local - mx.example mailbox: -\nall * * discard: *\n");
+    let names = Names::start(ZONE);
+    let hop = format!("[mx.example]:{}", server.2);
+    for (level, policy, expected) in [
+        ("may", "{HOP} secure", Some("TLS_")),
+        ("none", "{HOP} verify", Some("TLS_")),
+        ("may", "{HOP} secure match=other.example", None),
+        ("may", "{HOP} secure match=other.example:hostname", Some("TLS_")),
+        ("may", "{HOP} verify match=.example", Some("TLS_")),
+        ("may", "{HOP} verify match=.mx.example", None),
+        ("may", "{HOP} secure match=dot-nexthop", None),
+        ("may", "{HOP} encrypt protocols=TLSv1.2", Some("TLS_ECDHE_")),
+        ("may", "{HOP} encrypt protocols=>=TLSv1.3 ciphers=high", Some("TLS_AES_")),
+        ("secure", "{HOP} none", Some("")),
+        // Another next hop.
+        ("may", "[mx.example] secure match=other.example\nmx.example secure match=other.example", Some("TLS_")),
+    ] {
+        let client = site(
+            &format!("smtp:{hop}"),
+            &format!("name_servers = {}\nsmtp_tls_security_level = {level}", names.address),
+        );
+        client.configure(&format!("smtp_tls_CAfile = {}", common::tls::file("mx.crt.pem").display()));
+        with_policy(&client, &hop, policy);
+        enqueue(&client, &["bob@elsewhere.example"], TEXT);
+        let before = server.1.queued().len();
+        let log = deliver(&client);
+        let queued = server.1.queued();
+        assert_eq!(queued.len() - before, usize::from(expected.is_some()), "{level} {policy}: {log}");
+        let Some(expected) = expected else { continue };
+        let trace = String::from_utf8_lossy(&queued.last().expect("a message").whole).into_owned();
+        let suite = trace.split_once("\ttls ").map_or("", |(_, suite)| suite);
+        assert!(suite.starts_with(expected) && suite.is_empty() == expected.is_empty(), "{level} {policy}: {trace}");
+    }
+}
+
+#[test]
+fn what_a_policy_asks_for_is_never_less_and_what_is_not_offered_is_told() {
+    const ASKS: &[u8] = b"TLS-Required: No\n\nx\n";
+    for (level, policy, mail, text, is_taken) in [
+        ("encrypt", "{HOP} may", "", TEXT, true),
+        ("secure", "{HOP} none", "", TEXT, true),
+        ("may", "{HOP} encrypt", "", TEXT, false),
+        ("may", "{HOP} encrypt", "", ASKS, false),
+        ("encrypt", "other.example encrypt", "", ASKS, true),
+        ("may", "{HOP} none", "REQUIRETLS", TEXT, false),
+    ] {
+        let hop = Hop::friendly();
+        let scratch = site(&format!("smtp:{}", hop.name()), &format!("smtp_tls_security_level = {level}"));
+        with_policy(&scratch, &hop.name(), policy);
+        enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], text, mail, "");
+        let log = deliver(&scratch);
+        assert_eq!(hop.taken().len(), usize::from(is_taken), "{level} {policy} {mail}: {log}");
+    }
+    let scratch = site("smtp:[192.0.2.1]", "");
+    for (policy, told) in [
+        ("a.example may\nb.example dane\n", "/policy:2: smtp_tls_policy_maps, b.example: expected the level"),
+        ("a.example secure tafile=/x\n", "tafile=/x is not offered here"),
+    ] {
+        with_policy(&scratch, "", policy);
+        let output = scratch.run("deliver", &[], b"");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(78) && log.contains(told), "{log}");
+    }
+    fs::remove_file(scratch.path().join("policy")).expect("the table");
+    assert_eq!(scratch.run("deliver", &[], b"").status.code(), Some(78), "no table is no empty one");
+}
+
 #[test]
 fn tls_that_is_required_is_never_left_out() {
     let hop = Hop::friendly();

@@ -3,6 +3,7 @@
 use crate::channel::Channels;
 use crate::cli::Common;
 use crate::config::Config;
+use crate::deliver::relay::policy::Policies;
 use crate::exit::Error;
 use crate::kept::Stamp;
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ impl Settings {
         // Before reading, so that a change in between is seen the next time.
         let files = stamps(&config);
         let channels = Channels::load(&config)?;
+        // Each process that connects reads it for itself; what is wrong in it is to be told now.
+        Policies::read(&config).map_err(Error::Config)?;
         Ok(Settings { config, channels, common: common.clone(), files })
     }
 
@@ -61,5 +64,9 @@ impl Settings {
 
 fn stamps(config: &Config) -> Vec<(PathBuf, Option<Stamp>)> {
     let paths = [config.config_directory.join("main.cf"), config.channels.clone()];
-    paths.into_iter().map(|path| (path.clone(), Stamp::of(&path))).collect()
+    paths
+        .into_iter()
+        .chain(config.smtp_tls_policy_maps.0.clone())
+        .map(|path| (path.clone(), Stamp::of(&path)))
+        .collect()
 }

@@ -1,14 +1,15 @@
-//! Whom a TLS client believes: nobody in particular (opportunistic TLS, which only keeps readers out), or who has a
-//! certificate of a known authority for the right name.
+//! Whom a TLS client believes, and by which TLS: nobody in particular (opportunistic TLS, which only keeps readers out), or who
+//! has a certificate of a known authority for one of the right names.
 
-use rustls::ClientConfig;
-use rustls::RootCertStore;
-use rustls::client::WebPkiServerVerifier;
+use crate::message::path::is_host_name;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::version::{TLS12, TLS13};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
@@ -16,22 +17,62 @@ use std::sync::Arc;
 /// Largest file of authorities read, in octets.
 const LARGEST_FILE: u64 = 8 << 20;
 
-/// A choice, ready for handshakes.
-#[derive(Debug, Clone)]
-pub struct Trust(Arc<ClientConfig>);
+/// Which versions of TLS there may be; at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    v12: bool,
+    v13: bool,
+}
 
-impl Trust {
-    /// Any certificate will do.
-    pub fn anybody() -> Result<Trust, String> {
-        let provider = Arc::new(ring::default_provider());
-        let verifier = Arc::new(Anybody(provider.clone()));
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| error.to_string())?;
-        Ok(Trust::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+impl Default for Versions {
+    fn default() -> Versions {
+        Versions { v12: true, v13: true }
+    }
+}
+
+impl Versions {
+    /// TLS 1.2, TLS 1.3, or both.
+    pub fn of(v12: bool, v13: bool) -> Option<Versions> {
+        (v12 || v13).then_some(Versions { v12, v13 })
+    }
+}
+
+/// Whose a certificate may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Name {
+    /// That of this host.
+    Exactly(ServerName<'static>),
+    /// That of any host below this domain, which is written with a dot in front.
+    Below(String),
+}
+
+impl Name {
+    /// A name or an address, or `.domain`.
+    pub fn parse(text: &str) -> Option<Name> {
+        match text.strip_prefix('.') {
+            Some(domain) => is_host_name(domain).then(|| Name::Below(text.to_ascii_lowercase())),
+            None => ServerName::try_from(text.to_owned()).ok().map(Name::Exactly),
+        }
     }
 
-    /// Certificates of the authorities in this PEM file.
-    pub fn authorities(file: &File) -> Result<Trust, String> {
+    fn is_in(&self, certificate: &ParsedCertificate<'_>, der: &CertificateDer<'_>) -> bool {
+        match self {
+            Name::Exactly(name) => verify_server_name(certificate, name).is_ok(),
+            Name::Below(domain) => webpki::EndEntityCert::try_from(der).is_ok_and(|certificate| {
+                let is_below = |name: &str| name.len() > domain.len() && name.to_ascii_lowercase().ends_with(domain);
+                certificate.valid_dns_names().any(is_below)
+            }),
+        }
+    }
+}
+
+/// The known ones.
+#[derive(Debug, Clone)]
+pub struct Authorities(Arc<RootCertStore>);
+
+impl Authorities {
+    /// Reads them out of a PEM file.
+    pub fn read(file: &File) -> Result<Authorities, String> {
         let mut octets = Vec::new();
         let read = file.take(LARGEST_FILE).read_to_end(&mut octets);
         read.map_err(|error| format!("smtp_tls_CAfile: {error}"))?;
@@ -42,18 +83,36 @@ impl Trust {
         if added == 0 {
             return Err("smtp_tls_CAfile: there is no certificate in it".to_owned());
         }
-        let provider = Arc::new(ring::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-        let verifier = verifier.map_err(|error| error.to_string())?;
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| error.to_string())?;
-        Ok(Trust::new(builder.with_webpki_verifier(verifier).with_no_client_auth()))
+        Ok(Authorities(Arc::new(roots)))
+    }
+}
+
+/// A choice, ready for handshakes.
+#[derive(Debug, Clone)]
+pub struct Trust(Arc<ClientConfig>);
+
+impl Trust {
+    /// Any certificate will do.
+    pub fn anybody(versions: Versions) -> Result<Trust, String> {
+        Trust::new(versions, None)
     }
 
-    fn new(mut config: ClientConfig) -> Trust {
+    /// Certificates of these authorities for one of these names.
+    pub fn names(authorities: &Authorities, names: Vec<Name>, versions: Versions) -> Result<Trust, String> {
+        Trust::new(versions, Some((authorities.0.clone(), names)))
+    }
+
+    fn new(versions: Versions, known: Option<(Arc<RootCertStore>, Vec<Name>)>) -> Result<Trust, String> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Arc::new(Verifier { provider: provider.clone(), known });
+        let both = [(versions.v13, &TLS13), (versions.v12, &TLS12)];
+        let versions: Vec<_> = both.into_iter().filter(|(is_in, _)| *is_in).map(|(_, version)| version).collect();
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions);
+        let builder = builder.map_err(|error| error.to_string())?;
+        let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
         // A process that comes again for the same server is rare, and a ticket tells who it is.
         config.resumption = rustls::client::Resumption::disabled();
-        Trust(Arc::new(config))
+        Ok(Trust(Arc::new(config)))
     }
 
     /// For handshakes, none of which resumes another.
@@ -62,20 +121,40 @@ impl Trust {
     }
 }
 
-/// Takes any certificate, and still wants the signature of its owner.
+/// Wants the signature of the certificate's owner, and where something is known of whom to believe, one of the certificates of
+/// those. Of the name in the handshake it knows nothing: that only tells the server which certificate to show.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    known: Option<(Arc<RootCertStore>, Vec<Name>)>,
+}
 
-impl ServerCertVerifier for Anybody {
+impl Verifier {
+    fn check(
+        &self,
+        der: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let Some((roots, names)) = &self.known else { return Ok(()) };
+        let certificate = ParsedCertificate::try_from(der)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&certificate, roots, others, now, algorithms)?;
+        let is_one = names.iter().any(|name| name.is_in(&certificate, der));
+        if is_one { Ok(()) } else { Err(CertificateError::NotValidForName.into()) }
+    }
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
-        _: UnixTime,
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+        self.check(certificate, others, now).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -84,7 +163,7 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -93,10 +172,10 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

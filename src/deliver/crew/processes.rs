@@ -106,9 +106,11 @@ impl Agent {
 }
 
 /// Whether domains with the same hosts share connections: not where a login may be one domain's own, or the name in the
-/// certificate.
+/// certificate, or how much TLS there must be.
 fn is_shared(config: &Config) -> bool {
-    !config.smtp_sasl_auth_enable && config.smtp_tls_security_level < TlsLevel::Secure
+    !config.smtp_sasl_auth_enable
+        && config.smtp_tls_security_level < TlsLevel::Secure
+        && config.smtp_tls_policy_maps.0.is_none()
 }
 
 impl Crew {

@@ -1,15 +1,18 @@
 //! Remote delivery: what a process does that holds an open file and addresses, and has no right on the queue.
 //!
 //! `agent.rs` is that process and how it is spoken to, `smtp.rs` carries by SMTP and LMTP, `qmqp.rs` by QMQP and QMTP,
-//! `route.rs` finds the hosts, `link.rs` the connection, `content.rs` the octets, `passwords.rs` who we are there.
+//! `route.rs` finds the hosts, `link.rs` the connection, `content.rs` the octets, `passwords.rs` who we are there,
+//! `policy.rs` and `tls.rs` how much TLS there must be.
 
 pub mod agent;
 mod content;
 mod link;
 mod passwords;
+pub mod policy;
 mod qmqp;
 pub mod route;
 mod smtp;
+mod tls;
 
 use super::Outcome;
 use crate::config::Config;

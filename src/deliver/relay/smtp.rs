@@ -7,17 +7,16 @@
 use super::content::{Facts, Reader};
 use super::link::{Line, Times, end_of, is_silence};
 use super::passwords::Passwords;
-use super::route::{self, Hop, NextHop, Place};
+use super::route::{self, Hop, Place};
+use super::tls::{self, End, Tls, requiretls};
 use super::{Carried, Job, Site, agent};
 use crate::config::Config;
 use crate::config::value::TlsLevel;
 use crate::deliver::Outcome;
 use crate::net::dns::Resolver;
 use crate::net::tls::Failure;
-use crate::net::trust::Trust;
 use crate::smtp::client::login::Login;
 use crate::smtp::client::{Envelope, Lost, NO_PROMISE, Protocol, Requiretls, Session, Stage, To, Trouble, Verdict};
-use std::fs::File;
 use std::time::Instant;
 
 /// The client, with a connection that may be of use again.
@@ -26,10 +25,7 @@ pub struct Client {
     config: Config,
     resolver: Resolver,
     passwords: Passwords,
-    /// Opened while files can be, read when they are needed.
-    authorities: Option<File>,
-    anybody: Option<Trust>,
-    verified: Option<Trust>,
+    tls: Tls,
     open: Option<Open>,
     /// The hosts that were found for the domain it was made for, and when. No others are connected to from then on, so that
     /// whoever shares a connection because his hosts are these never meets another one.
@@ -53,40 +49,15 @@ struct Open {
     end: End,
 }
 
-/// What the other end of a connection is, as far as TLS depends on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct End {
-    /// Mail is delivered there, on this machine: an LMTP server that is no filter.
-    is_last: bool,
-    /// Nobody can read along: a socket in the file system.
-    is_unix: bool,
-    /// We log in there.
-    has_login: bool,
-}
-
 /// How a transaction ended for a recipient that is not through.
 type Rest = Vec<(usize, Outcome)>;
 
 impl Client {
     /// Opens what has to be opened before no file can be.
     pub fn new(config: &Config, resolver: Resolver) -> Client {
-        let authorities = config.smtp_tls_CAfile.0.as_ref().and_then(|path| File::open(path).ok());
-        let passwords = Passwords::read(config);
-        let (anybody, verified, open, known, herald) = (None, None, None, None, None);
-        let (config, until, is_for_any_eyes) = (config.clone(), Instant::now(), false);
-        Client {
-            config,
-            resolver,
-            passwords,
-            authorities,
-            anybody,
-            verified,
-            open,
-            known,
-            herald,
-            until,
-            is_for_any_eyes,
-        }
+        let (passwords, tls) = (Passwords::read(config), Tls::of(config));
+        let (open, known, herald, until, is_for_any_eyes) = (None, None, None, Instant::now(), false);
+        Client { config: config.clone(), resolver, passwords, tls, open, known, herald, until, is_for_any_eyes }
     }
 
     /// See [`super::Relay::report_to`].
@@ -111,6 +82,10 @@ impl Client {
     /// One message to all its recipients.
     pub fn carry(&mut self, job: &Job, protocol: Protocol) -> Carried {
         let mut carried = Carried::new(job.to.len());
+        if !self.tls.is_known() {
+            let why = "4.3.5 it is not known how much TLS there must be (smtp_tls_policy_maps)";
+            return carried.all(&Outcome::Deferred(why.to_owned()));
+        }
         self.until = end_of(job.source.size);
         let facts = match job.source.facts().and_then(|facts| Ok((facts, self.asks_for_no_tls(job)?))) {
             Ok((facts, is_for_any_eyes)) => {
@@ -196,7 +171,7 @@ impl Client {
                     {
                         herald.silent(address, why);
                     }
-                    if self.is_ones_own(job, self.end(hop, job, protocol)) && !is_before_tls(&trouble) {
+                    if self.is_ones_own(job, hop, protocol) && !is_before_tls(&trouble) {
                         carried.site = Site::Answers;
                     }
                     let untried = rest.iter().copied().filter(|number| !carried.is_told(*number)).collect::<Vec<_>>();
@@ -214,14 +189,6 @@ impl Client {
             }
         }
         carried
-    }
-
-    /// Whether other mail may find enough there what is not enough for this message: it wants more TLS than others, or one
-    /// whose header wants less may come, which is not known before it is read.
-    fn is_ones_own(&self, job: &Job, end: End) -> bool {
-        let level = self.level(job, end);
-        let may_want_less = self.config.tls_required_enable && !end.has_login && level > TlsLevel::May;
-        level > self.config.smtp_tls_security_level || may_want_less
     }
 
     /// One message over one connection, in as many transactions as the host wants. Gives who may be tried elsewhere.
@@ -279,8 +246,12 @@ impl Client {
 
     /// Whether the sender would rather have it sent in clear than not at all.
     fn asks_for_no_tls(&self, job: &Job) -> std::io::Result<bool> {
-        let is_looked_at = self.config.tls_required_enable && self.config.smtp_tls_security_level > TlsLevel::May;
-        Ok(is_looked_at && !job.requiretls && job.source.is_for_any_eyes()?)
+        Ok(self.tls.may_be_less(job) && job.source.is_for_any_eyes()?)
+    }
+
+    fn is_ones_own(&self, job: &Job, hop: &Hop, protocol: Protocol) -> bool {
+        let end = self.end(hop, job, protocol);
+        self.tls.is_ones_own(end, self.level(job, end))
     }
 
     fn end(&self, hop: &Hop, job: &Job, protocol: Protocol) -> End {
@@ -359,14 +330,11 @@ impl Client {
             Attempt { trouble: Trouble::Lost(Lost::HungUp, Stage::StartTls), in_handshake: true }
         };
         let checked = level >= TlsLevel::Verify;
-        let trust = if checked { self.verified() } else { self.anybody() }.map_err(|why| failed(&why))?;
-        let name = match level {
-            // The name that cannot be changed by whoever answers for a name server.
-            TlsLevel::Secure => NextHop::of(if job.next_hop.is_empty() { &job.domain } else { &job.next_hop }).host,
-            _ => &hop.name,
-        };
-        // Some valid name must be given; a certificate that is not checked has none.
-        let name = if checked || rustls::pki_types::ServerName::try_from(name).is_ok() { name } else { "localhost" };
+        let trust = self.tls.trust(job, &hop.name, level).map_err(|why| failed(&why))?;
+        let name = if level == TlsLevel::Secure { tls::next_hop(job) } else { &hop.name };
+        // By it the server chooses a certificate; some valid one must be given.
+        let is_valid = rustls::pki_types::ServerName::try_from(name).is_ok();
+        let name = if is_valid { name } else { "localhost" };
         match session.wire.start_tls(&trust, name) {
             Ok(facts) => {
                 log::debug!("id={} host={} tls={facts} verified={checked}", job.id, named(&hop.name));
@@ -379,30 +347,7 @@ impl Client {
 
     /// How much TLS there must be for the message at hand.
     fn level(&self, job: &Job, end: End) -> TlsLevel {
-        let level = self.config.smtp_tls_security_level;
-        match requiretls(job, end) {
-            _ if end.is_unix => TlsLevel::None,
-            Requiretls::Required => level.max(TlsLevel::Verify),
-            _ if end.is_last => level.min(TlsLevel::May),
-            // Our password is not to be had by a header field.
-            _ if self.is_for_any_eyes && !end.has_login => level.min(TlsLevel::May),
-            Requiretls::Unsaid | Requiretls::Wished => level,
-        }
-    }
-
-    fn anybody(&mut self) -> Result<Trust, String> {
-        match &self.anybody {
-            Some(trust) => Ok(trust.clone()),
-            None => Trust::anybody().inspect(|trust| self.anybody = Some(trust.clone())),
-        }
-    }
-
-    fn verified(&mut self) -> Result<Trust, String> {
-        match (&self.verified, &self.authorities) {
-            (Some(trust), _) => Ok(trust.clone()),
-            (None, Some(file)) => Trust::authorities(file).inspect(|trust| self.verified = Some(trust.clone())),
-            (None, None) => Err("smtp_tls_CAfile: there is no file of authorities that can be read".to_owned()),
-        }
+        self.tls.level(job, end, self.is_for_any_eyes)
     }
 }
 
@@ -424,16 +369,6 @@ fn is_before_tls(trouble: &Trouble) -> bool {
     match trouble {
         Trouble::Lost(_, stage) | Trouble::Said(_, stage) => *stage == Stage::Greeting,
         Trouble::Cannot(why) => why.starts_with("4.4.1"),
-    }
-}
-
-/// What REQUIRETLS means on the way to there. Nothing for a report, which would be lost (RFC 8689 section 5), and at the end of
-/// the way, on this machine.
-fn requiretls(job: &Job, end: End) -> Requiretls {
-    match job.requiretls {
-        false => Requiretls::Unsaid,
-        true if job.sender.0.is_none() || end.is_last => Requiretls::Wished,
-        true => Requiretls::Required,
     }
 }
 
