@@ -11,8 +11,9 @@ use crate::sys;
 use nix::sys::signal::Signal;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 /// What stands on standard input and output.
@@ -40,6 +41,9 @@ struct Tag {
 }
 
 static TAG: OnceLock<Mutex<Tag>> = OnceLock::new();
+
+/// The socket to syslogd, the one that was opened last; -1 where there is none.
+static SOCKET: AtomicI32 = AtomicI32::new(-1);
 
 static DETACHED: OnceLock<Option<UnixDatagram>> = OnceLock::new();
 
@@ -131,6 +135,11 @@ pub fn quiet() {
     if std::env::var_os("RUST_LOG").is_none() {
         log::set_max_level(log::LevelFilter::Warn);
     }
+}
+
+/// The descriptor above 2 by which records leave, if there is one.
+pub fn descriptor() -> Option<RawFd> {
+    Some(SOCKET.load(Ordering::Relaxed)).filter(|number| *number > 2)
 }
 
 /// Takes name and facility from the configuration (`syslog_name`, `syslog_facility`).
@@ -232,6 +241,7 @@ fn connect() -> Option<UnixDatagram> {
     let socket = UnixDatagram::unbound().ok()?;
     socket.set_nonblocking(true).ok()?;
     socket.connect(SYSLOG).ok()?;
+    SOCKET.store(socket.as_raw_fd(), Ordering::Relaxed);
     Some(socket)
 }
 

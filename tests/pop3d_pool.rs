@@ -206,6 +206,33 @@ fn no_process_keeps_the_connection_of_a_client_that_has_gone() {
 }
 
 #[test]
+fn the_users_process_has_nothing_of_the_pool_open() {
+    let Some(pool) = Pool::start("pop3d_login_delay = 1\npop3d_stat_file = $config_directory/last") else { return };
+    let client = pool.logged_in("bob");
+    let trio = pool.trio();
+    let open = |pid: u32| -> Vec<String> {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
+        let above_2 = entries.filter(|entry| !["0", "1", "2"].contains(&entry.file_name().to_str().unwrap_or("0")));
+        above_2.filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.display().to_string())).collect()
+    };
+    let table = fs::read_to_string("/proc/net/tcp").expect("the table of connections");
+    let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let local = format!(":{:04X}", pool.address.port());
+    let row = rows.filter(|row| row.len() > 9 && row[3] == "0A").find(|row| row[1].ends_with(&local));
+    let listening = format!("socket:[{}]", row.expect("a listening socket")[9]);
+    assert!(open(trio.parser).contains(&listening));
+    let open = open(trio.owner.expect("an owner"));
+    assert!(!open.contains(&listening), "{open:?}");
+    // The connection, two ends to the others, and of files the mailbox's lock and the one of the last session.
+    let is_its =
+        |what: &&String| !what.starts_with("socket:") && !what.contains("/mail/bob") && !what.ends_with("last/bob");
+    assert_eq!(open.iter().filter(is_its).count(), 0, "{open:?}");
+    let sockets: std::collections::HashSet<_> = open.iter().filter(|what| what.starts_with("socket:")).collect();
+    assert_eq!(sockets.len(), 3, "{open:?}");
+    quit(client);
+}
+
+#[test]
 fn what_is_pipelined_over_wrong_and_right_passwords_is_answered_in_order() {
     let Some(pool) = Pool::start("") else { return };
     for _ in 0..2 {

@@ -5,6 +5,7 @@
 //! `systemd-socket-activate --accept` even passes a connection that way.
 
 use super::acceptor::{Acceptor, Given, Left, Service};
+use super::handing;
 use super::limits::{self, Limits};
 use super::listener::{Listener, is_listening};
 use super::pool::{Pool, Served, Size, Work};
@@ -232,17 +233,7 @@ fn broken(error: io::Error) -> Error {
 /// else above 2 but `spared` is closed, for whoever left it open would be kept waiting for its end.
 pub fn taken_over(spared: Option<i32>) -> Vec<Listener> {
     let passed = passed_descriptors();
-    let mut first = 3;
-    let mut kept: Vec<u32> =
-        passed.iter().map(AsRawFd::as_raw_fd).chain(spared).filter_map(|n| n.try_into().ok()).collect();
-    kept.sort_unstable();
-    for number in kept {
-        if number > first {
-            sys::close_between(first, number - 1);
-        }
-        first = first.max(number.saturating_add(1));
-    }
-    sys::close_between(first, u32::MAX);
+    handing::keep_only(passed.iter().map(AsRawFd::as_raw_fd).chain(spared).collect());
     let stdin = io::stdin().as_fd().try_clone_to_owned().ok();
     let mut listeners = Vec::new();
     for fd in passed.into_iter().chain(stdin) {

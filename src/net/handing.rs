@@ -1,6 +1,7 @@
 //! Handing open descriptors to another process of ours, beside the octets that say what they are for (unix(7),
-//! SCM_RIGHTS). What the octets say is left to whoever sends them.
+//! SCM_RIGHTS), and keeping the others from it. What the octets say is left to whoever sends them.
 
+use crate::logging;
 use crate::sys;
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -55,6 +56,21 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> nix::Result<(usize, Vec<
         return Err(Errno::EMSGSIZE);
     }
     Ok((received.bytes, descriptors))
+}
+
+/// Closes every descriptor but 0 to 2, where records go, and these. Only for a process that owns none of those that go, as
+/// one that was just forked.
+pub fn keep_only(mut kept: Vec<RawFd>) {
+    kept.extend(logging::descriptor());
+    kept.sort_unstable();
+    let mut first = 3;
+    for number in kept.iter().filter_map(|number| u32::try_from(*number).ok()) {
+        if number > first {
+            sys::close_between(first, number - 1);
+        }
+        first = first.max(number.saturating_add(1));
+    }
+    sys::close_between(first, u32::MAX);
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl Packets {
         shutdown(self.0.as_raw_fd(), Shutdown::Read)
     }
 
-    /// Its number, for a forked process that must not keep it.
+    /// Its number, for a forked process that is to keep it, or must not.
     pub fn number(&self) -> RawFd {
         self.0.as_raw_fd()
     }

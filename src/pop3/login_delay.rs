@@ -12,7 +12,7 @@ use crate::flocked::Flocked;
 use nix::fcntl::OFlag;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::time::{Duration, SystemTime};
 
@@ -54,11 +54,6 @@ impl LastSession {
     /// The file, for another process.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
-    }
-
-    /// Its number, for a forked process that must not keep it.
-    pub fn number(&self) -> RawFd {
-        self.file.as_raw_fd()
     }
 
     /// Whether a session may begin now; if so, notes that. Of two that come at once one is let in.

@@ -197,10 +197,8 @@ impl Checker<'_> {
             return Ok(());
         }
         // There is none, or it is another user's, or has ended since the last time, by whatever hand.
-        let own = [last.as_ref().map(LastSession::number), self.owner.as_ref().and_then(Owner::number)];
-        let own: Vec<_> = own.into_iter().flatten().chain([self.parser.number()]).collect();
         self.number = self.number.wrapping_add(1);
-        let owner = Owner::start(self.config, session, (&self.parser, self.number), &own)?;
+        let owner = Owner::start(self.config, session, (&self.parser, self.number))?;
         let served = owner.serve(self.config, session, last.as_ref());
         // The one before has nothing to do, and ends.
         self.owner = Some(owner);

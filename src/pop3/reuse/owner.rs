@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec};
 use crate::exit::{self, Ended, Error};
 use crate::net::connection::Connection;
+use crate::net::handing;
 use crate::net::packets::Packets;
 use crate::net::peer::{Origin, Peer};
 use crate::pop3::dialogue::Dialogue;
@@ -26,7 +27,7 @@ use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, getpid};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// A process of a user waits so long for the next session, in seconds, if `max_idle` is not less.
@@ -62,13 +63,12 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// Starts one for the user of a session, and tells the parser of it. It must not have what `not_its` says, nor the
-    /// session's stream before it is given to it.
+    /// Starts one for the user of a session, and tells the parser of it. It has nothing of ours, and the session's stream
+    /// not before it is given to it.
     pub(super) fn start(
         config: &Config,
         session: &Session<'_>,
         (parser, number): (&Packets, u8),
-        not_its: &[RawFd],
     ) -> Result<Owner, Error> {
         let (uid, gid) = session.ids;
         let mailbox = session.user.mailbox_path(config);
@@ -79,10 +79,8 @@ impl Owner {
         let (mut ours, mut for_parser, checker) = (Some(ours), Some(for_parser), getpid());
         let owner = || {
             drop((ours.take(), for_parser.take()));
-            // By their numbers, for the checker owns them, which in this process never runs again.
-            for number in not_its.iter().copied().chain([session.stream.as_raw_fd()]) {
-                let _ = nix::unistd::close(number);
-            }
+            // Also what the pool listens on, and how it counts. Their owners never run again in this process.
+            handing::keep_only(vec![theirs.number(), to_parser.number()]);
             let begun = privilege::become_owner_of(config, &mailbox, uid, gid).and_then(|()| end_with(checker));
             serve_all(config, &theirs, &to_parser, begun)
         };
@@ -91,11 +89,6 @@ impl Owner {
         let ends: Vec<_> = for_parser.iter().map(AsFd::as_fd).collect();
         parser.send(&[b"O", &[number]], &ends).map_err(failed)?;
         Ok(owner)
-    }
-
-    /// The number of our end, for a forked process that must not keep it: this one would never hear that we are gone.
-    pub(super) fn number(&self) -> Option<RawFd> {
-        self.socket.as_ref().map(Packets::number)
     }
 
     /// Whether it has not ended by itself.
