@@ -380,28 +380,42 @@ fn a_process_that_serves_many_clients_offers_tls_to_each() {
     assert!(children.iter().all(|child| *child == children[0]), "{children:?}");
 }
 
+/// pop3d in a pool of one slot on a unix socket, where we connect.
+fn pool_of_pop3d(scratch: &Scratch, options: &[&str]) -> (std::path::PathBuf, std::process::Child) {
+    let path = scratch.path().join("socket");
+    let _ = fs::remove_file(&path);
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut command = scratch.command("pop3d");
+    command.args(["-o", "children=1", "-o", "idle_children=1", "-o", "max_use=0"]).args(options);
+    let pool = command.stdin(std::os::fd::OwnedFd::from(listener)).stderr(std::process::Stdio::null()).spawn().unwrap();
+    (path, pool)
+}
+
+/// A client of such a pool that has had the greeting.
+fn pooled(path: &std::path::Path, under_tls: bool) -> Client {
+    let waited_for = Command::new("true").stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut client = Client::connected(path, waited_for);
+    client.line();
+    if under_tls {
+        assert_eq!(client.ask("STLS"), "+OK Begin TLS now");
+        client.start_tls();
+    }
+    client
+}
+
 /// Under TLS the process that parses goes on speaking with the client, and says how to go on behind the password. The
 /// user's process has ended while nobody was there.
 #[test]
 fn behind_an_end_of_the_users_process_in_a_pool_a_login_under_tls_is_answered() {
     let scratch = with_tls();
     scratch.put_mail("bob", "1700000000.M0.mx", b"Subject: x\n\nx\n");
-    let path = scratch.path().join("socket");
-    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let mut command = scratch.command("pop3d");
-    command.args(["-o", "children=1", "-o", "idle_children=1", "-o", "max_use=0", "-o", "max_idle=1"]);
-    let mut pool =
-        command.stdin(std::os::fd::OwnedFd::from(listener)).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let (path, mut pool) = pool_of_pop3d(&scratch, &["-o", "max_idle=1"]);
     let children = |pid: u32| -> Vec<u32> {
         let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
     };
     for _ in 0..3 {
-        let waited_for = Command::new("true").stderr(std::process::Stdio::piped()).spawn().unwrap();
-        let mut client = Client::connected(&path, waited_for);
-        client.line();
-        assert_eq!(client.ask("STLS"), "+OK Begin TLS now");
-        client.start_tls();
+        let mut client = pooled(&path, true);
         client.ask("USER bob");
         assert!(client.ask("PASS secret").starts_with("+OK 1 messages"));
         assert_eq!(client.ask("QUIT"), "+OK Goodbye");
@@ -411,4 +425,32 @@ fn behind_an_end_of_the_users_process_in_a_pool_a_login_under_tls_is_answered() 
     }
     pool.kill().unwrap();
     pool.wait().unwrap();
+}
+
+/// The checker cannot do what comes behind a right password (the file of the last session), or the
+/// user's process cannot become who it should (the group that a mailbox of one file needs).
+#[test]
+fn who_cannot_be_served_behind_a_right_password_hears_so_in_a_pool_under_tls_and_in_clear() {
+    let scratch = with_tls();
+    let mbox = format!("mailbox=mbox:{}/mail/%u", scratch.path().display());
+    for options in [
+        ["-o", "pop3d_login_delay=60", "-o", "pop3d_stat_file=/nosuch/x"],
+        ["-o", "mail_privileged_group=nosuchgroup", "-o", &mbox],
+    ] {
+        if options[1].contains("group") && !nix::unistd::geteuid().is_root() {
+            continue;
+        }
+        let (path, mut pool) = pool_of_pop3d(&scratch, &[&["-o", "tls_auth_only=no"], &options[..]].concat());
+        for (under_tls, behind) in
+            [(true, ""), (false, ""), (true, "\r\nSTAT\r\nQUIT"), (false, "\r\nSTAT"), (true, "")]
+        {
+            let mut client = pooled(&path, under_tls);
+            assert_eq!(client.ask("USER bob"), "+OK Send the password");
+            let said = client.ask(&format!("PASS secret{behind}"));
+            assert!(said.starts_with("-ERR [SYS/"), "{options:?} {under_tls}: {said}");
+            assert_eq!(client.end().0, "", "{options:?} {under_tls}");
+        }
+        pool.kill().unwrap();
+        pool.wait().unwrap();
+    }
 }

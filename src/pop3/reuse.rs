@@ -29,6 +29,9 @@
 //! tells the checker: what it hears is O, or nothing before the answer to `!`. An owner that had nothing to do for `max_idle`,
 //! 10 s at the most, ends by itself; first it lets nobody send to it any more, so that no session gets lost.
 //!
+//! Who cannot be served behind a right password hears so from the parser, and where that only relays from whoever failed,
+//! on the end that it relays from: [`turn_away`].
+//!
 //! Whatever a parser says, and in whatever order, what it gets is what one client with those credentials gets.
 
 mod checker;
@@ -57,9 +60,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::{Pid, getpid, getppid};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// Room for any packet: a frame, and what a parser may have read behind it.
@@ -180,23 +184,45 @@ impl Parser {
         let speaks_utf8 = dialogue.speaks_utf8;
         let (input, output) = dialogue.into_rest();
         let left = stream.stream().session_left();
-        if stream.stream().is_clear() {
-            let way = Way { speaks_utf8, left, input: Some(&input) };
-            self.say(&[b"G", &way.head()?, &input], &[])?;
-            return match self.hear_of_session()? {
-                Heard::Over => Ok(Ended::Done),
-                Heard::Gate(_) => {
-                    Dialogue::new(&mut stream, config.pop3d_timeout.0).close(&Reply::TROUBLE);
-                    Err(gate::gone())
-                }
-            };
+        let is_clear = stream.stream().is_clear();
+        let way = Way { speaks_utf8, left, input: is_clear.then_some(&input) };
+        let relayed =
+            if is_clear { self.go_on(&way).map(|()| None) } else { self.go_on_behind(config, &way).map(Some) };
+        let heard = match relayed {
+            Ok(None) => self.hear_of_session()?,
+            Ok(Some(socket)) => {
+                let ended = split::speak_for(config, &mut stream, (input, output), socket);
+                return match self.hear_of_session()? {
+                    Heard::Over => ended,
+                    // The client has been told so.
+                    Heard::Gate(_) => Err(gate::gone()),
+                };
+            }
+            Err(error) => {
+                Dialogue::new(&mut stream, config.pop3d_timeout.0).close(&Reply::TROUBLE);
+                return Err(error);
+            }
+        };
+        match heard {
+            Heard::Over => Ok(Ended::Done),
+            Heard::Gate(_) => {
+                Dialogue::new(&mut stream, config.pop3d_timeout.0).close(&Reply::TROUBLE);
+                Err(gate::gone())
+            }
         }
+    }
+
+    /// Lets the owner serve the connection itself.
+    fn go_on(&mut self, way: &Way<'_>) -> Result<(), Error> {
+        self.say(&[b"G", &way.head()?, way.input.unwrap_or_default()], &[])
+    }
+
+    /// Lets the owner serve the client at the other end of what this gives.
+    fn go_on_behind(&mut self, config: &Config, way: &Way<'_>) -> Result<Connection, Error> {
         let (ours, theirs) = gate::pair()?;
-        self.say(&[b"G", &Way { speaks_utf8, left, input: None }.head()?], &[theirs.as_fd()])?;
-        drop(theirs);
-        let ended = split::speak_for(config, &mut stream, (input, output), gate::connect(config, ours)?);
-        self.hear_of_session()?;
-        ended
+        let ours = gate::connect(config, ours)?;
+        self.say(&[b"G", &way.head()?], &[theirs.as_fd()])?;
+        Ok(ours)
     }
 
     /// What the checker has to say of the files now, or a moment ago.
@@ -300,6 +326,14 @@ impl Parser {
         }
         Told::Answer(Answer::of(octets).unwrap_or(Answer::Trouble))
     }
+}
+
+/// Tells a client whom a parser speaks for, on the end that it relays from, that nobody can serve it: the parser can say
+/// nothing there any more. Waits for nothing, for what end a parser gives is its own affair.
+fn turn_away(relayed: BorrowedFd<'_>) {
+    let mut words = Vec::new();
+    Reply::TROUBLE.put(&mut words);
+    let _ = send(relayed.as_raw_fd(), &words, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
 }
 
 /// Waits for either; whether the first has something to say.

@@ -1,8 +1,8 @@
 //! The checker: root's process, which reads nothing but packets of the parser, and nothing of a client.
 
-use super::LARGEST;
 use super::owner::{Owner, Session, kept};
 use super::packet::{self, Packet, Said};
+use super::{LARGEST, turn_away};
 use crate::auth::Granted;
 use crate::auth::files::Files;
 use crate::auth::gate::{self, Answer};
@@ -17,7 +17,7 @@ use crate::users::User;
 use crate::wire::secret::{Secret, wipe};
 use nix::errno::Errno;
 use nix::unistd::{Gid, Pid, Uid};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 struct Checker<'a> {
     config: &'a Config,
@@ -81,7 +81,7 @@ impl Checker<'_> {
                         Lookup::No => Some(Answer::Wrong),
                         Lookup::CannotTell(_) => Some(Answer::Unchecked),
                         Lookup::Yes(Granted { user, last_words }) if is_direct && last_words.is_empty() => {
-                            self.serve(&peer, &user, client, said)
+                            self.serve(&peer, &user, (client, false), said)
                         }
                         Lookup::Yes(granted) => {
                             let user = granted.user.clone();
@@ -90,7 +90,8 @@ impl Checker<'_> {
                             }
                             match self.hear_how_to_go_on() {
                                 Packet::Go { relayed, said } => {
-                                    self.serve(&peer, &user, relayed.unwrap_or(client), said)
+                                    let stream = relayed.map_or((client, false), |relayed| (relayed, true));
+                                    self.serve(&peer, &user, stream, said)
                                 }
                                 // The client is gone, and perhaps another one is there.
                                 other => {
@@ -164,13 +165,18 @@ impl Checker<'_> {
         }
     }
 
-    /// Has the user's process serve the client; the answer is that this is not possible.
-    fn serve(&mut self, peer: &Peer, user: &User, stream: OwnedFd, said: Said) -> Option<Answer> {
+    /// Has the user's process serve the client, directly or behind the parser; the answer is that this is not possible.
+    fn serve(&mut self, peer: &Peer, user: &User, stream: (OwnedFd, bool), said: Said) -> Option<Answer> {
+        let (stream, is_relayed) = &stream;
+        let (stream, is_relayed, secrets) = (stream.as_fd(), *is_relayed, self.secrets);
         let served = self
             .ids(user)
-            .and_then(|ids| self.try_serve(&Session { peer, user, ids, secrets: self.secrets, stream, said }));
+            .and_then(|ids| self.try_serve(&Session { peer, user, ids, secrets, stream, is_relayed, said }));
         served.err().map(|error| {
             log::error!("{error}");
+            if is_relayed {
+                turn_away(stream);
+            }
             Answer::Trouble
         })
     }

@@ -1,13 +1,14 @@
 //! The owner: a process that has become a user for good, and serves that user's mailboxes (of virtual users, all that
 //! belong to the same uid) one after another.
 //!
-//! The checker tells it by one packet a session: netstrings of name, format and path of the mailbox, client, S or R
-//! (there are passwords stored in clear, or not), U or nothing (it said UTF8, or not), milliseconds that the session
-//! may last still, and what it has sent already; with the connection, and the file of the last session where there is
-//! one. It answers the parser by an octet: a dot at the end, or T where it could not begin.
+//! The checker tells it by one packet a session: D or R (the client itself is at the other end, or a parser that relays),
+//! and netstrings of name, format and path of the mailbox, client, S or R (there are passwords stored in clear, or not), U
+//! or nothing (it said UTF8, or not), milliseconds that the session may last still, and what it has sent already; with the
+//! connection, and the file of the last session where there is one. It answers the parser by an octet: a dot at the end, or
+//! T where it could not begin.
 
 use super::packet::Said;
-use super::{LARGEST, end_with};
+use super::{LARGEST, end_with, turn_away};
 use crate::auth::gate;
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec};
@@ -27,7 +28,7 @@ use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, getpid};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// A process of a user waits so long for the next session, in seconds, if `max_idle` is not less.
@@ -49,7 +50,9 @@ pub(super) struct Session<'a> {
     pub(super) ids: (Uid, Gid),
     /// There are passwords stored in clear.
     pub(super) secrets: bool,
-    pub(super) stream: OwnedFd,
+    pub(super) stream: BorrowedFd<'a>,
+    /// The parser is at its other end, and not the client.
+    pub(super) is_relayed: bool,
     pub(super) said: Said,
 }
 
@@ -112,6 +115,7 @@ impl Owner {
         };
         let peer = session.peer.to_string();
         let mut octets = Vec::with_capacity(512);
+        octets.push(if session.is_relayed { b'R' } else { b'D' });
         let secrets: &[u8] = if session.secrets { b"S" } else { b"R" };
         let utf8: &[u8] = if session.said.utf8 { b"U" } else { b"" };
         let user = [session.user.name.as_bytes(), format, mailbox.path.as_bytes()];
@@ -119,7 +123,7 @@ impl Owner {
         let left = session.said.left.min(config.daemon_timeout.0).as_millis().to_string();
         let fields = user.into_iter().chain([peer.as_bytes(), secrets, utf8, left.as_bytes(), &session.said.input]);
         fields.for_each(|field| netstring::put(&mut octets, field));
-        let descriptors = [Some(session.stream.as_fd()), last.map(LastSession::descriptor)];
+        let descriptors = [Some(session.stream), last.map(LastSession::descriptor)];
         let descriptors: Vec<_> = descriptors.into_iter().flatten().collect();
         socket.send(&[&octets], &descriptors).ok()
     }
@@ -154,6 +158,14 @@ fn serve_all(config: &Config, checker: &Packets, parser: &Packets, begun: Result
         };
         if let Err(error) = &begun {
             log::error!("{error}");
+            // The next session is not to be lost in here.
+            let _ = checker.hear_no_more();
+            if buffer.first() == Some(&b'R')
+                && let Some(relayed) = descriptors.first()
+            {
+                turn_away(relayed.as_fd());
+            }
+            drop(descriptors);
             let _ = parser.send(&[b"T"], &[]);
             break;
         }
@@ -172,7 +184,8 @@ fn serve_all(config: &Config, checker: &Packets, parser: &Packets, begun: Result
 
 fn serve_one(config: &Config, octets: &[u8], descriptors: Vec<OwnedFd>) -> Result<Ended, Error> {
     let unknown = || Error::Temporary("the checking process sent what is no session".to_owned());
-    let [name, format, path, peer, secrets, utf8, left, input] = fields(octets).ok_or_else(unknown)?;
+    let [name, format, path, peer, secrets, utf8, left, input] =
+        octets.get(1..).and_then(fields).ok_or_else(unknown)?;
     let text = |octets: &[u8]| String::from_utf8(octets.to_vec()).map_err(|_| unknown());
     let format = match format {
         b"maildir" => MailboxFormat::Maildir,
@@ -202,4 +215,54 @@ fn fields<const COUNT: usize>(mut octets: &[u8]) -> Option<[&[u8]; COUNT]> {
         (*field, octets) = gate::take(octets).ok()??;
     }
     octets.is_empty().then_some(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// What a session of a client that says QUIT comes to, where the process could or could not begin.
+    fn served(config: &Config, way: u8, begun: Result<(), Error>) -> (String, String) {
+        let mailboxes = tempfile::tempdir().unwrap();
+        let path = mailboxes.path().join("bob");
+        let mut packet = vec![way];
+        for field in ["bob", "maildir", path.to_str().unwrap(), "192.0.2.1", "R", "", "5000", ""] {
+            netstring::put(&mut packet, field.as_bytes());
+        }
+        let ((checker, ours), (parser, told)) = (Packets::pair().unwrap(), Packets::pair().unwrap());
+        let (mut client, stream) = UnixStream::pair().unwrap();
+        client.write_all(b"QUIT\r\n").unwrap();
+        checker.send(&[&packet], &[stream.as_fd()]).unwrap();
+        drop((checker, stream));
+        serve_all(config, &ours, &told, begun);
+        drop(told);
+        let (mut said, mut octets) = (String::new(), [0; 8]);
+        // Closed with octets unread.
+        let _ = client.read_to_string(&mut said);
+        let count = parser.receive(&mut octets).unwrap().map_or(0, |(count, _)| count);
+        (said, String::from_utf8_lossy(&octets[..count]).into_owned())
+    }
+
+    #[test]
+    fn who_could_not_begin_tells_the_parser_and_a_client_that_it_relays_for() {
+        let failed = || Err(Error::Temporary("x".to_owned()));
+        let config = Config::with(&[]);
+        assert_eq!(served(&config, b'D', failed()), (String::new(), "T".to_owned()));
+        let (said, told) = served(&config, b'R', failed());
+        assert!(said.starts_with("-ERR [SYS/TEMP] ") && said.ends_with("\r\n"), "{said}");
+        assert_eq!(told, "T");
+    }
+
+    #[test]
+    fn how_much_is_logged_of_a_listed_client_is_not_how_much_is_logged_of_the_next_one() {
+        let before = log::max_level();
+        for way in [b'D', b'R'] {
+            let config = Config::with(&[("debug_peer_list", "192.0.2.1"), ("debug_peer_level", "2")]);
+            let (said, told) = served(&config, way, Ok(()));
+            assert!(said.starts_with("+OK 0 messages") && told == ".", "{said} {told}");
+            assert_eq!(log::max_level(), before);
+        }
+    }
 }
