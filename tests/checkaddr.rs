@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::names::{Names, Table};
 use common::{Scratch, feed};
 use std::fs;
 
@@ -107,6 +108,31 @@ fn rcpt_vrfy_and_checkaddr_agree_on_every_address_and_client() {
         }
     }
     assert!(seen[0] > 100 && seen[1] > 30, "refused and taken: {seen:?}");
+}
+
+const OF_FRIENDS: Table = &[
+    ("1.2.0.192.in-addr.arpa", "PTR", "client.friend.example"),
+    ("client.friend.example", "A", "192.0.2.1"),
+    ("2.2.0.192.in-addr.arpa", "PTR", "client.friend.example"),
+];
+
+/// Who is a friend says the name server of main.cf, and no other.
+#[test]
+fn a_client_known_by_its_name_is_looked_up_where_rcpt_looks() {
+    let scratch = site();
+    let names = Names::start(OF_FRIENDS);
+    scratch.configure(&format!("name_servers = {}", names.address));
+    let channels = "local 127.0.0.0/8 $myhostname mailbox: *\n\
+                    friends .friend.example - - *\n\
+                    rest * * smtp: local\n";
+    scratch.write("channels", channels);
+    let addresses = ["x@far.example".to_owned()];
+    for (client, expected) in [("192.0.2.1", 0), ("192.0.2.2", 1)] {
+        let (rcpt, _) = by_smtp(&scratch, client, &addresses).remove(0);
+        assert_eq!(status(&rcpt), expected, "{client}: {rcpt}");
+        let output = scratch.run("checkaddr", &["--from", client, &addresses[0]], b"");
+        assert_eq!(output.status.code(), Some(expected), "{client}: {output:?}");
+    }
 }
 
 #[test]

@@ -57,6 +57,7 @@ fn run() -> Result<u8, Error> {
     let address = args.address.as_deref().unwrap_or_default();
     let peer = Peer::of_word(&args.from);
     let peer = peer.ok_or_else(|| Error::Usage("--from: expected an address, a name, stdin or unknown".to_owned()))?;
+    let peer = peer.asking(&config);
     let only: Vec<String> =
         args.channels.iter().flat_map(|list| list.split(',')).map(|n| n.trim().to_owned()).collect();
     let question = Question { address, peer, only: &only, finicky: args.finicky };

@@ -202,7 +202,7 @@ parameters! {
     smtp_tls_CAfile: OptionalPath = "/etc/ssl/certs/ca-certificates.crt", "PEM file of the authorities that verify and secure believe";
     smtp_sasl_auth_enable: bool = "no", "log in at next hops that smtp_sasl_password_maps has";
     smtp_sasl_password_maps: OptionalPath = "", "text file of next hops and user:password, a path or hash:PATH";
-    name_servers: List<NameServer> = "", "addresses of name servers, maybe with ports, that deliver, smtpsrvr and qmqpd ask; empty: those of /etc/resolv.conf";
+    name_servers: List<NameServer> = "", "addresses of name servers, maybe with ports, that deliver, smtpsrvr, qmqpd and checkaddr ask; empty: those of /etc/resolv.conf";
     tls_cert_file: List<PathBuf> = "", "PEM files of certificates, the first for who names no server; none: no TLS";
     tls_key_file: List<PathBuf> = "$tls_cert_file", "PEM files of the keys, one for each of tls_cert_file";
     tls_ticket_key_file: OptionalPath = "", "file of keys, made and rotated as needed, with which TLS clients resume their sessions at any process; empty: no tickets";
