@@ -380,6 +380,26 @@ fn a_process_that_serves_many_clients_offers_tls_to_each() {
     assert!(children.iter().all(|child| *child == children[0]), "{children:?}");
 }
 
+/// Else the service manager would start the program for the same client again, and again.
+#[test]
+fn where_nothing_can_be_served_a_client_that_waits_for_tls_is_met_and_sees_the_end() {
+    use std::io::{ErrorKind, Read};
+    for program in ["pop3d", "smtpsrvr"] {
+        let scratch = Scratch::with("message_size_limit = many");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        let mut command = scratch.command(program);
+        command.arg("--tls").stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()));
+        let status = command.stderr(std::process::Stdio::null()).status().unwrap();
+        assert_eq!(status.code(), Some(78), "{program}");
+        listener.set_nonblocking(true).unwrap();
+        let waiting = listener.accept().map(drop).map_err(|error| error.kind());
+        assert_eq!(waiting, Err(ErrorKind::WouldBlock), "{program}: nobody waits any more");
+        assert_eq!(client.read(&mut [0; 100]).unwrap(), 0, "{program}: nothing is said in clear");
+    }
+}
+
 /// pop3d in a pool of one slot on a unix socket, where we connect.
 fn pool_of_pop3d(scratch: &Scratch, options: &[&str]) -> (std::path::PathBuf, std::process::Child) {
     let path = scratch.path().join("socket");

@@ -203,12 +203,13 @@ fn recorded(args: &Args) -> record::Head {
     record::Head { program: "smtpsrvr", arguments, varying: &["250 2.0.0 Ok: queued as "] }
 }
 
-/// Under TLS there is no telling without the certificate.
+/// Under TLS there is no telling without the certificate. Whoever waits has to see an end all the same: else whoever holds
+/// the socket would start us again for the same client, at once and for ever.
 fn refuse() {
+    accept::meet_client();
     if std::env::args_os().any(|argument| argument == "--tls") {
         return;
     }
-    accept::meet_client();
     match connection(Duration::from_secs(60)) {
         Ok(mut stream) => server::refuse(&mut stream),
         Err(_) => server::refuse(&mut LastWords),

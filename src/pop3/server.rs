@@ -90,12 +90,13 @@ fn serve_alone(
 }
 
 /// Tells a client on standard output that there is no service, and why it is no use, or of use, to come again. Under TLS
-/// there is no telling without the certificate.
+/// there is no telling without the certificate; but whoever waits has to see an end: else whoever holds the socket would
+/// start us again for the same client, at once and for ever.
 pub fn refuse(error: &Error) {
+    accept::meet_client();
     if std::env::args_os().any(|argument| argument == "--tls") {
         return;
     }
-    accept::meet_client();
     match Connection::from_stdio(LAST_WORDS) {
         Ok(connection) => Dialogue::new(connection, LAST_WORDS).close(&Reply::from(error)),
         Err(_) => Dialogue::new(LastWords, LAST_WORDS).close(&Reply::from(error)),
