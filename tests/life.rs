@@ -420,6 +420,28 @@ fn with_socket(folder: &std::path::Path, listener: &TcpListener, arguments: &[&s
     outer
 }
 
+/// MMDF's operands name a port, which is to be bound.
+#[test]
+fn five_operands_say_where_to_listen_whatever_is_handed_over() {
+    let folder = folder();
+    let program = script(folder.path(), "smtpsrvr", "echo served");
+    let arguments = [&program, "local,smtp", "0", "2", "mx.example"];
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut on_0 = smtpd(folder.path());
+    on_0.args(arguments).stdin(OwnedFd::from(listener.try_clone().unwrap()));
+    let mut of_a_client = smtpd(folder.path());
+    of_a_client.args(arguments).stdin(OwnedFd::from(client));
+    for command in [&mut with_socket(folder.path(), &listener, &arguments), &mut on_0, &mut of_a_client] {
+        let mut server = Server::start_as_it_is(command);
+        let port = server.address("0").port();
+        assert_ne!(port, listener.local_addr().unwrap().port());
+        assert_eq!(all(&mut TcpStream::connect(("127.0.0.1", port)).unwrap()), "served\n");
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.end().code(), Some(0));
+    }
+}
+
 /// Starts one smtpd after another on a socket, while clients come without a pause; `start` gives one that answers by a
 /// word, `talk` is what a client hears in a whole session.
 fn replaced(

@@ -124,20 +124,33 @@ Forms:
   qpsmtpd-forkserver -p 25 -l 192.0.2.1 -c 40 -m 5
   qpsmtpd-prefork --port 25 --interface 192.0.2.1";
 
-/// Options with which we listen, whatever descriptor 0 is and the operands are: the fields that `one_client` looks at.
-pub(super) const LISTENING: [&str; 11] = [
-    "services",
-    "maxconnects",
-    "limit_connections",
-    "port",
-    "listen_address",
-    "mode",
-    "children",
-    "idle_children",
-    "detach",
-    "pid_file",
-    "status_file",
+/// An option with which we listen, whatever descriptor 0 is and the operands are.
+pub(super) struct Listening {
+    /// Its field of [`Args`], which is also what clap calls it.
+    pub(super) field: &'static str,
+    is_given: fn(&Args) -> bool,
+    /// It also says where, so that a socket that is handed over must be the one that is meant.
+    says_where: bool,
+}
+
+/// All of them. MMDF's five operands do the same.
+pub(super) const LISTENING: [Listening; 11] = [
+    listening("services", |args| args.services.is_some(), true),
+    listening("port", |args| !args.port.is_empty(), true),
+    listening("listen_address", |args| !args.listen_address.is_empty(), true),
+    listening("maxconnects", |args| args.maxconnects.is_some(), false),
+    listening("limit_connections", |args| args.limit_connections.is_some(), false),
+    listening("mode", |args| args.mode.is_some(), false),
+    listening("children", |args| args.children.is_some(), false),
+    listening("idle_children", |args| args.idle_children.is_some(), false),
+    listening("detach", |args| args.detach, false),
+    listening("pid_file", |args| args.pid_file.is_some(), false),
+    listening("status_file", |args| args.status_file.is_some(), false),
 ];
+
+const fn listening(field: &'static str, is_given: fn(&Args) -> bool, says_where: bool) -> Listening {
+    Listening { field, is_given, says_where }
+}
 
 /// What a command line comes to.
 #[derive(Debug)]
@@ -211,7 +224,7 @@ impl Args {
         // For one service this is the limit of that.
         let total = self.limit_connections.filter(|limit| *limit > 0 && self.services.is_some());
         let total = total.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        let (limits, any_address) = (Limits::of(config), self.says_no_address());
+        let (limits, any_address) = (Limits::of(config), !self.says_where());
         let renews_pools = privilege::is_root() && !config.tls_cert_file.0.is_empty();
         Ok(Task::Listen(Plan { services, total, limits, any_address, warm, renews_pools }))
     }
@@ -293,9 +306,18 @@ impl Args {
         self.renice_parent.unwrap_or(self.personality.renice())
     }
 
-    /// Whether sockets that were handed to us are to be served whatever their addresses are.
-    fn says_no_address(&self) -> bool {
-        self.services.is_none() && self.port.is_empty() && self.listen_address.is_empty()
+    /// Whether we are to listen, whatever descriptor 0 is.
+    fn listens(&self) -> bool {
+        self.has_five_operands() || LISTENING.iter().any(|option| (option.is_given)(self))
+    }
+
+    /// Whether it is said where; if not, sockets that were handed to us are served whatever their addresses are.
+    fn says_where(&self) -> bool {
+        self.has_five_operands() || LISTENING.iter().any(|option| option.says_where && (option.is_given)(self))
+    }
+
+    fn has_five_operands(&self) -> bool {
+        five_operands(&self.program).is_some()
     }
 
     /// How this process is to live.
@@ -318,18 +340,7 @@ impl Args {
     /// The forms for inetd: `smtpd HEX.PORT`, `smtpd - PROGRAM CHANNELS`, and `smtpd PROGRAM CHANNELS` where descriptor 0
     /// is a client.
     fn one_client(&self, config: &Config) -> Result<Option<(Program, Client)>, Error> {
-        let listens = self.services.is_some()
-            || self.maxconnects.is_some()
-            || self.limit_connections.is_some()
-            || !self.port.is_empty()
-            || !self.listen_address.is_empty()
-            || self.mode.is_some()
-            || self.children.is_some()
-            || self.idle_children.is_some()
-            || self.detach
-            || self.pid_file.is_some()
-            || self.status_file.is_some();
-        if listens || self.personality != Personality::Smtpd {
+        if self.listens() || self.personality != Personality::Smtpd {
             return Ok(None);
         }
         let (words, client): (&[OsString], Client) = match self.program.as_slice() {
@@ -347,11 +358,8 @@ impl Args {
     }
 
     fn service(&self, config: &Config) -> Result<Service, Error> {
-        if let [word, channels, port, maxconnects, network] = self.program.as_slice()
-            && is_smtpsrvr(word)
-            && !self.program.iter().any(|word| word.as_encoded_bytes().starts_with(b"-"))
-        {
-            return self.five_operands(word, channels, [port, maxconnects, network], config);
+        if let Some(operands) = five_operands(&self.program) {
+            return self.service_of_five(operands, config);
         }
         let program = match self.program.split_first() {
             Some((word, arguments)) => self.program(word, arguments, &config.myhostname, config)?,
@@ -369,16 +377,10 @@ impl Args {
         Ok(Service { name: ports.join(","), addresses, limit, kind: Kind::Session, program })
     }
 
-    /// MMDF on 4.1BSD: `smtpd smtpsrvr channels port maxconnects network`. The network was the name by which this host is
-    /// known on it, and what smtpsrvr got as `localhost`.
-    fn five_operands(
-        &self,
-        word: &OsString,
-        channels: &OsString,
-        rest: [&OsString; 3],
-        config: &Config,
-    ) -> Result<Service, Error> {
-        let [port, maxconnects, network] = rest.map(|word| word.to_string_lossy());
+    /// The network was the name by which this host is known on it, and what smtpsrvr got as `localhost`.
+    fn service_of_five(&self, operands: &[OsString; 5], config: &Config) -> Result<Service, Error> {
+        let [word, channels, rest @ ..] = operands;
+        let [port, maxconnects, network] = rest.each_ref().map(|word| word.to_string_lossy());
         if self.maxconnects.is_some() || self.limit_connections.is_some() || !self.port.is_empty() {
             return Err(Error::Usage("expected port and maxconnects as options or as operands, not both".to_owned()));
         }
@@ -460,6 +462,13 @@ fn user(text: &str) -> Result<User, Error> {
 fn nets(text: &str) -> Result<String, String> {
     let nets = <List<IpNet> as Value>::parse(text).map_err(|expected| format!("expected {expected}"))?;
     if nets.0.is_empty() { Err("expected addresses and nets".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// MMDF on 4.1BSD: `smtpd smtpsrvr channels port maxconnects network`.
+fn five_operands(program: &[OsString]) -> Option<&[OsString; 5]> {
+    let operands: &[OsString; 5] = program.try_into().ok()?;
+    let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
+    (is_smtpsrvr(&operands[0]) && !operands.iter().any(is_option)).then_some(operands)
 }
 
 fn is_smtpsrvr(word: &std::ffi::OsStr) -> bool {

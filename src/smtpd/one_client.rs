@@ -79,7 +79,7 @@ fn first_operand<'a>(command: &Command, words: &'a [OsString]) -> Option<&'a OsS
         } else {
             return Some(word);
         };
-        if options.iter().any(|option| LISTENING.contains(&option.get_id().as_str())) {
+        if options.iter().any(|option| LISTENING.iter().any(|listening| option.get_id() == listening.field)) {
             return None;
         }
         if value_is_next {
@@ -146,6 +146,7 @@ pub fn become_program(program: &Program, client: Client) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtpd::command_line::Listening;
 
     #[test]
     fn an_address_in_hexadecimal_is_read_as_sunos_wrote_it() {
@@ -192,8 +193,8 @@ mod tests {
     #[test]
     fn each_option_that_means_listening_is_one() {
         let command = Args::command();
-        for id in LISTENING {
-            assert!(command.get_arguments().any(|arg| arg.get_id() == id), "{id}");
+        for Listening { field, .. } in LISTENING {
+            assert!(command.get_arguments().any(|arg| arg.get_id() == field), "{field}");
         }
     }
 }
