@@ -130,9 +130,11 @@ pub fn parse<Args: Parser + Default>() -> Result<Args, Error> {
     parse_as(Args::command())
 }
 
-/// The same by a command line that was changed, always by clap.
+/// The same by a command line that was changed, always by clap. Of an option that is given again the last one holds, as
+/// with getopt, argp and Getopt::Long, which read the command lines whose place ours take; what may be repeated is
+/// collected.
 pub fn parse_as<Args: FromArgMatches>(command: clap::Command) -> Result<Args, Error> {
-    let matches = command.try_get_matches_from(std::env::args_os());
+    let matches = command.args_override_self(true).try_get_matches_from(std::env::args_os());
     matches.and_then(|matches| Args::from_arg_matches(&matches)).or_else(|problem| {
         if problem.use_stderr() {
             return Err(Error::Usage(in_one_line(&problem.render().to_string())));

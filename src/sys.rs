@@ -6,7 +6,6 @@ use nix::sys::mman::{MapFlags, ProtFlags};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{ForkResult, Pid};
 use std::ffi::{CStr, CString};
-use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -81,16 +80,17 @@ pub fn default_signals(blocked: &SigSet) {
 pub fn start_as_we_were(command: &mut std::process::Command, blocked: SigSet, niceness: i32) {
     let prepare = move || {
         let _ = set(Signal::SIGXFSZ, SigHandler::SigDfl);
-        Ok(blocked.thread_set_mask().map(|()| renice(-niceness))?)
+        Ok(blocked.thread_set_mask().map(|()| _ = renice(-niceness))?)
     };
     // SAFETY: between fork and exec only system calls are made, which are async-signal-safe and allocate nothing.
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, prepare) };
 }
 
-/// Adds to the niceness of this process, as far as it may.
-pub fn renice(delta: i32) {
-    // SAFETY: a system call that gets a number.
-    unsafe { libc::nice(delta) };
+/// Adds to the niceness of this process, as far as it may, and gives how much that was.
+pub fn renice(delta: i32) -> i32 {
+    // SAFETY: system calls that get a number.
+    let [before, _, now] = if delta == 0 { [0; 3] } else { unsafe { [0, delta, 0].map(|delta| libc::nice(delta)) } };
+    now - before
 }
 
 /// Ignores a signal: SIGXFSZ, so that a file over RLIMIT_FSIZE is an error of write and not the end of the process.
@@ -125,7 +125,7 @@ pub fn close_between(first: u32, last: u32) {
 
 /// Memory of so many words, all 0, that the children forked from now on share with us. It is never given back.
 pub fn shared_words(count: usize) -> nix::Result<&'static [AtomicU64]> {
-    let length = NonZeroUsize::new(count.saturating_mul(size_of::<AtomicU64>())).ok_or(nix::errno::Errno::EINVAL)?;
+    let length = std::num::NonZeroUsize::new(count.saturating_mul(size_of::<AtomicU64>())).ok_or(nix::Error::EINVAL)?;
     let (access, kind) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE);
     // SAFETY: a new mapping of zeroed pages, aligned to a page, never unmapped; others who see it use atomics too.
     unsafe {

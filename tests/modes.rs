@@ -673,7 +673,7 @@ fn what_cannot_be_a_pool_is_refused_or_started_for_each_connection() {
     assert_eq!(status, Some(64));
     assert!(text.contains("expected smtpsrvr, qmqpd or pop3d instead of /bin/cat"), "{text}");
     for wrong in
-        [&["--mode", "thread"][..], &["--children", "0"], &["--idle-children", "-1"], &["--renice-parent", "-1"]]
+        [&["--mode", "thread"][..], &["--children", "0"], &["--idle-children", "-1"], &["--renice-parent", "-40"]]
     {
         let (status, text) = refused(command(&scratch, wrong).arg("smtpsrvr"));
         assert_eq!(status, Some(64), "{wrong:?}: {text}");

@@ -66,8 +66,8 @@ pub struct Args {
     /// Processes of a pool that wait for a connection; 0: none (default: idle_children; qpsmtpd-prefork: 5)
     #[arg(long, value_name = "NUMBER")]
     pub idle_children: Option<u32>,
-    /// Be nicer to other processes by so much (default: 0; qpsmtpd-prefork: 5)
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(0..=39))]
+    /// Be nicer to other processes by so much, or less nice (default: 0; qpsmtpd-prefork: 5)
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-39..=39))]
     pub renice_parent: Option<i32>,
     /// Processes of a pool have the address of their client as name: pretty_child
     #[arg(long)]

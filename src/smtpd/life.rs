@@ -72,6 +72,7 @@ fn status_of(child: Pid) -> u8 {
 /// give it back yields only when something has been started, so that a pool and all its children stay as they are.
 #[derive(Debug)]
 pub struct Niceness {
+    /// What is to be added still.
     delta: i32,
     /// How much nicer we are than at our start.
     pub now: i32,
@@ -87,7 +88,12 @@ impl Niceness {
         {
             let _ = setrlimit(Resource::RLIMIT_NICE, soft.max(LIMIT_OF_0), hard.max(LIMIT_OF_0));
         }
-        Niceness { delta, now: 0 }
+        let mut niceness = Niceness { delta, now: 0 };
+        // What was taken anybody may give back.
+        if delta < 0 {
+            niceness.started();
+        }
+        niceness
     }
 
     /// To be called as who we stay.
@@ -101,9 +107,9 @@ impl Niceness {
 
     /// Something was started.
     pub fn started(&mut self) {
-        if self.now != self.delta {
-            sys::renice(self.delta);
-            self.now = self.delta;
+        if self.delta != 0 {
+            // There may be less to be had, and that alone is given back.
+            self.now += sys::renice(std::mem::take(&mut self.delta));
         }
     }
 }
