@@ -70,6 +70,7 @@ mod tests {
     use crate::sys;
     use nix::sys::signal::SigSet;
     use nix::sys::signalfd::SfdFlags;
+    use std::io::{Read, Write};
 
     /// In a process of its own, for it reaps every child there is.
     #[test]
@@ -80,21 +81,24 @@ mod tests {
             caught.thread_block().unwrap();
             let signals = SignalFd::with_flags(&caught, SfdFlags::SFD_NONBLOCK).unwrap();
             let stays = |deaf: bool| {
+                let (mut ready, tells) = std::io::pipe().unwrap();
                 let child = sys::fork(|| {
                     if deaf {
                         SigSet::all().thread_block().unwrap();
                     }
+                    let _ = (&tells).write_all(b".");
                     loop {
                         std::thread::sleep(Duration::from_secs(100));
                     }
                 });
-                child.unwrap()
+                ready.read_exact(&mut [0]).unwrap();
+                (child.unwrap(), Signal::SIGTERM)
             };
-            let told = |pid| (pid, Signal::SIGTERM);
-            end([stays(false), stays(false)].map(told).into_iter(), Some(&signals), Duration::from_secs(1000));
-            // Deaf from some moment on; before it TERM does the same.
-            end([stays(true)].map(told).into_iter(), Some(&signals), Duration::from_millis(20));
-            u8::from(waitpid(None, None) == Err(Errno::ECHILD))
+            end([stays(false), stays(false)].into_iter(), Some(&signals), Duration::from_secs(1000));
+            let none_is_left = waitpid(None, None) == Err(Errno::ECHILD);
+            let deaf = stays(true);
+            end([deaf].into_iter(), Some(&signals), Duration::from_millis(20));
+            u8::from(none_is_left && waitpid(None, None) == Ok(WaitStatus::Signaled(deaf.0, Signal::SIGKILL, false)))
         };
         let child = sys::fork(alone).unwrap();
         let status = waitpid(child, None).unwrap();

@@ -30,7 +30,7 @@
 //! 10 s at the most, ends by itself; first it lets nobody send to it any more, so that no session gets lost.
 //!
 //! Who cannot be served behind a right password hears so from the parser, and where that only relays from whoever failed,
-//! on the end that it relays from: [`turn_away`].
+//! on the end that it relays from: `turn_away`.
 //!
 //! Whatever a parser says, and in whatever order, what it gets is what one client with those credentials gets.
 

@@ -61,7 +61,7 @@ pub trait Stream {
     }
 }
 
-/// Standard output as it is, for last words where there is no descriptor left to make a [`Connection`] of.
+/// Standard output as it is, for last words where there is no descriptor left to make a [`Connection`](super::Connection) of.
 #[derive(Debug)]
 pub struct LastWords;
 
