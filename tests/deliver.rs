@@ -474,6 +474,30 @@ fn a_watching_deliver_comes_back_to_a_message_that_somebody_had_locked() {
     watch.terminate();
 }
 
+/// It must be read whole to see that, so not again whenever somebody wakes deliver.
+#[test]
+fn a_watching_deliver_reads_a_damaged_file_once() {
+    let scratch = Scratch::with("queue_run_delay = 1h");
+    let id = enqueue(&scratch, "", &["alice@mx.example"], b"damaged\n");
+    let file = files(&scratch).pop().unwrap().path();
+    let octets = fs::read(&file).unwrap();
+    let at = octets.windows(7).position(|window| window == b"damaged").unwrap();
+    fs::write(&file, [&octets[..at], b"D", &octets[at + 1..]].concat()).unwrap();
+    scratch.settle();
+    let path = scratch.path().join("log");
+    let log = fs::File::create(&path).unwrap();
+    let watch = Watching::by(scratch.command("deliver").arg("-w").stderr(log));
+    let log = || fs::read_to_string(&path).unwrap();
+    let over = format!("id={id} event=over");
+    until("a look at it", || log().contains(&over));
+    enqueue(&scratch, "", &["alice@mx.example"], b"whole\n");
+    assert!(queue_of(&scratch).wake());
+    until("the other message", || scratch.mail("alice").len() == 1);
+    watch.terminate();
+    assert_eq!(log().matches(&over).count(), 1, "{}", log());
+    assert!(log().contains(&format!("{over} came-to=damaged")), "{}", log());
+}
+
 #[test]
 fn a_watching_deliver_tries_again_by_itself_when_the_time_has_come() {
     let scratch = Scratch::with("queue_run_delay = 1h\nminimal_backoff_time = 1s\nmaximal_backoff_time = 1s");

@@ -16,7 +16,7 @@ use crate::channel::Transport;
 use crate::config::Config;
 use crate::message::parameters::{Body, MailParameters};
 use crate::message::path::Address;
-use crate::queue::{Error, Id, Message, Queue, Recipient, RecipientState};
+use crate::queue::{Error, Id, Message, NotTaken, Queue, Recipient, RecipientState};
 use crate::smtp::client::To;
 use groups::{Group, Groups, hop_of};
 use std::io;
@@ -33,6 +33,8 @@ mod way;
 pub enum Attempt {
     /// It is gone, another process has it, or it is not complete.
     NotOurs,
+    /// It is no message, or not the one that was written; the log has why.
+    Damaged,
     /// Every recipient is done, and it is removed.
     Finished,
     /// Some recipient waits for the next try.
@@ -58,7 +60,11 @@ pub struct Tools<'a> {
 /// Takes a message and tries every recipient that is not done.
 pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
     let (queue, config) = (tools.queue, &tools.settings.config);
-    let Some(message) = queue.take(id)? else { return Ok(Attempt::NotOurs) };
+    let message = match queue.try_take(id)? {
+        Ok(message) => message,
+        Err(NotTaken::Damaged) => return Ok(Attempt::Damaged),
+        Err(NotTaken::Locked | NotTaken::Gone) => return Ok(Attempt::NotOurs),
+    };
     let now = SystemTime::now();
     if message.is_held {
         return Ok(Attempt::NotOurs);
@@ -94,6 +100,7 @@ impl Attempt {
     pub fn word(&self) -> &'static str {
         match self {
             Attempt::NotOurs => "not-ours",
+            Attempt::Damaged => "damaged",
             Attempt::Finished => "finished",
             Attempt::Deferred(_) => "deferred",
             Attempt::Waits(_) => "waits",

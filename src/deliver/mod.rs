@@ -382,19 +382,20 @@ impl Deliver {
             _ => self.backlog.finish(&id),
         }
         self.done = self.done.saturating_add(1);
-        self.came_to_something |= ended != Attempt::NotOurs;
+        self.came_to_something |= !matches!(ended, Attempt::NotOurs | Attempt::Damaged);
         log::debug!("id={id} event=over came-to={} done={} left={}", ended.word(), self.done, self.backlog.len());
         match ended {
             // A submit may be writing it, and rely on us when it is done: it was not tried.
             Attempt::NotOurs if self.tells => log::warn!("id={id}: not in the queue, or another deliver has it"),
-            // Or somebody lists the queue just now: it must not wait for the next look at everything, as what is damaged may.
+            // Or somebody lists the queue just now: it must not wait for the next look at everything.
             Attempt::NotOurs if self.queue.has(&id) => self.alarms.set(SystemTime::now() + PASSED_BY, id),
             Attempt::NotOurs => {}
             Attempt::Deferred(next) => {
                 self.tried.insert(id, Tried::now(Some(next)));
                 self.alarms.set(next, id);
             }
-            Attempt::Broken | Attempt::Waits(_) => {
+            // What is damaged was read whole to find that, and will be no better soon.
+            Attempt::Broken | Attempt::Waits(_) | Attempt::Damaged => {
                 self.tried.insert(id, Tried::now(None));
             }
             Attempt::Finished => {}

@@ -195,6 +195,7 @@ impl Word {
                 format!("done\n{}\n{}\n{why}\n{key}", u8::from(*reusable), u8::from(silent.is_some()))
             }
             Word::End(Attempt::NotOurs) => "end\nnot-ours".to_owned(),
+            Word::End(Attempt::Damaged) => "end\ndamaged".to_owned(),
             Word::End(Attempt::Finished) => "end\nfinished".to_owned(),
             Word::End(Attempt::Broken) => "end\nbroken".to_owned(),
             Word::End(Attempt::Waits(key)) => format!("end\nwaits\n{key}"),
@@ -226,6 +227,7 @@ impl Word {
             }
             "end" => Some(Word::End(match rest.split_once('\n').unwrap_or((rest, "")) {
                 ("not-ours", _) => Attempt::NotOurs,
+                ("damaged", _) => Attempt::Damaged,
                 ("finished", _) => Attempt::Finished,
                 ("broken", _) => Attempt::Broken,
                 ("waits", key) => Attempt::Waits(key.to_owned()),
@@ -270,6 +272,7 @@ mod tests {
             Word::Done { key: key(), reusable: true, silent: None },
             Word::Done { key: key(), reusable: false, silent: Some("4.4.1 no".into()) },
             Word::End(Attempt::NotOurs),
+            Word::End(Attempt::Damaged),
             Word::End(Attempt::Finished),
             Word::End(Attempt::Broken),
             Word::End(Attempt::Waits(key())),

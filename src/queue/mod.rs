@@ -329,7 +329,7 @@ impl Queue {
     }
 
     /// Whether there is a message of this id that is not held. One that is being written, or only prepared, is none yet, and
-    /// whoever writes it wakes deliver when it is; what is damaged is none and will not be one soon.
+    /// whoever writes it wakes deliver when it is. The content is not read, so damage there is for who takes it to find.
     pub fn has(&self, id: &Id) -> bool {
         matches!(Message::look(*id, self.path_of(id)), Ok(Found::Message(message)) if !message.is_held)
     }
