@@ -399,6 +399,19 @@ fn a_file_that_is_larger_than_any_message_holds_nobody_up() {
     assert!(!path.exists() && folder.join(format!("refused.{}", "a".repeat(32))).exists(), "{log}");
 }
 
+/// Who leaves it may make what is in the way of setting it aside. It is read once all the same.
+#[test]
+fn what_is_refused_and_cannot_be_set_aside_is_removed() {
+    let scratch = Scratch::new();
+    let folder = drop_folder(&scratch);
+    let path = folder.join("a".repeat(32));
+    fs::write(&path, "4:Fa@x,1:E,x1:E,").unwrap();
+    scratch.hand_over(&path);
+    fs::create_dir(folder.join(format!("refused.{}", "a".repeat(32)))).unwrap();
+    let log = said(&scratch.deliver());
+    assert!(!path.exists() && log.contains("event=refused") && log.contains(" removed="), "{log}");
+}
+
 /// What is left there at once is taken at once, a thousand before each look at the queue.
 #[test]
 fn more_than_a_thousand_files_do_not_wait_for_the_next_run() {

@@ -23,13 +23,13 @@ use std::time::{Duration, Instant, SystemTime};
 /// What nobody completed is removed when so old.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// Most files taken between two sweeps.
+/// Most files taken or refused between two sweeps.
 const AT_ONCE: usize = 1000;
 
-/// And the longest time, as long as one was taken: others wait for their mail meanwhile.
+/// And the longest time, as long as one was taken or refused: others wait for their mail meanwhile.
 const SPELL: Duration = Duration::from_secs(1);
 
-/// Names of files begin so when they cannot be taken, and stay for the administrator.
+/// Names of files begin so when they can never be taken, and stay for the administrator.
 const REFUSED: &str = "refused.";
 
 /// Queues what users have left. Gives how many messages that were, and whether there may be more.
@@ -46,20 +46,23 @@ pub fn collect(config: &Config, common: &Common, queue: &Queue) -> (usize, bool)
             return NOTHING;
         }
     };
-    let (mut taken, begun) = (0_usize, Instant::now());
+    let (mut taken, mut refused, begun) = (0_usize, 0_usize, Instant::now());
     for entry in entries.flatten() {
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
         let is_name = name.len() == 2 * CHANCE && name.bytes().all(|octet| octet.is_ascii_hexdigit());
         if !is_name {
             continue;
         }
-        if taken >= AT_ONCE || (taken > 0 && begun.elapsed() > SPELL) {
+        // What is refused was read as well, whole where only its end is wrong.
+        let read = taken.saturating_add(refused);
+        if read >= AT_ONCE || (read > 0 && begun.elapsed() > SPELL) {
             return (taken, true);
         }
         let left = Left { config, common, queue, path: entry.path(), name };
         match left.take() {
-            Ok(true) => taken += 1,
-            Ok(false) => {}
+            Ok(Met::Taken) => taken += 1,
+            Ok(Met::Refused) => refused += 1,
+            Ok(Met::Left) => {}
             Err(error) => queue.complain_of_drop(entry.file_name().as_os_str(), &error),
         }
     }
@@ -75,7 +78,17 @@ struct Left<'a> {
     name: String,
 }
 
-/// Why a file stays where it is.
+/// What became of a file.
+enum Met {
+    /// Its message is queued.
+    Taken,
+    /// It was read, and is never met again.
+    Refused,
+    /// It was not there to be taken, and little or nothing of it was read.
+    Left,
+}
+
+/// Why a file is not taken.
 enum Trouble {
     /// It does not end as a message does: its writer may not have come there yet.
     Incomplete,
@@ -105,16 +118,15 @@ impl From<Refusal> for Trouble {
 }
 
 impl Left<'_> {
-    /// False: it was not there to be taken.
-    fn take(&self) -> Result<bool, String> {
+    fn take(&self) -> Result<Met, String> {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
         let file = match File::options().read(true).custom_flags(flags).open(&self.path) {
             Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Met::Left),
             Err(error) => return Err(error.to_string()),
         };
         if file.try_lock().is_err() {
-            return Ok(false);
+            return Ok(Met::Left);
         }
         let metadata = file.metadata().map_err(|error| error.to_string())?;
         let is_regular = SFlag::from_bits_truncate(metadata.mode()) & SFlag::S_IFMT == SFlag::S_IFREG;
@@ -125,7 +137,7 @@ impl Left<'_> {
         match self.queue(&file, &metadata) {
             Ok(()) => {
                 self.remove();
-                Ok(true)
+                Ok(Met::Taken)
             }
             Err(Trouble::Incomplete) => {
                 let age = metadata.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
@@ -133,21 +145,25 @@ impl Left<'_> {
                     log::info!("drop={} uid={} event=removed reason=\"never completed\"", self.name, metadata.uid());
                     self.remove();
                 }
-                Ok(false)
+                Ok(Met::Left)
             }
             Err(Trouble::Later(why)) => Err(why),
-            Err(Trouble::Wrong(why)) => {
-                let aside = self.path.with_file_name(format!("{REFUSED}{}", self.name));
-                std::fs::rename(&self.path, aside).map_err(|error| error.to_string())?;
-                // Once only, for it is never met again.
-                log::warn!(
-                    "drop={0} uid={1} event=refused reason=\"{why}\" kept={REFUSED}{0}",
-                    self.name,
-                    metadata.uid()
-                );
-                Ok(false)
+            Err(Trouble::Wrong(why)) => self.refuse(&why, metadata.uid()),
+        }
+    }
+
+    /// Sets aside what can never be taken. Its owner may have made something that is in the way of that: then it is removed,
+    /// for it must not be read again and again. The record comes once only, as it is never met again.
+    fn refuse(&self, why: &str, uid: u32) -> Result<Met, String> {
+        let name = &self.name;
+        match std::fs::rename(&self.path, self.path.with_file_name(format!("{REFUSED}{name}"))) {
+            Ok(()) => log::warn!("drop={name} uid={uid} event=refused reason=\"{why}\" kept={REFUSED}{name}"),
+            Err(error) => {
+                std::fs::remove_file(&self.path).map_err(|error| error.to_string())?;
+                log::warn!("drop={name} uid={uid} event=refused reason=\"{why}\" removed=\"{error}\"");
             }
         }
+        Ok(Met::Refused)
     }
 
     fn queue(&self, file: &File, metadata: &Metadata) -> Result<(), Trouble> {
