@@ -534,9 +534,13 @@ fn whoever_wakes_deliver_by_the_drop_folder_without_end_gets_mail_collected_and_
     let folder = drop_folder(&scratch);
     let path = scratch.path().join("log");
     let watching = Watching::by(scratch.command("deliver").arg("-w").stderr(fs::File::create(&path).unwrap()));
-    until("the FIFO", || folder.join("trigger").exists());
-    let mut trigger =
-        fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(folder.join("trigger")).unwrap();
+    let mut found = None;
+    until("who reads the FIFO", || {
+        let mut options = fs::OpenOptions::new();
+        found = options.write(true).custom_flags(nix::libc::O_NONBLOCK).open(folder.join("trigger")).ok();
+        found.is_some()
+    });
+    let mut trigger = found.unwrap();
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
         let _ = trigger.write(b"!");

@@ -1,7 +1,7 @@
 //! One alias, followed to its end: aliases in aliases, files of `:include:`, and the owner of a list.
 //!
-//! An alias is entered once, and so is a file, so that loops end; a name that leads back to one of those that were entered means the user
-//! of that name. An alias with an owner of its own is not entered but stays an address: its mail has another sender.
+//! An alias is entered once, and so is a file, so that loops end; a name in an alias that it leads to means the user of that
+//! name. An alias with an owner of its own is not entered but stays an address: its mail has another sender.
 
 use super::{Target, contents, find, find_for, parse};
 use crate::config::Config;
@@ -56,9 +56,9 @@ pub fn expand(
     domain: &str,
     is_here: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Expansion, Trouble> {
-    let (entered, files, seen, found) = (HashSet::new(), HashSet::new(), HashSet::new(), Vec::new());
-    let mut walk = Walk { config, domain, is_here, entered, files, seen, found };
-    walk.entered.insert(name.to_ascii_lowercase());
+    let (inside, entered) = (HashSet::from([name.to_ascii_lowercase()]), HashSet::new());
+    let (files, seen, found) = (HashSet::new(), HashSet::new(), Vec::new());
+    let mut walk = Walk { config, domain, is_here, inside, entered, files, seen, found };
     for target in first {
         walk.follow(target, true)?;
     }
@@ -103,17 +103,34 @@ struct Walk<'a> {
     config: &'a Config,
     domain: &'a str,
     is_here: &'a dyn Fn(&[u8]) -> bool,
-    entered: HashSet<String>,
+    /// The aliases that the way is in now, one in another.
+    inside: HashSet<String>,
+    /// Those that were entered, and whether their programs and files counted.
+    entered: HashSet<(String, bool)>,
     files: HashSet<PathBuf>,
     seen: HashSet<Place>,
     found: Vec<Place>,
 }
 
+/// What is next on the way.
+enum Step {
+    /// `true`: it stands in the alias file, so it may be a program or a file.
+    To(Target, bool),
+    /// This alias is at its end.
+    OutOf(String),
+}
+
 impl Walk<'_> {
-    /// `own`: it stands in the alias file, so it may be a program or a file.
     fn follow(&mut self, target: Target, own: bool) -> Result<(), Trouble> {
-        let mut waiting = vec![(target, own)];
-        while let Some((target, own)) = waiting.pop() {
+        let mut waiting = vec![Step::To(target, own)];
+        while let Some(step) = waiting.pop() {
+            let (target, own) = match step {
+                Step::To(target, own) => (target, own),
+                Step::OutOf(name) => {
+                    self.inside.remove(&name);
+                    continue;
+                }
+            };
             let more = match target {
                 Target::Address(text) => self.address(&text, own)?,
                 Target::Mailbox(user) => self.arrive(Place::Mailbox(user))?,
@@ -129,7 +146,7 @@ impl Walk<'_> {
                     return Err(Trouble::Wrong(format!("an alias leads to more than {MOST_FILES} files")));
                 }
                 Target::Include(path) => {
-                    let targets = included(&path)?.into_iter().map(|target| (target, false)).collect();
+                    let targets = included(&path)?.into_iter().map(|target| Step::To(target, false)).collect();
                     self.files.insert(path);
                     targets
                 }
@@ -142,7 +159,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn address(&mut self, text: &str, own: bool) -> Result<Vec<(Target, bool)>, Trouble> {
+    fn address(&mut self, text: &str, own: bool) -> Result<Vec<Step>, Trouble> {
         let wrong = |_| Trouble::Wrong(format!("{} is no address", crate::config::shown(text)));
         let address = Address::from_internal(text.as_bytes())
             .and_then(|address| address.completed(self.domain))
@@ -156,18 +173,24 @@ impl Walk<'_> {
             Lookup::CannotTell(why) => Err(Trouble::Later(why)),
             Lookup::No => self.arrive(Place::Address(address)),
             // Back where we were: the user of that name.
-            Lookup::Yes((name, _)) if self.entered.contains(&name) => self.arrive(Place::User(local)),
+            Lookup::Yes((name, _)) if self.inside.contains(&name) => self.arrive(Place::User(local)),
+            // By another way, which has led to all of it.
+            Lookup::Yes((name, _)) if [own, true].iter().any(|own| self.entered.contains(&(name.clone(), *own))) => {
+                Ok(Vec::new())
+            }
             Lookup::Yes((name, targets)) => {
                 if owner_of(self.config, &local)?.is_some() {
                     return self.arrive(Place::Address(address));
                 }
-                self.entered.insert(name);
-                Ok(targets.into_iter().map(|target| (target, own)).collect())
+                self.inside.insert(name.clone());
+                self.entered.insert((name.clone(), own));
+                let targets = targets.into_iter().map(|target| Step::To(target, own));
+                Ok(targets.chain([Step::OutOf(name)]).collect())
             }
         }
     }
 
-    fn arrive(&mut self, place: Place) -> Result<Vec<(Target, bool)>, Trouble> {
+    fn arrive(&mut self, place: Place) -> Result<Vec<Step>, Trouble> {
         if self.seen.insert(place.clone()) {
             self.found.push(place);
         }
@@ -230,6 +253,16 @@ mod tests {
         let (targets, owner) = expanded(&site, "ALL").unwrap();
         assert_eq!(targets, ["alice@mx.example", "bob@mx.example", "x@example.net", "~All", "dave@mx.example"]);
         assert_eq!(owner, None);
+    }
+
+    #[test]
+    fn an_alias_that_several_lead_to_means_no_user_and_has_its_programs_once() {
+        let site = site(
+            "all: staff, admins\nstaff: alice, root\nadmins: root\nroot: bob, \"|/bin/run\"\nnames: :include:DIR/names, root\n",
+        );
+        std::fs::write(site.0.path().join("names"), "root\nroot\n").unwrap();
+        assert_eq!(expanded(&site, "all").unwrap().0, ["alice@mx.example", "bob@mx.example", "|/bin/run"]);
+        assert_eq!(expanded(&site, "names").unwrap().0, ["bob@mx.example", "|/bin/run"]);
     }
 
     #[test]

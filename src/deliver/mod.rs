@@ -312,8 +312,11 @@ impl Deliver {
         self.looks.is_wanted |= woken.all;
         self.looks.has_drop |= woken.drop;
         let (now, has_room) = (Instant::now(), self.backlog.has_room());
-        // Only who stays comes by itself; and who is to end begins nothing that was left to others.
+        // Only who stays comes by itself; and who is to end begins nothing that can be left to others.
         let stays = self.watches && self.told_to_stop.is_none();
+        if self.told_to_stop.is_some() {
+            (self.looks.has_more, self.looks.has_drop) = (false, false);
+        }
         let delay = if stays { self.settings.config.queue_run_delay.0 } else { Duration::MAX };
         match self.looks.due(now, delay, has_room) {
             Some(Look::Regular) => {

@@ -38,19 +38,21 @@ impl Settings {
     /// Reads everything again if a file changed. What is wrong is logged once, and the old settings hold on. Gives
     /// whether there are new ones.
     pub fn refresh(&mut self) -> bool {
-        let files = stamps(&self.config);
-        if files == self.files {
+        let now: Vec<_> = self.files.iter().map(|(path, _)| stamped(path.clone())).collect();
+        if now == self.files {
             return false;
         }
-        match Config::load(&self.common).and_then(|config| Settings::new(&self.common, config)) {
-            Ok(mut settings) => {
+        let loaded = Config::load(&self.common);
+        // Of what is named now, though it be wrong: there it will be mended.
+        let mut files = loaded.as_ref().map_or_else(|_| now.clone(), stamps);
+        // From before it was read: what was written meanwhile is seen the next time.
+        if let (Some(main_cf), Some(before)) = (files.first_mut(), now.into_iter().next()) {
+            *main_cf = before;
+        }
+        match loaded.and_then(|config| Settings::new(&self.common, config)) {
+            Ok(settings) => {
                 log::info!("configuration read again");
-                // From before it was read: what was written meanwhile is seen the next time.
-                if let (Some((_, main_cf)), Some((_, before))) = (settings.files.first_mut(), files.into_iter().next())
-                {
-                    *main_cf = before;
-                }
-                *self = settings;
+                *self = Settings { files, ..settings };
                 true
             }
             Err(error) => {
@@ -64,9 +66,48 @@ impl Settings {
 
 fn stamps(config: &Config) -> Vec<(PathBuf, Option<Stamp>)> {
     let paths = [config.config_directory.join("main.cf"), config.channels.clone()];
-    paths
-        .into_iter()
-        .chain(config.smtp_tls_policy_maps.0.clone())
-        .map(|path| (path.clone(), Stamp::of(&path)))
-        .collect()
+    paths.into_iter().chain(config.smtp_tls_policy_maps.0.clone()).map(stamped).collect()
+}
+
+fn stamped(path: PathBuf) -> (PathBuf, Option<Stamp>) {
+    let stamp = Stamp::of(&path);
+    (path, stamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::value::TlsLevel;
+
+    #[test]
+    fn what_main_cf_names_is_looked_at_also_where_it_was_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let main_cf = |more: &str| {
+            let own = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(65_534)).unwrap().unwrap().name;
+            write(
+                "main.cf",
+                &format!(
+                    "myhostname = mx.example\nmail_owner = {own}\nqueue_directory = {}\n{more}",
+                    folder.path().join("queue").display()
+                ),
+            );
+        };
+        main_cf("");
+        let common = Common { config: Some(folder.path().to_owned()), ..Common::default() };
+        let mut settings = Settings::new(&common, Config::load(&common).unwrap()).unwrap();
+        assert!(!settings.refresh());
+        write("policy", "partner.example nonsense\n");
+        main_cf(&format!(
+            "smtp_tls_security_level = encrypt\nsmtp_tls_policy_maps = {}\n",
+            folder.path().join("policy").display()
+        ));
+        assert!(!settings.refresh());
+        assert_eq!(settings.config.smtp_tls_security_level, TlsLevel::May);
+        assert!(!settings.refresh(), "told once");
+        write("policy", "partner.example verify\n");
+        assert!(settings.refresh());
+        assert_eq!(settings.config.smtp_tls_security_level, TlsLevel::Encrypt);
+        assert!(!settings.refresh());
+    }
 }

@@ -392,11 +392,13 @@ fn bounded(size: Size) -> Size {
 
 #[cfg(test)]
 mod tests {
+    use super::super::handing::keep_only;
     use super::super::starts::MOST_KILLED;
     use super::*;
     use nix::sys::signal::kill;
     use std::io::{PipeWriter, Read, Write};
     use std::net::Ipv4Addr;
+    use std::os::fd::AsRawFd;
 
     /// Children that end as soon as they begin, by a signal or by themselves.
     struct Fails(PipeWriter, Option<Signal>);
@@ -423,6 +425,8 @@ mod tests {
             let begun = Instant::now();
             let mut work = Fails(writer, signal);
             let pool = sys::fork(|| {
+                // Files of other tests, whose locks it would have as well.
+                keep_only(vec![work.0.as_raw_fd()]);
                 let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
                 let size = Size { children: 9, idle: IDLE, max_use: 9, max_idle: None, linger: None };
                 let mut pool = Pool::new("test".to_owned(), vec![listener], size, Limits::default(), None).unwrap();

@@ -94,12 +94,13 @@ pub fn smtp(config: &Config, resolver: &Resolver, next_hop: &str, domain: &str) 
     let hop = NextHop::of(if next_hop.is_empty() { domain } else { next_hop });
     let port = hop.port.unwrap_or(config.smtp_tcp_port.0);
     let deadline = Instant::now() + LOOK_UP;
-    let own = OwnNames { name: &config.myhostname, addresses: if port == 25 { own_addresses() } else { None } };
+    let addresses = if port == 25 { own_addresses() } else { None };
+    let own = OwnNames { name: &config.myhostname, addresses, is_found: next_hop.is_empty() };
     let itself = || {
         let hops = named(resolver, hop.host, port, deadline)?;
         // What the administrator named may be another server on this machine.
         let is_ours = |hop: &Hop| matches!(hop.place, Place::Net(address) if own.has(address.ip()));
-        if next_hop.is_empty() && hops.iter().any(is_ours) { Err(comes_back()) } else { Ok(hops) }
+        if own.is_found && hops.iter().any(is_ours) { Err(comes_back()) } else { Ok(hops) }
     };
     if hop.is_host || hop.host.parse::<IpAddr>().is_ok() {
         return itself();
@@ -139,12 +140,15 @@ struct OwnNames<'a> {
     name: &'a str,
     /// None: another port than ours is meant, so no address is.
     addresses: Option<Vec<IpAddr>>,
+    /// DNS alone said where to, and not the administrator, who may have named another server on loopback.
+    is_found: bool,
 }
 
 impl OwnNames<'_> {
     fn has(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let is_here = |own: &Vec<IpAddr>| address.is_loopback() || address.is_unspecified() || own.contains(&address);
+        let is_nowhere_else = self.is_found && (address.is_loopback() || address.is_unspecified());
+        let is_here = |own: &Vec<IpAddr>| is_nowhere_else || own.contains(&address);
         self.addresses.as_ref().is_some_and(is_here)
     }
 }
@@ -246,7 +250,7 @@ mod tests {
         let table = "192.0.2.1 one.example\n2001:db8::1 one.example\n192.0.2.2 two.example\n192.0.2.3 three.example\n";
         let resolver = Resolver::new(Vec::new(), table);
         let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        let own = OwnNames { name: own, addresses: Some(addresses) };
+        let own = OwnNames { name: own, addresses: Some(addresses), is_found: true };
         let hosts = hosts.iter().map(|(preference, name)| (*preference, (*name).to_owned())).collect();
         let hops = best_first(&resolver, hosts, 25, &own, Instant::now() + Duration::from_secs(5))?;
         Ok(hops
@@ -271,6 +275,18 @@ mod tests {
         assert_eq!(found(&hosts, "other.example", &["192.0.2.2"]).unwrap(), ["2001:db8::1", "192.0.2.1"]);
         let failed = found(&hosts, "other.example", &["192.0.2.1"]).unwrap_err();
         assert!(matches!(failed, Outcome::Failed(why) if why.starts_with("5.4.6 ")));
+    }
+
+    #[test]
+    fn another_server_on_loopback_is_left_to_the_administrator_and_what_is_ours_to_nobody() {
+        let resolver = Resolver::new(Vec::new(), "127.0.0.9 mx.filter.example\n192.0.2.9 mx.own.example\n");
+        for (name, is_found, comes_back) in
+            [("mx.filter.example", true, true), ("mx.filter.example", false, false), ("mx.own.example", false, true)]
+        {
+            let own = OwnNames { name: "mx.example", addresses: Some(vec!["192.0.2.9".parse().unwrap()]), is_found };
+            let hops = best_first(&resolver, vec![(0, name.to_owned())], 25, &own, Instant::now() + LOOK_UP);
+            assert_eq!(hops.is_err(), comes_back, "{name} {is_found}: {hops:?}");
+        }
     }
 
     /// It would be taken in and sent on until it had been through too many hosts.
