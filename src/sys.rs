@@ -4,7 +4,7 @@
 
 use nix::sys::mman::{MapFlags, ProtFlags};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::Pid;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub fn client_was_on_stderr() -> bool {
     CLIENT_ON_STDERR.load(Ordering::Relaxed)
 }
-
 static CLIENT_ON_STDERR: AtomicBool = AtomicBool::new(false);
 
 /// Runs before std makes itself ready for `main`, for std writes to descriptor 2 when memory is too short for that.
@@ -23,8 +22,7 @@ static CLIENT_ON_STDERR: AtomicBool = AtomicBool::new(false);
 static BEFORE_STD: extern "C" fn() = before_std;
 
 extern "C" fn before_std() {
-    // SAFETY: zeroes are a sockaddr_storage, getsockname writes no more than `length` octets of it, and the other calls
-    // get a constant string and descriptors. Nothing here needs std.
+    // SAFETY: zeroes are a sockaddr_storage, of which getsockname writes `length` octets; nothing here needs std.
     unsafe {
         let mut name: libc::sockaddr_storage = std::mem::zeroed();
         let mut length = size_of_val(&name) as libc::socklen_t;
@@ -47,24 +45,28 @@ extern "C" fn pthread_getattr_np(_: libc::pthread_t, _: *mut libc::pthread_attr_
     libc::ENOSYS
 }
 
-/// Forks; the child runs `child` and ends with the status it gives. Gives the parent the child's process id.
-///
-/// The child starts with the signals of servers at their defaults and nothing blocked: a session is no accept loop.
+/// Forks; the child runs `child` and ends with the status it gives. Gives the parent the child's process id. The child
+/// starts with the signals of servers at their defaults and nothing blocked: a session is no accept loop.
 pub fn fork(child: impl FnOnce() -> u8) -> nix::Result<Pid> {
     fork_with(&SigSet::empty(), child)
 }
 
 /// The same, with these signals blocked in the child: never not, where they are blocked here.
 pub fn fork_with(blocked: &SigSet, child: impl FnOnce() -> u8) -> nix::Result<Pid> {
+    unsafe extern "C" {
+        /// fork without its handlers (POSIX.1-2024): they are for threads, and write to three pages on both sides.
+        fn _Fork() -> libc::pid_t;
+        static __libc_single_threaded: libc::c_char;
+    }
     // SAFETY: no program of ours ever starts a thread, so no lock can be held by one that is not there in the child,
-    // and the child may do whatever the parent may.
-    match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
+    // and the child may do whatever the parent may. Where tests have threads, the handlers see to locks.
+    match nix::Error::result(unsafe { if __libc_single_threaded == 0 { libc::fork() } else { _Fork() } })? {
+        0 => {
             default_signals(blocked);
             // SAFETY: cannot fail. An exit would only tidy up memory, each page of which is first copied for that.
             unsafe { libc::_exit(i32::from(child())) }
         }
+        pid => Ok(Pid::from_raw(pid)),
     }
 }
 
@@ -153,9 +155,9 @@ pub fn offset_from_utc(unix_time: i64) -> i64 {
 pub fn crypt(password: &[u8], setting: &str) -> Option<Vec<u8>> {
     use libc::{c_char, c_int, c_void};
     type CryptRn = unsafe extern "C" fn(*const c_char, *const c_char, *mut c_void, c_int) -> *mut c_char;
-    const SIZE: usize = 32_768; // sizeof(struct crypt_data) of libxcrypt, part of its ABI.
+    const SIZE: c_int = 32_768; // sizeof(struct crypt_data) of libxcrypt, part of its ABI.
     let (password, setting) = (CString::new(password).ok()?, CString::new(setting).ok()?);
-    let mut data = vec![0_u64; SIZE / 8];
+    let mut data = vec![0_u64; SIZE as usize / 8];
     // SAFETY: the library is never closed, and its crypt_rn is the function that crypt(3) describes; a null pointer is
     // nothing. Both strings end in NUL, `data` is SIZE octets and aligned for anything; the result points into it.
     unsafe {
@@ -164,8 +166,7 @@ pub fn crypt(password: &[u8], setting: &str) -> Option<Vec<u8>> {
         let library = libraries.map(|name| libc::dlopen(name.as_ptr(), libc::RTLD_NOW)).find(|it| !it.is_null())?;
         let function = libc::dlsym(library, c"crypt_rn".as_ptr());
         let crypt_rn = std::mem::transmute::<*mut c_void, Option<CryptRn>>(function)?;
-        let size = c_int::try_from(SIZE).ok()?;
-        let hash = crypt_rn(password.as_ptr(), setting.as_ptr(), data.as_mut_ptr().cast(), size);
+        let hash = crypt_rn(password.as_ptr(), setting.as_ptr(), data.as_mut_ptr().cast(), SIZE);
         if hash.is_null() { None } else { Some(CStr::from_ptr(hash).to_bytes().to_vec()) }
     }
 }
@@ -178,10 +179,9 @@ impl Lease {
     /// Takes it; `EAGAIN` if the file is open for writing somewhere.
     pub fn take(file: &impl std::os::fd::AsFd) -> nix::Result<Lease> {
         let fd = file.as_fd().try_clone_to_owned().map_err(|_| nix::Error::EMFILE)?;
-        // It would end us when somebody opens the file.
-        ignore(Signal::SIGIO);
+        ignore(Signal::SIGIO); // It would end us when somebody opens the file.
         // SAFETY: the descriptor is ours, and the call changes nothing but the lease.
-        nix::errno::Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) })?;
+        nix::Error::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) })?;
         Ok(Lease(fd))
     }
 
