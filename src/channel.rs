@@ -116,9 +116,10 @@ impl Channels {
         finicky: bool,
         tell: &mut dyn FnMut(Arguments<'_>),
     ) -> Result<Lookup<&Channel>, Error> {
-        let searched = self.searched(only)?;
+        let mut last = None;
         let mut had_name = peer.looked_up.get().is_some();
-        for channel in &searched {
+        for channel in self.searched(only)? {
+            last = Some(channel);
             let found = channel.clients.matches_peer(peer);
             if let (false, peer::Origin::Address(_), Some(name)) = (had_name, peer.origin, peer.looked_up.get()) {
                 had_name = true;
@@ -140,7 +141,7 @@ impl Channels {
                 }
             }
         }
-        Ok(match searched.last() {
+        Ok(match last {
             Some(last) if !finicky => {
                 tell(format_args!("{last}: who is on no channel is on the last one"));
                 Lookup::Yes(last)
@@ -183,17 +184,15 @@ impl Channels {
         self.0.iter().find(|channel| channel.name == name)
     }
 
-    fn searched(&self, only: &[String]) -> Result<Vec<&Channel>, Error> {
-        if only.is_empty() {
-            return Ok(self.0.iter().filter(|channel| channel.name != AUTHENTICATED).collect());
+    /// All of them, or those of these names, each of which there must be.
+    fn searched(&self, only: &[String]) -> Result<impl Iterator<Item = &Channel>, Error> {
+        let is_searched = |channel: &&Channel| channel.name != AUTHENTICATED;
+        if let Some(name) = only.iter().find(|name| self.by_name(name).filter(is_searched).is_none()) {
+            let problem = format!("expected the name of a channel instead of {}", shown(name));
+            return Err(Error { origin: Origin::Arguments, problem });
         }
-        let found = |name: &String| {
-            self.by_name(name).filter(|channel| channel.name != AUTHENTICATED).ok_or_else(|| Error {
-                origin: Origin::Arguments,
-                problem: format!("expected the name of a channel instead of {}", shown(name)),
-            })
-        };
-        only.iter().map(found).collect()
+        let all = self.0.iter().filter(move |channel| only.is_empty() && is_searched(channel));
+        Ok(all.chain(only.iter().filter_map(|name| self.by_name(name))))
     }
 
     /// Which channel anybody in the world may be on, and one by which mail from it leaves this machine.

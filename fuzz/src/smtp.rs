@@ -5,6 +5,7 @@
 use super::store::{Queued, Store};
 use super::wire::{Wire, lines};
 use doorpost::auth::gate::Right;
+use doorpost::config::value::CommandWord;
 use doorpost::lookup::{Listed, Lookup};
 use doorpost::message::path::Address;
 use doorpost::net::tls::Offer;
@@ -22,10 +23,10 @@ impl Scene {
         self.0 & 1 << bit != 0
     }
 
-    fn settings(&self) -> Settings {
+    fn settings<'a>(&self, forbidden: &'a [CommandWord]) -> Settings<'a> {
         Settings {
             session: session::Settings {
-                hostname: "mx.example".to_owned(),
+                hostname: "mx.example",
                 message_size_limit: if self.has(0) { 100 } else { 0 },
                 recipient_limit: if self.has(1) { 2 } else { 100 },
                 error_limit: if self.has(2) { 3 } else { 0 },
@@ -35,7 +36,7 @@ impl Scene {
                 dialect: session::Dialect::Smtp,
                 login: if self.has(0) { session::Login::Always } else { session::Login::Never },
                 xclient: Listed::No,
-                discarded: Vec::new(),
+                discarded: &[],
             },
             timeout: Duration::from_secs(300),
             min_data_rate: 0,
@@ -46,8 +47,8 @@ impl Scene {
             greet_wait: Duration::ZERO,
             bare_newline: Listed::No,
             soft_errors: (10, Duration::ZERO),
-            dropped: Vec::new(),
-            forbidden: vec!["GET".to_owned(), "POST".to_owned()],
+            dropped: &[],
+            forbidden,
             finicky: self.has(5),
         }
     }
@@ -110,7 +111,8 @@ pub fn smtp_session(input: &[u8]) {
 
 fn session_with(scene: &Scene, input: &[u8], way: u64) -> (Vec<u8>, Vec<Queued>) {
     let (mut wire, mut store) = (Wire::new(input, way), Store::default());
-    serve(&mut wire, &mut &mut store, scene, &scene.settings(), Offer::None).expect("a session ends well");
+    let forbidden = ["GET", "POST"].map(|word| CommandWord(word.to_owned()));
+    serve(&mut wire, &mut &mut store, scene, &scene.settings(&forbidden), Offer::None).expect("a session ends well");
     assert!(!store.is_waiting(), "a message was neither committed nor abandoned");
     (wire.output, store.queued)
 }

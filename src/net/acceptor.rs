@@ -33,7 +33,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -57,7 +57,7 @@ struct Child {
 #[derive(Debug)]
 pub struct Acceptor {
     services: Vec<Service>,
-    children: HashMap<Pid, Child>,
+    children: BTreeMap<Pid, Child>,
     /// Most children at once, of all services.
     total: usize,
     limits: Limits,
@@ -116,7 +116,7 @@ impl Acceptor {
     fn of(services: Vec<Service>) -> Acceptor {
         Acceptor {
             services,
-            children: HashMap::new(),
+            children: BTreeMap::new(),
             total: usize::MAX,
             limits: Limits::default(),
             table: None,

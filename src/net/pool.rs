@@ -28,7 +28,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use shared::{BUSY, FREE, IDLE, Shared, log_refused};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ pub struct Pool {
     refusal: Option<Vec<u8>>,
     refused: Refused,
     /// Their slots, and since when they are there.
-    children: HashMap<Pid, (usize, Instant)>,
+    children: BTreeMap<Pid, (usize, Instant)>,
     signals: Option<SignalFd>,
     /// Held open for as long as children may go on.
     alive: Option<PipeWriter>,
@@ -159,7 +159,7 @@ impl Pool {
             size: bounded(size),
             refusal,
             refused,
-            children: HashMap::new(),
+            children: BTreeMap::new(),
             signals: Some(signals),
             alive: Some(alive),
             leash: None,

@@ -161,7 +161,7 @@ impl Reply {
     /// The first line of a session.
     pub fn greeting(hostname: &str, lmtp: bool) -> Reply {
         let protocol = if lmtp { "LMTP" } else { "ESMTP" };
-        Reply { code: 220, status: "", text: Cow::Owned(format!("{hostname} {protocol} doorpost")) }
+        Reply { code: 220, status: "", text: Cow::Owned([hostname, protocol, "doorpost"].join(" ")) }
     }
 
     /// AUTH: what the mechanism says to the client, in base64.

@@ -12,7 +12,6 @@ use crate::exit::{Ended, Error};
 use crate::logging;
 use crate::lookup::Listed;
 use crate::message::header::Coming;
-use crate::net::FIRST_ROOM;
 use crate::net::connection::{Fault, Stream};
 use crate::net::tls::Offer;
 use crate::submit::{Introduction, Submit};
@@ -33,6 +32,8 @@ pub use settings::{Kind, Settings};
 
 /// What is read at once, and about what is handed to submit at once.
 const PIECE: usize = 64 * 1024;
+/// Room for the commands of most sessions: what lies in pages of its own here each waiting session has once.
+const FIRST_LINES: usize = 1024;
 /// Room for the replies of most sessions.
 const FIRST_REPLIES: usize = 512;
 /// Collected replies are sent at this size even if more commands are there.
@@ -45,7 +46,7 @@ pub fn serve(
     stream: &mut impl Stream,
     submit: &mut impl Submit,
     site: &impl Site,
-    settings: &Settings,
+    settings: &Settings<'_>,
     tls: Offer,
 ) -> Result<Ended, Error> {
     let offered = if tls.is_on_request() { session::Tls::Offered } else { session::Tls::Never };
@@ -56,10 +57,10 @@ pub fn serve(
         site,
         settings,
         client: site.client().1,
-        session: Session::new(session::Settings { tls: offered, ..settings.session.clone() }),
+        session: Session::new(session::Settings { tls: offered, ..settings.session }),
         lines: LineReader::new(settings.line_length_limit, line_end(settings.bare_newline)),
         bare_newline: settings.bare_newline,
-        input: vec![0; FIRST_ROOM],
+        input: vec![0; FIRST_LINES],
         start: 0,
         end: 0,
         out: Vec::with_capacity(FIRST_REPLIES),
@@ -91,9 +92,9 @@ struct Server<'a, S, M, W> {
     stream: &'a mut S,
     submit: &'a mut M,
     site: &'a W,
-    settings: &'a Settings,
+    settings: &'a Settings<'a>,
     client: String,
-    session: Session,
+    session: Session<'a>,
     lines: LineReader,
     /// Whether an LF without CR is a line end for this client.
     bare_newline: Listed,

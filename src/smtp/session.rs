@@ -67,8 +67,8 @@ struct Transaction {
 
 /// Where a session is.
 #[derive(Debug)]
-pub struct Session {
-    settings: Settings,
+pub struct Session<'a> {
+    settings: Settings<'a>,
     /// Whether extensions were asked for, and what the client calls itself.
     hello: Option<(bool, Vec<u8>)>,
     transaction: Option<Transaction>,
@@ -85,9 +85,9 @@ pub struct Session {
     owed: u32,
 }
 
-impl Session {
+impl<'a> Session<'a> {
     /// At the greeting.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings<'a>) -> Self {
         Session {
             settings,
             hello: None,
@@ -105,7 +105,7 @@ impl Session {
 
     /// The first line.
     pub fn greeting(&self) -> Reply {
-        Reply::greeting(&self.settings.hostname, self.settings.dialect == Dialect::Lmtp)
+        Reply::greeting(self.settings.hostname, self.settings.dialect == Dialect::Lmtp)
     }
 
     /// Whether the answer to this command lists mechanisms, so that [`Session::has_secrets`] must have been told.
@@ -129,11 +129,11 @@ impl Session {
             (Command::Ehlo(_) | Command::Helo(_), _) if lmtp => Step::Say(Reply::LHLO_FIRST),
             (Command::Lhlo(_), _) if !lmtp => Step::Say(Reply::fault(Fault::Unknown)),
             (Command::Ehlo(name) | Command::Lhlo(name), _) => {
-                let reply = self.extensions().reply(&self.settings.hostname);
+                let reply = self.extensions().reply(self.settings.hostname);
                 self.reset(Some((true, name)), reply)
             }
             (Command::Helo(name), _) => {
-                let reply = Reply::hello(&self.settings.hostname);
+                let reply = Reply::hello(self.settings.hostname);
                 self.reset(Some((false, name)), reply)
             }
             (Command::Mail { .. }, Some(_)) => Step::Say(Reply::NESTED_MAIL),
@@ -288,7 +288,7 @@ impl Session {
             tls: self.settings.tls,
             mechanisms: self.offered(),
             xclient: self.settings.xclient != Listed::No,
-            discarded: &self.settings.discarded,
+            discarded: self.settings.discarded,
         }
     }
 

@@ -26,6 +26,12 @@ impl Value for WhenFull {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandWord(pub String);
 
+impl AsRef<str> for CommandWord {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Value for CommandWord {
     fn parse(text: &str) -> Result<Self, String> {
         let is_word = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_alphabetic());

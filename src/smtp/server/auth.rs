@@ -24,7 +24,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     /// Lets the client show who it is; gives what is to be said of that.
     pub(super) fn authenticate(&mut self, mechanism: Mechanism, initial: Option<Secret>) -> Result<Step, Fault> {
         let Some(nonce) = auth::nonce() else { return Ok(Step::Say(Reply::LOGIN_NOT_CHECKED)) };
-        let mut exchange = Exchange::new(mechanism, nonce, &self.settings.session.hostname);
+        let mut exchange = Exchange::new(mechanism, nonce, self.settings.session.hostname);
         let mut next = match initial.map(|word| sasl::decode_initial(&word.0)).transpose() {
             Ok(initial) => exchange.begin(initial.as_ref().map(|octets| octets.0.as_slice())),
             Err(malformed) => Err(malformed),

@@ -37,7 +37,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             let (taken, line) = self.lines.push(&self.input[self.start..self.end]);
             self.start += taken;
             match line {
-                Some(Line::Whole(line)) if command::begins_with(line, &self.settings.forbidden) => {
+                Some(Line::Whole(line)) if command::begins_with(line, self.settings.forbidden) => {
                     return Ok(Input::Command(Ok(Command::Stranger)));
                 }
                 Some(Line::Whole(line)) => return Ok(Input::Command(command::parse(line))),

@@ -3,9 +3,10 @@
 //! Whatever becomes of it, a message is read to its end, or the rest would be taken for commands; only a line end that
 //! is none, or the end of the connection, ends it early.
 
-use super::{FIRST_ROOM, PIECE, Server, field};
+use super::{PIECE, Server, field};
 use crate::exit::Ended;
 use crate::lookup::Listed;
+use crate::net::FIRST_ROOM;
 use crate::net::connection::{Fault, Stream};
 use crate::smtp::reply::Reply;
 use crate::smtp::session::Dialect;

@@ -1,6 +1,7 @@
 //! What the configuration and the name of the program make of a server of SMTP.
 
 use crate::config::Config;
+use crate::config::value::CommandWord;
 use crate::lookup::Listed;
 use crate::message::header::FieldName;
 use crate::net::peer::Peer;
@@ -10,9 +11,9 @@ use std::time::Duration;
 
 /// What a server is told at its start.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct Settings<'a> {
     /// The session's part.
-    pub session: session::Settings,
+    pub session: session::Settings<'a>,
     /// How long a command may take, and how long a client may be silent in a message.
     pub timeout: Duration,
     /// Octets a second a client must send of a message, over each `timeout`; 0: any.
@@ -33,9 +34,9 @@ pub struct Settings {
     /// Whether a client that no channel lists is turned away before the greeting.
     pub finicky: bool,
     /// Fields that are taken out of what users submit.
-    pub dropped: Vec<FieldName>,
+    pub dropped: &'a [FieldName],
     /// Words at which the connection is closed: those of other protocols.
-    pub forbidden: Vec<String>,
+    pub forbidden: &'a [CommandWord],
 }
 
 /// What kind of server this is, by name, options and parameters.
@@ -51,12 +52,12 @@ pub struct Kind {
     pub terms: Terms,
 }
 
-impl Settings {
+impl<'a> Settings<'a> {
     /// What the configuration says; `hostname` replaces myhostname.
-    pub fn new(config: &Config, peer: &Peer, hostname: Option<&str>, kind: Kind) -> Settings {
+    pub fn new(config: &'a Config, peer: &Peer, hostname: Option<&'a str>, kind: Kind) -> Settings<'a> {
         Settings {
             session: session::Settings {
-                hostname: hostname.unwrap_or(&config.myhostname).to_owned(),
+                hostname: hostname.unwrap_or(&config.myhostname),
                 message_size_limit: config.message_size_limit,
                 recipient_limit: config.smtpd_recipient_limit,
                 error_limit: config.smtpd_hard_error_limit,
@@ -66,7 +67,7 @@ impl Settings {
                 dialect: kind.dialect,
                 login: kind.terms.login,
                 xclient: kind.xclient,
-                discarded: config.smtpd_discard_ehlo_keywords.0.clone(),
+                discarded: &config.smtpd_discard_ehlo_keywords.0,
             },
             timeout: config.smtpd_timeout.0,
             min_data_rate: config.smtpd_min_data_rate,
@@ -77,8 +78,8 @@ impl Settings {
             bare_newline: kind.terms.bare_newline,
             soft_errors: (config.smtpd_soft_error_limit, config.smtpd_error_sleep_time.0),
             finicky: kind.finicky,
-            dropped: config.message_drop_headers.0.clone(),
-            forbidden: config.smtpd_forbidden_commands.0.iter().map(|word| word.0.clone()).collect(),
+            dropped: &config.message_drop_headers.0,
+            forbidden: &config.smtpd_forbidden_commands.0,
         }
     }
 }

@@ -48,7 +48,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         if self.session.is_binary() && header::has_bare_line_end(read.and_its_end(&text)) {
             return Err(Reply::BARE_LINE_END_IN_HEADER);
         }
-        read.take_out(&self.settings.dropped);
+        read.take_out(self.settings.dropped);
         let mut seen = BTreeSet::new();
         let from = self.check_from(&read, &mut seen)?;
         self.check_senders(&read, &mut seen)?;

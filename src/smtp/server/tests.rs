@@ -1,5 +1,6 @@
 use super::*;
 use crate::auth::gate::Right;
+use crate::config::value::CommandWord;
 use crate::lookup::Lookup;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
@@ -7,6 +8,7 @@ use crate::sasl::Credentials;
 use crate::submit::{Outcome, Policy, Refusal, Verdict};
 use proptest::prelude::*;
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 
 /// A client in memory: what it sends comes in pieces of `step` octets, then `end`.
 struct Memory {
@@ -168,10 +170,12 @@ impl Site for Here {
     }
 }
 
-fn settings() -> Settings {
+static FORBIDDEN: OnceLock<[CommandWord; 1]> = OnceLock::new();
+
+fn settings() -> Settings<'static> {
     Settings {
         session: session::Settings {
-            hostname: "mx.example".to_owned(),
+            hostname: "mx.example",
             message_size_limit: 200_000,
             recipient_limit: 100,
             error_limit: 20,
@@ -181,7 +185,7 @@ fn settings() -> Settings {
             dialect: session::Dialect::Smtp,
             login: session::Login::Never,
             xclient: Listed::No,
-            discarded: Vec::new(),
+            discarded: &[],
         },
         timeout: Duration::from_secs(300),
         min_data_rate: 500,
@@ -192,8 +196,8 @@ fn settings() -> Settings {
         bare_newline: Listed::No,
         soft_errors: (10, Duration::ZERO),
         finicky: false,
-        dropped: Vec::new(),
-        forbidden: vec!["GET".to_owned()],
+        dropped: &[],
+        forbidden: FORBIDDEN.get_or_init(|| [CommandWord("GET".to_owned())]),
     }
 }
 

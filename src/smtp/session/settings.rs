@@ -3,10 +3,10 @@
 use crate::lookup::Listed;
 
 /// What a session is told at its start.
-#[derive(Debug, Clone)]
-pub struct Settings {
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
     /// Our name in the greeting and in replies.
-    pub hostname: String,
+    pub hostname: &'a str,
     /// Largest message, in octets; 0: no limit.
     pub message_size_limit: u64,
     /// Most recipients of a message.
@@ -26,10 +26,10 @@ pub struct Settings {
     /// Whether the client may say that it is another.
     pub xclient: Listed,
     /// Keywords that EHLO does not list. Commands that came with one of them, BDAT, STARTTLS and AUTH, are not there then.
-    pub discarded: Vec<String>,
+    pub discarded: &'a [String],
 }
 
-impl Settings {
+impl Settings<'_> {
     /// Whether EHLO is not to list this keyword.
     pub fn discards(&self, keyword: &str) -> bool {
         self.discarded.iter().any(|word| word.eq_ignore_ascii_case(keyword))
