@@ -2,7 +2,7 @@
 //!
 //! smtpd stands for all programs: they share the command line and the loading, and it needs neither client nor queue.
 
-use doorpost::config::parameters::PARAMETERS;
+use doorpost::config::parameters::parameters;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -45,7 +45,7 @@ fn settings(output: &str) -> BTreeMap<String, String> {
 }
 
 fn defaults() -> BTreeMap<String, String> {
-    PARAMETERS.iter().map(|parameter| (parameter.name.to_owned(), parameter.default.to_owned())).collect()
+    parameters().map(|parameter| (parameter.name.to_owned(), parameter.default.to_owned())).collect()
 }
 
 #[test]
@@ -182,9 +182,9 @@ fn each_kind_of_show_config_shows_what_the_page_says() {
     assert!(!kind("--show-config=values").contains('#') && !kind("--show-config=expanded").contains('#'));
     assert_eq!(settings(&kind("--show-config=values"))["syslog_name"], "${myhostname}-x");
     assert_eq!(settings(&kind("--show-config=expanded"))["syslog_name"], "mx.example-x");
-    assert_eq!(settings(&kind("--show-config=values")).len(), PARAMETERS.len());
+    assert_eq!(settings(&kind("--show-config=values")).len(), parameters().count());
     let all = kind("--show-config");
-    assert_eq!(all.lines().filter(|line| line.starts_with("#   from ")).count(), PARAMETERS.len());
+    assert_eq!(all.lines().filter(|line| line.starts_with("#   from ")).count(), parameters().count());
     assert!(all.contains("/main.cf:2; default: (empty)\n"), "{all}");
     assert!(all.contains("children = 50\n#   from default\n"), "{all}");
     assert_eq!(settings(&kind("--show-config=set")).len(), 3);

@@ -184,8 +184,7 @@ fn main_cf_tells_of_every_parameter() {
         .flat_map(|item| item.split([' ', ',']))
         .filter(|word| word.contains('_') || word.chars().all(char::is_lowercase))
         .collect();
-    let known: BTreeSet<&str> =
-        doorpost::config::parameters::PARAMETERS.iter().map(|parameter| parameter.name).collect();
+    let known: BTreeSet<&str> = doorpost::config::parameters::parameters().map(|parameter| parameter.name).collect();
     let missing: Vec<_> = known.iter().filter(|name| !names.contains(*name)).collect();
     assert!(missing.is_empty(), "no item in main.cf(5): {missing:?}");
     for item in items {

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 struct Pop3d {
     args: Args,
-    config: Config,
+    config: Box<Config>,
     files: Files,
     parser: Option<Parser>,
 }

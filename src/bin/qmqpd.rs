@@ -57,7 +57,7 @@ fn run() -> Result<Ended, Error> {
 /// Everything that does not depend on the connection.
 struct Qmqpd {
     args: Args,
-    config: Config,
+    config: Box<Config>,
     channels: Channels,
 }
 

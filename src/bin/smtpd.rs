@@ -40,7 +40,7 @@ fn run(taken_over: Vec<Listener>) -> Result<Ended, Error> {
     let config = Config::load(&args.common)?;
     match args.task(&config)? {
         Task::Listen(plan) => {
-            smtpd::serve(plan, &args.life()?, taken_over, || match args.task(&Config::load(&args.common)?)? {
+            smtpd::serve(plan, &args.life()?, taken_over, || match args.task(&*Config::load(&args.common)?)? {
                 Task::Listen(plan) => Ok(plan),
                 Task::Become(..) => Err(Error::Connection("descriptor 0 has become a client".to_owned())),
             })

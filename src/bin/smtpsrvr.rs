@@ -69,7 +69,7 @@ fn run() -> Result<Ended, Error> {
 /// Everything that does not depend on the connection.
 struct Smtpsrvr {
     args: Args,
-    config: Config,
+    config: Box<Config>,
     channels: Channels,
     tls: Offer,
     /// Started by the name of a program that is finicky, or speaks LMTP.

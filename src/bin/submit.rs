@@ -77,7 +77,7 @@ fn run() -> Result<Ended, Error> {
 
 /// For the servers.
 struct Submit {
-    config: Config,
+    config: Box<Config>,
     common: Common,
     premises: Premises,
 }

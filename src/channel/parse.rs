@@ -16,7 +16,7 @@ pub(super) fn load(config: &Config) -> Result<Channels, Error> {
     match load::contents(&config.channels)? {
         Some(octets) => parse(&octets, config, false),
         None => {
-            let setting = config.settings.iter().find(|setting| setting.name == "channels");
+            let setting = config.setting("channels");
             if let Some(setting) = setting.filter(|setting| setting.origin != Origin::Default) {
                 log::warn!("{}: there is no file {}: the built-in channels hold", setting.origin, setting.expanded);
             }
@@ -209,9 +209,8 @@ struct MainCf<'a> {
 
 impl Names for MainCf<'_> {
     fn look_up(&mut self, name: &str) -> Option<(String, Origin)> {
-        let parameter = self.config.settings.iter().find(|setting| setting.name == name);
         let own = || self.config.own_names.iter().find(|(known, _)| known == name);
-        let text = match parameter {
+        let text = match self.config.setting(name) {
             Some(setting) => Some(setting.expanded.to_string()),
             None => own().map(|(_, text)| text.clone()).or_else(|| load::about_process(name)),
         };

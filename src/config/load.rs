@@ -2,7 +2,7 @@
 
 use super::expand::{self, Names};
 use super::main_cf::{self, Definition};
-use super::parameters::{Config, PARAMETERS, Parameter, Setting};
+use super::parameters::{Config, Parameter, Setting, parameters};
 use super::{Error, Origin, show};
 use crate::cli::Common;
 use crate::exit;
@@ -22,12 +22,16 @@ pub const DEFAULT_FOLDER: &str = "/etc/doorpost";
 pub(crate) const LARGEST_FILE: u64 = 1 << 20;
 const ENOUGH_FOR_MOST: usize = 2048;
 
+/// A configuration, and what an administrator should hear of it.
+pub type Loaded = (Box<Config>, Vec<Error>);
+
 impl Config {
     /// Reads main.cf as the options say, applies `-o`, expands and checks everything, sets up logging by it, and answers
-    /// `--show-config` (which ends the program).
+    /// `--show-config` (which ends the program). In a box, for it is 4 kB, and the stack would have as much more for each function that
+    /// hands it on.
     ///
     /// A missing main.cf is no error; an unreadable one is. A program that gained rights by setgid ignores the options.
-    pub fn load(common: &Common) -> Result<Config, exit::Error> {
+    pub fn load(common: &Common) -> Result<Box<Config>, exit::Error> {
         let (config, warnings) = Config::read(common)?;
         crate::logging::configure(&config.syslog_name, config.syslog_facility.0);
         for warning in warnings {
@@ -41,13 +45,13 @@ impl Config {
     }
 
     /// The same without saying anything: the other part is what an administrator should hear.
-    pub fn read(common: &Common) -> Result<(Config, Vec<Error>), exit::Error> {
+    pub fn read(common: &Common) -> Result<Loaded, exit::Error> {
         Config::read_without(common, &[])
     }
 
     /// All mistakes that there are, each found when what those before it have set is taken for not set; and the rest, if
     /// anything can be made of that.
-    pub fn read_past_mistakes(common: &Common) -> (Vec<exit::Error>, Option<(Config, Vec<Error>)>) {
+    pub fn read_past_mistakes(common: &Common) -> (Vec<exit::Error>, Option<Loaded>) {
         let (mut mistakes, mut places) = (Vec::new(), Vec::new());
         loop {
             let error = match Config::read_without(common, &places) {
@@ -67,7 +71,7 @@ impl Config {
         }
     }
 
-    fn read_without(common: &Common, places: &[Origin]) -> Result<(Config, Vec<Error>), exit::Error> {
+    fn read_without(common: &Common, places: &[Origin]) -> Result<Loaded, exit::Error> {
         let nobody_asked = Common { show_config: common.show_config.clone(), ..Common::default() };
         let trusted = is_trusted();
         let common = if trusted { common } else { &nobody_asked };
@@ -82,7 +86,7 @@ impl Config {
     }
 
     /// Checks definitions, expands them and fills in the defaults. The other part is what an administrator should hear.
-    pub fn from_definitions(definitions: Vec<Definition>) -> Result<(Config, Vec<Error>), Error> {
+    pub fn from_definitions(definitions: Vec<Definition>) -> Result<Loaded, Error> {
         assemble(definitions)
     }
 
@@ -94,7 +98,7 @@ impl Config {
             origin: Origin::Option,
         };
         match assemble(settings.iter().map(definition).collect()) {
-            Ok((config, _)) => config,
+            Ok((config, _)) => *config,
             Err(error) => panic!("{error}"),
         }
     }
@@ -138,7 +142,7 @@ fn folder(common: &Common, options: &[Definition], trusted: bool) -> Result<Fold
 }
 
 /// `without`: what is set there counts for not set.
-fn read(folder: &Folder, options: Vec<Definition>, without: &[Origin]) -> Result<(Config, Vec<Error>), Error> {
+fn read(folder: &Folder, options: Vec<Definition>, without: &[Origin]) -> Result<Loaded, Error> {
     let path = folder.path.join("main.cf");
     let mut parsed = match contents(&path)? {
         Some(octets) => main_cf::parse(&octets, &path)?,
@@ -228,8 +232,8 @@ pub(crate) fn set_service_name(name: &str) {
     let _ = SERVICE_NAME.set(name.to_owned());
 }
 
-fn parameter(name: &str) -> Option<&'static Parameter> {
-    PARAMETERS.iter().find(|parameter| parameter.name == name)
+fn parameter(name: &str) -> Option<Parameter> {
+    parameters().find(|parameter| parameter.name == name)
 }
 
 /// The read-only names, which may stand in values.
@@ -245,18 +249,19 @@ pub(crate) fn about_process(name: &str) -> Option<String> {
     }
 }
 
-fn assemble(definitions: Vec<Definition>) -> Result<(Config, Vec<Error>), Error> {
+fn assemble(definitions: Vec<Definition>) -> Result<Loaded, Error> {
     let mut table = Table { set: BTreeMap::new(), referred_to: BTreeSet::new(), missed: Vec::new() };
     for definition in definitions {
         table.set.insert(definition.name, (definition.raw, definition.origin));
     }
-    let mut settings = Vec::with_capacity(PARAMETERS.len());
-    for parameter in PARAMETERS {
+    let mut settings = Vec::new();
+    for parameter in parameters() {
         let (raw, origin) = match table.set.get(parameter.name) {
             Some((raw, origin)) => (Cow::Owned(raw.clone()), origin.clone()),
+            // Most are neither set nor refer to anything, and each process reads them all: nothing is kept of these.
+            None if !is_to_expand(parameter.name, parameter.default) => continue,
             None => (Cow::Borrowed(parameter.default), Origin::Default),
         };
-        // Most are neither set nor refer to anything, and each process reads them all: nothing is copied for these.
         let expanded = match is_to_expand(parameter.name, &raw) {
             true => Cow::Owned(expand::expand_name(parameter.name, &mut table)?),
             false => raw.clone(),
@@ -390,8 +395,8 @@ impl Config {
 
     /// Says of a parameter that is right by itself but cannot be used where it was set, and what was expected there.
     pub fn wrong(&self, name: &str, expected: &str) -> Error {
-        let setting = self.settings.iter().find(|setting| setting.name == name);
-        let value = setting.map_or(String::new(), |setting| format!(" = {}", super::shown(&setting.expanded)));
+        let value =
+            self.setting(name).map_or(String::new(), |setting| format!(" = {}", super::shown(&setting.expanded)));
         Error { origin: self.origin(name), problem: format!("{name}{value}: expected {expected}") }
     }
 
@@ -420,7 +425,7 @@ mod tests {
         let shorter = |error: Error| error.to_string().replace(&format!("{}/", folder.path().display()), "");
         let (config, warnings) = read(&named, options, &[]).map_err(shorter)?;
         assert_eq!(config.config_directory, folder.path());
-        Ok((config, warnings.into_iter().map(shorter).collect()))
+        Ok((*config, warnings.into_iter().map(shorter).collect()))
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The one table of parameters: name, type, default and meaning, each declared once.
 //!
 //! Names, units and value syntax are Postfix's where Postfix has the parameter. The macro makes the fields of
-//! [`Config`] and the rows of [`PARAMETERS`] from the same lines, so neither can lack what the other has.
+//! [`Config`] and what [`parameters()`] tells from the same lines, so neither can lack what the other has.
 
 use super::pattern::PatternList;
 use super::value::{
@@ -14,6 +14,7 @@ use super::{Error, Origin};
 use crate::message::header::FieldName;
 use ipnet::IpNet;
 use std::borrow::Cow;
+use std::iter::Peekable;
 use std::path::PathBuf;
 
 /// A row of the table.
@@ -23,8 +24,6 @@ pub struct Parameter {
     pub name: &'static str,
     /// Its default, before expansion.
     pub default: &'static str,
-    /// One line for `--show-config` and the manual page.
-    pub help: &'static str,
 }
 
 macro_rules! parameters {
@@ -33,7 +32,7 @@ macro_rules! parameters {
         #[derive(Debug, Clone)]
         #[allow(non_snake_case)]
         pub struct Config {
-            /// Where each setting came from and what it was before and after expansion.
+            /// Where those came from that are not at their defaults, and what they were before and after expansion.
             pub settings: Vec<Setting>,
             /// Names that are no parameters, set by the administrator for `$name`, and what they expand to.
             pub own_names: Vec<(String, String)>,
@@ -45,18 +44,17 @@ macro_rules! parameters {
             )+
         }
 
-        /// Every parameter there is, in the order of the manual page.
-        pub static PARAMETERS: &[Parameter] = &[
-            $( Parameter { name: stringify!($name), default: $default, help: $help }, )+
-        ];
+        /// Names and defaults, each with a NUL behind it. A table of texts would be one of addresses, which the loader has to
+        /// write down anew in each process.
+        static TEXT: &str = concat!($( stringify!($name), "\0", $default, "\0" ),+);
 
         impl Config {
-            /// Reads every value out of its expanded text; `settings` has one row a parameter, in the table's order.
+            /// Reads every value out of its expanded text; `settings` has those rows that are no defaults, in the table's order.
             #[allow(non_snake_case)]
-            pub fn from_settings(settings: Vec<Setting>) -> Result<Config, Error> {
-                let mut rows = settings.iter();
-                $( let $name = read::<$type>(rows.next(), stringify!($name))?; )+
-                Ok(Config { settings, own_names: Vec::new(), $( $name, )+ })
+            pub fn from_settings(settings: Vec<Setting>) -> Result<Box<Config>, Error> {
+                let mut rows = settings.iter().peekable();
+                $( let $name = read::<$type>(&mut rows, stringify!($name), $default)?; )+
+                Ok(Box::new(Config { settings, own_names: Vec::new(), $( $name, )+ }))
             }
         }
     };
@@ -75,11 +73,34 @@ pub struct Setting {
     pub origin: Origin,
 }
 
-fn read<T: Value>(setting: Option<&Setting>, name: &str) -> Result<T, Error> {
-    let setting = setting.filter(|s| s.name == name).expect("one setting for each parameter, in the table's order");
-    T::parse(&setting.expanded).map_err(|expected| Error {
-        origin: setting.origin.clone(),
-        problem: format!("{name} = {}: expected {expected}", super::shown(&setting.expanded)),
+/// Every parameter there is, in the order of the manual page.
+pub fn parameters() -> impl Iterator<Item = Parameter> {
+    let mut words = TEXT.split_terminator('\0');
+    std::iter::from_fn(move || Some(Parameter { name: words.next()?, default: words.next()? }))
+}
+
+impl Config {
+    /// How a parameter was found, if there is one of that name.
+    pub fn setting(&self, name: &str) -> Option<Setting> {
+        let unset = |parameter: Parameter| {
+            let (raw, expanded) = (Cow::Borrowed(parameter.default), Cow::Borrowed(parameter.default));
+            Setting { name: parameter.name, raw, expanded, origin: Origin::Default }
+        };
+        let found = self.settings.iter().find(|setting| setting.name == name).cloned();
+        found.or_else(|| parameters().find(|parameter| parameter.name == name).map(unset))
+    }
+}
+
+fn read<'a, T: Value>(
+    rows: &mut Peekable<impl Iterator<Item = &'a Setting>>,
+    name: &str,
+    default: &str,
+) -> Result<T, Error> {
+    let setting = rows.next_if(|row| row.name == name);
+    let text = setting.map_or(default, |setting| &setting.expanded);
+    T::parse(text).map_err(|expected| Error {
+        origin: setting.map_or(Origin::Default, |setting| setting.origin.clone()),
+        problem: format!("{name} = {}: expected {expected}", super::shown(text)),
     })
 }
 

@@ -1,7 +1,7 @@
 //! `--show-config`: every parameter, its value and where it came from.
 
 use super::Origin;
-use super::parameters::{Config, PARAMETERS, Setting};
+use super::parameters::{Config, Setting, parameters};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
@@ -16,7 +16,8 @@ pub fn print(config: &Config, kind: &str) {
 /// after expansion. `values`: all values as they were written. Anything else: these, with default and origin.
 pub fn text(config: &Config, kind: &str) -> String {
     let mut out = String::new();
-    for (setting, parameter) in config.settings.iter().zip(PARAMETERS) {
+    for parameter in parameters() {
+        let Some(setting) = config.setting(parameter.name) else { continue };
         let value = match kind {
             "defaults" => parameter.default,
             "expanded" => &setting.expanded,
@@ -25,7 +26,7 @@ pub fn text(config: &Config, kind: &str) -> String {
         };
         let _ = writeln!(out, "{} ={}{value}", setting.name, if value.is_empty() { "" } else { " " });
         if !matches!(kind, "defaults" | "expanded" | "values") {
-            remark(&mut out, setting, parameter.default);
+            remark(&mut out, &setting, parameter.default);
         }
     }
     out

@@ -77,7 +77,7 @@ pub enum Work {
 }
 
 /// Runs deliver: gives up rights, opens the queue, and works.
-pub fn run(common: &Common, config: Config, work: &Work) -> Result<Ended, Error> {
+pub fn run(common: &Common, config: Box<Config>, work: &Work) -> Result<Ended, Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let settings = Settings::new(common, config)?;
     let mut helper = None;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The parameters.
-    pub config: Config,
+    pub config: Box<Config>,
     /// The routes.
     pub channels: Channels,
     common: Common,
@@ -21,7 +21,7 @@ pub struct Settings {
 
 impl Settings {
     /// Takes a configuration that was just read, and reads the channels it names.
-    pub fn new(common: &Common, config: Config) -> Result<Settings, Error> {
+    pub fn new(common: &Common, config: Box<Config>) -> Result<Settings, Error> {
         // Before reading, so that a change in between is seen the next time.
         let files = stamps(&config);
         let channels = Channels::load(&config)?;
@@ -44,7 +44,7 @@ impl Settings {
         }
         let loaded = Config::load(&self.common);
         // Of what is named now, though it be wrong: there it will be mended.
-        let mut files = loaded.as_ref().map_or_else(|_| now.clone(), stamps);
+        let mut files = loaded.as_ref().map_or_else(|_| now.clone(), |config| stamps(config));
         // From before it was read: what was written meanwhile is seen the next time.
         if let (Some(main_cf), Some(before)) = (files.first_mut(), now.into_iter().next()) {
             *main_cf = before;

@@ -117,7 +117,7 @@ impl Files {
             return Ok(None);
         }
         if keys.len() != certificates.len() {
-            let origin = config.settings.iter().find(|s| s.name == "tls_key_file").map(|s| s.origin.clone());
+            let origin = config.setting("tls_key_file").map(|setting| setting.origin);
             let problem = format!("tls_key_file: expected {} files, one for each of tls_cert_file", certificates.len());
             return Err(Error::Config(config::Error { origin: origin.unwrap_or(Origin::Default), problem }));
         }

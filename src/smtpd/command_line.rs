@@ -277,7 +277,7 @@ impl Args {
     }
 
     /// What is started does not see our own -o.
-    fn seen_by_programs(&self) -> Result<Config, Error> {
+    fn seen_by_programs(&self) -> Result<Box<Config>, Error> {
         Ok(Config::read(&Common { overrides: Vec::new(), ..self.common.clone() })?.0)
     }
 

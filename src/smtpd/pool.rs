@@ -95,8 +95,7 @@ fn settings(settings: &[(&str, String)]) -> Vec<OsString> {
 }
 
 fn expanded(config: &Config, name: &str) -> String {
-    let setting = config.settings.iter().find(|setting| setting.name == name);
-    setting.map_or_else(String::new, |setting| setting.expanded.to_string())
+    config.setting(name).map_or_else(String::new, |setting| setting.expanded.into_owned())
 }
 
 #[cfg(test)]

@@ -83,10 +83,10 @@ pub fn sendmail() -> Result<Ended, Error> {
             way.wake();
             Ok(Ended::Done)
         }
-        Mode::Smtp => speak_smtp(&Config::load(&common)?, &common),
+        Mode::Smtp => speak_smtp(&*Config::load(&common)?, &common),
         Mode::List => queue_tool::run(&common, Action::List, &options.recipients, Format::Text),
         Mode::Aliases => check_aliases(&common),
-        Mode::Verify => verify_all(&Config::load(&common)?, &options.recipients),
+        Mode::Verify => verify_all(&*Config::load(&common)?, &options.recipients),
         Mode::Flush(pattern) => {
             let patterns = pattern.map_or_else(
                 || "ALL".to_owned(),
