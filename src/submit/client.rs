@@ -47,6 +47,13 @@ pub fn let_go() {
     }
 }
 
+/// Lets go of it where it is too old. Sessions without mail ask for none, and where they follow each other nobody waits.
+fn let_go_of_old() {
+    if let Ok(mut kept) = KEPT.lock() {
+        kept.take_if(|(_, since)| since.elapsed() >= OLDEST);
+    }
+}
+
 /// The connection that is kept, if it is not too old and submit has neither ended nor said anything that nobody asked for.
 fn kept() -> Option<(UnixStream, Instant)> {
     let (stream, since) = KEPT.lock().ok()?.take().filter(|(_, since)| since.elapsed() < OLDEST)?;
@@ -118,6 +125,7 @@ impl<'a> Submitter<'a> {
     /// called as mail_owner, or by who will be net_owner before a byte of the client is read: that one cannot do any of
     /// this later, and it is done at once.
     pub fn start(config: &'a Config, common: &'a Common) -> Result<Submitter<'a>, Error> {
+        let_go_of_old();
         let way = Way { config, common };
         let comes_back = config.net_owner.is_empty() || !privilege::is_root();
         let mut submitter = Submitter::over(None, None);
@@ -559,6 +567,12 @@ mod tests {
             far.write_all(said.as_bytes()).unwrap();
             drop(submitter);
             assert_eq!(kept().is_some(), is_good, "{age} {said}");
+        }
+        for (age, is_left) in [(0, true), (11, false)] {
+            let (submitter, _far) = session(Duration::from_secs(age));
+            drop(submitter);
+            let_go_of_old();
+            assert_eq!(KEPT.lock().unwrap().is_some(), is_left, "{age}");
         }
         let (submitter, _far) = session(Duration::ZERO);
         drop(submitter);
