@@ -196,13 +196,22 @@ impl Message {
         self.mark(number, state, &report, durable)
     }
 
-    /// Holds it, so that nobody tries it, or releases it; on disk before this returns.
+    /// Holds it, so that nobody tries it, or releases it; on disk before this returns. After an error it is as it was, as far
+    /// as that is possible: nobody would know of one that stayed held.
     pub fn hold(&mut self, held: bool) -> Result<(), Error> {
-        let permissions = std::fs::Permissions::from_mode(if held { 0o600 | HELD } else { 0o600 });
-        self.file.set_permissions(permissions).map_err(|e| self.trouble("set its mode", e))?;
-        self.file.sync_all().map_err(|e| self.trouble("fsync", e))?;
+        self.set_held(held).map_err(|e| self.trouble("set its mode", e))?;
+        if let Err(error) = self.file.sync_all() {
+            if let Err(error) = self.set_held(self.is_held) {
+                log::error!("id={} event=left-{} reason=\"{error}\"", self.id, if held { "held" } else { "released" });
+            }
+            return Err(self.trouble("fsync", error));
+        }
         self.is_held = held;
         Ok(())
+    }
+
+    fn set_held(&self, held: bool) -> io::Result<()> {
+        self.file.set_permissions(std::fs::Permissions::from_mode(if held { 0o600 | HELD } else { 0o600 }))
     }
 
     /// Puts all marks made so far on disk.
