@@ -198,6 +198,28 @@ fn what_a_power_cut_spoilt_under_a_derived_id_is_passed_by_and_written_again() {
     }
 }
 
+/// Who asks whether it is there must find what who wrote it passed by.
+#[test]
+fn what_is_no_file_under_a_derived_id_is_passed_by() {
+    let (_folder, queue) = queue();
+    let parent = put(&queue);
+    for (number, kind) in ["folder", "link", "socket", "fifo"].into_iter().enumerate() {
+        let origin = format!("return/{number}");
+        let path = queue.path_of(&parent.derived(&format!("{parent} {origin}"), 0));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match kind {
+            "folder" => fs::create_dir(&path).unwrap(),
+            "link" => std::os::unix::fs::symlink("x", &path).unwrap(),
+            "socket" => drop(std::os::unix::net::UnixListener::bind(&path).unwrap()),
+            _ => nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap(),
+        }
+        assert!(!queue.has_derived(&parent, &origin).unwrap(), "{kind}");
+        queue.begin_derived(&parent, &origin).unwrap().unwrap().commit(&head()).unwrap();
+        assert!(queue.has_derived(&parent, &origin).unwrap(), "{kind}");
+        assert!(queue.begin_derived(&parent, &origin).unwrap().is_none(), "{kind}");
+    }
+}
+
 #[test]
 fn a_derived_message_is_queued_once_and_never_mistaken_for_anothers() {
     let (_folder, queue) = queue();

@@ -62,6 +62,9 @@ pub(in crate::queue) enum Found {
 /// Why a file with several names is no message: whoever has another may write to it.
 const SEVERAL: &str = "it has more than one name";
 
+/// Why whatever else has the name of one is none.
+const NO_FILE: &str = "it is no regular file";
+
 impl Message {
     /// Opens and locks a file, and believes nothing of it before its checksum agrees.
     pub(in crate::queue) fn open(id: Id, path: PathBuf) -> io::Result<Found> {
@@ -70,7 +73,7 @@ impl Message {
             Err(found) => return Ok(found),
         };
         if !metadata.is_file() {
-            return Ok(Found::Garbage("it is no regular file".to_owned()));
+            return Ok(Found::Garbage(NO_FILE.to_owned()));
         }
         match metadata.nlink() {
             0 => return Ok(Found::Gone),
@@ -100,7 +103,11 @@ impl Message {
 
     /// The same with a checksum, for who must be certain.
     pub(in crate::queue) fn prove(id: Id, path: PathBuf) -> io::Result<Found> {
-        Message::read_only(id, path, true)
+        match Message::read_only(id, path, true) {
+            // As for who takes it.
+            Err(error) if is_of_no_message(&error) => Ok(Found::Garbage(error.to_string())),
+            found => found,
+        }
     }
 
     fn read_only(id: Id, path: PathBuf, is_checked: bool) -> io::Result<Found> {
@@ -112,8 +119,11 @@ impl Message {
             Err(error) => return Err(error),
         };
         let metadata = file.metadata()?;
-        if !metadata.is_file() || metadata.nlink() == 0 {
+        if metadata.nlink() == 0 {
             return Ok(Found::Gone);
+        }
+        if !metadata.is_file() {
+            return Ok(Found::Garbage(NO_FILE.to_owned()));
         }
         if is_checked && metadata.nlink() > 1 {
             return Ok(Found::Garbage(SEVERAL.to_owned()));
@@ -260,6 +270,11 @@ fn broken_off(id: Id, path: &Path, header: &Header) -> io::Result<Option<Found>>
     Ok(read::was_broken_off(id, &file, header)?.then_some(Found::Incomplete(file, metadata)))
 }
 
+/// Whether opening failed as it does for what is no file, or none that we wrote.
+fn is_of_no_message(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ELOOP | libc::EISDIR | libc::ENXIO | libc::EACCES))
+}
+
 /// The file of that name, ours now; or what else is there.
 fn locked(path: &Path) -> io::Result<Result<(File, Metadata), Found>> {
     // Non-blocking, for a FIFO put there must not hold us.
@@ -267,12 +282,8 @@ fn locked(path: &Path) -> io::Result<Result<(File, Metadata), Found>> {
     let file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(Found::Gone)),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::ELOOP | libc::EISDIR | libc::ENXIO | libc::EACCES) => {
-                return Ok(Err(Found::Garbage(error.to_string())));
-            }
-            _ => return Err(error),
-        },
+        Err(error) if is_of_no_message(&error) => return Ok(Err(Found::Garbage(error.to_string()))),
+        Err(error) => return Err(error),
     };
     match uninterrupted(|| file.try_lock().map_err(io::Error::from)) {
         Ok(()) => {}
