@@ -53,6 +53,15 @@ impl Selection {
         }
     }
 
+    /// Whether it has a message of this id whatever is in it.
+    fn has_any(&self, id: &Id) -> bool {
+        match self {
+            Selection::All => true,
+            Selection::OfUser(_) => false,
+            Selection::Matching(patterns) => patterns.iter().any(|pattern| id.as_str() == pattern),
+        }
+    }
+
     /// The ids it names, if it names nothing else: then only these are looked at.
     fn ids(&self) -> Option<Vec<Id>> {
         match self {

@@ -658,4 +658,17 @@ fn one_file_that_cannot_be_read_keeps_the_tool_from_no_other() {
     let output = scratch.run("doorpost-queue", &["hold", "ALL"], b"");
     assert_eq!((output.status.code(), &*output.stdout), (Some(75), &b"1 message\n"[..]), "{output:?}");
     assert!(said(&output).contains("other messages: 1 in trouble, 1 damaged"), "{output:?}");
+    // Of one that is cut off nobody knows more than its name, and need not.
+    fs::write(at(&first), &octets[..octets.len() - 1]).unwrap();
+    for what in ["ALL", first.as_str()] {
+        let output = scratch.run("doorpost-queue", &["flush", what], b"");
+        assert!(output.status.code() == Some(75) && said(&output).contains("1 damaged"), "{what}: {output:?}");
+    }
+    // One that is being written is not there yet.
+    let writing = doorpost::queue::Queue::at(&scratch.queue()).begin().unwrap();
+    scratch.settle();
+    let _ = fs::remove_file(at(&first)).and_then(|()| fs::remove_file(at(&third)));
+    let output = scratch.run("doorpost-queue", &["hold", "ALL"], b"");
+    assert!(output.status.success(), "{output:?}");
+    drop(writing);
 }

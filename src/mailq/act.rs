@@ -56,12 +56,15 @@ pub fn act(queue: &Queue, act: Act, selection: &Selection) -> io::Result<Done> {
 type Count = fn(&mut Done) -> &mut usize;
 
 fn try_one(queue: &Queue, act: Act, selection: &Selection, id: &Id) -> Result<Option<Count>, Error> {
-    if !queue.look(id)?.is_some_and(|message| selection.has(&message)) {
+    let seen = queue.look(id)?;
+    if !seen.as_ref().map_or_else(|| selection.has_any(id), |message| selection.has(message)) {
         return Ok(None);
     }
     let message = match queue.try_take(id)? {
         Ok(message) => message,
         Err(NotTaken::Gone) => return Ok(None),
+        // Nobody delivers what is no message yet: it is being written.
+        Err(NotTaken::Locked) if seen.is_none() => return Ok(None),
         Err(NotTaken::Locked) => return Ok(Some(|done| &mut done.busy)),
         Err(NotTaken::Damaged) => return Ok(Some(|done| &mut done.damaged)),
     };
