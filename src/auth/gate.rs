@@ -231,17 +231,24 @@ impl Answer {
     /// Hears one, and reads nothing behind it.
     pub fn hear(config: &Config, checker: &mut impl Stream) -> Answer {
         checker.allow(config.ipc_timeout.0.max(SLACK));
-        let mut octet = || {
-            let mut octet = [0];
-            matches!(checker.receive(&mut octet), Ok(1)).then_some(octet[0])
+        let mut take = |count: u8| {
+            let (mut octets, mut at) = (vec![0; count.into()], 0);
+            while at < octets.len() {
+                at += checker.receive(octets.get_mut(at..)?).ok().filter(|count| *count > 0)?;
+            }
+            Some(octets)
         };
-        let mut octets: Vec<u8> = octet().into_iter().collect();
-        for _ in 0..if octets == b"Y" { 2 } else { 0 } {
-            let count = octet();
-            octets.extend(count);
-            octets.extend((0..count.unwrap_or(0)).map_while(|_| octet()));
-        }
-        Answer::of(&octets).unwrap_or(Answer::Trouble)
+        // No further where something is missing: what comes behind that may be anything.
+        let mut hear = || {
+            let mut octets = take(1)?;
+            for _ in 0..if octets == b"Y" { 2 } else { 0 } {
+                let count = take(1)?;
+                let text = take(*count.first()?)?;
+                octets.extend([count, text].concat());
+            }
+            Answer::of(&octets)
+        };
+        hear().unwrap_or(Answer::Trouble)
     }
 }
 
