@@ -64,8 +64,9 @@ impl Password<'_> {
     fn ask(&self, ask: impl Fn(&[u8]) -> Lookup<User>) -> Lookup<User> {
         match &self.prepared {
             Prepared::AsItIs => ask(self.given),
-            Prepared::Changed(prepared) => match ask(&prepared.0) {
-                Lookup::No => ask(self.given),
+            // As it was given first: most systems keep it so, and each no counts there as a failed login, and is waited for.
+            Prepared::Changed(prepared) => match ask(self.given) {
+                Lookup::No => ask(&prepared.0),
                 found => found,
             },
             // A program that takes its time shall take it.

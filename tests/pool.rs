@@ -85,6 +85,27 @@ fn a_child_serves_so_many_connections_and_no_more() {
 }
 
 #[test]
+fn who_is_told_to_end_does_not_read_the_configuration_again() {
+    let mut pool = Pool::start_program("pop3d", "idle_children = 0\nmax_use = 1");
+    let mut client = pool.connect();
+    assert!(line(&mut client).starts_with("+OK "));
+    // It would become a pool, which knows nothing of the end.
+    let main_cf = pool.scratch.path().join("main.cf");
+    let lines = fs::read_to_string(&main_cf).unwrap().replace("idle_children = 0", "idle_children = 1");
+    fs::write(&main_cf, lines).unwrap();
+    pool.server.signal(Signal::SIGTERM);
+    pool.server.record("stopping children=1");
+    client.write_all(b"QUIT\r\n").unwrap();
+    assert!(all(&mut client).starts_with("+OK "));
+    assert_eq!(pool.server.end().code(), Some(0));
+    while let Ok(record) = pool.server.records.recv_timeout(PATIENCE) {
+        pool.server.seen.push(record);
+    }
+    let read = pool.server.seen.iter().find(|record| record.contains("signal HUP"));
+    assert_eq!(read, None);
+}
+
+#[test]
 fn a_burst_is_met_at_once_up_to_the_bound_and_the_rest_waits() {
     let pool = Pool::start("idle_children = 0\nmax_use = 100\nchildren = 8");
     let mut clients: Vec<_> = (0..8).map(|_| pool.connect()).collect();

@@ -180,7 +180,10 @@ impl Loop<'_> {
             let start = |acceptor: &mut Acceptor, _: usize, given: &Given| fork(acceptor, given, server);
             match acceptor.run(max_idle, start).map_err(broken)? {
                 Left::Ended => return Ok(Ended::Done),
-                Left::Stopping => (self.at_stop)(),
+                Left::Stopping => {
+                    (self.at_stop)();
+                    continue;
+                }
                 Left::ToReadAgain => {}
             }
             if read_again(server) {

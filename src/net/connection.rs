@@ -132,7 +132,15 @@ impl Stream for Connection {
     }
 
     fn send(&mut self, mut octets: &[u8]) -> Result<(), Fault> {
-        self.send_from(&mut octets)
+        let sent = self.send_from(&mut octets);
+        // Who sends so does not go on behind a failure: what counts as lost must not arrive after all.
+        if sent.is_err()
+            && let Some(tls) = &mut self.tls
+        {
+            tls.sealed.clear();
+            self.finished = true;
+        }
+        sent
     }
 
     /// What is sealed counts as sent: it goes out before all else.

@@ -31,7 +31,7 @@ pub trait Stream {
         let _ = time;
         false
     }
-    /// Sends all of it.
+    /// Sends all of it. Behind a failure nothing of it, and nothing else, is sent any more where that is under TLS.
     fn send(&mut self, octets: &[u8]) -> Result<(), Fault>;
     /// The same; `octets` then begins behind what was sent, also where not all could be. What the other side may have had in
     /// part must not be sent again.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::net::connection::{Connection, Stream};
+use crate::net::trust::{Trust, Versions};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -260,6 +261,45 @@ fn files_that_cannot_be_opened_any_more_are_read_as_they_were() {
     std::fs::copy(test_file("other.crt.pem"), &certificate).unwrap();
     std::fs::copy(test_file("other.key.pem"), &key).unwrap();
     assert!(second.read().is_ok());
+}
+
+#[test]
+fn what_a_client_of_ours_takes_for_lost_does_not_arrive_after_all() {
+    let piece = vec![b'x'; 50_000];
+    for goes_on in [true, false] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (wake, woken) = std::sync::mpsc::channel::<()>();
+        let server = std::thread::spawn(move || {
+            let mut server = Connection::new(theirs.try_clone().unwrap().into(), theirs.into(), LONG);
+            server.start_tls(&mx()).unwrap();
+            let _ = woken.recv();
+            let (mut heard, mut buffer) = (0, vec![0; 65_536]);
+            while let Ok(count @ 1..) = server.receive(&mut buffer) {
+                heard += count;
+            }
+            heard
+        });
+        let mut client = Connection::new(ours.try_clone().unwrap().into(), ours.into(), LONG);
+        client.start_tls_as_client(&Trust::anybody(Versions::default()).unwrap(), "mx.example").unwrap();
+        client.allow(SHORT);
+        let mut sent = 0;
+        let lost = loop {
+            match client.send(&piece) {
+                Ok(()) => sent += piece.len(),
+                Err(fault) => break fault,
+            }
+        };
+        assert!(matches!(lost, Fault::TimedOut));
+        drop(wake);
+        if goes_on {
+            client.allow(Duration::from_millis(500));
+            assert!(client.receive(&mut [0; 100]).is_err());
+            assert!(matches!(client.send(b"QUIT\r\n"), Err(Fault::HungUp)));
+        }
+        drop(client);
+        let heard = server.join().unwrap();
+        assert!(heard < sent + piece.len(), "{heard} octets, and {sent} of them before");
+    }
 }
 
 /// Whether a client that has been at one process is spared the certificate at another.
