@@ -666,7 +666,7 @@ fn one_file_that_cannot_be_read_keeps_the_tool_from_no_other() {
     }
     // One that is being written is not there yet.
     let writing = doorpost::queue::Queue::at(&scratch.queue()).begin().unwrap();
-    scratch.settle();
+    scratch.hand_over(&scratch.queue());
     let _ = fs::remove_file(at(&first)).and_then(|()| fs::remove_file(at(&third)));
     let output = scratch.run("doorpost-queue", &["hold", "ALL"], b"");
     assert!(output.status.success(), "{output:?}");
