@@ -673,6 +673,9 @@ fn what_hangs_on_the_client_hangs_on_whom_xclient_names() {
     assert_eq!(codes, "220 220 250 250 250 354 250 220 250 250 250 354 550", "{log}");
     let (before, behind) = log.split_once("is=198.51.100.9").expect("a second client");
     assert!(!before.contains("event=said") && behind.contains("event=said"), "{log}");
+    let (_, log) = heard("XCLIENT ADDR=198.51.100.9\r\nNOOP\r\nXCLIENT ADDR=198.51.100.7\r\nNOOP\r\n", "smtpsrvr");
+    let (before, behind) = log.split_once("is=198.51.100.7").expect("a second client");
+    assert!(before.contains("event=said") && !behind.contains("event=said"), "{log}");
     let (codes, log) =
         heard("XCLIENT ADDR=198.51.100.7\r\nNOOP\nXCLIENT ADDR=198.51.100.9\r\nNOOP\nQUIT\r\n", "smtpsrvr");
     assert_eq!(codes, "220 220 250 220 500", "{log}");

@@ -162,9 +162,10 @@ fn session(server: &Smtpsrvr, tls: Offer) -> Result<Result<Ended, Error>, Error>
     };
     let only: Vec<String> =
         args.channels.iter().flat_map(|list| list.split(',')).map(|n| n.trim().to_owned()).collect();
-    peer.debug_if_listed(config);
     let kind = kind(server, &peer);
     let site = Here::new(config, channels, &peer, &only, kind.finicky)?.with_checker(checker);
+    // The site knows what is logged of others.
+    peer.debug_if_listed(config);
     let settings = Settings::new(config, &peer, args.localhost.as_deref(), kind);
     let mut stream = Recorder::new(connection, record_file(args), &recorded(args));
     let ended = server::serve(&mut stream, &mut submit, &site, &settings, tls);

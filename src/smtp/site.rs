@@ -100,6 +100,8 @@ pub struct Here<'a> {
     checker: RefCell<Checker>,
     resolver: OnceCell<Resolver>,
     time_for_lists: Duration,
+    /// What is logged of a client that debug_peer_list does not name.
+    level: log::LevelFilter,
     /// What was found about the client.
     refusal: RefCell<Option<Option<Reply>>>,
 }
@@ -117,8 +119,8 @@ impl<'a> Here<'a> {
         channels.incoming(&Peer::new(Origin::Stdin), only, true)?;
         let (peer, checker) = (RefCell::new(peer.clone()), RefCell::new(Checker::None));
         let (resolver, refusal) = (OnceCell::new(), RefCell::new(None));
-        let time_for_lists = LONGEST_LOOK_UP;
-        Ok(Here { config, channels, peer, only, finicky, checker, resolver, time_for_lists, refusal })
+        let (time_for_lists, level) = (LONGEST_LOOK_UP, log::max_level());
+        Ok(Here { config, channels, peer, only, finicky, checker, resolver, time_for_lists, level, refusal })
     }
 
     /// The same, with somebody who checks passwords.
@@ -351,6 +353,7 @@ impl Site for Here<'_> {
         };
         *peer = other;
         self.refusal.replace(None);
+        log::set_max_level(self.level);
         peer.debug_if_listed(self.config);
         Here::terms_of(self.config, &peer, !matches!(*self.checker.borrow(), Checker::None))
     }
