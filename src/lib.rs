@@ -5,8 +5,10 @@
 //! ```text
 //! src/bin/*                                  one page a program
 //! smtp::server  pop3::server  qmqp::server   read, ask the session, do what it says
-//! submit  deliver  queue  mailbox  mailq     what keeps the mail, and what shows it
-//! smtpd                                      the connection server, which knows no protocol
+//! deliver                                    takes queued mail on
+//! submit                                     puts mail into the queue, and says who may receive any
+//! relay  queue  mailbox  mailq               other hosts; what keeps the mail, and what shows it
+//! smtpd                                      the connection server, which knows no protocol but how each says "later"
 //! aliases  users  auth  channel  config  net tables, accounts, the connection
 //! smtp::session  pop3::session               state machines: no clock, file, socket or environment from here down
 //! */command  */reply  qmqp::request
@@ -14,8 +16,10 @@
 //! message  wire                              addresses, trace, dates; lines, dots, netstrings
 //! ```
 //!
-//! Beside them: `exit` (outcome to exit status), `flocked` (a file under a lock), `logging`, `cli`, `privilege`, `kept`
-//! (what was made of a file), `write_out` (large files), and `sys`, the one room where `unsafe` may stand.
+//! Beside them: `exit` (outcome to exit status), `flocked` (a file under a lock), `logging`, `record` (a session as a
+//! transcript), `cli`, `privilege`, `kept` (what was made of a file), `lookup` (an answer, or none for now), `program` (a
+//! message on a program's standard input), `check` (all of the configuration), `write_out` (large files), and `sys`, the
+//! one room where `unsafe` may stand.
 
 pub mod aliases;
 pub mod auth;
@@ -35,9 +39,11 @@ pub mod message;
 pub mod net;
 pub mod pop3;
 pub mod privilege;
+pub mod program;
 pub mod qmqp;
 pub mod queue;
 pub mod record;
+pub mod relay;
 pub mod sasl;
 pub mod smtp;
 pub mod smtpd;

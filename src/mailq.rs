@@ -1,9 +1,10 @@
 //! The queue for people and programs: `mailq`, and `doorpost-queue`, which also holds, releases, deletes, requeues and
 //! flushes. Looking takes no lock and disturbs nobody; `act.rs` changes messages under their locks; `status.rs` answers
-//! users who ask where their own mail is.
+//! users who ask where their own mail is; `tool.rs` is both programs.
 
 pub mod act;
 pub mod status;
+pub mod tool;
 
 use crate::logging::clean;
 use crate::message::path::Address;

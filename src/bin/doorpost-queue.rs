@@ -11,7 +11,7 @@ use doorpost::cli::{self, Common};
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::mailq::Format;
-use doorpost::submit::command_line::queue_tool::{self, Action};
+use doorpost::mailq::tool::{self, Action};
 use std::process::ExitCode;
 
 /// Look at the queue, and hold, release, delete, requeue or flush messages.
@@ -66,5 +66,5 @@ fn run() -> Result<Ended, Error> {
         What::Requeue => Action::Requeue,
         What::Flush => Action::Flush,
     };
-    queue_tool::run(&args.common, action, &args.patterns, format)
+    tool::run(&args.common, action, &args.patterns, format)
 }

@@ -8,8 +8,6 @@
 use super::copy::Copy;
 use super::helper::Helper;
 use super::permits::{Desk, Lent, Permit, Word};
-use super::relay::agent::{self, Answer};
-use super::relay::{Carried, Job, Site, Source};
 use super::settings::Settings;
 use super::{Outcome, crew, origin, piped, report, schedule};
 use crate::channel::Transport;
@@ -17,6 +15,8 @@ use crate::config::Config;
 use crate::message::parameters::{Body, MailParameters};
 use crate::message::path::Address;
 use crate::queue::{Error, Id, Message, NotTaken, Queue, Recipient, RecipientState};
+use crate::relay::agent::{self, Answer};
+use crate::relay::{Carried, Job, Site, Source};
 use crate::smtp::client::To;
 use groups::{Group, Groups, hop_of};
 use std::io;

@@ -4,7 +4,7 @@
 //! the whole queue is looked at, `crew.rs` has the processes and counts who uses what, `permits.rs` is what they say to each
 //! other. A `worker.rs` takes one message at a time and all its recipients (`attempt.rs`): `local.rs` finds whose it is here,
 //! `expand.rs` sends it on where an alias or a `~/.forward` says so, `task.rs` (as root by way of `helper.rs`) does what needs
-//! the recipient's rights, `piped.rs` gives it to a program of a channel, `relay/` to another host, in a process without any
+//! the recipient's rights, `piped.rs` gives it to a program of a channel, `crate::relay` to another host, in a process without any
 //! right on the queue; `report.rs` tells senders, `origin.rs` lets no report go before it is noted. Several delivers may run at
 //! once: a message is locked by whoever works on it, and others pass it by.
 
@@ -21,8 +21,7 @@ mod looks;
 mod origin;
 mod permits;
 mod piped;
-pub mod program;
-pub mod relay;
+mod program;
 mod report;
 mod schedule;
 mod settings;
@@ -34,6 +33,7 @@ use crate::config::Config;
 use crate::exit::{Ended, Error};
 use crate::privilege::{self, Owner};
 use crate::queue::{Id, Queue};
+pub use crate::relay::Outcome;
 use crate::submit::drop_folder;
 use attempt::Attempt;
 use backlog::Backlog;
@@ -44,26 +44,6 @@ use schedule::{Alarms, Waker};
 use settings::Settings;
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
-
-/// What a try at a recipient came to. The texts begin with an enhanced status code (RFC 3463) and may be shown to
-/// anybody: they name no path and repeat no error of the system.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is in the mailbox, on disk.
-    Delivered,
-    /// A list has it, which is where mail for it ends: it is queued for the members. That is not found again in any mailbox.
-    Listed,
-    /// Another host has it, and will not report success; what that host said.
-    Relayed(String),
-    /// Another host has it, or another message of ours, and with it what the sender wants to hear.
-    PassedOn(String),
-    /// Others stand for this recipient, and have the message.
-    Expanded(String),
-    /// It may be better later.
-    Deferred(String),
-    /// It will never be better.
-    Failed(String),
-}
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]

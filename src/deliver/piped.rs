@@ -3,10 +3,10 @@
 
 use super::Outcome;
 use super::copy::Copy;
-use super::program;
 use crate::config::Config;
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
+use crate::program;
 use crate::queue::Message;
 use crate::submit::before_queue;
 use std::ffi::OsString;

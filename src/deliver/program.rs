@@ -1,22 +1,19 @@
-//! Giving a message to a program: on its standard input, by exec with a list of arguments, never through a shell.
+//! Giving a message to a program for a user (`crate::program` runs it).
 //!
-//! The content lies whole in a file without a name before the program starts, so that a message cut off is never taken for
-//! one. The exit status is what sysexits.h and qmail say: 0 is done; 71 to 75, 111 and from 126 on may be better later, and
+//! The exit status is what sysexits.h and qmail say: 0 is done; 71 to 75, 111 and from 126 on may be better later, and
 //! so is a program that a signal ended something to try again; others are a failure.
 
 use super::appended::Appended;
 use super::task::Task;
 use crate::aliases::{defers_failures, split_command};
 use crate::config::Config;
-use crate::logging::clean;
 use crate::mailbox::mbox;
+use crate::program::{finish, start};
 use crate::users::User;
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::io::{self, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Runs the command of a target for a user whose rights this process has, and waits for its end.
 pub fn run(config: &Config, task: &Task, command: &str, user: &User, content: &mut dyn Read) -> Appended {
@@ -63,59 +60,6 @@ fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// A program that runs, and the file its complaints go to.
-pub struct Started {
-    child: Child,
-    complaints: File,
-}
-
-/// Starts it in a session of its own, with nothing of ours open but its standard output, once all the content is there.
-pub fn start(command: &mut Command, content: &mut dyn Read) -> io::Result<Started> {
-    let mut spool = nameless()?;
-    let mut buffer = [0; 32 * 1024];
-    loop {
-        match content.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => spool.write_all(buffer.get(..count).unwrap_or_default())?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    spool.rewind()?;
-    let complaints = nameless()?;
-    command.stdin(spool).stderr(complaints.try_clone()?).process_group(0);
-    // A signal that this process blocks or ignores is none of the program's affairs.
-    crate::sys::start_as_we_were(command, nix::sys::signal::SigSet::empty(), 0);
-    Ok(Started { child: command.spawn()?, complaints })
-}
-
-/// Waits for its end; after `limit` it and all it started are killed, which is an error.
-pub fn finish(mut started: Started, limit: Duration) -> io::Result<ExitStatus> {
-    let end = Instant::now() + limit;
-    let mut pause = Duration::from_millis(1);
-    let status = loop {
-        if let Some(status) = started.child.try_wait()? {
-            break status;
-        }
-        if Instant::now() >= end {
-            if let Ok(group) = i32::try_from(started.child.id()) {
-                let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), nix::sys::signal::Signal::SIGKILL);
-            }
-            started.child.wait()?;
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it ran longer than command_time_limit"));
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
-    };
-    if !status.success() {
-        let mut said = Vec::new();
-        let _ = started.complaints.rewind();
-        let _ = started.complaints.take(300).read_to_end(&mut said);
-        log::warn!("event=program-failed status=\"{status}\" said=\"{}\"", clean(said.trim_ascii(), 300));
-    }
-    Ok(status)
-}
-
 /// What an exit status means.
 pub fn of_status(status: ExitStatus, program: &str) -> Appended {
     match status.code() {
@@ -130,26 +74,12 @@ pub fn of_status(status: ExitStatus, program: &str) -> Appended {
     }
 }
 
-/// A file that nobody can find, and that goes with its last descriptor.
-pub fn nameless() -> io::Result<File> {
-    let flags = libc::O_TMPFILE | libc::O_CLOEXEC;
-    let in_tmp = File::options().read(true).write(true).mode(0o600).custom_flags(flags).open("/tmp");
-    in_tmp.or_else(|_| File::options().read(true).write(true).mode(0o600).custom_flags(flags).open("/var/tmp"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn status_of(script: &str, limit: Duration) -> io::Result<Appended> {
-        let mut command = Command::new("/bin/sh");
-        let started = start(command.stdout(Stdio::null()).args(["-c", script]), &mut &b"text\n"[..])?;
-        finish(started, limit).map(|status| of_status(status, "sh"))
-    }
-
     #[test]
     fn exit_statuses_mean_what_sysexits_and_qmail_say() {
-        let long = Duration::from_secs(20);
         let statuses = [
             ("cat >/dev/null", Appended::Done),
             ("exit 75", Appended::ProgramTemporary),
@@ -160,27 +90,10 @@ mod tests {
             ("sh -c 'kill -9 $$'; exit $?", Appended::ProgramTemporary),
         ];
         for (script, expected) in statuses {
-            assert_eq!(status_of(script, long).unwrap(), expected, "{script}");
+            let mut command = Command::new("/bin/sh");
+            let started = start(command.stdout(Stdio::null()).args(["-c", script]), &mut &b"text\n"[..]).unwrap();
+            let status = finish(started, Duration::from_secs(20)).unwrap();
+            assert_eq!(of_status(status, "sh"), expected, "{script}");
         }
-    }
-
-    #[test]
-    fn a_program_that_never_ends_is_ended_with_all_it_started() {
-        let error = status_of("sleep 1000 & sleep 1000", Duration::from_millis(10)).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    }
-
-    #[test]
-    fn content_that_ends_in_an_error_starts_nothing() {
-        struct Torn;
-        impl Read for Torn {
-            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::UnexpectedEof.into())
-            }
-        }
-        let mark = tempfile::tempdir().unwrap();
-        let path = mark.path().join("started");
-        assert!(start(Command::new("/usr/bin/touch").arg(&path), &mut Torn).is_err());
-        assert!(!path.exists());
     }
 }

@@ -3,9 +3,9 @@
 use crate::channel::Channels;
 use crate::cli::Common;
 use crate::config::Config;
-use crate::deliver::relay::policy::Policies;
 use crate::exit::Error;
 use crate::kept::Stamp;
+use crate::relay::policy::Policies;
 use std::path::PathBuf;
 
 /// main.cf and channels, as they were read last.

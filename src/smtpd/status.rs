@@ -4,8 +4,14 @@ use super::pid_file::is_at;
 use crate::exit::Error;
 use crate::flocked::Flocked;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long the lock of the file may be somebody else's.
+const PATIENCE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The file, made anew while we may still write where it is, and removed at the end.
 #[derive(Debug)]
@@ -24,15 +30,32 @@ impl StatusFile {
         let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
         let mut options = File::options();
         options.write(true).mode(0o644).custom_flags(flags);
-        let file = options.clone().create(true).truncate(false).open(&path).map_err(|error| wrong(&error))?;
-        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-            return Err(wrong(&"expected a file"));
+        let begun = Instant::now();
+        loop {
+            let file = options.clone().create(true).truncate(false).open(&path).map_err(|error| wrong(&error))?;
+            if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                return Err(wrong(&"expected a file"));
+            }
+            // Of an smtpd whose place we take, and that lives on for its last sessions, the file is not ours. Under a lock,
+            // or that one could find it to be its own just before, and remove ours.
+            let held = Flocked::take(file.try_clone().map_err(|error| wrong(&error))?);
+            // It is held for a moment only; but whoever may read the file can hold it for ever.
+            if held.is_err() && begun.elapsed() < PATIENCE {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            // Between our open and our lock it may have been removed.
+            if !is_at(&path, &file) {
+                continue;
+            }
+            match std::fs::remove_file(&path).and_then(|()| options.create_new(true).open(&path)) {
+                Ok(file) => return Ok(StatusFile { file, path }),
+                // Another smtpd starts, too.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => options.create_new(false),
+                // Where we may write to the file and not to its folder.
+                Err(_) => return Ok(StatusFile { file, path }),
+            };
         }
-        // Of an smtpd whose place we take, and that lives on for its last sessions, the file is not ours. Under a lock, or
-        // that one could find it to be its own just before, and remove ours.
-        let _held = file.try_clone().map(Flocked::take);
-        let anew = std::fs::remove_file(&path).and_then(|()| options.create_new(true).open(&path));
-        Ok(StatusFile { file: anew.unwrap_or(file), path })
     }
 
     /// For the loop to write into.
@@ -49,5 +72,44 @@ impl Drop for StatusFile {
         if is_at(&self.path, &self.file) && std::fs::remove_file(&self.path).is_err() {
             let _ = self.file.set_len(0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_that_start_and_end_together_the_last_file_is_there_until_its_own_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("status");
+        let last = std::thread::scope(|scope| {
+            let others: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        for _ in 0..200 {
+                            drop(StatusFile::create(&path).unwrap());
+                        }
+                    })
+                })
+                .collect();
+            for other in others {
+                other.join().unwrap();
+            }
+            StatusFile::create(&path).unwrap()
+        });
+        assert!(is_at(&path, &last.file));
+        drop(last);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_whose_lock_is_held_by_whoever_may_read_it_is_made_anew_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("status");
+        std::fs::write(&path, "of another\n").unwrap();
+        let _held = Flocked::take(File::open(&path).unwrap()).unwrap();
+        let ours = StatusFile::create(&path).unwrap();
+        assert!(is_at(&path, &ours.file) && std::fs::read(&path).unwrap().is_empty());
     }
 }

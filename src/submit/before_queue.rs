@@ -1,4 +1,4 @@
-//! A filter before the queue: a program of qmail-queue's interface, or a server (`by_server.rs`), that gets a message in
+//! A filter before the queue: a program of qmail-queue's interface, or a server (`server.rs`), that gets a message in
 //! place of the queue, before the client is told that it is taken (`before_queue_filter`).
 //!
 //! A program: message on descriptor 0, envelope on descriptor 1, as qmail's QMAILQUEUE has it. The program hands what it lets through to
@@ -6,13 +6,15 @@
 //! it hands on is queued, `DOORPOST_ID` and `DOORPOST_PARAMETERS` in its environment link the two and keep what was said with
 //! the reverse-path. Content and envelope lie whole in files without names before it starts.
 
-use super::{Refusal, by_server};
+mod server;
+
+use super::Refusal;
 use crate::config::Config;
 use crate::config::value::QueueFilter;
-use crate::deliver::program;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::Client;
+use crate::program;
 use crate::queue::Id;
 use std::io::{self, Read, Seek, Write};
 use std::net::IpAddr;
@@ -73,7 +75,7 @@ pub struct Handed<'a> {
 pub fn hand_over(config: &Config, handed: &Handed<'_>, content: &mut dyn Read) -> Result<Vec<usize>, Refusal> {
     match &config.before_queue_filter {
         QueueFilter::Program(line) => to_program(config, line, handed, content).map(|()| Vec::new()),
-        QueueFilter::Host(host) => by_server::hand_over(config, host, handed, content),
+        QueueFilter::Host(host) => server::hand_over(config, host, handed, content),
         QueueFilter::None => Err(Refusal::Trouble),
     }
 }

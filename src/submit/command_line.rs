@@ -1,7 +1,5 @@
 //! What submit does for people, under each of its names: `submit`, `sendmail`, `mailq`, `newaliases`, `qmail-queue`.
 
-pub mod queue_tool;
-
 use super::local::{self, Envelope, Way};
 use super::qmail_queue;
 use super::sendmail::options::{Mode, Options};
@@ -13,6 +11,7 @@ use crate::cli::{self, Common};
 use crate::config::Config;
 use crate::exit::{Ended, Error};
 use crate::mailq::Format;
+use crate::mailq::tool::{self, Action};
 use crate::net::connection::Connection;
 use crate::net::peer::Peer;
 use crate::net::tls::Offer;
@@ -20,7 +19,6 @@ use crate::privilege::{self, Owner};
 use crate::smtp::server::{self, Settings};
 use crate::smtp::site::Here;
 use nix::unistd::{Uid, User, getuid};
-use queue_tool::Action;
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::fd::AsFd;
@@ -84,7 +82,7 @@ pub fn sendmail() -> Result<Ended, Error> {
             Ok(Ended::Done)
         }
         Mode::Smtp => speak_smtp(&*Config::load(&common)?, &common),
-        Mode::List => queue_tool::run(&common, Action::List, &options.recipients, Format::Text),
+        Mode::List => tool::run(&common, Action::List, &options.recipients, Format::Text),
         Mode::Aliases => check_aliases(&common),
         Mode::Verify => verify_all(&*Config::load(&common)?, &options.recipients),
         Mode::Flush(pattern) => {
@@ -92,7 +90,7 @@ pub fn sendmail() -> Result<Ended, Error> {
                 || "ALL".to_owned(),
                 |pattern| if is_id(&pattern) { pattern } else { format!("*{pattern}*") },
             );
-            queue_tool::run(&common, Action::FlushIfAny, &[patterns], Format::Text)
+            tool::run(&common, Action::FlushIfAny, &[patterns], Format::Text)
         }
     }
 }
@@ -159,7 +157,7 @@ pub fn mailq() -> Result<Ended, Error> {
     }
     let args: Args = cli::parse()?;
     let format = if args.json { Format::Json } else { Format::Text };
-    queue_tool::run(&args.common, Action::List, &args.patterns, format)
+    tool::run(&args.common, Action::List, &args.patterns, format)
 }
 
 /// `newaliases`: there is nothing to rebuild, so the file is checked.

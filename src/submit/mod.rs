@@ -2,7 +2,6 @@
 //! says whether a recipient is taken.
 
 pub mod before_queue;
-mod by_server;
 pub mod checkaddr;
 pub mod client;
 pub mod command_line;

@@ -1,7 +1,7 @@
 //! What new agents have found: the hosts of domains, and which of their addresses take no connection. Whom to believe
 //! that is for `lending.rs` to say; here it is kept for a while, and so much of it.
 
-use crate::deliver::relay::route;
+use crate::relay::route;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 

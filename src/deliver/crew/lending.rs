@@ -12,7 +12,7 @@ use super::places::{AGENTS, MAILBOX, at};
 use super::processes::{Agent, Use};
 use super::{Crew, News};
 use crate::deliver::permits::{Lent, Permit};
-use crate::deliver::relay::route;
+use crate::relay::route;
 use std::collections::BTreeSet;
 use std::time::Duration;
 

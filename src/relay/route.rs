@@ -1,8 +1,8 @@
 //! Which hosts take a message: next hop or domain to addresses, in the order in which they are to be tried (RFC 5321
 //! section 5.1, RFC 7505).
 
+use super::Outcome;
 use crate::config::Config;
-use crate::deliver::Outcome;
 use crate::lookup::Lookup;
 use crate::net::dns::Resolver;
 use std::net::{IpAddr, SocketAddr};

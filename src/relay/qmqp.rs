@@ -5,9 +5,9 @@
 //! believed as soon as its first octet has come; none at all means "later", and the message may then be there twice, as
 //! always with a protocol whose answer can be lost.
 
+use super::Outcome;
 use super::link::{Line, Times, end_of};
 use super::{Carried, Job, Site, route};
-use crate::deliver::Outcome;
 use crate::logging::clean;
 use crate::net::dns::Resolver;
 use crate::smtp::client::{Lost, Stage, Wire};

@@ -4,6 +4,7 @@
 //! A connection is kept for the next message to the same place. Left out: MTA-STS and DANE, for the resolver here does
 //! not check DNSSEC and there is no HTTPS client.
 
+use super::Outcome;
 use super::content::{Facts, Reader};
 use super::link::{Line, Times, end_of, is_silence};
 use super::passwords::Passwords;
@@ -12,7 +13,6 @@ use super::tls::{self, End, Tls, requiretls};
 use super::{Carried, Job, Site, agent};
 use crate::config::Config;
 use crate::config::value::TlsLevel;
-use crate::deliver::Outcome;
 use crate::net::dns::Resolver;
 use crate::net::tls::Failure;
 use crate::smtp::client::login::Login;

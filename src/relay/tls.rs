@@ -5,8 +5,8 @@ use super::policy::{Policies, Policy, Wanted};
 use super::route::NextHop;
 use crate::config::Config;
 use crate::config::value::TlsLevel;
-use crate::deliver::relay::Job;
 use crate::net::trust::{Authorities, Name, Trust};
+use crate::relay::Job;
 use crate::smtp::client::Requiretls;
 use std::fs::File;
 

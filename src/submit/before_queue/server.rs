@@ -5,16 +5,15 @@
 //! nothing of the queue. What the filter says to the recipients and to the message decides. Where it takes the message
 //! for some and not for others, those others are given back to be queued.
 
-use super::Refusal;
-use super::before_queue::Handed;
+use super::Handed;
 use crate::config::Config;
 use crate::config::value::TlsLevel;
-use crate::deliver::Outcome;
-use crate::deliver::program;
-use crate::deliver::relay::{Job, Source, agent};
 use crate::message::parameters::{Body, MailParameters};
+use crate::program;
 use crate::queue::Lines;
+use crate::relay::{Job, Outcome, Source, agent};
 use crate::smtp::client::To;
+use crate::submit::Refusal;
 use crate::sys;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;

@@ -8,9 +8,9 @@
 //!
 //! Frames: a length of four octets, then fields with a length of four octets each.
 
+use super::Outcome;
 use super::{Carried, Job, Relay, Site, Source, route};
 use crate::config::Config;
-use crate::deliver::Outcome;
 use crate::message::path::{Address, ReversePath};
 use crate::net::handing;
 use crate::queue::Lines;

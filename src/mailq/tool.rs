@@ -1,9 +1,9 @@
 //! `mailq` and `doorpost-queue`: who may, and what is said of what was done.
 
+use super::{Format, Selection, act, status};
 use crate::cli::Common;
 use crate::config::Config;
 use crate::exit::{Ended, Error};
-use crate::mailq::{self, Format, Selection, act, status};
 use crate::privilege::{self, Owner};
 use crate::queue::Queue;
 use std::io::{self, BufWriter, Write};

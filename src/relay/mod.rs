@@ -14,12 +14,31 @@ pub mod route;
 mod smtp;
 mod tls;
 
-use super::Outcome;
 use crate::config::Config;
 use crate::message::path::ReversePath;
 use crate::net::dns::Resolver;
 use crate::smtp::client::{Protocol, To};
 pub use content::Source;
+
+/// What a try at a recipient came to. The texts begin with an enhanced status code (RFC 3463) and may be shown to
+/// anybody: they name no path and repeat no error of the system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in the mailbox, on disk.
+    Delivered,
+    /// A list has it, which is where mail for it ends: it is queued for the members. That is not found again in any mailbox.
+    Listed,
+    /// Another host has it, and will not report success; what that host said.
+    Relayed(String),
+    /// Another host has it, or another message of ours, and with it what the sender wants to hear.
+    PassedOn(String),
+    /// Others stand for this recipient, and have the message.
+    Expanded(String),
+    /// It may be better later.
+    Deferred(String),
+    /// It will never be better.
+    Failed(String),
+}
 
 /// One message for one next hop.
 #[derive(Debug)]
