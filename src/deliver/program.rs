@@ -92,7 +92,7 @@ mod tests {
         for (script, expected) in statuses {
             let mut command = Command::new("/bin/sh");
             let started = start(command.stdout(Stdio::null()).args(["-c", script]), &mut &b"text\n"[..]).unwrap();
-            let status = finish(started, Duration::from_secs(20)).unwrap();
+            let status = finish(started, std::time::Duration::from_secs(20)).unwrap();
             assert_eq!(of_status(status, "sh"), expected, "{script}");
         }
     }

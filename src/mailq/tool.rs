@@ -71,7 +71,7 @@ pub fn run(common: &Common, action: Action, patterns: &[String], format: Format)
 fn list(config: &Config, selection: &Selection, format: Format) -> Result<Ended, Error> {
     let mut out = BufWriter::new(io::stdout());
     let result = match Queue::open(&config.queue_directory) {
-        Ok(queue) => mailq::list(&queue, &mut out, format, selection).map(drop),
+        Ok(queue) => super::list(&queue, &mut out, format, selection).map(drop),
         Err(Error::Permission(_)) => return status::ask(config, format, &mut out).map(|()| Ended::Done),
         Err(error) => return Err(error),
     };
