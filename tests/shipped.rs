@@ -1,8 +1,8 @@
-//! What is shipped for other programs, by those programs: the filter of fail2ban, and PAM through its helper; and the
-//! installation that smtpsrvr(8) describes, under inetd.
+//! What is shipped for other programs, by those programs: the filter of fail2ban, PAM through its helper, and systemd's
+//! units for the mail of users; and the installation that smtpsrvr(8) describes, under inetd.
 //!
-//! Needs fail2ban, libpam0g-dev, openbsd-inetd, swaks, iproute2 and root (a file in /etc/pam.d, namespaces), which .ci/run
-//! has.
+//! Needs fail2ban, libpam0g-dev, openbsd-inetd, swaks, systemd, iproute2 and root (a file in /etc/pam.d, namespaces), which
+//! .ci/run has.
 
 mod common;
 
@@ -50,6 +50,101 @@ fn fail2ban_bans_who_had_a_wrong_password_and_nobody_else() {
         Nov 22 04:27:00 mx other[9]: client=192.0.2.4 event=login-failed user=\"bob\"\n\
         Nov 22 04:27:00 mx doorpost/pop3d[9]: client=192.0.2.5 event=connect\n";
     assert_eq!(banned(scratch.path(), others), ["2001:db8::7"]);
+    // The same as fail2ban makes lines of the journal, in which the program that systemd started stands before our tag.
+    let journal = "Nov 22 04:27:00 mx pop3d[9]: doorpost/pop3d[9]: client=192.0.2.6 event=login-failed user=\"bob\"\n\
+        Nov 22 04:27:00 mx smtpd[7]: doorpost/smtpsrvr[9]: client=192.0.2.7 event=login-failed user=\"bob\"\n\
+        Nov 22 04:27:00 mx other[9]: doorpost/pop3d[9]: client=192.0.2.8 event=login-failed user=\"bob\"\n\
+        Nov 22 04:27:00 mx pop3d[9]: a b[1]: doorpost/pop3d[9]: client=192.0.2.9 event=login-failed user=\"bob\"\n";
+    assert_eq!(banned(scratch.path(), journal), ["192.0.2.6", "192.0.2.7"]);
+}
+
+/// A unit of systemd that we ship.
+fn unit(name: &str) -> String {
+    fs::read_to_string(repository().join("systemd").join(name)).expect("a unit")
+}
+
+/// The value of the only line that gives a unit this.
+fn value<'a>(unit: &'a str, name: &str) -> &'a str {
+    let values: Vec<&str> = unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('=')).collect();
+    assert_eq!(values.len(), 1, "{name}: {unit}");
+    values[0]
+}
+
+/// journald calls what comes on standard error after the program of the unit, and what comes by syslog after the tag.
+#[test]
+fn fail2ban_looks_for_the_records_of_each_unit_that_takes_passwords() {
+    let filter = fs::read_to_string(repository().join("fail2ban/doorpost.conf")).expect("the filter");
+    let matched: Vec<&str> = value(&filter, "journalmatch ").trim().split(" + ").collect();
+    let mut found = Vec::new();
+    for file in fs::read_dir(repository().join("systemd")).expect("units") {
+        let name = file.expect("a file").file_name().into_string().expect("a name");
+        if name.ends_with(".service") {
+            let text = unit(&name);
+            let program = value(&text, "ExecStart").strip_prefix("/usr/local/sbin/").expect("a program of ours");
+            found.push(program.split(' ').next().unwrap_or_default().to_owned());
+        }
+    }
+    for program in ["pop3d", "smtpsrvr", "smtpd"] {
+        assert!(found.iter().any(|other| other == program), "{found:?}");
+        assert!(matched.contains(&format!("SYSLOG_IDENTIFIER={program}").as_str()), "{program}: {matched:?}");
+    }
+    for program in ["pop3d", "smtpsrvr"] {
+        assert!(matched.contains(&format!("SYSLOG_IDENTIFIER=doorpost/{program}").as_str()), "{program}: {matched:?}");
+    }
+}
+
+/// The command of each unit, with the rights that the unit leaves it and no others: a login, by a file of passwords that is
+/// for root alone to read as the shadow file is, under a key that is root's too.
+#[test]
+fn the_units_for_the_mail_of_users_take_logins_with_the_rights_they_have() {
+    let scratch = Scratch::with("auth_failure_delay = 0");
+    let folder = scratch.path().display();
+    for (name, file) in [("crt.pem", "mx.crt.pem"), ("key.pem", "mx.key.pem")] {
+        fs::copy(common::tls::file(file), scratch.path().join(name)).expect("a PEM file");
+    }
+    fs::write(scratch.path().join("shadow"), "bob:{PLAIN}by-root\n").expect("passwords");
+    for name in ["key.pem", "shadow"] {
+        fs::set_permissions(scratch.path().join(name), fs::Permissions::from_mode(0o600)).expect("its mode");
+    }
+    scratch.configure(&format!(
+        "authentication = passwd-file:{folder}/shadow\ntls_cert_file = {folder}/crt.pem\ntls_key_file = {folder}/key.pem\n\
+         tls_ticket_key_file = $queue_directory/tickets"
+    ));
+    for (name, port, tls) in [("submission", "587", "-tls"), ("submissions", "465", "--tls-on-connect")] {
+        assert_eq!(value(&unit(&format!("doorpost-{name}.socket")), "ListenStream"), port);
+        let service = unit(&format!("doorpost-{name}.service"));
+        assert!(!service.contains("\nUser="), "{service}");
+        let rights: String = value(&service, "CapabilityBoundingSet")
+            .split(' ')
+            .map(|right| format!(",+{}", right.strip_prefix("CAP_").expect("a right").to_lowercase()))
+            .collect();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        drop(listener);
+        let mut command = Command::new("setpriv");
+        command.args(["--no-new-privs", &format!("--bounding-set=-all{rights}"), "systemd-socket-activate", "-E"]);
+        command.args(["MAIL_CONFIG", &format!("--listen={address}")]).arg(common::binary("smtpsrvr"));
+        let words = value(&service, "ExecStart").strip_prefix("/usr/local/sbin/smtpsrvr ").expect("options");
+        command.args(words.split(' ')).env("MAIL_CONFIG", scratch.path()).stdout(std::process::Stdio::null());
+        let mut server = command.stderr(std::process::Stdio::null()).spawn().expect("setpriv");
+        let send = |more: &[&str]| {
+            let mut swaks = Command::new("swaks");
+            swaks.args(["--silent", "2", "--server", "127.0.0.1", "--port", &address.port().to_string(), tls]);
+            swaks.args(["--from", "bob@mx.example", "--to", "alice@mx.example"]).args(more);
+            let output = feed(&mut swaks, b"");
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        common::until("the socket", || send(&["--quit-after", "CONNECT"]).0 == Some(0));
+        let login = ["--auth", "PLAIN", "--auth-user", "bob", "--auth-password"];
+        let answers =
+            [send(&[]), send(&[&login[..], &["secret"]].concat()), send(&[&login[..], &["by-root"]].concat())];
+        let _ = server.kill();
+        let _ = server.wait();
+        // swaks says 23 where the sender was refused, and 28 where the login was.
+        assert_eq!(answers.each_ref().map(|(status, _)| *status), [Some(23), Some(28), Some(0)], "{name}: {answers:?}");
+    }
+    assert_eq!(scratch.queued().len(), 2);
+    assert!(scratch.queue().join("tickets").is_file(), "made by who owns the queue");
 }
 
 /// Our programs and the helper for PAM in one folder.
@@ -136,13 +231,14 @@ fn block(begin: &str) -> String {
     page[from..].split("\n.Ed").next().expect("an end").to_owned() + "\n"
 }
 
-/// The lines of the README's part about installing that make the user and the folders.
+/// The commands of the README's part about installing, and of them those that make the user and the folders.
 fn installing() -> String {
     let readme = fs::read_to_string(repository().join("README.md")).expect("README.md");
-    let part =
-        readme.split("\n## Install\n").nth(1).expect("a part about that").split("\n```").nth(1).expect("commands");
-    let lines = part.lines().filter(|line| line.starts_with("useradd ") || line.contains("/var/spool/"));
-    let lines: Vec<&str> = lines.collect();
+    let part = readme.split("\n## Install\n").nth(1).expect("a part about that");
+    let part = part.split("\n### ").next().and_then(|part| part.split("\n## ").next()).expect("its beginning");
+    let commands = part.split("\n```").skip(1).step_by(2).flat_map(str::lines);
+    let lines: Vec<&str> =
+        commands.filter(|line| line.starts_with("useradd ") || line.contains("/var/spool/")).collect();
     assert_eq!(lines.len(), 3, "{part}");
     lines.join("\n")
 }

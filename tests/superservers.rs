@@ -324,11 +324,11 @@ fn socat() {
     let mut site = Site::new();
     let config = site.config();
     site.run_each(|program, port| {
-        let options = ",reuseaddr,fork,max-children=200,backlog=1024";
-        documented(options);
+        let options = ",ipv6only=0,reuseaddr,fork,max-children=200,backlog=1024";
+        documented(&format!("socat TCP6-LISTEN:25{options} EXEC:"));
         vec![
             "socat".to_owned(),
-            format!("TCP-LISTEN:{port}{options},bind=127.0.0.1"),
+            format!("TCP6-LISTEN:{port}{options},bind=[::ffff:127.0.0.1]"),
             format!("EXEC:{program} --config {config}"),
         ]
     });
