@@ -1,10 +1,12 @@
-//! What `mailq`, `sendmail -bp` and `doorpost-queue` show, field by field, and for whom they do something.
+//! What `mailq`, `sendmail -bp` and `doorpost-queue` show, field by field, and for whom they do something; and what may be
+//! done to the queue's files by hand.
 
 mod common;
 
 use common::{Scratch, feed};
 use doorpost::queue::{Id, Queue, RecipientState};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Output;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -205,6 +207,49 @@ fn an_ordinary_user_holds_releases_requeues_flushes_and_deletes_nothing() {
     }
     assert_eq!(scratch.queued(), before);
     let file = scratch.queue().join("message").join(id.folder()).join(id.as_str());
-    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(file).expect("the message").permissions());
+    let mode = fs::metadata(file).expect("the message").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "not held");
+}
+
+/// What queue(5) says an administrator may do by hand, and what becomes of it.
+#[test]
+fn files_of_the_queue_may_be_moved_copied_and_removed_and_not_changed() {
+    let (scratch, other) = (Scratch::new(), Scratch::new());
+    for number in 0..5 {
+        let content = format!("Subject: {number}\n\nhello\n");
+        assert!(
+            scratch.run("submit", &["-f", "alice@mx.example", "bob@mx.example"], content.as_bytes()).status.success()
+        );
+    }
+    let place = |scratch: &Scratch, id: &str| scratch.queue().join("message").join(&id[14..]).join(id);
+    let ids: Vec<String> = scratch.queued().into_iter().map(|message| message.id).collect();
+    // Moved to another machine, and left here in a backup; removed; changed; with two names.
+    let (there, here) = (place(&other, &ids[0]), place(&scratch, &ids[0]));
+    fs::create_dir_all(there.parent().expect("a folder")).expect("a folder");
+    for folder in there.ancestors().skip(1).take(2) {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).expect("its mode");
+    }
+    fs::copy(&here, &there).expect("a copy");
+    fs::rename(&here, scratch.path().join("backup")).expect("a backup");
+    other.hand_over(&other.queue());
+    fs::remove_file(place(&scratch, &ids[1])).expect("removed");
+    let changed = place(&scratch, &ids[2]);
+    let octets = fs::read(&changed).expect("a message");
+    let at = octets.windows(5).position(|five| five == b"hello").expect("its content");
+    fs::write(&changed, [&octets[..at], b"HELLO", &octets[at + 5..]].concat()).expect("changed");
+    fs::hard_link(place(&scratch, &ids[3]), scratch.path().join("second-name")).expect("a second name");
+    let log = String::from_utf8(scratch.deliver().stderr).expect("printable");
+    assert!(log.contains("its checksum does not agree") && log.contains("it has more than one name"), "{log}");
+    other.deliver();
+    let subjects = |scratch: &Scratch| -> Vec<String> {
+        let mail = scratch.mail("bob").into_iter().map(|mail| String::from_utf8_lossy(&mail).into_owned());
+        mail.map(|mail| mail.lines().find(|line| line.starts_with("Subject: ")).expect("one").to_owned()).collect()
+    };
+    assert_eq!((subjects(&scratch), subjects(&other)), (vec!["Subject: 4".to_owned()], vec!["Subject: 0".to_owned()]));
+    assert!(changed.exists() && place(&scratch, &ids[3]).exists());
+    // Put back from the backup: what is in the mailbox already is found there.
+    fs::copy(scratch.path().join("backup"), &there).expect("a copy");
+    other.hand_over(&other.queue());
+    other.deliver();
+    assert_eq!((subjects(&other).len(), other.queued().len()), (1, 0));
 }

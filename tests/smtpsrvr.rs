@@ -2,7 +2,9 @@
 
 mod common;
 
+use common::login::{LOGIN, extensions, greeted};
 use common::names::{Names, Table};
+use common::tls::{Client, configure};
 use common::transcript::{Writes, play, play_all};
 use common::{Scratch, feed, under_inetd};
 use std::fs;
@@ -413,5 +415,59 @@ fn a_channel_lists_a_domain_beyond_ascii_in_either_form_and_mail_names_it_in_eit
         let input = format!("EHLO c\r\nAUTH PLAIN AGJvYgBzZWNyZXQ=\r\nMAIL FROM:<bob@{domain}> SMTPUTF8\r\nQUIT\r\n");
         let heard = replies(&scratch, "127.0.0.1", &input);
         assert!(heard[1].starts_with(code), "{domain}: {heard:?}");
+    }
+}
+
+#[test]
+fn errors_over_the_soft_limit_are_answered_late() {
+    let run = |lines: &str| {
+        let scratch = Scratch::with("smtpd_soft_error_limit = 2\nsmtpd_error_sleep_time = 1s");
+        let begun = std::time::Instant::now();
+        feed(&mut scratch.command("smtpsrvr"), lines.as_bytes());
+        begun.elapsed()
+    };
+    assert!(run(&"FOO\r\n".repeat(3)) >= std::time::Duration::from_secs(1));
+    assert!(run(&"NOOP\r\n".repeat(3)) < std::time::Duration::from_secs(1));
+}
+
+/// Each keyword EHLO lists stands with the test that drives it; a new one without a test fails here.
+#[test]
+fn what_ehlo_lists_is_what_tests_drive() {
+    let scratch = Scratch::with(&format!(
+        "{LOGIN}\nsmtpd_authorized_xclient_hosts = 127.0.0.1, stdin\nsmtpd_transaction_limit = 9"
+    ));
+    configure(&scratch);
+    let mut listed: Vec<String> = Vec::new();
+    let mut client = greeted(Client::from_here(&mut scratch.command("smtpsrvr")));
+    listed.extend(extensions(&mut client).split('|').map(str::to_owned));
+    client.ask("STARTTLS");
+    client.start_tls();
+    listed.extend(extensions(&mut client).split('|').map(str::to_owned));
+    let mut keywords: Vec<&str> =
+        listed.iter().filter_map(|line| line.split(' ').next()).filter(|k| !k.is_empty()).collect();
+    keywords.sort_unstable();
+    keywords.dedup();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let driven = [
+        ("8BITMIME", "transcripts/smtpsrvr/8bit.smtp", "BODY=8BITMIME"),
+        ("AUTH", "smtp_auth.rs", "AUTH CRAM-MD5"),
+        ("BINARYMIME", "transcripts/smtpsrvr/binarymime.smtp", "BODY=BINARYMIME"),
+        ("CHUNKING", "transcripts/smtpsrvr/bdat.smtp", "BDAT 7 LAST"),
+        ("DSN", "transcripts/smtpsrvr/dsn.smtp", "NOTIFY=SUCCESS,DELAY ORCPT="),
+        ("ENHANCEDSTATUSCODES", "transcripts/smtpsrvr/message.smtp", "250 2.1.0"),
+        ("HELP", "transcripts/smtpsrvr/help.smtp", "C: HELP"),
+        ("LIMITS", "transcripts/smtpsrvr/recipient-limit.smtp", "452 4.5.3"),
+        ("PIPELINING", "transcripts/smtpsrvr/pipelining.smtp", "C: RCPT"),
+        ("REQUIRETLS", "tls.rs", "REQUIRETLS"),
+        ("SIZE", "transcripts/smtpsrvr/size.smtp", "SIZE="),
+        ("SMTPUTF8", "transcripts/smtpsrvr/smtputf8.smtp", "SMTPUTF8"),
+        ("STARTTLS", "tls.rs", "STARTTLS"),
+        ("VRFY", "transcripts/smtpsrvr/vrfy.smtp", "C: VRFY"),
+        ("XCLIENT", "first_contact.rs", "XCLIENT ADDR="),
+    ];
+    assert_eq!(keywords, driven.map(|(keyword, ..)| keyword));
+    for (keyword, file, text) in driven {
+        let found = fs::read_to_string(root.join(file)).expect("a test").contains(text);
+        assert!(found, "{keyword}: {file} has no {text}");
     }
 }

@@ -6,9 +6,12 @@
 
 pub mod chance;
 pub mod connections;
+pub mod delivering;
 pub mod hops;
+pub mod login;
 pub mod names;
 pub mod postfix;
+pub mod relaying;
 pub mod tls;
 pub mod transcript;
 pub mod watching;

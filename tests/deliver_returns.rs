@@ -1,0 +1,261 @@
+//! What senders hear of mail that did not arrive, that is late, or whose arrival they asked for; and that they hear it once.
+
+mod common;
+
+use common::Scratch;
+use common::delivering::*;
+use doorpost::message::path::{Address, ReversePath};
+use doorpost::queue::{Head, Id, RecipientState};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, SystemTime};
+
+#[test]
+fn an_unknown_user_is_returned_in_one_report() {
+    let scratch = Scratch::new();
+    let to = ["nobody-here@mx.example", "bob@mx.example", "nor-here@mx.example"];
+    let id = enqueue(&scratch, "alice@mx.example", &to, b"Subject: lost\n\nbody \xe4\n");
+    deliver(&scratch);
+    assert_eq!(scratch.mail("bob").len(), 1);
+    let reports = texts(&scratch, "alice");
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    let report = &reports[0];
+    assert!(report.starts_with("Return-Path: <>\nFrom: Mail delivery at mx.example <MAILER-DAEMON@mx.example>\n"));
+    let (header, body) = report.split_once("\n\n").unwrap();
+    assert!(header.contains("\nTo: <alice@mx.example>\n") && header.contains("\nAuto-Submitted: auto-replied\n"));
+    assert!(header.contains("\nContent-Type: multipart/report; report-type=delivery-status;"), "{header}");
+    let boundary = header.split_once("boundary=\"").unwrap().1.split_once('"').unwrap().0;
+    let parts: Vec<&str> = body.split(&format!("--{boundary}")).collect();
+    assert_eq!((parts.len(), parts[4]), (5, "--\n"), "{body}");
+    assert!(parts[1].contains("<nobody-here@mx.example>") && parts[1].contains("<nor-here@mx.example>"));
+    let status: Vec<&str> = parts[2].trim_matches('\n').split("\n\n").collect();
+    assert_eq!(status[0], "Content-Type: message/delivery-status");
+    assert!(
+        status[1].starts_with(&format!("Reporting-MTA: dns; mx.example\nX-Doorpost-Queue-Id: {id}\nArrival-Date: "))
+    );
+    for (fields, address) in [(status[2], "nobody-here@mx.example"), (status[3], "nor-here@mx.example")] {
+        assert_eq!(
+            fields,
+            format!(
+                "Final-Recipient: rfc822; {address}\nAction: failed\nStatus: 5.1.1\n\
+                 Diagnostic-Code: x-doorpost; no such user here"
+            )
+        );
+    }
+    let original = parts[3].split_once("\n\n").unwrap();
+    assert_eq!(original.0, "\nContent-Type: message/rfc822\nContent-Transfer-Encoding: 8bit");
+    assert_eq!(original.1, format!("{TRACE}Subject: lost\n\nbody \u{fffd}\n\n"));
+    assert_eq!(files(&scratch).len(), 0);
+}
+
+#[test]
+fn of_a_large_message_only_the_header_is_returned() {
+    let scratch = Scratch::new();
+    let content = format!("Subject: large\n\n{}", "a line of the body\n".repeat(10_000));
+    enqueue(&scratch, "alice@mx.example", &["nobody-here@mx.example"], content.as_bytes());
+    deliver(&scratch);
+    let report = texts(&scratch, "alice").remove(0);
+    assert!(report.contains("\nContent-Type: text/rfc822-headers\n"), "{report}");
+    assert!(report.contains("\nSubject: large\n") && !report.contains("a line of the body"));
+}
+
+#[test]
+fn what_waited_too_long_is_returned_with_its_last_reason() {
+    let scratch = Scratch::with("maximal_queue_lifetime = 0");
+    block(&scratch, "bob");
+    enqueue(&scratch, "alice@mx.example", &["bob@mx.example"], b"text\n");
+    deliver(&scratch);
+    let report = texts(&scratch, "alice").remove(0);
+    assert!(report.contains("\nStatus: 5.4.7\n"), "{report}");
+    assert!(report.contains("given up after 0 seconds: 4.2.0 the mailbox cannot be written now"), "{report}");
+    assert_eq!(files(&scratch).len(), 0);
+}
+
+#[test]
+fn a_message_from_nobody_is_never_returned() {
+    let scratch = Scratch::with("double_bounce_recipient =");
+    enqueue(&scratch, "", &["nobody-here@mx.example"], b"text\n");
+    let log = deliver(&scratch);
+    assert_eq!(files(&scratch).len(), 0);
+    assert!(log.contains("to=<nobody-here@mx.example> status=failed") && log.contains("status=lost"), "{log}");
+}
+
+#[test]
+fn what_can_neither_be_delivered_nor_returned_is_told_to_postmaster_once() {
+    let scratch = Scratch::new();
+    scratch.write("aliases", "postmaster: alice\n");
+    // A return whose sender is not here either; and a message from nobody.
+    enqueue(&scratch, "nobody-here@mx.example", &["nor-here@mx.example"], b"Subject: lost\n\ntext\n");
+    enqueue(&scratch, "", &["not-either@mx.example"], b"text\n");
+    deliver(&scratch);
+    let reports = texts(&scratch, "alice");
+    assert_eq!(reports.len(), 2, "{reports:#?}");
+    assert!(reports.iter().any(|report| report.contains("Final-Recipient: rfc822; nobody-here@mx.example\n")));
+    assert!(
+        reports.iter().all(|report| report.contains("Subject: A message could neither be delivered nor returned\n"))
+    );
+    // And where that fails too it ends.
+    scratch.write("aliases", "postmaster: nobody-at-all\n");
+    enqueue(&scratch, "", &["not-either@mx.example"], b"text\n");
+    let log = deliver(&scratch);
+    assert!(scratch.queued().is_empty(), "{log}");
+}
+
+#[test]
+fn notify_and_ret_say_what_comes_back() {
+    let scratch = Scratch::new();
+    let with = |to: &[(&str, &str)], mail: &str| {
+        fs::create_dir_all(scratch.queue().join("message")).unwrap();
+        let mut draft = queue_of(&scratch).begin().unwrap();
+        draft.content(b"Subject: x\n\nbody of it\n").unwrap();
+        for (address, said) in to {
+            let said = doorpost::message::parameters::RecipientParameters::from_text(said.as_bytes()).unwrap();
+            draft.recipient_with(&Address::from_internal(address.as_bytes()).unwrap(), &said).unwrap();
+        }
+        draft.parameters(&doorpost::message::parameters::MailParameters::from_text(mail.as_bytes()).unwrap()).unwrap();
+        let reverse_path = ReversePath::from_internal(b"alice@mx.example").unwrap();
+        draft.commit(&Head { reverse_path, trace: TRACE.into(), channel: "local".into() }).unwrap();
+        scratch.hand_over(&scratch.queue());
+        deliver(&scratch);
+        let mut found = texts(&scratch, "alice");
+        let _ = fs::remove_dir_all(scratch.maildir("alice"));
+        (found.len(), found.pop().unwrap_or_default())
+    };
+    assert_eq!(with(&[("nobody-here@mx.example", "NOTIFY=NEVER")], "").0, 0);
+    assert_eq!(with(&[("nobody-here@mx.example", "NOTIFY=SUCCESS,DELAY")], "").0, 0);
+    let (_, report) =
+        with(&[("nobody-here@mx.example", "NOTIFY=FAILURE"), ("nor-here@mx.example", "NOTIFY=NEVER")], "RET=HDRS");
+    assert!(report.contains("\nContent-Type: text/rfc822-headers\n") && !report.contains("body of it"), "{report}");
+    assert!(report.contains("nobody-here@") && !report.contains("nor-here@"), "{report}");
+    let (_, report) = with(&[("nobody-here@mx.example", "")], "RET=FULL ENVID=x");
+    assert!(report.contains("body of it") && report.contains("\nOriginal-Envelope-Id: x\nReporting-MTA: "), "{report}");
+    // Success is told of whoever asked for it, and once.
+    let (count, report) = with(&[("bob@mx.example", "NOTIFY=SUCCESS"), ("carol@mx.example", "")], "");
+    assert_eq!((count, report.matches("Final-Recipient").count()), (1, 1), "{report}");
+    assert!(
+        report.contains("Subject: Your message was delivered\n") && report.contains("Action: delivered\n"),
+        "{report}"
+    );
+    let (_, report) = with(&[("jos\u{e9}@mx.example", "")], "SMTPUTF8");
+    assert!(
+        report.contains("report-type=global-delivery-status;") && report.contains("Final-Recipient: utf-8; "),
+        "{report}"
+    );
+    assert!(report.contains("\nContent-Type: message/global-delivery-status\n"), "{report}");
+}
+
+#[test]
+fn a_sender_is_warned_of_delay_once_and_only_after_the_time_for_it() {
+    let scratch = Scratch::with("minimal_backoff_time = 1s");
+    block(&scratch, "bob");
+    let id = enqueue(&scratch, "alice@mx.example", &["bob@mx.example"], b"Subject: slow\n\nbody\n");
+    deliver_these(&scratch, &[&id]);
+    assert_eq!(scratch.mail("alice").len(), 0, "delay_warning_time is 0");
+    scratch.configure("delay_warning_time = 1s");
+    std::thread::sleep(Duration::from_secs(1));
+    for _ in 0..3 {
+        deliver_these(&scratch, &[&id]);
+    }
+    for message in files(&scratch) {
+        let name = message.file_name().into_string().unwrap();
+        if name != id.as_str() {
+            scratch.run("deliver", &[&name], b"");
+        }
+    }
+    let reports = texts(&scratch, "alice");
+    assert_eq!(reports.len(), 1, "{reports:#?}");
+    assert!(reports[0].contains("Action: delayed\nStatus: 4.2.0\n") && reports[0].contains("\nWill-Retry-Until: "));
+    unblock(&scratch, "bob");
+    deliver_these(&scratch, &[&id]);
+    assert_eq!((scratch.mail("bob").len(), files(&scratch).len()), (1, 0));
+}
+
+#[test]
+fn what_a_crash_left_failed_is_returned_once() {
+    let scratch = Scratch::new();
+    let id = enqueue(&scratch, "alice@mx.example", &["nobody-here@mx.example", "bob@mx.example"], b"text\n");
+    let file = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
+    take(&scratch, &id).mark(0, RecipientState::Failed, "5.1.1 no such user here", true).unwrap();
+    let saved = fs::read(&file).unwrap();
+    // The return is queued but cannot be delivered yet; then the note of it is lost.
+    block(&scratch, "alice");
+    deliver(&scratch);
+    assert_eq!(files(&scratch).len(), 1);
+    fs::write(&file, saved).unwrap();
+    scratch.hand_over(&file);
+    unblock(&scratch, "alice");
+    let names: Vec<String> = files(&scratch).iter().map(|file| file.file_name().into_string().unwrap()).collect();
+    let child = names.iter().find(|name| *name != id.as_str()).unwrap().parse().unwrap();
+    deliver_these(&scratch, &[&id, &child]);
+    assert_eq!(scratch.mail("alice").len(), 1);
+    assert_eq!(scratch.mail("bob").len(), 1);
+    assert_eq!(files(&scratch).len(), 0);
+}
+
+/// Whoever fails after the crash has a lower number here, and so would have given the report another id.
+#[test]
+fn who_fails_after_a_crash_makes_nobody_be_told_of_twice() {
+    let scratch = Scratch::new();
+    let id = enqueue(&scratch, "alice@mx.example", &["bob@mx.example", "nobody-here@mx.example"], b"text\n");
+    let file = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
+    take(&scratch, &id).mark(1, RecipientState::Failed, "5.1.1 no such user here", true).unwrap();
+    let saved = fs::read(&file).unwrap();
+    block(&scratch, "alice");
+    block(&scratch, "bob");
+    deliver(&scratch);
+    assert_eq!(files(&scratch).len(), 2);
+    fs::write(&file, saved).unwrap();
+    scratch.write("passwd", &format!("alice:{{PLAIN}}x::::{}/home/alice::\n", scratch.path().display()));
+    unblock(&scratch, "alice");
+    for _ in 0..2 {
+        let names: Vec<String> = files(&scratch).iter().map(|file| file.file_name().into_string().unwrap()).collect();
+        let ids: Vec<Id> = names.iter().map(|name| name.parse().unwrap()).collect();
+        scratch.hand_over(&scratch.queue());
+        deliver_these(&scratch, &ids.iter().collect::<Vec<_>>());
+    }
+    let mut reports = texts(&scratch, "alice");
+    reports.sort_by_key(|report| report.contains("rfc822; bob@"));
+    assert_eq!(reports.len(), 2, "{reports:?}");
+    let count = |name: &str| reports.concat().matches(&format!("Final-Recipient: rfc822; {name}@")).count();
+    assert_eq!((count("nobody-here"), count("bob"), files(&scratch).len()), (1, 1, 0), "{reports:?}");
+}
+
+/// Makes every message due.
+fn hurry(scratch: &Scratch) {
+    for message in scratch.queued() {
+        let path = scratch.queue().join("message").join(&message.id[14..]).join(&message.id);
+        fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now())).expect("its time");
+    }
+}
+
+/// Another deliver may come upon a return before the first has noted that it is queued. If it went out then, and the first
+/// were killed, the repeat would queue it again.
+#[test]
+fn a_return_does_not_go_out_before_it_is_noted_whoever_delivers() {
+    let scratch = Scratch::new();
+    // In its way, so that it stays in the queue.
+    fs::write(scratch.maildir("alice"), "in the way").expect("a file");
+    let id = enqueue(&scratch, "alice@mx.example", &["nobody-here@mx.example"], b"Subject: x\n\nx\n");
+    let file = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
+    let octets = fs::read(&file).expect("the message");
+    scratch.deliver();
+    let report = scratch.queued().pop().expect("the return").id;
+    assert!(!file.exists());
+    // As it was before that was noted, and as the one who does that has it.
+    fs::write(&file, octets).expect("the message");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its mode");
+    scratch.hand_over(&scratch.queue());
+    let mut message = queue_of(&scratch).take(&id).expect("the queue").expect("the message");
+    message.mark(0, RecipientState::Failed, "5.1.1 no such user here", true).expect("a mark");
+    fs::remove_file(scratch.maildir("alice")).expect("a file");
+    for _ in 0..2 {
+        scratch.run("deliver", &[&report], b"");
+        assert_eq!(scratch.mail("alice").len(), 0, "it went out too soon");
+    }
+    drop(message);
+    for _ in 0..2 {
+        hurry(&scratch);
+        scratch.deliver();
+    }
+    assert_eq!((scratch.mail("alice").len(), scratch.queued().len()), (1, 0));
+}
