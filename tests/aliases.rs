@@ -2,43 +2,20 @@
 
 mod common;
 
+use common::enqueue::TRACE;
 use common::watching::Watching;
 use common::{Scratch, until};
-use doorpost::message::parameters::{MailParameters, RecipientParameters};
-use doorpost::message::path::{Address, ReversePath};
-use doorpost::queue::{Head, Id, Queue};
+use doorpost::queue::Id;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::Instant;
 
-const TRACE: &str = "Received: from client.example by mx.example; Thu, 1 Jan 2026 00:00:00 +0000\n";
-
 fn enqueue_with(scratch: &Scratch, from: &str, to: &[(&str, &str)], mail: &str) -> Id {
-    fs::create_dir_all(scratch.queue().join("message")).unwrap();
-    let mut draft = Queue::at(&scratch.queue()).begin().unwrap();
-    draft.content(b"Subject: hello\n\nbody\n").unwrap();
-    draft.end_content().unwrap();
-    for (address, said) in to {
-        let said = RecipientParameters::from_text(said.as_bytes()).unwrap();
-        draft.recipient_with(&Address::from_internal(address.as_bytes()).unwrap(), &said).unwrap();
-    }
-    draft.parameters(&MailParameters::from_text(mail.as_bytes()).unwrap()).unwrap();
-    let reverse_path = ReversePath::from_internal(from.as_bytes()).unwrap();
-    let id = draft.commit(&Head { reverse_path, trace: TRACE.into(), channel: "local".into() }).unwrap();
-    scratch.hand_over(&scratch.queue());
-    id
+    scratch.enqueue_with((from, mail), to, b"Subject: hello\n\nbody\n")
 }
 
 fn enqueue(scratch: &Scratch, from: &str, to: &str) -> Id {
     enqueue_with(scratch, from, &[(to, "")], "")
-}
-
-fn deliver(scratch: &Scratch) -> String {
-    String::from_utf8_lossy(&scratch.deliver().stderr).into_owned()
-}
-
-fn texts(scratch: &Scratch, user: &str) -> Vec<String> {
-    scratch.mail(user).into_iter().map(|mail| String::from_utf8_lossy(&mail).into_owned()).collect()
 }
 
 fn counts(scratch: &Scratch) -> [usize; 3] {
@@ -71,9 +48,9 @@ fn an_alias_reaches_everybody_it_names_once() {
     let scratch = Scratch::new();
     scratch.write("aliases", "all: bob, list\nlist: bob, Carol, alice@MX.example\n");
     enqueue(&scratch, "x@elsewhere.example", "All@mx.example");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!(counts(&scratch), [1, 1, 1], "{log}");
-    let mail = &texts(&scratch, "bob")[0];
+    let mail = &scratch.texts("bob")[0];
     assert!(
         mail.starts_with("Return-Path: <x@elsewhere.example>\nDelivered-To: All@mx.example\nReceived: by mx"),
         "{mail}"
@@ -87,10 +64,10 @@ fn a_lists_failures_go_to_its_owner() {
     let scratch = Scratch::new();
     scratch.write("aliases", "list: bob, nobody-here\nowner-list: alice\n");
     enqueue(&scratch, "carol@mx.example", "list@mx.example");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!(counts(&scratch), [1, 1, 0], "{log}");
-    assert!(texts(&scratch, "bob")[0].starts_with("Return-Path: <owner-list@mx.example>\n"));
-    assert!(texts(&scratch, "alice")[0].contains("Final-Recipient: rfc822; nobody-here@mx.example\n"));
+    assert!(scratch.texts("bob")[0].starts_with("Return-Path: <owner-list@mx.example>\n"));
+    assert!(scratch.texts("alice")[0].contains("Final-Recipient: rfc822; nobody-here@mx.example\n"));
 }
 
 #[test]
@@ -100,11 +77,11 @@ fn an_alias_that_names_itself_and_circles_end() {
     for to in ["bob", "a", "one"] {
         enqueue(&scratch, "alice@mx.example", &format!("{to}@mx.example"));
     }
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!(scratch.mail("bob").len(), 1, "{log}");
     // bob's copy, and the failure of `a`, which names nobody in the end.
     assert_eq!(scratch.mail("alice").len(), 2, "{log}");
-    let circle = texts(&scratch, "carol");
+    let circle = scratch.texts("carol");
     assert!(circle.len() == 1 && circle[0].contains("in a circle"), "{log}");
     assert!(scratch.queued().is_empty());
 }
@@ -113,14 +90,14 @@ fn an_alias_that_names_itself_and_circles_end() {
 fn an_extension_goes_to_the_user_and_finds_its_own_forward() {
     let scratch = Scratch::new();
     enqueue(&scratch, "", "bob+lists@mx.example");
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!(counts(&scratch), [0, 1, 0]);
     forward(&scratch, "bob", "carol\n");
     fs::write(scratch.path().join("home/bob/.forward+lists"), "alice\n").unwrap();
     scratch.hand_over(&scratch.path().join("home"));
     enqueue(&scratch, "", "bob+lists@mx.example");
     enqueue(&scratch, "", "bob+else@mx.example");
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!(counts(&scratch), [1, 1, 1]);
 }
 
@@ -137,7 +114,7 @@ fn a_users_own_address_in_a_forward_file_is_the_mailbox_in_whatever_way_the_mail
         let before = counts(&scratch);
         forward(&scratch, "bob", text);
         enqueue(&scratch, "", to);
-        let log = deliver(&scratch);
+        let log = scratch.deliver();
         assert_eq!(counts(&scratch), [0, before[1] + 1, before[2] + 1], "{to}: {text:?} {log}");
     }
     // Another file of the user's is another way.
@@ -145,20 +122,20 @@ fn a_users_own_address_in_a_forward_file_is_the_mailbox_in_whatever_way_the_mail
     fs::write(scratch.path().join("home/bob/.forward+lists"), "alice\n").unwrap();
     scratch.hand_over(&scratch.path().join("home"));
     enqueue(&scratch, "", "bob@mx.example");
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!(counts(&scratch)[0], 1);
     // And an alias comes first, also for one domain.
     scratch.write("aliases", "bob@other.example: carol\n");
     forward(&scratch, "bob", "\\bob, bob@other.example\n");
     let before = counts(&scratch);
     enqueue(&scratch, "", "bob@mx.example");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!(counts(&scratch), [before[0], before[1] + 1, before[2] + 1], "{log}");
     fs::write(scratch.path().join("home/bob/.forward+lists"), "bob@mx.example\n").unwrap();
     forward(&scratch, "bob", "carol\n");
     let before = counts(&scratch);
     enqueue(&scratch, "", "bob+lists@mx.example");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!(counts(&scratch), [before[0], before[1], before[2] + 1], "{log}");
     // An alias of the user's name leads no mail in a circle that has come as far as the file.
     scratch.write("aliases", "bob: bob, alice\n");
@@ -166,7 +143,7 @@ fn a_users_own_address_in_a_forward_file_is_the_mailbox_in_whatever_way_the_mail
     forward(&scratch, "bob", "bob@mx.example, carol\n");
     let before = counts(&scratch);
     enqueue(&scratch, "", "bob@mx.example");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!(counts(&scratch), before.map(|count| count + 1), "{log}");
 }
 
@@ -201,8 +178,8 @@ fn mail_for_a_list_without_members_comes_back() {
     );
     enqueue(&scratch, "alice@mx.example", "list@mx.example");
     enqueue(&scratch, "alice@mx.example", "postmaster@mx.example");
-    let log = deliver(&scratch);
-    let returned = texts(&scratch, "alice");
+    let log = scratch.deliver();
+    let returned = scratch.texts("alice");
     assert!(returned.len() == 1 && returned[0].contains("\nStatus: 5.2.4\n"), "{log}");
     assert_eq!(fs::read_dir(scratch.queue().join("postmaster/new")).unwrap().count(), 1, "{log}");
     assert!(scratch.queued().is_empty(), "{log}");
@@ -216,7 +193,7 @@ fn a_program_gets_the_line_of_an_mbox_in_front_and_may_be_written_as_procmails_m
     forward(&scratch, "bob", &format!("\"|IFS=' ' && exec {program} 0 || exit 75 #bob\"\n"));
     let log = ["x@elsewhere.example", ""].map(|from| {
         enqueue(&scratch, from, "bob@mx.example");
-        deliver(&scratch)
+        scratch.deliver()
     });
     let log = log.concat();
     let text = fs::read_to_string(&out).unwrap_or_default();
@@ -227,7 +204,7 @@ fn a_program_gets_the_line_of_an_mbox_in_front_and_may_be_written_as_procmails_m
     // Without exec it is the shell's word that counts.
     forward(&scratch, "bob", &format!("|{program} 77 || exit 75\n"));
     enqueue(&scratch, "alice@mx.example", "bob@mx.example");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert!(log.contains("status=deferred") && scratch.mail("alice").is_empty(), "{log}");
 }
 
@@ -236,21 +213,21 @@ fn a_forward_file_sends_on_keeps_a_copy_and_never_circles() {
     let scratch = Scratch::new();
     forward(&scratch, "bob", "# both\n\\bob, carol\nalice@mx.example\n");
     enqueue(&scratch, "", "bob@mx.example");
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!(counts(&scratch), [1, 1, 1]);
     // Its own name is the mailbox; so is an empty file.
     for own in ["bob\n", "bob@mx.example", "\\bob", "# nothing\n"] {
         forward(&scratch, "bob", own);
         let before = scratch.mail("bob").len();
         enqueue(&scratch, "", "bob@mx.example");
-        deliver(&scratch);
+        scratch.deliver();
         assert_eq!(scratch.mail("bob").len(), before + 1, "{own}");
     }
     forward(&scratch, "bob", "carol");
     forward(&scratch, "carol", "bob");
     enqueue(&scratch, "alice@mx.example", "bob@mx.example");
-    let log = deliver(&scratch);
-    let report = texts(&scratch, "alice").pop().unwrap();
+    let log = scratch.deliver();
+    let report = scratch.texts("alice").pop().unwrap();
     assert!(report.contains("in a circle"), "{log}{report}");
     assert!(scratch.queued().is_empty());
 }
@@ -261,7 +238,7 @@ fn a_forward_file_with_too_many_targets_leaves_nobody_out() {
     let many: String = (0..1000).map(|number| format!("user{number}@mx.example\n")).collect();
     forward(&scratch, "bob", &format!("{many}carol\n"));
     enqueue(&scratch, "alice@mx.example", "bob@mx.example");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert!(log.contains("to=<bob@mx.example> status=deferred") && log.contains("more than 1000"), "{log}");
     assert_eq!((counts(&scratch), scratch.queued().len()), ([0, 0, 0], 1));
 }
@@ -274,7 +251,7 @@ fn mail_that_left_by_an_alias_and_comes_back_to_it_goes_round_once() {
     scratch.write("aliases", "list: friend@elsewhere.example\n");
     scratch.write("channels", &format!("local * mx.example mailbox: *\nout - * smtp:{} *\n", hop.name()));
     enqueue(&scratch, "alice@mx.example", "list@mx.example");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     let there = hop.taken().pop().unwrap_or_else(|| panic!("at the other host: {log}"));
     assert!(there.rcpts[0].starts_with("RCPT TO:<friend@elsewhere.example>"), "{:?}", there.rcpts);
     assert!(there.content.contains("Delivered-To: list@mx.example\r\n"), "{}", there.content);
@@ -285,9 +262,9 @@ fn mail_that_left_by_an_alias_and_comes_back_to_it_goes_round_once() {
     );
     let output = scratch.run("smtpsrvr", &["-o", "smtpd_forbid_unauth_pipelining=no"], session.as_bytes());
     assert!(String::from_utf8_lossy(&output.stdout).contains("queued as"), "{output:?}");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!((hop.taken().len(), scratch.queued().len()), (1, 0), "{log}");
-    let reports = texts(&scratch, "alice");
+    let reports = scratch.texts("alice");
     assert!(reports.len() == 1 && reports[0].contains("5.4.6 mail for this address goes in a circle"), "{reports:?}");
 }
 
@@ -302,12 +279,10 @@ fn no_alias_and_no_forward_file_sends_on_what_has_been_through_too_many_hosts() 
         for to in ["list@mx.example", "bob@mx.example"] {
             scratch.enqueue(&[to], &content);
         }
-        let log = deliver(&scratch);
+        let log = scratch.deliver();
         assert_eq!(counts(&scratch), [returned, 0, arrived], "{hops}: {log}");
     }
-    assert!(
-        texts(&scratch, "alice").iter().all(|report| report.contains("5.4.6 the message has been through too many"))
-    );
+    assert!(scratch.texts("alice").iter().all(|report| report.contains("5.4.6 the message has been through too many")));
 }
 
 #[test]
@@ -325,12 +300,12 @@ fn programs_and_files_are_targets_only_where_main_cf_allows_them() {
     for to in ["tell", "keep", "null", "run"] {
         enqueue(&scratch, "alice@mx.example", &format!("{to}@mx.example"));
     }
-    deliver(&scratch);
+    scratch.deliver();
     assert!(!out.exists() && !file.exists());
     let waiting = scratch.queued();
     assert_eq!(waiting.len(), 2, "{waiting:?}");
     // A command that needs a shell makes its whole line wrong.
-    assert!(texts(&scratch, "alice")[0].contains("run@mx.example"));
+    assert!(scratch.texts("alice")[0].contains("run@mx.example"));
     scratch.configure("allow_mail_to_commands = alias\nallow_mail_to_files = alias\ndefault_privs = nobody");
     let mut log = String::new();
     for message in &waiting {
@@ -350,9 +325,9 @@ fn an_alias_that_leads_through_one_of_a_whole_address_reaches_its_program() {
     let (program, out) = program(&scratch);
     scratch.write("aliases", &format!("support: tickets\ntickets@mx.example: \"|{program}\"\n"));
     enqueue(&scratch, "alice@mx.example", "support@mx.example");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert!(fs::read_to_string(&out).is_ok_and(|text| text.contains("to:support@mx.example ")), "{log}");
-    assert_eq!((scratch.queued(), texts(&scratch, "alice")), (vec![], vec![]), "{log}");
+    assert_eq!((scratch.queued(), scratch.texts("alice")), (vec![], vec![]), "{log}");
 }
 
 /// The file may be in the middle of an edit.
@@ -362,7 +337,7 @@ fn a_program_that_its_alias_names_no_more_is_waited_for() {
     let (program, out) = program(&scratch);
     scratch.write("aliases", &format!("run: \"|{program}\"\n"));
     enqueue(&scratch, "alice@mx.example", "run@mx.example");
-    deliver(&scratch);
+    scratch.deliver();
     scratch.write("aliases", "");
     scratch.configure("allow_mail_to_commands = alias\ndefault_privs = nobody");
     let again = |scratch: &Scratch| {
@@ -385,8 +360,8 @@ fn what_a_program_says_counts_and_its_command_is_nobodys_affair() {
     for to in ["refuse", "later", "bob"] {
         enqueue(&scratch, "alice@mx.example", &format!("{to}@mx.example"));
     }
-    deliver(&scratch);
-    let report = &texts(&scratch, "alice")[0];
+    scratch.deliver();
+    let report = &scratch.texts("alice")[0];
     assert!(report.contains("Final-Recipient: rfc822; refuse@mx.example\nAction: failed\nStatus: 5.3.0\n"), "{report}");
     assert!(!report.contains("/program"), "{report}");
     assert_eq!(scratch.queued().len(), 1, "what may be better later waits");
@@ -410,7 +385,7 @@ fn no_address_from_outside_reaches_a_program_a_file_or_a_mailbox_past_its_alias(
     ] {
         enqueue(&scratch, "", &format!("{to}@mx.example"));
     }
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!(counts(&scratch), [0, 0, 0]);
     assert!(!out.exists() && !file.exists());
 }
@@ -420,16 +395,16 @@ fn postmaster_is_kept_where_nobody_is_and_root_is_not() {
     let scratch = Scratch::new();
     let kept = || fs::read_dir(scratch.queue().join("postmaster/new")).map_or(0, Iterator::count);
     enqueue(&scratch, "alice@mx.example", "postmaster@mx.example");
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!(kept(), 1);
     scratch.write("aliases", "postmaster: root\n");
     enqueue(&scratch, "alice@mx.example", "postmaster@mx.example");
     enqueue(&scratch, "alice@mx.example", "root@mx.example");
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!((kept(), scratch.mail("alice").len()), (2, 1));
     scratch.write("aliases", "postmaster: root\nroot: bob\n");
     enqueue(&scratch, "alice@mx.example", "postmaster@mx.example");
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!((kept(), scratch.mail("bob").len()), (2, 1));
 }
 
@@ -443,14 +418,14 @@ fn a_repeat_after_a_crash_expands_nothing_twice() {
     // What the alias stands for is queued, but cannot be delivered; then the note of it is lost.
     fs::write(scratch.maildir("alice"), "no folder").unwrap();
     fs::write(scratch.maildir("bob"), "no folder").unwrap();
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!(scratch.queued().len(), 1);
     fs::write(&file, saved).unwrap();
     scratch.hand_over(&file);
     for user in ["alice", "bob"] {
         fs::remove_file(scratch.maildir(user)).unwrap();
     }
-    deliver(&scratch);
+    scratch.deliver();
     for message in scratch.queued() {
         scratch.run("deliver", &[&message.id], b"");
     }
@@ -465,8 +440,8 @@ fn what_the_sender_wants_to_hear_goes_with_the_mail() {
     for to in ["one@mx.example", "both@mx.example", "list@mx.example"] {
         enqueue_with(&scratch, "alice@mx.example", &wanted(to), "ENVID=abc+2Bd");
     }
-    deliver(&scratch);
-    let mut reports = texts(&scratch, "alice");
+    scratch.deliver();
+    let mut reports = scratch.texts("alice");
     reports.sort_by_key(|report| report.contains("Action: delivered"));
     assert_eq!(reports.len(), 3, "{reports:#?}");
     let has = |text: &str| reports.iter().filter(|report| report.contains(text)).count();
@@ -491,7 +466,7 @@ fn as_root_a_program_may_run_longer_than_ipc_timeout() {
     fs::set_permissions(&out, fs::Permissions::from_mode(0o666)).unwrap();
     scratch.write("aliases", &format!("slow: \"|{}\"\n", path.display()));
     enqueue(&scratch, "alice@mx.example", "slow@mx.example");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!((fs::read_to_string(&out).unwrap().as_str(), scratch.queued().len()), ("line\n", 0), "{log}");
 }
 
@@ -519,7 +494,7 @@ fn as_root_a_forward_file_is_read_and_its_program_runs_as_the_user() {
     };
     own(".forward", &format!("|/usr/bin/tee {0}/out, alice, {0}/box, \\dave\n", home.display()));
     enqueue(&scratch, "", "dave@mx.example");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     for file in ["out", "box"] {
         let status = fs::metadata(home.join(file)).unwrap_or_else(|error| panic!("{file}: {error}: {log}"));
         assert_eq!((status.uid(), status.gid()), (4242, 4242), "{file}");
@@ -532,7 +507,7 @@ fn as_root_a_forward_file_is_read_and_its_program_runs_as_the_user() {
     std::os::unix::fs::symlink(scratch.path().join("foreign"), home.join(".forward")).unwrap();
     std::os::unix::fs::lchown(home.join(".forward"), Some(4343), Some(4343)).unwrap();
     enqueue(&scratch, "", "dave@mx.example");
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!((scratch.mail("alice").len(), fs::read_dir(home.join("Maildir/new")).unwrap().count()), (1, 2));
     // What the alias file runs has the rights of default_privs, and no way to the queue.
     let out = scratch.path().join("alias-out");
@@ -551,7 +526,7 @@ fn as_root_a_forward_file_is_read_and_its_program_runs_as_the_user() {
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     scratch.write("aliases", &format!("who: |{}\n", script.display()));
     enqueue(&scratch, "", "who@mx.example");
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!(fs::read_to_string(out).unwrap(), "games\n", "{log}");
     assert!(scratch.queued().is_empty(), "{log}");
 }

@@ -3,7 +3,9 @@
 mod common;
 
 use common::delivering::*;
-use common::{Scratch, relaying};
+use common::enqueue::TRACE;
+use common::relaying::TEXT;
+use common::{NOBODY, Scratch};
 use doorpost::queue::{Id, RecipientState};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -16,18 +18,18 @@ use std::time::{Duration, SystemTime};
 fn return_path_is_the_first_line_and_the_rest_is_octet_for_octet() {
     let scratch = Scratch::new();
     let content = b"Return-Path: <forged@mx.example>\nSubject: \xe4\n\n.dot\n\0\x1b\nno line end";
-    enqueue(&scratch, "a b@mx.example", &["alice@mx.example", "bob@MX.example"], content);
-    deliver(&scratch);
+    scratch.enqueue_from("a b@mx.example", &["alice@mx.example", "bob@MX.example"], content);
+    scratch.deliver();
     let expected = [b"Return-Path: <\"a b\"@mx.example>\n", TRACE.as_bytes(), content].concat();
     assert_eq!([scratch.mail("alice"), scratch.mail("bob")].concat(), [expected.clone(), expected]);
-    assert_eq!(files(&scratch).len(), 0);
+    assert_eq!(scratch.files().len(), 0);
 }
 
 #[test]
 fn a_name_in_the_maildir_fits_a_unique_id_and_carries_its_sizes() {
     let scratch = Scratch::with("myhostname = a-very-long-name-of-a-host.mx.example");
-    let id = enqueue(&scratch, "", &["alice"], b"text\n");
-    deliver(&scratch);
+    let id = scratch.enqueue_from("", &["alice"], b"text\n");
+    scratch.deliver();
     let entries: Vec<_> = fs::read_dir(scratch.maildir("alice").join("new")).unwrap().collect();
     let file = entries[0].as_ref().unwrap();
     let name = file.file_name().into_string().unwrap();
@@ -41,10 +43,10 @@ fn a_name_in_the_maildir_fits_a_unique_id_and_carries_its_sizes() {
 #[test]
 fn a_repeat_after_a_crash_doubles_nothing() {
     let scratch = Scratch::new();
-    let id = enqueue(&scratch, "", &["alice@mx.example", "bob@mx.example"], b"text\n");
+    let id = scratch.enqueue_from("", &["alice@mx.example", "bob@mx.example"], b"text\n");
     let file = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
     let saved = fs::read(&file).unwrap();
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!((scratch.mail("alice").len(), scratch.mail("bob").len()), (1, 1));
     // As if it had crashed before it noted anything (alice), and after the mail was moved on (bob).
     fs::write(&file, saved).unwrap();
@@ -53,9 +55,9 @@ fn a_repeat_after_a_crash_doubles_nothing() {
     fs::rename(new.path(), scratch.maildir("bob").join("cur").join(moved)).unwrap();
     take(&scratch, &id).mark(1, RecipientState::Trying, "", true).unwrap();
     scratch.hand_over(&file);
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!((scratch.mail("alice").len(), scratch.mail("bob").len()), (1, 1));
-    assert_eq!(files(&scratch).len(), 0);
+    assert_eq!(scratch.files().len(), 0);
 }
 
 #[test]
@@ -65,7 +67,8 @@ fn what_a_writer_that_died_has_left_does_not_keep_a_sweep_going() {
     let folder = scratch.queue().join("message").join(id.folder());
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join(id.as_str()), "").unwrap();
-    enqueue(&scratch, "alice@mx.example", &["bob@mx.example"], b"Subject: x\n\nhello\n");
+    scratch.enqueue(&["bob@mx.example"], b"Subject: x\n\nhello\n");
+    scratch.settle();
     let mut deliver = scratch.command("deliver").stderr(Stdio::null()).spawn().unwrap();
     let end = std::time::Instant::now() + Duration::from_secs(20);
     while deliver.try_wait().unwrap().is_none() {
@@ -84,8 +87,8 @@ fn a_temporary_failure_waits_for_its_next_try() {
     let scratch = Scratch::with("minimal_backoff_time = 1000s");
     block(&scratch, "bob");
     let start = SystemTime::now();
-    let id = enqueue(&scratch, "alice@mx.example", &["bob@mx.example", "carol@mx.example"], b"text\n");
-    deliver(&scratch);
+    let id = scratch.enqueue(&["bob@mx.example", "carol@mx.example"], b"text\n");
+    scratch.deliver();
     assert_eq!(scratch.mail("carol").len(), 1);
     assert_eq!(reports(&scratch, &id)[0], "4.2.0 the mailbox cannot be written now");
     let message = take(&scratch, &id);
@@ -95,17 +98,17 @@ fn a_temporary_failure_waits_for_its_next_try() {
     let wait = next_try(&scratch, &id).duration_since(start).unwrap();
     assert!((1000..1160).contains(&wait.as_secs()), "{wait:?}");
     unblock(&scratch, "bob");
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!((scratch.mail("bob").len(), take(&scratch, &id).recipients[0].attempts), (0, 1));
     deliver_these(&scratch, &[&id]);
-    assert_eq!((scratch.mail("bob").len(), scratch.mail("carol").len(), files(&scratch).len()), (1, 1, 0));
+    assert_eq!((scratch.mail("bob").len(), scratch.mail("carol").len(), scratch.files().len()), (1, 1, 0));
 }
 
 #[test]
 fn with_soft_bounce_an_unknown_user_waits() {
     let scratch = Scratch::with("soft_bounce = yes");
-    let id = enqueue(&scratch, "alice@mx.example", &["nobody-here@mx.example"], b"text\n");
-    deliver(&scratch);
+    let id = scratch.enqueue(&["nobody-here@mx.example"], b"text\n");
+    scratch.deliver();
     assert_eq!(reports(&scratch, &id), ["4.1.1 no such user here"]);
     assert_eq!(scratch.mail("alice").len(), 0);
 }
@@ -113,8 +116,8 @@ fn with_soft_bounce_an_unknown_user_waits() {
 #[test]
 fn a_domain_that_cannot_be_looked_up_waits_with_a_clear_reason() {
     let scratch = Scratch::with("name_servers = 127.0.0.1:1");
-    let id = enqueue(&scratch, "alice@mx.example", &["someone@elsewhere.example"], b"text\n");
-    deliver(&scratch);
+    let id = scratch.enqueue(&["someone@elsewhere.example"], b"text\n");
+    scratch.deliver();
     assert_eq!(reports(&scratch, &id), ["4.4.3 elsewhere.example cannot be looked up now"]);
 }
 
@@ -131,17 +134,17 @@ fn a_verp_sender_is_expanded_in_return_path_and_in_returns() {
     );
     block(&scratch, "bob");
     scratch.configure("maximal_queue_lifetime = 0");
-    enqueue(&scratch, "list-@mx.example-@[]", &["alice@mx.example", "bob@mx.example"], b"text\n");
-    deliver(&scratch);
-    assert!(texts(&scratch, "alice")[0].starts_with("Return-Path: <list-alice=mx.example@mx.example>\n"));
-    assert!(texts(&scratch, "list")[0].contains("\nTo: <list-bob=mx.example@mx.example>\n"));
+    scratch.enqueue_from("list-@mx.example-@[]", &["alice@mx.example", "bob@mx.example"], b"text\n");
+    scratch.deliver();
+    assert!(scratch.texts("alice")[0].starts_with("Return-Path: <list-alice=mx.example@mx.example>\n"));
+    assert!(scratch.texts("list")[0].contains("\nTo: <list-bob=mx.example@mx.example>\n"));
 }
 
 #[test]
 fn two_at_once_deliver_each_message_once() {
     let scratch = Scratch::new();
     for number in 0..40 {
-        enqueue(&scratch, "", &["alice@mx.example"], format!("message {number}\n").as_bytes());
+        scratch.enqueue_from("", &["alice@mx.example"], format!("message {number}\n").as_bytes());
     }
     scratch.settle();
     let start = || scratch.command("deliver").stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -152,7 +155,7 @@ fn two_at_once_deliver_each_message_once() {
     let mut mail = scratch.mail("alice");
     mail.sort();
     mail.dedup();
-    assert_eq!((mail.len(), scratch.mail("alice").len(), files(&scratch).len()), (40, 40, 0));
+    assert_eq!((mail.len(), scratch.mail("alice").len(), scratch.files().len()), (40, 40, 0));
 }
 
 #[test]
@@ -184,11 +187,11 @@ fn its_manual_page_is_in_order() {
 #[test]
 fn a_message_whose_next_try_is_to_come_is_left_alone() {
     let scratch = Scratch::new();
-    let id = enqueue(&scratch, "", &["alice@mx.example"], b"text\n");
+    let id = scratch.enqueue_from("", &["alice@mx.example"], b"text\n");
     let message = take(&scratch, &id);
     message.defer_until(SystemTime::now() + Duration::from_secs(3600)).unwrap();
     drop(message);
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!(scratch.mail("alice").len(), 0);
 }
 
@@ -207,12 +210,8 @@ fn channels_can_discard_refuse_store_and_pipe() {
              all - all.example maildir:{path}/mail/all -\nprog - prog.example \"pipe:{path}/program %n\" -\n"
         ),
     );
-    relaying::enqueue(
-        &scratch,
-        &["a@hole.example", "b@no.example", "c@all.example", "piped@prog.example"],
-        relaying::TEXT,
-    );
-    let log = deliver(&scratch);
+    scratch.enqueue(&["a@hole.example", "b@no.example", "c@all.example", "piped@prog.example"], TEXT);
+    let log = scratch.deliver();
     assert_eq!(log.matches("status=delivered").count(), 4, "three, and the report: {log}");
     assert!(log.contains("to=<b@no.example> status=failed") && log.contains("5.7.1 not here"), "{log}");
     assert!(String::from_utf8_lossy(&scratch.mail("all").concat()).ends_with("\n\n.dot\nhello\n"));
@@ -237,10 +236,10 @@ fn a_channel_can_lead_into_one_mbox_or_mmdf_file() {
     for format in ["mbox", "mmdf"] {
         for number in 0..3 {
             let (one, other) = (format!("a{number}@{format}.example"), format!("b{number}@{format}.example"));
-            relaying::enqueue(&scratch, &[&one, &other], content);
+            scratch.enqueue(&[&one, &other], content);
         }
     }
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!((log.matches("status=delivered").count(), scratch.queued().len()), (12, 0), "{log}");
     for (format, begin, body, end) in [
         ("mbox", "From alice@mx.example ", "\n>From here\n\x01\x01\x01\x01\nend\n", "\nend\n\n"),
@@ -260,7 +259,7 @@ fn a_channel_can_lead_into_one_mbox_or_mmdf_file() {
         let facts = fs::metadata(&file).expect("a mailbox");
         assert_eq!(facts.permissions().mode() & 0o777, 0o600, "{format}");
         if nix::unistd::geteuid().is_root() {
-            assert_eq!(facts.uid(), common::NOBODY, "{format}: it belongs to mail_owner");
+            assert_eq!(facts.uid(), NOBODY, "{format}: it belongs to mail_owner");
         }
     }
 }

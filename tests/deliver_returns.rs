@@ -4,20 +4,20 @@ mod common;
 
 use common::Scratch;
 use common::delivering::*;
-use doorpost::message::path::{Address, ReversePath};
-use doorpost::queue::{Head, Id, RecipientState};
+use common::enqueue::TRACE;
+use doorpost::queue::RecipientState;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 #[test]
 fn an_unknown_user_is_returned_in_one_report() {
     let scratch = Scratch::new();
     let to = ["nobody-here@mx.example", "bob@mx.example", "nor-here@mx.example"];
-    let id = enqueue(&scratch, "alice@mx.example", &to, b"Subject: lost\n\nbody \xe4\n");
-    deliver(&scratch);
+    let id = scratch.enqueue(&to, b"Subject: lost\n\nbody \xe4\n");
+    scratch.deliver();
     assert_eq!(scratch.mail("bob").len(), 1);
-    let reports = texts(&scratch, "alice");
+    let reports = scratch.texts("alice");
     assert_eq!(reports.len(), 1, "{reports:?}");
     let report = &reports[0];
     assert!(report.starts_with("Return-Path: <>\nFrom: Mail delivery at mx.example <MAILER-DAEMON@mx.example>\n"));
@@ -45,16 +45,16 @@ fn an_unknown_user_is_returned_in_one_report() {
     let original = parts[3].split_once("\n\n").unwrap();
     assert_eq!(original.0, "\nContent-Type: message/rfc822\nContent-Transfer-Encoding: 8bit");
     assert_eq!(original.1, format!("{TRACE}Subject: lost\n\nbody \u{fffd}\n\n"));
-    assert_eq!(files(&scratch).len(), 0);
+    assert_eq!(scratch.files().len(), 0);
 }
 
 #[test]
 fn of_a_large_message_only_the_header_is_returned() {
     let scratch = Scratch::new();
     let content = format!("Subject: large\n\n{}", "a line of the body\n".repeat(10_000));
-    enqueue(&scratch, "alice@mx.example", &["nobody-here@mx.example"], content.as_bytes());
-    deliver(&scratch);
-    let report = texts(&scratch, "alice").remove(0);
+    scratch.enqueue(&["nobody-here@mx.example"], content.as_bytes());
+    scratch.deliver();
+    let report = scratch.texts("alice").remove(0);
     assert!(report.contains("\nContent-Type: text/rfc822-headers\n"), "{report}");
     assert!(report.contains("\nSubject: large\n") && !report.contains("a line of the body"));
 }
@@ -63,20 +63,20 @@ fn of_a_large_message_only_the_header_is_returned() {
 fn what_waited_too_long_is_returned_with_its_last_reason() {
     let scratch = Scratch::with("maximal_queue_lifetime = 0");
     block(&scratch, "bob");
-    enqueue(&scratch, "alice@mx.example", &["bob@mx.example"], b"text\n");
-    deliver(&scratch);
-    let report = texts(&scratch, "alice").remove(0);
+    scratch.enqueue(&["bob@mx.example"], b"text\n");
+    scratch.deliver();
+    let report = scratch.texts("alice").remove(0);
     assert!(report.contains("\nStatus: 5.4.7\n"), "{report}");
     assert!(report.contains("given up after 0 seconds: 4.2.0 the mailbox cannot be written now"), "{report}");
-    assert_eq!(files(&scratch).len(), 0);
+    assert_eq!(scratch.files().len(), 0);
 }
 
 #[test]
 fn a_message_from_nobody_is_never_returned() {
     let scratch = Scratch::with("double_bounce_recipient =");
-    enqueue(&scratch, "", &["nobody-here@mx.example"], b"text\n");
-    let log = deliver(&scratch);
-    assert_eq!(files(&scratch).len(), 0);
+    scratch.enqueue_from("", &["nobody-here@mx.example"], b"text\n");
+    let log = scratch.deliver();
+    assert_eq!(scratch.files().len(), 0);
     assert!(log.contains("to=<nobody-here@mx.example> status=failed") && log.contains("status=lost"), "{log}");
 }
 
@@ -85,10 +85,10 @@ fn what_can_neither_be_delivered_nor_returned_is_told_to_postmaster_once() {
     let scratch = Scratch::new();
     scratch.write("aliases", "postmaster: alice\n");
     // A return whose sender is not here either; and a message from nobody.
-    enqueue(&scratch, "nobody-here@mx.example", &["nor-here@mx.example"], b"Subject: lost\n\ntext\n");
-    enqueue(&scratch, "", &["not-either@mx.example"], b"text\n");
-    deliver(&scratch);
-    let reports = texts(&scratch, "alice");
+    scratch.enqueue_from("nobody-here@mx.example", &["nor-here@mx.example"], b"Subject: lost\n\ntext\n");
+    scratch.enqueue_from("", &["not-either@mx.example"], b"text\n");
+    scratch.deliver();
+    let reports = scratch.texts("alice");
     assert_eq!(reports.len(), 2, "{reports:#?}");
     assert!(reports.iter().any(|report| report.contains("Final-Recipient: rfc822; nobody-here@mx.example\n")));
     assert!(
@@ -96,8 +96,8 @@ fn what_can_neither_be_delivered_nor_returned_is_told_to_postmaster_once() {
     );
     // And where that fails too it ends.
     scratch.write("aliases", "postmaster: nobody-at-all\n");
-    enqueue(&scratch, "", &["not-either@mx.example"], b"text\n");
-    let log = deliver(&scratch);
+    scratch.enqueue_from("", &["not-either@mx.example"], b"text\n");
+    let log = scratch.deliver();
     assert!(scratch.queued().is_empty(), "{log}");
 }
 
@@ -105,19 +105,9 @@ fn what_can_neither_be_delivered_nor_returned_is_told_to_postmaster_once() {
 fn notify_and_ret_say_what_comes_back() {
     let scratch = Scratch::new();
     let with = |to: &[(&str, &str)], mail: &str| {
-        fs::create_dir_all(scratch.queue().join("message")).unwrap();
-        let mut draft = queue_of(&scratch).begin().unwrap();
-        draft.content(b"Subject: x\n\nbody of it\n").unwrap();
-        for (address, said) in to {
-            let said = doorpost::message::parameters::RecipientParameters::from_text(said.as_bytes()).unwrap();
-            draft.recipient_with(&Address::from_internal(address.as_bytes()).unwrap(), &said).unwrap();
-        }
-        draft.parameters(&doorpost::message::parameters::MailParameters::from_text(mail.as_bytes()).unwrap()).unwrap();
-        let reverse_path = ReversePath::from_internal(b"alice@mx.example").unwrap();
-        draft.commit(&Head { reverse_path, trace: TRACE.into(), channel: "local".into() }).unwrap();
-        scratch.hand_over(&scratch.queue());
-        deliver(&scratch);
-        let mut found = texts(&scratch, "alice");
+        scratch.enqueue_with(("alice@mx.example", mail), to, b"Subject: x\n\nbody of it\n");
+        scratch.deliver();
+        let mut found = scratch.texts("alice");
         let _ = fs::remove_dir_all(scratch.maildir("alice"));
         (found.len(), found.pop().unwrap_or_default())
     };
@@ -148,7 +138,7 @@ fn notify_and_ret_say_what_comes_back() {
 fn a_sender_is_warned_of_delay_once_and_only_after_the_time_for_it() {
     let scratch = Scratch::with("minimal_backoff_time = 1s");
     block(&scratch, "bob");
-    let id = enqueue(&scratch, "alice@mx.example", &["bob@mx.example"], b"Subject: slow\n\nbody\n");
+    let id = scratch.enqueue(&["bob@mx.example"], b"Subject: slow\n\nbody\n");
     deliver_these(&scratch, &[&id]);
     assert_eq!(scratch.mail("alice").len(), 0, "delay_warning_time is 0");
     scratch.configure("delay_warning_time = 1s");
@@ -156,76 +146,63 @@ fn a_sender_is_warned_of_delay_once_and_only_after_the_time_for_it() {
     for _ in 0..3 {
         deliver_these(&scratch, &[&id]);
     }
-    for message in files(&scratch) {
-        let name = message.file_name().into_string().unwrap();
-        if name != id.as_str() {
-            scratch.run("deliver", &[&name], b"");
-        }
+    for report in scratch.ids().into_iter().filter(|one| *one != id) {
+        scratch.run("deliver", &[report.as_str()], b"");
     }
-    let reports = texts(&scratch, "alice");
+    let reports = scratch.texts("alice");
     assert_eq!(reports.len(), 1, "{reports:#?}");
     assert!(reports[0].contains("Action: delayed\nStatus: 4.2.0\n") && reports[0].contains("\nWill-Retry-Until: "));
     unblock(&scratch, "bob");
     deliver_these(&scratch, &[&id]);
-    assert_eq!((scratch.mail("bob").len(), files(&scratch).len()), (1, 0));
+    assert_eq!((scratch.mail("bob").len(), scratch.files().len()), (1, 0));
 }
 
 #[test]
 fn what_a_crash_left_failed_is_returned_once() {
     let scratch = Scratch::new();
-    let id = enqueue(&scratch, "alice@mx.example", &["nobody-here@mx.example", "bob@mx.example"], b"text\n");
+    let id = scratch.enqueue(&["nobody-here@mx.example", "bob@mx.example"], b"text\n");
     let file = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
     take(&scratch, &id).mark(0, RecipientState::Failed, "5.1.1 no such user here", true).unwrap();
     let saved = fs::read(&file).unwrap();
     // The return is queued but cannot be delivered yet; then the note of it is lost.
     block(&scratch, "alice");
-    deliver(&scratch);
-    assert_eq!(files(&scratch).len(), 1);
+    scratch.deliver();
+    assert_eq!(scratch.files().len(), 1);
     fs::write(&file, saved).unwrap();
     scratch.hand_over(&file);
     unblock(&scratch, "alice");
-    let names: Vec<String> = files(&scratch).iter().map(|file| file.file_name().into_string().unwrap()).collect();
-    let child = names.iter().find(|name| *name != id.as_str()).unwrap().parse().unwrap();
+    let child = scratch.ids().into_iter().find(|one| *one != id).unwrap();
     deliver_these(&scratch, &[&id, &child]);
     assert_eq!(scratch.mail("alice").len(), 1);
     assert_eq!(scratch.mail("bob").len(), 1);
-    assert_eq!(files(&scratch).len(), 0);
+    assert_eq!(scratch.files().len(), 0);
 }
 
 /// Whoever fails after the crash has a lower number here, and so would have given the report another id.
 #[test]
 fn who_fails_after_a_crash_makes_nobody_be_told_of_twice() {
     let scratch = Scratch::new();
-    let id = enqueue(&scratch, "alice@mx.example", &["bob@mx.example", "nobody-here@mx.example"], b"text\n");
+    let id = scratch.enqueue(&["bob@mx.example", "nobody-here@mx.example"], b"text\n");
     let file = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
     take(&scratch, &id).mark(1, RecipientState::Failed, "5.1.1 no such user here", true).unwrap();
     let saved = fs::read(&file).unwrap();
     block(&scratch, "alice");
     block(&scratch, "bob");
-    deliver(&scratch);
-    assert_eq!(files(&scratch).len(), 2);
+    scratch.deliver();
+    assert_eq!(scratch.files().len(), 2);
     fs::write(&file, saved).unwrap();
     scratch.write("passwd", &format!("alice:{{PLAIN}}x::::{}/home/alice::\n", scratch.path().display()));
     unblock(&scratch, "alice");
     for _ in 0..2 {
-        let names: Vec<String> = files(&scratch).iter().map(|file| file.file_name().into_string().unwrap()).collect();
-        let ids: Vec<Id> = names.iter().map(|name| name.parse().unwrap()).collect();
+        let ids = scratch.ids();
         scratch.hand_over(&scratch.queue());
         deliver_these(&scratch, &ids.iter().collect::<Vec<_>>());
     }
-    let mut reports = texts(&scratch, "alice");
+    let mut reports = scratch.texts("alice");
     reports.sort_by_key(|report| report.contains("rfc822; bob@"));
     assert_eq!(reports.len(), 2, "{reports:?}");
     let count = |name: &str| reports.concat().matches(&format!("Final-Recipient: rfc822; {name}@")).count();
-    assert_eq!((count("nobody-here"), count("bob"), files(&scratch).len()), (1, 1, 0), "{reports:?}");
-}
-
-/// Makes every message due.
-fn hurry(scratch: &Scratch) {
-    for message in scratch.queued() {
-        let path = scratch.queue().join("message").join(&message.id[14..]).join(&message.id);
-        fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now())).expect("its time");
-    }
+    assert_eq!((count("nobody-here"), count("bob"), scratch.files().len()), (1, 1, 0), "{reports:?}");
 }
 
 /// Another deliver may come upon a return before the first has noted that it is queued. If it went out then, and the first
@@ -235,7 +212,7 @@ fn a_return_does_not_go_out_before_it_is_noted_whoever_delivers() {
     let scratch = Scratch::new();
     // In its way, so that it stays in the queue.
     fs::write(scratch.maildir("alice"), "in the way").expect("a file");
-    let id = enqueue(&scratch, "alice@mx.example", &["nobody-here@mx.example"], b"Subject: x\n\nx\n");
+    let id = scratch.enqueue(&["nobody-here@mx.example"], b"Subject: x\n\nx\n");
     let file = scratch.queue().join("message").join(&id.as_str()[14..]).join(id.as_str());
     let octets = fs::read(&file).expect("the message");
     scratch.deliver();
@@ -254,7 +231,7 @@ fn a_return_does_not_go_out_before_it_is_noted_whoever_delivers() {
     }
     drop(message);
     for _ in 0..2 {
-        hurry(&scratch);
+        scratch.hurry();
         scratch.deliver();
     }
     assert_eq!((scratch.mail("alice").len(), scratch.queued().len()), (1, 0));

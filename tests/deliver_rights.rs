@@ -4,8 +4,11 @@
 mod common;
 
 use common::delivering::*;
+use common::enqueue::TRACE;
 use common::hops::Hop;
-use common::{NOBODY, Scratch, binary, relaying, until};
+use common::processes::children;
+use common::relaying::{self, TEXT};
+use common::{NOBODY, Scratch, binary, until};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -45,9 +48,9 @@ fn started_as_root_it_delivers_to_users_as_themselves() {
     let Some(scratch) = of_another(4242) else { return };
     // More than a pipe holds.
     let content = "a line of the content\n".repeat(20_000);
-    enqueue(&scratch, "a@mx.example", &["dave@mx.example", "nobody-here@mx.example"], content.as_bytes());
-    enqueue(&scratch, "", &["dave@mx.example"], b"second\n");
-    deliver(&scratch);
+    scratch.enqueue_from("a@mx.example", &["dave@mx.example", "nobody-here@mx.example"], content.as_bytes());
+    scratch.enqueue_from("", &["dave@mx.example"], b"second\n");
+    scratch.deliver();
     let files = dave(&scratch);
     assert_eq!(files.len(), 2);
     for file in &files {
@@ -62,8 +65,8 @@ fn started_as_root_it_delivers_to_users_as_themselves() {
 fn a_user_whose_home_is_closed_to_us_waits() {
     let Some(scratch) = of_another(4242) else { return };
     fs::set_permissions(scratch.path().join("dave"), fs::Permissions::from_mode(0o500)).unwrap();
-    let id = enqueue(&scratch, "", &["dave@mx.example"], b"text\n");
-    deliver(&scratch);
+    let id = scratch.enqueue_from("", &["dave@mx.example"], b"text\n");
+    scratch.deliver();
     assert_eq!(reports(&scratch, &id), ["4.2.0 the mailbox cannot be written now"]);
 }
 
@@ -98,7 +101,7 @@ fn no_mail_goes_where_a_neighbour_has_laid_the_way_or_the_mailbox() {
     let dave = |place: &str| {
         let line = format!("dave:{{PLAIN}}x:4242:4242::{}::mailbox={place}\n", path("dave").display());
         scratch.write("passwd", &line);
-        enqueue(&scratch, "", &["dave@mx.example"], b"text\n")
+        scratch.enqueue_from("", &["dave@mx.example"], b"text\n")
     };
     for (format, place) in [
         ("maildir", "dave/foreign"),
@@ -110,7 +113,7 @@ fn no_mail_goes_where_a_neighbour_has_laid_the_way_or_the_mailbox() {
         ("mbox", "dave/to-a-box"),
     ] {
         let id = dave(&format!("{format}:{}", path(place).display()));
-        deliver(&scratch);
+        scratch.deliver();
         assert_eq!(reports(&scratch, &id), ["4.2.0 the mailbox cannot be written now"], "{format} {place}");
         scratch.run("doorpost-queue", &["delete", id.as_str()], b"");
     }
@@ -123,12 +126,12 @@ fn no_mail_goes_where_a_neighbour_has_laid_the_way_or_the_mailbox() {
     link(&path("dave/elsewhere"), "dave/own", 4242);
     link(&path("dave"), "home", 0);
     dave(&format!("maildir:{}", path("home/own/Maildir").display()));
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!(fs::read_dir(path("dave/elsewhere/Maildir/new")).unwrap().count(), 1);
     scratch.configure("strict_mailbox_ownership = no");
     for place in ["maildir:dave/made", "mbox:dave/box"] {
         dave(&place.replace("dave", &path("dave").display().to_string()));
-        deliver(&scratch);
+        scratch.deliver();
     }
     assert_eq!(scratch.queued(), []);
     assert_eq!(fs::read_dir(path("dave/made/new")).unwrap().count(), 1);
@@ -138,7 +141,7 @@ fn no_mail_goes_where_a_neighbour_has_laid_the_way_or_the_mailbox() {
 #[test]
 fn not_started_as_root_another_users_mailbox_waits_with_a_clear_reason() {
     let Some(scratch) = of_another(4242) else { return };
-    let id = enqueue(&scratch, "", &["dave@mx.example"], b"text\n");
+    let id = scratch.enqueue_from("", &["dave@mx.example"], b"text\n");
     scratch.settle();
     let status = scratch.command("deliver").uid(NOBODY).gid(NOBODY).status().unwrap();
     assert!(status.success());
@@ -149,8 +152,8 @@ fn not_started_as_root_another_users_mailbox_waits_with_a_clear_reason() {
 #[test]
 fn nobody_becomes_root_to_deliver() {
     let Some(scratch) = of_another(0) else { return };
-    enqueue(&scratch, "", &["dave@mx.example"], b"text\n");
-    let log = deliver(&scratch);
+    scratch.enqueue_from("", &["dave@mx.example"], b"text\n");
+    let log = scratch.deliver();
     assert!(log.contains("to=<dave@mx.example> status=failed"), "{log}");
     assert!(!scratch.path().join("dave/Maildir").exists());
 }
@@ -166,9 +169,9 @@ fn users_of_the_system_get_mail_and_its_accounts_do_not() {
     let scratch = Scratch::with(&format!("users = system\nmail_owner = {owner}"));
     give(&scratch.queue(), 1);
     let to = [person.as_str(), account.as_str(), "root"];
-    enqueue(&scratch, "", &to, b"text\n");
+    scratch.enqueue_from("", &to, b"text\n");
     give(&scratch.queue(), 1);
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!(scratch.mail(&person).len(), 1);
     let file = fs::read_dir(scratch.maildir(&person).join("new")).unwrap().next().unwrap().unwrap();
     assert_eq!(file.metadata().unwrap().uid(), NOBODY);
@@ -184,19 +187,15 @@ fn a_killed_deliver_leaves_no_process_behind() {
         return;
     }
     let scratch = Scratch::with("queue_run_delay = 1h");
-    enqueue(&scratch, "", &["alice@mx.example"], b"text\n");
+    scratch.enqueue_from("", &["alice@mx.example"], b"text\n");
     let mut watch = start_watching(&scratch);
     until("the first sweep", || scratch.mail("alice").len() == 1);
-    let children = || {
-        let path = format!("/proc/{0}/task/{0}/children", watch.0.id());
-        fs::read_to_string(path).unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-    };
-    let helper = children();
+    let helper = children(watch.0.id());
     watch.0.kill().unwrap();
-    until("the end of the helper", || helper.iter().all(|pid| !runs_deliver(pid)));
+    until("the end of the helper", || helper.iter().all(|pid| !runs_deliver(*pid)));
 }
 
-fn runs_deliver(pid: &str) -> bool {
+fn runs_deliver(pid: u32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program == binary("deliver"))
 }
 
@@ -209,7 +208,7 @@ fn the_process_that_speaks_with_a_host_holds_no_right_on_the_queue() {
         None
     });
     let scratch = relaying::to(&hop);
-    relaying::enqueue(&scratch, &["bob@b.example"], relaying::TEXT);
+    scratch.enqueue(&["bob@b.example"], TEXT);
     let mut child = scratch.command("deliver").stderr(Stdio::null()).spawn().expect("deliver");
     until("the host to be spoken with", || hop.seen().iter().any(|line| line.starts_with("MAIL")));
     let agent = with_socket_to(&scratch, child.id());

@@ -4,8 +4,9 @@ mod common;
 
 use common::delivering::*;
 use common::hops::{Act, Hop};
+use common::relaying::{self, TEXT};
 use common::watching::Watching;
-use common::{Scratch, relaying, until};
+use common::{Scratch, until};
 use doorpost::queue::Queue;
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -13,29 +14,30 @@ use std::time::{Duration, SystemTime};
 #[test]
 fn a_watching_deliver_is_woken_and_ends_at_a_signal() {
     let scratch = Scratch::with("queue_run_delay = 1h");
-    enqueue(&scratch, "", &["alice@mx.example"], b"before\n");
+    scratch.enqueue_from("", &["alice@mx.example"], b"before\n");
     let watch = start_watching(&scratch);
     until("the first sweep", || scratch.mail("alice").len() == 1);
-    enqueue(&scratch, "", &["alice@mx.example"], b"after\n");
+    scratch.enqueue_from("", &["alice@mx.example"], b"after\n");
     assert!(queue_of(&scratch).wake());
     until("a delivery by the FIFO", || scratch.mail("alice").len() == 2);
     // Without a wake: what came in until the end is seen by the last look.
-    until("the end of the message", || files(&scratch).is_empty());
-    enqueue(&scratch, "", &["alice@mx.example"], b"last\n");
+    until("the end of the message", || scratch.files().is_empty());
+    scratch.enqueue_from("", &["alice@mx.example"], b"last\n");
+    scratch.settle();
     watch.terminate();
-    assert_eq!((scratch.mail("alice").len(), files(&scratch).len()), (3, 0));
+    assert_eq!((scratch.mail("alice").len(), scratch.files().len()), (3, 0));
 }
 
 #[test]
 fn a_watching_deliver_comes_back_to_a_message_that_somebody_had_locked() {
     let scratch = Scratch::with("queue_run_delay = 1h");
-    enqueue(&scratch, "", &["alice@mx.example"], b"before\n");
+    scratch.enqueue_from("", &["alice@mx.example"], b"before\n");
     scratch.settle();
     let path = scratch.path().join("log");
     let log = fs::File::create(&path).unwrap();
     let watch = Watching::by(scratch.command("deliver").arg("-w").stderr(log));
-    until("the first sweep", || scratch.mail("alice").len() == 1 && files(&scratch).is_empty());
-    let id = enqueue(&scratch, "", &["alice@mx.example"], b"locked\n");
+    until("the first sweep", || scratch.mail("alice").len() == 1 && scratch.files().is_empty());
+    let id = scratch.enqueue_from("", &["alice@mx.example"], b"locked\n");
     let locked = take(&scratch, &id);
     assert!(queue_of(&scratch).wake());
     until("a look at it", || fs::read_to_string(&path).unwrap().contains("came-to=not-ours"));
@@ -48,8 +50,8 @@ fn a_watching_deliver_comes_back_to_a_message_that_somebody_had_locked() {
 #[test]
 fn a_watching_deliver_reads_a_damaged_file_once() {
     let scratch = Scratch::with("queue_run_delay = 1h");
-    let id = enqueue(&scratch, "", &["alice@mx.example"], b"damaged\n");
-    let file = files(&scratch).pop().unwrap().path();
+    let id = scratch.enqueue_from("", &["alice@mx.example"], b"damaged\n");
+    let file = scratch.files().pop().unwrap();
     let octets = fs::read(&file).unwrap();
     let at = octets.windows(7).position(|window| window == b"damaged").unwrap();
     fs::write(&file, [&octets[..at], b"D", &octets[at + 1..]].concat()).unwrap();
@@ -60,7 +62,7 @@ fn a_watching_deliver_reads_a_damaged_file_once() {
     let log = || fs::read_to_string(&path).unwrap();
     let over = format!("id={id} event=over");
     until("a look at it", || log().contains(&over));
-    enqueue(&scratch, "", &["alice@mx.example"], b"whole\n");
+    scratch.enqueue_from("", &["alice@mx.example"], b"whole\n");
     assert!(queue_of(&scratch).wake());
     until("the other message", || scratch.mail("alice").len() == 1);
     watch.terminate();
@@ -72,7 +74,7 @@ fn a_watching_deliver_reads_a_damaged_file_once() {
 fn a_watching_deliver_tries_again_by_itself_when_the_time_has_come() {
     let scratch = Scratch::with("queue_run_delay = 1h\nminimal_backoff_time = 1s\nmaximal_backoff_time = 1s");
     block(&scratch, "alice");
-    let id = enqueue(&scratch, "", &["alice@mx.example"], b"text\n");
+    let id = scratch.enqueue_from("", &["alice@mx.example"], b"text\n");
     let watch = start_watching(&scratch);
     until("a failed try", || next_try(&scratch, &id) > SystemTime::now());
     unblock(&scratch, "alice");
@@ -84,7 +86,7 @@ fn a_watching_deliver_tries_again_by_itself_when_the_time_has_come() {
 fn a_watching_deliver_tries_at_once_what_is_flushed_and_what_is_released() {
     let scratch = Scratch::with("queue_run_delay = 1h\nminimal_backoff_time = 1h");
     block(&scratch, "alice");
-    let id = enqueue(&scratch, "", &["alice@mx.example"], b"text\n");
+    let id = scratch.enqueue_from("", &["alice@mx.example"], b"text\n");
     let watch = start_watching(&scratch);
     let tool =
         |action: &str| assert!(scratch.run("doorpost-queue", &[action, "ALL"], b"").status.success(), "{action}");
@@ -102,16 +104,16 @@ fn a_watching_deliver_tries_at_once_what_is_flushed_and_what_is_released() {
 #[test]
 fn a_changed_configuration_holds_from_the_next_message_on() {
     let scratch = Scratch::with("queue_run_delay = 1h");
-    enqueue(&scratch, "", &["alice@mx.example"], b"before\n");
+    scratch.enqueue_from("", &["alice@mx.example"], b"before\n");
     let watch = start_watching(&scratch);
     until("the first sweep", || scratch.mail("alice").len() == 1);
     scratch.configure(&format!("mailbox = maildir:{}/mail/other-%u", scratch.path().display()));
-    enqueue(&scratch, "", &["alice@mx.example"], b"after\n");
+    scratch.enqueue_from("", &["alice@mx.example"], b"after\n");
     assert!(queue_of(&scratch).wake());
     until("a delivery by the new configuration", || scratch.mail("other-alice").len() == 1);
     // A mistake in it changes nothing.
     scratch.configure("message_size_limit = much");
-    enqueue(&scratch, "", &["alice@mx.example"], b"later\n");
+    scratch.enqueue_from("", &["alice@mx.example"], b"later\n");
     assert!(queue_of(&scratch).wake());
     until("a delivery by the old configuration", || scratch.mail("other-alice").len() == 2);
     watch.terminate();
@@ -122,11 +124,11 @@ fn a_changed_configuration_holds_from_the_next_message_on() {
 fn the_look_at_the_whole_queue_comes_in_time_while_a_host_takes_its_time() {
     let slow = Hop::start(|word, _, _| (word == ".").then_some(Act::Silence));
     let scratch = relaying::site(&format!("smtp:{}", slow.name()), "queue_run_delay = 1s\ndeliver_stop_timeout = 1s");
-    relaying::enqueue(&scratch, &["bob@b.example"], relaying::TEXT);
+    scratch.enqueue(&["bob@b.example"], TEXT);
     scratch.settle();
     let _watching = Watching::start(&scratch);
     until("the slow host to have it", || !slow.taken().is_empty());
-    relaying::enqueue(&scratch, &["alice@mx.example"], relaying::TEXT);
+    scratch.enqueue(&["alice@mx.example"], TEXT);
     until("what nobody was told of", || scratch.mail("alice").len() == 1);
     assert_eq!(slow.sessions(), 1, "what is being worked on is not given out again");
 }
@@ -138,14 +140,14 @@ fn a_watching_deliver_takes_a_new_message_without_looking_at_the_others() {
     let scratch = relaying::to(&hop);
     let watching = Watching::start(&scratch);
     until("the watch to begin", || {
-        relaying::enqueue(&scratch, &["bob@b.example"], relaying::TEXT);
+        scratch.enqueue(&["bob@b.example"], TEXT);
         Queue::at(&scratch.queue()).wake();
         std::thread::sleep(Duration::from_millis(50));
         !hop.taken().is_empty()
     });
     until("an empty queue", || scratch.queued().is_empty());
     let before = hop.taken().len();
-    let id = relaying::enqueue(&scratch, &["bob@b.example"], relaying::TEXT);
+    let id = scratch.enqueue(&["bob@b.example"], TEXT);
     assert!(Queue::at(&scratch.queue()).wake_for(&id));
     until("the message that was named", || hop.taken().len() == before + 1);
     watching.terminate();

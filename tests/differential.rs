@@ -6,8 +6,6 @@
 
 mod common;
 mod differential {
-    #[path = "../powercut/chance.rs"]
-    pub mod chance;
     pub mod extensions;
     pub mod generate;
     pub mod known;
@@ -16,9 +14,9 @@ mod differential {
     pub mod smtp;
 }
 
+use common::chance::Chance;
 use common::postfix::Postfix;
 use common::{Scratch, binary};
-use differential::chance::Chance;
 use differential::extensions;
 use differential::generate::{self, Session};
 use differential::known;

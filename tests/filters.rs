@@ -3,37 +3,15 @@
 
 mod common;
 
-use common::Scratch;
 use common::connections::{Server, smtp};
+use common::filter::{filter_of, runs};
 use common::hops::{Act, Hop};
+use common::{Scratch, free_port};
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
-
-/// Makes `scratch`/filter a program that lets mail through to `qmail-queue`, marked, but for what says "virus" or "later".
-fn filter_of(scratch: &Scratch) -> String {
-    let sbin = scratch.path().join("sbin");
-    fs::create_dir(&sbin).expect("a folder");
-    symlink(common::binary("submit"), sbin.join("qmail-queue")).expect("a link");
-    let (filter, count) = (scratch.path().join("filter"), scratch.path().join("count"));
-    let script = format!(
-        "#!/bin/sh\necho \"$TCPREMOTEIP\" >>{count}\ntext=$(mktemp)\ncat >$text\n\
-         if grep -q virus $text; then rm $text; exit 31; fi\nif grep -q later $text; then rm $text; exit 75; fi\n\
-         {{ echo 'X-Scanned: yes'; cat $text; }} | {sbin}/qmail-queue\nstatus=$?\nrm $text\nexit $status\n",
-        count = count.display(),
-        sbin = sbin.display()
-    );
-    fs::write(&filter, script).expect("a filter");
-    fs::set_permissions(&filter, fs::Permissions::from_mode(0o755)).expect("its mode");
-    filter.display().to_string()
-}
-
-/// How often the filter has run.
-fn runs(scratch: &Scratch) -> usize {
-    fs::read_to_string(scratch.path().join("count")).unwrap_or_default().lines().count()
-}
 
 /// One SMTP session with one message; what the server said and logged.
 fn send(scratch: &Scratch, arguments: &[&str], text: &str) -> (String, String) {
@@ -50,7 +28,6 @@ fn filtered() -> Scratch {
     let scratch = Scratch::with("qmqpd_authorized_clients = stdin\nqmqpd_error_delay = 0");
     let filter = filter_of(&scratch);
     scratch.configure(&format!("before_queue_filter = qmail-queue:{filter}"));
-    scratch.hand_over(scratch.path());
     scratch
 }
 
@@ -135,7 +112,7 @@ fn comes_back(scratch: &Scratch, arguments: &[&str], on_the_way: impl Fn()) -> S
     assert!(said.contains("queued as "), "{said}{log}");
     let mut log = String::new();
     for _ in 0..3 {
-        log.push_str(&String::from_utf8_lossy(&scratch.deliver().stderr));
+        log.push_str(&scratch.deliver());
         on_the_way();
     }
     for user in ["bob", "carol"] {
@@ -147,7 +124,7 @@ fn comes_back(scratch: &Scratch, arguments: &[&str], on_the_way: impl Fn()) -> S
 
 /// proxsmtpd between two of ours: it runs `command`, and hands on to `out`.
 fn proxsmtpd(scratch: &Scratch, command: &str, out: u16) -> Listening {
-    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port();
+    let port = free_port();
     let settings = format!(
         "Listen: 127.0.0.1:{port}\nOutAddress: 127.0.0.1:{out}\nFilterCommand: {command}\nHeader: X-Scanned: yes\n\
          TempDirectory: {}\n",
@@ -312,7 +289,7 @@ fn whom_a_filter_does_not_take_a_message_for_waits_in_the_queue_for_the_filter()
         let queued = scratch.queued();
         assert_eq!(queued.len(), 1, "{log}");
         assert_eq!(queued[0].recipients, [b"carol@mx.example".to_vec()]);
-        let log = String::from_utf8_lossy(&scratch.deliver().stderr).into_owned();
+        let log = scratch.deliver();
         assert_eq!(scratch.mail("carol").len(), 0, "never past the filter: {log}");
         assert!(hop.seen().iter().filter(|line| line.starts_with("RCPT TO:<carol@")).count() == 2, "{log}");
         assert_eq!(log.matches("status=deferred").count().min(1), deferred, "{log}");

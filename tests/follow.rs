@@ -4,8 +4,7 @@
 mod common;
 
 use common::Scratch;
-use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use common::filter::{filter_of, runs};
 
 #[test]
 fn an_id_leads_through_the_records_from_the_client_to_the_last_delivery() {
@@ -37,34 +36,20 @@ fn an_id_leads_through_the_records_from_the_client_to_the_last_delivery() {
 #[test]
 fn a_content_filter_takes_a_message_once_and_hands_it_back_by_qmail_queue() {
     let scratch = Scratch::with("content_filter = scan:");
-    let sbin = scratch.path().join("sbin");
-    fs::create_dir(&sbin).expect("a folder");
-    symlink(common::binary("submit"), sbin.join("qmail-queue")).expect("a link");
-    let (filter, count) = (scratch.path().join("filter"), scratch.path().join("count"));
-    let script = format!(
-        "#!/bin/sh\necho x >> {count}\nexport MAIL_CONFIG={config}\n{{ echo 'X-Scanned: yes'; cat; }} | {sbin}/qmail-queue\n",
-        count = count.display(),
-        config = scratch.path().display(),
-        sbin = sbin.display()
-    );
-    fs::write(&filter, script).expect("a filter");
-    fs::set_permissions(&filter, fs::Permissions::from_mode(0o755)).expect("its mode");
-    let lines = format!(
-        "local 127.0.0.0/8 $myhostname mailbox: *\nscan - - qmail-queue:{} -\nsmtp * * smtp: local\n",
-        filter.display()
-    );
+    let filter = filter_of(&scratch);
+    let lines =
+        format!("local 127.0.0.0/8 $myhostname mailbox: *\nscan - - qmail-queue:{filter} -\nsmtp * * smtp: local\n");
     scratch.write("channels", &lines);
-    scratch.hand_over(scratch.path());
     let output = scratch.run(
         "submit",
         &["-f", "alice@mx.example", "bob@mx.example", "carol@mx.example"],
         b"Subject: x\n\nbody\n",
     );
     assert!(output.status.success(), "{output:?}");
-    let log = String::from_utf8_lossy(&scratch.deliver().stderr).into_owned();
+    let log = scratch.deliver();
     let mail = scratch.mail("bob");
     assert_eq!((mail.len(), scratch.mail("carol").len()), (1, 1), "{log}");
     assert!(String::from_utf8_lossy(&mail[0]).contains("\nX-Scanned: yes\n"), "{log}");
-    assert_eq!(fs::read_to_string(count).expect("the count"), "x\n", "{log}");
+    assert_eq!(runs(&scratch), 1, "{log}");
     assert!(scratch.queued().is_empty());
 }

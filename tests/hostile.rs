@@ -3,21 +3,14 @@
 
 mod common;
 
+use common::processes::peak;
 use common::{PASSWORD, Scratch, feed};
-use std::fs;
 use std::io::Write;
 use std::process::{Child, Stdio};
 
 fn start(scratch: &Scratch, program: &str) -> Child {
     let mut command = scratch.command(program);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a program of ours")
-}
-
-/// Most memory the process had so far, in kB; nothing when it has ended.
-fn peak(child: &Child) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 /// Sends `beginning` and then `megabytes` of `filler`, without ever ending a line or a message, and looks at the memory.

@@ -3,7 +3,7 @@
 mod common;
 
 use common::connections::*;
-use common::{Scratch, binary, until};
+use common::{Scratch, binary, free_port, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -232,7 +232,7 @@ fn the_pid_file_is_locked_for_a_life_and_a_stale_one_locks_nobody_out() {
 fn detached_it_is_ready_when_the_foreground_returns() {
     let folder = folder();
     let file = folder.path().join("pid");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = free_port().to_string();
     let arguments = ["--listen-address", "127.0.0.1", "--port", &port, "--detach", "--pid-file"];
     let mut command = smtpd(folder.path());
     command.args(arguments).arg(&file).args(["/bin/sh", "-c", "ps -o sid= -p $PPID; readlink /proc/$PPID/fd/2"]);
@@ -260,7 +260,7 @@ fn in_the_background(filter: Option<&str>) -> Vec<String> {
     let (log, pid) = (folder.path().join("log"), folder.path().join("pid"));
     let socket = UnixDatagram::bind(&log).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let mut command = Command::new("unshare");
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("MAIL_CONFIG", folder.path());
     command.envs(filter.map(|filter| ("RUST_LOG", filter)));

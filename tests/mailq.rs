@@ -238,7 +238,7 @@ fn files_of_the_queue_may_be_moved_copied_and_removed_and_not_changed() {
     let at = octets.windows(5).position(|five| five == b"hello").expect("its content");
     fs::write(&changed, [&octets[..at], b"HELLO", &octets[at + 5..]].concat()).expect("changed");
     fs::hard_link(place(&scratch, &ids[3]), scratch.path().join("second-name")).expect("a second name");
-    let log = String::from_utf8(scratch.deliver().stderr).expect("printable");
+    let log = scratch.deliver();
     assert!(log.contains("its checksum does not agree") && log.contains("it has more than one name"), "{log}");
     other.deliver();
     let subjects = |scratch: &Scratch| -> Vec<String> {

@@ -152,7 +152,7 @@ fn a_mailbox_that_another_program_locked_is_in_use_and_mail_for_it_waits() {
     fs::write(&lock, "0").expect("a lock");
     assert!(pop(&scratch, "").contains("-ERR [IN-USE] "));
     send(&scratch, "Subject: x\n\nx\n");
-    let log = String::from_utf8_lossy(&scratch.deliver().stderr).into_owned();
+    let log = scratch.deliver();
     assert!(log.contains("status=deferred") && log.contains("another program has the mailbox locked"), "{log}");
     // Whoever held it is gone long ago.
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(501);
@@ -177,7 +177,7 @@ fn a_second_session_hears_in_use_and_mail_arrives_all_the_same() {
     }
     assert!(pop(&scratch, "").contains("-ERR [IN-USE] "));
     send(&scratch, "Subject: arrived\n\nx\n");
-    let log = String::from_utf8_lossy(&scratch.deliver().stderr).into_owned();
+    let log = scratch.deliver();
     assert!(log.contains("status=delivered"), "{log}");
     write!(input, "QUIT\r\n").expect("sending");
     drop(input);

@@ -4,6 +4,7 @@
 mod common;
 
 use common::connections::*;
+use common::processes::children;
 use common::{Scratch, binary, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -53,11 +54,6 @@ fn mail(client: &mut TcpStream) -> String {
     }
     assert!(ask(client, "DATA").starts_with("354 "));
     ask(client, "Subject: x\r\n\r\nx\r\n.")
-}
-
-fn children(pid: i32) -> Vec<i32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 fn name(pid: i32) -> String {

@@ -9,14 +9,12 @@ mod common;
 
 use common::names::{Names, Table};
 use common::postfix::Postfix;
-use common::{PASSWORD, Scratch, tls};
-use doorpost::message::path::{Address, ReversePath};
-use doorpost::queue::{Head, Queue};
+use common::{PASSWORD, Scratch, free_port, tls};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,33 +25,19 @@ fn wanted() -> usize {
     std::env::var("DOORPOST_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
 }
 
-/// A free port, for programs that cannot be given a listening socket.
-fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port()
-}
-
 /// An installation with messages 0 to `wanted()` in its queue for users of b.example, of whom every tenth is nobody.
 fn site(transport: &str) -> Scratch {
     let scratch = Scratch::with("default_destination_concurrency_limit = 4\nminimal_backoff_time = 1s");
     scratch.write("channels", &format!("local - mx.example mailbox: *\nout * b.example \"{transport}\" *\n"));
-    fs::create_dir_all(scratch.queue().join("message")).expect("a folder");
-    let queue = Queue::at(&scratch.queue());
     for number in 0..wanted() {
         let user = match number % 10 {
             0 => "nobody-there",
             1..5 => "bob",
             _ => "carol",
         };
-        let mut draft = queue.begin().expect("a draft");
-        draft.content(format!("Subject: number-{number}-\n\n.hello\n..\n").as_bytes()).expect("content");
-        draft
-            .recipient(&Address::from_internal(format!("{user}@b.example").as_bytes()).expect("an address"))
-            .expect("room");
-        let reverse_path = ReversePath::from_internal(b"alice@mx.example").expect("a sender");
-        let trace = b"Received: by mx.example; Sun, 22 Nov 2026 04:16:25 +0000\n".to_vec();
-        draft.commit(&Head { reverse_path, trace, channel: "local".into() }).expect("a message");
+        let content = format!("Subject: number-{number}-\n\n.hello\n..\n");
+        scratch.enqueue(&[&format!("{user}@b.example")], content.as_bytes());
     }
-    scratch.hand_over(&scratch.queue());
     scratch
 }
 
@@ -77,7 +61,7 @@ fn mail_in(maildir: &Path) -> Vec<Vec<u8>> {
 /// Delivers, and finds every message once: at the other server, or back at the sender.
 fn each_once(scratch: &Scratch, boxes: &[PathBuf]) {
     let started = Instant::now();
-    let log = String::from_utf8_lossy(&scratch.deliver().stderr).into_owned();
+    let log = scratch.deliver();
     let handed_on = started.elapsed();
     let there = || found(boxes.iter().flat_map(|maildir| mail_in(maildir)));
     let (count, nobodys) = (wanted(), wanted().div_ceil(10));
@@ -158,7 +142,7 @@ fn dovecot(folder: &Path, port: u16) -> Listening {
 fn dovecot_has_each_message_once_by_lmtp() {
     for way in ["tcp", "unix"] {
         let folder = tempfile::Builder::new().suffix(way).tempdir().expect("a folder");
-        let port = port();
+        let port = free_port();
         let _dovecot = dovecot(folder.path(), port);
         let transport = match way {
             "tcp" => format!("lmtp:[127.0.0.1]:{port}"),
@@ -223,7 +207,7 @@ fn opensmtpd(folder: &Path, port: u16, (listen, rules): (&str, &str)) -> Listeni
 fn opensmtpd_has_each_message_once() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().expect("a folder");
-    let port = port();
+    let port = free_port();
     let _opensmtpd = opensmtpd(folder.path(), port, OPEN);
     let scratch = site(&format!("smtp:[127.0.0.1]:{port}"));
     each_once(&scratch, &["bob", "carol"].map(|user| folder.path().join("mail").join(user)));
@@ -269,7 +253,7 @@ fn by_smart_host(
     scratch.write("passwords", &login.unwrap_or_default());
     scratch.write("channels", &format!("local - mx.example mailbox: *\nout * b.example \"smtp:{hop}\" *\n"));
     scratch.enqueue(&["bob@b.example"], b"Subject: x\n\nhello\n");
-    let log = String::from_utf8_lossy(&scratch.deliver().stderr).into_owned();
+    let log = scratch.deliver();
     (scratch, log)
 }
 
@@ -277,7 +261,7 @@ fn by_smart_host(
 fn postfix_as_a_smart_host_is_logged_in_at_under_tls_as_far_as_it_is_asked_for() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
-    let _dovecot = dovecot(folder.path(), port());
+    let _dovecot = dovecot(folder.path(), free_port());
     let names = Names::start(ZONE);
     let auth = folder.path().join("auth");
     let (encrypted, open) = (true, false);
@@ -333,7 +317,7 @@ fn postfix_as_a_smart_host_is_logged_in_at_under_tls_as_far_as_it_is_asked_for()
 fn opensmtpd_that_offers_tls_has_mail_in_the_clear_only_where_that_is_allowed() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().expect("a folder");
-    let port = port();
+    let port = free_port();
     let path = |name: &str| folder.path().join(name);
     for name in ["mx.crt.pem", "mx.key.pem"] {
         fs::copy(tls::file(name), path(name)).expect("a PEM file");

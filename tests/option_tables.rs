@@ -4,12 +4,13 @@
 mod common;
 
 use common::connections::*;
-use common::{Scratch, until};
+use common::processes::children;
+use common::{Scratch, free_port, until};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -55,11 +56,6 @@ impl Site {
     fn start(&self, more: &[String]) -> Server {
         Server::start(&mut self.command(&ON_LOOPBACK, more))
     }
-}
-
-fn children(pid: i32) -> Vec<i32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 fn pid(server: &Server) -> i32 {
@@ -120,13 +116,9 @@ fn one_of_an_address_is_served(site: &Site, options: &[String]) {
     assert!(server.record("refused client=127.0.0.1").contains("from this address"));
 }
 
-fn free_port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
-}
-
 /// The value stands for a port that is free.
 fn it_listens_on_the_port(site: &Site, options: &[String]) {
-    let port = free_port();
+    let port = free_port().to_string();
     let options: Vec<String> = options.iter().map(|word| word.replace("PORT", &port)).collect();
     let mut server = Server::start(&mut site.command(&["--listen-address", "127.0.0.1"], &options));
     server.record(&format!("listening on=127.0.0.1:{port} "));
@@ -166,7 +158,7 @@ fn it_becomes_nobody(site: &Site, options: &[String]) {
 fn it_is_in_the_background(site: &Site, options: &[String]) {
     let file = site.scratch.path().join("pid");
     let _ = fs::remove_file(&file);
-    let port = free_port();
+    let port = free_port().to_string();
     let mut command = site.command(&["--listen-address", "127.0.0.1", "--port", &port], options);
     if !options.iter().any(|word| word.contains("pid-file")) {
         command.arg("--pid-file").arg(&file);
@@ -261,7 +253,7 @@ fn it_tells_more(site: &Site, options: &[String]) {
 }
 
 fn it_tells_trouble_only(site: &Site, options: &[String]) {
-    let port = free_port();
+    let port = free_port().to_string();
     let mut server = Server::start(&mut site.command(&["--listen-address", "127.0.0.1", "--port", &port], options));
     until("it to listen", || TcpStream::connect(format!("127.0.0.1:{port}")).is_ok());
     server.signal(Signal::SIGTERM);

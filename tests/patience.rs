@@ -32,10 +32,6 @@ fn by_mx(hop: &Hop, names: &Names, more: &str) -> Scratch {
     scratch
 }
 
-fn deliver(scratch: &Scratch) -> String {
-    String::from_utf8(scratch.deliver().stderr).expect("printable records")
-}
-
 /// Four mail hosts, which are one; and four of which only the last is there.
 const ZONE: Table = &[
     ("b.example", "MX", "10 one.example"),
@@ -63,7 +59,7 @@ fn as_many_hosts_have_a_session_as_smtp_mx_session_limit_says() {
         let hop = Hop::start(|word, _, _| (word == "RCPT").then_some(Act::Say("450 4.2.1 busy")));
         let scratch = by_mx(&hop, &names, setting);
         scratch.enqueue(&["bob@b.example"], TEXT);
-        let log = deliver(&scratch);
+        let log = scratch.deliver();
         assert!(log.contains("status=deferred"), "{log}");
         assert_eq!((hop.sessions(), scratch.queued().len()), (sessions, 1), "{setting}: {log}");
     }
@@ -79,7 +75,7 @@ fn where_a_host_defers_some_recipients_the_next_one_is_asked_for_those_alone() {
     });
     let scratch = by_mx(&hop, &names, "");
     scratch.enqueue(&["bob@b.example", "busy@b.example", "never@b.example", "busy2@b.example"], TEXT);
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     let rcpts: Vec<Vec<String>> = hop.taken().into_iter().map(|taken| taken.rcpts).collect();
     let rcpt = |names: &[&str]| names.iter().map(|name| format!("RCPT TO:<{name}@b.example>")).collect::<Vec<_>>();
     assert_eq!(rcpts, [rcpt(&["bob"]), rcpt(&["busy", "busy2"])], "{log}");
@@ -96,7 +92,7 @@ fn as_many_addresses_are_tried_as_smtp_mx_address_limit_says() {
         let hop = Hop::friendly();
         let scratch = by_mx(&hop, &names, setting);
         scratch.enqueue(&["bob@late.example"], TEXT);
-        let log = deliver(&scratch);
+        let log = scratch.deliver();
         let failed = addresses - usize::from(is_reached);
         assert_eq!(log.matches(" place=Net(").count(), failed, "{setting}: {log}");
         assert_eq!((hop.taken().len(), scratch.queued().len()), (usize::from(is_reached), usize::from(!is_reached)));
@@ -110,7 +106,7 @@ fn a_transaction_has_as_many_recipients_as_smtp_destination_recipient_limit_says
         let scratch = to(&hop, setting);
         let to: Vec<String> = (0..5).map(|number| format!("user{number}@b.example")).collect();
         scratch.enqueue(&to.iter().map(String::as_str).collect::<Vec<_>>(), TEXT);
-        deliver(&scratch);
+        scratch.deliver();
         assert_eq!(hop.taken().iter().map(|taken| taken.rcpts.len()).collect::<Vec<_>>(), sizes);
         assert_eq!((hop.sessions(), scratch.queued()), (1, vec![]), "one connection is enough");
     }
@@ -186,7 +182,7 @@ fn a_connection_is_used_for_smtp_connection_reuse_time_limit() {
         for _ in 0..3 {
             scratch.enqueue(&["bob@b.example"], TEXT);
         }
-        deliver(&scratch);
+        scratch.deliver();
         assert_eq!((hop.taken().len(), hop.sessions()), (3, sessions), "{setting}");
         let quits = hop.seen().iter().filter(|line| *line == "QUIT").count();
         assert_eq!(quits, sessions, "each host is told that it is over");
@@ -199,7 +195,7 @@ fn an_answer_that_comes_octet_by_octet_has_no_more_time_than_another() {
     let scratch = to(&hop, "smtp_helo_timeout = 1s");
     scratch.enqueue(&["bob@b.example"], TEXT);
     let start = Instant::now();
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     // It goes on for ever.
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     assert!(log.contains("status=deferred") && log.contains("took too long at the greeting"), "{log}");
@@ -232,7 +228,7 @@ fn the_wait_for_the_next_try_begins_when_the_try_is_over() {
     let scratch = to(&hop, "smtp_data_done_timeout = 2s\nminimal_backoff_time = 10s\nmaximal_backoff_time = 10s");
     scratch.enqueue(&["bob@b.example"], TEXT);
     let start = SystemTime::now();
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert!(log.contains("status=deferred"), "{log}");
     let next = Queue::at(&scratch.queue()).names().expect("the queue").pop().expect("the message").next_try;
     assert!(next >= start + Duration::from_secs(12), "{:?}", next.duration_since(start));
@@ -243,7 +239,7 @@ fn is_given_up(parameter: &str, hop: &Hop, level: &str, content: &[u8]) {
     let scratch = to(hop, &format!("{parameter} = 1s\nsmtp_tls_security_level = {level}"));
     scratch.enqueue(&["bob@b.example"], content);
     let start = Instant::now();
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert!(start.elapsed() > Duration::from_secs(1) && start.elapsed() < SOON, "{parameter}: {:?}", start.elapsed());
     assert!(log.contains("status=deferred"), "{parameter}: {log}");
     assert_eq!((hop.taken().len(), scratch.queued().len()), (0, 1));
@@ -285,7 +281,7 @@ fn a_message_is_returned_whole_up_to_bounce_size_limit() {
         let scratch = Scratch::with(setting);
         let content = format!("Subject: large\n\n{}\n", "the body\n".repeat(octets / 9));
         scratch.enqueue(&["nobody-here@mx.example"], content.as_bytes());
-        let log = deliver(&scratch);
+        let log = scratch.deliver();
         let report = String::from_utf8_lossy(&scratch.mail("alice").concat()).into_owned();
         assert!(report.contains("\nSubject: large\n"), "{log}");
         assert_eq!(report.contains("the body"), is_whole, "{setting} {octets}");
@@ -313,7 +309,7 @@ fn a_program_runs_as_long_as_command_time_limit_says() {
     }
     let mut log = String::new();
     for _ in 0..2 {
-        log.push_str(&deliver(&scratch));
+        log.push_str(&scratch.deliver());
     }
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     for to in [&format!("|{path}@mx.example"), "bob@pipe.example", "bob@queue.example"] {

@@ -3,6 +3,7 @@
 mod common;
 
 use common::connections::*;
+use common::processes::children;
 use common::{Scratch, binary, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -48,9 +49,7 @@ impl Pool {
 
     /// Processes that are children of the pool itself; submit's are children of those.
     fn children(&self) -> Vec<i32> {
-        let pid = self.server.process.id();
-        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+        children(self.server.process.id().try_into().unwrap())
     }
 }
 

@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::Scratch;
+use common::{Scratch, free_port};
 use nix::sys::signal::{Signal, kill};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -217,7 +217,7 @@ fn nonsense_is_64_and_the_client_hears_that_something_is_wrong() {
 fn a_server_in_the_background_has_its_process_id_in_a_file_until_it_ends() {
     let scratch = Scratch::new();
     let (pid_file, folder) = (scratch.path().join("pid"), scratch.path().display().to_string());
-    let port = TcpListener::bind("127.0.0.1:0").expect("a socket").local_addr().expect("its address").port();
+    let port = free_port();
     let port = format!("127.0.0.1:{port}");
     let options = ["-d", "--detach", "-p", &port, "--pidfile", pid_file.to_str().expect("UTF-8"), "--config", &folder];
     let start = || {

@@ -5,6 +5,7 @@
 mod common;
 
 use common::connections::{PATIENCE, Server, all, line};
+use common::processes::children;
 use common::{NOBODY, Scratch, binary, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -93,11 +94,6 @@ fn ask(client: &mut TcpStream, command: &str) -> String {
 fn quit(mut client: TcpStream) {
     assert_eq!(ask(&mut client, "QUIT"), "+OK Goodbye");
     assert_eq!(all(&mut client), "");
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().map(|pid| pid.parse().expect("a number")).collect()
 }
 
 fn is_there(pid: u32) -> bool {

@@ -27,7 +27,7 @@ fn rename(maildir: &Path, is_over: &AtomicBool, mut chance: Chance) {
             for entry in fs::read_dir(maildir.join(folder)).expect("a folder").flatten() {
                 let name = entry.file_name().into_string().expect("UTF-8");
                 let lasting = name.split(':').next().expect("a name");
-                let flags = ["", "S", "FS", "RS"][usize::try_from(chance.below(4)).unwrap_or(0)];
+                let flags = ["", "S", "FS", "RS"][chance.below(4)];
                 if chance.below(3) > 0 {
                     // It may have been removed meanwhile.
                     let _ = fs::rename(entry.path(), maildir.join("cur").join(format!("{lasting}:2,{flags}")));

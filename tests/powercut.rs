@@ -18,7 +18,6 @@
 mod common;
 
 mod powercut {
-    pub mod chance;
     pub mod check;
     // What is slow there is for tests/flushes.rs.
     #[allow(dead_code)]
@@ -30,7 +29,7 @@ mod powercut {
     pub mod workload;
 }
 
-use powercut::chance::Chance;
+use common::chance::Chance;
 use powercut::check::Restarted;
 use powercut::disk::{Kind, withdraw};
 use powercut::image::{Mode, Replay};

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::processes::peak;
 use common::{Scratch, feed, transcript};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -114,7 +115,7 @@ fn content_filter_is_recorded_and_decides_where_the_message_goes() {
     let scratch = Scratch::with(main_cf);
     let (reply, log) = sent(&scratch, &[], "alice@client.example");
     assert!(reply.contains(":KOk"), "{reply} {log}");
-    let log = String::from_utf8(scratch.deliver().stderr).expect("printable");
+    let log = scratch.deliver();
     assert!(log.contains("status=deferred") && log.contains("content_filter scan:[127.0.0.1]:10025: no such"), "{log}");
     assert_eq!(scratch.mail("bob").len(), 0);
 
@@ -124,7 +125,7 @@ fn content_filter_is_recorded_and_decides_where_the_message_goes() {
         scratch.write("channels", "here stdin - mailbox: *\nelsewhere - mx.example discard: *\n");
         let (reply, log) = sent(&scratch, &arguments, "alice@client.example");
         assert!(reply.contains(":KOk"), "{reply} {log}");
-        let log = String::from_utf8(scratch.deliver().stderr).expect("printable");
+        let log = scratch.deliver();
         let filtered = arguments[1].ends_with("here:");
         assert_eq!(scratch.mail("bob").len(), usize::from(filtered), "{log}");
         assert!(scratch.queued().is_empty(), "{log}");
@@ -139,7 +140,7 @@ fn each_recipient_has_a_sender_of_its_own_and_returns_go_to_it() {
     let inside = [netstring("Subject: x\n\nhello\n"), netstring("carol+@mx.example-@[]"), recipients].concat();
     let output = scratch.run("qmqpd", &[], netstring(&inside).as_bytes());
     assert!(output.stdout.starts_with(b"30:KOk"), "{output:?}");
-    let log = String::from_utf8(scratch.deliver().stderr).expect("printable");
+    let log = scratch.deliver();
     for name in ["alice", "bob"] {
         let mail = String::from_utf8_lossy(&scratch.mail(name)[0]).into_owned();
         assert!(mail.starts_with(&format!("Return-Path: <carol+{name}=mx.example@mx.example>\n")), "{mail}");
@@ -302,13 +303,6 @@ fn the_generic_options_of_postfix_are_taken() {
     }
 }
 
-/// Most memory a live process ever had, in kB.
-fn peak(child: &Child) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("a live process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 #[test]
 fn memory_stays_bounded_whatever_is_sent() {
     let recipients = "12:b@mx.example,".repeat(2000);
@@ -321,7 +315,7 @@ fn memory_stays_bounded_whatever_is_sent() {
         for _ in 0..50 {
             input.write_all(block.as_bytes()).expect("a server that reads");
         }
-        let most = peak(&child);
+        let most = peak(&child).expect("a live process");
         drop(input);
         assert!(most < 8 * 1024, "{beginning:?} and 50 blocks: {most} kB");
         assert_eq!(child.wait().expect("its end").code(), Some(0), "{beginning:?}");

@@ -11,8 +11,8 @@ use doorpost::queue::Queue;
 fn a_message_goes_to_all_its_recipients_in_one_transaction() {
     let hop = Hop::friendly();
     let scratch = to(&hop);
-    enqueue(&scratch, &["bob@b.example", "a b@c.example"], TEXT);
-    let log = deliver(&scratch);
+    scratch.enqueue(&["bob@b.example", "a b@c.example"], TEXT);
+    let log = scratch.deliver();
     assert_eq!(log.matches("status=relayed").count(), 2, "{log}");
     let rcpts = vec!["RCPT TO:<bob@b.example>".to_owned(), "RCPT TO:<\"a b\"@c.example>".to_owned()];
     let mail = format!("MAIL FROM:<alice@mx.example> SIZE={}", ARRIVED.len());
@@ -26,9 +26,9 @@ fn messages_to_one_host_share_a_connection() {
     let hop = Hop::friendly();
     let scratch = site(&format!("smtp:{}", hop.name()), "default_destination_concurrency_limit = 1");
     for number in 0..20 {
-        enqueue(&scratch, &[&format!("user{number}@b.example")], TEXT);
+        scratch.enqueue(&[&format!("user{number}@b.example")], TEXT);
     }
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!((hop.taken().len(), hop.sessions()), (20, 1));
     assert_eq!(scratch.queued(), []);
 }
@@ -41,8 +41,8 @@ fn each_recipient_is_done_deferred_or_returned_by_its_own_answer() {
         _ => None,
     });
     let scratch = to(&hop);
-    let id = enqueue(&scratch, &["now@b.example", "never@b.example", "later@b.example"], TEXT);
-    deliver(&scratch);
+    let id = scratch.enqueue(&["now@b.example", "never@b.example", "later@b.example"], TEXT);
+    scratch.deliver();
     assert_eq!(hop.taken()[0].rcpts, ["RCPT TO:<now@b.example>"]);
     let back = String::from_utf8(scratch.mail("alice").concat()).expect("a report");
     assert!(back.contains("never@b.example") && back.contains("550 5.1.1 no such user"), "{back}");
@@ -51,7 +51,7 @@ fn each_recipient_is_done_deferred_or_returned_by_its_own_answer() {
     let reports: Vec<&str> = message.recipients.iter().map(|recipient| recipient.report.as_str()).collect();
     assert_eq!(reports[2], "4.2.1 127.0.0.1 said: 450 4.2.1 mailbox busy (to RCPT)");
     drop(message);
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!((hop.taken().len(), scratch.mail("alice").len()), (1, 1), "nothing is tried or told twice");
 }
 
@@ -63,8 +63,12 @@ fn a_return_message_names_the_host_that_refused_and_what_it_said() {
         _ => None,
     });
     let scratch = to(&hop);
-    enqueue_with(&scratch, "alice@mx.example", &["never@b.example"], TEXT, "ENVID=x+2By", "ORCPT=rfc822;old@c.example");
-    deliver(&scratch);
+    scratch.enqueue_with(
+        ("alice@mx.example", "ENVID=x+2By"),
+        &[("never@b.example", "ORCPT=rfc822;old@c.example")],
+        TEXT,
+    );
+    scratch.deliver();
     let back = String::from_utf8(scratch.mail("alice").concat()).expect("a report");
     let type_of = "Content-Type: multipart/report; report-type=delivery-status;";
     assert!(back.contains(type_of) && back.contains("\nAuto-Submitted: auto-replied\n"), "{back}");
@@ -123,8 +127,8 @@ fn every_answer_at_every_stage_is_one_of_three_ends_and_never_two() {
         let doing = act.clone();
         let hop = Hop::start(move |word, _, _| (word == stage).then(|| doing.clone()));
         let scratch = to(&hop);
-        enqueue(&scratch, &["bob@b.example"], TEXT);
-        let log = deliver(&scratch);
+        scratch.enqueue(&["bob@b.example"], TEXT);
+        let log = scratch.deliver();
         let what = format!("{stage} {act:?}: {log}");
         assert!(log.contains(&format!("to=<bob@b.example> status={status} ")), "{what}");
         let (queued, back) = (scratch.queued().len(), scratch.mail("alice").len());
@@ -136,11 +140,11 @@ fn every_answer_at_every_stage_is_one_of_three_ends_and_never_two() {
 fn a_message_whose_answer_was_lost_is_there_twice_and_not_more() {
     let hop = Hop::start(|word, _, session| (word == "." && session == 0).then_some(Act::Drop));
     let scratch = to(&hop);
-    let id = enqueue(&scratch, &["bob@b.example"], TEXT);
-    deliver(&scratch);
+    let id = scratch.enqueue(&["bob@b.example"], TEXT);
+    scratch.deliver();
     assert_eq!((hop.taken().len(), scratch.queued().len()), (1, 1));
     scratch.run("deliver", &[id.as_str()], b"");
-    deliver(&scratch);
+    scratch.deliver();
     assert_eq!((hop.taken().len(), scratch.queued().len()), (2, 0));
 }
 
@@ -150,15 +154,12 @@ fn what_a_message_said_about_itself_goes_on_where_the_host_knows_it() {
     let hop = Hop::start(move |word, _, _| (word == "EHLO").then_some(Act::Say(offers)));
     let scratch = to(&hop);
     let (mail, rcpt) = ("BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=QQ+20x", "NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b@c");
-    enqueue_with(
-        &scratch,
-        "al\u{ef}ce@mx.example",
-        &["bob@b.example"],
+    scratch.enqueue_with(
+        ("al\u{ef}ce@mx.example", mail),
+        &[("bob@b.example", rcpt)],
         "Subject: \u{e4}\n\nx\n".as_bytes(),
-        mail,
-        rcpt,
     );
-    deliver(&scratch);
+    scratch.deliver();
     let taken = hop.taken();
     assert!(taken[0].mail.ends_with(" BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=QQ+20x"), "{taken:?}");
     assert_eq!(taken[0].rcpts, ["RCPT TO:<bob@b.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b@c"]);
@@ -166,8 +167,8 @@ fn what_a_message_said_about_itself_goes_on_where_the_host_knows_it() {
 
     let plain = Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("250 hop")));
     let scratch = to(&plain);
-    enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], TEXT, "RET=HDRS", "NOTIFY=SUCCESS");
-    deliver(&scratch);
+    scratch.enqueue_with(("alice@mx.example", "RET=HDRS"), &[("bob@b.example", "NOTIFY=SUCCESS")], TEXT);
+    scratch.deliver();
     assert_eq!(
         (plain.taken()[0].mail.as_str(), plain.taken()[0].rcpts[0].as_str()),
         ("MAIL FROM:<alice@mx.example>", "RCPT TO:<bob@b.example>")
@@ -188,8 +189,8 @@ fn what_a_host_cannot_take_is_returned_and_not_bent() {
     ] {
         let hop = Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("250 hop")));
         let scratch = site(&format!("smtp:{}", hop.name()), "smtp_tls_security_level = none");
-        enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], content.as_bytes(), mail, "");
-        let log = deliver(&scratch);
+        scratch.enqueue_with(("alice@mx.example", mail), &[("bob@b.example", "")], content.as_bytes());
+        let log = scratch.deliver();
         let expected = if status == "5.7.30" { "status=deferred" } else { "status=failed" };
         assert!(log.contains(expected) && (log.contains(status) || status == "5.7.30"), "{mail}: {log}");
         assert_eq!(hop.taken(), []);
@@ -200,8 +201,8 @@ fn what_a_host_cannot_take_is_returned_and_not_bent() {
 fn bare_line_ends_never_leave_by_smtp() {
     let hop = Hop::friendly();
     let scratch = to(&hop);
-    enqueue(&scratch, &["bob@b.example"], b"Subject: x\n\na\r.\rb\r\n.\r\n.\n..\nend");
-    deliver(&scratch);
+    scratch.enqueue(&["bob@b.example"], b"Subject: x\n\na\r.\rb\r\n.\r\n.\n..\nend");
+    scratch.deliver();
     let content = &hop.taken()[0].content;
     assert!(content.ends_with("\r\n\r\na . b\r\n.\r\n.\r\n..\r\nend\r\n"), "{content:?}");
     assert_eq!(hop.taken().len(), 1);
@@ -212,8 +213,8 @@ fn lmtp_over_tcp_has_an_answer_for_each_recipient() {
     let hop =
         Hop::start(|word, line, _| (word == "." && line.contains("full")).then_some(Act::Say("452 4.2.2 over quota")));
     let scratch = site(&format!("lmtp:{}", hop.name()), "");
-    let id = enqueue(&scratch, &["bob@b.example", "full@b.example"], TEXT);
-    let log = deliver(&scratch);
+    let id = scratch.enqueue(&["bob@b.example", "full@b.example"], TEXT);
+    let log = scratch.deliver();
     assert!(
         log.contains("to=<bob@b.example> status=relayed") && log.contains("to=<full@b.example> status=deferred"),
         "{log}"

@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::Scratch;
 use common::hops::{Act, Deaf, Hop};
 use common::names::Names;
 use common::relaying::*;
+use common::{Scratch, free_port};
 use std::net::TcpListener;
 use std::process::Stdio;
 
@@ -21,8 +21,8 @@ fn a_next_hop_may_be_reached_over_ipv6() {
     let scratch = &server.1;
     for next_hop in [format!("[::1]:{port}"), format!("[IPv6:::1]:{port}")] {
         let client = site(&format!("smtp:{next_hop}"), "");
-        enqueue(&client, &["bob@mx2.example"], TEXT);
-        let log = deliver(&client);
+        client.enqueue(&["bob@mx2.example"], TEXT);
+        let log = client.deliver();
         assert!(log.contains("status=relayed"), "{log}");
         let whole = scratch.queued().pop().expect("the message").whole;
         assert!(String::from_utf8_lossy(&whole).contains("[IPv6:::1]"), "{}", String::from_utf8_lossy(&whole));
@@ -42,9 +42,9 @@ fn a_mail_host_is_reached_over_ipv6_and_over_ipv4_where_that_is_refused() {
     let run = |port: u16| {
         let more = format!("name_servers = {}\nsmtp_tcp_port = {port}\ndefault_process_limit = 1", names.address);
         let scratch = site("smtp:", &more);
-        enqueue(&scratch, &["bob@both.example"], TEXT);
-        enqueue(&scratch, &["bob@six.example"], TEXT);
-        (deliver(&scratch), scratch)
+        scratch.enqueue(&["bob@both.example"], TEXT);
+        scratch.enqueue(&["bob@six.example"], TEXT);
+        (scratch.deliver(), scratch)
     };
     let six = Hop::on(TcpListener::bind("[::1]:0").expect("a port of ::1"), |_, _, _| None);
     let (log, _scratch) = run(six.address.port());
@@ -69,9 +69,9 @@ fn the_mail_exchangers_of_a_domain_are_asked_best_first() {
     let more = format!("name_servers = {}\nsmtp_tcp_port = {}", names.address, hop.address.port());
     let scratch = site("smtp:", &more);
     for domain in ["b", "plain", "null", "loop", "empty", "unknown"] {
-        enqueue(&scratch, &[&format!("bob@{domain}.example")], TEXT);
+        scratch.enqueue(&[&format!("bob@{domain}.example")], TEXT);
     }
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     for (domain, expected) in [
         ("b", "status=relayed"),
         ("plain", "status=relayed"),
@@ -100,9 +100,9 @@ fn a_domain_beyond_ascii_is_looked_up_as_dns_has_it_and_told_as_it_was_written()
         let Ok(_) = doorpost::message::path::Address::from_internal(format!("bob@{domain}").as_bytes()) else {
             continue;
         };
-        enqueue_with(&scratch, "alice@mx.example", &[&format!("bob@{domain}")], TEXT, "SMTPUTF8", "");
+        scratch.enqueue_with(("alice@mx.example", "SMTPUTF8"), &[(&format!("bob@{domain}"), "")], TEXT);
     }
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     let mut rcpts: Vec<String> = hop.taken().iter().flat_map(|taken| taken.rcpts.clone()).collect();
     rcpts.sort();
     let told = ["BÜCHER.example", "bücher.example", "xn--bcher-kva.example"];
@@ -119,12 +119,12 @@ fn mail_to_domains_without_a_host_goes_back_at_once_however_much_there_is() {
     let domains = ["null", "loop", "empty", "unknown", "number"];
     for domain in domains {
         for number in 0..4 {
-            enqueue(&scratch, &[&format!("user{number}@{domain}.example")], TEXT);
+            scratch.enqueue(&[&format!("user{number}@{domain}.example")], TEXT);
         }
         let many: Vec<String> = (0..120).map(|number| format!("many{number}@{domain}.example")).collect();
-        enqueue(&scratch, &many.iter().map(String::as_str).collect::<Vec<_>>(), TEXT);
+        scratch.enqueue(&many.iter().map(String::as_str).collect::<Vec<_>>(), TEXT);
     }
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!(log.matches("status=failed").count(), domains.len() * (4 + 120), "{log}");
     assert!(!log.contains("status=deferred") && log.contains("5.4.4 no mail host"), "{log}");
     assert_eq!((scratch.queued(), scratch.mail("alice").len()), (vec![], domains.len() * 5));
@@ -137,9 +137,9 @@ fn a_next_hop_that_the_administrator_named_and_is_not_there_returns_nothing() {
     for transport in ["smtp:unknown.example", "smtp:[unknown.example]", "smtp:loop.example", "lmtp:unknown.example"] {
         let scratch = site(transport, &format!("name_servers = {}", names.address));
         for number in 0..3 {
-            enqueue(&scratch, &[&format!("user{number}@b.example")], TEXT);
+            scratch.enqueue(&[&format!("user{number}@b.example")], TEXT);
         }
-        let log = deliver(&scratch);
+        let log = scratch.deliver();
         assert_eq!(log.matches("status=deferred").count(), 3, "{transport}: {log}");
         assert!(log.contains("reason=\"4."), "{transport}: {log}");
         assert_eq!((scratch.queued().len(), scratch.mail("alice").len()), (3, 0), "{transport}");
@@ -148,12 +148,12 @@ fn a_next_hop_that_the_administrator_named_and_is_not_there_returns_nothing() {
 
 #[test]
 fn a_host_that_does_not_answer_is_left_in_peace_for_a_while() {
-    let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port();
+    let dead = free_port();
     let scratch = site(&format!("smtp:[127.0.0.1]:{dead}"), "default_destination_concurrency_limit = 1");
     for number in 0..10 {
-        enqueue(&scratch, &[&format!("user{number}@b.example")], TEXT);
+        scratch.enqueue(&[&format!("user{number}@b.example")], TEXT);
     }
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!(log.matches("status=deferred").count(), 10, "{log}");
     assert_eq!(log.matches(" host=127.0.0.1 ").count(), 1, "one connection is tried: {log}");
     assert_eq!(scratch.queued().len(), 10);
@@ -186,9 +186,9 @@ fn domains_with_the_same_hosts_share_a_connection_where_no_login_is_theirs_alone
         scratch.configure(&more.replace("FOLDER", &scratch.path().display().to_string()));
         for number in 0..12 {
             let domain = ["a", "b", "c", "two"][number % 4];
-            enqueue(&scratch, &[&format!("user{number}@{domain}.example")], TEXT);
+            scratch.enqueue(&[&format!("user{number}@{domain}.example")], TEXT);
         }
-        let log = deliver(&scratch);
+        let log = scratch.deliver();
         assert_eq!((hop.taken().len(), hop.sessions()), (12, sessions), "{more}: {log}");
         assert_eq!(scratch.queued(), []);
     }
@@ -198,7 +198,7 @@ fn domains_with_the_same_hosts_share_a_connection_where_no_login_is_theirs_alone
 fn a_silent_host_is_left_in_peace_for_all_domains_it_serves() {
     let names = Names::start(ONE_HOST);
     let deaf = Deaf::on("127.0.0.1:0".parse().expect("an address"));
-    let refusing = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port();
+    let refusing = free_port();
     // Also where they share no connections. A refusal takes no time, and counts for its domain alone.
     for (port, login, tried) in
         [(deaf.address.port(), "no", 1), (deaf.address.port(), "yes", 1), (refusing, "no", 3), (refusing, "yes", 3)]
@@ -207,9 +207,9 @@ fn a_silent_host_is_left_in_peace_for_all_domains_it_serves() {
         scratch.configure("default_process_limit = 1\nsmtp_connect_timeout = 1s");
         scratch.configure(&format!("smtp_sasl_auth_enable = {login}"));
         for number in 0..12 {
-            enqueue(&scratch, &[&format!("user{number}@{}.example", ["a", "b", "c"][number % 3])], TEXT);
+            scratch.enqueue(&[&format!("user{number}@{}.example", ["a", "b", "c"][number % 3])], TEXT);
         }
-        let log = deliver(&scratch);
+        let log = scratch.deliver();
         assert_eq!(log.matches("status=deferred").count(), 12, "{log}");
         assert_eq!(log.matches(" place=").count(), tried, "{log}");
         let told = log.matches(&format!("4.4.1 no answer to a connection (127.0.0.1:{port})")).count();
@@ -235,9 +235,9 @@ fn a_silent_host_is_passed_over_while_another_one_takes_the_mail() {
     let scratch = site("smtp:", &format!("{more}\ndefault_process_limit = 1\nsmtp_connection_reuse_time_limit = 0s"));
     scratch.configure("smtp_connect_timeout = 1s");
     for number in 0..8 {
-        enqueue(&scratch, &[&format!("user{number}@{}.example", ["a", "b"][number % 2])], TEXT);
+        scratch.enqueue(&[&format!("user{number}@{}.example", ["a", "b"][number % 2])], TEXT);
     }
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!((hop.taken().len(), hop.sessions()), (8, 8), "{log}");
     assert_eq!(log.matches("host=dead.example").count(), 1, "one connection is tried: {log}");
 }
@@ -266,9 +266,9 @@ fn a_domain_that_moves_away_takes_no_mail_of_others_with_it() {
     let more = format!("name_servers = {}\nsmtp_tcp_port = {port}\ndefault_process_limit = 1", names.address);
     let scratch = site("smtp:", &format!("{more}\nsmtp_connection_cache_time_limit = 60s"));
     for number in 0..9 {
-        enqueue(&scratch, &[&format!("user{number}@{}.example", ["a", "a", "b"][number % 3])], TEXT);
+        scratch.enqueue(&[&format!("user{number}@{}.example", ["a", "a", "b"][number % 3])], TEXT);
     }
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     let at = |hop: &Hop, domain: &str| hop.taken().iter().filter(|taken| taken.rcpts[0].contains(domain)).count();
     assert_eq!((at(&hop, "@a.") + at(&elsewhere, "@a."), at(&hop, "@b."), at(&elsewhere, "@b.")), (6, 3, 0), "{log}");
 }

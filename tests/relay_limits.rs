@@ -25,9 +25,9 @@ fn silence_ends_with_the_time_for_each_stage() {
     for (stage, parameter) in stages {
         let hop = Hop::start(move |word, _, _| (word == stage).then_some(Act::Silence));
         let scratch = site(&format!("smtp:{}", hop.name()), &format!("{parameter} = 1s"));
-        enqueue(&scratch, &["bob@b.example"], TEXT);
+        scratch.enqueue(&["bob@b.example"], TEXT);
         let start = Instant::now();
-        let log = deliver(&scratch);
+        let log = scratch.deliver();
         assert!(log.contains("status=deferred") && log.contains("took too long"), "{stage}: {log}");
         assert!(start.elapsed() < Duration::from_secs(15), "{stage}: {:?}", start.elapsed());
     }
@@ -38,7 +38,7 @@ fn silence_ends_with_the_time_for_each_stage() {
 fn told_to_stop_deliver_ends_in_time_whatever_its_next_hop_does() {
     let hop = Hop::start(|word, _, session| (word == "." && session == 0).then_some(Act::Silence));
     let scratch = site(&format!("smtp:{}", hop.name()), "deliver_stop_timeout = 1s");
-    let id = enqueue(&scratch, &["bob@b.example"], TEXT);
+    let id = scratch.enqueue(&["bob@b.example"], TEXT);
     let mut child = scratch.command("deliver").arg("--watch").stderr(Stdio::piped()).spawn().expect("deliver");
     until("the end of the message", || hop.seen().iter().any(|line| line == "DATA") && !hop.taken().is_empty());
     let told = Instant::now();
@@ -67,9 +67,9 @@ fn one_next_hop_never_has_more_connections_than_its_limit_and_does_not_hold_up_o
     let scratch = Scratch::with("default_destination_concurrency_limit = 2\ndefault_process_limit = 4");
     scratch.write("channels", &format!("local - mx.example mailbox: *\nout * * smtp:{} *\n", slow.name()));
     for number in 0..12 {
-        enqueue(&scratch, &[&format!("user{number}@b.example")], TEXT);
+        scratch.enqueue(&[&format!("user{number}@b.example")], TEXT);
     }
-    enqueue(&scratch, &["bob@mx.example"], TEXT);
+    scratch.enqueue(&["bob@mx.example"], TEXT);
     let mut child = scratch.command("deliver").stderr(Stdio::null()).spawn().expect("deliver");
     until("the message for somebody here", || scratch.mail("bob").len() == 1);
     assert!(slow.taken().len() < 10, "it did not wait for the flood: {}", slow.taken().len());
@@ -96,12 +96,12 @@ fn who_waits_for_a_busy_host_behind_one_that_does_not_come_is_called() {
         "default_destination_concurrency_limit = 1\nqueue_run_delay = 1h\nsmtp_data_done_timeout = 60s",
     );
     let (queue, path) = (Queue::at(&scratch.queue()), scratch.path().join("log"));
-    enqueue(&scratch, &["first@b.example"], TEXT);
+    scratch.enqueue(&["first@b.example"], TEXT);
     let log = fs::File::create(&path).expect("a log");
     let watching = Watching::by(scratch.command("deliver").arg("-w").stderr(log));
     until("the first to be at its host", || hop.seen().contains(&"DATA".to_owned()));
     let waiting = ["second", "third"].map(|user| {
-        let id = enqueue(&scratch, &[&format!("{user}@b.example")], TEXT);
+        let id = scratch.enqueue(&[&format!("{user}@b.example")], TEXT);
         assert!(queue.wake_for(&id));
         let tried = format!("id={id} to=<{user}@b.example> event=trying");
         until("a try", || fs::read_to_string(&path).expect("the log").contains(&tried));
@@ -137,11 +137,11 @@ fn a_message_that_goes_to_a_busy_host_in_pieces_comes_back_in_one() {
     let scratch = site(&format!("smtp:{}", hop.name()), more);
     let to: Vec<String> = (0..40).map(|number| format!("never{number}@b.example")).collect();
     let to: Vec<&str> = to.iter().map(String::as_str).collect();
-    let id = enqueue(&scratch, &to, TEXT);
+    let id = scratch.enqueue(&to, TEXT);
     for number in 0..60 {
-        enqueue(&scratch, &[&format!("user{number}@b.example")], TEXT);
+        scratch.enqueue(&[&format!("user{number}@b.example")], TEXT);
     }
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!((hop.taken().len(), scratch.queued()), (60, vec![]), "{log}");
     let tries = log.matches(&format!("id={id} from=")).count();
     assert_eq!(tries, 40, "each recipient once: {log}");
@@ -155,9 +155,9 @@ fn a_flood_is_delivered_once_each() {
     let hop = Hop::friendly();
     let scratch = to(&hop);
     for number in 0..300 {
-        enqueue(&scratch, &[&format!("user{number}@b.example")], TEXT);
+        scratch.enqueue(&[&format!("user{number}@b.example")], TEXT);
     }
-    deliver(&scratch);
+    scratch.deliver();
     let mut count: HashMap<String, usize> = HashMap::new();
     hop.taken().iter().flat_map(|taken| taken.rcpts.clone()).for_each(|rcpt| *count.entry(rcpt).or_default() += 1);
     assert_eq!((count.len(), count.values().max()), (300, Some(&1)));

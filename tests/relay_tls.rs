@@ -5,6 +5,7 @@ mod common;
 use common::hops::{Act, Hop};
 use common::names::Names;
 use common::relaying::*;
+use common::{Scratch, free_port};
 use std::fs;
 use std::net::TcpListener;
 
@@ -18,8 +19,8 @@ fn what_came_in_with_requiretls_leaves_with_it_or_not_at_all() {
         let hop = format!("smtp:[mx.example]:{}", server.2);
         let client = site(&hop, &format!("name_servers = {}", names.address));
         client.configure(&format!("smtp_tls_CAfile = {}", common::tls::file("mx.crt.pem").display()));
-        enqueue_with(&client, "alice@mx.example", &["bob@b.example"], TEXT, "REQUIRETLS", "");
-        let log = deliver(&client);
+        client.enqueue_with(("alice@mx.example", "REQUIRETLS"), &[("bob@b.example", "")], TEXT);
+        let log = client.deliver();
         let queued = server.1.queued();
         assert_eq!(queued.len(), usize::from(promises), "{log}");
         if promises {
@@ -29,8 +30,8 @@ fn what_came_in_with_requiretls_leaves_with_it_or_not_at_all() {
             let back = String::from_utf8(client.mail("alice").concat()).expect("a report");
             assert!(back.contains("Status: 5.7.30"), "{back}");
             // Section 5: a report brings the header alone, and is not lost because nobody promises the same for it.
-            enqueue_with(&client, "carol@b.example", &["bob@b.example"], TEXT, "REQUIRETLS RET=FULL", "");
-            let log = deliver(&client);
+            client.enqueue_with(("carol@b.example", "REQUIRETLS RET=FULL"), &[("bob@b.example", "")], TEXT);
+            let log = client.deliver();
             let back = server.1.queued().pop().unwrap_or_else(|| panic!("{log}"));
             assert_eq!(back.parameters, "|", "{log}");
             let text = String::from_utf8_lossy(&back.whole);
@@ -55,8 +56,8 @@ fn each_host_of_a_domain_is_asked_for_requiretls() {
         "smtp_mx_session_limit = 1\nmyhostname = client.example\nsmtp_tls_CAfile = {}",
         common::tls::file("mx.crt.pem").display()
     ));
-    enqueue_with(&client, "alice@mx.example", &["bob@two.example"], TEXT, "REQUIRETLS", "");
-    let log = deliver(&client);
+    client.enqueue_with(("alice@mx.example", "REQUIRETLS"), &[("bob@two.example", "")], TEXT);
+    let log = client.deliver();
     assert_eq!((good.1.queued().len(), bad.1.queued().len()), (1, 0), "{log}");
     assert_eq!(good.1.queued()[0].parameters, "REQUIRETLS|", "{log}");
 }
@@ -85,8 +86,8 @@ fn mail_with_requiretls_waits_for_a_host_that_could_not_be_asked() {
             "myhostname = client.example\nsmtp_tls_CAfile = {}",
             common::tls::file("mx.crt.pem").display()
         ));
-        enqueue_with(&client, "alice@mx.example", &["bob@two.example"], TEXT, "REQUIRETLS", "");
-        let log = deliver(&client);
+        client.enqueue_with(("alice@mx.example", "REQUIRETLS"), &[("bob@two.example", "")], TEXT);
+        let log = client.deliver();
         assert!(log.contains("status=deferred") && log.contains("4.7.30 "), "{preference}: {log}");
         assert_eq!((client.queued().len(), server.1.queued().len()), (1, 0), "{preference}: {log}");
     }
@@ -107,22 +108,28 @@ fn mail_with_requiretls_goes_back_when_all_that_are_asked_have_promised_nothing(
         "myhostname = client.example\nsmtp_mx_address_limit = 1\nsmtp_tls_CAfile = {}",
         common::tls::file("mx.crt.pem").display()
     ));
-    enqueue_with(&client, "", &["bob@two.example"], TEXT, "", "");
-    enqueue_with(&client, "alice@mx.example", &["bob@two.example"], TEXT, "REQUIRETLS", "");
-    let log = deliver(&client);
+    client.enqueue_with(("", ""), &[("bob@two.example", "")], TEXT);
+    client.enqueue_with(("alice@mx.example", "REQUIRETLS"), &[("bob@two.example", "")], TEXT);
+    let log = client.deliver();
     assert!(log.contains("status=failed") && log.contains("5.7.30 ") && !log.contains("deferred"), "{log}");
 }
 
 #[test]
 fn mail_with_requiretls_does_not_leave_by_a_protocol_without_tls() {
     for protocol in ["qmqp", "qmtp"] {
-        // Nobody listens there any more: who tries all the same is put off.
-        let place = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
-        let scratch = site(&format!("{protocol}:{place}"), "");
-        enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], TEXT, "REQUIRETLS", "");
-        let log = deliver(&scratch);
+        // Nobody listens there: who tries all the same is put off.
+        let scratch = site(&format!("{protocol}:127.0.0.1:{}", free_port()), "");
+        scratch.enqueue_with(("alice@mx.example", "REQUIRETLS"), &[("bob@b.example", "")], TEXT);
+        let log = scratch.deliver();
         assert!(log.contains("status=failed") && log.contains("5.7.30"), "{protocol}: {log}");
     }
+}
+
+/// A message with REQUIRETLS that goes through this filter first.
+fn enqueue_for_filter(scratch: &Scratch, filter: &str, to: &str) {
+    let mut draft = scratch.draft();
+    draft.attribute("content_filter", filter).expect("room");
+    scratch.enqueue_draft(draft, ("alice@mx.example", "REQUIRETLS"), &[(to, "")], TEXT);
 }
 
 /// There the message does not leave the machine any more; but a filter hands it on.
@@ -135,11 +142,11 @@ fn mail_with_requiretls_is_delivered_by_lmtp_on_this_machine() {
         let lmtp = format!("lmtp:{}", hop.name());
         let scratch = site(&lmtp, &format!("smtp_tls_security_level = {level}"));
         if filter {
-            enqueue_as(&scratch, ("content_filter", &lmtp), &["bob@b.example"], "REQUIRETLS");
+            enqueue_for_filter(&scratch, &lmtp, "bob@b.example");
         } else {
-            enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], TEXT, "REQUIRETLS", "");
+            scratch.enqueue_with(("alice@mx.example", "REQUIRETLS"), &[("bob@b.example", "")], TEXT);
         }
-        let log = deliver(&scratch);
+        let log = scratch.deliver();
         let taken = hop.taken();
         assert_eq!(taken.len(), usize::from(is_taken), "{level}: {log}");
         assert!(taken.iter().all(|taken| !taken.mail.contains("REQUIRETLS")), "{taken:?}");
@@ -154,10 +161,10 @@ fn a_connection_to_a_filter_is_not_one_to_the_end_of_the_way() {
     let one_by_one = "default_process_limit = 1\ndefault_destination_concurrency_limit = 1";
     let scratch = site(&lmtp, one_by_one);
     for _ in 0..2 {
-        enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], TEXT, "REQUIRETLS", "");
-        enqueue_as(&scratch, ("content_filter", &lmtp), &["carol@b.example"], "REQUIRETLS");
+        scratch.enqueue_with(("alice@mx.example", "REQUIRETLS"), &[("bob@b.example", "")], TEXT);
+        enqueue_for_filter(&scratch, &lmtp, "carol@b.example");
     }
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     let taken = hop.taken();
     assert_eq!(taken.len(), 2, "{log}");
     assert!(!hop.seen().iter().any(|line| line.contains("carol@")), "{log}");
@@ -178,9 +185,9 @@ fn a_message_that_finds_no_tls_keeps_no_other_back() {
         scratch.configure(&format!("smtp_tls_CAfile = {}", common::tls::file("mx.crt.pem").display()));
         for sweep in 1..=2 {
             for parameters in ["REQUIRETLS", "", "REQUIRETLS", "", "REQUIRETLS"] {
-                enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], TEXT, parameters, "");
+                scratch.enqueue_with(("alice@mx.example", parameters), &[("bob@b.example", "")], TEXT);
             }
-            let log = deliver(&scratch);
+            let log = scratch.deliver();
             let count = |what: &str| log.matches(&format!("status={what}")).count();
             assert_eq!((count("relayed"), count("deferred"), count("failed")), (2, 3, 0), "{sweep}: {log}");
             assert_eq!((hop.taken().len(), scratch.queued().len()), (2 * sweep, 3 * sweep), "{log}");
@@ -198,9 +205,9 @@ fn a_report_is_to_arrive_as_the_message_was() {
         ("TLS-Required: No\n\nx\n", "REQUIRETLS", false),
     ] {
         let scratch = site("error:5.1.1 nobody is there", "");
-        enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], text.as_bytes(), mail, "");
-        deliver(&scratch);
-        deliver(&scratch);
+        scratch.enqueue_with(("alice@mx.example", mail), &[("bob@b.example", "")], text.as_bytes());
+        scratch.deliver();
+        scratch.deliver();
         let back = String::from_utf8(scratch.mail("alice").concat()).expect("a report");
         let (header, _) = back.split_once("\n\n").expect("a header");
         assert_eq!(header.contains("\nTLS-Required: No\n"), expected, "{text:?} {mail}: {back}");
@@ -221,8 +228,8 @@ fn a_header_may_ask_for_delivery_without_tls() {
     ] {
         let hop = Hop::friendly();
         let scratch = site(&format!("smtp:{}", hop.name()), &format!("smtp_tls_security_level = {level}\n{more}"));
-        enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], text.as_bytes(), mail, "");
-        let log = deliver(&scratch);
+        scratch.enqueue_with(("alice@mx.example", mail), &[("bob@b.example", "")], text.as_bytes());
+        let log = scratch.deliver();
         assert_eq!(hop.taken().len(), usize::from(is_taken), "{level} {more} {mail}: {log}");
     }
 }
@@ -235,9 +242,9 @@ fn what_a_header_asks_for_is_for_its_message_alone() {
     let one_by_one = "default_process_limit = 1\ndefault_destination_concurrency_limit = 1";
     let scratch = site(&format!("smtp:{}", hop.name()), &format!("smtp_tls_security_level = encrypt\n{one_by_one}"));
     for text in [ASKS, "Subject: x\n\nsecret\n", ASKS, "Subject: x\n\nsecret\n"] {
-        enqueue(&scratch, &["bob@b.example"], text.as_bytes());
+        scratch.enqueue(&["bob@b.example"], text.as_bytes());
     }
-    let log = deliver(&scratch);
+    let log = scratch.deliver();
     assert_eq!(hop.taken().len(), 2, "{log}");
     assert!(hop.taken().iter().all(|taken| !taken.content.contains("secret")), "{log}");
     let hop = Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("250-hop\r\n250 AUTH CRAM-MD5")));
@@ -246,8 +253,8 @@ fn what_a_header_asks_for_is_for_its_message_alone() {
         "smtp_tls_security_level = encrypt\nsmtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = $config_directory/pw",
     );
     scratch.write("pw", &format!("{} alice:secret\n", hop.name()));
-    enqueue(&scratch, &["bob@b.example"], ASKS.as_bytes());
-    let log = deliver(&scratch);
+    scratch.enqueue(&["bob@b.example"], ASKS.as_bytes());
+    let log = scratch.deliver();
     assert!(hop.taken().is_empty() && hop.seen().iter().all(|line| !line.starts_with("AUTH")), "{log}");
 }
 
@@ -255,8 +262,8 @@ fn what_a_header_asks_for_is_for_its_message_alone() {
 fn tls_that_is_required_is_never_left_out() {
     let hop = Hop::friendly();
     let scratch = site(&format!("smtp:{}", hop.name()), "smtp_tls_security_level = encrypt");
-    enqueue(&scratch, &["bob@b.example"], TEXT);
-    let log = deliver(&scratch);
+    scratch.enqueue(&["bob@b.example"], TEXT);
+    let log = scratch.deliver();
     assert!(log.contains("status=deferred") && log.contains("4.7.4 "), "{log}");
     assert_eq!(hop.taken(), []);
     // Offered, and broken: with "may" the message goes in the clear, over another connection.
@@ -266,8 +273,8 @@ fn tls_that_is_required_is_never_left_out() {
         _ => None,
     });
     let scratch = to(&liar);
-    enqueue(&scratch, &["bob@b.example"], TEXT);
-    deliver(&scratch);
+    scratch.enqueue(&["bob@b.example"], TEXT);
+    scratch.deliver();
     assert_eq!((liar.taken().len(), liar.sessions()), (1, 2));
 }
 
@@ -292,9 +299,9 @@ fn a_smart_host_is_logged_in_at_under_tls() {
             client.path().display()
         ));
         client.write("passwords", &format!("{hop} alice:{}\n", common::PASSWORD));
-        enqueue(&client, &["bob@elsewhere.example", "carol@mx2.example"], TEXT);
+        client.enqueue(&["bob@elsewhere.example", "carol@mx2.example"], TEXT);
         server.1.write("channels", "local - mx.example mailbox: -\nout - * discard: -\nauthenticated - - - *\n");
-        let log = deliver(&client);
+        let log = client.deliver();
         assert!(
             log.contains(&format!("to=<bob@elsewhere.example> status={expected}")),
             "{level} {authorities} {name}: {log}"
@@ -339,9 +346,9 @@ fn a_policy_says_whose_certificate_a_next_hop_must_have_and_which_tls() {
         );
         client.configure(&format!("smtp_tls_CAfile = {}", common::tls::file("mx.crt.pem").display()));
         with_policy(&client, &hop, policy);
-        enqueue(&client, &["bob@elsewhere.example"], TEXT);
+        client.enqueue(&["bob@elsewhere.example"], TEXT);
         let before = server.1.queued().len();
-        let log = deliver(&client);
+        let log = client.deliver();
         let queued = server.1.queued();
         assert_eq!(queued.len() - before, usize::from(expected.is_some()), "{level} {policy}: {log}");
         let Some(expected) = expected else { continue };
@@ -365,8 +372,8 @@ fn what_a_policy_asks_for_is_never_less_and_what_is_not_offered_is_told() {
         let hop = Hop::friendly();
         let scratch = site(&format!("smtp:{}", hop.name()), &format!("smtp_tls_security_level = {level}"));
         with_policy(&scratch, &hop.name(), policy);
-        enqueue_with(&scratch, "alice@mx.example", &["bob@b.example"], text, mail, "");
-        let log = deliver(&scratch);
+        scratch.enqueue_with(("alice@mx.example", mail), &[("bob@b.example", "")], text);
+        let log = scratch.deliver();
         assert_eq!(hop.taken().len(), usize::from(is_taken), "{level} {policy} {mail}: {log}");
     }
     let scratch = site("smtp:[192.0.2.1]", "");

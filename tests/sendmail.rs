@@ -261,7 +261,7 @@ fn a_user_without_any_right_on_the_queue_leaves_mail_in_the_drop_folder() {
     assert!(!ls.arg(&folder).uid(4242).gid(4242).stderr(Stdio::null()).status().unwrap().success());
     let mut rm = Command::new("rm");
     assert!(!rm.arg("-f").arg(&files[0]).uid(4242).gid(4242).stderr(Stdio::null()).status().unwrap().success());
-    let log = said(&scratch.deliver());
+    let log = scratch.deliver();
     assert_eq!(scratch.mail("bob").len(), 2, "{log}");
     assert!(log.contains(&format!("uid={USER} event=taken id=")), "{log}");
     let left = || fs::read_dir(&folder).unwrap().filter(|file| file.as_ref().unwrap().file_name() != "trigger").count();
@@ -305,7 +305,7 @@ fn what_the_queue_would_refuse_is_not_left_in_the_drop_folder() {
         taken.push(output.status.success());
     }
     assert!(taken.contains(&true) && taken.contains(&false));
-    let log = said(&scratch.deliver());
+    let log = scratch.deliver();
     assert_eq!(files(&folder).len(), 0, "{log}");
 }
 
@@ -360,7 +360,7 @@ fn what_nobody_of_ours_wrote_into_the_drop_folder_harms_nothing() {
     for letter in ['a', 'b', 'c', 'd', 'e', '3', '4', '5', '6'] {
         scratch.hand_over(&name(letter));
     }
-    let log = said(&scratch.deliver());
+    let log = scratch.deliver();
     assert_eq!(scratch.mail("bob").len(), 1, "{log}");
     for refused in ["c", "d", "3", "4", "5", "6"] {
         assert!(folder.join(format!("refused.{}", refused.repeat(32))).exists(), "{refused}: {log}");
@@ -393,7 +393,7 @@ fn a_file_that_is_larger_than_any_message_holds_nobody_up() {
     scratch.hand_over(&path);
     scratch.enqueue(&["bob@mx.example"], b"Subject: x\n\n");
     let begun = std::time::Instant::now();
-    let log = said(&scratch.deliver());
+    let log = scratch.deliver();
     assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{log}");
     assert_eq!(scratch.mail("bob").len(), 1, "{log}");
     assert!(!path.exists() && folder.join(format!("refused.{}", "a".repeat(32))).exists(), "{log}");
@@ -408,7 +408,7 @@ fn what_is_refused_and_cannot_be_set_aside_is_removed() {
     fs::write(&path, "4:Fa@x,1:E,x1:E,").unwrap();
     scratch.hand_over(&path);
     fs::create_dir(folder.join(format!("refused.{}", "a".repeat(32)))).unwrap();
-    let log = said(&scratch.deliver());
+    let log = scratch.deliver();
     assert!(!path.exists() && log.contains("event=refused") && log.contains(" removed="), "{log}");
 }
 

@@ -3,23 +3,16 @@
 
 mod common;
 
-use common::Scratch;
-use doorpost::message::path::{Address, ReversePath};
-use doorpost::queue::{Head, Id, Queue};
+use common::{Scratch, free_port};
+use doorpost::queue::Id;
 use std::collections::HashMap;
 use std::fs;
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 fn wanted() -> usize {
     std::env::var("DOORPOST_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
-}
-
-/// A free port, for programs that cannot be given a listening socket.
-fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port()
 }
 
 /// A running smtp-sink; ended when dropped.
@@ -46,58 +39,34 @@ impl Drop for Sink {
 }
 
 fn enqueue(scratch: &Scratch, number: usize) -> Id {
-    fs::create_dir_all(scratch.queue().join("message")).expect("a folder");
-    let mut draft = Queue::at(&scratch.queue()).begin().expect("a draft");
-    draft.content(format!("Subject: number-{number}-\n\nhello\n").as_bytes()).expect("content");
-    draft
-        .recipient(&Address::from_internal(format!("user{number}@b.example").as_bytes()).expect("an address"))
-        .expect("room");
-    let reverse_path = ReversePath::from_internal(b"alice@mx.example").expect("a sender");
-    draft
-        .commit(&Head { reverse_path, trace: b"Received: by mx\n".to_vec(), channel: "local".into() })
-        .expect("a message")
-}
-
-/// Makes every message due.
-fn hurry(scratch: &Scratch) {
-    for path in files(&scratch.queue().join("message")) {
-        fs::File::open(path).expect("a message").set_modified(SystemTime::now()).expect("its time");
-    }
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let folders = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
-    folders
-        .flat_map(|folder| fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()))
-        .collect()
+    scratch.enqueue(&[&format!("user{number}@b.example")], format!("Subject: number-{number}-\n\nhello\n").as_bytes())
 }
 
 #[test]
 fn through_refusals_and_broken_connections_every_message_arrives_once() {
-    let port = port();
+    let port = free_port();
     let scratch = Scratch::with("smtp_helo_timeout = 20s\nminimal_backoff_time = 1s");
     scratch.write("channels", &format!("local - mx.example mailbox: *\nout * * smtp:[127.0.0.1]:{port} *\n"));
     let count = wanted();
     (0..count).for_each(|number| {
         enqueue(&scratch, number);
     });
-    scratch.hand_over(&scratch.queue());
     // Refused for now, broken off, told to go, at each stage; what it answers so at the end of a message a sink does not keep.
     let stages = ["-r RCPT", "-r DATA", "-r MAIL", "-r .", "-q DATA", "-q EHLO", "-q .", "-Q MAIL", "-Q RCPT", "-Q ."];
     for options in stages.map(|options| options.split(' ').collect::<Vec<_>>()) {
         let _sink = Sink::start(&scratch, port, &options);
-        hurry(&scratch);
+        scratch.hurry();
         scratch.deliver();
-        assert_eq!(files(&scratch.queue().join("message")).len(), count, "{options:?}");
+        assert_eq!(scratch.files().len(), count, "{options:?}");
     }
     let arrived = {
         let _sink = Sink::start(&scratch, port, &dump(&scratch));
-        hurry(&scratch);
+        scratch.hurry();
         scratch.deliver();
         dumped(&scratch)
     };
     assert_eq!((arrived.len(), arrived.values().max()), (count, Some(&1)));
-    assert_eq!(files(&scratch.queue().join("message")).len(), 0);
+    assert_eq!(scratch.files().len(), 0);
     assert_eq!(scratch.mail("alice").len(), 0, "nothing is returned");
 }
 
@@ -128,7 +97,7 @@ fn subjects(texts: impl Iterator<Item = Vec<u8>>) -> HashMap<String, usize> {
 
 #[test]
 fn what_is_refused_for_good_at_any_stage_goes_back_once_and_the_rest_arrives_once() {
-    let port = port();
+    let port = free_port();
     let scratch = Scratch::with("minimal_backoff_time = 1s");
     let stages = ["-f MAIL", "-f RCPT", "-f DATA", "-f .", "-A 0", "-p", "-e", "-8"];
     let share = (wanted() / 8).max(1);
@@ -147,7 +116,7 @@ fn what_is_refused_for_good_at_any_stage_goes_back_once_and_the_rest_arrives_onc
             let options: Vec<&str> = options.split(' ').chain(keeps).collect();
             let _sink = Sink::start(&scratch, port, &options);
             scratch.deliver();
-            assert_eq!(files(&scratch.queue().join("message")).len(), 0, "{options:?}");
+            assert_eq!(scratch.files().len(), 0, "{options:?}");
         }
     }
     let (arrived, returned) = (dumped(&scratch), subjects(scratch.mail("alice").into_iter()));
@@ -161,7 +130,7 @@ fn what_is_refused_for_good_at_any_stage_goes_back_once_and_the_rest_arrives_onc
 #[test]
 #[allow(clippy::print_stderr)]
 fn a_next_hop_that_dawdles_gets_every_message_once() {
-    let port = port();
+    let port = free_port();
     let (count, more) = match wanted() {
         count @ 0..=150 => (count.min(40), ""),
         count => (count, "default_destination_concurrency_limit = 100\ndefault_process_limit = 125"),
@@ -171,14 +140,13 @@ fn a_next_hop_that_dawdles_gets_every_message_once() {
     (0..count).for_each(|number| {
         enqueue(&scratch, number);
     });
-    scratch.hand_over(&scratch.queue());
     let _sink = Sink::start(&scratch, port, &[&["-w", "1"][..], &dump(&scratch)].concat());
     let started = SystemTime::now();
     scratch.deliver();
     eprintln!("a second each: {count} messages in {:.1?}", started.elapsed().expect("a clock"));
     let arrived = dumped(&scratch);
     assert_eq!((arrived.len(), arrived.values().max()), (count, Some(&1)));
-    assert_eq!(files(&scratch.queue().join("message")).len(), 0);
+    assert_eq!(scratch.files().len(), 0);
 }
 
 /// Fills a queue with copies of one message, which are due at this time. Gives the message.
@@ -228,7 +196,7 @@ fn memory_of_a_sweep_over_a_long_queue() {
         (most, most_of_first) = (most.max(all), most_of_first.max(peak.unwrap_or(0_u64)));
         std::thread::sleep(Duration::from_millis(100));
     }
-    let left = files(&scratch.queue().join("message")).len();
+    let left = scratch.files().len();
     let took = started.elapsed().expect("a clock");
     eprintln!(
         "{count} messages, {left} left, {took:.1?}: PSS of all {most} kB, of the first at the most {most_of_first} kB"
@@ -255,5 +223,5 @@ fn of_a_long_queue_only_what_is_due_is_opened() {
         "{:?}",
         &messages[..messages.len().min(5)]
     );
-    assert_eq!(files(&scratch.queue().join("message")).len(), wanted() * 20);
+    assert_eq!(scratch.files().len(), wanted() * 20);
 }

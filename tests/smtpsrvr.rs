@@ -4,6 +4,7 @@ mod common;
 
 use common::login::{LOGIN, extensions, greeted};
 use common::names::{Names, Table};
+use common::processes::peak;
 use common::tls::{Client, configure};
 use common::transcript::{Writes, play, play_all};
 use common::{Scratch, feed, under_inetd};
@@ -18,13 +19,6 @@ const BEGIN: &str = "EHLO c.example\r\nMAIL FROM:<alice@c.example>\r\nRCPT TO:<b
 fn start(scratch: &Scratch) -> Child {
     let mut command = scratch.command("smtpsrvr");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("smtpsrvr")
-}
-
-/// Most memory the process ever had, in kB; nothing of one that has ended.
-fn peak(child: &Child) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod common;
 
 use common::connections::*;
+use common::processes::children;
 use common::{Scratch, binary, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -11,11 +12,6 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-
-fn children(pid: i32) -> Vec<i32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
-}
 
 fn pid(server: &Server) -> i32 {
     server.process.id().try_into().unwrap()

@@ -6,16 +6,15 @@
 
 mod common;
 
-use common::{Scratch, bin_folder, binary, until};
+use common::{Scratch, bin_folder, binary, free_port, until};
 use nix::unistd::{User, geteuid};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 const PROGRAMS: [&str; 3] = ["smtpsrvr", "qmqpd", "pop3d"];
@@ -136,18 +135,6 @@ impl Drop for Site {
 
 fn us() -> String {
     User::from_uid(geteuid()).ok().flatten().expect("a user").name
-}
-
-/// A port below those that the kernel gives to clients, so that none of them takes it before the superserver does.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 10_000).expect("a small number");
-    loop {
-        let port = 12_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 fn contains(text: &[u8], words: &[u8]) -> bool {

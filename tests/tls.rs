@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::processes::children;
 use common::tls::{Client, configure};
 use common::{NOBODY, Scratch, until};
 use std::fs;
@@ -430,10 +431,6 @@ fn behind_an_end_of_the_users_process_in_a_pool_a_login_under_tls_is_answered() 
     let scratch = with_tls();
     scratch.put_mail("bob", "1700000000.M0.mx", b"Subject: x\n\nx\n");
     let (path, mut pool) = pool_of_pop3d(&scratch, &["-o", "max_idle=1"]);
-    let children = |pid: u32| -> Vec<u32> {
-        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
-    };
     for _ in 0..3 {
         let mut client = pooled(&path, true);
         client.ask("USER bob");

@@ -7,10 +7,13 @@
 pub mod chance;
 pub mod connections;
 pub mod delivering;
+pub mod enqueue;
+pub mod filter;
 pub mod hops;
 pub mod login;
 pub mod names;
 pub mod postfix;
+pub mod processes;
 pub mod relaying;
 pub mod tls;
 pub mod transcript;
@@ -19,13 +22,14 @@ pub mod watching;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirEntryExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// uid and gid of nobody, whom the servers become when the tests run as root.
@@ -113,24 +117,6 @@ impl Scratch {
         self.hand_over(&self.path().join(name));
     }
 
-    /// Queues a message from alice as submit does, without its program.
-    pub fn enqueue(&self, to: &[&str], content: &[u8]) -> doorpost::queue::Id {
-        use doorpost::message::path::{Address, ReversePath};
-        fs::create_dir_all(self.queue().join("message")).expect("a folder");
-        let mut draft = doorpost::queue::Queue::at(&self.queue()).begin().expect("a draft");
-        draft.content(content).expect("content");
-        draft.end_content().expect("its end");
-        for address in to {
-            draft.recipient(&Address::from_internal(address.as_bytes()).expect("an address")).expect("room");
-        }
-        let reverse_path = ReversePath::from_internal(b"alice@mx.example").expect("a sender");
-        let trace = b"Received: by mx.example\n".to_vec();
-        let head = doorpost::queue::Head { reverse_path, trace, channel: "local".into() };
-        let id = draft.commit(&head).expect("a message");
-        self.hand_over(&self.queue());
-        id
-    }
-
     /// From now on `submit` finds nobody reading the FIFO and starts deliver.
     pub fn let_deliver_start(&mut self) {
         self.trigger = None;
@@ -186,12 +172,17 @@ impl Scratch {
         });
     }
 
-    /// One sweep of deliver, which must succeed.
-    pub fn deliver(&self) -> Output {
+    /// One sweep of deliver, which must succeed; gives its log.
+    pub fn deliver(&self) -> String {
         self.settle();
         let output = self.run("deliver", &[], b"");
         assert!(output.status.success(), "deliver: {output:?}");
-        output
+        String::from_utf8(output.stderr).expect("printable records")
+    }
+
+    /// The messages in a user's Maildir as text.
+    pub fn texts(&self, user: &str) -> Vec<String> {
+        self.mail(user).into_iter().map(|mail| String::from_utf8_lossy(&mail).into_owned()).collect()
     }
 
     /// What is queued, oldest first: reverse-path, recipients and content behind our Received field. Taken apart by
@@ -207,20 +198,28 @@ impl Scratch {
             .collect()
     }
 
-    /// Gives a path to the user that the servers become.
+    /// Gives a path, and what is below it, to the user that the servers become.
     pub fn hand_over(&self, path: &Path) {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        self.hand_over_alone(path);
+        if path.is_dir() {
+            for entry in fs::read_dir(path).expect("a folder") {
+                self.hand_over(&entry.expect("an entry").path());
+            }
+        }
+    }
+
+    /// The same without what is below it.
+    fn hand_over_alone(&self, path: &Path) {
         if !nix::unistd::geteuid().is_root() {
             return;
         }
         // A deliver that runs may remove a message just now.
         match chown(path, Some(NOBODY), Some(NOBODY)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             changed => changed.expect("chown"),
-        }
-        if path.is_dir() {
-            for entry in fs::read_dir(path).expect("a folder") {
-                self.hand_over(&entry.expect("an entry").path());
-            }
         }
     }
 }
@@ -311,6 +310,19 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(Instant::now() < end, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A port of 127.0.0.1 that nobody has, for programs that cannot be given a listening socket, and for those who are to find
+/// nobody there. It is below those that the kernel gives to clients, so that none of them takes it.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 10_000).expect("a small number");
+    loop {
+        let port = 12_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
     }
 }
 

@@ -3,10 +3,6 @@
 use super::Scratch;
 use super::hops::Hop;
 use super::names::Table;
-use doorpost::message::parameters::{MailParameters, RecipientParameters};
-use doorpost::message::path::{Address, ReversePath};
-use doorpost::queue::{Draft, Head, Id, Queue};
-use std::fs;
 use std::net::TcpListener;
 use std::process::{Child, Stdio};
 
@@ -19,56 +15,6 @@ pub fn site(transport: &str, more: &str) -> Scratch {
 
 pub fn to(hop: &Hop) -> Scratch {
     site(&format!("smtp:{}", hop.name()), "")
-}
-
-/// Queues a message as submit does.
-pub fn enqueue(scratch: &Scratch, to: &[&str], content: &[u8]) -> Id {
-    enqueue_with(scratch, "alice@mx.example", to, content, "", "")
-}
-
-pub fn enqueue_with(scratch: &Scratch, from: &str, to: &[&str], content: &[u8], mail: &str, rcpt: &str) -> Id {
-    commit(scratch, draft(scratch), from, to, content, mail, rcpt)
-}
-
-/// One of alice's with a fact noted about it.
-pub fn enqueue_as(scratch: &Scratch, (name, value): (&str, &str), to: &[&str], mail: &str) -> Id {
-    let mut draft = draft(scratch);
-    draft.attribute(name, value).expect("room");
-    commit(scratch, draft, "alice@mx.example", to, TEXT, mail, "")
-}
-
-pub fn draft(scratch: &Scratch) -> Draft {
-    fs::create_dir_all(scratch.queue().join("message")).expect("a folder");
-    Queue::at(&scratch.queue()).begin().expect("a draft")
-}
-
-pub fn commit(
-    scratch: &Scratch,
-    mut draft: Draft,
-    from: &str,
-    to: &[&str],
-    content: &[u8],
-    mail: &str,
-    rcpt: &str,
-) -> Id {
-    draft.content(content).expect("content");
-    draft.end_content().expect("its end");
-    let parameters = RecipientParameters::from_text(rcpt.as_bytes()).expect("parameters");
-    for address in to {
-        draft
-            .recipient_with(&Address::from_internal(address.as_bytes()).expect("an address"), &parameters)
-            .expect("a recipient");
-    }
-    draft.parameters(&MailParameters::from_text(mail.as_bytes()).expect("parameters")).expect("parameters");
-    let reverse_path = ReversePath::from_internal(from.as_bytes()).expect("a sender");
-    let head = Head { reverse_path, trace: b"Received: by mx.example\n".to_vec(), channel: "local".into() };
-    let id = draft.commit(&head).expect("a message");
-    scratch.hand_over(&scratch.queue());
-    id
-}
-
-pub fn deliver(scratch: &Scratch) -> String {
-    String::from_utf8(scratch.deliver().stderr).expect("printable records")
 }
 
 pub const TEXT: &[u8] = b"Subject: x\n\n.dot\nhello\n";

@@ -1,7 +1,7 @@
 //! What extensions add to a session: logins (RFC 4954), messages in chunks (RFC 3030); and packages of QMQP.
 
-use super::chance::Chance;
 use super::generate::{LINES, Step, command, content};
+use crate::common::chance::Chance;
 
 /// Logins, each as what the client says one after another; all but the first answer a 334. bob's password is `secret`.
 const LOGINS: &[(&str, &[&str])] = &[

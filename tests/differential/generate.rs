@@ -2,8 +2,8 @@
 //!
 //! Every step has the name of what is special about it, by which `smtp.rs` looks a difference up.
 
-use super::chance::Chance;
 use super::extensions::{chunks, login};
+use crate::common::chance::Chance;
 
 /// One thing the client does.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! POP3 sessions from a seed on mailboxes from a seed, and one session to one server.
 
-use super::chance::Chance;
+use crate::common::chance::Chance;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;

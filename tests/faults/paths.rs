@@ -25,7 +25,7 @@ fn sweep(scratch: &Scratch) -> String {
     let mut log = String::new();
     for _ in 0..3 {
         due_again(scratch);
-        log.push_str(&String::from_utf8_lossy(&scratch.deliver().stderr));
+        log.push_str(&scratch.deliver());
     }
     log
 }

@@ -1,8 +1,8 @@
 //! A disk's octets in memory, without the blocks that are nought.
 
-use super::chance::Chance;
 use super::disk::Kind;
 use super::log::Log;
+use crate::common::chance::Chance;
 use nix::unistd::{Whence, lseek};
 use std::collections::BTreeMap;
 use std::fs::File;
