@@ -9,12 +9,17 @@ use common::hops::Hop;
 use common::processes::children;
 use common::relaying::{self, TEXT};
 use common::{NOBODY, Scratch, binary, until};
+use doorpost::queue::Id;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
+
+const DAVE: u32 = 4242;
+const NEIGHBOUR: u32 = 4343;
 
 /// Gives a folder and all below to a user.
 fn give(path: &Path, uid: u32) {
@@ -45,7 +50,7 @@ fn dave(scratch: &Scratch) -> Vec<fs::DirEntry> {
 
 #[test]
 fn started_as_root_it_delivers_to_users_as_themselves() {
-    let Some(scratch) = of_another(4242) else { return };
+    let Some(scratch) = of_another(DAVE) else { return };
     // More than a pipe holds.
     let content = "a line of the content\n".repeat(20_000);
     scratch.enqueue_from("a@mx.example", &["dave@mx.example", "nobody-here@mx.example"], content.as_bytes());
@@ -55,7 +60,7 @@ fn started_as_root_it_delivers_to_users_as_themselves() {
     assert_eq!(files.len(), 2);
     for file in &files {
         let status = file.metadata().unwrap();
-        assert_eq!((status.uid(), status.gid(), status.mode() & 0o777), (4242, 4242, 0o600));
+        assert_eq!((status.uid(), status.gid(), status.mode() & 0o777), (DAVE, DAVE, 0o600));
     }
     let large = files.iter().map(|file| fs::read_to_string(file.path()).unwrap()).find(|text| text.len() > 1000);
     assert_eq!(large.unwrap(), format!("Return-Path: <a@mx.example>\n{TRACE}{content}"));
@@ -63,46 +68,52 @@ fn started_as_root_it_delivers_to_users_as_themselves() {
 
 #[test]
 fn a_user_whose_home_is_closed_to_us_waits() {
-    let Some(scratch) = of_another(4242) else { return };
+    let Some(scratch) = of_another(DAVE) else { return };
     fs::set_permissions(scratch.path().join("dave"), fs::Permissions::from_mode(0o500)).unwrap();
     let id = scratch.enqueue_from("", &["dave@mx.example"], b"text\n");
     scratch.deliver();
     assert_eq!(reports(&scratch, &id), ["4.2.0 the mailbox cannot be written now"]);
 }
 
-/// What a neighbour can do who may write the folder above a mailbox, as everybody may /tmp: each of the ways gets no mail.
+/// What a neighbour can do who may write the folder above a mailbox, as everybody may /tmp: a Maildir and a file of his are
+/// where dave's mail may go.
+fn beside_a_neighbour() -> Option<Scratch> {
+    let scratch = of_another(DAVE)?;
+    let path = |name: &str| scratch.path().join(name);
+    for maildir in ["neighbour", "dave/made"].map(path) {
+        for folder in ["", "tmp", "new", "cur"] {
+            fs::create_dir(maildir.join(folder)).unwrap();
+            fs::set_permissions(maildir.join(folder), fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        give(&maildir, NEIGHBOUR);
+    }
+    let file = path("dave/box");
+    fs::write(&file, "").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    give(&file, NEIGHBOUR);
+    Some(scratch)
+}
+
+/// Makes a symbolic link of somebody's in the installation.
+fn link(scratch: &Scratch, target: &str, name: &str, owner: u32) {
+    symlink(scratch.path().join(target), scratch.path().join(name)).unwrap();
+    lchown(scratch.path().join(name), Some(owner), None).unwrap();
+}
+
+/// Queues a message for dave, whose mailbox is from now on there.
+fn to_dave_at(scratch: &Scratch, format: &str, place: &str) -> Id {
+    let (home, mailbox) = (scratch.path().join("dave"), scratch.path().join(place));
+    let (home, mailbox) = (home.display(), mailbox.display());
+    scratch.write("passwd", &format!("dave:{{PLAIN}}x:{DAVE}:{DAVE}::{home}::mailbox={format}:{mailbox}\n"));
+    scratch.enqueue_from("", &["dave@mx.example"], b"text\n")
+}
+
 #[test]
 fn no_mail_goes_where_a_neighbour_has_laid_the_way_or_the_mailbox() {
-    const NEIGHBOUR: u32 = 4343;
-    let Some(scratch) = of_another(4242) else { return };
-    let path = |name: &str| scratch.path().join(name);
-    let open_to_all = |path: &Path, is_folder: bool| {
-        if is_folder {
-            for name in ["", "tmp", "new", "cur"] {
-                fs::create_dir(path.join(name)).unwrap();
-                fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o777)).unwrap();
-            }
-        } else {
-            fs::write(path, "").unwrap();
-            fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
-        }
-        give(path, NEIGHBOUR);
-    };
-    open_to_all(&path("neighbour"), true);
-    open_to_all(&path("dave/made"), true);
-    open_to_all(&path("dave/box"), false);
-    let link = |target: &Path, name: &str, owner: u32| {
-        std::os::unix::fs::symlink(target, path(name)).unwrap();
-        std::os::unix::fs::lchown(path(name), Some(owner), None).unwrap();
-    };
-    link(&path("neighbour"), "dave/foreign", NEIGHBOUR);
-    link(&path("dave"), "way", NEIGHBOUR);
-    link(&path("dave/own-box"), "dave/to-a-box", 4242);
-    let dave = |place: &str| {
-        let line = format!("dave:{{PLAIN}}x:4242:4242::{}::mailbox={place}\n", path("dave").display());
-        scratch.write("passwd", &line);
-        scratch.enqueue_from("", &["dave@mx.example"], b"text\n")
-    };
+    let Some(scratch) = beside_a_neighbour() else { return };
+    link(&scratch, "neighbour", "dave/foreign", NEIGHBOUR);
+    link(&scratch, "dave", "way", NEIGHBOUR);
+    link(&scratch, "dave/own-box", "dave/to-a-box", DAVE);
     for (format, place) in [
         ("maildir", "dave/foreign"),
         ("maildir", "way/Maildir"),
@@ -112,35 +123,46 @@ fn no_mail_goes_where_a_neighbour_has_laid_the_way_or_the_mailbox() {
         ("mmdf", "dave/box"),
         ("mbox", "dave/to-a-box"),
     ] {
-        let id = dave(&format!("{format}:{}", path(place).display()));
+        let id = to_dave_at(&scratch, format, place);
         scratch.deliver();
         assert_eq!(reports(&scratch, &id), ["4.2.0 the mailbox cannot be written now"], "{format} {place}");
         scratch.run("doorpost-queue", &["delete", id.as_str()], b"");
     }
-    assert_eq!(fs::read_dir(path("neighbour/new")).unwrap().count(), 0);
-    assert_eq!(fs::read_dir(path("dave/made/new")).unwrap().count(), 0);
-    assert_eq!(fs::metadata(path("dave/box")).unwrap().len(), 0);
-    // His own links and root's are his own affair.
-    fs::create_dir(path("dave/elsewhere")).unwrap();
-    give(&path("dave/elsewhere"), 4242);
-    link(&path("dave/elsewhere"), "dave/own", 4242);
-    link(&path("dave"), "home", 0);
-    dave(&format!("maildir:{}", path("home/own/Maildir").display()));
+    for maildir in ["neighbour", "dave/made"] {
+        assert_eq!(fs::read_dir(scratch.path().join(maildir).join("new")).unwrap().count(), 0, "{maildir}");
+    }
+    assert_eq!(fs::metadata(scratch.path().join("dave/box")).unwrap().len(), 0);
+}
+
+#[test]
+fn a_users_own_links_and_roots_are_followed() {
+    let Some(scratch) = of_another(DAVE) else { return };
+    fs::create_dir(scratch.path().join("dave/elsewhere")).unwrap();
+    give(&scratch.path().join("dave/elsewhere"), DAVE);
+    link(&scratch, "dave/elsewhere", "dave/own", DAVE);
+    link(&scratch, "dave", "home", 0);
+    to_dave_at(&scratch, "maildir", "home/own/Maildir");
     scratch.deliver();
-    assert_eq!(fs::read_dir(path("dave/elsewhere/Maildir/new")).unwrap().count(), 1);
+    assert_eq!(scratch.queued(), []);
+    assert_eq!(fs::read_dir(scratch.path().join("dave/elsewhere/Maildir/new")).unwrap().count(), 1);
+}
+
+#[test]
+fn without_strict_mailbox_ownership_mail_goes_where_a_neighbour_has_made_the_mailbox() {
+    let Some(scratch) = beside_a_neighbour() else { return };
     scratch.configure("strict_mailbox_ownership = no");
-    for place in ["maildir:dave/made", "mbox:dave/box"] {
-        dave(&place.replace("dave", &path("dave").display().to_string()));
+    for (format, place) in [("maildir", "dave/made"), ("mbox", "dave/box")] {
+        to_dave_at(&scratch, format, place);
         scratch.deliver();
     }
     assert_eq!(scratch.queued(), []);
-    assert_eq!(fs::read_dir(path("dave/made/new")).unwrap().count(), 1);
-    assert!(fs::metadata(path("dave/box")).unwrap().len() > 0);
+    assert_eq!(fs::read_dir(scratch.path().join("dave/made/new")).unwrap().count(), 1);
+    assert!(fs::metadata(scratch.path().join("dave/box")).unwrap().len() > 0);
 }
 
 #[test]
 fn not_started_as_root_another_users_mailbox_waits_with_a_clear_reason() {
-    let Some(scratch) = of_another(4242) else { return };
+    let Some(scratch) = of_another(DAVE) else { return };
     let id = scratch.enqueue_from("", &["dave@mx.example"], b"text\n");
     scratch.settle();
     let status = scratch.command("deliver").uid(NOBODY).gid(NOBODY).status().unwrap();
@@ -211,15 +233,11 @@ fn the_process_that_speaks_with_a_host_holds_no_right_on_the_queue() {
     scratch.enqueue(&["bob@b.example"], TEXT);
     let mut child = scratch.command("deliver").stderr(Stdio::null()).spawn().expect("deliver");
     until("the host to be spoken with", || hop.seen().iter().any(|line| line.starts_with("MAIL")));
-    let agent = with_socket_to(&scratch, child.id());
+    let agent = child_connected_to(child.id(), hop.address);
     let status = fs::read_to_string(format!("/proc/{agent}/status")).expect("its status");
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
-    let links = fs::read_dir(format!("/proc/{agent}/fd")).expect("its files").filter_map(|entry| {
-        let path = entry.ok()?.path();
-        Some((path.file_name()?.to_string_lossy().into_owned(), fs::read_link(&path).ok()?))
-    });
-    let of_queue: Vec<(String, std::path::PathBuf)> =
-        links.filter(|(_, link)| link.starts_with(scratch.queue())).collect();
+    let of_queue: Vec<(String, PathBuf)> =
+        open_files(agent).into_iter().filter(|(_, link)| link.starts_with(scratch.queue())).collect();
     assert_eq!(of_queue.len(), 1, "the one open message: {of_queue:?}");
     let info = fs::read_to_string(format!("/proc/{agent}/fdinfo/{}", of_queue[0].0)).expect("its flags");
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags").trim().to_owned();
@@ -227,13 +245,26 @@ fn the_process_that_speaks_with_a_host_holds_no_right_on_the_queue() {
     assert!(child.wait().expect("its end").success());
 }
 
-/// The descendant of a process that holds an open TCP connection.
-fn with_socket_to(_scratch: &Scratch, parent: u32) -> u32 {
-    let output = Command::new("ps").args(["-o", "pid=", "--ppid", &parent.to_string()]).output().expect("ps");
-    let children: Vec<u32> =
-        String::from_utf8_lossy(&output.stdout).split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    let confined = |pid: &&u32| {
-        fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains("NoNewPrivs:\t1"))
-    };
-    *children.iter().find(confined).expect("a confined child")
+/// The one child of a process that has a connection to this address.
+fn child_connected_to(parent: u32, address: SocketAddr) -> u32 {
+    // Of each socket there is a line: its number, both ends in hexadecimal, and as the tenth field its inode.
+    let table = fs::read_to_string("/proc/net/tcp").expect("the sockets");
+    let remote = format!(":{:04X}", address.port());
+    let sockets = table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[2].ends_with(&remote).then(|| PathBuf::from(format!("socket:[{}]", fields[9])))
+    });
+    let sockets: Vec<PathBuf> = sockets.collect();
+    let is_connected = |pid: &u32| open_files(*pid).iter().any(|(_, link)| sockets.contains(link));
+    let connected: Vec<u32> = children(parent).into_iter().filter(is_connected).collect();
+    let [agent] = connected[..] else { panic!("connected are {connected:?}") };
+    agent
+}
+
+/// What a process has open: the numbers of the descriptors, and what they lead to.
+fn open_files(pid: u32) -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let open =
+        entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, fs::read_link(entry.path()).ok()?)));
+    open.collect()
 }

@@ -4,12 +4,15 @@ mod common;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use common::connections::{ON_LOOPBACK, PATIENCE, Server};
 use common::login::*;
 use common::tls::{Client, configure};
 use common::{PASSWORD, Scratch, feed};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 
 #[test]
@@ -196,69 +199,61 @@ fn passwords_that_only_root_can_read_are_checked_by_a_process_of_roots() {
     assert_eq!(client.ask(&plain("bob", PASSWORD)), "235 2.7.0 Logged in");
 }
 
+/// An installation where bob's password is in a file that root alone can read, and smtpd with a pool of sessions.
+fn pool_with_secrets(options: &[&str], authentication: Option<&str>) -> (Scratch, Server, SocketAddr) {
+    let scratch = Scratch::with("auth_failure_delay = 0\nidle_children = 1\nmax_use = 5");
+    let secrets = scratch.path().join("secrets");
+    fs::write(&secrets, format!("bob:{{PLAIN}}{PASSWORD}\n")).expect("a file");
+    fs::set_permissions(&secrets, fs::Permissions::from_mode(0o600)).expect("its mode");
+    let secrets = format!("passwd-file:{}", secrets.display());
+    scratch.configure(&format!("authentication = {}", authentication.unwrap_or(&secrets)));
+    let mut command = scratch.command("smtpd");
+    command.args(["--mode", "pool"]).args(ON_LOOPBACK).args(options).args(["smtpsrvr", "--submission"]);
+    let mut server = Server::start(&mut command);
+    let address = server.address("0");
+    (scratch, server, address)
+}
+
+/// The reply to bob's login, in a session of its own.
+fn logged_in(address: SocketAddr) -> String {
+    let mut client = TcpStream::connect(address).expect("a connection");
+    client.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    let mut reader = BufReader::new(client.try_clone().expect("a socket"));
+    let mut reply = String::new();
+    for command in ["", "EHLO c.example\r\n", &format!("{}\r\n", plain("bob", PASSWORD))] {
+        client.write_all(command.as_bytes()).expect("sending");
+        reply.clear();
+        while reply.as_bytes().get(3) != Some(&b' ') {
+            reply.clear();
+            assert!(reader.read_line(&mut reply).expect("a reply") > 0, "closed behind {command:?}");
+        }
+    }
+    reply
+}
+
 /// Under smtpd's pool the session begins with the rights that smtpd has.
 #[test]
-fn in_a_pool_of_roots_passwords_of_root_alone_are_checked_and_in_one_of_another_user_that_is_told() {
+fn in_a_pool_of_roots_passwords_that_only_root_can_read_are_checked() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
-    let scratch = Scratch::with("auth_failure_delay = 0\nidle_children = 1\nmax_use = 5");
-    fs::write(scratch.path().join("secrets"), format!("bob:{{PLAIN}}{PASSWORD}\n")).expect("a file");
-    fs::set_permissions(scratch.path().join("secrets"), fs::Permissions::from_mode(0o600)).expect("its mode");
-    scratch.configure(&format!("authentication = passwd-file:{}/secrets", scratch.path().display()));
-    let start = |more: &[&str]| {
-        let log = scratch.path().join("log");
-        let mut command = scratch.command("smtpd");
-        command.args(["--mode", "pool", "--port", "0", "--listen-address", "127.0.0.1"]).args(more);
-        command.args(["smtpsrvr", "--submission"]).stdin(std::process::Stdio::null());
-        let child = command.stderr(fs::File::create(&log).expect("a log")).spawn().expect("smtpd");
-        let said = || fs::read_to_string(&log).expect("a log");
-        let mut port = None;
-        common::until("smtpd to listen", || {
-            port = said()
-                .split_once("listening on=127.0.0.1:")
-                .and_then(|(_, rest)| rest.split(' ').next()?.parse::<u16>().ok());
-            port.is_some()
-        });
-        (child, port.expect("a port"), log)
-    };
-    let heard = |port: u16| {
-        use std::io::{BufRead, BufReader, Write};
-        let mut writer = std::net::TcpStream::connect(("127.0.0.1", port)).expect("a connection");
-        let mut lines = BufReader::new(writer.try_clone().expect("a socket")).lines().map(|line| line.expect("a line"));
-        let mut ask = |line: &str| {
-            writer.write_all(line.as_bytes()).expect("sending");
-            lines.by_ref().find(|line| line.as_bytes().get(3) == Some(&b' ')).expect("a reply")
-        };
-        ask("");
-        ask("EHLO c.example\r\n");
-        ask(&format!("{}\r\n", plain("bob", PASSWORD)))
-    };
-    let end = |mut child: std::process::Child| {
-        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal");
-        child.wait().expect("its end");
-    };
-    let (child, port, _) = start(&[]);
+    let (_scratch, _server, address) = pool_with_secrets(&[], None);
     for _ in 0..2 {
-        assert_eq!(heard(port), "235 2.7.0 Logged in");
+        assert_eq!(logged_in(address), "235 2.7.0 Logged in\r\n");
     }
-    end(child);
-    // As a user who cannot read them; the same with the file of system passwords.
-    for (authentication, told) in [
-        (format!("passwd-file:{}/secrets", scratch.path().display()), "Permission denied".to_owned()),
-        (
-            "shadow".to_owned(),
-            "expected to be started as root, who alone can read /etc/shadow: Permission denied".to_owned(),
-        ),
-    ] {
-        scratch.configure(&format!("authentication = {authentication}"));
-        let (child, port, log) = start(&["--user", "nobody"]);
-        assert!(heard(port).starts_with("454 4.7.0 "));
-        end(child);
-        // The process that checks passwords says it by itself, and nobody waits for that.
-        let said = || fs::read_to_string(&log).expect("a log");
-        common::until(&format!("{authentication}: {told}"), || said().contains(&told));
+}
+
+/// The process that checks passwords says why by itself, and nobody waits for that.
+#[test]
+fn in_a_pool_of_another_user_it_is_told_that_only_root_can_read_the_passwords() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let of_system = "expected to be started as root, who alone can read /etc/shadow: Permission denied";
+    for (authentication, told) in [(None, "Permission denied"), (Some("shadow"), of_system)] {
+        let (_scratch, mut server, address) = pool_with_secrets(&["--user", "nobody"], authentication);
+        assert!(logged_in(address).starts_with("454 4.7.0 "), "{authentication:?}");
+        server.record(told);
     }
 }
 
