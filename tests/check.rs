@@ -48,14 +48,16 @@ fn all_wrong_values_of_main_cf_are_told_at_once() {
 #[test]
 fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
     let scratch = good(
-        "messge_size_limit = 5\ncontent_filter = scan:x\ntls_cert_file = /no/such/file\ndefault_privs = no-such-user\nallow_mail_to_commands = alias",
+        "messge_size_limit = 5\ncontent_filter = scan:x\ntls_cert_file = /no/such/file\ndefault_privs = no-such-user\n\
+         allow_mail_to_commands = alias",
     );
     scratch.configure(&format!("smtp_tls_policy_maps = {}/policy", scratch.path().display()));
     scratch.write("policy", "a.example dane\n");
     scratch.write("channels", "local 127.0.0.0/8 $myhostname mailbox: *\nopen 0.0.0.0/0 - - *\nout * * smtp: local\n");
     scratch.write(
         "aliases",
-        "postmaster: nobody-here\nlist: alice, carol, dave, x@example.net\nno colon\nrun: |/no/such/program\nkeep: /var/x\nLIST: bob\nall: :include:/no/such/list\n",
+        "postmaster: nobody-here\nlist: alice, carol, dave, x@example.net\nno colon\nrun: |/no/such/program\nkeep: /var/x\n\
+         LIST: bob\nall: :include:/no/such/list\n",
     );
     let (status, said) = check(&scratch);
     assert_eq!(status, Some(78), "{said}");

@@ -60,6 +60,6 @@ macro_rules! targets {
 }
 
 targets! {
-    smtp_session pop3_session pop3_packets qmqp_request qmtp_session netstrings main_cf channels queue_file maildir_names submit_frames
-    mbox_splitter
+    smtp_session pop3_session pop3_packets qmqp_request qmtp_session netstrings main_cf channels queue_file maildir_names
+    submit_frames mbox_splitter
 }

@@ -73,7 +73,8 @@ pub fn in_memory() -> &'static std::path::Path {
 const BATCH: usize = 100;
 
 /// Of Postfix: it adds no fields, and what it has to tell of others' mail goes nowhere.
-const QUIET: &str = "local_header_rewrite_clients =\nvirtual_mailbox_limit = 0\ndefault_transport = discard\nrelay_transport = discard\n";
+const QUIET: &str = "local_header_rewrite_clients =\nvirtual_mailbox_limit = 0\ndefault_transport = discard\n\
+    relay_transport = discard\n";
 
 /// Ours relays for nobody, as Postfix with `reject_unauth_destination`, not for who has logged in either.
 const CHANNELS: &str = "local - mx.example mailbox: local\nauthenticated - - - local\nsmtp * * smtp: local\n";

@@ -101,9 +101,11 @@ fn a_balancer_says_whose_connection_it_is() {
 #[test]
 fn xclient_is_for_listed_peers() {
     let scratch = Scratch::with("smtpd_authorized_xclient_hosts = stdin\nsmtpd_sasl_auth_enable = yes");
-    let session = b"EHLO proxy.example\r\nXCLIENT ADDR=198.51.100.7 NAME=client.example PORT=1234\r\nEHLO c.example\r\n\
+    let session =
+        b"EHLO proxy.example\r\nXCLIENT ADDR=198.51.100.7 NAME=client.example PORT=1234\r\nEHLO c.example\r\n\
         MAIL FROM:<a@b>\r\nXCLIENT ADDR=1.2.3.4\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\nx\r\n.\r\n\
-        XCLIENT ADDR=IPv6:2001:db8::1 LOGIN=bob HELO=x PROTO=ESMTP\r\nMAIL FROM:<a@b>\r\nRCPT TO:<x@far.example>\r\nDATA\r\n.\r\n";
+        XCLIENT ADDR=IPv6:2001:db8::1 LOGIN=bob HELO=x PROTO=ESMTP\r\nMAIL FROM:<a@b>\r\n\
+        RCPT TO:<x@far.example>\r\nDATA\r\n.\r\n";
     let output = feed(&mut scratch.command("smtpsrvr"), session);
     let said = String::from_utf8(output.stdout).expect("ASCII");
     let codes: Vec<&str> = said.lines().filter(|line| line.as_bytes()[3] == b' ').map(|line| &line[..3]).collect();

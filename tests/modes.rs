@@ -501,7 +501,8 @@ fn a_stranger_may_not_hand_mail_to_the_socket() {
     let own = folder.path().join("connect");
     fs::write(
         &own,
-        "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\ns.sendall(b'1:x,')\ns.shutdown(1)\nprint(len(s.recv(9)))\n",
+        "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\ns.sendall(b'1:x,')\n\
+         s.shutdown(1)\nprint(len(s.recv(9)))\n",
     )
     .unwrap();
     let mut python = Command::new("python3");

@@ -1,6 +1,7 @@
 //! Other people's clients against pop3d, in clear and under TLS, by each way to log in that they have.
 //!
-//! Needs curl, openssl, fetchmail, getmail6, mpop, mutt, s-nail, python3 and strace, which .ci/run installs; a missing one is a failure.
+//! Needs curl, openssl, fetchmail, getmail6, mpop, mutt, s-nail, python3 and strace, which .ci/run installs; a missing one
+//! is a failure.
 
 mod common;
 

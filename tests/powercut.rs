@@ -11,8 +11,8 @@
 //!
 //! A rig that finds nothing proves nothing: the same rig must find planted faults.
 //!
-//! Needs root, qemu-storage-daemon (Debian: qemu-utils; Debian 12: qemu-system-common), e2fsprogs, xfsprogs, btrfs-progs and strace.
-//! `POWERCUT_CUTS` says how many cuts there are in all (300), `POWERCUT_SEED` repeats a run.
+//! Needs root, qemu-storage-daemon (Debian: qemu-utils; Debian 12: qemu-system-common), e2fsprogs, xfsprogs, btrfs-progs and
+//! strace. `POWERCUT_CUTS` says how many cuts there are in all (300), `POWERCUT_SEED` repeats a run.
 #![allow(clippy::print_stderr)]
 
 mod common;

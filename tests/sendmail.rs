@@ -166,8 +166,8 @@ fn mistakes_have_the_statuses_of_sysexits_and_queue_nothing() {
 #[test]
 fn with_bs_it_speaks_smtp_for_this_machine() {
     let scratch = Scratch::new();
-    let dialogue = "EHLO localhost\r\nMAIL FROM:<alice@mx.example>\r\nRCPT TO:<x@elsewhere.example>\r\nRCPT TO:<bob@mx.example>\r\n\
-                    DATA\r\nSubject: x\r\n\r\n..dot\r\n.\r\nQUIT\r\n";
+    let dialogue = "EHLO localhost\r\nMAIL FROM:<alice@mx.example>\r\nRCPT TO:<x@elsewhere.example>\r\n\
+                    RCPT TO:<bob@mx.example>\r\nDATA\r\nSubject: x\r\n\r\n..dot\r\n.\r\nQUIT\r\n";
     let output = sendmail(&scratch, &["-bs"], dialogue);
     let said = said(&output);
     assert!(said.contains("\r\n250 2.0.0 ") && said.contains("\r\n221 "), "{said}");

@@ -40,7 +40,9 @@ fn fail2ban_bans_who_had_a_wrong_password_and_nobody_else() {
     let input = format!("USER bob\r\nPASS wrong\r\nUSER {forged}\"\r\nPASS x\r\nUSER bob\r\nPASS secret\r\nQUIT\r\n");
     // From a pipe, whose other end is who the environment says.
     let output = feed(&mut command, input.as_bytes());
-    assert!(output.stdout.ends_with(b"-ERR [AUTH] Wrong name or password\r\n+OK Send the password\r\n+OK 0 messages, 0 octets\r\n+OK Goodbye\r\n"), "{output:?}");
+    let end = b"-ERR [AUTH] Wrong name or password\r\n+OK Send the password\r\n+OK 0 messages, 0 octets\r\n\
+                +OK Goodbye\r\n";
+    assert!(output.stdout.ends_with(end), "{output:?}");
     let text = fs::read_to_string(&log).expect("a log");
     let records = text.lines().filter(|line| line.contains("doorpost/pop3d["));
     let lines: String = records.map(|line| format!("Nov 22 04:27:00 mx {line}\n")).collect();
@@ -266,7 +268,8 @@ fn the_small_site_of_smtpsrvrs_page_works_when_it_is_followed_word_for_word() {
         ip link set lo up; ip address add 192.0.2.25/32 dev lo
         ! id doorpost 2>/dev/null || sed -i /^useradd/d install
         sh -e install
-        hash=$(openssl passwd -6 secret); awk -v hash="$hash" '{ sub("HASH", hash); print }' passwd >passwd.new; mv passwd.new passwd
+        hash=$(openssl passwd -6 secret)
+        awk -v hash="$hash" '{ sub("HASH", hash); print }' passwd >passwd.new; mv passwd.new passwd
         mkdir -p /etc/doorpost; cp main.cf channels senders passwd mx.example.org.* /etc/doorpost
         chmod 600 /etc/doorpost/mx.example.org.key; chown doorpost /etc/doorpost/passwd; chmod 600 /etc/doorpost/passwd
         doorpost-check || echo "check: $?"
@@ -274,7 +277,10 @@ fn the_small_site_of_smtpsrvrs_page_works_when_it_is_followed_word_for_word() {
         for port in 25 587 465; do
             for try in $(seq 200); do nc -z 127.0.0.1 $port && break; sleep 0.02; done
         done
-        send() { status=0; swaks --silent 2 --server 192.0.2.25 --header "Subject: $1" "$@" || status=$?; echo "sent $* = $status"; }
+        send() {
+            status=0; swaks --silent 2 --server 192.0.2.25 --header "Subject: $1" "$@" || status=$?
+            echo "sent $* = $status"
+        }
         user="--auth PLAIN --auth-user alice --auth-password secret"
         send --from x@far.example --to alice@example.org
         send --from x@far.example --to nobody@example.org

@@ -38,7 +38,8 @@ const EMPTY: &str = "fn main() { let _ = std::io::Read::read(&mut std::io::stdin
 /// The table of costs.
 pub fn table(site: &Site, starts: usize) -> io::Result<String> {
     let mut text = String::from(
-        "| until it waits for its client | CPU, µs | more than the line before, µs | other processes, µs | page faults | system calls |\n\
+        "| until it waits for its client | CPU, µs | more than the line before, µs | other processes, µs | page faults \
+         | system calls |\n\
          |---|--:|--:|--:|--:|--:|\n",
     );
     let mut floor = 0.0;

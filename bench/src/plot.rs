@@ -88,7 +88,8 @@ fn line(text: &mut String, row: &Row, y: f64) {
             };
             let _ = writeln!(
                 text,
-                "<circle cx=\"{:.1}\" cy=\"{y}\" r=\"{radius}\" fill=\"{fill}\" stroke=\"{colour}\" fill-opacity=\"0.8\"><title>{}: {} {}, x{ratio:.2}</title></circle>",
+                "<circle cx=\"{:.1}\" cy=\"{y}\" r=\"{radius}\" fill=\"{fill}\" stroke=\"{colour}\" fill-opacity=\"0.8\">\
+                 <title>{}: {} {}, x{ratio:.2}</title></circle>",
                 place(ratio),
                 escaped(&cell.server),
                 number(median),

@@ -3,7 +3,8 @@
 //! ```text
 //! checker to parser: R or S (ready; S: there are passwords stored in clear), P (configuration) or T (trouble); then for
 //!                    each frame Y and two texts, each behind an octet that counts its octets (the user's name, and what
-//!                    the server says at the end of the mechanism); or N (no), U (nobody can say), T (trouble, the checker is gone)
+//!                    the server says at the end of the mechanism); or N (no), U (nobody can say), T (trouble, the checker
+//!                    is gone)
 //! parser to checker: netstring(netstring(mechanism) netstring(name) netstring(field)...)
 //! ```
 //!

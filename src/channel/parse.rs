@@ -177,7 +177,8 @@ pub(super) fn transport(text: &str) -> Result<Transport, String> {
         Some(("error", text)) if text.len() <= 100 => other("error", text),
         Some(("error", _)) => Err("at most 100 octets behind error:".to_owned()),
         _ => Err(format!(
-            "mailbox:, maildir:, mbox:, mmdf:, smtp:, lmtp:, qmqp:, qmtp:, pipe:, qmail-queue:, discard:, error: or - instead of {}",
+            "mailbox:, maildir:, mbox:, mmdf:, smtp:, lmtp:, qmqp:, qmtp:, pipe:, qmail-queue:, discard:, error: or - \
+             instead of {}",
             shown(text)
         )),
     }

@@ -27,8 +27,8 @@ pub type Loaded = (Box<Config>, Vec<Error>);
 
 impl Config {
     /// Reads main.cf as the options say, applies `-o`, expands and checks everything, sets up logging by it, and answers
-    /// `--show-config` (which ends the program). In a box, for it is 4 kB, and the stack would have as much more for each function that
-    /// hands it on.
+    /// `--show-config` (which ends the program). In a box, for it is 4 kB, and the stack would have as much more for each
+    /// function that hands it on.
     ///
     /// A missing main.cf is no error; an unreadable one is. A program that gained rights by setgid ignores the options.
     pub fn load(common: &Common) -> Result<Box<Config>, exit::Error> {

@@ -49,7 +49,8 @@ macro_rules! parameters {
         static TEXT: &str = concat!($( stringify!($name), "\0", $default, "\0" ),+);
 
         impl Config {
-            /// Reads every value out of its expanded text; `settings` has those rows that are no defaults, in the table's order.
+            /// Reads every value out of its expanded text; `settings` has those rows that are no defaults, in the table's
+            /// order.
             #[allow(non_snake_case)]
             pub fn from_settings(settings: Vec<Setting>) -> Result<Box<Config>, Error> {
                 let mut rows = settings.iter().peekable();

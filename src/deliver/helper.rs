@@ -37,8 +37,8 @@ const LONGEST: usize = 8192;
 /// What ending a program that was too slow may take.
 const SLACK: Duration = Duration::from_secs(30);
 
-/// How long a child may work on one task: it ends a program that is too slow by itself. A program that may run longer must not be
-/// taken for lost, for its message would come twice.
+/// How long a child may work on one task: it ends a program that is too slow by itself. A program that may run longer must
+/// not be taken for lost, for its message would come twice.
 fn longest_task(config: &Config) -> Duration {
     config.ipc_timeout.0.max(config.command_time_limit.0.saturating_add(SLACK))
 }

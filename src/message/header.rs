@@ -82,8 +82,8 @@ impl Coming {
     }
 }
 
-/// The beginning of a text, as far as its header may go. `read` fills a room with what is there from an offset on, and gives 0 at
-/// the end.
+/// The beginning of a text, as far as its header may go. `read` fills a room with what is there from an offset on, and gives
+/// 0 at the end.
 pub fn beginning<E>(mut read: impl FnMut(&mut [u8], u64) -> Result<usize, E>) -> Result<Vec<u8>, E> {
     let (mut coming, mut piece) = (Coming::default(), Vec::new());
     loop {

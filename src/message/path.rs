@@ -318,7 +318,8 @@ pub fn is_atext(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&octet)
 }
 
-/// Whether a text can be the name of a host: labels of letters, digits, `-` and, since there are such machines, `_`; not digits alone, which an address has.
+/// Whether a text can be the name of a host: labels of letters, digits, `-` and, since there are such machines, `_`; not
+/// digits alone, which an address has.
 pub fn is_host_name(name: &str) -> bool {
     let is_label = |label: &str| {
         let known = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_';

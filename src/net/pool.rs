@@ -105,8 +105,8 @@ pub struct Pool {
     /// The caller knows.
     has_said_so: bool,
     reads_again: bool,
-    /// Children that were killed, or failed, while they waited: a client may have woken one that then did not take it, and sleeping
-    /// ones do not hear of that client again. A new one sees who waits.
+    /// Children that were killed, or failed, while they waited: a client may have woken one that then did not take it, and
+    /// sleeping ones do not hear of that client again. A new one sees who waits.
     killed_idle: usize,
 }
 

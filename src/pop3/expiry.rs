@@ -2,8 +2,8 @@
 //! 6.7).
 //!
 //! Nothing is written into messages: a file beside the mailbox has a line for each, the time in seconds since 1970 and the
-//! unique-id. It grows by a line whenever a message was fetched, and is written anew at QUIT, for the session has the mailbox to
-//! itself, when it has lines that are not needed any more.
+//! unique-id. It grows by a line whenever a message was fetched, and is written anew at QUIT, for the session has the
+//! mailbox to itself, when it has lines that are not needed any more.
 //!
 //! What a crash does to it does not matter, so nothing waits for the disk: without a line a message stays longer, never
 //! shorter. A line that was torn has no time, or the unique-id of no message, and so has the one that follows it.

@@ -2,8 +2,8 @@
 //!
 //! USER, PASS, STAT, LIST, RETR, DELE, NOOP, RSET, QUIT, TOP and UIDL of RFC 1939; CAPA, response codes and pipelining of
 //! RFC 2449 and RFC 3206; LAST of RFC 1460, for clients older than UIDL; STLS of RFC 2595; AUTH of RFC 5034; UTF8 of RFC 6856,
-//! before and after which octets are octets, and its LANG, for English. APOP is there, and its stamp in the greeting, only where every password is
-//! stored in clear: a stamp that cannot be used locks clients out.
+//! before and after which octets are octets, and its LANG, for English. APOP is there, and its stamp in the greeting, only
+//! where every password is stored in clear: a stamp that cannot be used locks clients out.
 //!
 //! Numbers, sizes and unique-ids are those of the moment the maildrop was opened. Nothing is ever written into a
 //! message, and nothing is removed but at QUIT.

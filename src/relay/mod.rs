@@ -65,7 +65,8 @@ pub struct Job {
     pub is_filtered: bool,
     /// RET and ENVID, as [`To::dsn`].
     pub dsn: String,
-    /// Addresses that did not take a connection a moment ago, parted by blanks: they are passed over as long as there are others.
+    /// Addresses that did not take a connection a moment ago, parted by blanks: they are passed over as long as there are
+    /// others.
     pub silent: String,
     /// The content.
     pub source: Source,

@@ -182,7 +182,8 @@ impl Client {
                 break;
             }
         }
-        // One of those that are asked, and was not to be had, may promise it next time. Who is never asked keeps no mail waiting.
+        // One of those that are asked, and was not to be had, may promise it next time. Who is never asked keeps no mail
+        // waiting.
         if all_hops.iter().take(limit).any(|hop| !unwilling.contains(&&hop.name)) {
             for number in rest {
                 carried.outcomes.get_mut(number).map(put_off_unpromised);

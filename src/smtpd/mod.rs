@@ -2,8 +2,8 @@
 //!
 //! `command_line.rs` and `services.rs` say what is to be served, the one from the arguments, the other from a file in
 //! inetd.conf's format; `personality.rs` knows the names it stands in for; `address.rs` reads where, `program.rs` starts,
-//! `one_client.rs` becomes the program where the client is there already, `life.rs` and `pid_file.rs` are how it stays. The loop itself is `net::acceptor`.
-//! It knows no protocol and reads no octet of a client.
+//! `one_client.rs` becomes the program where the client is there already, `life.rs` and `pid_file.rs` are how it stays. The
+//! loop itself is `net::acceptor`. It knows no protocol and reads no octet of a client.
 //!
 //! Two modes: `exec`, a program for each connection, or `pool` (`pool.rs`), a server program of ours that accepts by
 //! itself; beside pools the socket of submit is kept (`warm.rs`).

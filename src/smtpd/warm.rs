@@ -1,8 +1,8 @@
 //! The unix socket of submit (`queue_directory/submit`), kept beside pools, so that their sessions need not start one each.
 //!
 //! Behind it runs submit as a pool of its own, which checks who connects by the kernel's word. Who finds no socket, or
-//! one that does not listen any more, starts submit as ever. So it must not listen longer than somebody accepts: before its pool
-//! is told to end, or when smtpd is gone, it is shut down, as busy submits still have it open.
+//! one that does not listen any more, starts submit as ever. So it must not listen longer than somebody accepts: before its
+//! pool is told to end, or when smtpd is gone, it is shut down, as busy submits still have it open.
 
 use super::program::Program;
 use crate::net::listener::Listener;

@@ -1,10 +1,10 @@
 //! A filter before the queue: a program of qmail-queue's interface, or a server (`server.rs`), that gets a message in
 //! place of the queue, before the client is told that it is taken (`before_queue_filter`).
 //!
-//! A program: message on descriptor 0, envelope on descriptor 1, as qmail's QMAILQUEUE has it. The program hands what it lets through to
-//! `qmail-queue`, or to another server; status 0 says that it has done so, and only then the client hears of it. Where what
-//! it hands on is queued, `DOORPOST_ID` and `DOORPOST_PARAMETERS` in its environment link the two and keep what was said with
-//! the reverse-path. Content and envelope lie whole in files without names before it starts.
+//! A program: message on descriptor 0, envelope on descriptor 1, as qmail's QMAILQUEUE has it. The program hands what it
+//! lets through to `qmail-queue`, or to another server; status 0 says that it has done so, and only then the client hears of
+//! it. Where what it hands on is queued, `DOORPOST_ID` and `DOORPOST_PARAMETERS` in its environment link the two and keep
+//! what was said with the reverse-path. Content and envelope lie whole in files without names before it starts.
 
 mod server;
 

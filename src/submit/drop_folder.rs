@@ -6,9 +6,9 @@
 //! incomplete. Who owns the file has sent it, by the system's word; the frames are a user's, and may say what a user may say
 //! with sendmail: sender, recipients, their parameters, and content.
 //!
-//! The FIFO `trigger` in it, which anybody may write, wakes deliver, which collects what is there, once a second at the most, and before each sweep. A file
-//! is queued under an id made from its name and owner, and removed when that is on disk; so a crash in between leaves
-//! a message that is found again, and no second one.
+//! The FIFO `trigger` in it, which anybody may write, wakes deliver, which collects what is there, once a second at the
+//! most, and before each sweep. A file is queued under an id made from its name and owner, and removed when that is on disk;
+//! so a crash in between leaves a message that is found again, and no second one.
 //!
 //! `drop_folder/leave.rs` is the user's side, `drop_folder/disk.rs` puts a name on disk whose folder cannot be opened, and
 //! `drop_folder/collect.rs` is deliver's side.

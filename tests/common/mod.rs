@@ -65,8 +65,8 @@ impl Scratch {
             path.join("main.cf"),
             format!(
                 "myhostname = mx.example\nmail_owner = nobody\nqueue_directory = {0}/queue\nusers = passwd-file:{0}/passwd\n\
-                 mailbox = maildir:{0}/mail/%u\nalias_maps = {0}/aliases\n\
-                 drop_directory = {0}/drop\nqmqpd_error_delay = 0\nsmtpd_error_sleep_time = 0\ndaemon_directory = {1}\n{main_cf}\n",
+                 mailbox = maildir:{0}/mail/%u\nalias_maps = {0}/aliases\ndrop_directory = {0}/drop\n\
+                 qmqpd_error_delay = 0\nsmtpd_error_sleep_time = 0\ndaemon_directory = {1}\n{main_cf}\n",
                 path.display(),
                 bin_folder().display(),
             ),

@@ -36,7 +36,8 @@ impl Dovecot {
         let configuration = format!(
             "base_dir = {top}/run\nstate_dir = {top}/run\nprotocols = pop3\nlisten = 127.0.0.1\nssl = no\n\
              disable_plaintext_auth = no\nlog_path = {top}/log\nmail_location = {format}:{top}/mail{inbox}\n\
-             first_valid_uid = 1\nmail_max_userip_connections = 0\nauth_mechanisms = plain login\nauth_failure_delay = 0\nmbox_write_locks = fcntl\n\
+             first_valid_uid = 1\nmail_max_userip_connections = 0\nauth_mechanisms = plain login\nauth_failure_delay = 0\n\
+             mbox_write_locks = fcntl\n\
              service auth {{\n unix_listener {top}/auth {{\n  mode = 0666\n }}\n}}\n\
              passdb {{\n driver = passwd-file\n args = username_format=%u {top}/users\n}}\n\
              userdb {{\n driver = static\n args = uid={0} gid={0} home={top}/home/%n\n}}\n\

@@ -1,5 +1,6 @@
 //! Files of ours beside mailboxes: the times of last sessions, what was fetched and when, unique-ids of another server, the
-//! index. Killed or failing at any call, a session or an import leaves a file that the next one can work with, and nothing else.
+//! index. Killed or failing at any call, a session or an import leaves a file that the next one can work with, and nothing
+//! else.
 
 use super::super::*;
 use super::matrix::Share;

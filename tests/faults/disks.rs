@@ -1,5 +1,5 @@
-//! Disks that are full, out of inodes or read-only: what is told, and how soon; what is kept; and that all is well again when there
-//! is room.
+//! Disks that are full, out of inodes or read-only: what is told, and how soon; what is kept; and that all is well again
+//! when there is room.
 //!
 //! That the answer comes within a second of the command that there is no room for is asked of the software, on a disk that is
 //! memory; it is measured once and not tried again.

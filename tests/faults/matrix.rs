@@ -9,8 +9,8 @@
 //! other, a signal that comes into a wait), so the least of some plain runs is what is gone through.
 //!
 //! Matrices that take a minute or more are made in part ([`Share::Part`]): every call that changes what is on disk, and an
-//! evenly spaced part of the rest, another one every day. `FAULTS=all` makes the whole, or `FAULTS=3/8` the third of eight parts of
-//! it that take about as long as each other; `FAULTS_TURN=20779` repeats a day:
+//! evenly spaced part of the rest, another one every day. `FAULTS=all` makes the whole, or `FAULTS=3/8` the third of eight
+//! parts of it that take about as long as each other; `FAULTS_TURN=20779` repeats a day:
 //! `FAULTS=all TMPDIR=/dev/shm cargo test --features interop,powercut --test faults -- --test-threads=8`
 
 use super::names::name;

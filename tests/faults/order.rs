@@ -1,5 +1,5 @@
-//! The order of calls: what somebody is told is on disk was put there before, by an fsync of the file behind its last octet and one of
-//! the folder behind the last change of its names.
+//! The order of calls: what somebody is told is on disk was put there before, by an fsync of the file behind its last octet
+//! and one of the folder behind the last change of its names.
 //!
 //! No power cut on ext4 shows a missing fsync of a folder, for that of a new file puts its name on disk there too; POSIX does
 //! not promise it. So the calls themselves are looked at. Each test looks at its own trace once more as if there had been
@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
-const CALLS: &str = "trace=openat,mkdir,mkdirat,link,linkat,rename,renameat,renameat2,unlink,unlinkat,close,write,pwrite64,writev,\
-    pwritev,pwritev2,ftruncate,fallocate,copy_file_range,sendto,sendmsg,fsync,fdatasync,syncfs,exit_group";
+const CALLS: &str = "trace=openat,mkdir,mkdirat,link,linkat,rename,renameat,renameat2,unlink,unlinkat,close,write,pwrite64,\
+    writev,pwritev,pwritev2,ftruncate,fallocate,copy_file_range,sendto,sendmsg,fsync,fdatasync,syncfs,exit_group";
 
 /// One call: what strace says of it, and the lines of its beginning and its end.
 struct Event {

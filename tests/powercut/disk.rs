@@ -50,9 +50,9 @@ impl Kind {
 
     /// What an administrator does who finds that an image does not mount; whether there is something to be done.
     ///
-    /// ext4 writes its superblock, two sectors in a block of eight, in place and reads it, with its checksum, before the journal.
-    /// A cut between the two sectors leaves none that is valid. e2fsck goes on from a copy if it is told where one is, and
-    /// runs the journal, so nothing is lost.
+    /// ext4 writes its superblock, two sectors in a block of eight, in place and reads it, with its checksum, before the
+    /// journal. A cut between the two sectors leaves none that is valid. e2fsck goes on from a copy if it is told where one
+    /// is, and runs the journal, so nothing is lost.
     pub fn mend(self, image: &Path) -> bool {
         if self != Kind::Ext4 {
             return false;

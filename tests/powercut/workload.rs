@@ -26,7 +26,8 @@ const USER: u32 = 12_345;
 type TakenBy = Arc<Mutex<Vec<(usize, Vec<u64>)>>>;
 
 /// An installation whose queue and drop folder are on the first disk and whose mailboxes are on the last. What is for
-/// smtp.example and lmtp.example goes to a next hop, which loses nothing when the power goes here; mbox.example and mmdf.example have one file each.
+/// smtp.example and lmtp.example goes to a next hop, which loses nothing when the power goes here; mbox.example and
+/// mmdf.example have one file each.
 pub struct Site {
     pub scratch: Scratch,
     disks: usize,
@@ -70,7 +71,8 @@ impl Site {
         ));
         let name = site.hop.name();
         let channels = format!(
-            "local stdin,127.0.0.0/8 mx.example mailbox: *\nby-smtp - smtp.example smtp:{name} -\nby-lmtp - lmtp.example lmtp:{name} -\n\
+            "local stdin,127.0.0.0/8 mx.example mailbox: *\nby-smtp - smtp.example smtp:{name} -\n\
+             by-lmtp - lmtp.example lmtp:{name} -\n\
              by-mbox - mbox.example mbox:{} -\nby-mmdf - mmdf.example mmdf:{} -\n",
             site.mbox().display(),
             site.mmdf().display()

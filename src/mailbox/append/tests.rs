@@ -284,7 +284,11 @@ proptest! {
     #[test]
     fn nothing_of_another_program_is_cut_off_or_changed(
         text in "([a-z>]{0,3}(From )?[a-zF> ]{0,5}\n){0,6}[a-z]{0,2}",
-        before in prop::sample::select(vec!["", "From z Sun Nov 22 04:27:00 2026\n\nz\n\n", "From z Sun Nov 22 04:27:00 2026\n\nz\n\nFrom z@x"]),
+        before in prop::sample::select(vec![
+            "",
+            "From z Sun Nov 22 04:27:00 2026\n\nz\n\n",
+            "From z Sun Nov 22 04:27:00 2026\n\nz\n\nFrom z@x",
+        ]),
         cut in any::<prop::sample::Index>(),
         foreign in foreign(),
         is_own: bool,

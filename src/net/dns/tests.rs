@@ -362,7 +362,8 @@ fn the_hosts_file_comes_before_dns_both_ways() {
 
 #[test]
 fn resolv_conf_is_read_as_the_c_library_does() {
-    let text = "# x\nsearch a.example\nnameserver 192.0.2.53\n nameserver\t2001:db8::53 # b\nnameserver x\nnameserverx 1.2.3.4\n";
+    let text = "# x\nsearch a.example\nnameserver 192.0.2.53\n nameserver\t2001:db8::53 # b\nnameserver x\n\
+                nameserverx 1.2.3.4\n";
     assert_eq!(servers(text), ["192.0.2.53:53".parse().unwrap(), "[2001:db8::53]:53".parse().unwrap()]);
     assert_eq!(servers(&"nameserver 192.0.2.1\n".repeat(9)).len(), 3);
     assert_eq!(servers(""), ["127.0.0.1:53".parse().unwrap()]);

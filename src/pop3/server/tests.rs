@@ -306,7 +306,8 @@ fn twenty_bad_commands_end_it() {
 fn a_bad_message_hides_no_other() {
     let messages: Vec<&[u8]> = vec![b"gone", b"locked away", b"A: 1\n"];
     let played = Play { messages, ..Play::new(format!("{LOGIN}RETR 1\r\nTOP 2 0\r\nRETR 3\r\nQUIT\r\n")) }.run();
-    let expected = "-ERR Another program has removed that message\r\n-ERR [SYS/PERM] That message cannot be read, ask whoever runs this server\r\n\
+    let expected = "-ERR Another program has removed that message\r\n\
+                    -ERR [SYS/PERM] That message cannot be read, ask whoever runs this server\r\n\
                     +OK Message follows\r\nA: 1\r\n.\r\n+OK Goodbye\r\n";
     assert!(played.heard.ends_with(expected), "{}", played.heard);
 }

@@ -161,7 +161,8 @@ fn what_is_offered_is_used_and_commands_go_in_one_write() {
     let before = session.wire.sends;
     assert_eq!(sent(&mut session, |_| {}, &["bob@b.example", "a b@b.example"]), ["+", "+"]);
     assert_eq!(session.wire.sends - before, 3, "commands, content, and its end");
-    let expected = "EHLO client.example\r\nMAIL FROM:<alice@a.example> SIZE=100 RET=HDRS\r\nRCPT TO:<bob@b.example> NOTIFY=NEVER\r\n\
+    let expected = "EHLO client.example\r\nMAIL FROM:<alice@a.example> SIZE=100 RET=HDRS\r\n\
+                    RCPT TO:<bob@b.example> NOTIFY=NEVER\r\n\
                     RCPT TO:<\"a b\"@b.example> NOTIFY=NEVER\r\nDATA\r\nSubject: x\r\n\r\n..hello\r\n.\r\n";
     assert_eq!(session.wire.seen, expected);
     assert_eq!(sent(&mut session, |_| {}, &["bob@b.example"]), ["+"]);
@@ -174,7 +175,8 @@ fn what_is_offered_is_used_and_commands_go_in_one_write() {
 fn without_extensions_nothing_but_the_plain_commands_is_sent() {
     let mut session = session("502 what", &[]);
     assert_eq!(sent(&mut session, |_| {}, &["bob@b.example"]), ["+"]);
-    let expected = "EHLO client.example\r\nHELO client.example\r\nMAIL FROM:<alice@a.example>\r\nRCPT TO:<bob@b.example>\r\nDATA\r\n";
+    let expected = "EHLO client.example\r\nHELO client.example\r\nMAIL FROM:<alice@a.example>\r\n\
+                    RCPT TO:<bob@b.example>\r\nDATA\r\n";
     assert!(session.wire.seen.starts_with(expected), "{}", session.wire.seen);
 }
 

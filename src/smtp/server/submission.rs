@@ -1,5 +1,6 @@
 //! What a message gets that a user submits (RFC 6409 section 8): Date, Message-ID and From where they are missing, what is
-//! for nobody else (Bcc, RFC 5322 section 3.6.3) taken out, and a look at whose addresses From, Sender and the Resent fields have. Its header is held back until it is whole.
+//! for nobody else (Bcc, RFC 5322 section 3.6.3) taken out, and a look at whose addresses From, Sender and the Resent fields
+//! have. Its header is held back until it is whole.
 
 use super::Server;
 use crate::auth;
