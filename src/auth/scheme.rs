@@ -31,6 +31,10 @@ const SCHEMES: [(&str, Method, &str); 13] = [
     ("ARGON2D", Method::Argon2, "$argon2d$"),
 ];
 
+/// libxcrypt hashes no longer password than this (CRYPT_MAX_PASSPHRASE_SIZE counts the NUL), and says of one that is longer
+/// what it says of a method that it does not know.
+const LONGEST_CRYPT: usize = 511;
+
 /// Hashed for unknown users where there is no password to take the method from.
 pub const DUMMY: &str = "$6$doorpostdoorpost$";
 
@@ -59,8 +63,9 @@ pub fn verify(stored: &str, password: &[u8]) -> Result<bool, String> {
     }
     match split(stored)? {
         (Method::Plain, secret) => Ok(secret.as_bytes().ct_eq(password).into()),
-        (Method::Crypt, hash) => match sys::crypt(password, hash) {
-            Some(own) => Ok(own.as_slice().ct_eq(hash.as_bytes()).into()),
+        (Method::Crypt, hash) => match sys::crypt(password.get(..LONGEST_CRYPT).unwrap_or(password), hash) {
+            // One that is too long is nobody's, and is told so like any other wrong one: in the time that its hash takes.
+            Some(own) => Ok(bool::from(own.as_slice().ct_eq(hash.as_bytes())) & (password.len() <= LONGEST_CRYPT)),
             None => Err("crypt(3) does not know the method of a stored password".to_owned()),
         },
         (Method::Argon2, hash) => argon2id(hash, password),
@@ -144,6 +149,19 @@ mod tests {
                 assert_eq!(verify(&stored, wrong), Ok(false), "{stored}");
             }
         }
+    }
+
+    #[test]
+    fn a_password_too_long_for_crypt_is_a_wrong_one() {
+        let longest = "x".repeat(LONGEST_CRYPT);
+        for setting in ["$6$rounds=1000$abcd$", "$5$rounds=1000$abcd$", "$1$abcd$", "$y$j75$abcdefgh$"] {
+            let stored = String::from_utf8(sys::crypt(longest.as_bytes(), setting).unwrap()).unwrap();
+            assert_eq!(verify(&stored, longest.as_bytes()), Ok(true), "{stored}");
+            for more in [1, 2, 1000] {
+                assert_eq!(verify(&stored, "x".repeat(LONGEST_CRYPT + more).as_bytes()), Ok(false), "{stored}");
+            }
+        }
+        assert!(verify("$zz$abc$def", "x".repeat(600).as_bytes()).is_err());
     }
 
     #[test]

@@ -25,8 +25,17 @@ fn the_right_password_gives_the_user() {
 
 #[test]
 fn whatever_is_wrong_the_answer_is_the_same() {
-    let (_file, config) = config("bob:{PLAIN}sesame\ndave:!{PLAIN}sesame\neve:\nroot:{PLAIN}sesame:0:0\n", &[]);
+    let hash = String::from_utf8(crate::sys::crypt(b"sesame", "$6$rounds=1000$abcd$").unwrap()).unwrap();
+    let users = format!("bob:{{PLAIN}}sesame\ndave:!{{PLAIN}}sesame\neve:\nroot:{{PLAIN}}sesame:0:0\nfrank:{hash}\n");
+    let (_file, config) = config(&users, &[]);
+    // crypt(3) takes neither of these, nor, of the second, what comes of it when it is prepared.
+    let (too_long, grows) = ("x".repeat(512), "\u{fdfa}".repeat(16));
     for (name, password) in [
+        ("frank", "sesamE"),
+        ("frank", too_long.as_str()),
+        ("frank", &grows),
+        ("carol", &too_long),
+        ("carol", &grows),
         ("bob", "sesamE"),
         ("bob", ""),
         ("carol", "sesame"),
