@@ -365,6 +365,7 @@ pub(crate) fn take(octets: &[u8]) -> Result<Option<Parts<'_>>, ()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sasl::{Exchange, Malformed, Mechanism, Next};
 
     #[derive(Default)]
     struct Memory(Vec<u8>, usize);
@@ -401,6 +402,44 @@ mod tests {
             assert_eq!(parse(&memory.0), Ok(Some(credentials)));
             memory.0.push(b'x');
             assert_eq!(parse(&memory.0), Err(()), "one octet more");
+        }
+    }
+
+    /// Else a client would end, by its name, the process that checks the passwords of others.
+    #[test]
+    fn whatever_an_exchange_lets_through_fits_into_a_frame() {
+        let exchange = |mechanism, said: &[&[u8]]| {
+            let mut exchange = Exchange::new(mechanism, "n".repeat(36), "mx.example");
+            let mut next = exchange.begin(None);
+            for response in said {
+                let Ok(Next::Challenge(challenge)) = &next else { return next };
+                let nonce = challenge.strip_prefix(b"r=").and_then(|rest| rest.split(|octet| *octet == b',').next());
+                let response =
+                    [*response, nonce.unwrap_or_default(), if nonce.is_some() { PROOF } else { b"" }].concat();
+                next = exchange.take(&response);
+            }
+            next
+        };
+        const PROOF: &[u8] = b",p=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+        // The last one becomes eleven times as long when it is prepared.
+        for (name, fits) in [("x".repeat(1000), true), ("\u{fdfa}".repeat(30), true), ("\u{fdfa}".repeat(333), false)] {
+            let (name, password) = (name.as_bytes(), "y".repeat(1000));
+            let digest = [name, b" b913a602c7eda7a495b4e6e7334d3890"].concat();
+            let first = [b"n,,n=", name, b",r=", "z".repeat(256).as_bytes()].concat();
+            for (mechanism, said) in [
+                (Mechanism::Plain, vec![[b"\0", name, b"\0", password.as_bytes()].concat()]),
+                (Mechanism::Login, vec![name.to_vec(), password.as_bytes().to_vec()]),
+                (Mechanism::CramMd5, vec![digest]),
+                (Mechanism::ScramSha256, vec![first, b"c=biws,r=".to_vec()]),
+            ] {
+                let said: Vec<&[u8]> = said.iter().map(Vec::as_slice).collect();
+                match exchange(mechanism, &said) {
+                    Ok(Next::Check(credentials)) if fits => {
+                        assert_eq!(parse(&frame(&credentials).0), Ok(Some(credentials)));
+                    }
+                    answer => assert!(!fits && answer == Err(Malformed), "{mechanism:?}: {answer:?}"),
+                }
+            }
         }
     }
 

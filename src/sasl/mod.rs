@@ -19,7 +19,7 @@ pub const MOST_FAILURES: u32 = 3;
 pub const LONGEST_LINE: usize = 12_288;
 /// Longest response that any mechanism here has a use for, in octets.
 const LONGEST_RESPONSE: usize = 2048;
-/// Longest name or password.
+/// Longest name, prepared or not, and longest password.
 const LONGEST_FIELD: usize = 1000;
 
 /// The mechanisms, strongest first: many clients take the first they know.
@@ -198,9 +198,11 @@ fn cram_md5(challenge: Vec<u8>, response: &[u8]) -> Result<Credentials, Malforme
     Ok(Credentials { name: name_of(name)?, proof: Proof::CramMd5 { challenge, digest } })
 }
 
-/// A name, prepared where it can be: two ways to write it are the same user all through the session.
+/// A name, prepared where it can be: two ways to write it are the same user all through the session. Preparing may make it
+/// longer, and who is told of it has room for one of the longest.
 fn name_of(octets: &[u8]) -> Result<Vec<u8>, Malformed> {
-    field(octets).map(prepare::prepared_or_same)
+    let name = prepare::prepared_or_same(field(octets)?);
+    if name.len() > LONGEST_FIELD { Err(Malformed) } else { Ok(name) }
 }
 
 fn field(octets: &[u8]) -> Result<Vec<u8>, Malformed> {
