@@ -25,15 +25,19 @@ pub fn stored(path: &Path, user: Option<&User>, today: u64) -> Result<Stored, St
         let mut fields = line.split(':');
         let (name, hash) = (fields.next().unwrap_or(""), fields.next().unwrap_or(""));
         let is_usable = hash.starts_with('$');
-        if is_usable && user.is_some_and(|user| user.name == name) && !is_expired(fields, today) {
-            own.get_or_insert_with(|| hash.to_owned());
-        } else if is_usable {
+        let is_its = user.is_some_and(|user| user.name == name);
+        let lets_in = is_its && is_usable && !is_expired(fields, today);
+        if is_its {
+            // The first line counts, also where it lets nobody in.
+            own.get_or_insert_with(|| lets_in.then(|| hash.to_owned()));
+        }
+        if is_usable && !lets_in {
             sample.get_or_insert_with(|| hash.to_owned());
         }
         Ok(())
     })
     .map_err(failed)?;
-    Ok(own.map_or(Stored::Nothing(sample), Stored::Password))
+    Ok(own.flatten().map_or(Stored::Nothing(sample), Stored::Password))
 }
 
 /// Whether account or password ran out. The fields are: day of the last change (0: must be changed at the next login,
@@ -90,6 +94,8 @@ mod tests {
             "bob:$6$x:900:0:99:7:::",
             "bob:$6$x:900:0:99999:7::1000:",
             "bobby:$6$x:900:0:99999:7:::",
+            "bob:!$6$x:900:0:99999:7:::\nbob:$6$y:900:0:99999:7:::",
+            "bob:$6$x:0:0:99999:7:::\nbob:$6$y:900:0:99999:7:::",
             "",
         ] {
             assert_eq!(password(line), None, "{line}");
