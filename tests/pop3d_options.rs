@@ -275,9 +275,11 @@ fn what_was_fetched_so_long_ago_goes_at_quit_and_nothing_is_written_into_message
     said(&scratch, &options, &format!("{LOGIN}TOP 1 1\r\nQUIT\r\n"));
     said(&scratch, &[], &format!("{LOGIN}RETR 3\r\nQUIT\r\n"));
     assert!(!read.exists());
-    // Also where the client hangs up.
+    // Nor where the client is gone before it says that it has them.
     let first = said(&scratch, &options, &format!("CAPA\r\n{LOGIN}RETR 1\r\nTOP 2 99\r\nRETR 1\r\n"));
     assert!(first.contains("\r\nEXPIRE 7\r\n"), "{first}");
+    assert!(!read.exists());
+    said(&scratch, &options, &format!("{LOGIN}RETR 1\r\nTOP 2 99\r\nRETR 1\r\nQUIT\r\n"));
     let text = fs::read_to_string(&read).expect("what was fetched");
     assert_eq!(
         text.lines().map(|line| line.split_once(' ').expect("an id").1).collect::<Vec<_>>(),
@@ -299,6 +301,21 @@ fn what_was_fetched_so_long_ago_goes_at_quit_and_nothing_is_written_into_message
     // What may go at once goes at once.
     said(&scratch, &["--expire=0"], &format!("{LOGIN}RETR 2\r\nQUIT\r\n"));
     assert!(scratch.mail("bob").is_empty());
+}
+
+#[test]
+fn a_client_that_goes_on_behind_a_message_has_fetched_it() {
+    let scratch = Scratch::new();
+    scratch.put_mail("bob", "1.M.mx", b"A: 1\n\n1\n");
+    let read = scratch.maildir("bob").join("doorpost-read");
+    let server = Server::start(&scratch, &["--expire=7"]);
+    let mut client = server.connect();
+    client.get_mut().write_all(format!("{LOGIN}RETR 1\r\n").as_bytes()).expect("sending");
+    while line(&mut client) != ".\r\n" {}
+    assert!(!read.exists());
+    client.get_mut().write_all(b"NOOP\r\n").expect("sending");
+    assert_eq!(line(&mut client), "+OK\r\n");
+    assert!(fs::read_to_string(&read).is_ok_and(|text| text.ends_with(" 1.M.mx\n")));
 }
 
 #[test]

@@ -48,6 +48,10 @@ pub(super) struct Dialogue<S> {
     input: Vec<u8>,
     used: usize,
     output: Vec<u8>,
+    /// Messages that were said to their end, of which nobody knows yet whether the client has them.
+    said: Vec<usize>,
+    /// Those that it has.
+    heard: Vec<usize>,
     /// Room for a piece of a message; none before the first.
     piece: Vec<u8>,
     announced: Announced,
@@ -69,6 +73,8 @@ impl<S: Stream> Dialogue<S> {
             input: Vec::new(),
             used: 0,
             output: Vec::new(),
+            said: Vec::new(),
+            heard: Vec::new(),
             piece: Vec::new(),
             announced: Announced::default(),
             level: Level::Debug,
@@ -172,12 +178,34 @@ impl<S: Stream> Dialogue<S> {
     }
 
     fn fill(&mut self) -> Result<usize, Fault> {
+        // What the client had sent before it was answered tells nothing of what it has heard.
+        let tells = !self.said.is_empty() && !self.stream.is_waiting(Duration::ZERO);
         self.flush()?;
         self.input.resize(4096, 0);
         self.used = 0;
         let count = self.stream.receive(&mut self.input);
         self.input.truncate(*count.as_ref().unwrap_or(&0));
+        if tells && !self.input.is_empty() {
+            self.heard.append(&mut self.said);
+        }
         count
+    }
+
+    /// Whether the client has a message of which all was said is to be found out.
+    pub(super) fn wonder(&mut self, index: usize) {
+        self.said.push(index);
+    }
+
+    /// The messages of which that was found out: the client went on when it could have all of them. Once each.
+    pub(super) fn heard(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.heard)
+    }
+
+    /// The same at QUIT, by which the client says that it has what it wants: sends what there is still.
+    pub(super) fn heard_at_end(&mut self) -> Result<Vec<usize>, Fault> {
+        self.flush()?;
+        self.heard.append(&mut self.said);
+        Ok(self.heard())
     }
 
     pub(super) fn say(&mut self, reply: &Reply) {

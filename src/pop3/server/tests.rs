@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::value::MailboxFormat;
 use crate::mailbox::Entry;
 use crate::net::peer::Origin;
 use crate::pop3::content::Content;
@@ -13,6 +14,8 @@ struct Memory {
     input: Vec<u8>,
     piece: usize,
     then: fn() -> Result<usize, Fault>,
+    is_hasty: bool,
+    stops: Option<(usize, fn() -> Fault)>,
     heard: Rc<RefCell<Vec<u8>>>,
     writes: Rc<Cell<usize>>,
 }
@@ -29,9 +32,18 @@ impl Stream for Memory {
         }
         Ok(count)
     }
+    fn is_waiting(&mut self, _: Duration) -> bool {
+        self.is_hasty && !self.input.is_empty()
+    }
     fn send(&mut self, octets: &[u8]) -> Result<(), Fault> {
         self.writes.set(self.writes.get() + 1);
-        self.heard.borrow_mut().extend_from_slice(octets);
+        let mut heard = self.heard.borrow_mut();
+        if let Some((room, fault)) = self.stops.take_if(|(room, _)| heard.len() + octets.len() > *room) {
+            let count = room.saturating_sub(heard.len());
+            heard.extend_from_slice(&octets[..count]);
+            return Err(fault());
+        }
+        heard.extend_from_slice(octets);
         Ok(())
     }
     fn finish(&mut self) {}
@@ -108,7 +120,12 @@ struct Play {
     messages: Vec<&'static [u8]>,
     undeletable: bool,
     then: fn() -> Result<usize, Fault>,
+    /// What is to be read is there before anything is answered.
+    is_hasty: bool,
+    /// It takes so many octets, then this happens, and then it takes others.
+    stops: Option<(usize, fn() -> Fault)>,
     tls_auth_only: bool,
+    expiry: Option<Expiry>,
 }
 
 impl Play {
@@ -119,7 +136,10 @@ impl Play {
             messages: MESSAGES.to_vec(),
             undeletable: false,
             then: || Ok(0),
+            is_hasty: false,
+            stops: None,
             tls_auth_only: false,
+            expiry: None,
         }
     }
 
@@ -131,6 +151,8 @@ impl Play {
             input: self.input,
             piece: self.piece,
             then: self.then,
+            is_hasty: self.is_hasty,
+            stops: self.stops,
             heard: Rc::clone(&heard),
             writes: Rc::default(),
         };
@@ -165,7 +187,7 @@ impl Play {
             }
         });
         let ended = match entered {
-            Ok(Entered::In(())) => transaction(&mut dialogue, maildrop, &peer, "bob", false, None),
+            Ok(Entered::In(())) => transaction(&mut dialogue, maildrop, &peer, "bob", false, self.expiry),
             Ok(Entered::Out(ended)) => Ok(ended),
             Err(error) => Err(error),
         };
@@ -248,6 +270,68 @@ fn only_quit_removes() {
             assert_eq!(played.fate.removed, Vec::<usize>::new(), "{last}");
             assert!(played.fate.heard_at_release.is_some());
         }
+    }
+}
+
+#[test]
+fn nothing_is_removed_before_what_was_asked_for_has_been_sent() {
+    let faults: [fn() -> Fault; 2] = [|| Fault::HungUp, || Fault::TimedOut];
+    for fault in faults {
+        let played =
+            Play { stops: Some((60, fault)), ..Play::new(format!("{LOGIN}RETR 1\r\nDELE 1\r\nQUIT\r\n")) }.run();
+        assert_eq!(played.fate.removed, Vec::<usize>::new(), "{}", played.heard);
+        assert!(matches!(played.ended, Ok(Ended::HungUp | Ended::TimedOut)));
+        assert!(!played.heard.contains("Goodbye"), "{}", played.heard);
+    }
+}
+
+/// Where a file beside the mailbox says what was fetched, with the file and a way to play with it.
+struct Expiring {
+    folder: tempfile::TempDir,
+    config: Config,
+}
+
+impl Expiring {
+    fn after(days: &str) -> Expiring {
+        let config = Config::with(&[("pop3d_expire", days), ("pop3d_delete_expired", "yes")]);
+        Expiring { folder: tempfile::tempdir().unwrap(), config }
+    }
+
+    fn play(&self, commands: &str) -> Play {
+        let path = self.folder.path().to_str().unwrap().to_owned();
+        let expiry = Expiry::of(&self.config, &MailboxSpec { format: MailboxFormat::Maildir, path });
+        Play { expiry, ..Play::new(format!("{LOGIN}{commands}")) }
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.folder.path().join("doorpost-read")
+    }
+
+    fn fetched(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.file()).unwrap_or_default();
+        text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+    }
+}
+
+#[test]
+fn a_message_counts_as_fetched_when_the_client_has_gone_on_behind_it() {
+    let fetched = |change: fn(Play) -> Play| {
+        let site = Expiring::after("0");
+        let played = change(site.play("RETR 1\r\nTOP 2 99\r\nTOP 3 0\r\nNOOP\r\n")).run();
+        assert_eq!(played.fate.removed, Vec::<usize>::new());
+        site.fetched()
+    };
+    assert_eq!(fetched(|play| Play { piece: 1, ..play }), ["uid1", "uid2"]);
+    // All at once, or in pieces that were there already: nobody knows what became of the answers.
+    assert!(fetched(|play| play).is_empty());
+    assert!(fetched(|play| Play { piece: 1, is_hasty: true, ..play }).is_empty());
+    assert!(fetched(|play| Play { piece: 1, stops: Some((100, || Fault::HungUp)), ..play }).is_empty());
+    // QUIT says so, too, but not of what could not be sent.
+    for (stops, removed) in [(None, vec![0]), (Some((100, (|| Fault::HungUp) as fn() -> Fault)), vec![])] {
+        let site = Expiring::after("0");
+        let played = Play { stops, ..site.play("RETR 1\r\nQUIT\r\n") }.run();
+        assert_eq!(played.fate.removed, removed, "{}", played.heard);
+        assert_eq!(site.fetched().len(), removed.len());
     }
 }
 

@@ -32,6 +32,7 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
             Ok(None) => return lost(dialogue, None, peer, session.phase()),
             Err(fault) => return lost(dialogue, Some(fault), peer, session.phase()),
         };
+        note(&mut expiry, &maildrop, dialogue.heard());
         let sent = match step {
             Step::Say(reply) => dialogue.respond(&reply).map_err(Lost::from),
             Step::Capabilities(capabilities) => {
@@ -65,11 +66,19 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
             Step::Retrieve(index) => {
                 retrieved += 1;
                 let sent = dialogue.message(&maildrop, index, Content::whole());
-                sent.map(|is_whole| note(&mut expiry, &maildrop, index, is_whole))
+                sent.map(|is_whole| {
+                    if is_whole && expiry.is_some() {
+                        dialogue.wonder(index)
+                    }
+                })
             }
             Step::Top(index, lines) => {
                 let sent = dialogue.message(&maildrop, index, Content::top(lines));
-                sent.map(|is_whole| note(&mut expiry, &maildrop, index, is_whole))
+                sent.map(|is_whole| {
+                    if is_whole && expiry.is_some() {
+                        dialogue.wonder(index)
+                    }
+                })
             }
             Step::Check(..) | Step::CheckApop(..) | Step::StartTls | Step::Authenticate(..) | Step::Mechanisms => {
                 dialogue.respond(&Reply::TROUBLE).map_err(Lost::from)
@@ -81,6 +90,13 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
             }
             Step::Update => {
                 let mut marked = session.to_remove();
+                // Nothing goes while there is something to be sent still, which the connection may not live to see.
+                if !marked.is_empty() || expiry.is_some() {
+                    match dialogue.heard_at_end() {
+                        Ok(heard) => note(&mut expiry, &maildrop, heard),
+                        Err(fault) => return lost(dialogue, Some(fault), peer, session.phase()),
+                    }
+                }
                 if let Some(expiry) = &mut expiry {
                     expiry.mark_expired(&maildrop, &mut marked);
                 }
@@ -102,10 +118,10 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
     }
 }
 
-/// Notes that a client has all of a message, where that counts.
-fn note<M: Maildrop>(expiry: &mut Option<Expiry>, maildrop: &M, index: usize, is_whole: bool) {
-    if let (Some(expiry), true) = (expiry, is_whole) {
-        expiry.fetched(maildrop, index);
+/// Notes that a client has all of these messages, where that counts.
+fn note<M: Maildrop>(expiry: &mut Option<Expiry>, maildrop: &M, heard: Vec<usize>) {
+    if let Some(expiry) = expiry {
+        heard.into_iter().for_each(|index| expiry.fetched(maildrop, index));
     }
 }
 
