@@ -23,6 +23,9 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
 ) -> Result<Ended, Error> {
     let mut session = Session::new(true).with_secrets(secrets);
     let mut retrieved = 0_u64;
+    if let Some(expiry) = &expiry {
+        expiry.tidy(&maildrop);
+    }
     dialogue.say(&session.entered(maildrop.count(), maildrop.total()));
     info!("client={peer} event=login user={user:?} messages={}", maildrop.count());
     loop {
