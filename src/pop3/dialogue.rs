@@ -48,6 +48,8 @@ pub(super) struct Dialogue<S> {
     input: Vec<u8>,
     used: usize,
     output: Vec<u8>,
+    /// A reply of several lines has begun and not ended: whatever else is said would be taken for a part of it.
+    is_amid: bool,
     /// Messages that were said to their end, of which nobody knows yet whether the client has them.
     said: Vec<usize>,
     /// Those that it has.
@@ -73,6 +75,7 @@ impl<S: Stream> Dialogue<S> {
             input: Vec::new(),
             used: 0,
             output: Vec::new(),
+            is_amid: false,
             said: Vec::new(),
             heard: Vec::new(),
             piece: Vec::new(),
@@ -254,12 +257,14 @@ impl<S: Stream> Dialogue<S> {
 
     pub(super) fn list(&mut self, lines: impl Iterator<Item = io::Result<String>>) -> Result<(), Lost> {
         self.say(&Reply::LISTING);
+        self.is_amid = true;
         for line in lines {
             self.output.extend_from_slice(line.map_err(Lost::Message)?.as_bytes());
             self.output.extend_from_slice(b"\r\n");
             self.send_much()?;
         }
         self.output.extend_from_slice(b".\r\n");
+        self.is_amid = false;
         Ok(())
     }
 
@@ -293,6 +298,7 @@ impl<S: Stream> Dialogue<S> {
             }
         }
         self.say(&Reply::MESSAGE);
+        self.is_amid = true;
         // Who wants the header only gets it by reading little more than that, and small messages need no room for large ones.
         let mut room = if content.is_limited() { FIRST_PIECE } else { 2 * FIRST_PIECE };
         let mut is_whole = false;
@@ -314,10 +320,11 @@ impl<S: Stream> Dialogue<S> {
             room = LARGE_PIECE.min(room.saturating_mul(2));
         }
         content.finish(&mut self.output);
+        self.is_amid = false;
         Ok(is_whole)
     }
 
-    /// Says a last word, and closes when the client has heard it.
+    /// Says a last word, and closes when the client has heard it. Nothing where it would be the end of a message.
     pub(super) fn close(&mut self, reply: &Reply) {
         self.close_within(self.timeout, reply);
     }
@@ -336,6 +343,9 @@ impl<S: Stream> Dialogue<S> {
 
     /// The same, for a client that was too slow already.
     pub(super) fn close_within(&mut self, time: Duration, reply: &Reply) {
+        if self.is_amid {
+            return;
+        }
         self.say(reply);
         self.stream.allow_last_words(time);
         if self.flush().is_ok() {

@@ -356,6 +356,23 @@ fn a_file_that_no_quit_has_cut_is_cut_at_login() {
 }
 
 #[test]
+fn nothing_is_said_in_the_middle_of_a_message() {
+    static LARGE: [u8; 100_000] = [b'x'; 100_000];
+    let silent = "-ERR Silent";
+    let play = |commands| Play {
+        messages: vec![&LARGE[..]],
+        stops: Some((50_000, || Fault::TimedOut)),
+        ..Play::new(format!("{LOGIN}{commands}"))
+    };
+    let played = play("RETR 1\r\nNOOP\r\n").run();
+    assert!(matches!(played.ended, Ok(Ended::TimedOut)));
+    assert!(played.heard.len() >= 50_000 && !played.heard.contains(silent));
+    // Behind the end of one it is.
+    let played = Play { then: || Err(Fault::TimedOut), stops: None, ..play("RETR 1\r\n") }.run();
+    assert!(played.heard.contains("\r\n.\r\n-ERR Silent"));
+}
+
+#[test]
 fn a_silent_client_is_told_why_it_is_left() {
     let played = Play { then: || Err(Fault::TimedOut), ..Play::new(LOGIN) }.run();
     assert!(played.heard.ends_with("-ERR Silent for too long, nothing was deleted, goodbye\r\n"), "{}", played.heard);
