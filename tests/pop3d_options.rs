@@ -319,6 +319,22 @@ fn a_client_that_goes_on_behind_a_message_has_fetched_it() {
 }
 
 #[test]
+fn a_login_that_found_no_maildrop_is_no_session() {
+    let scratch = Scratch::new();
+    let times = format!("--stat-file={}/times", scratch.path().display());
+    let options = ["--login-delay=60", &times];
+    let maildir = scratch.maildir("bob");
+    fs::write(&maildir, "no folder").expect("a file");
+    let refused = scratch.run("pop3d", &options, LOGIN.as_bytes());
+    let refused = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(refused.contains("-ERR [SYS/PERM] The maildrop"), "{refused}");
+    fs::remove_file(&maildir).expect("removing");
+    let again = said(&scratch, &options, &format!("{LOGIN}QUIT\r\n"));
+    assert!(again.ends_with("+OK Goodbye\r\n"), "{again}");
+    assert!(said(&scratch, &options, LOGIN).contains("[LOGIN-DELAY]"));
+}
+
+#[test]
 fn a_transcript_has_everything_but_passwords_and_messages() {
     let scratch = Scratch::new();
     scratch.put_mail("bob", "1.M.mx", b"A: 1\n\nconfidential\n");

@@ -3,8 +3,9 @@
 //!
 //! `pop3d_stat_file` is a folder with a file for each user; the time of the file is that of the last session, and an empty
 //! one has had none. It is opened while we may still open it, before this process becomes the user; writing an octet
-//! sets the time. That is done at login and at every end, so a session that is killed counts from its login. Nothing is
-//! synced: a power cut may take the time back, and then a client that comes too soon is let in, once.
+//! sets the time. That is done at login and at every end, so a session that is killed counts from its login; where the
+//! maildrop could not be opened the file becomes empty again. Nothing is synced: a power cut may take the time back, and then
+//! a client that comes too soon is let in, once.
 
 use crate::config::Config;
 use crate::exit::Error;
@@ -69,6 +70,14 @@ impl LastSession {
         Ok(true)
     }
 
+    /// Notes that there was none after all: the maildrop could not be opened. The one before was long enough ago, so that none
+    /// at all is as good; its time only the owner of the file could bring back, which we may not be any more.
+    pub fn did_not_begin(&self) {
+        if let Err(error) = self.file.set_len(0) {
+            log::warn!("event=login-delay-stays why=\"{error}\"");
+        }
+    }
+
     /// Notes that the session is over.
     pub fn ended(&self) {
         if let Err(error) = self.file.write_all_at(b"\n", 0) {
@@ -98,6 +107,11 @@ mod tests {
         assert!(!open("bob").may_begin().unwrap());
         open("bob").file.set_modified(SystemTime::now() + Duration::from_secs(999)).unwrap();
         assert!(open("bob").may_begin().unwrap());
+        // What did not begin was no session.
+        assert!(open("dave").may_begin().unwrap());
+        open("dave").did_not_begin();
+        assert!(open("dave").may_begin().unwrap());
+        assert!(!open("dave").may_begin().unwrap());
         assert!(LastSession::open(&Config::with(&[]), "bob").unwrap().is_none());
     }
 }

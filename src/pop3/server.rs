@@ -154,7 +154,11 @@ pub(super) fn serve_user<S: Stream>(
             return Err(Error::Temporary(format!("last session of {name:?}: {error}")));
         }
     }
-    match mailbox::open(config, mailbox) {
+    let opened = mailbox::open(config, mailbox);
+    if let (Err(_), Some(last)) = (&opened, last) {
+        last.did_not_begin();
+    }
+    match opened {
         Ok(maildrop) => {
             let expiry = Expiry::of(config, mailbox);
             let ended = transaction(dialogue, maildrop, peer, &name, secrets, expiry);
