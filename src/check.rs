@@ -16,7 +16,7 @@ use crate::net::tls::Offer;
 use crate::privilege::{self, Owner};
 use crate::relay::policy::Policies;
 use crate::submit::verify::{self, Local};
-use crate::users;
+use crate::users::{self, passwd_file};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -75,6 +75,7 @@ pub fn check(common: &Common) -> Vec<Finding> {
     }
     let channels = check_channels(&config, &mut findings);
     check_owners(&config, &mut findings);
+    check_parser(&config, &mut findings);
     check_folders(&config, &mut findings);
     check_files(&config, &mut findings);
     if let Err(error) = Policies::read(&config) {
@@ -175,6 +176,35 @@ fn check_owners(config: &Config, findings: &mut Findings) {
             findings.warning(&error.origin, &error.problem, "as far as this user can see");
         }
         Err(error) => findings.of(&error),
+    }
+}
+
+/// pop3d hears strangers as net_owner, and where there is none as mail_owner, who can open every mailbox that is his.
+fn check_parser(config: &Config, findings: &mut Findings) {
+    let uid = |owner| privilege::owner_of(config, owner).ok().map(|account| account.uid.as_raw());
+    let Some(mail_owner) = uid(Owner::Mail) else { return };
+    if !config.net_owner.is_empty() && uid(Owner::Net) != Some(mail_owner) {
+        return;
+    }
+    let mut first = None;
+    for path in config.users.files() {
+        // What is wrong with the file is told already.
+        let _ = passwd_file::read(path, |record| {
+            if record.owner.is_none_or(|(uid, _)| uid == mail_owner) {
+                first.get_or_insert_with(|| (path.display().to_string(), record.name.to_owned()));
+            }
+            Ok(())
+        });
+    }
+    if let Some((path, name)) = first {
+        let problem = format!(
+            "pop3d started as root hears clients as {}, whose are mailboxes of {path} ({}): whoever took that process over \
+             could read them",
+            config.mail_owner,
+            crate::config::shown(&name),
+        );
+        let mend = "net_owner = USER, one that owns nothing; useradd --system makes one";
+        findings.warning(&config.origin("net_owner"), &problem, mend);
     }
 }
 

@@ -14,9 +14,9 @@ fn check(scratch: &Scratch) -> (Option<i32>, String) {
     )
 }
 
-/// With a drop folder and a postmaster.
+/// With a drop folder, a postmaster, and somebody who owns nothing.
 fn good(main_cf: &str) -> Scratch {
-    let scratch = Scratch::with(main_cf);
+    let scratch = Scratch::with(&format!("net_owner = daemon\n{main_cf}"));
     let folder = scratch.path().join("drop");
     fs::create_dir(&folder).unwrap();
     scratch.hand_over(&folder);
@@ -28,6 +28,25 @@ fn good(main_cf: &str) -> Scratch {
 #[test]
 fn a_good_installation_has_no_findings() {
     assert_eq!(check(&good("")), (Some(0), "0 errors, 0 warnings\n".to_owned()));
+}
+
+/// The process of pop3d that hears strangers is then whose the mailboxes are.
+#[test]
+fn mailboxes_of_who_speaks_with_clients_are_warned_of() {
+    let warned = |main_cf: &str, passwd: &str| {
+        let scratch = good(main_cf);
+        scratch.write("passwd", passwd);
+        let (status, said) = check(&scratch);
+        assert_eq!(status, Some(0), "{said}");
+        said.contains(": pop3d started as root hears clients as nobody, whose are mailboxes of ")
+    };
+    let (without, with, own) =
+        ("alice:{PLAIN}x::::/home/alice\n", "alice:{PLAIN}x:1:1\n", "alice:{PLAIN}x:65534:65534\n");
+    assert!(!warned("", without));
+    for main_cf in ["net_owner =", "net_owner = nobody"] {
+        assert!(warned(main_cf, without) && warned(main_cf, own), "{main_cf}");
+        assert!(!warned(main_cf, with), "{main_cf}");
+    }
 }
 
 #[test]
