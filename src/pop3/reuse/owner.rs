@@ -147,65 +147,106 @@ fn serve_all(config: &Config, checker: &Packets, parser: &Packets, begun: Result
     let mut buffer = vec![0; LARGEST];
     let mut is_last = checker.wait_at_most(kept(config)).is_err();
     loop {
-        let (count, descriptors) = match checker.receive(&mut buffer) {
+        let (count, mut descriptors) = match checker.receive(&mut buffer) {
             Ok(Some(packet)) => packet,
             // What was sent while we made up our minds is served still.
             Err(Errno::EAGAIN) if !is_last && checker.hear_no_more().is_ok() => {
                 is_last = true;
                 continue;
             }
+            // There was no room for another descriptor, and with it the session is lost.
+            Err(Errno::EMSGSIZE) => {
+                log::error!("no room for the connection of another session");
+                let _ = checker.hear_no_more();
+                let _ = parser.send(&[b"T"], &[]);
+                break;
+            }
             Ok(None) | Err(_) => break,
         };
-        if let Err(error) = &begun {
-            log::error!("{error}");
-            // The next session is not to be lost in here.
-            let _ = checker.hear_no_more();
-            if buffer.first() == Some(&b'R')
-                && let Some(relayed) = descriptors.first()
-            {
-                turn_away(relayed.as_fd());
-            }
-            drop(descriptors);
-            let _ = parser.send(&[b"T"], &[]);
-            break;
-        }
         // More may be logged of one client (debug_peer_list), and not of the next one.
         let level = log::max_level();
-        let result = serve_one(config, buffer.get(..count).unwrap_or_default(), descriptors);
-        if let Err(error) = &result {
-            log::error!("{error}");
-        }
+        let octets = buffer.get(..count).unwrap_or_default();
+        let handed = match &begun {
+            Ok(()) => Handed::read(config, octets, &mut descriptors).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let octet = match handed {
+            Ok(session) => {
+                if let Err(error) = session.serve(config) {
+                    log::error!("{error}");
+                }
+                b"."
+            }
+            Err(error) => {
+                log::error!("{error}");
+                if begun.is_err() {
+                    // The next session is not to be lost in here.
+                    let _ = checker.hear_no_more();
+                }
+                if buffer.first() == Some(&b'R')
+                    && let Some(relayed) = descriptors.first()
+                {
+                    turn_away(relayed.as_fd());
+                }
+                b"T"
+            }
+        };
         log::set_max_level(level);
+        drop(descriptors);
         // Gone or not: a client that was handed over is served still.
-        let _ = parser.send(&[b"."], &[]);
+        let _ = parser.send(&[octet], &[]);
+        if begun.is_err() {
+            break;
+        }
     }
     exit::code(&begun.map(|()| Ended::Done))
 }
 
-fn serve_one(config: &Config, octets: &[u8], descriptors: Vec<OwnedFd>) -> Result<Ended, Error> {
-    let unknown = || Error::Temporary("the checking process sent what is no session".to_owned());
-    let [name, format, path, peer, secrets, utf8, left, input] =
-        octets.get(1..).and_then(fields).ok_or_else(unknown)?;
-    let text = |octets: &[u8]| String::from_utf8(octets.to_vec()).map_err(|_| unknown());
-    let format = match format {
-        b"maildir" => MailboxFormat::Maildir,
-        b"mbox" => MailboxFormat::Mbox,
-        b"mmdf" => MailboxFormat::Mmdf,
-        _ => return Err(unknown()),
-    };
-    let (name, mailbox) = (text(name)?, MailboxSpec { format, path: text(path)? });
-    let peer = Peer::of_word(&text(peer)?).unwrap_or_else(|| Peer::new(Origin::Unknown));
-    peer.debug_if_listed(config);
-    let mut descriptors = descriptors.into_iter();
-    let stream = descriptors.next().ok_or_else(unknown)?;
-    let last = descriptors.next().map(|file| LastSession::of(config, File::from(file)));
-    let left = Duration::from_millis(text(left)?.parse().map_err(|_| unknown())?);
-    let output = stream.try_clone().map_err(server::no_connection)?;
-    let mut dialogue = Dialogue::new(Connection::new(stream, output, left), config.pop3d_timeout.0)
-        .set_up(config)
-        .resuming(input.to_vec())
-        .speaking_utf8(utf8 == b"U");
-    server::serve_user(config, &peer, (&name, &mailbox), secrets == b"S", last.as_ref(), &mut dialogue)
+/// A session as the checker hands it over.
+struct Handed {
+    name: String,
+    mailbox: MailboxSpec,
+    peer: Peer,
+    secrets: bool,
+    utf8: bool,
+    input: Vec<u8>,
+    stream: Connection,
+    last: Option<LastSession>,
+}
+
+impl Handed {
+    /// Takes the descriptors if it is one that can be served; else they are still there, for who has to say so.
+    fn read(config: &Config, octets: &[u8], descriptors: &mut Vec<OwnedFd>) -> Result<Handed, Error> {
+        let unknown = || Error::Temporary("the checking process sent what is no session".to_owned());
+        let [name, format, path, peer, secrets, utf8, left, input] =
+            octets.get(1..).and_then(fields).ok_or_else(unknown)?;
+        let text = |octets: &[u8]| String::from_utf8(octets.to_vec()).map_err(|_| unknown());
+        let format = match format {
+            b"maildir" => MailboxFormat::Maildir,
+            b"mbox" => MailboxFormat::Mbox,
+            b"mmdf" => MailboxFormat::Mmdf,
+            _ => return Err(unknown()),
+        };
+        let (name, mailbox) = (text(name)?, MailboxSpec { format, path: text(path)? });
+        let peer = Peer::of_word(&text(peer)?).unwrap_or_else(|| Peer::new(Origin::Unknown)).asking(config);
+        let left = Duration::from_millis(text(left)?.parse().map_err(|_| unknown())?);
+        let output = descriptors.first().ok_or_else(unknown)?.try_clone().map_err(server::no_connection)?;
+        let mut descriptors = descriptors.drain(..);
+        let stream = Connection::new(descriptors.next().ok_or_else(unknown)?, output, left);
+        let last = descriptors.next().map(|file| LastSession::of(config, File::from(file)));
+        let (secrets, utf8, input) = (secrets == b"S", utf8 == b"U", input.to_vec());
+        Ok(Handed { name, mailbox, peer, secrets, utf8, input, stream, last })
+    }
+
+    fn serve(self, config: &Config) -> Result<Ended, Error> {
+        self.peer.debug_if_listed(config);
+        let mut dialogue = Dialogue::new(self.stream, config.pop3d_timeout.0)
+            .set_up(config)
+            .resuming(self.input)
+            .speaking_utf8(self.utf8);
+        let user = (self.name.as_str(), &self.mailbox);
+        server::serve_user(config, &self.peer, user, self.secrets, self.last.as_ref(), &mut dialogue)
+    }
 }
 
 /// So many netstrings, and nothing behind them.
@@ -225,10 +266,14 @@ mod tests {
 
     /// What a session of a client that says QUIT comes to, where the process could or could not begin.
     fn served(config: &Config, way: u8, begun: Result<(), Error>) -> (String, String) {
+        served_in(config, way, "maildir", begun)
+    }
+
+    fn served_in(config: &Config, way: u8, format: &str, begun: Result<(), Error>) -> (String, String) {
         let mailboxes = tempfile::tempdir().unwrap();
         let path = mailboxes.path().join("bob");
         let mut packet = vec![way];
-        for field in ["bob", "maildir", path.to_str().unwrap(), "192.0.2.1", "R", "", "5000", ""] {
+        for field in ["bob", format, path.to_str().unwrap(), "192.0.2.1", "R", "", "5000", ""] {
             netstring::put(&mut packet, field.as_bytes());
         }
         let ((checker, ours), (parser, told)) = (Packets::pair().unwrap(), Packets::pair().unwrap());
@@ -253,6 +298,14 @@ mod tests {
         let (said, told) = served(&config, b'R', failed());
         assert!(said.starts_with("-ERR [SYS/TEMP] ") && said.ends_with("\r\n"), "{said}");
         assert_eq!(told, "T");
+    }
+
+    #[test]
+    fn a_session_that_cannot_be_taken_over_is_told_like_one_that_could_not_begin() {
+        let config = Config::with(&[]);
+        assert_eq!(served_in(&config, b'D', "no format", Ok(())), (String::new(), "T".to_owned()));
+        let (said, told) = served_in(&config, b'R', "no format", Ok(()));
+        assert!(said.starts_with("-ERR [SYS/TEMP] ") && told == "T", "{said} {told}");
     }
 
     #[test]
