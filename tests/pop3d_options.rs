@@ -187,7 +187,6 @@ fn nonsense_is_64_and_the_client_hears_that_something_is_wrong() {
         &["-d0"],
         &["-dmany"],
         &["--daemon="],
-        &["-i", "-d"],
         &["-i", "-p", "110"],
         &["-i", "--detach"],
         &["-t", "0"],
@@ -442,5 +441,20 @@ fn an_mbox_keeps_the_unique_ids_of_its_fields_if_they_are_imported() {
     for (user, status) in [("bob", 75), ("nobody-of-this-name", 64)] {
         let output = scratch.run("pop3d", &["--import-unique-ids=courier", "--user", user], b"");
         assert_eq!(output.status.code(), Some(status), "{output:?}");
+    }
+}
+
+/// A list of names asks whom the administrator named, and not the name servers of the system.
+#[test]
+fn the_names_of_clients_that_are_logged_more_of_are_asked_of_name_servers() {
+    const TABLE: common::names::Table =
+        &[("7.2.0.192.in-addr.arpa", "PTR", "client.example"), ("client.example", "A", "192.0.2.7")];
+    let names = common::names::Names::start(TABLE);
+    let scratch = Scratch::with(&format!("name_servers = {}\ndebug_peer_list = client.example", names.address));
+    for (address, is_listed) in [("192.0.2.7", true), ("192.0.2.8", false)] {
+        let mut command = scratch.command("pop3d");
+        let output = common::feed(command.env("TCPREMOTEIP", address), b"CAPA\r\nQUIT\r\n");
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(log.contains("event=said line=\"CAPA\""), is_listed, "{address}: {log}");
     }
 }

@@ -17,10 +17,10 @@ use std::path::PathBuf;
 #[command(group = ArgGroup::new("standalone").args(["daemon", "port"]).multiple(true))]
 pub struct Args {
     /// Serve the client on standard input and output (the default)
-    #[arg(short, long)]
+    #[arg(short, long, overrides_with = "daemon")]
     pub inetd: bool,
     /// Listen, and serve each connection in a child, NUMBER at most (10)
-    #[arg(short, long, value_name = "NUMBER", num_args = 0..=1, default_missing_value = "10", conflicts_with = "inetd")]
+    #[arg(short, long, value_name = "NUMBER", num_args = 0..=1, default_missing_value = "10", overrides_with = "inetd")]
     pub daemon: Option<NonZeroU32>,
     /// Listen there: a port or service, perhaps with addresses before it and a colon (110); implies -d
     #[arg(short, long, value_name = "PORT", conflicts_with = "inetd")]
@@ -274,8 +274,8 @@ mod tests {
             &["--login-delay=soon"],
             &["-d0"],
             &["-dx"],
-            &["-i", "-d"],
             &["-i", "-p", "110"],
+            &["-d", "-p", "110", "-i"],
             &["-i", "--detach"],
             &["-i", "-P", "/x"],
             &["-p", "110", "--record", "/x"],
@@ -295,6 +295,9 @@ mod tests {
         let daemon = |word: &str| Args::try_parse_from(["pop3d", word]).unwrap().children().map(NonZeroU32::get);
         assert_eq!([daemon("-d"), daemon("-d3"), daemon("--daemon=4"), daemon("--daemon")], [10, 3, 4, 10].map(Some));
         assert_eq!(daemon("-i"), None);
+        // Of the two ways to serve the last one holds.
+        let last = |words: [&str; 3]| Args::try_parse_from(words).unwrap().children().map(NonZeroU32::get);
+        assert_eq!((last(["pop3d", "-i", "-d4"]), last(["pop3d", "-d4", "-i"])), (Some(4), None));
     }
 
     #[test]
