@@ -176,6 +176,40 @@ impl Exchange {
     }
 }
 
+/// Why there is nothing to be checked at the end of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GaveUp {
+    /// The client said `*`.
+    Cancelled,
+    /// What it said does not follow the mechanism.
+    Malformed,
+}
+
+/// Goes through an exchange, in which `say` carries a challenge to whoever `talk` talks to and `hear` gives the next line; what
+/// that cannot go on with ends it. `initial` is the word of an initial response.
+pub fn converse<T, E>(
+    talk: &mut T,
+    mut exchange: Exchange,
+    initial: Option<&[u8]>,
+    say: impl Fn(&mut T, &[u8]),
+    hear: impl Fn(&mut T) -> Result<Secret, E>,
+) -> Result<Result<Credentials, GaveUp>, E> {
+    let initial = initial.map(decode_initial).transpose();
+    let mut next = initial.and_then(|octets| exchange.begin(octets.as_ref().map(|octets| octets.0.as_slice())));
+    loop {
+        match next {
+            Ok(Next::Check(credentials)) => return Ok(Ok(credentials)),
+            Ok(Next::Challenge(octets)) => say(talk, &octets),
+            Err(Malformed) => return Ok(Err(GaveUp::Malformed)),
+        }
+        let line = hear(talk)?;
+        if line.0 == b"*" {
+            return Ok(Err(GaveUp::Cancelled));
+        }
+        next = decode(&line.0).and_then(|response| exchange.take(&response.0));
+    }
+}
+
 /// RFC 4616: `[authzid] NUL authcid NUL passwd`. Nobody may be somebody else here.
 fn plain(response: &[u8]) -> Result<Credentials, Malformed> {
     let mut parts = response.split(|octet| *octet == 0);

@@ -11,7 +11,7 @@ use crate::net::tls::{Failure, Identity, Offer};
 use crate::pop3::dialogue::Dialogue;
 use crate::pop3::reply::Reply;
 use crate::pop3::session::{Session, Step};
-use crate::sasl::{self, Credentials, Exchange, Malformed, Mechanism, Next, Proof};
+use crate::sasl::{self, Credentials, Exchange, GaveUp, Mechanism, Proof};
 use log::info;
 
 /// Gives what nobody can guess, and never the same twice; none if there is no chance to be had.
@@ -188,23 +188,14 @@ fn authenticate<S: Stream>(
     nonce: Nonce,
 ) -> Result<Result<Credentials, Reply>, Option<Fault>> {
     let Some(nonce) = nonce() else { return Ok(Err(Reply::TROUBLE)) };
-    let mut exchange = Exchange::new(mechanism, nonce, host);
-    let mut next = match initial.map(sasl::decode_initial).transpose() {
-        Ok(initial) => exchange.begin(initial.as_ref().map(|octets| octets.0.as_slice())),
-        Err(malformed) => Err(malformed),
-    };
-    loop {
-        match next {
-            Ok(Next::Check(credentials)) => return Ok(Ok(credentials)),
-            Ok(Next::Challenge(octets)) => dialogue.say(&Reply::challenge(&octets)),
-            Err(Malformed) => return Ok(Err(Reply::MALFORMED)),
-        }
-        let line = dialogue.next_response().map_err(Some)?.ok_or(None)?;
-        if line.0 == b"*" {
-            return Ok(Err(Reply::CANCELLED));
-        }
-        next = sasl::decode(&line.0).and_then(|response| exchange.take(&response.0));
-    }
+    let exchange = Exchange::new(mechanism, nonce, host);
+    let say = |dialogue: &mut Dialogue<S>, challenge: &[u8]| dialogue.say(&Reply::challenge(challenge));
+    let hear = |dialogue: &mut Dialogue<S>| dialogue.next_response().map_err(Some)?.ok_or(None);
+    let said = sasl::converse(dialogue, exchange, initial, say, hear)?;
+    Ok(said.map_err(|gave_up| match gave_up {
+        GaveUp::Malformed => Reply::MALFORMED,
+        GaveUp::Cancelled => Reply::CANCELLED,
+    }))
 }
 
 /// Becomes TLS; false: the client would not, and has gone or is to go.

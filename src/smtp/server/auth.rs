@@ -5,7 +5,7 @@ use crate::auth;
 use crate::auth::gate::Right;
 use crate::lookup::Lookup;
 use crate::net::connection::{Fault, Stream};
-use crate::sasl::{self, Credentials, Exchange, LONGEST_LINE, Malformed, Mechanism, Next};
+use crate::sasl::{self, Credentials, Exchange, GaveUp, LONGEST_LINE, Mechanism};
 use crate::smtp::reply::Reply;
 use crate::smtp::session::Step;
 use crate::smtp::site::Site;
@@ -24,25 +24,22 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     /// Lets the client show who it is; gives what is to be said of that.
     pub(super) fn authenticate(&mut self, mechanism: Mechanism, initial: Option<Secret>) -> Result<Step, Fault> {
         let Some(nonce) = auth::nonce() else { return Ok(Step::Say(Reply::LOGIN_NOT_CHECKED)) };
-        let mut exchange = Exchange::new(mechanism, nonce, self.settings.session.hostname);
-        let mut next = match initial.map(|word| sasl::decode_initial(&word.0)).transpose() {
-            Ok(initial) => exchange.begin(initial.as_ref().map(|octets| octets.0.as_slice())),
-            Err(malformed) => Err(malformed),
-        };
-        loop {
-            match next {
-                Ok(Next::Check(credentials)) => return self.check(mechanism, &credentials),
-                Ok(Next::Challenge(octets)) => self.say(Reply::challenge(&octets)),
-                Err(Malformed) => return Ok(Step::Say(Reply::MALFORMED_RESPONSE)),
+        let exchange = Exchange::new(mechanism, nonce, self.settings.session.hostname);
+        let say = |server: &mut Self, challenge: &[u8]| server.say(Reply::challenge(challenge));
+        // What is no response ends the exchange by a step of its own.
+        let hear = |server: &mut Self| match server.response() {
+            Ok(Response::Line(line)) => Ok(line),
+            Ok(Response::TooLong) => Err(Ok(Step::Say(Reply::RESPONSE_TOO_LONG))),
+            Ok(Response::BareLineEnd) => {
+                Err(Ok(Step::Refuse(server.of_bare(Reply::BARE_LINE_END, Reply::CANNOT_TELL_YET))))
             }
-            next = match self.response()? {
-                Response::Line(line) if line.0 == b"*" => return Ok(Step::Say(Reply::LOGIN_CANCELLED)),
-                Response::Line(line) => sasl::decode(&line.0).and_then(|octets| exchange.take(&octets.0)),
-                Response::TooLong => return Ok(Step::Say(Reply::RESPONSE_TOO_LONG)),
-                Response::BareLineEnd => {
-                    return Ok(Step::Refuse(self.of_bare(Reply::BARE_LINE_END, Reply::CANNOT_TELL_YET)));
-                }
-            };
+            Err(fault) => Err(Err(fault)),
+        };
+        match sasl::converse(self, exchange, initial.as_ref().map(|word| word.0.as_slice()), say, hear) {
+            Ok(Ok(credentials)) => self.check(mechanism, &credentials),
+            Ok(Err(GaveUp::Malformed)) => Ok(Step::Say(Reply::MALFORMED_RESPONSE)),
+            Ok(Err(GaveUp::Cancelled)) => Ok(Step::Say(Reply::LOGIN_CANCELLED)),
+            Err(ended) => ended,
         }
     }
 
