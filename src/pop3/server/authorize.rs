@@ -54,115 +54,164 @@ pub(in crate::pop3) fn authorize<S: Stream, T>(
     access: Access,
     mut check: impl FnMut(&mut Dialogue<S>, &Credentials, u32) -> Result<Lookup<(T, Vec<u8>)>, Error>,
 ) -> Result<Entered<T>, Error> {
-    let mut session = Session::new(access.passwords_allowed).with_secrets(access.secrets);
-    let mut tls = access.tls;
-    let mut failures = 0;
+    let session = Session::new(access.passwords_allowed).with_secrets(access.secrets);
+    let mut entrance = Entrance { dialogue, peer, access, session, stamp: None, failures: 0 };
     info!("client={peer} event=connect");
-    match &tls {
-        Offer::None => {}
-        Offer::OnRequest(_) => session.offer_tls(),
-        Offer::AtOnce(_) => {
-            if let Some(files) = tls.take()
-                && !shake_hands(dialogue, &files.read()?, &mut session, peer)?
-            {
-                return Ok(Entered::Out(Ended::HungUp));
-            }
-        }
+    if !entrance.greet()? {
+        return Ok(Entered::Out(Ended::HungUp));
     }
-    let stamp = if session.stamp() { (access.nonce)().map(|nonce| format!("<{nonce}@{}>", access.host)) } else { None };
-    dialogue.say(&stamp.as_deref().map_or(Reply::GREETING, Reply::stamped_greeting));
     loop {
-        let step = match dialogue.next_command() {
-            Ok(Some(Ok(command))) => session.command(command),
-            Ok(Some(Err(mistake))) => session.mistake(mistake),
-            Ok(None) => return Ok(Entered::Out(lost(dialogue, None, peer, session.phase())?)),
-            Err(fault) => return Ok(Entered::Out(lost(dialogue, Some(fault), peer, session.phase())?)),
-        };
-        let given = match step {
-            Step::Check(name, secret) => Ok(Credentials { name, proof: Proof::Password(secret) }),
-            Step::CheckApop(name, digest) => {
-                let stamp = stamp.clone().unwrap_or_default().into_bytes();
-                Ok(Credentials { name, proof: Proof::Apop { stamp, digest } })
-            }
-            Step::Authenticate(mechanism, initial) => {
-                match authenticate(dialogue, mechanism, initial.as_deref(), &access.host, access.nonce) {
-                    Ok(Ok(credentials)) => Ok(credentials),
-                    Ok(Err(reply)) => Err(session.gave_up(reply)),
-                    Err(fault) => return Ok(Entered::Out(lost(dialogue, fault, peer, session.phase())?)),
-                }
-            }
-            other => Err(other),
-        };
-        dialogue.speaks_utf8 = session.speaks_utf8();
-        let step = match given {
-            Err(step) => step,
-            Ok(credentials) => match check(dialogue, &credentials, failures) {
+        let step = match entrance.hear() {
+            Err(fault) => return entrance.lost(fault).map(Entered::Out),
+            Ok(Err(step)) => step,
+            Ok(Ok(credentials)) => match check(entrance.dialogue, &credentials, entrance.failures) {
                 Ok(Lookup::Yes((found, last_words))) => {
-                    if !last_words.is_empty() {
-                        dialogue.say(&Reply::challenge(&last_words));
-                        let gone = match dialogue.next_response() {
-                            // It may find that we are not who we should be, and must then be refused (RFC 5034 section 4).
-                            // There is no way back for who became the user.
-                            Ok(Some(line)) if line.0 == b"*" => {
-                                dialogue.close(&Reply::CANCELLED);
-                                info!("client={peer} event=end phase={} cancelled=yes", session.phase());
-                                return Ok(Entered::Out(Ended::Refused));
-                            }
-                            Ok(Some(_)) => None,
-                            Ok(None) => Some(None),
-                            Err(fault) => Some(Some(fault)),
-                        };
-                        if let Some(fault) = gone {
-                            return Ok(Entered::Out(lost(dialogue, fault, peer, session.phase())?));
-                        }
-                    }
-                    return Ok(Entered::In(found));
+                    let ended = if last_words.is_empty() { None } else { entrance.end_exchange(&last_words)? };
+                    return Ok(ended.map_or(Entered::In(found), Entered::Out));
                 }
-                Ok(Lookup::No) => {
-                    failures += 1;
-                    session.refused()
-                }
-                Ok(Lookup::CannotTell(_)) => {
-                    failures += 1;
-                    session.unchecked()
-                }
+                Ok(Lookup::No) => entrance.failed(Session::refused),
+                Ok(Lookup::CannotTell(_)) => entrance.failed(Session::unchecked),
                 Err(error) => {
-                    dialogue.close(&Reply::from(&error));
+                    entrance.dialogue.close(&Reply::from(&error));
                     return Err(error);
                 }
             },
         };
-        match step {
-            Step::Say(reply) => dialogue.say(&reply),
-            Step::Capabilities(capabilities) => dialogue.say_capabilities(capabilities),
-            Step::Mechanisms => {
-                let names = session.mechanisms().names();
-                dialogue.say(&Reply::MECHANISMS);
-                dialogue.say_lines(names.split(' '));
+        if let Some(ended) = entrance.act(step)? {
+            return Ok(Entered::Out(ended));
+        }
+    }
+}
+
+/// A client that is not in yet.
+struct Entrance<'a, S> {
+    dialogue: &'a mut Dialogue<S>,
+    peer: &'a Peer,
+    access: Access,
+    session: Session,
+    /// What the greeting had for APOP.
+    stamp: Option<String>,
+    failures: u32,
+}
+
+impl<S: Stream> Entrance<'_, S> {
+    /// Says the greeting, behind the handshake where TLS comes first; false: the client would not have that.
+    fn greet(&mut self) -> Result<bool, Error> {
+        match &self.access.tls {
+            Offer::None => {}
+            Offer::OnRequest(_) => self.session.offer_tls(),
+            Offer::AtOnce(_) => {
+                if let Some(files) = self.access.tls.take()
+                    && !self.shake_hands(&files.read()?)?
+                {
+                    return Ok(false);
+                }
             }
-            Step::Languages => dialogue.say_languages(),
-            Step::StartTls => match tls.take().map(|files| files.read()) {
+        }
+        let nonce = if self.session.stamp() { (self.access.nonce)() } else { None };
+        self.stamp = nonce.map(|nonce| format!("<{nonce}@{}>", self.access.host));
+        self.dialogue.say(&self.stamp.as_deref().map_or(Reply::GREETING, Reply::stamped_greeting));
+        Ok(true)
+    }
+
+    /// What the client wants to be checked by, or another step. The outer error is how it left.
+    fn hear(&mut self) -> Result<Result<Credentials, Step>, Option<Fault>> {
+        let step = match self.dialogue.next_command().map_err(Some)?.ok_or(None)? {
+            Ok(command) => self.session.command(command),
+            Err(mistake) => self.session.mistake(mistake),
+        };
+        let given = match step {
+            Step::Check(name, secret) => Ok(Credentials { name, proof: Proof::Password(secret) }),
+            Step::CheckApop(name, digest) => {
+                let stamp = self.stamp.clone().unwrap_or_default().into_bytes();
+                Ok(Credentials { name, proof: Proof::Apop { stamp, digest } })
+            }
+            Step::Authenticate(mechanism, initial) => {
+                self.authenticate(mechanism, initial.as_deref())?.map_err(|reply| self.session.gave_up(reply))
+            }
+            other => Err(other),
+        };
+        self.dialogue.speaks_utf8 = self.session.speaks_utf8();
+        Ok(given)
+    }
+
+    /// An exchange of SASL (RFC 5034 section 4); the inner error is a reply. The outer one is how the client left.
+    fn authenticate(
+        &mut self,
+        mechanism: Mechanism,
+        initial: Option<&[u8]>,
+    ) -> Result<Result<Credentials, Reply>, Option<Fault>> {
+        let Some(nonce) = (self.access.nonce)() else { return Ok(Err(Reply::TROUBLE)) };
+        let exchange = Exchange::new(mechanism, nonce, &self.access.host);
+        let say = |dialogue: &mut Dialogue<S>, challenge: &[u8]| dialogue.say(&Reply::challenge(challenge));
+        let hear = |dialogue: &mut Dialogue<S>| dialogue.next_response().map_err(Some)?.ok_or(None);
+        let said = sasl::converse(self.dialogue, exchange, initial, say, hear)?;
+        Ok(said.map_err(|gave_up| match gave_up {
+            GaveUp::Malformed => Reply::MALFORMED,
+            GaveUp::Cancelled => Reply::CANCELLED,
+        }))
+    }
+
+    /// Says what the mechanism has the server say at its end, and waits for the client's assent; else how it has ended.
+    fn end_exchange(&mut self, last_words: &[u8]) -> Result<Option<Ended>, Error> {
+        self.dialogue.say(&Reply::challenge(last_words));
+        match self.dialogue.next_response() {
+            // It may find that we are not who we should be, and must then be refused (RFC 5034 section 4).
+            // There is no way back for who became the user.
+            Ok(Some(line)) if line.0 == b"*" => {
+                self.dialogue.close(&Reply::CANCELLED);
+                info!("client={} event=end phase={} cancelled=yes", self.peer, self.session.phase());
+                Ok(Some(Ended::Refused))
+            }
+            Ok(Some(_)) => Ok(None),
+            Ok(None) => self.lost(None).map(Some),
+            Err(fault) => self.lost(Some(fault)).map(Some),
+        }
+    }
+
+    fn failed(&mut self, how: fn(&mut Session) -> Step) -> Step {
+        self.failures += 1;
+        how(&mut self.session)
+    }
+
+    fn lost(&mut self, fault: Option<Fault>) -> Result<Ended, Error> {
+        lost(self.dialogue, fault, self.peer, self.session.phase())
+    }
+
+    /// Does what needs no password; gives the end of the session, if it is that.
+    fn act(&mut self, step: Step) -> Result<Option<Ended>, Error> {
+        match step {
+            Step::Say(reply) => self.dialogue.say(&reply),
+            Step::Capabilities(capabilities) => self.dialogue.say_capabilities(capabilities),
+            Step::Mechanisms => {
+                let names = self.session.mechanisms().names();
+                self.dialogue.say(&Reply::MECHANISMS);
+                self.dialogue.say_lines(names.split(' '));
+            }
+            Step::Languages => self.dialogue.say_languages(),
+            Step::StartTls => match self.access.tls.take().map(|files| files.read()) {
                 Some(Ok(identity)) => {
-                    dialogue.say(&Reply::START_TLS);
-                    if !shake_hands(dialogue, &identity, &mut session, peer)? {
-                        return Ok(Entered::Out(Ended::HungUp));
+                    self.dialogue.say(&Reply::START_TLS);
+                    if !self.shake_hands(&identity)? {
+                        return Ok(Some(Ended::HungUp));
                     }
                 }
                 Some(Err(error)) => {
-                    log::error!("client={peer} event=no-tls problem={:?}", error.to_string());
-                    dialogue.say(&Reply::NO_TLS);
+                    log::error!("client={} event=no-tls problem={:?}", self.peer, error.to_string());
+                    self.dialogue.say(&Reply::NO_TLS);
                 }
-                None => dialogue.say(&Reply::NO_TLS),
+                None => self.dialogue.say(&Reply::NO_TLS),
             },
             Step::Close(reply) => {
-                if reply == Reply::GOODBYE {
-                    dialogue.part(&reply)
+                let said_quit = reply == Reply::GOODBYE;
+                if said_quit {
+                    self.dialogue.part(&reply)
                 } else {
-                    dialogue.close(&reply)
+                    self.dialogue.close(&reply)
                 }
-                info!("client={peer} event=end phase={} failures={failures}", session.phase());
-                let ended = if reply == Reply::GOODBYE { Ended::Done } else { Ended::Refused };
-                return Ok(Entered::Out(ended));
+                let (peer, phase, failures) = (self.peer, self.session.phase(), self.failures);
+                info!("client={peer} event=end phase={phase} failures={failures}");
+                return Ok(Some(if said_quit { Ended::Done } else { Ended::Refused }));
             }
             Step::Check(..)
             | Step::CheckApop(..)
@@ -174,51 +223,29 @@ pub(in crate::pop3) fn authorize<S: Stream, T>(
             | Step::UniqueIds
             | Step::Retrieve(_)
             | Step::Top(..)
-            | Step::Update => dialogue.say(&Reply::TROUBLE),
+            | Step::Update => self.dialogue.say(&Reply::TROUBLE),
         }
+        Ok(None)
     }
-}
 
-/// An exchange of SASL (RFC 5034 section 4); the inner error is a reply. The outer one is how the client left.
-fn authenticate<S: Stream>(
-    dialogue: &mut Dialogue<S>,
-    mechanism: Mechanism,
-    initial: Option<&[u8]>,
-    host: &str,
-    nonce: Nonce,
-) -> Result<Result<Credentials, Reply>, Option<Fault>> {
-    let Some(nonce) = nonce() else { return Ok(Err(Reply::TROUBLE)) };
-    let exchange = Exchange::new(mechanism, nonce, host);
-    let say = |dialogue: &mut Dialogue<S>, challenge: &[u8]| dialogue.say(&Reply::challenge(challenge));
-    let hear = |dialogue: &mut Dialogue<S>| dialogue.next_response().map_err(Some)?.ok_or(None);
-    let said = sasl::converse(dialogue, exchange, initial, say, hear)?;
-    Ok(said.map_err(|gave_up| match gave_up {
-        GaveUp::Malformed => Reply::MALFORMED,
-        GaveUp::Cancelled => Reply::CANCELLED,
-    }))
-}
-
-/// Becomes TLS; false: the client would not, and has gone or is to go.
-fn shake_hands<S: Stream>(
-    dialogue: &mut Dialogue<S>,
-    identity: &Identity,
-    session: &mut Session,
-    peer: &Peer,
-) -> Result<bool, Error> {
-    let why = match dialogue.start_tls(identity) {
-        Ok(facts) => {
-            info!("client={peer} event=tls tls={facts}");
-            session.under_tls();
-            return Ok(true);
-        }
-        // In the middle of a handshake there is nothing that could be said to the client.
-        Err(Failure::Stream(Fault::TimedOut)) => "timed out".to_owned(),
-        Err(Failure::Stream(Fault::HungUp)) => "lost connection".to_owned(),
-        Err(Failure::Stream(Fault::Io(error))) => {
-            return Err(Error::Connection(format!("client={peer} event=trouble phase=tls why={error}")));
-        }
-        Err(Failure::Handshake(why)) => why,
-    };
-    info!("client={peer} event=tls-failed why={why:?}");
-    Ok(false)
+    /// Becomes TLS; false: the client would not, and has gone or is to go.
+    fn shake_hands(&mut self, identity: &Identity) -> Result<bool, Error> {
+        let peer = self.peer;
+        let why = match self.dialogue.start_tls(identity) {
+            Ok(facts) => {
+                info!("client={peer} event=tls tls={facts}");
+                self.session.under_tls();
+                return Ok(true);
+            }
+            // In the middle of a handshake there is nothing that could be said to the client.
+            Err(Failure::Stream(Fault::TimedOut)) => "timed out".to_owned(),
+            Err(Failure::Stream(Fault::HungUp)) => "lost connection".to_owned(),
+            Err(Failure::Stream(Fault::Io(error))) => {
+                return Err(Error::Connection(format!("client={peer} event=trouble phase=tls why={error}")));
+            }
+            Err(Failure::Handshake(why)) => why,
+        };
+        info!("client={peer} event=tls-failed why={why:?}");
+        Ok(false)
+    }
 }
