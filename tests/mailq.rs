@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Scratch, feed};
-use doorpost::queue::{Id, Queue, RecipientState};
+use doorpost::queue::{Head, Id, Queue, RecipientState};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -252,4 +254,44 @@ fn files_of_the_queue_may_be_moved_copied_and_removed_and_not_changed() {
     other.hand_over(&other.queue());
     other.deliver();
     assert_eq!((subjects(&other).len(), other.queued().len()), (1, 0));
+}
+
+/// What a requeueing leaves that was killed behind the new message and before the end of the old one, and an administrator
+/// who is faster than deliver.
+#[test]
+fn what_was_queued_anew_is_not_released_beside_it() {
+    let scratch = Scratch::new();
+    let old = scratch.enqueue(&["bob@mx.example"], b"x\n");
+    assert_eq!(tool(&scratch, &["hold", "ALL"]).0, Some(0));
+    scratch.settle();
+    let queue = Queue::at(&scratch.queue());
+    let parent = queue.take(&old).expect("the queue").expect("a message");
+    let mut draft = queue.begin_derived(&old, "requeued").expect("the queue").expect("a draft");
+    parent.copy_to(&mut draft).expect("its content");
+    draft.recipient(&parent.recipients[0].address).expect("room");
+    let (reverse_path, channel) = (parent.reverse_path.clone(), parent.channel.clone());
+    draft.commit(&Head { reverse_path, trace: Vec::new(), channel }).expect("a message");
+    drop(parent);
+    scratch.hand_over(&scratch.queue());
+    scratch.settle();
+    assert_eq!(tool(&scratch, &["release", "ALL"]), (Some(0), "2 messages\n".to_owned()));
+    scratch.deliver();
+    assert_eq!((scratch.mail("bob").len(), scratch.queued().len()), (1, 0));
+}
+
+#[test]
+fn a_requeueing_that_is_interrupted_leaves_no_message_held() {
+    let scratch = Scratch::new();
+    (0..40).for_each(|_| drop(scratch.enqueue(&["bob@mx.example"], b"x\n")));
+    let queue = Queue::at(&scratch.queue());
+    let held = || queue.names().expect("the queue").into_iter().filter(|name| name.is_held).count();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        scratch.settle();
+        let mut child = scratch.command("doorpost-queue").args(["requeue", "ALL"]).spawn().expect("the tool");
+        // At the moment that matters; a file may be renamed while the folder is read.
+        while child.try_wait().expect("its status").is_none() && held() == 0 {}
+        let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
+        let status = child.wait().expect("its end");
+        assert_eq!((held(), queue.names().expect("the queue").len()), (0, 40), "{signal}: {status:?}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::{Selection, names};
 use crate::queue::{Error, Head, Id, Message, NotTaken, Queue, RecipientState};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use std::io;
 use std::time::SystemTime;
 
@@ -88,27 +89,47 @@ fn word(act: Act) -> &'static str {
 fn one(queue: &Queue, act: Act, mut message: Message) -> Result<bool, Error> {
     match act {
         Act::Hold => message.hold(true)?,
+        // Both would be delivered: this one is left over of a requeueing that did not come to its end.
+        Act::Release if queue.has_derived(&message.id, REQUEUED)? => {
+            log::info!("id={} event=removed reason=\"it was queued anew\"", message.id);
+            message.remove()?;
+        }
         Act::Release => {
             message.hold(false)?;
             message.defer_until(SystemTime::now())?;
         }
         Act::Delete => message.remove()?,
-        Act::Requeue => requeue(queue, message)?,
+        Act::Requeue => uninterrupted(|| requeue(queue, message))?,
         Act::Flush if message.is_held => return Ok(false),
         Act::Flush => message.defer_until(SystemTime::now())?,
     }
     Ok(true)
 }
 
+/// What the id of a message is made of that was queued anew (deliver/origin.rs).
+const REQUEUED: &str = "requeued";
+
+/// Whoever has seen enough (^C), or is logged out, is heard between two messages: one that is only held yet would be so for
+/// ever.
+fn uninterrupted<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let mut signals = SigSet::empty();
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().for_each(|one| signals.add(one));
+    let before = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let done = work();
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+    done
+}
+
 /// The new one is on disk before the old one goes, and has an id of its making, so that a repeat after a crash finds it. The
 /// old one is held meanwhile: a crash that leaves both must not have both delivered (deliver/origin.rs).
 fn requeue(queue: &Queue, mut message: Message) -> Result<(), Error> {
-    const HOW: &str = "requeued";
     let was_held = message.is_held;
     message.hold(true)?;
-    if let Err(error) = anew(queue, &message, HOW) {
+    if let Err(error) = anew(queue, &message) {
         // It waits as before, unless there is another after all.
-        let is_alone = queue.has_derived(&message.id, HOW).is_ok_and(|is_there| !is_there);
+        let is_alone = queue.has_derived(&message.id, REQUEUED).is_ok_and(|is_there| !is_there);
         let is_as_before = was_held || (is_alone && message.hold(false).is_ok());
         if !is_as_before {
             log::error!("id={} event=left-held reason=\"it could not be queued anew\"", message.id);
@@ -118,8 +139,8 @@ fn requeue(queue: &Queue, mut message: Message) -> Result<(), Error> {
     message.remove()
 }
 
-fn anew(queue: &Queue, message: &Message, how: &str) -> Result<(), Error> {
-    let Some(mut draft) = queue.begin_derived(&message.id, how)? else { return Ok(()) };
+fn anew(queue: &Queue, message: &Message) -> Result<(), Error> {
+    let Some(mut draft) = queue.begin_derived(&message.id, REQUEUED)? else { return Ok(()) };
     message.copy_to(&mut draft)?;
     let is_done = |state| matches!(state, RecipientState::Delivered | RecipientState::Returned);
     for recipient in message.recipients.iter().filter(|recipient| !is_done(recipient.state)) {
