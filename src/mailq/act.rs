@@ -69,7 +69,13 @@ fn try_one(queue: &Queue, act: Act, selection: &Selection, id: &Id) -> Result<Op
         Err(NotTaken::Locked) => return Ok(Some(|done| &mut done.busy)),
         Err(NotTaken::Damaged) => return Ok(Some(|done| &mut done.damaged)),
     };
-    if !one(queue, act, message)? {
+    do_to(queue, act, selection, message)
+}
+
+fn do_to(queue: &Queue, act: Act, selection: &Selection, message: Message) -> Result<Option<Count>, Error> {
+    let id = message.id;
+    // Between the look and the lock a recipient that the pattern meant may have got it.
+    if !selection.has(&message) || !one(queue, act, message)? {
         return Ok(None);
     }
     log::info!("id={id} event={}", word(act));
@@ -153,4 +159,29 @@ fn anew(queue: &Queue, message: &Message) -> Result<(), Error> {
     let id = draft.commit(&Head { reverse_path, trace: Vec::new(), channel })?;
     log::info!("id={} event=requeued into={id}", message.id);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::path::{Address, ReversePath};
+
+    #[test]
+    fn a_message_that_is_not_meant_any_more_once_it_is_locked_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = Queue::open(&folder.path().join("queue")).unwrap();
+        let mut draft = queue.begin().unwrap();
+        for address in ["bob@mx.example", "carol@mx.example"] {
+            draft.recipient(&Address::from_internal(address.as_bytes()).unwrap()).unwrap();
+        }
+        let head = Head { reverse_path: ReversePath::NULL, trace: Vec::new(), channel: "local".to_owned() };
+        let id = draft.commit(&head).unwrap();
+        let selection = Selection::Matching(vec!["bob@*".to_owned()]);
+        assert!(selection.has(&queue.look(&id).unwrap().unwrap()));
+        let mut message = queue.take(&id).unwrap().unwrap();
+        message.mark(0, RecipientState::Trying, "", false).unwrap();
+        message.mark(0, RecipientState::Delivered, "2.0.0 delivered", true).unwrap();
+        assert!(do_to(&queue, Act::Delete, &selection, message).unwrap().is_none());
+        assert!(queue.look(&id).unwrap().is_some());
+    }
 }
