@@ -21,7 +21,7 @@ pub use expand::{Expansion, Place, Trouble, expand, lists};
 pub use parse::{Entry, Fault, defers_failures, split_command, targets};
 
 use crate::config::Config;
-use crate::kept::Kept;
+use crate::kept::{self, Kept};
 use crate::lookup::Lookup;
 use crate::message::idna;
 use std::fs::File;
@@ -87,7 +87,11 @@ fn entries(config: &Config) -> Lookup<Arc<Vec<Entry>>> {
     };
     let log = |fault: Fault| log::debug!("{}:{}: {}", path.display(), fault.line, fault.problem);
     let right = |entry: Result<Entry, Fault>| entry.map_err(log).ok();
-    match KEPT.get(path, || Ok(read(path)?.into_iter().filter_map(right).collect())) {
+    let read = || {
+        kept::unless_just_emptied(path)?;
+        Ok(read(path)?.into_iter().filter_map(right).collect())
+    };
+    match KEPT.get(path, read) {
         Ok(entries) => Lookup::Yes(entries),
         Err(error) if may_be_missing && !path.exists() => {
             let _: io::Error = error;

@@ -1,5 +1,6 @@
 //! Files that are read often and change seldom: what was made of one is kept for as long as the file is the same one.
 
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -37,14 +38,41 @@ impl Stamp {
 
     /// Whether whatever changes the file from now on changes this too.
     pub fn is_settled(&self, now: SystemTime) -> bool {
+        self.age(now) > UNSETTLED
+    }
+
+    /// Whether somebody may be writing the file at this moment. What comes from the future does not: its clock is wrong, and
+    /// nobody waits for that.
+    pub fn is_fresh(&self, now: SystemTime) -> bool {
+        (-UNSETTLED..=UNSETTLED).contains(&self.age(now))
+    }
+
+    /// Whether there is nothing in the file.
+    pub fn is_empty(&self) -> bool {
+        self.0[2] == 0
+    }
+
+    /// Seconds since the last change.
+    fn age(&self, now: SystemTime) -> i64 {
         let Stamp([_, _, _, content, _, inode, _]) = self;
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(0));
-        *content.max(inode) < now - UNSETTLED
+        now.saturating_sub(*content.max(inode))
     }
 
     /// The same, and it is small.
     fn may_be_kept(&self, now: SystemTime) -> bool {
         u64::try_from(self.0[2]).is_ok_and(|length| length <= LARGEST) && self.is_settled(now)
+    }
+}
+
+/// An error where a file was emptied just now: whoever did that may be about to write it anew, and that it says nothing of
+/// somebody is no answer.
+pub fn unless_just_emptied(path: &Path) -> io::Result<()> {
+    match Stamp::of(path) {
+        Some(stamp) if stamp.is_empty() && stamp.is_fresh(SystemTime::now()) => {
+            Err(io::Error::other("somebody has emptied it just now"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -126,6 +154,20 @@ mod tests {
         assert!(read(&kept, &path).1);
         fs::remove_file(&path).unwrap();
         assert!(kept.get(&path, || fs::read_to_string(&path)).is_err());
+    }
+
+    #[test]
+    fn a_file_that_was_emptied_just_now_is_no_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        assert!(unless_just_emptied(&path).is_ok(), "whoever opens it learns that there is none");
+        fs::write(&path, "").unwrap();
+        assert!(unless_just_emptied(&path).is_err());
+        let stamp = Stamp::of(&path).unwrap();
+        let fresh = |seconds| stamp.is_fresh(SystemTime::now() + Duration::from_secs(seconds));
+        assert!(fresh(1) && !fresh(10) && !stamp.is_fresh(SystemTime::now() - Duration::from_secs(10)));
+        fs::write(&path, "#").unwrap();
+        assert!(unless_just_emptied(&path).is_ok());
     }
 
     #[test]

@@ -110,6 +110,7 @@ impl<'a> Table<'a> {
             if path.metadata()?.len() > kept::LARGEST {
                 return Ok(None);
             }
+            kept::unless_just_emptied(path)?;
             let mut users = Vec::new();
             passwd_file::read(path, |record| {
                 users.push(User { password: None, ..user(config, record)? });

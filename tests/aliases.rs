@@ -338,7 +338,7 @@ fn a_program_that_its_alias_names_no_more_is_waited_for() {
     scratch.write("aliases", &format!("run: \"|{program}\"\n"));
     enqueue(&scratch, "alice@mx.example", "run@mx.example");
     scratch.deliver();
-    scratch.write("aliases", "");
+    scratch.write("aliases", "# none\n");
     scratch.configure("allow_mail_to_commands = alias\ndefault_privs = nobody");
     let again = |scratch: &Scratch| {
         let id = scratch.queued().pop().expect("a message").id;

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 /// A folder with this main.cf.
 fn folder(main_cf: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("main.cf"), main_cf).unwrap();
+    fs::write(folder.path().join("main.cf"), format!("{main_cf}\n")).unwrap();
     folder
 }
 

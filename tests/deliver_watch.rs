@@ -107,11 +107,15 @@ fn a_changed_configuration_holds_from_the_next_message_on() {
     let watch = start_watching(&scratch);
     until("the first sweep", || scratch.mail("alice").len() == 1);
     scratch.configure(&format!("mailbox = maildir:{}/mail/other-%u", scratch.path().display()));
+    // What is being written is not read yet.
+    let written = || std::thread::sleep(Duration::from_millis(3100));
+    written();
     scratch.enqueue_from("", &["alice@mx.example"], b"after\n");
     assert!(queue_of(&scratch).wake());
     until("a delivery by the new configuration", || scratch.mail("other-alice").len() == 1);
     // A mistake in it changes nothing.
     scratch.configure("message_size_limit = much");
+    written();
     scratch.enqueue_from("", &["alice@mx.example"], b"later\n");
     assert!(queue_of(&scratch).wake());
     until("a delivery by the old configuration", || scratch.mail("other-alice").len() == 2);

@@ -256,6 +256,12 @@ mod tests {
     }
 
     #[test]
+    fn an_alias_file_that_is_empty_for_a_moment_makes_nobody_unknown() {
+        let site = site("");
+        assert!(matches!(find_for(&site.1, "alice", "mx.example"), Lookup::CannotTell(_)));
+    }
+
+    #[test]
     fn an_alias_that_several_lead_to_means_no_user_and_has_its_programs_once() {
         let site = site(
             "all: staff, admins\nstaff: alice, root\nadmins: root\nroot: bob, \"|/bin/run\"\nnames: :include:DIR/names, root\n",

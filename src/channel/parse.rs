@@ -13,7 +13,7 @@ const BUILT_IN: &str = "local 127.0.0.0/8,[::1] $myhostname,localhost mailbox: *
 const COLUMNS: &str = "five columns: channel, clients, domains, how mail leaves, where its mail may go";
 
 pub(super) fn load(config: &Config) -> Result<Channels, Error> {
-    match load::contents(&config.channels)? {
+    match load::contents_if_any(&config.channels)? {
         Some(octets) => parse(&octets, config, false),
         None => {
             let setting = config.setting("channels");

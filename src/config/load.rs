@@ -6,6 +6,7 @@ use super::parameters::{Config, Parameter, Setting, parameters};
 use super::{Error, Origin, show};
 use crate::cli::Common;
 use crate::exit;
+use crate::kept::Stamp;
 use crate::message::path::is_host_name;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The folder of the configuration where nobody says another.
 pub const DEFAULT_FOLDER: &str = "/etc/doorpost";
@@ -30,7 +31,7 @@ impl Config {
     /// `--show-config` (which ends the program). In a box, for it is 4 kB, and the stack would have as much more for each
     /// function that hands it on.
     ///
-    /// A missing main.cf is no error; an unreadable one is. A program that gained rights by setgid ignores the options.
+    /// A missing main.cf is no error; one that cannot be read, or has nothing in it, is. A program that gained rights by setgid ignores the options.
     pub fn load(common: &Common) -> Result<Box<Config>, exit::Error> {
         let (config, warnings) = Config::read(common)?;
         crate::logging::configure(&config.syslog_name, config.syslog_facility.0);
@@ -144,7 +145,12 @@ fn folder(common: &Common, options: &[Definition], trusted: bool) -> Result<Fold
 /// `without`: what is set there counts for not set.
 fn read(folder: &Folder, options: Vec<Definition>, without: &[Origin]) -> Result<Loaded, Error> {
     let path = folder.path.join("main.cf");
-    let mut parsed = match contents(&path)? {
+    let mut parsed = match contents_if_any(&path)? {
+        // The defaults are hardly meant by that: by them this may be another host, and mail for users here be refused for good.
+        Some(octets) if octets.is_empty() && path.is_file() => {
+            let problem = "expected a setting or a comment, and there is nothing in this file: is it still being written?";
+            return Err(Error::at(path, 0, problem));
+        }
         Some(octets) => main_cf::parse(&octets, &path)?,
         None => main_cf::Parsed::default(),
     };
@@ -189,6 +195,26 @@ pub(crate) fn contents(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     }
     Ok(Some(octets))
 }
+
+/// The same of a file that may be missing. Where its folder has changed just now it is looked for once more, for an editor
+/// that moves the old one away writes the new one next.
+pub(crate) fn contents_if_any(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    contents_after(path, || std::thread::sleep(A_MOMENT))
+}
+
+fn contents_after(path: &Path, pause: impl FnOnce()) -> Result<Option<Vec<u8>>, Error> {
+    let folder = || path.parent().and_then(Stamp::of);
+    match contents(path)? {
+        None if folder().is_some_and(|folder| folder.is_fresh(SystemTime::now())) => {
+            pause();
+            contents(path)
+        }
+        found => Ok(found),
+    }
+}
+
+/// Longer than it takes to rename a file and make another.
+const A_MOMENT: Duration = Duration::from_millis(20);
 
 /// Every name there is: what was set, else defaults, and the two that tell about the process.
 struct Table {
@@ -419,7 +445,7 @@ mod tests {
 
     fn load(main_cf: &str, options: &[&str]) -> Result<(Config, Vec<String>), String> {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("main.cf"), main_cf).unwrap();
+        std::fs::write(folder.path().join("main.cf"), format!("{main_cf}\n")).unwrap();
         let options = options.iter().map(|text| main_cf::parse_option(text).unwrap()).collect();
         let named = Folder { path: folder.path().to_owned(), origin: Origin::Folder("option --config") };
         let shorter = |error: Error| error.to_string().replace(&format!("{}/", folder.path().display()), "");
@@ -545,6 +571,30 @@ mod tests {
         let fifo = folder.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(contents(&fifo), Ok(Some(Vec::new())));
+    }
+
+    #[test]
+    fn a_main_cf_with_nothing_in_it_is_no_way_to_ask_for_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let common = Common { config: Some(folder.path().to_owned()), ..Common::default() };
+        let main_cf = folder.path().join("main.cf");
+        assert!(Config::read(&common).is_ok(), "no file at all");
+        std::fs::write(&main_cf, "").unwrap();
+        assert!(Config::read(&common).unwrap_err().to_string().contains("there is nothing in this file"));
+        std::fs::write(&main_cf, "# all defaults\n").unwrap();
+        assert!(Config::read(&common).is_ok());
+        std::fs::remove_file(&main_cf).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &main_cf).unwrap();
+        assert!(Config::read(&common).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_an_editor_has_moved_away_just_now_is_looked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("main.cf");
+        let found = contents_after(&path, || std::fs::write(&path, "soft_bounce = yes\n").unwrap());
+        assert_eq!(found, Ok(Some(b"soft_bounce = yes\n".to_vec())));
+        assert_eq!(contents_after(Path::new("/nonexistent/main.cf"), || panic!("nobody is at it")), Ok(None));
     }
 
     #[test]

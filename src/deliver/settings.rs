@@ -1,12 +1,17 @@
 //! The configuration of a process that lives long: read again before the next message when a file of it changed.
+//!
+//! A file that is being written is empty or gone for a moment, and then half there; without main.cf or channels the defaults
+//! hold, by which mail for everybody here would be returned. So what changed in this moment is not read yet, and a file
+//! that was there and is gone is a mistake.
 
 use crate::channel::Channels;
 use crate::cli::Common;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::exit::Error;
 use crate::kept::Stamp;
 use crate::relay::policy::Policies;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 /// main.cf and channels, as they were read last.
 #[derive(Debug, Clone)]
@@ -16,18 +21,28 @@ pub struct Settings {
     /// The routes.
     pub channels: Channels,
     common: Common,
-    files: Vec<(PathBuf, Option<Stamp>)>,
+    /// What was looked at last.
+    files: Files,
+    /// Those that had something in them when what holds now was read.
+    had: Vec<PathBuf>,
 }
+
+type Files = Vec<(PathBuf, Option<Stamp>)>;
 
 impl Settings {
     /// Takes a configuration that was just read, and reads the channels it names.
     pub fn new(common: &Common, config: Box<Config>) -> Result<Settings, Error> {
         // Before reading, so that a change in between is seen the next time.
         let files = stamps(&config);
+        Settings::read(common, config, files)
+    }
+
+    fn read(common: &Common, config: Box<Config>, files: Files) -> Result<Settings, Error> {
         let channels = Channels::load(&config)?;
         // Each process that connects reads it for itself; what is wrong in it is to be told now.
         Policies::read(&config).map_err(Error::Config)?;
-        Ok(Settings { config, channels, common: common.clone(), files })
+        let had = files.iter().filter(|file| !is_away(file)).map(|(path, _)| path.clone()).collect();
+        Ok(Settings { config, channels, common: common.clone(), files, had })
     }
 
     /// The options that main.cf was read with.
@@ -38,21 +53,37 @@ impl Settings {
     /// Reads everything again if a file changed. What is wrong is logged once, and the old settings hold on. Gives
     /// whether there are new ones.
     pub fn refresh(&mut self) -> bool {
-        let now: Vec<_> = self.files.iter().map(|(path, _)| stamped(path.clone())).collect();
-        if now == self.files {
+        self.refresh_at(SystemTime::now())
+    }
+
+    fn refresh_at(&mut self, now: SystemTime) -> bool {
+        let found: Files = self.files.iter().map(|(path, _)| stamped(path.clone())).collect();
+        let is_fresh = |(_, stamp): &(PathBuf, Option<Stamp>)| stamp.is_some_and(|stamp| stamp.is_fresh(now));
+        if found == self.files || found.iter().any(is_fresh) {
             return false;
         }
-        let loaded = Config::load(&self.common);
+        let main_cf = found.first().map_or(&[][..], std::slice::from_ref);
+        let loaded = self.none_lost(main_cf).and_then(|()| Config::load(&self.common));
         // Of what is named now, though it be wrong: there it will be mended.
-        let mut files = loaded.as_ref().map_or_else(|_| now.clone(), |config| stamps(config));
-        // From before it was read: what was written meanwhile is seen the next time.
-        if let (Some(main_cf), Some(before)) = (files.first_mut(), now.into_iter().next()) {
+        let mut files = loaded.as_ref().map_or_else(|_| found.clone(), |config| stamps(config));
+        // From before it was read: what was written meanwhile counts for nothing, and is read the next time.
+        if let (Some(main_cf), Some(before)) = (files.first_mut(), found.into_iter().next()) {
             *main_cf = before;
         }
-        match loaded.and_then(|config| Settings::new(&self.common, config)) {
+        if files.iter().any(is_fresh) {
+            return false;
+        }
+        let read = loaded.and_then(|config| {
+            self.none_lost(&files)?;
+            Settings::read(&self.common, config, files.clone())
+        });
+        if files.iter().any(|(path, before)| Stamp::of(path) != *before) {
+            return false;
+        }
+        match read {
             Ok(settings) => {
                 log::info!("configuration read again");
-                *self = Settings { files, ..settings };
+                *self = settings;
                 true
             }
             Err(error) => {
@@ -62,9 +93,18 @@ impl Settings {
             }
         }
     }
+
+    /// That none of these was there and is not any more.
+    fn none_lost(&self, files: &[(PathBuf, Option<Stamp>)]) -> Result<(), Error> {
+        let lost = files.iter().find(|file| is_away(file) && self.had.contains(&file.0));
+        lost.map_or(Ok(()), |(path, _)| {
+            let problem = "expected this file, which was there; a deliver that is started anew does without";
+            Err(Error::Config(config::Error::at(path, 0, problem)))
+        })
+    }
 }
 
-fn stamps(config: &Config) -> Vec<(PathBuf, Option<Stamp>)> {
+fn stamps(config: &Config) -> Files {
     let paths = [config.config_directory.join("main.cf"), config.channels.clone()];
     paths.into_iter().chain(config.smtp_tls_policy_maps.0.clone()).map(stamped).collect()
 }
@@ -74,40 +114,124 @@ fn stamped(path: PathBuf) -> (PathBuf, Option<Stamp>) {
     (path, stamp)
 }
 
+/// Whether there is no such file, or nothing in it.
+fn is_away((_, stamp): &(PathBuf, Option<Stamp>)) -> bool {
+    stamp.is_none_or(|stamp| stamp.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::value::TlsLevel;
+    use std::time::Duration;
+
+    /// When all that is written now is long done.
+    fn later() -> SystemTime {
+        SystemTime::now() + Duration::from_secs(10)
+    }
+
+    struct Site(tempfile::TempDir);
+
+    impl Site {
+        fn new() -> Site {
+            let site = Site(tempfile::tempdir().unwrap());
+            site.main_cf("");
+            site
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            std::fs::write(self.0.path().join(name), text).unwrap();
+        }
+
+        fn main_cf(&self, more: &str) {
+            let own = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(65_534)).unwrap().unwrap().name;
+            let queue = self.0.path().join("queue");
+            self.write(
+                "main.cf",
+                &format!("myhostname = mx.example\nmail_owner = {own}\nqueue_directory = {}\n{more}", queue.display()),
+            );
+        }
+
+        fn settings(&self) -> Settings {
+            let common = Common { config: Some(self.0.path().to_owned()), ..Common::default() };
+            Settings::new(&common, Config::load(&common).unwrap()).unwrap()
+        }
+    }
 
     #[test]
     fn what_main_cf_names_is_looked_at_also_where_it_was_wrong() {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        let main_cf = |more: &str| {
-            let own = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(65_534)).unwrap().unwrap().name;
-            write(
-                "main.cf",
-                &format!(
-                    "myhostname = mx.example\nmail_owner = {own}\nqueue_directory = {}\n{more}",
-                    folder.path().join("queue").display()
-                ),
-            );
-        };
-        main_cf("");
-        let common = Common { config: Some(folder.path().to_owned()), ..Common::default() };
-        let mut settings = Settings::new(&common, Config::load(&common).unwrap()).unwrap();
-        assert!(!settings.refresh());
-        write("policy", "partner.example nonsense\n");
-        main_cf(&format!(
+        let site = Site::new();
+        let mut settings = site.settings();
+        assert!(!settings.refresh_at(later()));
+        site.write("policy", "partner.example nonsense\n");
+        site.main_cf(&format!(
             "smtp_tls_security_level = encrypt\nsmtp_tls_policy_maps = {}\n",
-            folder.path().join("policy").display()
+            site.0.path().join("policy").display()
         ));
-        assert!(!settings.refresh());
+        assert!(!settings.refresh_at(later()));
         assert_eq!(settings.config.smtp_tls_security_level, TlsLevel::May);
-        assert!(!settings.refresh(), "told once");
-        write("policy", "partner.example verify\n");
-        assert!(settings.refresh());
+        assert!(!settings.refresh_at(later()), "told once");
+        site.write("policy", "partner.example verify\n");
+        assert!(settings.refresh_at(later()));
         assert_eq!(settings.config.smtp_tls_security_level, TlsLevel::Encrypt);
-        assert!(!settings.refresh());
+        assert!(!settings.refresh_at(later()));
+    }
+
+    #[test]
+    fn what_somebody_is_writing_is_not_read_before_that_is_done() {
+        let site = Site::new();
+        site.write("channels", "local * mx.example mailbox: *\n");
+        let mut settings = site.settings();
+        site.write("channels", "local * mx.example");
+        assert!(!settings.refresh(), "half of it");
+        site.write("channels", "local * mx.example,other.example mailbox: *\n");
+        assert!(!settings.refresh(), "nobody knows that this is all");
+        assert!(settings.refresh_at(later()));
+        assert!(settings.channels.0[0].domains.matches_domain(b"other.example"));
+        // A clock that goes wrong holds nothing up.
+        site.write("channels", "local * mx.example mailbox: *\n");
+        assert!(settings.refresh_at(SystemTime::now() - Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn a_file_that_was_there_and_is_gone_or_empty_changes_nothing() {
+        for name in ["main.cf", "channels"] {
+            let site = Site::new();
+            site.write("channels", "local * mx.example discard: -\n");
+            let mut settings = site.settings();
+            let path = site.0.path().join(name);
+            let text = std::fs::read(&path).unwrap();
+            for is_gone in [true, false] {
+                if is_gone {
+                    std::fs::remove_file(&path).unwrap()
+                } else {
+                    std::fs::write(&path, "").unwrap()
+                }
+                assert!(!settings.refresh_at(later()), "{name}");
+                // Also where the other one changes meanwhile, and it is no news any more.
+                if name == "channels" {
+                    site.main_cf("soft_bounce = yes\n");
+                }
+                assert!(!settings.refresh_at(later()), "{name}");
+                assert_eq!(settings.config.myhostname, "mx.example");
+                assert_eq!(settings.channels.0.len(), 1, "the built-in ones are two");
+                std::fs::write(&path, &text).unwrap();
+                assert!(settings.refresh_at(later()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_channels_file_may_come_and_main_cf_may_name_another() {
+        let site = Site::new();
+        let mut settings = site.settings();
+        assert_eq!(settings.channels.0.len(), 2);
+        site.write("channels", "local * mx.example discard: -\n");
+        assert!(settings.refresh_at(later()));
+        assert_eq!(settings.channels.0.len(), 1);
+        std::fs::rename(site.0.path().join("channels"), site.0.path().join("others")).unwrap();
+        site.main_cf("channels = $config_directory/others\n");
+        assert!(settings.refresh_at(later()));
+        assert_eq!(settings.channels.0.len(), 1);
     }
 }

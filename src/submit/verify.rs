@@ -255,7 +255,7 @@ mod tests {
         let verdict = |to| judged(site.path(), "inet", to);
         assert_eq!(verdict("list@mx.example"), Verdict::Accepted);
         assert_eq!(verdict("LIST@other.example"), Verdict::Accepted);
-        std::fs::write(site.path().join("passwd"), "").unwrap();
+        std::fs::write(site.path().join("passwd"), "# nobody\n").unwrap();
         assert_eq!(verdict("Postmaster@other.example"), Verdict::Accepted);
         assert_eq!(verdict("postmasters@other.example"), Verdict::UnknownUser);
         std::fs::remove_file(site.path().join("aliases")).unwrap();
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(verdict("carol@other.example"), Verdict::Accepted);
         assert_eq!(verdict("carol@mx.example"), Verdict::UnknownUser);
         assert_eq!(verdict("root@mx.example"), Verdict::Accepted, "by its alias");
-        std::fs::write(site.path().join("aliases"), "").unwrap();
+        std::fs::write(site.path().join("aliases"), "# none\n").unwrap();
         assert_eq!(verdict("root@mx.example"), Verdict::UnknownUser);
     }
 
@@ -344,6 +344,7 @@ mod tests {
     fn of_the_systems_users_only_people_receive() {
         let settings = [("myhostname", "mx.example"), ("channels", "/nonexistent"), ("users", "system")];
         let aliases = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(aliases.path(), "# none\n").unwrap();
         let aliases = [("alias_maps", aliases.path().to_str().unwrap())];
         let config = Config::with(&[&settings[..], &aliases].concat());
         let channels = Channels::load(&config).unwrap();

@@ -72,7 +72,7 @@ impl Scratch {
             ),
         )
         .expect("main.cf");
-        fs::write(path.join("aliases"), "").expect("the alias file");
+        fs::write(path.join("aliases"), "# none\n").expect("the alias file");
         let users: String = ["alice", "bob", "carol"]
             .iter()
             .map(|user| format!("{user}:{{PLAIN}}{PASSWORD}::::{}/home/{user}::\n", path.display()))
