@@ -64,35 +64,57 @@ pub fn read(path: &Path) -> io::Result<Vec<Result<Entry, Fault>>> {
     contents(path).map(|octets| parse::entries(&octets))
 }
 
-/// The targets of a name, which is compared without regard to case; the first entry counts. A line that is wrong is
-/// logged and passed over, so that a slip in one line stops no mail for the others.
+/// The targets of a name, which is compared without regard to case; the first entry counts. A slip in one line stops no mail
+/// for the others: a line without a name is logged and passed over, and one with a name cannot tell where its mail goes.
 pub fn find(config: &Config, name: &str) -> Lookup<Vec<Target>> {
-    match entries(config) {
-        Lookup::Yes(entries) => find_in(&entries, name).cloned().map_or(Lookup::No, Lookup::Yes),
+    match table(config) {
+        Lookup::Yes(table) => table.find(name),
         Lookup::No => Lookup::No,
         Lookup::CannotTell(why) => Lookup::CannotTell(why),
     }
 }
 
-fn find_in<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Vec<Target>> {
-    entries.iter().find(|entry| entry.name.eq_ignore_ascii_case(name)).map(|entry| &entry.targets)
+/// What the alias file says.
+#[derive(Debug)]
+struct Table {
+    path: PathBuf,
+    entries: Vec<Result<Entry, Fault>>,
 }
 
-/// What the alias file says, as far as its lines are right; `No`: there is none.
-fn entries(config: &Config) -> Lookup<Arc<Vec<Entry>>> {
-    static KEPT: Kept<Vec<Entry>> = Kept::new();
+impl Table {
+    fn read(path: &Path) -> io::Result<Table> {
+        kept::unless_just_emptied(path)?;
+        let entries = read(path)?;
+        for Fault { line, problem, .. } in entries.iter().filter_map(|entry| entry.as_ref().err()) {
+            log::warn!("{}:{line}: {problem}", path.display());
+        }
+        Ok(Table { path: path.to_owned(), entries })
+    }
+
+    fn find(&self, name: &str) -> Lookup<Vec<Target>> {
+        let named = |entry: &&Result<Entry, Fault>| {
+            let known = entry.as_ref().map_or_else(|fault| fault.name.as_deref(), |entry| Some(&entry.name));
+            known.is_some_and(|known| known.eq_ignore_ascii_case(name))
+        };
+        match self.entries.iter().find(named) {
+            None => Lookup::No,
+            Some(Ok(entry)) => Lookup::Yes(entry.targets.clone()),
+            Some(Err(Fault { line, problem, .. })) => {
+                Lookup::CannotTell(format!("{}:{line}: {problem}", self.path.display()))
+            }
+        }
+    }
+}
+
+/// `No`: there is no alias file.
+fn table(config: &Config) -> Lookup<Arc<Table>> {
+    static KEPT: Kept<Table> = Kept::new();
     let (path, may_be_missing) = match &config.alias_maps.0 {
         Some(path) => (path.as_path(), false),
         None => (Path::new(USUAL), true),
     };
-    let log = |fault: Fault| log::debug!("{}:{}: {}", path.display(), fault.line, fault.problem);
-    let right = |entry: Result<Entry, Fault>| entry.map_err(log).ok();
-    let read = || {
-        kept::unless_just_emptied(path)?;
-        Ok(read(path)?.into_iter().filter_map(right).collect())
-    };
-    match KEPT.get(path, read) {
-        Ok(entries) => Lookup::Yes(entries),
+    match KEPT.get(path, || Table::read(path)) {
+        Ok(table) => Lookup::Yes(table),
         Err(error) if may_be_missing && !path.exists() => {
             let _: io::Error = error;
             Lookup::No
@@ -106,14 +128,16 @@ pub fn find_for(config: &Config, local: &str, domain: &str) -> Lookup<(String, V
     let whole = |domain: &str| format!("{local}@{domain}");
     let others = idna::other_spellings(domain);
     let wholes = std::iter::once(whole(domain)).chain(others.iter().map(|domain| whole(domain)));
-    let entries = match entries(config) {
-        Lookup::Yes(entries) => entries,
+    let table = match table(config) {
+        Lookup::Yes(table) => table,
         Lookup::No => return Lookup::No,
         Lookup::CannotTell(why) => return Lookup::CannotTell(why),
     };
     for name in wholes.chain([local.to_owned()]) {
-        if let Some(targets) = find_in(&entries, &name) {
-            return Lookup::Yes((name.to_ascii_lowercase(), targets.clone()));
+        match table.find(&name) {
+            Lookup::Yes(targets) => return Lookup::Yes((name.to_ascii_lowercase(), targets)),
+            Lookup::No => {}
+            Lookup::CannotTell(why) => return Lookup::CannotTell(why),
         }
     }
     Lookup::No

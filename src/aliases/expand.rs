@@ -262,6 +262,16 @@ mod tests {
     }
 
     #[test]
+    fn mail_for_a_name_whose_line_is_wrong_waits_and_no_other() {
+        let site = site("bob: alice (Alice\ncarol: dave\ncarol: |x\nno colon\nall: carol, bob\n");
+        let found = |name: &str| find_for(&site.1, name, "mx.example");
+        assert!(matches!(found("Bob"), Lookup::CannotTell(why) if why.contains("aliases:1: expected a closing paren")));
+        assert!(matches!(found("carol"), Lookup::Yes(_)), "the first counts");
+        assert_eq!(found("alice"), Lookup::No);
+        assert!(matches!(expanded(&site, "all"), Err(Trouble::Later(_))));
+    }
+
+    #[test]
     fn an_alias_that_several_lead_to_means_no_user_and_has_its_programs_once() {
         let site = site(
             "all: staff, admins\nstaff: alice, root\nadmins: root\nroot: bob, \"|/bin/run\"\nnames: :include:DIR/names, root\n",

@@ -31,47 +31,64 @@ pub struct Fault {
     pub line: usize,
     /// What was expected there.
     pub problem: String,
+    /// Whose targets those would be, if that much is clear: mail for this name waits.
+    pub name: Option<String>,
 }
 
-/// All entries: logical lines are joined where a line begins with a blank.
+/// All entries: logical lines are joined where a line begins with a blank. A comment may stand anywhere between, and behind
+/// blanks.
 pub fn entries(octets: &[u8]) -> Vec<Result<Entry, Fault>> {
-    let (mut found, mut logical, mut begins) = (Vec::new(), Vec::new(), 0);
+    let (mut found, mut logical, mut begins, mut is_whole) = (Vec::new(), Vec::new(), 0, true);
     for (number, line) in octets.split(|octet| *octet == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let is_blank = line.trim_ascii().is_empty();
-        if is_blank || line.starts_with(b"#") {
+        if matches!(line.trim_ascii().first(), None | Some(b'#')) {
             continue;
         }
         if !matches!(line.first(), Some(b' ' | b'\t')) {
-            found.extend(entry(&logical, begins));
+            found.extend(entry(&logical, begins, is_whole));
             logical.clear();
+            is_whole = true;
+        }
+        if logical.is_empty() {
             begins = number + 1;
         }
-        if logical.len() + line.len() <= LONGEST_LINE {
-            logical.extend_from_slice(line);
-        }
+        let room = LONGEST_LINE - logical.len();
+        logical.extend(line.iter().take(room));
+        is_whole &= line.len() <= room;
     }
-    found.extend(entry(&logical, begins));
+    found.extend(entry(&logical, begins, is_whole));
     found
 }
 
-fn entry(octets: &[u8], line: usize) -> Option<Result<Entry, Fault>> {
+fn entry(octets: &[u8], line: usize, is_whole: bool) -> Option<Result<Entry, Fault>> {
     if octets.is_empty() {
         return None;
     }
-    let read = || {
-        let text = std::str::from_utf8(octets).map_err(|_| "expected UTF-8".to_owned())?;
-        if text.starts_with([' ', '\t']) {
-            return Err("expected an alias before its continuation line".to_owned());
-        }
-        let (name, rest) = name(text)?;
-        let targets = targets(rest)?;
-        if targets.is_empty() {
-            return Err(format!("expected a target behind {}:", shown(&name)));
-        }
-        Ok(Entry { name, targets, line })
+    let (text, end) = match std::str::from_utf8(octets) {
+        Ok(text) => (text, None),
+        Err(error) => (std::str::from_utf8(&octets[..error.valid_up_to()]).unwrap_or_default(), Some("expected UTF-8")),
     };
-    Some(read().map_err(|problem: String| Fault { line, problem }))
+    if text.starts_with([' ', '\t']) {
+        let problem = "expected an alias before its continuation line".to_owned();
+        return Some(Err(Fault { line, problem, name: None }));
+    }
+    let (name, rest) = match name(text) {
+        Ok(found) => found,
+        Err(problem) => return Some(Err(Fault { line, problem, name: None })),
+    };
+    let targets = match end {
+        _ if !is_whole => Err(format!("expected {LONGEST_LINE} octets at the most, with the lines that continue this one")),
+        Some(problem) => Err(problem.to_owned()),
+        None => targets(rest),
+    };
+    Some(match targets {
+        Ok(targets) if targets.is_empty() => {
+            let problem = format!("expected a target behind {}:", shown(&name));
+            Err(Fault { line, problem, name: Some(name) })
+        }
+        Ok(targets) => Ok(Entry { name, targets, line }),
+        Err(problem) => Err(Fault { line, problem, name: Some(name) }),
+    })
 }
 
 /// What stands before the colon, and what behind it.
@@ -89,7 +106,7 @@ fn name(text: &str) -> Result<(String, &str), String> {
     if fits { Ok((name.to_owned(), rest)) } else { Err(expected()) }
 }
 
-/// A list of targets, separated by commas; the error is what was expected. A `#` at the beginning of a word ends it.
+/// A list of targets, separated by commas; the error is what was expected. A `#` is a letter like any other here.
 pub fn targets(text: &str) -> Result<Vec<Target>, String> {
     let mut found = Vec::new();
     for word in words(text)? {
@@ -98,15 +115,28 @@ pub fn targets(text: &str) -> Result<Vec<Target>, String> {
     Ok(found)
 }
 
-/// Splits at commas outside quotes. A quoted part keeps its octets; where all of a word is quoted the quotes go.
+/// Splits at commas outside quotes. A quoted part keeps its octets; where all of a word is quoted the quotes go. What stands
+/// in parentheses beside an address is a comment (RFC 5322 section 3.2.2); in a command they are for a shell, which is refused.
 fn words(text: &str) -> Result<Vec<String>, String> {
     let (mut found, mut word, mut quoted, mut escaped) = (Vec::new(), String::new(), false, false);
+    let mut comments = 0_usize;
     for letter in text.chars() {
         if letter.is_control() && letter != '\t' {
             return Err("expected no control characters".to_owned());
         }
+        let is_escaped = std::mem::take(&mut escaped);
+        if comments > 0 {
+            match letter {
+                _ if is_escaped => {}
+                '\\' => escaped = true,
+                '(' => comments += 1,
+                ')' => comments -= 1,
+                _ => {}
+            }
+            continue;
+        }
         match letter {
-            _ if std::mem::take(&mut escaped) => word.push(letter),
+            _ if is_escaped => word.push(letter),
             '\\' if quoted => {
                 escaped = true;
                 word.push(letter);
@@ -116,11 +146,15 @@ fn words(text: &str) -> Result<Vec<String>, String> {
                 word.push(letter);
             }
             ',' if !quoted => found.push(std::mem::take(&mut word)),
+            '(' if !quoted && !word.trim_start().starts_with(['|', '/', ':']) => comments = 1,
             _ => word.push(letter),
         }
     }
     if quoted {
         return Err("expected a closing quotation mark".to_owned());
+    }
+    if comments > 0 {
+        return Err("expected a closing parenthesis".to_owned());
     }
     found.push(word);
     Ok(found.into_iter().map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect())
@@ -283,6 +317,50 @@ mod tests {
         let lines: Vec<Option<usize>> =
             found.iter().map(|entry| entry.as_ref().err().map(|fault| fault.line)).collect();
         assert_eq!(lines, [None, Some(2), Some(3), Some(4), Some(5), None]);
+    }
+
+    #[test]
+    fn a_wrong_line_keeps_its_name_if_it_has_one() {
+        let text = b"a: |relative\nb c\nd:\n\"e f\": \"x\ng: \xe4\n\xe4: h\n";
+        let names: Vec<Option<String>> = entries(text).into_iter().map(|entry| entry.unwrap_err().name).collect();
+        assert_eq!(names, [Some("a"), None, Some("d"), Some("e f"), Some("g"), None].map(|name| name.map(str::to_owned)));
+    }
+
+    #[test]
+    fn comments_stand_behind_blanks_and_beside_addresses() {
+        let text = b"root: alice\n   # was bob\n\t#\nlist: bob,\n   #carol,\n   dave\n";
+        let found: Vec<Entry> = entries(text).into_iter().map(Result::unwrap).collect();
+        let user = |name: &str| Target::Address(name.to_owned());
+        assert_eq!(found[0].targets, [user("alice")]);
+        assert_eq!(found[1].targets, [user("bob"), user("dave")]);
+        for text in ["bob@example.net (Bob)", "(Bob (\"the\\) one\", yes)) bob@example.net", "bob(x)@example.net"] {
+            assert_eq!(one(text), user("bob@example.net"), "{text}");
+        }
+        assert_eq!(one("\"b (o) b\"@example.net"), user("b (o) b@example.net"));
+        for wrong in ["bob (Bob", "bob (a) carol", "|/bin/x (a)"] {
+            assert!(targets(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_too_long_is_no_entry_with_fewer_targets() {
+        let long = format!("list: bob{}\nnext: carol\n", ",\n aaaaaaaaaaaaaaa".repeat(LONGEST_LINE / 16));
+        let at_once = format!("list: {}bob\nnext: carol\n", "carol, ".repeat(LONGEST_LINE / 7));
+        for text in [long, at_once] {
+            let found = entries(text.as_bytes());
+            let Err(fault) = &found[0] else { panic!("shortened") };
+            assert_eq!((fault.line, fault.name.as_deref()), (1, Some("list")));
+            assert!(fault.problem.contains("octets at the most"), "{}", fault.problem);
+            assert!(found[1].is_ok());
+        }
+        let almost = format!("list: {}\n", "bob, ".repeat(LONGEST_LINE / 5 - 2));
+        assert!(entries(almost.as_bytes())[0].is_ok());
+    }
+
+    #[test]
+    fn a_first_line_that_continues_nothing_is_told_with_its_number() {
+        let Err(fault) = &entries(b"\n# x\n  bob\n")[0] else { panic!("an entry") };
+        assert_eq!((fault.line, &fault.name), (3, &None));
     }
 
     #[test]
