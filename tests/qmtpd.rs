@@ -7,6 +7,8 @@ use doorpost::wire::netstring::put;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 #[test]
 fn transcripts() {
@@ -22,17 +24,31 @@ fn package(content: &[u8], recipients: &[&[u8]]) -> Vec<u8> {
     whole
 }
 
+fn on_a_socket(scratch: &Scratch) -> (TcpStream, Child) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let client = TcpStream::connect(listener.local_addr().expect("its number")).expect("a connection");
+    let server = OwnedFd::from(listener.accept().expect("a client").0);
+    let mut command = scratch.command("qmtpd");
+    command.stdin(server.try_clone().expect("a descriptor")).stdout(server).stderr(Stdio::piped());
+    (client, command.spawn().expect("qmtpd"))
+}
+
+/// The first letters of replies.
+fn kinds(mut replies: &[u8]) -> String {
+    let mut kinds = String::new();
+    while !replies.is_empty() {
+        let colon = replies.iter().position(|octet| *octet == b':').expect("a length");
+        let length: usize = String::from_utf8_lossy(&replies[..colon]).parse().expect("a number");
+        kinds.push(char::from(replies[colon + 1]));
+        replies = &replies[colon + length + 2..];
+    }
+    kinds
+}
+
 #[test]
 fn a_client_may_wait_for_each_reply_and_its_message_says_how_it_came() {
     let scratch = Scratch::new();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let mut client = TcpStream::connect(listener.local_addr().expect("its number")).expect("a connection");
-    let server = OwnedFd::from(listener.accept().expect("a client").0);
-    let mut command = scratch.command("qmtpd");
-    command.stdin(server.try_clone().expect("a descriptor")).stdout(server).stderr(std::process::Stdio::piped());
-    let child = command.spawn().expect("qmtpd");
-    drop(command);
-
+    let (mut client, child) = on_a_socket(&scratch);
     for number in 0..3 {
         client.write_all(&package(format!("\n{number}\n").as_bytes(), &[b"bob@mx.example"])).expect("sent");
         let mut reply = [0; 6];
@@ -51,4 +67,48 @@ fn a_client_may_wait_for_each_reply_and_its_message_says_how_it_came() {
     let mail = scratch.mail("bob");
     assert_eq!(mail.len(), 3);
     assert!(String::from_utf8_lossy(&mail[0]).contains("with QMTP"), "{mail:?}");
+}
+
+#[test]
+fn a_message_has_as_many_recipients_as_smtpd_recipient_limit_says_and_the_others_come_later() {
+    let scratch = Scratch::with("smtpd_recipient_limit = 2");
+    let all: [&[u8]; 5] =
+        [b"nobody@mx.example", b"bob@mx.example", b"carol@mx.example", b"alice@mx.example", b"x@mx.example"];
+    let output = scratch.run("qmtpd", &[], &[package(b"\nx\n", &all), package(b"\ny\n", &all[3..])].concat());
+    assert_eq!(kinds(&output.stdout), "DKKZZKD", "{output:?}");
+    let to: Vec<usize> = scratch.queued().iter().map(|message| message.recipients.len()).collect();
+    assert_eq!(to, [2, 1]);
+}
+
+#[test]
+fn a_client_with_too_many_unknown_recipients_learns_no_more_and_is_sent_away() {
+    let scratch = Scratch::with("smtpd_hard_error_limit = 3");
+    let names: Vec<String> = (0..1000).map(|number| format!("nobody{number}@mx.example")).collect();
+    let mut all: Vec<&[u8]> = vec![b"bob@mx.example"];
+    all.extend(names.iter().map(String::as_bytes));
+    all.push(b"carol@mx.example");
+    let next = package(b"\nx\n", &[b"bob@mx.example"]);
+    let output = scratch.run("qmtpd", &[], &[package(b"\nx\n", &all), next].concat());
+    assert_eq!(kinds(&output.stdout), format!("KDDD{}", "Z".repeat(998)), "{output:?}");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && log.contains("too many errors"), "{log}");
+    assert_eq!(scratch.queued().iter().map(|message| message.recipients.len()).collect::<Vec<_>>(), [1]);
+    // Messages count as well, and soft_bounce makes no difference to that.
+    let wrong = package(b"\nx\n", &[b"nobody@mx.example"]);
+    let output = scratch.run("qmtpd", &["-o", "soft_bounce=yes"], &wrong.repeat(5));
+    assert_eq!(kinds(&output.stdout), "ZZZ", "{output:?}");
+}
+
+#[test]
+fn a_reply_that_is_not_good_comes_late_over_the_network() {
+    let scratch = Scratch::with("qmqpd_error_delay = 2s");
+    let (mut client, child) = on_a_socket(&scratch);
+    let begun = Instant::now();
+    client.write_all(&package(b"\nx\n", &[b"bob@mx.example", b"nobody@mx.example"])).expect("sent");
+    client.shutdown(Shutdown::Write).expect("half-closed");
+    let mut replies = Vec::new();
+    client.read_to_end(&mut replies).expect("replies");
+    assert_eq!(kinds(&replies), "KD");
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+    assert!(child.wait_with_output().expect("the end of qmtpd").status.success());
 }

@@ -134,8 +134,8 @@ parameters! {
     hopcount_limit: u32 = "50", "a message with this many Received fields, ours counted, is refused";
     line_length_limit: u64 = "2048", "longest command line and longest QMQP address, in octets";
     smtpd_timeout: Seconds = "300s", "how long an SMTP client may take for a command, or be silent in a message";
-    smtpd_recipient_limit: u32 = "1000", "most recipients of a message that comes by SMTP";
-    smtpd_hard_error_limit: u32 = "20", "errors after which an SMTP session is ended";
+    smtpd_recipient_limit: u32 = "1000", "most recipients of a message that comes by SMTP or QMTP";
+    smtpd_hard_error_limit: u32 = "20", "errors after which an SMTP or QMTP session is ended";
     smtpd_junk_command_limit: u32 = "100", "commands of an SMTP session that move no mail (HELO, NOOP, RSET, VRFY ...) before each more is an error";
     smtpd_transaction_limit: u32 = "0", "messages after which an SMTP session is ended; 0: no limit";
     smtpd_sasl_auth_enable: bool = "no", "let SMTP clients log in (AUTH); smtpsrvr --submission does so in any case";

@@ -3,12 +3,15 @@
 //! Unlike a QMQP client, who is authorised as a whole, a QMTP client stands where an SMTP client does: the channels
 //! file says where its mail may go, and each recipient is judged by itself. Replies are the same.
 //!
+//! As there, a message has so many recipients at the most, and a client that asks for too many who are not there is sent away:
+//! it is no place to find out who is.
+//!
 //! The protocol has no word for a package that is none: the connection ends without one, and the client tries again
 //! later. Where we cannot go on, `Z` stands for the first recipient and the end of the connection for the others.
 
 use super::reply::{Kind, Reply};
 use super::request::{Event, Request};
-use super::server::{bad_delimiters, introduction, refuse, who};
+use super::server::{bad_delimiters, introduction, refuse, slow_down, who};
 use crate::channel::Channels;
 use crate::config::Config;
 use crate::exit::{Ended, Error};
@@ -20,6 +23,9 @@ use crate::submit::{Policy, Submit, Verdict};
 
 /// What one read may bring.
 const PIECE: usize = 32 * 1024;
+
+/// So many replies are sent at once.
+const REPLIES: usize = 500;
 
 /// Serves one connection. `submit` was made before an octet is read; if that failed, the client hears "later". An error
 /// given back has been told to the client already.
@@ -36,7 +42,7 @@ pub fn serve<S: Stream, Q: Submit>(
         let reply = match channels.incoming(peer, &[], false)? {
             Lookup::Yes(channel) => {
                 submit.introduce(&introduction(peer, channel.name.clone(), Policy::Channels, Protocol::Qmtp))?;
-                return Session { stream, config, who: &who, submit }.packages();
+                return Session { stream, config, peer, who: &who, submit, errors: 0 }.packages();
             }
             Lookup::No => Reply::NOT_AUTHORIZED,
             Lookup::CannotTell(why) => {
@@ -46,6 +52,7 @@ pub fn serve<S: Stream, Q: Submit>(
         };
         log::info!("client={who} event=end reply={} text={:?}", reply.kind, reply.text);
         let reply = if config.soft_bounce { reply.softened() } else { reply };
+        slow_down(config, peer);
         stream.allow_last_words(config.qmqpd_timeout.0);
         let _ = stream.send(&reply.octets());
         stream.finish();
@@ -57,8 +64,11 @@ pub fn serve<S: Stream, Q: Submit>(
 struct Session<'a, S, Q> {
     stream: &'a mut S,
     config: &'a Config,
+    peer: &'a Peer,
     who: &'a str,
     submit: Q,
+    /// Recipients and messages so far that were refused for good.
+    errors: u32,
 }
 
 impl<S: Stream, Q: Submit> Session<'_, S, Q> {
@@ -83,9 +93,13 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
                 };
                 input = &input[taken..];
                 if let Some(Event::End) = event {
-                    let package = std::mem::replace(&mut package, Package::new(self.config));
-                    if !self.answer(package)? {
+                    let answered = std::mem::replace(&mut package, Package::new(self.config));
+                    if !self.answer(answered)? {
                         return Ok(Ended::HungUp);
+                    }
+                    if self.has_erred_enough() {
+                        self.stream.finish();
+                        return Ok(self.end(Ended::Refused, "too many errors", &package));
                     }
                 } else if let Some(event) = event
                     && !self.hand_on(&mut package, event)?
@@ -95,6 +109,10 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
                 }
             }
         }
+    }
+
+    fn has_erred_enough(&self) -> bool {
+        self.errors >= self.config.smtpd_hard_error_limit
     }
 
     fn end(&self, ended: Ended, why: &str, package: &Package) -> Ended {
@@ -123,16 +141,28 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
                 package.has_reverse_path = true;
                 package.refusal = Some(Reply::BAD_SENDER);
             }
-            Event::NotAnAddress => package.verdicts.push(Verdict::BadAddress),
+            Event::NotAnAddress => self.note(package, Verdict::BadAddress),
             Event::Recipient(_) if package.refusal.is_some() => package.verdicts.push(Verdict::Accepted),
+            // Nobody is looked up any more; the client may try those again in another connection.
+            Event::Recipient(_) if self.has_erred_enough() => package.verdicts.push(Verdict::CannotTell),
+            Event::Recipient(_) if package.accepted >= self.config.smtpd_recipient_limit => {
+                package.verdicts.push(Verdict::TooMany);
+            }
             Event::Recipient(address) => {
                 let verdict = self.submit.recipient(&address)?;
                 log::debug!("client={} event=recipient to=<{address}> verdict={verdict:?}", self.who);
-                package.verdicts.push(verdict);
+                self.note(package, verdict);
             }
             Event::End => {}
         }
         Ok(true)
+    }
+
+    fn note(&mut self, package: &mut Package, verdict: Verdict) {
+        package.accepted = package.accepted.saturating_add(u32::from(verdict == Verdict::Accepted));
+        let is_never = own_reply(verdict).is_some_and(|reply| reply.kind == Kind::Never);
+        self.errors = self.errors.saturating_add(u32::from(is_never));
+        package.verdicts.push(verdict);
     }
 
     /// Queues the message for whom it is taken, and answers for each recipient; whether the client is still there.
@@ -142,25 +172,39 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
             None => self.submit.reset().map(|()| Reply::NO_RECIPIENTS)?,
             Some(refusal) => self.submit.reset().map(|()| refusal)?,
         };
-        let mut octets = Vec::new();
+        let is_refused = taken.kind == Kind::Never && package.verdicts.contains(&Verdict::Accepted);
+        self.errors = self.errors.saturating_add(u32::from(is_refused));
+        let reply_to = |verdict: &Verdict| {
+            let reply = own_reply(*verdict).unwrap_or_else(|| taken.clone());
+            if self.config.soft_bounce { reply.softened() } else { reply }
+        };
         let mut counts = [(Kind::Queued, 0), (Kind::Later, 0), (Kind::Never, 0)];
-        for verdict in package.verdicts {
-            let reply = match verdict {
-                // The client sends those that are left over in a package of their own.
-                Verdict::TooMany => Reply::TOO_MANY_RECIPIENTS_NOW,
-                verdict => Reply::verdict(verdict).unwrap_or_else(|| taken.clone()),
-            };
-            let reply = if self.config.soft_bounce { reply.softened() } else { reply };
-            counts.iter_mut().filter(|(kind, _)| *kind == reply.kind).for_each(|(_, count)| *count += 1);
-            octets.extend_from_slice(&reply.octets());
+        for kind in package.verdicts.iter().map(|verdict| reply_to(verdict).kind) {
+            counts.iter_mut().filter(|(known, _)| *known == kind).for_each(|(_, count)| *count += 1);
         }
         let [(_, queued), (_, later), (_, never)] = counts;
         log::info!("client={} event=replies K={queued} Z={later} D={never} text={:?}", self.who, taken.text);
-        let sent = self.stream.send(&octets).is_ok();
-        if !sent {
-            log::info!("client={} event=end lost connection while sending replies", self.who);
+        if later + never > 0 {
+            slow_down(self.config, self.peer);
         }
-        Ok(sent)
+        // A few at a time: there may be a hundred thousand.
+        for some in package.verdicts.chunks(REPLIES) {
+            let octets: Vec<u8> = some.iter().flat_map(|verdict| reply_to(verdict).octets()).collect();
+            if self.stream.send(&octets).is_err() {
+                log::info!("client={} event=end lost connection while sending replies", self.who);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// What is said of a recipient whatever becomes of the message; nothing for one that is taken.
+fn own_reply(verdict: Verdict) -> Option<Reply> {
+    match verdict {
+        // The client sends those that are left over in a package of their own.
+        Verdict::TooMany => Some(Reply::TOO_MANY_RECIPIENTS_NOW),
+        verdict => Reply::verdict(verdict),
     }
 }
 
@@ -174,6 +218,8 @@ struct Package {
     /// Why nobody gets the message, whatever the recipients are.
     refusal: Option<Reply>,
     verdicts: Vec<Verdict>,
+    /// How many of them are taken.
+    accepted: u32,
 }
 
 impl Package {
@@ -185,6 +231,7 @@ impl Package {
             has_reverse_path: false,
             refusal: None,
             verdicts: Vec::new(),
+            accepted: 0,
         }
     }
 }

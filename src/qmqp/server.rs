@@ -204,12 +204,12 @@ pub(super) fn bad_delimiters(config: &Config, path: &ReversePath) -> Option<Repl
     (!fits).then(|| Reply::bad_delimiters(verp.delimiter(), &config.verp_delimiter_filter))
 }
 
-/// Sends the reply; a negative one after a pause, if there is a network to slow down.
+/// Sends the reply; a negative one after a pause.
 fn say(stream: &mut impl Stream, config: &Config, peer: &Peer, who: &str, reply: Reply) -> bool {
     let reply = if config.soft_bounce { reply.softened() } else { reply };
     log::info!("client={who} event=end reply={} text={:?}", reply.kind, reply.text);
-    if reply.kind != Kind::Queued && peer.on_inet_socket {
-        std::thread::sleep(config.qmqpd_error_delay.0.min(LONGEST_DELAY));
+    if reply.kind != Kind::Queued {
+        slow_down(config, peer);
     }
     stream.allow_last_words(config.qmqpd_timeout.0);
     let sent = stream.send(&reply.octets()).is_ok();
@@ -217,6 +217,13 @@ fn say(stream: &mut impl Stream, config: &Config, peer: &Peer, who: &str, reply:
         log::info!("client={who} lost connection while sending completion status");
     }
     sent
+}
+
+/// A pause before an answer that is not good, if there is a network to slow down.
+pub(super) fn slow_down(config: &Config, peer: &Peer) {
+    if peer.on_inet_socket {
+        std::thread::sleep(config.qmqpd_error_delay.0.min(LONGEST_DELAY));
+    }
 }
 
 #[cfg(test)]
