@@ -64,16 +64,6 @@ pub fn read(path: &Path) -> io::Result<Vec<Result<Entry, Fault>>> {
     contents(path).map(|octets| parse::entries(&octets))
 }
 
-/// The targets of a name, which is compared without regard to case; the first entry counts. A slip in one line stops no mail
-/// for the others: a line without a name is logged and passed over, and one with a name cannot tell where its mail goes.
-pub fn find(config: &Config, name: &str) -> Lookup<Vec<Target>> {
-    match table(config) {
-        Lookup::Yes(table) => table.find(name),
-        Lookup::No => Lookup::No,
-        Lookup::CannotTell(why) => Lookup::CannotTell(why),
-    }
-}
-
 /// What the alias file says.
 #[derive(Debug)]
 struct Table {
@@ -91,14 +81,14 @@ impl Table {
         Ok(Table { path: path.to_owned(), entries })
     }
 
-    fn find(&self, name: &str) -> Lookup<Vec<Target>> {
+    fn find(&self, name: &str) -> Lookup<&[Target]> {
         let named = |entry: &&Result<Entry, Fault>| {
             let known = entry.as_ref().map_or_else(|fault| fault.name.as_deref(), |entry| Some(&entry.name));
             known.is_some_and(|known| known.eq_ignore_ascii_case(name))
         };
         match self.entries.iter().find(named) {
             None => Lookup::No,
-            Some(Ok(entry)) => Lookup::Yes(entry.targets.clone()),
+            Some(Ok(entry)) => Lookup::Yes(&entry.targets),
             Some(Err(Fault { line, problem, .. })) => {
                 Lookup::CannotTell(format!("{}:{line}: {problem}", self.path.display()))
             }
@@ -106,41 +96,54 @@ impl Table {
     }
 }
 
-/// `No`: there is no alias file.
-fn table(config: &Config) -> Lookup<Arc<Table>> {
-    static KEPT: Kept<Table> = Kept::new();
-    let (path, may_be_missing) = match &config.alias_maps.0 {
-        Some(path) => (path.as_path(), false),
-        None => (Path::new(USUAL), true),
-    };
-    match KEPT.get(path, || Table::read(path)) {
-        Ok(table) => Lookup::Yes(table),
-        Err(error) if may_be_missing && !path.exists() => {
-            let _: io::Error = error;
-            Lookup::No
+/// What the alias file says, as it was at one moment; nothing where there is none. A large one is read anew for each of these.
+#[derive(Debug)]
+struct Aliases(Option<Arc<Table>>);
+
+impl Aliases {
+    /// The error says why that cannot be told now.
+    fn read(config: &Config) -> Result<Aliases, String> {
+        static KEPT: Kept<Table> = Kept::new();
+        let (path, may_be_missing) = match &config.alias_maps.0 {
+            Some(path) => (path.as_path(), false),
+            None => (Path::new(USUAL), true),
+        };
+        match KEPT.get(path, || Table::read(path)) {
+            Ok(table) => Ok(Aliases(Some(table))),
+            Err(_) if may_be_missing && !path.exists() => Ok(Aliases(None)),
+            Err(error) => Err(format!("{}: {error}", path.display())),
         }
-        Err(error) => Lookup::CannotTell(format!("{}: {error}", path.display())),
+    }
+
+    /// The targets of a name, which is compared without regard to case; the first entry counts. A slip in one line stops no
+    /// mail for the others: of a line with a name it cannot be told where that one's mail goes, and without one it is passed
+    /// over.
+    fn find(&self, name: &str) -> Lookup<&[Target]> {
+        self.0.as_ref().map_or(Lookup::No, |table| table.find(name))
+    }
+
+    /// The alias that stands for the recipient `local`@`domain`: that of the whole address before that of the local part.
+    fn find_for(&self, local: &str, domain: &str) -> Lookup<(String, &[Target])> {
+        let whole = |domain: &str| format!("{local}@{domain}");
+        let others = idna::other_spellings(domain);
+        let wholes = std::iter::once(whole(domain)).chain(others.iter().map(|domain| whole(domain)));
+        for name in wholes.chain([local.to_owned()]) {
+            match self.find(&name) {
+                Lookup::Yes(targets) => return Lookup::Yes((name.to_ascii_lowercase(), targets)),
+                Lookup::No => {}
+                Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+            }
+        }
+        Lookup::No
     }
 }
 
-/// The aliases that stand for the recipient `local`@`domain`: that of the whole address before that of the local part.
+/// The alias that stands for the recipient `local`@`domain`, and its targets.
 pub fn find_for(config: &Config, local: &str, domain: &str) -> Lookup<(String, Vec<Target>)> {
-    let whole = |domain: &str| format!("{local}@{domain}");
-    let others = idna::other_spellings(domain);
-    let wholes = std::iter::once(whole(domain)).chain(others.iter().map(|domain| whole(domain)));
-    let table = match table(config) {
-        Lookup::Yes(table) => table,
-        Lookup::No => return Lookup::No,
-        Lookup::CannotTell(why) => return Lookup::CannotTell(why),
-    };
-    for name in wholes.chain([local.to_owned()]) {
-        match table.find(&name) {
-            Lookup::Yes(targets) => return Lookup::Yes((name.to_ascii_lowercase(), targets)),
-            Lookup::No => {}
-            Lookup::CannotTell(why) => return Lookup::CannotTell(why),
-        }
+    match Aliases::read(config) {
+        Ok(aliases) => aliases.find_for(local, domain).map(|(name, targets)| (name, targets.to_vec())),
+        Err(why) => Lookup::CannotTell(why),
     }
-    Lookup::No
 }
 
 /// A file of ours, whole: regular, and of a bounded size.

@@ -3,7 +3,7 @@
 //! An alias is entered once, and so is a file, so that loops end; a name in an alias that it leads to means the user of that
 //! name. An alias with an owner of its own is not entered but stays an address: its mail has another sender.
 
-use super::{Target, contents, find, find_for, parse};
+use super::{Aliases, Target, contents, parse};
 use crate::config::Config;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
@@ -56,14 +56,15 @@ pub fn expand(
     domain: &str,
     is_here: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Expansion, Trouble> {
+    let aliases = &Aliases::read(config).map_err(Trouble::Later)?;
     let (inside, entered) = (HashSet::from([name.to_ascii_lowercase()]), HashSet::new());
     let (files, seen, found) = (HashSet::new(), HashSet::new(), Vec::new());
-    let mut walk = Walk { config, domain, is_here, inside, entered, files, seen, found };
+    let mut walk = Walk { aliases, domain, is_here, inside, entered, files, seen, found };
     for target in first {
         walk.follow(target, true)?;
     }
     let local = name.split('@').next().unwrap_or(name);
-    let owner = if local.starts_with("owner-") { None } else { owner_of(config, local)? };
+    let owner = if local.starts_with("owner-") { None } else { owner_of(aliases, local)? };
     Ok(Expansion { targets: walk.found, owner })
 }
 
@@ -71,16 +72,20 @@ pub fn expand(
 /// file. It is found wherever [`expand`] finds it, and for a domain that is not ours too, which is nobody's harm.
 pub fn lists(config: &Config, address: &str, wanted: &Target) -> Lookup<()> {
     let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
+    let aliases = match Aliases::read(config) {
+        Ok(aliases) => aliases,
+        Err(why) => return Lookup::CannotTell(why),
+    };
     let (mut addresses, mut entered) = (vec![address.to_owned()], HashSet::new());
     while let Some(text) = addresses.pop() {
         let Ok(address) = Address::from_internal(text.as_bytes()) else { continue };
         let address = address.or_at(domain);
         let part = |octets| std::str::from_utf8(octets).unwrap_or_default();
-        match find_for(config, part(address.local_part()), part(address.domain().unwrap_or_default())) {
+        match aliases.find_for(part(address.local_part()), part(address.domain().unwrap_or_default())) {
             Lookup::Yes((name, _)) if !entered.insert(name.clone()) => {}
             Lookup::Yes((_, targets)) if targets.contains(wanted) => return Lookup::Yes(()),
-            Lookup::Yes((_, targets)) => addresses.extend(targets.into_iter().filter_map(|target| match target {
-                Target::Address(address) => Some(address),
+            Lookup::Yes((_, targets)) => addresses.extend(targets.iter().filter_map(|target| match target {
+                Target::Address(address) => Some(address.clone()),
                 _ => None,
             })),
             Lookup::No => {}
@@ -90,9 +95,9 @@ pub fn lists(config: &Config, address: &str, wanted: &Target) -> Lookup<()> {
     Lookup::No
 }
 
-fn owner_of(config: &Config, name: &str) -> Result<Option<String>, Trouble> {
+fn owner_of(aliases: &Aliases, name: &str) -> Result<Option<String>, Trouble> {
     let owner = format!("owner-{name}");
-    match find(config, &owner) {
+    match aliases.find(&owner) {
         Lookup::Yes(_) => Ok(Some(owner)),
         Lookup::No => Ok(None),
         Lookup::CannotTell(why) => Err(Trouble::Later(why)),
@@ -100,7 +105,7 @@ fn owner_of(config: &Config, name: &str) -> Result<Option<String>, Trouble> {
 }
 
 struct Walk<'a> {
-    config: &'a Config,
+    aliases: &'a Aliases,
     domain: &'a str,
     is_here: &'a dyn Fn(&[u8]) -> bool,
     /// The aliases that the way is in now, one in another.
@@ -169,7 +174,7 @@ impl Walk<'_> {
             return self.arrive(Place::Address(address));
         }
         let domain = std::str::from_utf8(address.domain().unwrap_or_default()).unwrap_or_default();
-        match find_for(self.config, &local, domain) {
+        match self.aliases.find_for(&local, domain) {
             Lookup::CannotTell(why) => Err(Trouble::Later(why)),
             Lookup::No => self.arrive(Place::Address(address)),
             // Back where we were: the user of that name.
@@ -179,12 +184,12 @@ impl Walk<'_> {
                 Ok(Vec::new())
             }
             Lookup::Yes((name, targets)) => {
-                if owner_of(self.config, &local)?.is_some() {
+                if owner_of(self.aliases, &local)?.is_some() {
                     return self.arrive(Place::Address(address));
                 }
                 self.inside.insert(name.clone());
                 self.entered.insert((name.clone(), own));
-                let targets = targets.into_iter().map(|target| Step::To(target, own));
+                let targets = targets.iter().map(|target| Step::To(target.clone(), own));
                 Ok(targets.chain([Step::OutOf(name)]).collect())
             }
         }
@@ -221,6 +226,7 @@ fn included(path: &Path) -> Result<Vec<Target>, Trouble> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::find_for;
     use super::*;
 
     struct Site(tempfile::TempDir, Config);
@@ -269,6 +275,17 @@ mod tests {
         assert!(matches!(found("carol"), Lookup::Yes(_)), "the first counts");
         assert_eq!(found("alice"), Lookup::No);
         assert!(matches!(expanded(&site, "all"), Err(Trouble::Later(_))));
+    }
+
+    #[test]
+    fn a_large_file_is_read_once_for_all_that_an_alias_leads_to() {
+        let members: Vec<String> = (0..3000).map(|number| format!("user{number}")).collect();
+        let comments = "# makes it larger than what is kept\n".repeat(20_000);
+        let site = site(&format!("{comments}all: {}\n", members.join(", ")));
+        let begun = std::time::Instant::now();
+        assert_eq!(expanded(&site, "all").unwrap().0.len(), 3000);
+        // Once for each of them took a minute.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10));
     }
 
     #[test]
