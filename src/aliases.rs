@@ -51,11 +51,11 @@ pub enum Target {
     Include(PathBuf),
 }
 
-/// The alias file there is, if there is one: `Err` where one is named and missing.
-pub fn path(config: &Config) -> Option<PathBuf> {
-    match &config.alias_maps.0 {
-        Some(path) => Some(path.clone()),
-        None => Some(PathBuf::from(USUAL)).filter(|path| path.exists()),
+/// The alias files that are named, in their order, though they be missing; else the usual one if it is there.
+pub fn paths(config: &Config) -> Vec<PathBuf> {
+    match &config.alias_maps.0[..] {
+        [] => Some(PathBuf::from(USUAL)).into_iter().filter(|path| path.exists()).collect(),
+        named => named.iter().map(|map| map.0.clone()).collect(),
     }
 }
 
@@ -64,7 +64,7 @@ pub fn read(path: &Path) -> io::Result<Vec<Result<Entry, Fault>>> {
     contents(path).map(|octets| parse::entries(&octets))
 }
 
-/// What the alias file says.
+/// What an alias file says.
 #[derive(Debug)]
 struct Table {
     path: PathBuf,
@@ -96,30 +96,32 @@ impl Table {
     }
 }
 
-/// What the alias file says, as it was at one moment; nothing where there is none. A large one is read anew for each of these.
+/// What the alias files say, as they were at one moment. Large ones are read anew for each of these.
 #[derive(Debug)]
-struct Aliases(Option<Arc<Table>>);
+struct Aliases(Vec<Arc<Table>>);
 
 impl Aliases {
     /// The error says why that cannot be told now.
     fn read(config: &Config) -> Result<Aliases, String> {
         static KEPT: Kept<Table> = Kept::new();
-        let (path, may_be_missing) = match &config.alias_maps.0 {
-            Some(path) => (path.as_path(), false),
-            None => (Path::new(USUAL), true),
-        };
-        match KEPT.get(path, || Table::read(path)) {
-            Ok(table) => Ok(Aliases(Some(table))),
-            Err(_) if may_be_missing && !path.exists() => Ok(Aliases(None)),
-            Err(error) => Err(format!("{}: {error}", path.display())),
+        let mut tables = Vec::new();
+        for path in paths(config) {
+            match KEPT.get(&path, || Table::read(&path)) {
+                Ok(table) => tables.push(table),
+                // The usual one may go at any moment.
+                Err(_) if config.alias_maps.0.is_empty() && !path.exists() => {}
+                Err(error) => return Err(format!("{}: {error}", path.display())),
+            }
         }
+        Ok(Aliases(tables))
     }
 
-    /// The targets of a name, which is compared without regard to case; the first entry counts. A slip in one line stops no
+    /// The targets of a name, which is compared without regard to case; the first entry of the first file that has one counts. A slip in one line stops no
     /// mail for the others: of a line with a name it cannot be told where that one's mail goes, and without one it is passed
     /// over.
     fn find(&self, name: &str) -> Lookup<&[Target]> {
-        self.0.as_ref().map_or(Lookup::No, |table| table.find(name))
+        let found = self.0.iter().map(|table| table.find(name)).find(|found| *found != Lookup::No);
+        found.unwrap_or(Lookup::No)
     }
 
     /// The alias that stands for the recipient `local`@`domain`: that of the whole address before that of the local part.

@@ -17,6 +17,7 @@ use crate::privilege::{self, Owner};
 use crate::relay::policy::Policies;
 use crate::submit::verify::{self, Local};
 use crate::users::{self, passwd_file};
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -301,14 +302,16 @@ fn check_filter(config: &Config, channels: &Channels, findings: &mut Findings) {
 
 fn check_aliases(config: &Config, channels: &Channels, findings: &mut Findings) {
     let host = |name: &str| Address::from_internal(format!("{name}@{}", config.myhostname).as_bytes());
-    if let Some(path) = aliases::path(config) {
-        check_alias_file(config, channels, &path, findings);
+    let paths = aliases::paths(config);
+    let mut seen = HashSet::new();
+    for path in &paths {
+        check_alias_file(config, channels, path, &mut seen, findings);
     }
     let is_local =
         matches!(channels.outgoing(config.myhostname.as_bytes()), Lookup::Yes(channel) if channel.is_local());
     if let (true, Ok(address)) = (is_local, host("postmaster")) {
         let ends = verify::local(config, &address);
-        let place = aliases::path(config).map_or_else(|| "/etc/aliases".to_owned(), |path| path.display().to_string());
+        let place = paths.first().map_or_else(|| "/etc/aliases".to_owned(), |path| path.display().to_string());
         let loses = match &ends {
             Lookup::Yes(Local::Postmaster) => true,
             Lookup::Yes(Local::Alias(_, targets)) => targets.iter().all(|target| is_unread(config, target)),
@@ -333,7 +336,14 @@ fn is_unread(config: &Config, target: &Target) -> bool {
     is_ours && matches!(verify::local(config, &address), Lookup::No)
 }
 
-fn check_alias_file(config: &Config, channels: &Channels, path: &Path, findings: &mut Findings) {
+/// `seen`: the names that there are in the files before.
+fn check_alias_file(
+    config: &Config,
+    channels: &Channels,
+    path: &Path,
+    seen: &mut HashSet<String>,
+    findings: &mut Findings,
+) {
     let entries = match aliases::read(path) {
         Ok(entries) => entries,
         Err(error) => {
@@ -341,7 +351,6 @@ fn check_alias_file(config: &Config, channels: &Channels, path: &Path, findings:
             return findings.error(&config.origin("alias_maps"), &problem, "mail for every user here waits meanwhile");
         }
     };
-    let mut seen = std::collections::HashSet::new();
     for entry in entries {
         let at = |line: usize| Origin::File(path.to_owned(), line);
         let entry = match entry {

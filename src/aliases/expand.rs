@@ -289,6 +289,20 @@ mod tests {
     }
 
     #[test]
+    fn of_several_files_the_first_that_has_a_name_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(path("a"), "bob: alice\n").unwrap();
+        std::fs::write(path("b"), "bob: dave\ncarol: bob\ncarol@mx.example: dave\n").unwrap();
+        let config = Config::with(&[("alias_maps", &format!("hash:{}, {}", path("a"), path("b")))]);
+        let user = |name: &str| vec![Target::Address(name.to_owned())];
+        let found = |name: &str| find_for(&config, name, "mx.example").map(|(_, targets)| targets);
+        assert_eq!([found("bob"), found("carol")], [Lookup::Yes(user("alice")), Lookup::Yes(user("dave"))]);
+        std::fs::remove_file(path("b")).unwrap();
+        assert!(matches!(found("carol"), Lookup::CannotTell(_)));
+    }
+
+    #[test]
     fn an_alias_that_several_lead_to_means_no_user_and_has_its_programs_once() {
         let site = site(
             "all: staff, admins\nstaff: alice, root\nadmins: root\nroot: bob, \"|/bin/run\"\nnames: :include:DIR/names, root\n",

@@ -496,6 +496,21 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_tables_is_one_where_there_may_be_a_list_and_an_error_elsewhere() {
+        let (config, _) = load("alias_maps = hash:/etc/aliases, /etc/more\n", &[]).unwrap();
+        let paths: Vec<&Path> = config.alias_maps.0.iter().map(|map| map.0.as_path()).collect();
+        assert_eq!(paths, [Path::new("/etc/aliases"), Path::new("/etc/more")]);
+        assert!(load("alias_maps = hash:/etc/aliases, nis:mail.aliases\n", &[]).unwrap_err().contains("not nis:mail"));
+        for text in ["hash:/a, hash:/b", "/a,/b", "/a /b", "hash:/a lmdb:/b"] {
+            for name in ["smtp_tls_policy_maps", "smtp_sasl_password_maps", "smtp_tls_CAfile"] {
+                let error = load(&format!("{name} = {text}\n"), &[]).unwrap_err();
+                assert!(error.contains("expected one path"), "{error}");
+            }
+        }
+        assert!(load("daemon_directory = /opt/my programs\n", &[]).is_ok());
+    }
+
+    #[test]
     fn unknown_names_are_warned_of_unless_a_value_refers_to_them() {
         let (config, warnings) = load("mine = x\nsyslog_name = $mine\nsmtpd_timout = 5s\n", &[]).unwrap();
         assert_eq!(warnings, ["main.cf:3: unknown parameter smtpd_timout"]);

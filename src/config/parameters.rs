@@ -5,9 +5,9 @@
 
 use super::pattern::PatternList;
 use super::value::{
-    AuthMethod, ContentFilter, Days, Expire, Facility, Hours, List, LockKind, MailSource, MailboxSpec, NameServer,
-    OptionalPath, OptionalTable, Port, PrefixLength, QueueFilter, ReceiveOverride, Seconds, TlsLevel, Users, Value,
-    WhenFull,
+    AuthMethod, ContentFilter, Days, Expire, Facility, Hours, List, LockKind, MailSource, MailboxSpec, MapPath,
+    NameServer, OptionalPath, OptionalTable, Port, PrefixLength, QueueFilter, ReceiveOverride, Seconds, TlsLevel,
+    Users, Value, WhenFull,
 };
 use super::value::{BareNewline, ClientRestrictions, CommandWord};
 use super::{Error, Origin};
@@ -124,7 +124,7 @@ parameters! {
     external_locker: OptionalPath = "", "program that makes and removes dot locks instead of ours, as Mailutils' dotlock does: PROGRAM [-u] MAILBOX";
     mail_privileged_group: String = "", "group that pop3d and deliver keep for mailboxes of one file in a folder of that group, as /var/mail is mail's";
     stale_lock_time: Seconds = "500s", "age at which a dot lock is taken for left behind; 0: never";
-    alias_maps: OptionalPath = "", "the alias file, a path or hash:PATH; empty: /etc/aliases where it exists";
+    alias_maps: List<MapPath> = "", "alias files, each a path or hash:PATH, of which the first that has a name counts; empty: /etc/aliases where it exists";
     recipient_delimiter: String = "+", "characters that may divide a user from an extension, as in user+detail; empty: none";
     allow_mail_to_commands: List<MailSource> = "", "where programs may be named as targets: alias (the alias file), forward (a user's ~/.forward)";
     allow_mail_to_files: List<MailSource> = "", "where files may be named as targets: alias, forward";

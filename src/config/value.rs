@@ -94,8 +94,23 @@ impl Value for OptionalPath {
         if text.is_empty() {
             return Ok(OptionalPath(None));
         }
-        let path = text.strip_prefix("hash:").unwrap_or(text);
-        PathBuf::parse(path).map(|path| OptionalPath(Some(path))).map_err(|_| "an absolute path or nothing".to_owned())
+        if words(text).skip(1).any(|word| word.contains(":/") || word.starts_with('/')) {
+            return Err("one path, and no list of them".to_owned());
+        }
+        MapPath::parse(text)
+            .map(|path| OptionalPath(Some(path.0)))
+            .map_err(|_| "an absolute path or nothing".to_owned())
+    }
+}
+
+/// A text file that Postfix would have as a table, `hash:` in front of it or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapPath(pub PathBuf);
+
+impl Value for MapPath {
+    fn parse(text: &str) -> Result<Self, String> {
+        let path = PathBuf::parse(text.strip_prefix("hash:").unwrap_or(text));
+        path.map(MapPath).map_err(|_| format!("absolute paths, or hash: and one, and not {}", shown(text)))
     }
 }
 

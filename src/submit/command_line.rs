@@ -177,22 +177,24 @@ pub fn newaliases() -> Result<Ended, Error> {
 
 fn check_aliases(common: &Common) -> Result<Ended, Error> {
     let config = Config::load(common)?;
-    let Some(path) = aliases::path(&config) else {
+    let paths = aliases::paths(&config);
+    if paths.is_empty() {
         let _ = writeln!(io::stdout(), "there is no alias file");
-        return Ok(Ended::Done);
-    };
-    let wrong = |line, problem: String| crate::config::Error::at(&path, line, problem);
-    let entries = aliases::read(&path).map_err(|error| wrong(0, format!("expected a readable file: {error}")))?;
-    let mut first = None;
-    let mut count = 0_usize;
-    for entry in entries {
-        match entry {
-            Ok(_) => count += 1,
-            Err(fault) if first.is_none() => first = Some(wrong(fault.line, fault.problem)),
-            Err(fault) => log::error!("{}", wrong(fault.line, fault.problem)),
-        }
     }
-    let _ = writeln!(io::stdout(), "{}: {count} aliases; read at each look-up, nothing to rebuild", path.display());
+    let mut first = None;
+    for path in paths {
+        let wrong = |line, problem: String| crate::config::Error::at(&path, line, problem);
+        let entries = aliases::read(&path).map_err(|error| wrong(0, format!("expected a readable file: {error}")))?;
+        let mut count = 0_usize;
+        for entry in entries {
+            match entry {
+                Ok(_) => count += 1,
+                Err(fault) if first.is_none() => first = Some(wrong(fault.line, fault.problem)),
+                Err(fault) => log::error!("{}", wrong(fault.line, fault.problem)),
+            }
+        }
+        let _ = writeln!(io::stdout(), "{}: {count} aliases; read at each look-up, nothing to rebuild", path.display());
+    }
     first.map_or(Ok(Ended::Done), |error| Err(Error::Config(error)))
 }
 
