@@ -148,7 +148,8 @@ fn read(folder: &Folder, options: Vec<Definition>, without: &[Origin]) -> Result
     let mut parsed = match contents_if_any(&path)? {
         // The defaults are hardly meant by that: by them this may be another host, and mail for users here be refused for good.
         Some(octets) if octets.is_empty() && path.is_file() => {
-            let problem = "expected a setting or a comment, and there is nothing in this file: is it still being written?";
+            let problem =
+                "expected a setting or a comment, and there is nothing in this file: is it still being written?";
             return Err(Error::at(path, 0, problem));
         }
         Some(octets) => main_cf::parse(&octets, &path)?,
@@ -363,6 +364,9 @@ fn take_own_names(config: &mut Config, mut table: Table) -> Result<Vec<Error>, E
 /// The longest time between two tries, which the queue believes though clocks are set.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(7 * 86_400);
 
+/// The system gives up long before.
+const NO_LIMIT_OF_OURS: Duration = Duration::from_secs(86_400);
+
 /// Whether the channels file may refer to a name; only asked for the few that main.cf itself does not use.
 fn is_in_channels(config: &Config, name: &str) -> bool {
     let text = contents(&config.channels).ok().flatten().unwrap_or_default();
@@ -371,8 +375,12 @@ fn is_in_channels(config: &Config, name: &str) -> bool {
 }
 
 impl Config {
-    /// Postfix's parameter may name more lists than there are here.
+    /// Takes values for what they mean: Postfix's parameter may name more lists than there are here, and no time at all to
+    /// connect is as long as the system tries.
     fn widen(&mut self) {
+        if self.smtp_connect_timeout.0.is_zero() {
+            self.smtp_connect_timeout.0 = NO_LIMIT_OF_OURS;
+        }
         let named = |name: &str| self.parent_domain_matches_subdomains.0.iter().any(|word| word == name);
         let (debug, qmqpd) = (named("debug_peer_list"), named("qmqpd_authorized_clients"));
         for (list, wanted) in [(&mut self.debug_peer_list, debug), (&mut self.qmqpd_authorized_clients, qmqpd)] {
@@ -391,6 +399,16 @@ impl Config {
             ("pop3d_timeout", self.pop3d_timeout.0.is_zero()),
             ("daemon_timeout", self.daemon_timeout.0.is_zero()),
             ("ipc_timeout", self.ipc_timeout.0.is_zero()),
+            ("smtpd_upstream_proxy_timeout", self.smtpd_upstream_proxy_timeout.0.is_zero()),
+            ("command_time_limit", self.command_time_limit.0.is_zero()),
+            ("before_queue_filter_timeout", self.before_queue_filter_timeout.0.is_zero()),
+            ("smtp_helo_timeout", self.smtp_helo_timeout.0.is_zero()),
+            ("smtp_starttls_timeout", self.smtp_starttls_timeout.0.is_zero()),
+            ("smtp_mail_timeout", self.smtp_mail_timeout.0.is_zero()),
+            ("smtp_rcpt_timeout", self.smtp_rcpt_timeout.0.is_zero()),
+            ("smtp_data_init_timeout", self.smtp_data_init_timeout.0.is_zero()),
+            ("smtp_data_xfer_timeout", self.smtp_data_xfer_timeout.0.is_zero()),
+            ("smtp_data_done_timeout", self.smtp_data_done_timeout.0.is_zero()),
             ("minimal_backoff_time", self.minimal_backoff_time.0.is_zero()),
             ("maximal_backoff_time", self.maximal_backoff_time.0.is_zero()),
             ("queue_run_delay", self.queue_run_delay.0.is_zero()),
@@ -508,6 +526,22 @@ mod tests {
             }
         }
         assert!(load("daemon_directory = /opt/my programs\n", &[]).is_ok());
+    }
+
+    #[test]
+    fn times_in_which_nothing_could_be_done_are_refused_and_none_to_connect_is_no_limit() {
+        let of_hosts = ["helo", "starttls", "mail", "rcpt", "data_init", "data_xfer", "data_done"];
+        let of_hosts = of_hosts.map(|stage| format!("smtp_{stage}_timeout"));
+        let others = ["command_time_limit", "before_queue_filter_timeout", "smtpd_upstream_proxy_timeout"];
+        for name in of_hosts.iter().map(String::as_str).chain(others) {
+            let error = load(&format!("{name} = 0\n"), &[]).unwrap_err();
+            assert!(error.contains("expected something above 0"), "{error}");
+            assert!(load(&format!("{name} = 1\n"), &[]).is_ok(), "{name}");
+        }
+        let connect =
+            |text: &str| load(&format!("smtp_connect_timeout = {text}\n"), &[]).unwrap().0.smtp_connect_timeout.0;
+        assert!(connect("0") > Duration::from_secs(3600));
+        assert_eq!(connect("1"), Duration::from_secs(1));
     }
 
     #[test]

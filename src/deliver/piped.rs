@@ -207,7 +207,7 @@ mod tests {
         let (outcome, out) = run_by(pipe, "echo ran >$out", "%n", "-f@mx.example", &[]);
         assert!(matches!(outcome, Outcome::Failed(why) if why.starts_with("5.1.3 ")) && out.is_empty());
         let (outcome, _) =
-            run_by(pipe, "sleep 1000 & sleep 1000", "", "bob@mx.example", &[("command_time_limit", "0s")]);
+            run_by(pipe, "sleep 1000 & sleep 1000", "", "bob@mx.example", &[("command_time_limit", "1s")]);
         assert!(matches!(outcome, Outcome::Deferred(why) if why.contains("took too long")));
     }
 
