@@ -94,12 +94,23 @@ fn waiting(message: &Message) -> impl Iterator<Item = &Recipient> {
     message.recipients.iter().filter(move |recipient| !is_done(recipient.state))
 }
 
-/// Writes the list, oldest first; gives how many messages that were. One at a time is in memory.
+/// Writes the list, oldest first; gives how many files there were that could not be read, of which the log has one. One
+/// message at a time is in memory.
 pub fn list(queue: &Queue, out: &mut dyn Write, format: Format, selection: &Selection) -> io::Result<usize> {
     let (now, locked) = (SystemTime::now(), locked());
-    let (mut count, mut octets) = (0_usize, 0_u64);
+    let (mut count, mut octets, mut unread) = (0_usize, 0_u64, 0_usize);
     for name in names(queue, selection)? {
-        let Ok(Some(message)) = queue.look(&name.id) else { continue };
+        let message = match queue.look(&name.id) {
+            Ok(Some(message)) => message,
+            Ok(None) => continue,
+            Err(error) => {
+                if unread == 0 {
+                    log::error!("{error}");
+                }
+                unread = unread.saturating_add(1);
+                continue;
+            }
+        };
         if !selection.has(&message) {
             continue;
         }
@@ -115,13 +126,19 @@ pub fn list(queue: &Queue, out: &mut dyn Write, format: Format, selection: &Sele
     }
     if format == Format::Text {
         match count {
+            0 if unread > 0 => {}
             0 if matches!(selection, Selection::Matching(_)) => writeln!(out, "No message is like that")?,
             0 => writeln!(out, "Mail queue is empty")?,
             1 => writeln!(out, "-- 1 message, {octets} octets")?,
             _ => writeln!(out, "-- {count} messages, {octets} octets")?,
         }
+        match unread {
+            0 => {}
+            1 => writeln!(out, "-- 1 file that cannot be read")?,
+            _ => writeln!(out, "-- {unread} files that cannot be read")?,
+        }
     }
-    Ok(count)
+    Ok(unread)
 }
 
 fn names(queue: &Queue, selection: &Selection) -> io::Result<Vec<Name>> {

@@ -282,7 +282,9 @@ fn what_was_queued_anew_is_not_released_beside_it() {
 #[test]
 fn a_requeueing_that_is_interrupted_leaves_no_message_held() {
     let scratch = Scratch::new();
-    (0..40).for_each(|_| drop(scratch.enqueue(&["bob@mx.example"], b"x\n")));
+    for _ in 0..40 {
+        scratch.enqueue(&["bob@mx.example"], b"x\n");
+    }
     let queue = Queue::at(&scratch.queue());
     let held = || queue.names().expect("the queue").into_iter().filter(|name| name.is_held).count();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -294,4 +296,29 @@ fn a_requeueing_that_is_interrupted_leaves_no_message_held() {
         let status = child.wait().expect("its end");
         assert_eq!((held(), queue.names().expect("the queue").len()), (0, 40), "{signal}: {status:?}");
     }
+}
+
+#[test]
+fn a_queue_that_cannot_be_read_is_not_called_empty() {
+    let scratch = Scratch::new();
+    let [first, second] = [(); 2].map(|()| scratch.enqueue(&["bob@mx.example"], b"x\n"));
+    let lock_away = |id: &Id| {
+        let file = scratch.queue().join("message").join(id.folder()).join(id.as_str());
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(file, Some(0), Some(0)).expect("another's");
+        } else {
+            fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o000)).expect("its mode");
+        }
+    };
+    lock_away(&first);
+    let (status, text) = tool(&scratch, &["list"]);
+    assert!(status == Some(75) && text.contains("-- 1 message, ") && text.contains("-- 1 file that cannot"), "{text}");
+    lock_away(&second);
+    let (status, text) = tool(&scratch, &["list"]);
+    assert!(
+        status == Some(75) && text.contains("-- 2 files that cannot be read\n") && !text.contains("empty"),
+        "{text}"
+    );
+    let (status, text) = tool(&scratch, &["--json"]);
+    assert!(status == Some(75) && text.contains("not of all messages"), "{text}");
 }

@@ -71,13 +71,15 @@ pub fn run(common: &Common, action: Action, patterns: &[String], format: Format)
 fn list(config: &Config, selection: &Selection, format: Format) -> Result<Ended, Error> {
     let mut out = BufWriter::new(io::stdout());
     let result = match Queue::open(&config.queue_directory) {
-        Ok(queue) => super::list(&queue, &mut out, format, selection).map(drop),
+        Ok(queue) => super::list(&queue, &mut out, format, selection),
         Err(Error::Permission(_)) => return status::ask(config, format, &mut out).map(|()| Ended::Done),
         Err(error) => return Err(error),
     };
-    match result.and_then(|()| out.flush()) {
+    match result.and_then(|unread| out.flush().map(|()| unread)) {
         // Whoever reads has seen enough.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Temporary(error.to_string())),
-        _ => Ok(Ended::Done),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Ended::Done),
+        Err(error) => Err(Error::Temporary(error.to_string())),
+        Ok(0) => Ok(Ended::Done),
+        Ok(_) => Err(Error::Temporary("the list is not of all messages".to_owned())),
     }
 }
