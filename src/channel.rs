@@ -205,14 +205,13 @@ impl Channels {
             channel.name != AUTHENTICATED && (channel.clients.is_open() || is_last)
         };
         let mut found = Vec::new();
-        for from in self.0.iter().filter(|channel| is_open(channel)) {
+        // Nobody gets past a line that takes everybody.
+        let end = self.0.iter().position(|channel| channel.name != AUTHENTICATED && channel.clients.takes_all());
+        let reached = self.0.iter().take(end.map_or(usize::MAX, |end| end + 1));
+        for from in reached.filter(|channel| is_open(channel)) {
             let leaves = |to: &&Channel| from.may_go_to(to) && !to.is_local() && !to.domains.0.is_empty();
             if let Some(to) = self.0.iter().find(leaves) {
                 found.push((from, to));
-            }
-            // Nobody gets past a line that takes everybody.
-            if from.clients.is_open() {
-                break;
             }
         }
         found

@@ -142,6 +142,11 @@ fn an_open_relay_is_found_by_its_effect() {
     for (text, from, to) in [
         ("local - here.example mailbox: -\nsmtp * * smtp: *\n", "smtp", "smtp"),
         ("all 0.0.0.0/0 - - out\nout - * smtp: -\n", "all", "out"),
+        // Who comes by IPv6, and half of the others, gets past a net however wide.
+        ("a 0.0.0.0/0 here.example mailbox: a\nb [::]/0 * smtp: *\n", "b", "b"),
+        ("a 0.0.0.0/1 here.example mailbox: a\nb * * smtp: *\n", "b", "b"),
+        ("a 0.0.0.0/1 here.example mailbox: a\nb - * smtp: *\n", "b", "b"),
+        ("a !0.0.0.0/0,* * smtp: *\nb * here.example mailbox: b\n", "a", "a"),
         // Nobody is listed on the last line, so everybody is on it.
         ("out 10.0.0.0/8 * smtp:[gw.example] *\n", "out", "out"),
     ] {
@@ -149,6 +154,10 @@ fn an_open_relay_is_found_by_its_effect() {
         let found: Vec<_> =
             channels.open_relays().iter().map(|(from, to)| (from.name.clone(), to.name.clone())).collect();
         assert_eq!(found, [(from.to_owned(), to.to_owned())], "{text}");
+    }
+    for clients in ["0.0.0.0/0,[::]/0", "!10.0.0.0/8,*"] {
+        let closed = format!("a {clients} here.example mailbox: a\nb 10.0.0.0/8 * smtp: *\n");
+        assert_eq!(read(&closed).unwrap().open_relays().len(), 0, "{clients}");
     }
     for text in [EXAMPLE, "a * here.example mailbox: *\nsmtp - * smtp: *\n"] {
         let channels = read(text).unwrap();

@@ -141,15 +141,46 @@ impl PatternList {
 
     /// Whether clients from anywhere in the world are meant, and not only those that somebody chose.
     pub fn is_open(&self) -> bool {
-        let is_wide = |pattern: &&Pattern| match &pattern.matches {
+        let is_left = |at: usize, wide: &Matches| {
+            let before = self.0.iter().take(at).filter(|pattern| pattern.negated);
+            !before.into_iter().any(|pattern| pattern.matches.covers(wide))
+        };
+        let mut wide = self.0.iter().enumerate().filter(|(_, pattern)| !pattern.negated && pattern.matches.is_wide());
+        wide.any(|(at, pattern)| is_left(at, &pattern.matches))
+    }
+
+    /// Whether nobody who has an address is left for another list, but for some that somebody chose.
+    pub fn takes_all(&self) -> bool {
+        let (mut ipv4, mut ipv6) = (false, false);
+        let before = self.0.iter().take_while(|pattern| !pattern.negated || !pattern.matches.is_wide());
+        for pattern in before.filter(|pattern| !pattern.negated) {
+            ipv4 |= pattern.matches.covers(&Matches::Net(IpNet::V4(Ipv4Net::default())));
+            ipv6 |= pattern.matches.covers(&Matches::Net(IpNet::V6(Ipv6Net::default())));
+        }
+        ipv4 && ipv6
+    }
+}
+
+impl Matches {
+    /// Whether it is as good as everybody, or everybody of one family.
+    fn is_wide(&self) -> bool {
+        match self {
             Matches::All => true,
-            // 0.0.0.0/1 and its neighbour, or 2000::/3: as good as everybody. 10.0.0.0/8 is nobody from outside.
+            // 0.0.0.0/1 and its neighbour, or 2000::/3. 10.0.0.0/8 is nobody from outside.
             Matches::Net(IpNet::V4(net)) => net.prefix_len() < 8,
             Matches::Net(IpNet::V6(net)) => net.prefix_len() < 16,
             Matches::Table(table, _) => *table == Table::Static,
             Matches::Stdin | Matches::Unknown | Matches::Name(_) | Matches::Below(_) | Matches::Within(_) => false,
-        };
-        self.0.iter().find(is_wide).is_some_and(|pattern| !pattern.negated)
+        }
+    }
+
+    /// Whether every client that the other matches matches this too, as far as that is certain.
+    fn covers(&self, other: &Matches) -> bool {
+        match (self, other) {
+            (Matches::All | Matches::Table(Table::Static, _), _) => true,
+            (Matches::Net(net), Matches::Net(other)) => net.contains(other),
+            _ => false,
+        }
     }
 }
 

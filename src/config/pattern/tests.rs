@@ -225,11 +225,32 @@ fn what_is_no_pattern_is_told_with_what_was_meant() {
 
 #[test]
 fn only_lists_that_mean_the_world_are_open() {
-    for text in ["*", "10.0.0.0/8 *", "0.0.0.0/1", "[2000::]/3", "!192.0.2.1 *"] {
+    for text in [
+        "*",
+        "10.0.0.0/8 *",
+        "0.0.0.0/1",
+        "[2000::]/3",
+        "!192.0.2.1 *",
+        // IPv6 is left, or half of IPv4.
+        "!0.0.0.0/0 *",
+        "![2000::]/3 0.0.0.0/0",
+        "!0.0.0.0/1 0.0.0.0/0",
+        "!0.0.0.0/7 static:all",
+    ] {
         assert!(list(text).is_open(), "{text}");
     }
-    for text in ["", "10.0.0.0/8 .example stdin", "!* 192.0.2.1", "[2001:db8::]/32"] {
+    for text in ["", "10.0.0.0/8 .example stdin", "!* 192.0.2.1", "!* *", "!0.0.0.0/0 0.0.0.0/1", "[2001:db8::]/32"] {
         assert!(!list(text).is_open(), "{text}");
+    }
+}
+
+#[test]
+fn only_lists_with_everybody_in_them_leave_nobody() {
+    for text in ["*", "192.0.2.1 static:all !192.0.2.2", "0.0.0.0/0 [::]/0", "0.0.0.0/0, *", "!192.0.2.1 *"] {
+        assert!(list(text).takes_all(), "{text}");
+    }
+    for text in ["", "0.0.0.0/0", "[::]/0", "0.0.0.0/1 128.0.0.0/1 [2000::]/3", "!0.0.0.0/1 *", "stdin unknown"] {
+        assert!(!list(text).takes_all(), "{text}");
     }
 }
 
