@@ -54,25 +54,27 @@ impl std::fmt::Display for Finding {
 /// The programs that the others start.
 const PROGRAMS: [&str; 6] = ["submit", "deliver", "smtpsrvr", "qmqpd", "pop3d", "smtpd"];
 
-/// Looks at everything.
-pub fn check(common: &Common) -> Vec<Finding> {
+/// Looks at everything. An error is one of the command line, which says what to look at.
+pub fn check(common: &Common) -> Result<Vec<Finding>, Error> {
     let mut findings = Findings(Vec::new());
     let (mistakes, read) = Config::read_past_mistakes(common);
-    for mistake in &mistakes {
+    let told = !mistakes.is_empty();
+    for mistake in mistakes {
         match mistake {
+            Error::Usage(_) => return Err(mistake),
             Error::Config(error) => findings.error(&error.origin, &error.problem, ""),
             error => findings.error(&Origin::Arguments, &error.to_string(), ""),
         }
     }
-    let Some((config, warnings)) = read else { return findings.0 };
+    let Some((config, warnings)) = read else { return Ok(findings.0) };
     for warning in warnings {
         let is_misspelt = warning.problem.starts_with("unknown parameter");
         let mend = if is_misspelt { "mend its spelling; --show-config lists all there are" } else { "" };
         findings.warning(&warning.origin, &warning.problem, mend);
     }
-    if !mistakes.is_empty() {
+    if told {
         // By the defaults in their place much else would look wrong that is not.
-        return findings.0;
+        return Ok(findings.0);
     }
     let channels = check_channels(&config, &mut findings);
     check_owners(&config, &mut findings);
@@ -87,7 +89,7 @@ pub fn check(common: &Common) -> Vec<Finding> {
         check_aliases(&config, &channels, &mut findings);
     }
     findings.0.sort_by_key(|finding| finding.level);
-    findings.0
+    Ok(findings.0)
 }
 
 struct Findings(Vec<Finding>);

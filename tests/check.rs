@@ -59,6 +59,8 @@ fn all_wrong_values_of_main_cf_are_told_at_once() {
         assert_eq!(said.matches(expected).count(), 1, "{expected}: {said}");
     }
     assert!(said.ends_with("3 errors, 1 warnings\n"), "{said}");
+    let output = scratch.run("doorpost-check", &["-o", "nonsense"], b"");
+    assert_eq!((output.status.code(), &*output.stdout), (Some(64), &b""[..]), "{output:?}");
     scratch.write("main.cf", "max_use = many\nno equals sign\n");
     let (status, said) = check(&scratch);
     assert_eq!((status, said.matches("main.cf:").count()), (Some(78), 1), "{said}");

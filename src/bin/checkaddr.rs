@@ -8,7 +8,7 @@
 use clap::{CommandFactory, Parser};
 use doorpost::channel::Channels;
 use doorpost::cli::{self, Common};
-use doorpost::config::Config;
+use doorpost::config::{Config, Origin};
 use doorpost::exit::{self, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::net::peer::Peer;
@@ -61,7 +61,12 @@ fn run() -> Result<u8, Error> {
     let only: Vec<String> =
         args.channels.iter().flat_map(|list| list.split(',')).map(|n| n.trim().to_owned()).collect();
     let question = Question { address, peer, only: &only, finicky: args.finicky };
-    Ok(match checkaddr::ask(&config, &channels, &question, &mut tell)? {
+    // A server's operands belong to the configuration; who asks here has made a slip.
+    let of_question = |error| match error {
+        Error::Config(error) if error.origin == Origin::Arguments => Error::Usage(error.to_string()),
+        error => error,
+    };
+    Ok(match checkaddr::ask(&config, &channels, &question, &mut tell).map_err(of_question)? {
         Answer::Taken => 0,
         Answer::Refused => 1,
         Answer::CannotTell => 75,

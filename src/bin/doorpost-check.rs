@@ -41,7 +41,7 @@ fn run() -> Result<usize, Error> {
         Config::load(&args.common)?;
     }
     logging::quiet();
-    let findings = check::check(&args.common);
+    let findings = check::check(&args.common)?;
     let errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
     if !args.quiet {
         let mut out = io::stdout().lock();
