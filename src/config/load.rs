@@ -545,6 +545,14 @@ mod tests {
     }
 
     #[test]
+    fn an_exempted_net_that_is_written_as_ipv6_means_ipv4_clients() {
+        let nets = "smtpd_client_event_limit_exceptions = [::ffff:192.0.2.0]/120, ::ffff:10.0.0.1, [2001:db8::]/32\n";
+        let nets = load(nets, &[]).unwrap().0.smtpd_client_event_limit_exceptions.0;
+        let nets: Vec<String> = nets.iter().map(ToString::to_string).collect();
+        assert_eq!(nets, ["192.0.2.0/24", "10.0.0.1/32", "2001:db8::/32"]);
+    }
+
+    #[test]
     fn unknown_names_are_warned_of_unless_a_value_refers_to_them() {
         let (config, warnings) = load("mine = x\nsyslog_name = $mine\nsmtpd_timout = 5s\n", &[]).unwrap();
         assert_eq!(warnings, ["main.cf:3: unknown parameter smtpd_timout"]);

@@ -299,10 +299,15 @@ fn bracketed(text: &str) -> Result<IpNet, String> {
         None => return Err(wrong()),
     };
     let net = Ipv6Net::new(address, length).map_err(|_| wrong())?;
-    // Peers are IPv4 where they come mapped, so patterns are too, or they would never match.
-    match (address.to_ipv4_mapped(), length.checked_sub(96)) {
-        (Some(mapped), Some(length)) => exact(IpNet::V4(Ipv4Net::new(mapped, length).map_err(|_| wrong())?), text),
-        _ => exact(IpNet::V6(net), text),
+    exact(unmapped(IpNet::V6(net)), text)
+}
+
+/// Peers are IPv4 where they come mapped into IPv6, so nets are too, or they would never match.
+pub(super) fn unmapped(net: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = net else { return net };
+    match (mapped.addr().to_ipv4_mapped(), mapped.prefix_len().checked_sub(96)) {
+        (Some(address), Some(length)) => Ipv4Net::new(address, length).map_or(net, IpNet::V4),
+        _ => net,
     }
 }
 

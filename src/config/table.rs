@@ -4,6 +4,7 @@
 //! wrong anywhere is no empty table: the answer then is "cannot tell". What a key leads to does not count, only that it
 //! is there.
 
+use super::pattern::unmapped;
 use super::{load, main_cf};
 use crate::lookup::Lookup;
 use ipnet::IpNet;
@@ -156,7 +157,7 @@ fn net(text: &str) -> Result<IpNet, String> {
         Some(_) => return Err(wrong()),
     };
     if net.addr() == net.network() {
-        Ok(net)
+        Ok(unmapped(net))
     } else {
         Err(format!("{} instead of {text}: there are host bits", net.trunc()))
     }
@@ -226,6 +227,14 @@ mod tests {
         assert_eq!(file.table("cidr").has_address(address("192.0.2.1")), Lookup::No);
         assert_eq!(file.table("cidr").has_address(address("2001:db9::1")), Lookup::Yes(()));
         assert_eq!(File::with("!!192.0.2.1 ok\n").table("cidr").has_address(address("192.0.2.1")), Lookup::Yes(()));
+    }
+
+    #[test]
+    fn an_ipv4_net_that_is_written_as_ipv6_means_ipv4_clients() {
+        let file = File::with("[::ffff:192.0.2.0]/120 ok\n::ffff:10.0.0.1 ok\n::/96 no\n");
+        for (text, expected) in [("192.0.2.7", true), ("10.0.0.1", true), ("192.0.3.1", false), ("::1", true)] {
+            assert_eq!(file.table("cidr").has_address(address(text)) == Lookup::Yes(()), expected, "{text}");
+        }
     }
 
     #[test]

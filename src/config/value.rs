@@ -3,6 +3,7 @@
 //!
 //! Times are Postfix's: a whole number and at most one letter `s m h d w`; without it the parameter's own unit.
 
+use super::pattern::unmapped;
 use super::shown;
 use super::table::Table;
 use std::net::{IpAddr, SocketAddr};
@@ -151,7 +152,7 @@ impl Value for ipnet::IpNet {
         // As in all our tables an IPv6 address may stand in brackets: [2001:db8::]/32.
         let bare: String = text.chars().filter(|letter| !matches!(letter, '[' | ']')).collect();
         let net = bare.parse().ok().or_else(|| bare.parse::<IpAddr>().ok().map(ipnet::IpNet::from));
-        net.ok_or_else(|| format!("addresses and nets, and not {}", shown(text)))
+        net.map(unmapped).ok_or_else(|| format!("addresses and nets, and not {}", shown(text)))
     }
 }
 
