@@ -1,6 +1,7 @@
 //! Lines and targets of an alias file, of a file of `:include:`, and of a `~/.forward`; no I/O.
 
 use super::Target;
+use crate::config::main_cf::without_mark;
 use crate::config::shown;
 use std::path::PathBuf;
 
@@ -39,7 +40,7 @@ pub struct Fault {
 /// blanks.
 pub fn entries(octets: &[u8]) -> Vec<Result<Entry, Fault>> {
     let (mut found, mut logical, mut begins, mut is_whole) = (Vec::new(), Vec::new(), 0, true);
-    for (number, line) in octets.split(|octet| *octet == b'\n').enumerate() {
+    for (number, line) in without_mark(octets).split(|octet| *octet == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if matches!(line.trim_ascii().first(), None | Some(b'#')) {
             continue;
@@ -77,7 +78,9 @@ fn entry(octets: &[u8], line: usize, is_whole: bool) -> Option<Result<Entry, Fau
         Err(problem) => return Some(Err(Fault { line, problem, name: None })),
     };
     let targets = match end {
-        _ if !is_whole => Err(format!("expected {LONGEST_LINE} octets at the most, with the lines that continue this one")),
+        _ if !is_whole => {
+            Err(format!("expected {LONGEST_LINE} octets at the most, with the lines that continue this one"))
+        }
         Some(problem) => Err(problem.to_owned()),
         None => targets(rest),
     };
@@ -323,15 +326,18 @@ mod tests {
     fn a_wrong_line_keeps_its_name_if_it_has_one() {
         let text = b"a: |relative\nb c\nd:\n\"e f\": \"x\ng: \xe4\n\xe4: h\n";
         let names: Vec<Option<String>> = entries(text).into_iter().map(|entry| entry.unwrap_err().name).collect();
-        assert_eq!(names, [Some("a"), None, Some("d"), Some("e f"), Some("g"), None].map(|name| name.map(str::to_owned)));
+        assert_eq!(
+            names,
+            [Some("a"), None, Some("d"), Some("e f"), Some("g"), None].map(|name| name.map(str::to_owned))
+        );
     }
 
     #[test]
     fn comments_stand_behind_blanks_and_beside_addresses() {
-        let text = b"root: alice\n   # was bob\n\t#\nlist: bob,\n   #carol,\n   dave\n";
+        let text = b"\xef\xbb\xbfroot: alice\n   # was bob\n\t#\nlist: bob,\n   #carol,\n   dave\n";
         let found: Vec<Entry> = entries(text).into_iter().map(Result::unwrap).collect();
         let user = |name: &str| Target::Address(name.to_owned());
-        assert_eq!(found[0].targets, [user("alice")]);
+        assert_eq!((found[0].name.as_str(), &found[0].targets[..]), ("root", &[user("alice")][..]));
         assert_eq!(found[1].targets, [user("bob"), user("dave")]);
         for text in ["bob@example.net (Bob)", "(Bob (\"the\\) one\", yes)) bob@example.net", "bob(x)@example.net"] {
             assert_eq!(one(text), user("bob@example.net"), "{text}");

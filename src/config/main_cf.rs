@@ -71,6 +71,7 @@ pub(crate) fn logical_lines<'a>(
     warnings: &mut Vec<Error>,
 ) -> Vec<(usize, Cow<'a, [u8]>)> {
     let mut logical: Vec<(usize, Cow<'_, [u8]>)> = Vec::new();
+    let octets = without_mark(octets);
     for (number, line) in (1..).zip(octets.split(|octet| *octet == b'\n')) {
         match line.iter().find(|octet| !is_blank(**octet)) {
             None | Some(b'#') => continue,
@@ -87,6 +88,11 @@ pub(crate) fn logical_lines<'a>(
         }
     }
     logical
+}
+
+/// Some editors put a byte order mark in front; it would belong to the first name, and no one sees why that is unknown.
+pub(crate) fn without_mark(octets: &[u8]) -> &[u8] {
+    octets.strip_prefix(b"\xef\xbb\xbf").unwrap_or(octets)
 }
 
 /// C's isspace, which decides in Postfix.
@@ -128,6 +134,12 @@ mod tests {
     fn blanks_around_name_and_value_do_not_count() {
         assert_eq!(read("a=1\n  \n\tb  =  2 3\t\r\nc =\n"), [one("a", "1\tb  =  2 3", 1), one("c", "", 4)]);
         assert_eq!(read("b  =  2 3\t\r\n"), [one("b", "2 3", 1)]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_name() {
+        assert_eq!(read("\u{feff}a=1\n b\n"), [one("a", "1 b", 1)]);
+        assert_eq!(read("\u{feff}# x\na=1\n"), [one("a", "1", 2)]);
     }
 
     #[test]
