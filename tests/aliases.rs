@@ -5,7 +5,7 @@ mod common;
 use common::enqueue::TRACE;
 use common::watching::Watching;
 use common::{Scratch, until};
-use doorpost::queue::Id;
+use doorpost::queue::{Id, Queue};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::Instant;
@@ -529,4 +529,39 @@ fn as_root_a_forward_file_is_read_and_its_program_runs_as_the_user() {
     let log = scratch.deliver();
     assert_eq!(fs::read_to_string(out).unwrap(), "games\n", "{log}");
     assert!(scratch.queued().is_empty(), "{log}");
+}
+
+/// As many programs as a user has addresses, and none of them ends before the other user has his mail.
+#[test]
+fn a_user_whose_deliveries_take_long_keeps_no_other_user_waiting() {
+    let settings = "recipient_delimiter = +\nallow_mail_to_commands = forward\ndefault_process_limit = 5";
+    let scratch = Scratch::with(settings);
+    let (folder, end) = (scratch.path().join("started"), scratch.path().join("end"));
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let script = scratch.path().join("slow");
+    let text = format!("#!/bin/sh\n: >{}/$1\nuntil [ -e {} ]; do sleep 0.05; done\n", folder.display(), end.display());
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    for number in 0..8 {
+        forward(&scratch, "bob", "");
+        fs::write(
+            scratch.path().join(format!("home/bob/.forward+{number}")),
+            format!("|{} {number}\n", script.display()),
+        )
+        .unwrap();
+        scratch.hand_over(&scratch.path().join("home"));
+        enqueue(&scratch, "", &format!("bob+{number}@mx.example"));
+    }
+    let _watching = Watching::start(&scratch);
+    let started = || fs::read_dir(&folder).unwrap().count();
+    until("as many as may", || started() >= 4);
+    // Time enough for one more.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let id = enqueue(&scratch, "", "alice@mx.example");
+    Queue::at(&scratch.queue()).wake_for(&id);
+    until("the other user's mail", || scratch.mail("alice").len() == 1);
+    assert_eq!(started(), 4);
+    fs::write(&end, "").unwrap();
+    until("the others", || started() == 8 && scratch.queued().is_empty());
 }

@@ -206,15 +206,16 @@ impl Trial {
         transport: &Transport,
     ) -> Result<(), Error> {
         let (config, desk) = (&tools.settings.config, tools.desk);
-        let Some(shared) = Shared::of(config, address, transport) else {
+        let Some(shared) = Shared::of(config, &self.message, address, transport) else {
             return self.one(config, number, address, |_, _| Ok(way::carry_nowhere(transport)));
         };
         let has_pass = *transport == Transport::Mailbox && desk.has_pass(shared.limit);
-        if !has_pass && self.uses.as_ref() != Some(&shared.key) {
-            match self.want(desk, &shared.key, shared.limit, false)? {
-                Permit::Go(_) => self.uses = Some(shared.key.clone()),
+        let key = if has_pass { None } else { Some(shared.key(config, &self.message, address)) };
+        if let Some(key) = key.filter(|key| self.uses.as_ref() != Some(key)) {
+            match self.want(desk, &key, shared.limit, false)? {
+                Permit::Go(_) => self.uses = Some(key),
                 Permit::Busy | Permit::Dead(_) => {
-                    self.busy = Some(shared.key);
+                    self.busy = Some(key);
                     return Ok(());
                 }
             }

@@ -82,7 +82,7 @@ impl Crew {
                 None if self.are_enough(base.settings.config.default_process_limit) => return Ok(false),
                 None => self.hire(base, close)?,
             };
-            self.pass = limit(&base.settings.config);
+            self.pass = mailbox_limit(&base.settings.config);
             self.most_remote = most_remote(base.settings.config.default_process_limit);
             let has_pass = self.may_pass();
             let Some(worker) = self.workers.get_mut(at) else { return Ok(false) };
@@ -251,6 +251,12 @@ pub fn limit(config: &Config) -> u32 {
         0 => u32::MAX,
         limit => limit,
     }
+}
+
+/// How many may use one user's mailbox and programs at once. Whoever keeps his own deliveries from coming to an end, as he may
+/// with processes that are his, leaves places for others.
+pub fn mailbox_limit(config: &Config) -> u32 {
+    limit(config).min(most_remote(config.default_process_limit))
 }
 
 /// Of as many messages at once those that may be with agents. A next hop may take its time, and as many as there are of its

@@ -12,6 +12,7 @@ use super::task::{self, Act, Task};
 use crate::config::Config;
 use crate::exit::Error;
 use crate::lookup::Lookup;
+use crate::mailbox::lock::Locking;
 use crate::net::handing;
 use crate::submit::verify::{self, may_receive};
 use crate::users::{self, User};
@@ -37,10 +38,23 @@ const LONGEST: usize = 8192;
 /// What ending a program that was too slow may take.
 const SLACK: Duration = Duration::from_secs(30);
 
-/// How long a child may work on one task: it ends a program that is too slow by itself. A program that may run longer must
-/// not be taken for lost, for its message would come twice.
-fn longest_task(config: &Config) -> Duration {
-    config.ipc_timeout.0.max(config.command_time_limit.0.saturating_add(SLACK))
+/// How long one may take to end that was killed; a file system that does not answer can keep it.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// Octets of a message for which a task gets a second more.
+const A_SECOND: u64 = 10_000;
+
+/// How long a child may work on one task. It is the user's, who may stop it, or let it wait for a file system of his own; a
+/// worker waits meanwhile. It ends a program that is too slow by itself: one that may run longer must not be taken for lost,
+/// for its message would come twice.
+fn longest_task(config: &Config, task: &Task, length: u64) -> Duration {
+    let is_program = match &task.act {
+        Act::ForwardTarget(_, target) | Act::AliasTarget(_, target) => target.starts_with('|'),
+        Act::Mailbox | Act::MailboxOrForward(_) | Act::ReadForward(_) => false,
+    };
+    let program = if is_program { config.command_time_limit.0.saturating_add(SLACK) } else { Duration::ZERO };
+    let locks = Locking::of(config).longest().saturating_add(Duration::from_secs(length / A_SECOND));
+    (config.ipc_timeout.0 / 4).saturating_add(locks).saturating_add(program)
 }
 
 /// deliver's end.
@@ -121,7 +135,7 @@ impl Helper {
     }
 
     fn request(&mut self, config: &Config, task: &Task, length: u64) -> Request {
-        self.patience = longest_task(config).saturating_add(SLACK);
+        self.patience = longest_task(config, task, length).saturating_add(ENDING).saturating_add(SLACK);
         self.turn = self.turn.wrapping_add(1);
         Request { turn: self.turn, length, task: task.clone() }
     }
@@ -252,11 +266,13 @@ impl Request {
 fn serve(socket: &OwnedFd, mut settings: Settings) -> u8 {
     // A signal to the whole group (a service being stopped) lets deliver finish its message; so must we.
     let _ = SigSet::all().thread_block();
+    let mut lost = Lost::default();
     loop {
         let (request, pipe) = match receive(socket) {
             Ok(Some(Asked::Task(request, pipe))) => (request, pipe),
             Ok(Some(Asked::Another(more))) => {
                 start_another(socket, &more, &settings);
+                lost.reap();
                 continue;
             }
             Ok(None) => return 0,
@@ -266,7 +282,7 @@ fn serve(socket: &OwnedFd, mut settings: Settings) -> u8 {
             }
         };
         settings.refresh();
-        let Some(appended) = handle(&settings.config, &request, pipe, socket) else { return 0 };
+        let Some(appended) = handle(&settings.config, &request, pipe, socket, &mut lost) else { return 0 };
         let [a, b, c, d] = request.turn.to_be_bytes();
         if send(socket.as_raw_fd(), &[a, b, c, d, appended.code()], MsgFlags::MSG_NOSIGNAL).is_err() {
             return 0;
@@ -274,7 +290,7 @@ fn serve(socket: &OwnedFd, mut settings: Settings) -> u8 {
     }
 }
 
-/// A child that serves another socket, and ends with us. What it leaves when it ends is taken by the way.
+/// A child that serves another socket, and ends with us.
 fn start_another(socket: &OwnedFd, more: &OwnedFd, settings: &Settings) {
     let held = socket.as_raw_fd();
     let us = nix::unistd::getpid();
@@ -285,8 +301,26 @@ fn start_another(socket: &OwnedFd, more: &OwnedFd, settings: &Settings) {
     if let Err(errno) = started {
         log::error!("another helper for local delivery: {errno}");
     }
-    let ended = || waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG));
-    while matches!(ended(), Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..))) {}
+}
+
+/// Children that were killed and have not ended, and whose they are: no more are started for those.
+#[derive(Default)]
+struct Lost(Vec<(Pid, String)>);
+
+impl Lost {
+    /// Takes the statuses of children that have ended since.
+    fn reap(&mut self) {
+        while let Ok(WaitStatus::Exited(ended, _) | WaitStatus::Signaled(ended, ..)) =
+            waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG))
+        {
+            self.0.retain(|(process, _)| *process != ended);
+        }
+    }
+
+    fn is_of(&mut self, user: &str) -> bool {
+        self.reap();
+        self.0.iter().any(|(_, whose)| whose == user)
+    }
 }
 
 /// What may be asked for.
@@ -310,7 +344,7 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<Asked>> {
 }
 
 /// One recipient. Nothing if deliver is gone meanwhile: then nobody wants the answer, and the child is ended.
-fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd) -> Option<Appended> {
+fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd, lost: &mut Lost) -> Option<Appended> {
     let task = &request.task;
     let is_alias = matches!(task.act, Act::AliasTarget(..));
     let found = if is_alias { verify::privileged(config) } else { users::find(config, task.user.as_bytes()) };
@@ -327,12 +361,17 @@ fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd) -> O
         log::warn!("user={} uid={uid}: mail for accounts of the system is not delivered", user.name);
         return Some(Appended::SystemAccount);
     }
+    if lost.is_of(&user.name) {
+        log::warn!("user={}: the last delivery has not ended", user.name);
+        return Some(Appended::Unusable);
+    }
     let work = || {
         // The user's process has no business with deliver.
         let _ = nix::unistd::close(socket.as_raw_fd());
         as_user(config, &user, uid, gid, request, pipe).code()
     };
-    match in_child(work, socket, longest_task(config)) {
+    let patience = longest_task(config, task, request.length);
+    match in_child(work, socket, patience, &mut |child| lost.0.push((child, user.name.clone()))) {
         Ok(appended) => appended,
         Err(error) => {
             log::error!("user={}: {error}", user.name);
@@ -367,8 +406,13 @@ fn as_user(config: &Config, user: &User, uid: u32, gid: u32, request: &Request, 
 }
 
 /// Runs `work` in a child and gives its result. Nothing if the other end of `socket` is closed before; the child is
-/// ended then, and after `patience`.
-fn in_child(work: impl FnOnce() -> u8, socket: &OwnedFd, patience: Duration) -> io::Result<Option<Appended>> {
+/// ended then, and after `patience`. One that does not end even so is `lost`.
+fn in_child(
+    work: impl FnOnce() -> u8,
+    socket: &OwnedFd,
+    patience: Duration,
+    lost: &mut dyn FnMut(Pid),
+) -> io::Result<Option<Appended>> {
     // The child holds the writing end while it lives.
     let (alive, held) = pipe2(OFlag::O_CLOEXEC)?;
     let child = sys::fork(work)?;
@@ -378,6 +422,10 @@ fn in_child(work: impl FnOnce() -> u8, socket: &OwnedFd, patience: Duration) -> 
     let is_over = matches!(waited.as_deref(), Ok([true, _]));
     if !is_over {
         kill(child, Signal::SIGKILL)?;
+        if wait(&[(&alive, PollFlags::POLLIN)], ENDING).is_err() {
+            lost(child);
+            return Err(io::Error::other("the child for local delivery hangs, and cannot be ended"));
+        }
     }
     let status = loop {
         match waitpid(child, None) {
@@ -482,12 +530,28 @@ mod tests {
     fn a_child_that_hangs_or_is_killed_is_a_breakdown_and_its_status_is_the_answer() {
         let (ours, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
         let long = Duration::from_secs(20);
-        assert_eq!(in_child(|| Appended::NoRoom.code(), &its, long).unwrap(), Some(Appended::NoRoom));
+        let none = &mut |_| panic!("it ends");
+        assert_eq!(in_child(|| Appended::NoRoom.code(), &its, long, none).unwrap(), Some(Appended::NoRoom));
         let hang = || loop {
             nix::unistd::pause();
         };
-        assert!(in_child(hang, &its, Duration::from_millis(1)).is_err());
+        assert!(in_child(hang, &its, Duration::from_millis(1), none).is_err());
         drop(ours);
-        assert_eq!(in_child(hang, &its, long).unwrap(), None);
+        assert_eq!(in_child(hang, &its, long, none).unwrap(), None);
+    }
+
+    #[test]
+    fn a_task_that_runs_no_program_is_not_waited_for_as_long_as_one_that_does() {
+        let config = Config::with(&[]);
+        let longest = |act, length| {
+            let (user, base) = ("bob".to_owned(), "1.Q2R0.mx".to_owned());
+            let task = Task { act, user, base, search: true, sender: String::new(), recipient: String::new() };
+            longest_task(&config, &task, length).as_secs()
+        };
+        let target = |text: &str| Act::ForwardTarget(String::new(), text.to_owned());
+        assert_eq!(longest(Act::Mailbox, 0), 900 + 19);
+        assert_eq!(longest(target("/tmp/x"), 20_000_000), 900 + 19 + 2000);
+        assert_eq!(longest(target("|/bin/x"), 0), 900 + 19 + 330);
+        assert!(longest(Act::MailboxOrForward(String::new()), 0) < config.ipc_timeout.0.as_secs() / 3);
     }
 }

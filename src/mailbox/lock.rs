@@ -59,12 +59,17 @@ impl Locking {
         }
     }
 
+    /// How long it is tried.
+    pub fn longest(&self) -> Duration {
+        self.delay.saturating_mul(self.attempts.saturating_sub(1)).min(LONGEST)
+    }
+
     /// Tries until the answer is not that it is locked (`WouldBlock`), for as long as the parameters say.
     ///
     /// Other programs hold their locks for moments, so it is looked at more often than those ask for.
     pub fn patiently<T>(&self, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         const LOOK: Duration = Duration::from_millis(20);
-        let end = Instant::now() + self.delay.saturating_mul(self.attempts.saturating_sub(1)).min(LONGEST);
+        let end = Instant::now() + self.longest();
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match attempt() {

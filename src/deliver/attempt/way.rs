@@ -3,7 +3,7 @@
 use super::groups::hop_of;
 use crate::channel::Transport;
 use crate::config::Config;
-use crate::config::value::{MailboxFormat, MailboxSpec, Value};
+use crate::config::value::{MailSource, MailboxFormat, MailboxSpec, Value};
 use crate::deliver::copy::Copy;
 use crate::deliver::expand::Route;
 use crate::deliver::helper::Helper;
@@ -13,6 +13,7 @@ use crate::lookup::Lookup;
 use crate::message::path::Address;
 use crate::queue::Message;
 use crate::submit::verify::{self, Local};
+use crate::users::User;
 
 /// The transport whose program gets a message once for all its recipients.
 pub(super) const QUEUE: &str = "qmail-queue";
@@ -46,8 +47,7 @@ fn filtered(settings: &Settings, filter: &str) -> Option<Transport> {
 
 /// What a recipient's mail is put into here, and others' with it.
 pub(super) struct Shared {
-    /// What names it among all.
-    pub(super) key: String,
+    key: Option<String>,
     /// How many may at once: a mailbox that is one file has one lock.
     pub(super) limit: u32,
     is_maildir: bool,
@@ -55,26 +55,35 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Nothing where nothing is put anywhere.
-    pub(super) fn of(config: &Config, address: &Address, transport: &Transport) -> Option<Shared> {
-        let many = crew::limit(config);
-        let mailbox = |key: String, format: MailboxFormat| {
-            let is_maildir = format == MailboxFormat::Maildir;
-            Some(Shared { key, limit: if is_maildir { many } else { 1 }, is_maildir })
-        };
+    pub(super) fn of(config: &Config, message: &Message, address: &Address, transport: &Transport) -> Option<Shared> {
+        let (many, in_mailboxes) = (crew::limit(config), crew::mailbox_limit(config));
         match transport {
             Transport::Mailbox => {
-                let name = String::from_utf8_lossy(address.as_bytes()).to_ascii_lowercase();
-                mailbox(format!("mailbox\n{name}"), format_of(config, address))
+                // A user of a passwd-file may have a mailbox of another format than all.
+                let has_files = config.users.files().next().is_some();
+                let owner = if has_files { owner(config, Route::of(message).as_ref(), address) } else { None };
+                let format = owner.as_ref().map_or(config.mailbox.format, |user| user.mailbox_path(config).format);
+                let is_maildir = format == MailboxFormat::Maildir;
+                let key = has_files.then(|| key_of(owner.as_ref(), address));
+                Some(Shared { key, limit: if is_maildir { in_mailboxes } else { 1 }, is_maildir })
             }
-            Transport::Other(name, place) => match stored(name, place) {
-                Some(spec) => mailbox(format!("{name}\n{place}"), spec.format),
-                None if name == "pipe" => {
-                    Some(Shared { key: format!("{name}\n{place}"), limit: many, is_maildir: false })
-                }
-                None => None,
-            },
+            Transport::Other(name, place) => {
+                let is_maildir = match stored(name, place) {
+                    Some(spec) => spec.format == MailboxFormat::Maildir,
+                    None if name == "pipe" => false,
+                    None => return None,
+                };
+                let limit = if is_maildir || name == "pipe" { many } else { 1 };
+                Some(Shared { key: Some(format!("{name}\n{place}")), limit, is_maildir })
+            }
             Transport::Smtp(_) | Transport::None => None,
         }
+    }
+
+    /// What names it among all.
+    pub(super) fn key(&self, config: &Config, message: &Message, address: &Address) -> String {
+        let owner = || owner(config, Route::of(message).as_ref(), address);
+        self.key.clone().unwrap_or_else(|| key_of(owner().as_ref(), address))
     }
 
     /// Whether a repeat that knows of no earlier try finds what that has delivered: a Maildir has it under the same name, and
@@ -85,13 +94,33 @@ impl Shared {
     }
 }
 
-/// The format of the mailbox in which mail for an address of ours ends: a user of a passwd-file may have another one than all.
-fn format_of(config: &Config, address: &Address) -> MailboxFormat {
-    let has_files = config.users.files().next().is_some();
-    match has_files.then(|| verify::local(config, address)) {
-        Some(Lookup::Yes(Local::User(user, _))) => user.mailbox_path(config).format,
-        _ => config.mailbox.format,
+/// A mailbox is named by its user, so that nobody keeps others waiting by having many addresses; what is nobody's by its
+/// address.
+fn key_of(owner: Option<&User>, address: &Address) -> String {
+    match owner {
+        Some(user) => format!("mailbox\n~{}", user.name),
+        None => format!("mailbox\n{}", String::from_utf8_lossy(address.as_bytes()).to_ascii_lowercase()),
     }
+}
+
+/// With whose rights mail for an address of ours is delivered: into the mailbox, or by the `~/.forward`. Nobody's where an
+/// alias has it.
+fn owner(config: &Config, route: Option<&Route>, address: &Address) -> Option<User> {
+    let local = String::from_utf8_lossy(address.local_part());
+    let found = match (route, local.chars().next()) {
+        (Some(route), Some('|' | '/')) if route.source() == MailSource::Forward => {
+            verify::local_user(config, &route.user_address())
+        }
+        (Some(_), Some('|' | '/')) => return None,
+        (Some(_), Some('\\' | '~')) => {
+            verify::local_user(config, &Address::from_internal(address.as_bytes().get(1..)?).ok()?)
+        }
+        _ => match verify::local(config, address) {
+            Lookup::Yes(Local::User(user, _)) => Lookup::Yes(user),
+            _ => return None,
+        },
+    };
+    if let Lookup::Yes(user) = found { Some(user) } else { None }
 }
 
 /// The mailbox that a channel names for all its mail.
@@ -155,6 +184,55 @@ pub(super) fn told(way: &Result<Transport, Outcome>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A user has as many addresses as he likes: with extensions, at each domain of ours, and what an alias or a
+    /// `~/.forward` makes of them.
+    #[test]
+    fn all_that_is_delivered_with_the_rights_of_one_user_counts_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(
+            path("passwd"),
+            "bob:{PLAIN}x:1000:1000::/home/bob::\ncarol:{PLAIN}x:1001:1001::/home/carol::\n",
+        )
+        .unwrap();
+        std::fs::write(path("aliases"), "team: bob, carol\n").unwrap();
+        let config = Config::with(&[
+            ("users", &format!("passwd-file:{}", path("passwd"))),
+            ("alias_maps", &path("aliases")),
+            ("recipient_delimiter", "+"),
+        ]);
+        let address = |text: &str| Address::from_internal(text.as_bytes()).unwrap();
+        let key = |route: Option<&Route>, text: &str| {
+            let address = address(text);
+            key_of(owner(&config, route, &address).as_ref(), &address)
+        };
+        let by_alias = Route::alias("team", &address("team@mx.example"));
+        let by_forward = Route::forward("bob", "x", &address("bob+x@mx.example"));
+        let bob = key(None, "bob@mx.example");
+        assert_eq!(bob, "mailbox\n~bob");
+        for other in ["bob+1@mx.example", "BOB@mx.example", "bob+2@other.example"] {
+            assert_eq!(key(None, other), bob, "{other}");
+        }
+        for marked in ["\\bob@mx.example", "~bob@other.example"] {
+            assert_eq!((key(Some(&by_alias), marked), key(Some(&by_forward), marked)), (bob.clone(), bob.clone()));
+        }
+        for target in ["|/bin/x@mx.example", "/home/bob/box@mx.example"] {
+            assert_eq!(key(Some(&by_forward), target), bob);
+            assert_eq!(key(Some(&by_alias), target), format!("mailbox\n{target}"));
+        }
+        assert_ne!(key(None, "carol@mx.example"), bob);
+        assert_eq!(key(None, "Team@mx.example"), "mailbox\nteam@mx.example");
+        assert_eq!(key(None, "nobody@mx.example"), "mailbox\nnobody@mx.example");
+    }
+
+    #[test]
+    fn one_user_never_has_all_places() {
+        for (most, places, expected) in [("20", "50", 20), ("20", "10", 8), ("0", "50", 40), ("20", "1", 1)] {
+            let limits = [("default_destination_concurrency_limit", most), ("default_process_limit", places)];
+            assert_eq!(crew::mailbox_limit(&Config::with(&limits)), expected, "{most} {places}");
+        }
+    }
 
     #[test]
     fn an_error_channel_says_what_the_administrator_wrote() {
