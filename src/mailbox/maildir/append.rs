@@ -1,7 +1,8 @@
 //! Appending a message to a Maildir, so that neither a crash nor a repeat loses or doubles it.
 
-use super::folders::{Folders, again, each_message, open_message, sync};
+use super::folders::{Folders, again, each_message, open_regular, sync};
 use super::name::{Count, base as base_of, is_base, with_sizes};
+use super::{SEARCHES, stamps};
 use crate::flocked::Flocked;
 use crate::mailbox::way;
 use crate::write_out::WriteOut;
@@ -9,20 +10,17 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime};
+use std::path::Path;
 
-/// What lies longer in tmp/ was left by a crash: no delivery takes so long (the Maildir convention).
-const FORGOTTEN: Duration = Duration::from_secs(36 * 3600);
+/// What was left alone in tmp/ for so many seconds was left by a crash: no delivery takes so long (the Maildir convention).
+const FORGOTTEN: i64 = 36 * 3600;
 
-/// How soon a process that delivers to the same Maildir again looks for that again, and how many Maildirs it remembers.
-const LOOK_AGAIN: Duration = Duration::from_secs(600);
-const REMEMBERED: usize = 16;
+/// It is looked for by the first delivery for so many seconds, and where there is never so long none by one of so many.
+const LOOK_AGAIN: i64 = 600;
+const LOOKS: u32 = 64;
 
 /// Room for a small message, and for pieces of a large one.
 const ROOM: usize = 8 * 1024;
@@ -52,11 +50,14 @@ pub fn deliver(path: &Path, strict: bool, base: &str, search: bool, content: &mu
         let _ = remove_stale(&folders.tmp, base);
         return Ok(());
     }
+    let before = fstat(&folders.tmp)?.st_mtime;
     let draft = Draft::create(&folders.tmp, base)?;
     draft.fill(content).and_then(|name| publish(&folders, &draft, &name))?;
+    // By the clock that stamps these files, which over a network is another machine's.
+    let now = fstat(&*draft.file).map_or(0, |status| status.st_mtime);
     drop(draft);
-    if is_time_to_look(path) {
-        forget_old(&folders.tmp);
+    if is_time_to_look(base, before, now) {
+        forget_old(&folders.tmp, now);
     }
     Ok(())
 }
@@ -161,19 +162,32 @@ fn publish(folders: &Folders, draft: &Draft, name: &str) -> io::Result<()> {
 }
 
 /// Whether an earlier try put the message into new/, or that and another program moved it on.
+///
+/// Reading a folder can miss a file that is renamed in it meanwhile. So it is read twice at least, and until nobody was
+/// at work there.
 fn is_there(folders: &Folders, base: &str) -> nix::Result<bool> {
-    let mut there = false;
-    for folder in [&folders.new, &folders.cur] {
-        each_message(folder, |name| there |= base_of(name) == base.as_bytes())?;
+    for look in 0..SEARCHES {
+        let before = stamps(folders)?;
+        let mut there = false;
+        for folder in [&folders.new, &folders.cur] {
+            each_message(folder, |name| there |= base_of(name) == base.as_bytes())?;
+        }
+        if there {
+            return Ok(true);
+        }
+        if look > 0 && stamps(folders)? == before {
+            break;
+        }
     }
-    Ok(there)
+    Ok(false)
 }
 
 /// Removes what a crashed try left in tmp/; an error if that try still goes on.
 fn remove_stale(tmp: &OwnedFd, base: &str) -> io::Result<()> {
-    match open_message(tmp, base.as_bytes()) {
-        Ok(stale) => {
-            let _lock = Flocked::take(stale.into_inner())?;
+    // NFS locks only what is open for writing.
+    match open_regular(tmp, base.as_bytes(), OFlag::O_WRONLY) {
+        Ok((stale, _)) => {
+            let _lock = Flocked::take(stale)?;
             Ok(again(|| unlinkat(tmp, base, UnlinkatFlags::NoRemoveDir))?)
         }
         Err(Errno::ENOENT) => Ok(()),
@@ -181,37 +195,32 @@ fn remove_stale(tmp: &OwnedFd, base: &str) -> io::Result<()> {
     }
 }
 
-/// Whether this process has not looked for what is forgotten there in the last minutes.
-fn is_time_to_look(path: &Path) -> bool {
-    static LOOKED: Mutex<VecDeque<(PathBuf, Instant)>> = Mutex::new(VecDeque::new());
-    let Ok(mut looked) = LOOKED.lock() else { return true };
-    if looked.iter().any(|(there, when)| there == path && when.elapsed() < LOOK_AGAIN) {
-        return false;
-    }
-    looked.retain(|(there, _)| there != path);
-    looked.push_back((path.to_owned(), Instant::now()));
-    if looked.len() > REMEMBERED {
-        looked.pop_front();
-    }
-    true
+/// Whether to look for what is forgotten in tmp/, where something changed last at a time. A delivery as root is a process of
+/// its own that can remember nothing.
+fn is_time_to_look(base: &str, changed: i64, now: i64) -> bool {
+    now.saturating_sub(changed) >= LOOK_AGAIN || crc32fast::hash(base.as_bytes()).is_multiple_of(LOOKS)
 }
 
 /// Removes what others left in tmp/ long ago. Failing at it is nobody's trouble.
-fn forget_old(tmp: &OwnedFd) {
+///
+/// Some programs give a file there the date of its message, which may be years old: only the youngest of its times tells.
+fn forget_old(tmp: &OwnedFd, now: i64) {
     let mut left = LOOKED_AT;
-    let mut old = Vec::new();
+    let mut names = Vec::new();
     let _ = each_message(tmp, |name| {
         if left > 0 {
             left -= 1;
-            old.push(name.to_vec());
+            names.push(name.to_vec());
         }
     });
-    let Some(limit) = SystemTime::now().checked_sub(FORGOTTEN) else { return };
-    let limit = limit.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    for name in old {
+    for name in names {
         let status = fstatat(tmp, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW);
-        if status.is_ok_and(|status| u64::try_from(status.st_mtime).is_ok_and(|time| time < limit)) {
+        let touched = status.map_or(now, |status| status.st_atime.max(status.st_mtime).max(status.st_ctime));
+        if now.saturating_sub(touched) > FORGOTTEN {
             let _ = unlinkat(tmp, name.as_slice(), UnlinkatFlags::NoRemoveDir);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

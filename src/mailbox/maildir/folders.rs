@@ -98,15 +98,19 @@ pub fn sync(folder: &OwnedFd) -> nix::Result<()> {
     again(|| fsync(folder))
 }
 
-/// Opens a message for reading, as long as it is now: a regular file and nothing else, and without waiting for what is no
-/// file. Whoever reads it to its end needs no call to learn that it is there.
+/// Opens a message for reading, as long as it is now. Whoever reads it to its end needs no call to learn that it is there.
 pub fn open_message(folder: &OwnedFd, name: &[u8]) -> nix::Result<Take<File>> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    open_regular(folder, name, OFlag::O_RDONLY).map(|(file, length)| file.take(length))
+}
+
+/// Opens a regular file and nothing else, without waiting for what is no file. Gives its length, too.
+pub fn open_regular(folder: &OwnedFd, name: &[u8], access: OFlag) -> nix::Result<(File, u64)> {
+    let flags = access | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = again(|| openat(folder, name, flags, Mode::empty()))?;
     let status = fstat(&file)?;
     let kind = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
     let length = u64::try_from(status.st_size).unwrap_or(0);
-    if kind == SFlag::S_IFREG { Ok(File::from(file).take(length)) } else { Err(Errno::EINVAL) }
+    if kind == SFlag::S_IFREG { Ok((File::from(file), length)) } else { Err(Errno::EINVAL) }
 }
 
 /// Gives the name of each regular file in a folder that is not hidden, in no order.

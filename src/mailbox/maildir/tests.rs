@@ -1,7 +1,6 @@
 use super::*;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::time::{Duration, SystemTime};
 
 fn scratch() -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -118,20 +117,6 @@ fn folders_that_are_symbolic_links_are_refused() {
     symlink(scratch.path(), path.join("new")).unwrap();
     assert!(deliver(&path, true, "2.b", false, &mut "two\n".as_bytes()).is_err());
     assert!(matches!(Maildir::open(&path), Err(Error::Unusable(_))));
-}
-
-#[test]
-fn old_files_in_tmp_are_forgotten_and_young_ones_kept() {
-    let (_scratch, path) = scratch();
-    for folder in ["tmp", "new", "cur"] {
-        fs::create_dir_all(path.join(folder)).unwrap();
-    }
-    for (name, hours) in [("old", 37), ("young", 35)] {
-        let file = fs::File::create(path.join("tmp").join(name)).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
-    }
-    put(&path, "2.b", "two\n");
-    assert_eq!(names(path.join("tmp")), ["young"]);
 }
 
 #[test]
