@@ -6,6 +6,7 @@
 use crate::config::value::{MailboxFormat, MailboxSpec};
 use crate::users::passwd_file;
 use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -43,17 +44,34 @@ impl Beside {
         options.mode(0o600).custom_flags(OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).bits()).open(path)
     }
 
-    /// Gives each line, without its end. A file that is not there has none.
-    pub fn each_line(&self, mut each: impl FnMut(&str)) -> io::Result<()> {
+    /// Gives each line, without its end. A file that is not there has none, nor has another user's.
+    pub fn each_line(&self, each: impl FnMut(&str)) -> io::Result<()> {
+        self.lines(each, |_| Ok(()))
+    }
+
+    /// The same, but another user's file is an error where only the user may make files: then it was ours, and somebody has
+    /// given it away.
+    pub fn each_line_of_ours(&self, each: impl FnMut(&str)) -> io::Result<()> {
+        self.lines(each, |file| {
+            let folder = file.folder()?.metadata()?;
+            if folder.uid() == geteuid().as_raw() && folder.mode() & 0o022 == 0 {
+                let why = format!("{} is another user's", file.path.display());
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+            }
+            Ok(())
+        })
+    }
+
+    fn lines(&self, mut each: impl FnMut(&str), not_ours: impl Fn(&Beside) -> io::Result<()>) -> io::Result<()> {
         let file = match self.open(&self.path, OpenOptions::new().read(true)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
         // In a folder where others may make files, theirs are not believed.
-        if file.metadata()?.uid() != nix::unistd::geteuid().as_raw() {
+        if file.metadata()?.uid() != geteuid().as_raw() {
             log::warn!("event=not-ours file={:?}", self.path.display().to_string());
-            return Ok(());
+            return not_ours(self);
         }
         passwd_file::lines(file, |_, line| {
             if let Some(line) = line.and_then(|line| std::str::from_utf8(line).ok()) {
@@ -87,6 +105,37 @@ impl Beside {
 
     /// Puts on disk what names there are in the folder.
     pub fn settle(&self) -> io::Result<()> {
-        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        self.folder()?.sync_all()
+    }
+
+    fn folder(&self) -> io::Result<File> {
+        File::open(self.path.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_somebody_gave_away_is_an_error_and_what_others_left_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = MailboxSpec { format: MailboxFormat::Maildir, path: folder.path().display().to_string() };
+        let ids = Beside::of(&spec, "ids");
+        ids.replace("one two\n").unwrap();
+        let mut seen = Vec::new();
+        ids.each_line_of_ours(|line| seen.push(line.to_owned())).unwrap();
+        assert_eq!(seen, ["one two"]);
+        if !geteuid().is_root() {
+            return;
+        }
+        std::os::unix::fs::chown(ids.path(), Some(65_534), None).unwrap();
+        let none = |line: &str| panic!("{line}");
+        assert_eq!(ids.each_line_of_ours(none).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        ids.each_line(none).unwrap();
+        // As /var/mail is.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
+        ids.each_line_of_ours(none).unwrap();
     }
 }

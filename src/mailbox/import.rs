@@ -7,7 +7,7 @@ use super::beside::Beside;
 use super::file::OneFile;
 use super::lock::Locking;
 use super::maildir::Maildir;
-use super::{Error, Maildrop};
+use super::{Error, Maildrop, stays};
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec, Value};
 use std::collections::{HashMap, HashSet};
@@ -52,7 +52,7 @@ pub struct Imported {
 /// error, for clients would fetch everything again.
 pub fn known(file: &Beside) -> io::Result<HashMap<String, String>> {
     let mut known = HashMap::new();
-    file.each_line(|line| {
+    file.each_line_of_ours(|line| {
         if let Some((native, other)) = line.split_once(' ')
             && is_unique_id(other)
         {
@@ -126,28 +126,36 @@ fn is_unique_id(text: &str) -> bool {
     (1..=70).contains(&text.len()) && text.bytes().all(|octet| octet.is_ascii_graphic())
 }
 
-/// The X-UIDL field of each message.
+/// The X-UIDL field of each message. One that is gone or never to be read keeps no other from its id; what may be read the
+/// next time is an error, for clients would fetch it again.
 fn fields(maildrop: &impl Maildrop) -> io::Result<Vec<Option<String>>> {
+    let found = |number: usize| match field(maildrop, number) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound || stays(&error) => {
+            log::warn!("message {}: its fields cannot be read: {error}", number.saturating_add(1));
+            Ok(None)
+        }
+        answer => answer,
+    };
+    (0..maildrop.count()).map(found).collect()
+}
+
+fn field(maildrop: &impl Maildrop, number: usize) -> io::Result<Option<String>> {
     const LONGEST_HEADER: u64 = 256 * 1024;
-    (0..maildrop.count())
-        .map(|number| {
-            let mut header = BufReader::new(maildrop.open(number)?.take(LONGEST_HEADER));
-            let mut line = Vec::new();
-            loop {
-                line.clear();
-                header.read_until(b'\n', &mut line)?;
-                let text = line.trim_ascii();
-                if text.is_empty() {
-                    return Ok(None);
-                }
-                let name = line.get(..7).unwrap_or_default();
-                if name.eq_ignore_ascii_case(b"x-uidl:") {
-                    let value = line.get(7..).unwrap_or_default().trim_ascii();
-                    return Ok(std::str::from_utf8(value).ok().map(str::to_owned));
-                }
-            }
-        })
-        .collect()
+    let mut header = BufReader::new(maildrop.open(number)?.take(LONGEST_HEADER));
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        header.read_until(b'\n', &mut line)?;
+        let text = line.trim_ascii();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let name = line.get(..7).unwrap_or_default();
+        if name.eq_ignore_ascii_case(b"x-uidl:") {
+            let value = line.get(7..).unwrap_or_default().trim_ascii();
+            return Ok(std::str::from_utf8(value).ok().map(str::to_owned));
+        }
+    }
 }
 
 /// The unique-id of each message of a Maildir out of a list by names.
@@ -309,6 +317,29 @@ mod tests {
         for wrong in ["", "qmail", "dovecot:%m", "dovecot:%", "courier:x", "dovecot:%08X"] {
             assert!(Source::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_id_stays_with_its_message_where_another_program_removes_one_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Maildir");
+        drop(Maildir::open(&path).unwrap());
+        for number in 1..=3 {
+            std::fs::write(path.join(format!("new/{number}.a")), format!("X-UIDL: id{number}\n\ntext\n")).unwrap();
+        }
+        std::fs::write(path.join("cur/3.a:2,S"), "X-UIDL: twin\n\n").unwrap();
+        let maildir = Maildir::open(&path).unwrap();
+        std::fs::remove_file(path.join("new/1.a")).unwrap();
+        std::fs::write(path.join("new/0.b"), "X-UIDL: id0\n\ntext\n").unwrap();
+        let natives: Vec<String> = maildir.native().unwrap().into_iter().map(|(_, native)| native).collect();
+        let fields = fields(&maildir).unwrap();
+        let shown: Vec<String> = maildir.entries().unwrap().into_iter().map(|entry| entry.unique_id).collect();
+        assert_eq!(natives, shown);
+        let fields: Vec<&str> = fields.iter().map(|field| field.as_deref().unwrap_or_default()).collect();
+        assert_eq!(
+            (&natives[..2], &fields[..]),
+            (&["1.a".to_owned(), "2.a".to_owned()][..], &["", "id2", "id3", "twin"][..])
+        );
     }
 
     #[test]

@@ -100,6 +100,12 @@ pub fn now() -> u64 {
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// The same by the clock that stamps files there, which over a network is another machine's; ours where no file can be
+/// made. Only under the lock of the session.
+pub fn clock(place: Place<'_>) -> u64 {
+    Draft::<'_>::begin(place, now()).map_or_else(now, |draft| draft.made)
+}
+
 fn modified(status: &FileStat) -> u64 {
     let [seconds, nanoseconds] = [status.st_mtime, status.st_mtime_nsec].map(|part| u64::try_from(part).unwrap_or(0));
     seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)

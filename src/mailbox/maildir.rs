@@ -20,17 +20,17 @@ use changes::{Known, changes};
 use folders::{Folders, again, each_message, open_message, sync};
 use name::{Count, hashed_unique_id, lasting, order, sizes, unique_id};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, renameat};
+use nix::fcntl::{AtFlags, RenameFlags, renameat2};
 use nix::sys::stat::fstatat;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// How often a removal looks for files that another program renames at the same moment.
+/// How often the folders are read for files that another program renames at the same moment.
 const SEARCHES: usize = 10;
 /// Nanoseconds in which a file system may give two changes one time; the kernel's clock for it ticks 100 times a second
 /// or more often.
@@ -133,11 +133,15 @@ impl Maildir {
         Ok(Maildir { folders, snapshot, moved: RefCell::new(None), _lock: lock })
     }
 
-    /// What lasts of the name of each message, and the unique-id that it has by itself.
+    /// What lasts of the name of each message of this session, in their order, and the unique-id that it has by itself.
     pub fn native(&self) -> io::Result<Vec<(Box<[u8]>, String)>> {
-        let messages = find(&self.folders, Vec::new(), [false, false], &HashMap::new())?.messages;
-        let names = messages.iter().map(|message| (lasting(&message.place.name).into(), message.unique_id()));
-        Ok(names.collect())
+        let mut ordinals = Ordinals::default();
+        let native = |message: Message| {
+            let hashed = ordinals.unique_id(&message.place);
+            let own = hashed.unwrap_or_else(|| unique_id(&message.place.name).unwrap_or_default().to_owned());
+            (lasting(&message.place.name).into(), own)
+        };
+        Ok(self.snapshot.all()?.into_iter().map(native).collect())
     }
 
     /// Makes the next session find everything anew.
@@ -163,16 +167,30 @@ impl Maildir {
             Some(places) => places,
             None => self.known(self.snapshot.all())?.into_iter().map(|message| message.place).collect(),
         };
-        let found = scan(&self.folders, &[false, true])?;
-        let found: HashMap<&[u8], &Place> = found.iter().map(|place| (lasting(&place.name), place)).collect();
-        for place in places.iter_mut().filter(|place| !place.is_twin) {
-            if let Some(now) = found.get(lasting(&place.name)) {
-                *place = (*now).clone();
+        let found = scan(&self.folders, &[false, true]).map(|found| {
+            let found: HashMap<&[u8], &Place> = found.iter().map(|place| (lasting(&place.name), place)).collect();
+            for place in places.iter_mut().filter(|place| !place.is_twin) {
+                if let Some(now) = found.get(lasting(&place.name)) {
+                    *place = (*now).clone();
+                }
             }
-        }
+        });
         *moved = Some(places);
-        let is_over = |stamp: &Stamp| index::now().saturating_sub(index::modified_at(stamp)) > TICK;
+        found?;
+        // By the clock that stamps the folders, which over a network is another machine's.
+        let now = index::clock(index_place(&self.folders));
+        let is_over = |stamp: &Stamp| now.saturating_sub(index::modified_at(stamp)) > TICK;
         Ok(before == stamps(&self.folders)? && before.iter().all(is_over))
+    }
+
+    /// What lasts of the names of files that are not where this session knows any message to be. Of several with one such
+    /// name nobody can tell which of them it is.
+    fn strays(&self) -> io::Result<HashSet<Box<[u8]>>> {
+        let known: Vec<Place> = (0..self.count()).map(|number| self.place(number)).collect::<io::Result<_>>()?;
+        let known: HashSet<(bool, &[u8])> = known.iter().map(|place| (place.in_cur, &*place.name)).collect();
+        let found = scan(&self.folders, &[false, true])?;
+        let strays = found.iter().filter(|place| !known.contains(&(place.in_cur, &*place.name)));
+        Ok(strays.map(|place| lasting(&place.name).into()).collect())
     }
 
     fn place(&self, number: usize) -> io::Result<Place> {
@@ -221,6 +239,11 @@ impl Maildrop for Maildir {
         Ok(Box::new(open_message(self.folder(&place), &place.name)?))
     }
 
+    fn came(&self, number: usize) -> io::Result<Option<u64>> {
+        let name = self.known(self.snapshot.get(number))?.place.name;
+        Ok(Some(order(lasting(&name)).0).filter(|time| *time > 0))
+    }
+
     fn remove(&mut self, numbers: &[usize]) -> io::Result<usize> {
         let mut left = numbers.to_vec();
         let (mut failed, mut why) = (0, None);
@@ -238,12 +261,22 @@ impl Maildrop for Maildir {
             if left.is_empty() {
                 break;
             }
-            self.search()?;
+            if let Err(error) = self.search() {
+                log::warn!("looking for {} messages to remove: {error}", left.len());
+                failed += left.len();
+                (left, why) = (Vec::new(), Some(error));
+                break;
+            }
         }
-        // What a program renamed all the time is not gone.
+        // What a program renamed all the time is not gone, and perhaps not one of several of a name.
+        let is_twin = |number: &usize| self.place(*number).is_ok_and(|place| place.is_twin);
+        let strays = if left.iter().any(is_twin) { self.strays().ok() } else { Some(HashSet::new()) };
         let is_there = |number: &&usize| {
-            let place = self.place(**number);
-            place.is_ok_and(|place| fstatat(self.folder(&place), &*place.name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok())
+            self.place(**number).is_ok_and(|place| {
+                let may_be_stray = || strays.as_ref().is_none_or(|strays| strays.contains(lasting(&place.name)));
+                fstatat(self.folder(&place), &*place.name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+                    || (place.is_twin && may_be_stray())
+            })
         };
         failed += left.iter().filter(is_there).count();
         if !numbers.is_empty() {
@@ -312,22 +345,27 @@ fn anew(
     imported: &HashMap<String, String>,
 ) -> io::Result<Snapshot<Message>> {
     let place = index_place(folders);
-    let Found { messages, unread } = find(folders, old, unchanged, imported)?;
-    // What could not be read now may be read next time: its size must not be remembered. Where the folders were changed a
-    // moment ago the index does not count by their times, but by it the next session finds what is new.
-    if !unread {
-        let draft = Draft::begin(place, began);
-        match self::stamps(folders) {
-            Ok(now) if now == *stamps => {
-                if let Some(draft) = draft {
-                    draft.write(stamps, &messages);
-                    index::settle(place);
-                    return Ok(Snapshot::written(place, stamps, messages));
-                }
-            }
-            Ok(_) | Err(_) => {}
-        }
+    let Found { messages, unread, counted } = find(folders, old, unchanged, imported)?;
+    // Where the folders were changed a moment ago the index does not count by their times, but by it the next session finds
+    // what is new. Where they were changed just now, or a message could not be read, it has no times at all: then it is made
+    // for the sizes that need not be counted again. What could not be read may be read next time: it is left out.
+    let is_certain = unread.is_empty() && self::stamps(folders).is_ok_and(|now| now == *stamps);
+    if !is_certain && !counted {
+        return Ok(Snapshot::unkept(place, messages));
     }
+    let Some(draft) = Draft::begin(place, began) else { return Ok(Snapshot::unkept(place, messages)) };
+    if is_certain {
+        draft.write(stamps, &messages);
+        index::settle(place);
+        return Ok(Snapshot::written(place, stamps, messages));
+    }
+    if unread.is_empty() {
+        draft.write(&[Stamp::default(); 2], &messages);
+    } else {
+        let read = messages.iter().zip(0..).filter(|(_, number)| unread.binary_search(number).is_err());
+        draft.write(&[Stamp::default(); 2], &read.map(|(message, _)| message.clone()).collect::<Vec<_>>());
+    }
+    index::settle(place);
     Ok(Snapshot::unkept(place, messages))
 }
 
@@ -358,30 +396,26 @@ fn find(
     // Versions before this one wrote down nought where a message could not be read.
     let known = old.iter().filter(|message| message.octets > 0);
     let known: HashMap<&[u8], u64> = known.map(|message| (lasting(&message.place.name), message.octets)).collect();
-    let mut unread = false;
+    let known = |place: &Place| {
+        let before = known.get(lasting(&place.name)).filter(|_| !place.is_twin).copied();
+        sizes(&place.name).map(|(_, octets)| octets).or(before).map(Ok)
+    };
+    let mut octets: Vec<Option<io::Result<u64>>> = places.iter().map(known).collect();
+    let counted = count_unknown(folders, &mut places, &mut octets)?;
+    let mut unread = Vec::new();
     let mut messages = Vec::with_capacity(places.len());
-    let mut ordinals: HashMap<Vec<u8>, usize> = HashMap::new();
-    for place in places {
-        let known = known.get(lasting(&place.name)).filter(|_| !place.is_twin).copied();
-        let octets = match sizes(&place.name).map(|(_, octets)| octets).or(known) {
-            Some(octets) => octets,
-            None => match octets(folders, &place) {
-                Some(Ok(octets)) => octets,
-                Some(Err(error)) => {
-                    log::warn!("a message cannot be read: {error}");
-                    unread = true;
-                    0
-                }
-                None => continue,
-            },
+    let mut ordinals = Ordinals::default();
+    for (place, octets) in places.into_iter().zip(octets) {
+        let octets = match octets {
+            Some(Ok(octets)) => octets,
+            Some(Err(error)) => {
+                log::warn!("a message cannot be read: {error}");
+                unread.push(messages.len());
+                0
+            }
+            None => continue,
         };
-        let unique_id = if place.is_twin || unique_id(&place.name).is_none() {
-            let ordinal = ordinals.entry(lasting(&place.name).to_vec()).or_default();
-            *ordinal = ordinal.saturating_add(1);
-            Some(hashed_unique_id(&place.name, *ordinal).into())
-        } else {
-            None
-        };
+        let unique_id = ordinals.unique_id(&place).map(Into::into);
         let mut message = Message { octets, place, unique_id };
         if !imported.is_empty()
             && let Some(other) = imported.get(&message.unique_id())
@@ -390,36 +424,66 @@ fn find(
         }
         messages.push(message);
     }
-    Ok(Found { messages, unread })
+    Ok(Found { messages, unread, counted })
 }
 
 /// All messages of a Maildir.
 struct Found {
     messages: Vec<Message>,
-    /// One could not be read, and is said to be empty.
-    unread: bool,
+    /// The numbers of those that could not be read, and are said to be empty.
+    unread: Vec<usize>,
+    /// One had to be read for its size.
+    counted: bool,
 }
 
-/// Counted; nothing for a message that is gone. One that cannot be read is shown all the same, with an empty size, so
+/// How many files of each name have been met.
+#[derive(Debug, Default)]
+struct Ordinals(HashMap<Box<[u8]>, usize>);
+
+impl Ordinals {
+    /// The unique-id of the next message, where its name is none or another's, too.
+    fn unique_id(&mut self, place: &Place) -> Option<String> {
+        if !place.is_twin && unique_id(&place.name).is_some() {
+            return None;
+        }
+        let ordinal = self.0.entry(lasting(&place.name).into()).or_default();
+        *ordinal = ordinal.saturating_add(1);
+        Some(hashed_unique_id(&place.name, *ordinal))
+    }
+}
+
+/// Reads the messages whose sizes are not known. What another program has renamed meanwhile is looked for all at once, so
+/// that the folders are read a few times, however many are renamed or gone. Gives whether one was read; what is gone has
+/// no size.
+fn count_unknown(folders: &Folders, places: &mut [Place], sizes: &mut [Option<io::Result<u64>>]) -> nix::Result<bool> {
+    let mut counted = false;
+    for search in 0..=SEARCHES {
+        let before = stamps(folders)?;
+        let found = if search > 0 { scan(folders, &[false, true])? } else { Vec::new() };
+        let found: HashMap<&[u8], &Place> = found.iter().map(|place| (lasting(&place.name), place)).collect();
+        let mut is_missing = false;
+        for (place, size) in places.iter_mut().zip(&mut *sizes).filter(|(_, size)| size.is_none()) {
+            // Of several with one name nobody can tell which it is.
+            if let Some(now) = found.get(lasting(&place.name)).filter(|_| !place.is_twin) {
+                *place = (*now).clone();
+            }
+            *size = octets(folders, place);
+            counted |= matches!(size, Some(Ok(_)));
+            is_missing |= size.is_none() && !place.is_twin;
+        }
+        if !is_missing || (search > 0 && stamps(folders)? == before) {
+            break;
+        }
+    }
+    Ok(counted)
+}
+
+/// Counted; nothing for a message that is not there. One that cannot be read is shown all the same, with an empty size, so
 /// that a bad message is no secret and hides no other; asking for it is an error.
 fn octets(folders: &Folders, place: &Place) -> Option<io::Result<u64>> {
-    let read = |place: &Place| -> io::Result<u64> {
-        count(Box::new(open_message(folder(folders, place.in_cur), &place.name)?))
-    };
-    let failed = match read(place) {
-        Ok(octets) => return Some(Ok(octets)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !place.is_twin => {
-            // Renamed since the folders were read.
-            let places = scan(folders, &[false, true]).ok()?;
-            let now = places.iter().find(|now| lasting(&now.name) == lasting(&place.name))?;
-            read(now)
-        }
-        Err(error) => Err(error),
-    };
-    match failed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        answer => Some(answer),
-    }
+    let opened = open_message(folder(folders, place.in_cur), &place.name);
+    let answer = opened.map_err(io::Error::from).and_then(|message| count(Box::new(message)));
+    Some(answer).filter(|answer| !matches!(answer, Err(error) if error.kind() == io::ErrorKind::NotFound))
 }
 
 /// Takes the flag T off all messages. What cannot be renamed keeps it.
@@ -432,11 +496,23 @@ fn take_marks_off(folders: &Folders) -> nix::Result<()> {
         }
         let kept = flags.iter().filter(|flag| **flag != b'T');
         let name: Vec<u8> = place.name.iter().take(lasts).chain(kept).copied().collect();
-        if let Err(errno) = again(|| renameat(&folders.cur, &*place.name, &folders.cur, name.as_slice())) {
+        if let Err(errno) = rename_to_new_name(&folders.cur, &place.name, &name) {
             log::warn!("a message keeps its deletion mark: {errno}");
         }
     }
     Ok(())
+}
+
+/// Renames a file, never over another one.
+fn rename_to_new_name(folder: &OwnedFd, old: &[u8], new: &[u8]) -> nix::Result<()> {
+    match again(|| renameat2(folder, old, folder, new, RenameFlags::RENAME_NOREPLACE)) {
+        // A file system that knows of no such thing, as NFS: a crash in between leaves both names.
+        Err(Errno::EINVAL | Errno::ENOSYS) => {
+            again(|| linkat(folder, old, folder, new, AtFlags::empty()))?;
+            again(|| unlinkat(folder, old, UnlinkatFlags::NoRemoveDir))
+        }
+        answer => answer,
+    }
 }
 
 fn folder(folders: &Folders, in_cur: bool) -> &OwnedFd {
@@ -459,7 +535,9 @@ fn scan(folders: &Folders, which: &[bool]) -> nix::Result<Vec<Place>> {
 /// Puts messages into the order of their numbers, and leaves out what is there twice because it was renamed meanwhile.
 fn sort(folders: &Folders, places: &mut Vec<Place>) {
     places.sort_by(|one, two| {
-        order(lasting(&one.name)).cmp(&order(lasting(&two.name))).then(one.in_cur.cmp(&two.in_cur))
+        let by_name = order(lasting(&one.name)).cmp(&order(lasting(&two.name)));
+        // Of several with one name each is to have the same unique-id in the next session.
+        by_name.then_with(|| one.in_cur.cmp(&two.in_cur)).then_with(|| one.name.cmp(&two.name))
     });
     let is_there =
         |place: &Place| fstatat(folder(folders, place.in_cur), &*place.name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok();

@@ -74,6 +74,10 @@ pub trait Maildrop {
     }
     /// Opens the content of a message as it lies on disk.
     fn open(&self, number: usize) -> io::Result<Box<dyn io::Read>>;
+    /// When a message came, in seconds since 1970, where the mailbox says so.
+    fn came(&self, _number: usize) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
     /// Removes messages for good (UPDATE). Gives how many could not be removed; gone already counts as removed.
     fn remove(&mut self, numbers: &[usize]) -> io::Result<usize>;
 }
@@ -93,6 +97,10 @@ impl Maildrop for Box<dyn Maildrop> {
 
     fn open(&self, number: usize) -> io::Result<Box<dyn Read>> {
         (**self).open(number)
+    }
+
+    fn came(&self, number: usize) -> io::Result<Option<u64>> {
+        (**self).came(number)
     }
 
     fn remove(&mut self, numbers: &[usize]) -> io::Result<usize> {

@@ -1,6 +1,7 @@
 use super::*;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::time::{Duration, Instant};
 
 fn scratch() -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -430,4 +431,154 @@ fn little_that_changed_is_kept_beside_the_index_and_much_makes_a_new_one() {
     assert_eq!(later(&maildir).count(), 79);
     assert!(written() != first && !path.join("doorpost-index.delta").exists());
     assert!(matches!(later(&maildir), Snapshot::Indexed(_)));
+}
+
+/// A session that finds this while another program puts a message there.
+#[test]
+fn sizes_counted_while_a_folder_changes_are_not_counted_again() {
+    let (_scratch, path) = scratch();
+    let maildir = Maildir::open(&path).unwrap();
+    many(&path);
+    let arrives = || {
+        fs::write(path.join("new/1700000000.new"), "a\n").unwrap();
+        Ok(HashMap::new())
+    };
+    let first = snapshot(&maildir.folders, index::now() + 60_000_000_000, arrives).unwrap();
+    assert_eq!((first.count(), first.total()), (71, 70 * 6 + 3));
+    // Which shows that it is not read.
+    fs::write(path.join("cur/1000000000.M0.mx"), "something longer\n").unwrap();
+    let second = later(&maildir);
+    assert!(matches!(second, Snapshot::Changed(..)), "the names are compared");
+    assert_eq!((second.count(), second.total()), (71, 70 * 6 + 3));
+}
+
+/// Root may read everything, so this is done with the rights of nobody, which one thread alone can have.
+fn as_nobody<T: Send>(path: &Path, act: impl FnOnce() -> T + Send) -> T {
+    if nix::unistd::geteuid().is_root() {
+        for folder in ["", "new", "cur"] {
+            std::os::unix::fs::chown(path.join(folder), Some(65_534), None).unwrap();
+        }
+    }
+    std::thread::scope(|scope| {
+        let with_rights = || {
+            nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65_534));
+            act()
+        };
+        scope.spawn(with_rights).join().unwrap()
+    })
+}
+
+#[test]
+fn an_unreadable_message_hides_no_other_and_keeps_no_sizes_from_being_known() {
+    let (_scratch, path) = scratch();
+    let Maildir { folders, .. } = Maildir::open(&path).unwrap();
+    many(&path);
+    fs::write(path.join("new/1000000005.secret"), "a\n").unwrap();
+    fs::set_permissions(path.join("new/1000000005.secret"), fs::Permissions::from_mode(0o0)).unwrap();
+    let shown = |began: u64| {
+        let (began, known) = (index::now() + began, || Ok(HashMap::new()));
+        let all = snapshot(&folders, began, known).unwrap().all().unwrap();
+        all.iter().map(|message| (message.unique_id(), message.octets)).collect::<Vec<_>>()
+    };
+    let first = as_nobody(&path, || shown(60_000_000_000));
+    assert_eq!(first.len(), 71);
+    let unread: Vec<&String> = first.iter().filter(|(_, octets)| *octets == 0).map(|(id, _)| id).collect();
+    assert_eq!(unread, ["1000000005.secret"]);
+    // An index of another user's is not believed.
+    let index = path.join("doorpost-index");
+    std::os::unix::fs::chown(&index, Some(nix::unistd::geteuid().as_raw()), None).unwrap();
+    fs::set_permissions(&index, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(path.join("cur/1000000000.M0.mx"), "something longer\n").unwrap();
+    assert_eq!(as_nobody(&path, || shown(60_000_000_000)), first, "not read again");
+    fs::set_permissions(path.join("new/1000000005.secret"), fs::Permissions::from_mode(0o644)).unwrap();
+    let later = as_nobody(&path, || shown(60_000_000_000));
+    assert_eq!(later.iter().find(|(id, _)| id == "1000000005.secret").map(|(_, octets)| *octets), Some(3));
+}
+
+#[test]
+fn messages_that_are_renamed_or_gone_while_sizes_are_counted_are_looked_for_all_at_once() {
+    let (_scratch, path) = scratch();
+    let Maildir { folders, .. } = Maildir::open(&path).unwrap();
+    let mut places = Vec::new();
+    for number in 0..6000 {
+        let place = |name: String| Place { in_cur: false, is_twin: false, name: name.into_bytes().into() };
+        places.push(place(format!("{number}.a")));
+        // The others are gone.
+        if number % 2 == 0 {
+            fs::write(path.join(format!("cur/{number}.a:2,S")), "a\n").unwrap();
+        }
+    }
+    let mut sizes: Vec<Option<io::Result<u64>>> = places.iter().map(|_| None).collect();
+    let since = Instant::now();
+    assert!(count_unknown(&folders, &mut places, &mut sizes).unwrap());
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    let all = sizes.iter().zip(&places).zip(0..);
+    let is_right = |((size, place), number): ((&Option<io::Result<u64>>, &Place), i32)| match size {
+        Some(Ok(3)) => number % 2 == 0 && place.in_cur,
+        _ => number % 2 == 1 && size.is_none(),
+    };
+    assert!(all.into_iter().all(is_right));
+}
+
+#[test]
+fn taking_a_deletion_mark_off_puts_no_message_in_place_of_another() {
+    let (_scratch, path) = scratch();
+    drop(Maildir::open(&path).unwrap());
+    for (name, text) in [("1.a:2,ST", "one\n"), ("1.a:2,S", "other\n"), ("2.b:2,T", "two\n")] {
+        fs::write(path.join("cur").join(name), text).unwrap();
+    }
+    assert_eq!(Maildir::open_with(&path, true).unwrap().count(), 3);
+    assert_eq!(names(path.join("cur")), ["1.a:2,S", "1.a:2,ST", "2.b:2,"]);
+    assert_eq!(fs::read_to_string(path.join("cur/1.a:2,S")).unwrap(), "other\n");
+}
+
+#[test]
+fn what_cannot_be_looked_for_counts_as_not_removed_and_the_rest_as_removed() {
+    let (_scratch, path) = scratch();
+    put(&path, "1.a", "one\n");
+    put(&path, "2.b", "two\n");
+    let mut maildir = Maildir::open(&path).unwrap();
+    fs::remove_file(path.join("new/2.b,S=4,W=5")).unwrap();
+    fs::set_permissions(path.join("cur"), fs::Permissions::from_mode(0o300)).unwrap();
+    assert_eq!(as_nobody(&path, || maildir.remove(&[0, 1])).unwrap(), 1);
+    assert_eq!(names(path.join("new")), [""; 0]);
+}
+
+#[test]
+fn one_of_several_of_a_name_that_was_renamed_since_is_not_called_removed() {
+    let (_scratch, path) = scratch();
+    put(&path, "1.a", "one\n");
+    fs::write(path.join("cur/1.a,S=4,W=5:2,S"), "two\n").unwrap();
+    let mut maildir = Maildir::open(&path).unwrap();
+    fs::rename(path.join("cur/1.a,S=4,W=5:2,S"), path.join("cur/1.a,S=4,W=5:2,FS")).unwrap();
+    assert_eq!(maildir.remove(&[1]).unwrap(), 1);
+    assert_eq!(names(path.join("cur")).len(), 1);
+    fs::remove_file(path.join("cur/1.a,S=4,W=5:2,FS")).unwrap();
+    assert_eq!(maildir.remove(&[1]).unwrap(), 0, "gone is removed");
+}
+
+#[test]
+fn several_of_one_name_have_one_order_however_the_folder_gives_them() {
+    let (_scratch, path) = scratch();
+    let Maildir { folders, .. } = Maildir::open(&path).unwrap();
+    for flags in ["", "S", "FS", "R", "RS"] {
+        fs::write(path.join(format!("cur/1.a:2,{flags}")), "x\n").unwrap();
+    }
+    let mut places = scan(&folders, &[true]).unwrap();
+    let mut reversed: Vec<Place> = places.iter().rev().cloned().collect();
+    for places in [&mut places, &mut reversed] {
+        sort(&folders, places);
+    }
+    let names = |places: &[Place]| places.iter().map(|place| place.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&places), names(&reversed));
+}
+
+#[test]
+fn the_clock_of_a_mailbox_leaves_nothing_there() {
+    let (_scratch, path) = scratch();
+    let maildir = Maildir::open(&path).unwrap();
+    let before = names(&path);
+    let clock = index::clock(index_place(&maildir.folders));
+    assert!(index::now().abs_diff(clock) < 1_000_000_000);
+    assert_eq!(names(&path), before);
 }
