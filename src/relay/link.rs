@@ -135,12 +135,15 @@ impl Line {
 
     /// Becomes TLS in place.
     pub fn start_tls(&mut self, trust: &Trust, name: &str) -> Result<String, Failure> {
-        self.allow(self.times.starttls);
+        self.allow(Stage::StartTls);
         self.connection.start_tls_as_client(trust, name)
     }
 
-    fn allow(&mut self, time: Duration) {
-        self.connection.allow(time.min(left(self.until)));
+    /// An answer behind the end of a message has its time however late it is: the message may have been taken, and whoever does
+    /// not hear that sends it once more.
+    fn allow(&mut self, stage: Stage) {
+        let time = self.times.at(stage);
+        self.connection.allow(if stage == Stage::End { time } else { time.min(left(self.until)) });
     }
 }
 
@@ -150,12 +153,12 @@ fn left(until: Instant) -> Duration {
 
 impl Wire for Line {
     fn send(&mut self, stage: Stage, octets: &[u8]) -> Result<(), Lost> {
-        self.allow(self.times.at(stage));
+        self.allow(stage);
         self.connection.send(octets).map_err(lost)
     }
 
     fn expect(&mut self, stage: Stage) {
-        self.allow(self.times.at(stage));
+        self.allow(stage);
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Lost> {
@@ -178,4 +181,32 @@ fn unix(path: &Path, limit: Duration) -> io::Result<OwnedFd> {
     connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     setsockopt(&socket, sockopt::SendTimeout, &TimeVal::milliseconds(0))?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    #[test]
+    fn the_time_of_a_message_does_not_cut_short_the_answer_that_says_it_was_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = Place::Net(listener.local_addr().unwrap());
+        let times = Times::all(Duration::from_secs(5), Duration::from_secs(5));
+        let mut line = Line::connect(&place, times, end_of(0)).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        line.until = Instant::now();
+        let mut room = [0; 3];
+        line.expect(Stage::Rcpt);
+        assert_eq!(line.receive(&mut room), Err(Lost::TimedOut));
+        let answer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            server.write_all(b"250").unwrap();
+            server
+        });
+        line.expect(Stage::End);
+        assert_eq!((line.receive(&mut room), &room), (Ok(3), b"250"));
+        answer.join().unwrap();
+    }
 }
