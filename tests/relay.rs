@@ -96,7 +96,7 @@ fn a_return_message_names_the_host_that_refused_and_what_it_said() {
 }
 
 /// What is said or done at a stage, and what becomes of the message: `deferred`, `failed`.
-const ODD: [(&str, Act, &str); 22] = [
+const ODD: [(&str, Act, &str); 25] = [
     ("greeting", Act::Say("554 5.7.1 go away"), "deferred"),
     ("greeting", Act::Drop, "deferred"),
     ("greeting", Act::Half("220-hop"), "deferred"),
@@ -106,9 +106,12 @@ const ODD: [(&str, Act, &str); 22] = [
     ("MAIL", Act::Say("550 5.1.8 bad sender"), "failed"),
     ("MAIL", Act::Say("451 4.3.0 later"), "deferred"),
     ("MAIL", Act::Drop, "deferred"),
+    ("MAIL", Act::Leave("550 5.7.1 go away"), "failed"),
+    ("MAIL", Act::Leave("421 4.3.2 closing"), "deferred"),
     ("RCPT", Act::Say("550 5.1.1 no"), "failed"),
     ("RCPT", Act::Say("421 4.3.2 closing"), "deferred"),
     ("RCPT", Act::Half("250 2.1"), "deferred"),
+    ("RCPT", Act::Leave("550 5.1.1 no"), "failed"),
     ("DATA", Act::Say("550 5.7.1 no"), "failed"),
     ("DATA", Act::Say("451 4.3.0 later"), "deferred"),
     ("DATA", Act::Drop, "deferred"),

@@ -329,44 +329,48 @@ impl<W: Wire> Session<W> {
             self.out(Stage::Mail, group.as_bytes())?;
         }
         let answer = self.next(Stage::Mail, &mail)?;
-        let mut refused = self.expect(answer, Stage::Mail, Answer::is_yes).err();
+        if let Err(refused) = self.expect(answer, Stage::Mail, Answer::is_yes) {
+            // That stands, whatever becomes of the group's other answers: a server may close behind it.
+            let _ = self.hear_out(rcpts.len(), !envelope.binary);
+            return Err(refused);
+        }
         for (rcpt, verdict) in rcpts.iter().zip(verdicts.iter_mut()) {
-            if refused.is_some() && !self.offers.pipelining {
-                break;
-            }
             let answer = self.next(Stage::Rcpt, rcpt)?;
-            if let Some(refused) = &refused {
-                // The group's other answers tell nothing new.
-                *verdict = Some(Err(refused.clone()));
-            } else if let Err(trouble) = self.expect(answer, Stage::Rcpt, Answer::is_yes) {
-                *verdict = Some(Err(trouble));
-            }
+            *verdict = self.expect(answer, Stage::Rcpt, Answer::is_yes).err().map(Err);
         }
-        let nobody = verdicts.iter().all(Option::is_some);
+        if verdicts.iter().all(Option::is_some) {
+            return self.hear_out(0, !envelope.binary);
+        }
         if envelope.binary {
-            return match refused.take() {
-                Some(trouble) => Err(trouble),
-                None if nobody => Ok(()),
-                None => self.chunk(content).and_then(|()| self.last_words(verdicts)),
-            };
-        }
-        if (nobody || refused.is_some()) && !self.offers.pipelining {
-            return refused.map_or(Ok(()), Err);
+            return self.chunk(content).and_then(|()| self.last_words(verdicts));
         }
         let answer = self.next(Stage::Data, "DATA")?;
-        let go = answer.code == 354;
-        match (refused, go) {
+        if answer.code != 354 {
+            return Err(self.refusal(answer, Stage::Data));
+        }
+        self.text(content).and_then(|()| self.last_words(verdicts))
+    }
+
+    /// Reads what is still to come to a group of commands that has become of no use: so many answers to RCPT, and one to DATA.
+    /// None comes from a server that has said goodbye.
+    fn hear_out(&mut self, rcpts: usize, data: bool) -> Result<(), Trouble> {
+        if !self.offers.pipelining || !self.is_alive {
+            return Ok(());
+        }
+        let stages = std::iter::repeat_n(Stage::Rcpt, rcpts).chain(data.then_some(Stage::Data));
+        for stage in stages {
+            let answer = self.receive(stage)?;
+            if answer.code == 421 {
+                self.is_alive = false;
+                break;
+            }
             // RFC 2920 section 3.1: who pipelined DATA and has no recipient ends an empty message.
-            (refused, true) if nobody || refused.is_some() => {
+            if answer.code == 354 && stage == Stage::Data {
                 self.out(Stage::End, b".\r\n")?;
                 self.receive(Stage::End)?;
-                refused.map_or(Ok(()), Err)
             }
-            (Some(refused), _) => Err(refused),
-            (None, false) if nobody => Ok(()),
-            (None, false) => Err(self.refusal(answer, Stage::Data)),
-            (None, true) => self.text(content).and_then(|()| self.last_words(verdicts)),
         }
+        Ok(())
     }
 
     fn mail(&self, envelope: &Envelope<'_>) -> String {

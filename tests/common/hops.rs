@@ -24,6 +24,8 @@ pub enum Act {
     Drop,
     /// Says half an answer and closes.
     Half(&'static str),
+    /// Says this and closes.
+    Leave(&'static str),
     /// Says nothing any more, and takes nothing if it comes in the middle of a message.
     Silence,
     /// Says this, and nothing any more.
@@ -173,6 +175,10 @@ impl Session {
                 let _ = stream.write_all(text.as_bytes());
                 None
             }
+            Act::Leave(text) => {
+                let _ = stream.write_all(format!("{text}\r\n").as_bytes());
+                None
+            }
             Act::Last(text) => {
                 stream.write_all(format!("{text}\r\n").as_bytes()).ok()?;
                 until_it_leaves(stream);
@@ -229,7 +235,7 @@ impl Session {
                     }
                     let mut content = String::new();
                     match (self.behaviour)("content", "", self.number) {
-                        Some(Act::Drop | Act::Half(_)) => return None,
+                        Some(Act::Drop | Act::Half(_) | Act::Leave(_)) => return None,
                         Some(Act::Silence) => {
                             until_it_leaves(stream);
                             return None;
@@ -249,7 +255,10 @@ impl Session {
                     let taken = Taken { mail: std::mem::take(&mut mail), rcpts: std::mem::take(&mut rcpts), content };
                     // Taken before it is answered, as by a server that loses its connection then.
                     let answers = if is_lmtp { taken.rcpts.clone() } else { vec![String::new()] };
-                    let is_refused = matches!((self.behaviour)(".", "", self.number), Some(Act::Say(_) | Act::Half(_)));
+                    let is_refused = matches!(
+                        (self.behaviour)(".", "", self.number),
+                        Some(Act::Say(_) | Act::Half(_) | Act::Leave(_))
+                    );
                     if !is_refused && !taken.rcpts.is_empty() {
                         self.taken.lock().expect("the list").push(taken);
                     }

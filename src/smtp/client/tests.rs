@@ -230,6 +230,25 @@ fn every_class_of_answer_at_every_stage_means_what_it_means() {
 }
 
 #[test]
+fn a_refusal_of_mail_stands_where_nothing_comes_behind_it() {
+    for offers in [ALL, "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 BINARYMIME"] {
+        for (answer, behind, is_alive) in [
+            ("550 5.7.1 no", "silence", false),
+            ("550 5.7.1 no", "+OK", false),
+            ("550 5.7.1 no", "421 4.3.2 bye", false),
+            ("550 5.7.1 no", "503 5.5.1 what", true),
+            ("421 4.3.2 bye", "silence", false),
+        ] {
+            let mut session = session(offers, &[("MAIL", answer), ("RCPT", behind), ("RCPT", behind)]);
+            let got = sent(&mut session, |e| e.binary = offers != ALL, &["a@b.example", "b@b.example"]);
+            let status = answer.split(' ').nth(1).unwrap();
+            let expected = format!("{status} mx said: {answer} (to MAIL)");
+            assert_eq!((got, session.is_alive), (vec![expected.clone(), expected], is_alive), "{answer}, {behind}");
+        }
+    }
+}
+
+#[test]
 fn data_that_was_pipelined_for_nobody_is_ended_and_the_session_goes_on() {
     for data in ["354 go", "554 5.5.1 no recipients"] {
         let mut session = session(ALL, &[("RCPT", "550 5.1.1 no"), ("DATA", data)]);
