@@ -389,3 +389,34 @@ fn what_a_policy_asks_for_is_never_less_and_what_is_not_offered_is_told() {
     fs::remove_file(scratch.path().join("policy")).expect("the table");
     assert_eq!(scratch.run("deliver", &[], b"").status.code(), Some(78), "no table is no empty one");
 }
+
+/// What the table says of one next hop makes nobody ask another, or that one, again and again.
+#[test]
+fn a_next_hop_with_which_no_session_comes_about_is_left_in_peace_whatever_a_policy_says() {
+    const AUTH: &str = "smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = $config_directory/passwords";
+    let closing = || Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("421 4.3.2 closing")));
+    let refusing = || {
+        Hop::start(|word, _, _| match word {
+            "EHLO" => Some(Act::Say("250-hop\r\n250 AUTH CRAM-MD5")),
+            "AUTH" => Some(Act::Say("535 5.7.8 no")),
+            _ => None,
+        })
+    };
+    for (hop, more, policy) in [
+        (closing(), "", "other.example encrypt"),
+        (refusing(), AUTH, "other.example encrypt"),
+        (refusing(), AUTH, "{HOP} may"),
+        (Hop::friendly(), "", "{HOP} encrypt"),
+    ] {
+        let scratch = site(&format!("smtp:{}", hop.name()), "default_destination_concurrency_limit = 1");
+        scratch.configure(more);
+        scratch.write("passwords", &format!("{} alice:secret\n", hop.name()));
+        with_policy(&scratch, &hop.name(), policy);
+        for number in 0..5 {
+            scratch.enqueue(&[&format!("user{number}@b.example")], TEXT);
+        }
+        let log = scratch.deliver();
+        assert_eq!((log.matches("status=deferred").count(), hop.sessions()), (5, 1), "{more} {policy}: {log}");
+        assert_eq!(hop.taken(), []);
+    }
+}

@@ -64,11 +64,6 @@ impl Policies {
         }
     }
 
-    /// Whether nothing is said of any next hop.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The policy for a next hop as the channels file has it, or for the domain where that says where to. What is a name alone
     /// may also stand below a `.domain`.
     pub fn find(&self, next_hop: &str, domain: &str) -> Option<&Policy> {

@@ -252,7 +252,7 @@ impl Client {
 
     fn is_ones_own(&self, job: &Job, hop: &Hop, protocol: Protocol) -> bool {
         let end = self.end(hop, job, protocol);
-        self.tls.is_ones_own(end, self.level(job, end))
+        self.tls.is_ones_own(job, end, self.level(job, end))
     }
 
     fn end(&self, hop: &Hop, job: &Job, protocol: Protocol) -> End {

@@ -81,11 +81,11 @@ impl Tls {
         self.required_enable && !job.requiretls && self.own(job).is_none() && self.general.level > TlsLevel::May
     }
 
-    /// Whether other mail may find enough there what is not enough for this message: it wants more TLS than others, or one
-    /// whose header wants less may come, which is not known before it is read; or the next hop has a policy of its own.
-    pub fn is_ones_own(&self, end: End, level: TlsLevel) -> bool {
-        let may_want_less = self.required_enable && !end.has_login && level > TlsLevel::May;
-        level > self.general.level || may_want_less || self.policies.as_ref().is_ok_and(|policies| !policies.is_empty())
+    /// Whether other mail to that next hop may find enough there what is not enough for this message: it wants more TLS than
+    /// others, or one whose header wants less may come, which is not known before it is read.
+    pub fn is_ones_own(&self, job: &Job, end: End, level: TlsLevel) -> bool {
+        let may_want_less = self.required_enable && !end.has_login && level > TlsLevel::May && self.own(job).is_none();
+        level > self.policy(job).level || may_want_less
     }
 
     /// Whom to believe at a level, where the host found for a job has this name.
