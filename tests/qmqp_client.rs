@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::relaying::site;
 use common::{Scratch, bin_folder, feed};
 use doorpost::wire::netstring;
 use std::io::{Read, Write};
@@ -147,5 +148,36 @@ fn a_wrong_host_is_a_wrong_line_of_channels() {
         let null = null_client(wrong);
         let output = null.run("deliver", &[], b"");
         assert_eq!(output.status.code(), Some(78), "{wrong}: {output:?}");
+    }
+}
+
+#[test]
+fn what_came_as_binary_leaves_with_the_line_ends_of_the_protocol_or_not_at_all() {
+    let [alice, bob] = ["alice@mx.example", "bob@b.example"];
+    let submitted = |scratch: &Scratch, content: &[u8]| {
+        scratch.enqueue_with((alice, "BODY=BINARYMIME"), &[(bob, "")], content);
+        swept(scratch)
+    };
+    for (protocol, first) in [("qmqp", ""), ("qmtp", "\n")] {
+        let content = format!("{first}Received: by mx.example\nSubject: x\n\n{}", "hello\n".repeat(30_000));
+        let (mut inside, mut to, mut package) = (Vec::new(), Vec::new(), Vec::new());
+        netstring::put(&mut inside, content.as_bytes());
+        netstring::put(&mut inside, alice.as_bytes());
+        netstring::put(&mut to, bob.as_bytes());
+        if protocol == "qmqp" {
+            netstring::put(&mut package, &[inside, to].concat());
+        } else {
+            netstring::put(&mut inside, &to);
+            package = inside;
+        }
+        let (address, server) = one_answer(package.len(), b"3:Kok,");
+        let scratch = site(&format!("{protocol}:{address}"), "");
+        let log = submitted(&scratch, format!("Subject: x\r\n\r\n{}", "hello\r\n".repeat(30_000)).as_bytes());
+        assert!(log.contains("status=relayed"), "{protocol}: {log}");
+        assert!(server.join().expect("the server") == package, "{protocol}");
+        // Nobody is asked.
+        let scratch = site(&format!("{protocol}:{address}"), "");
+        let log = submitted(&scratch, b"Subject: x\r\n\r\na\0b\r\n");
+        assert!(log.contains("status=failed") && log.contains("5.6.1"), "{protocol}: {log}");
     }
 }

@@ -200,6 +200,23 @@ fn what_a_host_cannot_take_is_returned_and_not_bent() {
     }
 }
 
+/// RFC 3030 section 3: only what is binary needs a host that knows that.
+#[test]
+fn what_came_as_binary_and_is_text_leaves_as_text() {
+    for (text, body) in [("hello", ""), ("h\u{e9}llo", " BODY=8BITMIME")] {
+        let hop = Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("250-hop\r\n250 8BITMIME")));
+        let scratch = to(&hop);
+        let content = format!("Subject: x\r\n\r\n.dot\r\n{text}\r\n");
+        let from = ("alice@mx.example", "BODY=BINARYMIME");
+        scratch.enqueue_with(from, &[("bob@b.example", "")], content.as_bytes());
+        let log = scratch.deliver();
+        let taken = hop.taken();
+        assert_eq!(taken.len(), 1, "{log}");
+        assert_eq!(taken[0].mail, format!("MAIL FROM:<alice@mx.example>{body}"));
+        assert_eq!(taken[0].content, ARRIVED.replace("hello", text));
+    }
+}
+
 #[test]
 fn bare_line_ends_never_leave_by_smtp() {
     let hop = Hop::friendly();

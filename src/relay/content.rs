@@ -12,6 +12,9 @@ use std::os::unix::fs::FileExt;
 /// Octets read at once.
 const PIECE: usize = 64 * 1024;
 
+/// Longest line of a text, without its end (RFC 5322 section 2.1.1).
+const LONGEST_LINE: usize = 998;
+
 /// A part of a file: trace field and content.
 #[derive(Debug)]
 pub struct Source {
@@ -32,6 +35,8 @@ pub struct Facts {
     pub size: u64,
     /// Octets above 127 are in it.
     pub eight_bit: bool,
+    /// It came as BODY=BINARYMIME, and is no text.
+    pub binary: bool,
 }
 
 impl Source {
@@ -55,24 +60,66 @@ impl Source {
         Ok(Header::read(&text).is_for_any_eyes())
     }
 
-    /// Reads it through.
-    pub fn facts(&self) -> io::Result<Facts> {
-        let (mut facts, mut offset, mut last) = (Facts::default(), 0_u64, b'\n');
-        let mut buffer = vec![0; PIECE];
-        loop {
-            let count = self.read_at(&mut buffer, offset)?;
-            let piece = buffer.get(..count).unwrap_or_default();
-            let Some(end) = piece.last() else { break };
+    /// Reads it through. `binary`: it came as BODY=BINARYMIME.
+    pub fn facts(&self, binary: bool) -> io::Result<Facts> {
+        let (mut facts, mut last) = (Facts::default(), b'\n');
+        facts.binary = binary && self.text_lines()?.is_none();
+        self.pieces(|piece| {
+            let Some(end) = piece.last() else { return true };
             let ends = memchr::memchr_iter(b'\n', piece);
             let bare = ends.filter(|at| at.checked_sub(1).map_or(last, |before| piece[before]) != b'\r').count();
-            facts.size += (count + bare) as u64;
+            facts.size += (piece.len() + bare) as u64;
             facts.eight_bit |= !piece.is_ascii();
             last = *end;
-            offset += count as u64;
-        }
+            true
+        })?;
         facts.size += if last == b'\n' { 0 } else { 2 };
         Ok(facts)
     }
+
+    /// How many lines it has, if what came as BODY=BINARYMIME could as well have come as text: lines of CR LF, none too long,
+    /// no NUL, and no part that says it is binary (RFC 2045 sections 2.7 and 2.8). Many clients announce all they send so.
+    pub fn text_lines(&self) -> io::Result<Option<u64>> {
+        let (mut line, mut count, mut is_text) = (Vec::new(), 0, true);
+        let mut in_encoding = false;
+        self.pieces(|piece| {
+            for part in piece.split_inclusive(|octet| *octet == b'\n') {
+                line.extend_from_slice(part);
+                if line.ends_with(b"\n") {
+                    is_text = is_text && is_line_of_text(&line, &mut in_encoding);
+                    line.clear();
+                    count += 1;
+                }
+            }
+            is_text = is_text && line.len() <= LONGEST_LINE + 1;
+            is_text
+        })?;
+        Ok((is_text && line.is_empty()).then_some(count))
+    }
+
+    /// Gives it in pieces, as long as `each` wants more.
+    fn pieces(&self, mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+        let (mut buffer, mut offset) = (vec![0; PIECE], 0_u64);
+        loop {
+            let count = self.read_at(&mut buffer, offset)?;
+            offset += count as u64;
+            if count == 0 || !each(buffer.get(..count).unwrap_or_default()) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// `in_encoding`: the line before belongs to a field that says how a part is encoded. A line of a body that looks like one is
+/// taken for one: then the message is kept as it is.
+fn is_line_of_text(line: &[u8], in_encoding: &mut bool) -> bool {
+    const FIELD: &[u8] = b"content-transfer-encoding";
+    const WORD: &[u8] = b"binary";
+    let Some(text) = line.strip_suffix(b"\r\n") else { return false };
+    let begins_field = || text.get(..FIELD.len()).is_some_and(|name| name.eq_ignore_ascii_case(FIELD));
+    *in_encoding = if text.starts_with(b" ") || text.starts_with(b"\t") { *in_encoding } else { begins_field() };
+    let says_binary = *in_encoding && text.windows(WORD.len()).any(|word| word.eq_ignore_ascii_case(WORD));
+    text.len() <= LONGEST_LINE && memchr::memchr2(0, b'\r', text).is_none() && !says_binary
 }
 
 /// A message on its way to one next hop.
@@ -185,7 +232,35 @@ mod tests {
     #[test]
     fn facts_are_those_of_what_is_sent() {
         for (text, size, eight_bit) in [("", 0, false), ("a\n.\n", 6, false), ("\u{e4}\n", 4, true), ("a", 3, false)] {
-            assert_eq!(source(text.as_bytes()).facts().unwrap(), Facts { size, eight_bit }, "{text:?}");
+            let facts = source(text.as_bytes()).facts(false).unwrap();
+            assert_eq!(facts, Facts { size, eight_bit, binary: false }, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_came_as_binary_is_text_where_it_is_lines_and_nothing_says_otherwise() {
+        let long = "x".repeat(LONGEST_LINE);
+        for (text, lines) in [
+            ("Subject: \u{e4}\r\n\r\nbinary\r\n", Some(3)),
+            ("", Some(0)),
+            (&format!("{long}\r\n"), Some(1)),
+            // Over the end of a piece.
+            (&format!("{long}\r\n").repeat(200), Some(200)),
+            (&format!("{long}x\r\n"), None),
+            (&long.repeat(100), None),
+            ("a\r\nb", None),
+            ("a\r\nb\n", None),
+            ("a\rb\r\n", None),
+            ("a\r\r\n", None),
+            ("a\0\r\n", None),
+            ("content-Transfer-Encoding: 8bit\r\nX: binary\r\n", Some(2)),
+            ("content-Transfer-Encoding: 8bit\r\nX: y\r\n binary\r\n", Some(3)),
+            ("content-Transfer-Encoding: Binary\r\n", None),
+            ("A: b\r\n\r\n--x\r\nContent-Transfer-Encoding :\r\n\t (y)\r\n BINARY\r\n", None),
+        ] {
+            let source = source(text.as_bytes());
+            let binary = source.facts(true).unwrap().binary;
+            assert_eq!((source.text_lines().unwrap(), binary), (lines, lines.is_none()), "{text:.90}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! QMQP and QMTP to another host (cr.yp.to/proto/qmqp.html, cr.yp.to/proto/qmtp.txt): one or several hosts with commas
 //! between, of which the next is asked only where there is no connection to the one before.
 //!
+//! How lines end is the protocol's affair: what came as BODY=BINARYMIME leaves with LF if it is text, and otherwise not at all.
+//!
 //! One package carries the message to all its recipients. QMQP answers once for all of them, QMTP for each. An answer is
 //! believed as soon as its first octet has come; none at all means "later", and the message may then be there twice, as
 //! always with a protocol whose answer can be lost.
@@ -41,6 +43,18 @@ pub fn carry(resolver: &Resolver, job: &Job, protocol: Protocol) -> Carried {
         let why = "5.7.30 the sender requires TLS all the way, and QMQP and QMTP know none";
         return carried.all(&Outcome::Failed(why.to_owned()));
     }
+    let crs = match job.binary.then(|| job.source.text_lines()) {
+        None => 0,
+        Some(Ok(Some(lines))) => lines,
+        Some(Ok(None)) => {
+            let why = "5.6.1 the message is binary, and QMQP and QMTP carry only text";
+            return carried.all(&Outcome::Failed(why.to_owned()));
+        }
+        Some(Err(error)) => {
+            log::error!("id={}: {error}", job.id);
+            return carried.all(&Outcome::Deferred("4.3.0 the message could not be read".to_owned()));
+        }
+    };
     let (host, line) = match connect(resolver, job, protocol) {
         Ok(connected) => connected,
         Err(outcome) => {
@@ -50,7 +64,7 @@ pub fn carry(resolver: &Resolver, job: &Job, protocol: Protocol) -> Carried {
     };
     carried.site = Site::Answers;
     let mut talk = Talk { line, pending: VecDeque::new() };
-    let sent = package(&mut talk, job, protocol);
+    let sent = package(&mut talk, job, protocol, crs);
     if sent == Err(Lost::Unreadable) {
         return carried.all(&Outcome::Deferred("4.3.0 the message could not be read".to_owned()));
     }
@@ -92,16 +106,17 @@ fn connect(resolver: &Resolver, job: &Job, protocol: Protocol) -> Result<(String
     Err(trouble)
 }
 
-/// Sends it all. Whoever stopped listening has perhaps said why.
-fn package(talk: &mut Talk, job: &Job, protocol: Protocol) -> Result<(), Lost> {
+/// Sends it all, but for so many CR, which are all there are. Whoever stopped listening has perhaps said why.
+fn package(talk: &mut Talk, job: &Job, protocol: Protocol, crs: u64) -> Result<(), Lost> {
     let mut envelope = vec![b','];
     netstring::put(&mut envelope, job.sender.as_bytes());
     let mut to = Vec::new();
     job.to.iter().for_each(|to_one| netstring::put(&mut to, to_one.address.as_bytes()));
     // QMTP begins with how lines end, and has the recipients in a netstring of their own.
+    let content = job.source.size.saturating_sub(crs);
     let (size, first) = match protocol {
-        Protocol::Qmqp => (job.source.size, ""),
-        Protocol::Qmtp => (job.source.size + 1, "\n"),
+        Protocol::Qmqp => (content, ""),
+        Protocol::Qmtp => (content + 1, "\n"),
     };
     match protocol {
         Protocol::Qmqp => envelope.append(&mut to),
@@ -111,7 +126,7 @@ fn package(talk: &mut Talk, job: &Job, protocol: Protocol) -> Result<(), Lost> {
     let mut out = match protocol {
         Protocol::Qmtp => begin.into_bytes(),
         Protocol::Qmqp => {
-            let inside = begin.len() as u64 + job.source.size + envelope.len() as u64;
+            let inside = begin.len() as u64 + content + envelope.len() as u64;
             envelope.push(b',');
             format!("{inside}:{begin}").into_bytes()
         }
@@ -124,6 +139,9 @@ fn package(talk: &mut Talk, job: &Job, protocol: Protocol) -> Result<(), Lost> {
             Lost::Unreadable
         })?;
         out.extend_from_slice(piece.get(..count).unwrap_or_default());
+        if crs > 0 {
+            out.retain(|octet| *octet != b'\r');
+        }
         offset += count as u64;
         if count == 0 {
             out.extend_from_slice(&envelope);

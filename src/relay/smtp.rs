@@ -87,7 +87,7 @@ impl Client {
             return carried.all(&Outcome::Deferred(why.to_owned()));
         }
         self.until = end_of(job.source.size);
-        let facts = match job.source.facts().and_then(|facts| Ok((facts, self.asks_for_no_tls(job)?))) {
+        let facts = match job.source.facts(job.binary).and_then(|facts| Ok((facts, self.asks_for_no_tls(job)?))) {
             Ok((facts, is_for_any_eyes)) => {
                 self.is_for_any_eyes = is_for_any_eyes;
                 facts
@@ -428,9 +428,9 @@ fn envelope<'a>(job: &'a Job, facts: Facts, to: &'a [To], requiretls: Requiretls
     Envelope {
         sender: &job.sender,
         to,
-        size: if job.binary { job.source.size } else { facts.size },
+        size: if facts.binary { job.source.size } else { facts.size },
         eight_bit: facts.eight_bit,
-        binary: job.binary,
+        binary: facts.binary,
         smtputf8: job.smtputf8,
         requiretls,
         dsn: job.dsn.clone(),

@@ -164,7 +164,7 @@ pub struct Envelope<'a> {
     pub size: u64,
     /// Octets above 127 are in it.
     pub eight_bit: bool,
-    /// It was announced as BODY=BINARYMIME.
+    /// It is to be announced as BODY=BINARYMIME.
     pub binary: bool,
     /// It came with SMTPUTF8.
     pub smtputf8: bool,

@@ -49,7 +49,10 @@ impl Scratch {
         }
         draft.parameters(&MailParameters::from_text(mail.as_bytes()).expect("parameters")).expect("room");
         let reverse_path = ReversePath::from_internal(from.as_bytes()).expect("a sender");
-        let id = draft.commit(&Head { reverse_path, trace: TRACE.into(), channel: "local".into() }).expect("a message");
+        let is_crlf = mail.contains("BINARYMIME") && content.contains(&b'\r');
+        let trace = if is_crlf { TRACE.replace('\n', "\r\n") } else { TRACE.to_owned() };
+        let head = Head { reverse_path, trace: trace.into_bytes(), channel: "local".into() };
+        let id = draft.commit(&head).expect("a message");
         let file = self.queue().join("message").join(id.folder()).join(id.as_str());
         file.ancestors().take(3).for_each(|path| self.hand_over_alone(path));
         id
