@@ -59,6 +59,19 @@ fn of_a_large_message_only_the_header_is_returned() {
     assert!(report.contains("\nSubject: large\n") && !report.contains("a line of the body"));
 }
 
+/// A part of a report can only be text, and the header of what came as binary ends its lines with CR LF.
+#[test]
+fn of_a_binary_message_only_the_header_is_returned() {
+    let scratch = Scratch::new();
+    let content = b"Subject: binary\r\n\r\na\0b\xff\r\n";
+    scratch.enqueue_with(("alice@mx.example", "BODY=BINARYMIME"), &[("nobody-here@mx.example", "")], content);
+    scratch.deliver();
+    let report = scratch.texts("alice").remove(0);
+    let original = "\nContent-Type: text/rfc822-headers\nContent-Transfer-Encoding: 7bit\n\n";
+    assert!(report.contains(&format!("{original}Received: by mx.example\nSubject: binary\n")), "{report:?}");
+    assert!(!report.contains(['\0', '\r', '\u{fffd}']), "{report:?}");
+}
+
 #[test]
 fn what_waited_too_long_is_returned_with_its_last_reason() {
     let scratch = Scratch::with("maximal_queue_lifetime = 0");

@@ -227,11 +227,19 @@ fn write(
     // RFC 8689 section 5: what must not be read on its way is not read on its way back either.
     let requiretls = message.parameters.requiretls;
     let whole = whole && !requiretls && message.parameters.ret != Some(Ret::Hdrs);
+    // What is binary cannot be a part of a text, and an attached message cannot be encoded (RFC 2046 section 5.2.1).
+    let whole = whole && message.parameters.body != Body::BinaryMime;
     let whole = whole && message.size <= config.bounce_size_limit;
-    let length = if whole { message.size } else { length_of_header(message)? };
-    let is_ascii = copy(message, length, |_| Ok(()))?;
+    let header = if whole { None } else { Some(header_in_lf(message)?) };
+    let is_ascii = match &header {
+        Some(header) => header.is_ascii(),
+        None => copy(message, |_| Ok(()))?,
+    };
     draft.content(report.part_of_the_original(whole, is_ascii).as_bytes())?;
-    copy(message, length, |piece| draft.content(piece))?;
+    match &header {
+        Some(header) => draft.content(header)?,
+        None => _ = copy(message, |piece| draft.content(piece))?,
+    }
     draft.content(report.end().as_bytes())?;
     draft.end_content()?;
     // Of a report nothing is reported, but a failure is kept (double bounces).
@@ -252,11 +260,11 @@ fn shown(address: &Address) -> String {
     clean(address.to_string().as_bytes(), 900)
 }
 
-/// Gives the first octets of the message in pieces, and says whether all are ASCII.
-fn copy(message: &Message, length: u64, mut each: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<bool, Error> {
+/// Gives the octets of the message in pieces, and says whether all are ASCII.
+fn copy(message: &Message, mut each: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<bool, Error> {
     let (mut buffer, mut at, mut is_ascii) = (vec![0; 32 * 1024], 0_u64, true);
-    while at < length {
-        let room = usize::try_from(length - at).unwrap_or(usize::MAX).min(buffer.len());
+    while at < message.size {
+        let room = usize::try_from(message.size - at).unwrap_or(usize::MAX).min(buffer.len());
         let Some(room) = buffer.get_mut(..room) else { break };
         let count = message.read_at(room, at)?;
         let piece = room.get(..count).unwrap_or_default();
@@ -270,8 +278,8 @@ fn copy(message: &Message, length: u64, mut each: impl FnMut(&[u8]) -> Result<()
     Ok(is_ascii)
 }
 
-/// Octets before the first empty line; only whole lines, and no more than bounce_size_limit's default.
-fn length_of_header(message: &Message) -> Result<u64, Error> {
+/// What stands before the first empty line, as lines of a text; only whole ones, and no more than bounce_size_limit's default.
+fn header_in_lf(message: &Message) -> Result<Vec<u8>, Error> {
     let mut start = vec![0; 50_000];
     let mut filled = 0_usize;
     while let Some(room) = start.get_mut(filled..).filter(|room| !room.is_empty()) {
@@ -281,7 +289,9 @@ fn length_of_header(message: &Message) -> Result<u64, Error> {
         }
     }
     start.truncate(filled);
-    Ok(header_of(&start).len() as u64)
+    let lines = header_of(&start).split_inclusive(|octet| *octet == b'\n');
+    let in_lf = |line: &[u8]| line.strip_suffix(b"\r\n").map_or_else(|| line.to_vec(), |text| [text, b"\n"].concat());
+    Ok(lines.flat_map(in_lf).collect())
 }
 
 /// All before the first empty line; only whole lines.
