@@ -20,10 +20,12 @@ fn an_unknown_user_is_returned_in_one_report() {
     let reports = scratch.texts("alice");
     assert_eq!(reports.len(), 1, "{reports:?}");
     let report = &reports[0];
-    assert!(report.starts_with("Return-Path: <>\nFrom: Mail delivery at mx.example <MAILER-DAEMON@mx.example>\n"));
+    let from = "From: \"Mail delivery at mx.example\" <MAILER-DAEMON@mx.example>\n";
+    assert!(report.starts_with(&format!("Return-Path: <>\n{from}")), "{report}");
     let (header, body) = report.split_once("\n\n").unwrap();
     assert!(header.contains("\nTo: <alice@mx.example>\n") && header.contains("\nAuto-Submitted: auto-replied\n"));
     assert!(header.contains("\nContent-Type: multipart/report; report-type=delivery-status;"), "{header}");
+    assert!(header.contains("\nContent-Transfer-Encoding: 8bit\n"), "a part of it is: {header}");
     let boundary = header.split_once("boundary=\"").unwrap().1.split_once('"').unwrap().0;
     let parts: Vec<&str> = body.split(&format!("--{boundary}")).collect();
     assert_eq!((parts.len(), parts[4]), (5, "--\n"), "{body}");
@@ -57,6 +59,22 @@ fn of_a_large_message_only_the_header_is_returned() {
     let report = scratch.texts("alice").remove(0);
     assert!(report.contains("\nContent-Type: text/rfc822-headers\n"), "{report}");
     assert!(report.contains("\nSubject: large\n") && !report.contains("a line of the body"));
+}
+
+/// RFC 2046 section 5.1.1: a boundary has at most 70 characters. RFC 6533: an address beyond ASCII has a form of its own there.
+#[test]
+fn a_report_is_well_formed_whatever_this_host_and_the_first_address_are_called() {
+    let host = format!("{}.mx.example", "a".repeat(63));
+    let scratch = Scratch::with(&format!("myhostname = {host}"));
+    let (sender, nobody) = (format!("alice@{host}"), format!("nobody-here@{host}"));
+    let orcpt = "ORCPT=utf-8;jos\u{e9}@old.example";
+    scratch.enqueue_with((&sender, "SMTPUTF8"), &[(&nobody, orcpt)], b"Subject: x\n\nx\n");
+    scratch.deliver();
+    let report = scratch.texts("alice").remove(0);
+    let boundary = report.split_once("boundary=\"").unwrap().1.split_once('"').unwrap().0;
+    assert!(boundary.len() <= 70, "{boundary}");
+    assert!(report.contains("\nOriginal-Recipient: utf-8; jos\\x{E9}@old.example\n"), "{report}");
+    assert!(!report.contains("8bit"), "{report}");
 }
 
 /// A part of a report can only be text, and the header of what came as binary ends its lines with CR LF.

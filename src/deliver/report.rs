@@ -222,7 +222,6 @@ fn write(
     let is_for_any_eyes = !message.parameters.requiretls && Header::read(&beginning).is_for_any_eyes();
     let mut report = text::Report::new(config, message, kind, told, id);
     report.is_for_any_eyes = is_for_any_eyes;
-    draft.content(report.head(to).as_bytes())?;
     let whole = kind == Kind::Failure || kind == Kind::Double;
     // RFC 8689 section 5: what must not be read on its way is not read on its way back either.
     let requiretls = message.parameters.requiretls;
@@ -235,6 +234,7 @@ fn write(
         Some(header) => header.is_ascii(),
         None => copy(message, |_| Ok(()))?,
     };
+    draft.content(report.head(to, is_ascii).as_bytes())?;
     draft.content(report.part_of_the_original(whole, is_ascii).as_bytes())?;
     match &header {
         Some(header) => draft.content(header)?,

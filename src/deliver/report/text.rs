@@ -24,14 +24,17 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub fn new(config: &'a Config, message: &'a Message, kind: Kind, told: &'a [Told], id: Id) -> Self {
-        let boundary = format!("{id}/{}", config.myhostname);
+        // At most 70 characters (RFC 2046 section 5.1.1), and nobody knows it who wrote what is returned.
+        let boundary = id.to_string();
         let is_global = told.iter().any(|one| utf8(&one.address).is_some());
         Report { config, message, kind, told, id, boundary, is_global, is_for_any_eyes: false }
     }
 
-    /// All before the original.
-    pub fn head(&self, to: &Address) -> String {
+    /// All before the original, which is ASCII or not.
+    pub fn head(&self, to: &Address, is_ascii: bool) -> String {
         let host = &self.config.myhostname;
+        // RFC 2045 section 6.4: what has a part of 8bit is 8bit.
+        let is_8bit = self.is_global || !is_ascii;
         let subject = match self.kind {
             Kind::Failure => "Your message could not be delivered",
             Kind::Delay => "Your message is not delivered yet",
@@ -39,14 +42,15 @@ impl<'a> Report<'a> {
             Kind::Double => "A message could neither be delivered nor returned",
         };
         format!(
-            "From: Mail delivery at {host} <MAILER-DAEMON@{host}>\nTo: <{}>\nSubject: {subject}\n\
-             Date: {}\nMessage-ID: <{}@{host}>\nAuto-Submitted: auto-replied\n{}MIME-Version: 1.0\n\
+            "From: \"Mail delivery at {host}\" <MAILER-DAEMON@{host}>\nTo: <{}>\nSubject: {subject}\n\
+             Date: {}\nMessage-ID: <{}@{host}>\nAuto-Submitted: auto-replied\n{}MIME-Version: 1.0\n{}\
              Content-Type: multipart/report; report-type={};\n\tboundary=\"{}\"\n\n\
              This is a delivery report in MIME format.\n\n{}{}",
             self.address(to),
             date(SystemTime::now()),
             self.id,
             if self.is_for_any_eyes { "TLS-Required: No\n" } else { "" },
+            if is_8bit { "Content-Transfer-Encoding: 8bit\n" } else { "" },
             if self.is_global { "global-delivery-status" } else { "delivery-status" },
             self.boundary,
             self.text(),
@@ -118,7 +122,11 @@ impl<'a> Report<'a> {
             text.push('\n');
             if let Some(orcpt) = &one.parameters.orcpt {
                 let (kind, address) = orcpt.decoded();
-                let address = if self.is_global { address } else { crate::logging::clean(address.as_bytes(), 800) };
+                let address = match kind {
+                    _ if self.is_global => address,
+                    kind if kind.eq_ignore_ascii_case("utf-8") => in_ascii(&address),
+                    _ => crate::logging::clean(address.as_bytes(), 800),
+                };
                 text.push_str(&format!("Original-Recipient: {kind}; {address}\n"));
             }
             let kind = if utf8(&one.address).is_some() { "utf-8" } else { "rfc822" };
@@ -183,7 +191,24 @@ impl<'a> Report<'a> {
 fn utf8(address: &Address) -> Option<String> {
     let text = std::str::from_utf8(address.as_bytes()).ok().filter(|text| !text.is_ascii())?;
     let fits = !text.chars().any(|letter| letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}'));
-    (fits && text.len() <= 900).then(|| address.to_string())
+    // With its quoting it may be twice as long.
+    fits.then(|| address.to_string()).filter(|shown| shown.len() <= 900)
+}
+
+/// An address of the type `utf-8` for a report that is ASCII (RFC 6533 section 3, `utf-8-addr-xtext`).
+fn in_ascii(address: &str) -> String {
+    let mut text = String::new();
+    for letter in address.chars() {
+        if text.len() > 800 {
+            text.push_str("...");
+            break;
+        }
+        match letter {
+            '!'..='~' => text.push(letter),
+            _ => text.push_str(&format!("\\x{{{:X}}}", u32::from(letter))),
+        }
+    }
+    text
 }
 
 /// The enhanced status code the report begins with, and the text behind it.
@@ -263,5 +288,13 @@ mod tests {
         assert_eq!(utf8(&address(b"bob@mx.example")), None);
         assert_eq!(utf8(&address(b"b\xffb@mx.example")), None);
         assert_eq!(utf8(&address("b\u{85}\u{e9}@mx.example".as_bytes())), None);
+        // No line is longer than 998 octets as it is printed.
+        assert_eq!(utf8(&address(format!("{}\u{e9}@mx.example", "\"".repeat(450)).as_bytes())), None);
+    }
+
+    #[test]
+    fn an_address_of_utf_8_is_told_in_ascii() {
+        assert_eq!(in_ascii("jos\u{e9}\u{4e2d}+\\x{20}@b.example"), "jos\\x{E9}\\x{4E2D}+\\x{20}@b.example");
+        assert!(in_ascii(&"\u{e9}".repeat(250)).len() < 900);
     }
 }
