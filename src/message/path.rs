@@ -53,6 +53,11 @@ impl Address {
         self.0.is_ascii()
     }
 
+    /// Whether SMTP can carry it at all. What is no UTF-8, QMQP hands in, and mailboxes may be called so.
+    pub fn is_utf8(&self) -> bool {
+        std::str::from_utf8(&self.0).is_ok()
+    }
+
     /// What stands before the last `@`; all of it where there is none.
     pub fn local_part(&self) -> &[u8] {
         self.at().map_or(&self.0, |at| &self.0[..at])
@@ -88,7 +93,8 @@ impl Address {
     }
 }
 
-/// The quoted form: a local part that is no dot-string becomes a quoted string (RFC 5321 section 4.1.2).
+/// The quoted form: a local part that is no dot-string becomes a quoted string (RFC 5321 section 4.1.2). What is no UTF-8 is
+/// no longer the same address then: it is only to be read.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let local = self.local_part();

@@ -96,6 +96,12 @@ pub trait Content {
 /// REQUIRETLS is asked for, and this server does not have it; another of the domain may.
 pub const NO_PROMISE: &str = "5.7.30 the sender requires TLS all the way, and the next hop does not promise it";
 
+/// An address or the header cannot be said without SMTPUTF8.
+const NEEDS_SMTPUTF8: &str = "5.6.7 an address or the header needs SMTPUTF8, which the next hop does not know";
+
+/// An address cannot be said at all.
+const NOT_UTF8: &str = "5.6.7 an address has octets that are no UTF-8, and SMTP carries no others";
+
 /// Why something did not go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
@@ -267,8 +273,33 @@ impl<W: Wire> Session<W> {
         Ok(())
     }
 
-    /// One message to all recipients of the envelope; a verdict for each, in their order.
+    /// One message to all recipients of the envelope; a verdict for each, in their order. An address that cannot be said here
+    /// keeps the message from nobody else.
     pub fn send(&mut self, envelope: &Envelope<'_>, content: &mut dyn Content) -> Vec<Verdict> {
+        let cannot = |to: &To| match &to.address {
+            // Then it goes to nobody here, and another host may be asked.
+            _ if !self.promises(envelope) => None,
+            address if !address.is_utf8() => Some(NOT_UTF8),
+            address if !address.is_ascii() && !self.offers.smtputf8 => Some(NEEDS_SMTPUTF8),
+            _ => None,
+        };
+        let cannot: Vec<Option<&str>> = envelope.to.iter().map(cannot).collect();
+        let can = envelope.to.iter().zip(&cannot).filter(|(_, cannot)| cannot.is_none());
+        let to: Vec<To> = can.map(|(to, _)| to.clone()).collect();
+        let sent = if to.is_empty() {
+            Vec::new()
+        } else {
+            self.send_to_all(&Envelope { to: &to, ..envelope.clone() }, content)
+        };
+        let mut sent = sent.into_iter();
+        let verdict = |cannot: Option<&'static str>| match cannot {
+            Some(why) => Err(Trouble::Cannot(why)),
+            None => sent.next().unwrap_or(Err(Trouble::Lost(Lost::HungUp, Stage::End))),
+        };
+        cannot.into_iter().map(verdict).collect()
+    }
+
+    fn send_to_all(&mut self, envelope: &Envelope<'_>, content: &mut dyn Content) -> Vec<Verdict> {
         let mut verdicts: Vec<Option<Verdict>> = vec![None; envelope.to.len()];
         if let Err(trouble) = self.fits(envelope).and_then(|()| self.transact(envelope, content, &mut verdicts)) {
             self.is_alive &= !matches!(trouble, Trouble::Lost(..));
@@ -286,19 +317,26 @@ impl<W: Wire> Session<W> {
         }
     }
 
+    /// Whether the message stays under TLS behind the server, if it has to.
+    fn promises(&self, envelope: &Envelope<'_>) -> bool {
+        envelope.requiretls != Requiretls::Required || (self.offers.requiretls && self.is_verified)
+    }
+
     /// What the message needs and the server does not have.
     fn fits(&self, envelope: &Envelope<'_>) -> Result<(), Trouble> {
         let offers = &self.offers;
-        let is_ascii = |to: &To| to.address.as_bytes().is_ascii() && (to.dsn.is_ascii() || !offers.dsn);
+        let is_ascii = |to: &To| to.address.is_ascii() && (to.dsn.is_ascii() || !offers.dsn);
         let has_utf8 = !envelope.sender.as_bytes().is_ascii() || !envelope.to.iter().all(is_ascii);
         // What came with SMTPUTF8 and is all ASCII needs it no more than other mail (RFC 6531 section 3.4).
         let needs_utf8 = has_utf8 || (envelope.smtputf8 && envelope.eight_bit);
-        let cannot = if envelope.requiretls == Requiretls::Required && !(offers.requiretls && self.is_verified) {
+        let cannot = if !self.promises(envelope) {
             NO_PROMISE
         } else if offers.size.is_some_and(|limit| limit > 0 && envelope.size > limit) {
             "5.3.4 the message is larger than the next hop takes"
         } else if needs_utf8 && !offers.smtputf8 {
-            "5.6.7 an address or the header needs SMTPUTF8, which the next hop does not know"
+            NEEDS_SMTPUTF8
+        } else if envelope.sender.0.as_ref().is_some_and(|sender| !sender.is_utf8()) {
+            NOT_UTF8
         } else if envelope.binary && !(offers.binary && offers.chunking) {
             "5.6.1 the message is binary, and the next hop takes only text"
         } else if envelope.eight_bit && !envelope.binary && !offers.eight_bit && !needs_utf8 {

@@ -289,6 +289,30 @@ fn a_message_is_sent_only_as_the_server_can_take_it() {
 }
 
 #[test]
+fn an_address_that_cannot_be_said_goes_to_nobody_else_and_keeps_the_message_from_nobody() {
+    let all = [&b"a@b.example"[..], b"b\xff@b.example", "b\u{f6}b@b.example".as_bytes()];
+    let all = all.map(|address| To { address: Address::from_internal(address).unwrap(), dsn: String::new() });
+    for (offers, utf8) in [(ALL, true), ("250 mx", false)] {
+        let mut session = session(offers, &[]);
+        let sender = ReversePath::from_internal(b"alice@a.example").unwrap();
+        let taken: Vec<_> =
+            session.send(&envelope(&sender, &all), &mut Hello(false)).iter().map(Verdict::is_ok).collect();
+        assert_eq!(taken, [true, false, utf8]);
+        let seen = &session.wire.seen;
+        assert_eq!((seen.contains('\u{fffd}'), seen.contains(" SMTPUTF8")), (false, utf8), "{seen}");
+        assert!(seen.contains("b\u{f6}b@") == utf8 && seen.matches("RCPT").count() == 1 + usize::from(utf8), "{seen}");
+        // A sender that cannot be said leaves nobody.
+        let sender = ReversePath::from_internal(b"al\xefce@a.example").unwrap();
+        let verdicts = session.send(&envelope(&sender, &all), &mut Hello(false));
+        assert!(
+            verdicts
+                .iter()
+                .all(|verdict| verdict.as_ref().is_err_and(|trouble| trouble.report("").starts_with("5.6.7 ")))
+        );
+    }
+}
+
+#[test]
 fn binary_goes_in_a_chunk() {
     let mut session = session("250-mx\r\n250-CHUNKING\r\n250-PIPELINING\r\n250 BINARYMIME", &[]);
     assert_eq!(sent(&mut session, |e| e.binary = true, &["bob@b.example"]), ["+"]);
