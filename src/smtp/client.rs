@@ -138,10 +138,11 @@ impl Trouble {
             Trouble::Lost(Lost::Unreadable, _) => "4.3.0 the message could not be read".to_owned(),
             Trouble::Said(answer, stage) => {
                 let status = match (self.is_never(), answer.status()) {
+                    (true, status) => status.to_owned(),
                     (false, status) if status.starts_with('5') => format!("4{}", status.get(1..).unwrap_or(".0.0")),
+                    (false, status) if status.starts_with('4') => status.to_owned(),
                     // A 2yz or 3yz where it has no meaning.
-                    (false, status) if status.starts_with('2') => "4.5.0".to_owned(),
-                    (_, status) => status.to_owned(),
+                    (false, _) => "4.5.0".to_owned(),
                 };
                 format!("{status} {host} said: {} (to {stage})", answer.said())
             }

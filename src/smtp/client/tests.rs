@@ -340,7 +340,7 @@ fn lmtp_answers_for_each_recipient_that_was_taken() {
 
 #[test]
 fn greeting_and_hello_are_no_reason_to_return_mail() {
-    for greeting in ["554 5.7.1 go away", "421 busy", "354 what"] {
+    for greeting in ["554 5.7.1 go away", "421 busy", "354 what", "354 3.0.0 what"] {
         let mut fake = Fake::default();
         fake.say(greeting);
         let trouble = Session::new(fake, Protocol::Smtp).greeting().unwrap_err();
