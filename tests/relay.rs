@@ -5,6 +5,7 @@ mod common;
 
 use common::hops::{Act, Hop, Taken};
 use common::relaying::*;
+use common::until;
 use doorpost::queue::Queue;
 
 #[test]
@@ -136,6 +137,22 @@ fn every_answer_at_every_stage_is_one_of_three_ends_and_never_two() {
         assert!(log.contains(&format!("to=<bob@b.example> status={status} ")), "{what}");
         let (queued, back) = (scratch.queued().len(), scratch.mail("alice").len());
         assert_eq!((queued, back), (usize::from(status == "deferred"), usize::from(status == "failed")), "{what}");
+    }
+}
+
+/// RFC 5321 section 4.1.1.10.
+#[test]
+fn a_host_that_says_no_before_the_message_is_left_with_quit() {
+    for (stage, level) in [("greeting", "may"), ("HLO", "may"), ("none", "encrypt")] {
+        let hop = Hop::start(move |word, _, _| match word {
+            "EHLO" | "HELO" if stage == "HLO" => Some(Act::Say("550 5.7.1 no")),
+            word => (word == stage).then_some(Act::Say("554 5.7.1 no")),
+        });
+        let scratch = site(&format!("smtp:{}", hop.name()), &format!("smtp_tls_security_level = {level}"));
+        scratch.enqueue(&["bob@b.example"], TEXT);
+        let log = scratch.deliver();
+        assert!(log.contains("status=deferred"), "{stage}: {log}");
+        until("QUIT", || hop.seen().last().is_some_and(|line| line == "QUIT"));
     }
 }
 

@@ -287,6 +287,20 @@ impl Client {
             herald.speaks();
         }
         let mut session = Session::new(line, protocol);
+        // Who only said no is told that this is all.
+        let (tls, end) = self.begin(&mut session, hop, job, protocol, tls).inspect_err(|_| session.quit())?;
+        Ok(Open { session, host: named(&hop.name), hop: hop.clone(), since: Instant::now(), tls, end })
+    }
+
+    /// Brings a session to where a message can be sent. Gives what TLS it has.
+    fn begin(
+        &mut self,
+        session: &mut Session<Line>,
+        hop: &Hop,
+        job: &Job,
+        protocol: Protocol,
+        tls: bool,
+    ) -> Result<(TlsLevel, End), Attempt> {
         session.greeting()?;
         session.hello(&self.config.myhostname)?;
         let end = self.end(hop, job, protocol);
@@ -298,7 +312,10 @@ impl Client {
                 Err(Trouble::Said(..)) if level == TlsLevel::May && session.is_alive => {}
                 Err(trouble) => return Err(trouble.into()),
                 Ok(()) => {
-                    let verified = self.shake_hands(&mut session, hop, job, level)?;
+                    // Between the two protocols there is nothing to be said.
+                    session.is_alive = false;
+                    let verified = self.shake_hands(session, hop, job, level)?;
+                    session.is_alive = true;
                     reached = if verified { level } else { TlsLevel::Encrypt };
                     (session.is_encrypted, session.is_verified, hidden) = (true, verified, true);
                     session.hello(&self.config.myhostname)?;
@@ -310,7 +327,7 @@ impl Client {
         if let Some(login) = self.login(hop, job) {
             session.log_in(login, hidden)?;
         }
-        Ok(Open { session, host: named(&hop.name), hop: hop.clone(), since: Instant::now(), tls: reached, end })
+        Ok((reached, end))
     }
 
     /// Gives whether the certificate was checked.
