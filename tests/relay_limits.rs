@@ -163,3 +163,21 @@ fn a_flood_is_delivered_once_each() {
     assert_eq!((count.len(), count.values().max()), (300, Some(&1)));
     assert_eq!(scratch.queued().len(), 0);
 }
+
+#[test]
+fn a_host_that_defers_is_not_asked_again_over_another_connection() {
+    let hop = Hop::start(|word, line, _| match word {
+        "RCPT" if line.contains("later") => Some(Act::Say("450 4.2.1 mailbox busy")),
+        _ => None,
+    });
+    let one_by_one = "default_process_limit = 1\ndefault_destination_concurrency_limit = 1";
+    let scratch = site(&format!("smtp:{}", hop.name()), one_by_one);
+    for user in ["now", "later", "now"] {
+        scratch.enqueue(&[&format!("{user}@b.example")], TEXT);
+    }
+    let log = scratch.deliver();
+    let seen = hop.seen();
+    let asked: Vec<&String> = seen.iter().filter(|line| line.starts_with("RCPT ")).collect();
+    assert!(asked[0].contains("now"), "the other one finds a connection: {seen:?}");
+    assert_eq!((asked.len(), hop.taken().len()), (3, 2), "{log}");
+}

@@ -35,6 +35,8 @@ pub struct Client {
     until: Instant,
     /// The message at hand says `TLS-Required: No` (RFC 8689 section 4.2).
     is_for_any_eyes: bool,
+    /// Who was asked last, and has answered for all recipients that are left: he is not asked again at once.
+    asked: Option<Place>,
 }
 
 /// A connection with its session.
@@ -56,8 +58,8 @@ impl Client {
     /// Opens what has to be opened before no file can be.
     pub fn new(config: &Config, resolver: Resolver) -> Client {
         let (passwords, tls) = (Passwords::read(config), Tls::of(config));
-        let (open, known, herald, until, is_for_any_eyes) = (None, None, None, Instant::now(), false);
-        Client { config: config.clone(), resolver, passwords, tls, open, known, herald, until, is_for_any_eyes }
+        let (open, known, herald, until, is_for_any_eyes, asked) = (None, None, None, Instant::now(), false, None);
+        Client { config: config.clone(), resolver, passwords, tls, open, known, herald, until, is_for_any_eyes, asked }
     }
 
     /// See [`super::Relay::report_to`].
@@ -86,7 +88,7 @@ impl Client {
             let why = "4.3.5 it is not known how much TLS there must be (smtp_tls_policy_maps)";
             return carried.all(&Outcome::Deferred(why.to_owned()));
         }
-        self.until = end_of(job.source.size);
+        (self.until, self.asked) = (end_of(job.source.size), None);
         let facts = match job.source.facts(job.binary).and_then(|facts| Ok((facts, self.asks_for_no_tls(job)?))) {
             Ok((facts, is_for_any_eyes)) => {
                 self.is_for_any_eyes = is_for_any_eyes;
@@ -140,7 +142,9 @@ impl Client {
         mut rest: Vec<usize>,
         mut carried: Carried,
     ) -> Carried {
-        let (mut sessions, mut unwilling) = (0, Vec::new());
+        // A connection that was there before was a session, too.
+        let asked = self.asked.take();
+        let (mut sessions, mut unwilling) = (u32::from(asked.is_some()), Vec::new());
         let most_sessions = match self.config.smtp_mx_session_limit {
             0 => u32::MAX,
             limit => limit,
@@ -150,7 +154,10 @@ impl Client {
         let all_are = hops.iter().all(is_silent);
         let hops = hops.iter().filter(|hop| all_are || !is_silent(hop));
         let limit = self.config.smtp_mx_address_limit.max(1) as usize;
-        for hop in hops.take(limit) {
+        for hop in hops.take(limit).filter(|hop| asked.as_ref() != Some(&hop.place)) {
+            if rest.is_empty() || sessions >= most_sessions || Instant::now() >= self.until {
+                break;
+            }
             match self.connect(hop, job, protocol) {
                 Ok(open) => {
                     carried.site = Site::Answers;
@@ -178,9 +185,6 @@ impl Client {
                     carried = carried.these(&untried, &outcome_of(&trouble, &hop.name));
                 }
             }
-            if rest.is_empty() || sessions >= most_sessions || Instant::now() >= self.until {
-                break;
-            }
         }
         // One of those that are asked, and was not to be had, may promise it next time. Who is never asked keeps no mail
         // waiting.
@@ -192,7 +196,8 @@ impl Client {
         carried
     }
 
-    /// One message over one connection, in as many transactions as the host wants. Gives who may be tried elsewhere.
+    /// One message over one connection, in as many transactions as the host wants. Gives who may be tried elsewhere, and notes
+    /// whether it was the host's answer that left them.
     fn transact(
         &mut self,
         mut open: Open,
@@ -201,7 +206,7 @@ impl Client {
         mut rest: Vec<usize>,
         carried: &mut Carried,
     ) -> Vec<usize> {
-        let mut again: Rest = Vec::new();
+        let (mut again, mut has_answered): (Rest, bool) = (Vec::new(), true);
         while !rest.is_empty() {
             let to: Vec<To> = rest.iter().filter_map(|number| job.to.get(*number).cloned()).collect();
             let envelope = envelope(job, facts, &to, requiretls(job, open.end));
@@ -215,7 +220,10 @@ impl Client {
                         too_many.push((number, outcome(verdict, &open)));
                     }
                     Err(trouble) if is_final(trouble) => carried.tell(number, outcome(verdict, &open)),
-                    Err(_) => again.push((number, outcome(verdict, &open))),
+                    Err(trouble) => {
+                        has_answered &= is_answer(trouble);
+                        again.push((number, outcome(verdict, &open)));
+                    }
                 }
             }
             // "Too many recipients" for some of them: those have a transaction of their own, while it goes forward.
@@ -233,6 +241,7 @@ impl Client {
         } else {
             // Another host may be asked next.
             open.session.quit();
+            self.asked = has_answered.then_some(open.hop.place);
         }
         rest
     }
@@ -395,6 +404,11 @@ fn is_final(trouble: &Trouble) -> bool {
     // RFC 8689 section 4.2.1: each host of the domain is asked for the promise.
     let is_for_good = trouble.is_never() && *trouble != Trouble::Cannot(NO_PROMISE);
     is_for_good || matches!(trouble, Trouble::Lost(_, Stage::End) | Trouble::Said(_, Stage::End))
+}
+
+/// The host said it of the message, and not of the session, of which a new one may be better.
+fn is_answer(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::Said(answer, Stage::Rcpt | Stage::Data) if answer.code != 421)
 }
 
 /// The host does not promise what REQUIRETLS wants.
