@@ -20,6 +20,9 @@ use std::time::SystemTime;
 /// A time, a blank, the longest unique-id, and the end of the line.
 const LONGEST_LINE: u64 = 20 + 1 + 70 + 1;
 
+/// A clock that says less has not been set since the machine was started: it begins in 1970, or when its system was made.
+const NOT_SET: u64 = 1_600_000_000;
+
 /// What is known of one mailbox, and what becomes of it.
 #[derive(Debug)]
 pub struct Expiry {
@@ -80,15 +83,14 @@ impl Expiry {
     }
 
     fn known<M: Maildrop>(&self, maildrop: &M) -> std::io::Result<Known> {
-        let mut times: HashMap<String, u64> = HashMap::new();
-        let mut known = Known { lines: 0, kept: Vec::new() };
+        let mut times: HashMap<String, [u64; 2]> = HashMap::new();
+        let mut known = Known { lines: 0, has_wrong: false, kept: Vec::new() };
         self.file.each_line(|line| {
             known.lines += 1;
             if let Some((time, unique_id)) = line.split_once(' ')
                 && let Ok(time) = time.parse()
             {
-                // The first time counts.
-                times.entry(unique_id.to_owned()).or_insert(time);
+                times.entry(unique_id.to_owned()).and_modify(|[_, last]| *last = time).or_insert([time, time]);
             }
         })?;
         if times.is_empty() {
@@ -96,14 +98,19 @@ impl Expiry {
         }
         for index in 0..maildrop.count() {
             let unique_id = maildrop.entry(index)?.unique_id;
-            known.kept.extend(times.get(&unique_id).map(|time| (index, *time, unique_id)));
+            let Some(times) = times.get(&unique_id) else { continue };
+            // The first time counts; but nobody had a message before it came: then the clock was not set.
+            let came = maildrop.came(index)?.unwrap_or(0).max(NOT_SET);
+            let time = times.iter().copied().find(|time| *time >= came);
+            known.has_wrong |= time.is_none();
+            known.kept.push((index, time.unwrap_or_else(now), unique_id));
         }
         Ok(known)
     }
 
     /// Leaves out what is not needed any more. Where that is not possible, on a full disk, there is only more to read.
     fn forget(&self, known: &Known) {
-        if known.kept.len() < known.lines {
+        if known.kept.len() < known.lines || known.has_wrong {
             let text: String = known.kept.iter().map(|(_, time, unique_id)| format!("{time} {unique_id}\n")).collect();
             if let Err(error) = self.file.replace(&text) {
                 warn!("event=fetched-not-rewritten why={:?}", error.to_string());
@@ -115,10 +122,50 @@ impl Expiry {
 /// What the file says.
 struct Known {
     lines: usize,
+    /// A time was none.
+    has_wrong: bool,
     /// Of messages that are there: number from 0, time and unique-id.
     kept: Vec<(usize, u64, String)>,
 }
 
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::value::MailboxFormat;
+    use crate::mailbox::maildir::Maildir;
+    use std::fs;
+
+    #[test]
+    fn a_time_before_the_message_came_is_none_and_the_days_begin_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Maildir");
+        drop(Maildir::open(&path).unwrap());
+        let start = now();
+        let ago = |days: u64| start - days * 86_400;
+        let names = [format!("{}.old", ago(10)), format!("{}.young", ago(2)), "noname".to_owned(), "twice".to_owned()];
+        for name in &names {
+            fs::write(path.join("new").join(name), "a\n").unwrap();
+        }
+        let spec = MailboxSpec { format: MailboxFormat::Maildir, path: path.display().to_string() };
+        let config = Config::with(&[("pop3d_expire", "7"), ("pop3d_delete_expired", "yes")]);
+        let [old, young, noname, twice] = &names;
+        let read = path.join("doorpost-read");
+        let noted = format!("{} {old}\n{} {young}\n100 {noname}\n100 {twice}\n{} {twice}\n", ago(8), ago(8), ago(9));
+        fs::write(&read, noted).unwrap();
+        let maildrop = Maildir::open(&path).unwrap();
+        let mut marked = Vec::new();
+        Expiry::of(&config, &spec).unwrap().mark_expired(&maildrop, &mut marked);
+        let marked: Vec<String> = marked.iter().map(|number| maildrop.entry(*number).unwrap().unique_id).collect();
+        assert_eq!(marked, ["twice".to_owned(), old.clone()]);
+        let noted = fs::read_to_string(&read).unwrap();
+        let time = |id: &str| -> u64 {
+            noted.lines().find_map(|line| line.strip_suffix(&format!(" {id}"))).unwrap().parse().unwrap()
+        };
+        assert_eq!((noted.lines().count(), time(old), time(twice)), (4, ago(8), ago(9)));
+        assert!(time(young) > ago(1) && time(noname) > ago(1), "{noted}");
+    }
 }
