@@ -125,7 +125,9 @@ fn run(args: &Args) -> io::Result<()> {
         std::thread::available_parallelism().map_or(0, usize::from),
         load_average()
     );
-    writeln!(io::stdout(), "{caption}\n{}{costs}", table::markdown(&rows))?;
+    // One line below the plot's title, and two where a line has its limit.
+    let text = caption.replacen("; in parentheses", ";\nin parentheses", 1);
+    writeln!(io::stdout(), "{text}\n{}{costs}", table::markdown(&rows))?;
     if let Some(file) = &args.svg {
         fs::write(file, plot::svg(&rows, &caption))?;
     }

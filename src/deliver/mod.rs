@@ -5,8 +5,8 @@
 //! other. A `worker.rs` takes one message at a time and all its recipients (`attempt.rs`): `local.rs` finds whose it is here,
 //! `expand.rs` sends it on where an alias or a `~/.forward` says so, `task.rs` (as root by way of `helper.rs`) does what needs
 //! the recipient's rights, `piped.rs` gives it to a program of a channel, `crate::relay` to another host, in a process without
-//! any right on the queue; `report.rs` tells senders, `origin.rs` lets no report go before it is noted. Several delivers may run at
-//! once: a message is locked by whoever works on it, and others pass it by.
+//! any right on the queue; `report.rs` tells senders, `origin.rs` lets no report go before it is noted. Several delivers may
+//! run at once: a message is locked by whoever works on it, and others pass it by.
 
 mod appended;
 mod attempt;
