@@ -36,6 +36,9 @@ pub mod lookup;
 pub mod mailbox;
 pub mod mailq;
 pub mod message;
+#[cfg(test)]
+#[path = "../tests/common/needs.rs"]
+mod needs;
 pub mod net;
 pub mod pop3;
 pub mod privilege;

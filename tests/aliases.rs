@@ -455,7 +455,7 @@ fn what_the_sender_wants_to_hear_goes_with_the_mail() {
 /// Its message would come twice, and a third time.
 #[test]
 fn as_root_a_program_may_run_longer_than_ipc_timeout() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = Scratch::with("allow_mail_to_commands = alias\ndefault_privs = nobody\nipc_timeout = 1s");
@@ -472,7 +472,7 @@ fn as_root_a_program_may_run_longer_than_ipc_timeout() {
 
 #[test]
 fn as_root_a_forward_file_is_read_and_its_program_runs_as_the_user() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch =

@@ -2,6 +2,9 @@
 //!
 //! smtpd stands for all programs: they share the command line and the loading, and it needs neither client nor queue.
 
+#[path = "common/needs.rs"]
+mod needs;
+
 use doorpost::config::parameters::parameters;
 use std::collections::BTreeMap;
 use std::fs;
@@ -210,7 +213,7 @@ fn what_is_shown_is_a_main_cf_that_means_the_same() {
 #[test]
 fn a_program_that_gained_rights_ignores_what_its_caller_says() {
     // Only root can make such a program here.
-    if !nix::unistd::geteuid().is_root() {
+    if !needs::root() {
         return;
     }
     let theirs = folder("syslog_name = theirs\n");
@@ -236,7 +239,7 @@ fn a_program_that_gained_rights_ignores_what_its_caller_says() {
 #[test]
 fn expansion_agrees_with_postconf_where_that_is_installed() {
     let postconf = Path::new("/usr/sbin/postconf");
-    if !postconf.exists() {
+    if !needs::there("postconf", postconf.exists()) {
         return;
     }
     let values = [
@@ -322,7 +325,7 @@ fn generated() -> Vec<String> {
 #[test]
 fn values_and_errors_agree_with_postconf_where_that_is_installed() {
     let postconf = Path::new("/usr/sbin/postconf");
-    if !postconf.exists() {
+    if !needs::there("postconf", postconf.exists()) {
         return;
     }
     let folder = folder("a = 1\nempty =\nindirect = $empty\nmyhostname = mx.example\n");

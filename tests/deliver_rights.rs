@@ -31,7 +31,7 @@ fn give(path: &Path, uid: u32) {
 
 /// A mailbox of a user that only root can become; nothing where the tests do not run as root.
 fn of_another(uid: u32) -> Option<Scratch> {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return None;
     }
     let scratch = Scratch::new();
@@ -183,7 +183,7 @@ fn nobody_becomes_root_to_deliver() {
 /// Where the accounts are as usual: uid 1 is no person, and nobody is not below 1000.
 #[test]
 fn users_of_the_system_get_mail_and_its_accounts_do_not() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let name = |uid| nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).unwrap().map(|user| user.name);
@@ -205,7 +205,7 @@ fn users_of_the_system_get_mail_and_its_accounts_do_not() {
 
 #[test]
 fn a_killed_deliver_leaves_no_process_behind() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = Scratch::with("queue_run_delay = 1h");

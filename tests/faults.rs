@@ -437,7 +437,7 @@ fn an_error_of_any_file_call_keeps_a_message_of_the_drop_folder() {
 /// As a user whom the queue is not for: what ends with 0 arrives once, and anything else leaves nothing or the whole.
 #[test]
 fn sendmail_killed_anywhere_leaves_a_whole_message_in_the_drop_folder_or_none() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let prepare = || {

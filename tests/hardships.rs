@@ -7,7 +7,6 @@ use common::connections::*;
 use common::{Scratch, until};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -29,7 +28,7 @@ fn limit_processes(server: &Server, number: &str) {
 /// The system refuses processes to users, and not to root.
 #[test]
 fn a_machine_without_processes_costs_time_and_no_place() {
-    if !geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let folder = folder();
@@ -59,7 +58,7 @@ fn a_machine_without_processes_costs_time_and_no_place() {
 
 #[test]
 fn a_pool_without_processes_goes_on_when_there_are_some() {
-    if !geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = Scratch::new();
@@ -116,7 +115,7 @@ fn from(source: &str, address: SocketAddr) -> TcpStream {
 /// In a network of its own, which has addresses of several networks. The threads of other tests stay where they are.
 #[test]
 fn clients_of_one_ipv6_network_are_one_client() {
-    if !geteuid().is_root() || unshare(CloneFlags::CLONE_NEWNET).is_err() {
+    if !common::needs::there("a network of its own", unshare(CloneFlags::CLONE_NEWNET).is_ok()) {
         return;
     }
     ip("link set lo up");

@@ -285,7 +285,7 @@ fn in_the_background(filter: Option<&str>) -> Vec<String> {
 
 #[test]
 fn in_the_background_syslog_has_what_was_asked_for() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let has = |heard: &[String], words: &str| heard.iter().any(|record| record.contains(words));
@@ -338,7 +338,7 @@ fn the_user_has_all_its_groups_and_no_way_back() {
 
 #[test]
 fn a_pid_file_that_cannot_be_removed_any_more_is_emptied_and_given_up_all_the_same() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let folder = folder();

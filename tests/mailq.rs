@@ -194,7 +194,7 @@ fn flush_and_release_make_due_what_is_like_a_pattern_and_nothing_else() {
 /// Whoever is not mail_owner may look at his own mail (tests/sendmail.rs) and change none, not even that.
 #[test]
 fn an_ordinary_user_holds_releases_requeues_flushes_and_deletes_nothing() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = Scratch::new();

@@ -145,7 +145,7 @@ fn one_socket_takes_both_families(site: &Site, options: &[String]) {
 }
 
 fn it_becomes_nobody(site: &Site, options: &[String]) {
-    if !geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let mut server = site.start(options);
@@ -409,7 +409,7 @@ fn the_options_of_the_pages_are_all_in_the_table() {
 #[test]
 fn without_options_the_defaults_of_the_pages_hold() {
     // Their ports are taken elsewhere; in a network of its own they are free.
-    if !geteuid().is_root() || unshare(CloneFlags::CLONE_NEWNET).is_err() {
+    if !common::needs::there("a network of its own", unshare(CloneFlags::CLONE_NEWNET).is_ok()) {
         return;
     }
     assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());

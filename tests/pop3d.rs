@@ -169,7 +169,7 @@ fn rights(pid: u32) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
 
 #[test]
 fn as_root_one_process_becomes_the_user_and_the_other_nobody() {
-    if !is_root() {
+    if !common::needs::root() {
         return;
     }
     const BOB: u32 = 65_533;
@@ -187,7 +187,7 @@ fn as_root_one_process_becomes_the_user_and_the_other_nobody() {
 
 #[test]
 fn before_login_the_parser_has_no_rights() {
-    if !is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = two_messages();
@@ -203,10 +203,10 @@ fn before_login_the_parser_has_no_rights() {
 
 #[test]
 fn users_of_the_system_log_in_as_themselves_and_root_never() {
-    if !is_root() {
+    if !common::needs::root() {
         return;
     }
-    let Ok(Some(user)) = nix::unistd::User::from_name("mail") else { return };
+    let user = nix::unistd::User::from_name("mail").expect("users").expect("a user of every system");
     let scratch = Scratch::with("auth_failure_delay = 0");
     scratch.write("secrets", "mail:{PLAIN}secret\nroot:{PLAIN}secret\n");
     scratch.configure(&format!(
@@ -270,7 +270,7 @@ fn a_wrong_line_of_the_passwd_file_is_named_in_the_log_alone() {
 
 #[test]
 fn without_mail_owner_root_serves_nobody() {
-    if !is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = Scratch::with("mail_owner = no-such-user-here");

@@ -78,7 +78,7 @@ fn a_program_with_the_interface_of_checkpassword_knows_users_and_their_mailboxes
 
 #[test]
 fn root_is_let_in_by_no_program() {
-    if !geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let (scratch, program) = site();
@@ -144,7 +144,7 @@ fn apop_lets_in_who_knows_the_password_and_the_stamp_is_never_the_same() {
 /// A folder like Debian's /var/mail: of group mail, closed to others.
 #[test]
 fn a_mailbox_in_the_folder_of_a_group_is_rewritten_with_that_group_only() {
-    if !geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     const MAIL: u32 = 8;

@@ -257,16 +257,12 @@ fn check_what_was_read(read: &[(String, Option<usize>)]) -> usize {
     served
 }
 
-fn is_roots() -> bool {
-    nix::unistd::geteuid().is_root()
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nobody_gets_mail_without_its_password_whatever_the_parser_sends(all in proptest::collection::vec(sent(), 1..9)) {
-        if is_roots() {
+        if common::needs::root() {
             let mut parser = Parser::start();
             let _ = all.iter().all(|sent| parser.act(sent));
             check_what_was_read(&parser.end());
@@ -276,7 +272,7 @@ proptest! {
 
 #[test]
 fn right_credentials_are_served_one_user_after_another() {
-    if !is_roots() {
+    if !common::needs::root() {
         return;
     }
     let mut parser = Parser::start();
@@ -294,7 +290,7 @@ fn right_credentials_are_served_one_user_after_another() {
 
 #[test]
 fn what_is_no_packet_or_out_of_order_ends_the_checker() {
-    if !is_roots() {
+    if !common::needs::root() {
         return;
     }
     let go = Sent::Go { is_direct: true, descriptors: 0 };

@@ -37,7 +37,7 @@ struct Trio {
 impl Pool {
     /// With one slot, unless more lines say otherwise; none where these tests are not root's.
     fn start(main_cf: &str) -> Option<Pool> {
-        if !nix::unistd::geteuid().is_root() {
+        if !common::needs::root() {
             return None;
         }
         let scratch =

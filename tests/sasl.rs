@@ -181,7 +181,7 @@ fn hashed_passwords_and_other_machines_have_fewer_mechanisms() {
 
 #[test]
 fn a_pool_that_root_has_started_lets_in_by_each_mechanism_in_clear_and_under_tls() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     // To whoever is on a unix socket of which nobody says anything this is another machine.

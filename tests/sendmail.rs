@@ -242,7 +242,7 @@ fn as_user(mut command: Command) -> Command {
 
 #[test]
 fn a_user_without_any_right_on_the_queue_leaves_mail_in_the_drop_folder() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = Scratch::new();
@@ -281,7 +281,7 @@ fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 /// Who hears "accepted" here hears nothing more: deliver would only set the file aside.
 #[test]
 fn what_the_queue_would_refuse_is_not_left_in_the_drop_folder() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = Scratch::with("smtpd_recipient_limit = 100000");
@@ -311,7 +311,7 @@ fn what_the_queue_would_refuse_is_not_left_in_the_drop_folder() {
 
 #[test]
 fn what_is_too_large_for_the_drop_folder_fills_neither_disk_nor_memory() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = Scratch::with("message_size_limit = 1000000");
@@ -527,7 +527,7 @@ fn flushing_makes_what_waits_due_now() {
 /// Anybody may write into its FIFO.
 #[test]
 fn whoever_wakes_deliver_by_the_drop_folder_without_end_gets_mail_collected_and_no_look_at_the_queue() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = Scratch::with("queue_run_delay = 1h");
@@ -555,7 +555,7 @@ fn whoever_wakes_deliver_by_the_drop_folder_without_end_gets_mail_collected_and_
 
 #[test]
 fn a_user_sees_his_own_mail_and_no_other() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = Scratch::new();
@@ -588,7 +588,7 @@ fn a_user_sees_his_own_mail_and_no_other() {
 
 #[test]
 fn who_listens_at_the_status_socket_without_being_one_of_ours_is_not_heard() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = Scratch::new();

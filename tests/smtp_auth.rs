@@ -183,7 +183,7 @@ fn responses_that_are_none_are_told_and_the_session_goes_on() {
 
 #[test]
 fn passwords_that_only_root_can_read_are_checked_by_a_process_of_roots() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = Scratch::with(&format!("{LOGIN}\nusers = system"));
@@ -234,7 +234,7 @@ fn logged_in(address: SocketAddr) -> String {
 /// Under smtpd's pool the session begins with the rights that smtpd has.
 #[test]
 fn in_a_pool_of_roots_passwords_that_only_root_can_read_are_checked() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let (_scratch, _server, address) = pool_with_secrets(&[], None);
@@ -246,7 +246,7 @@ fn in_a_pool_of_roots_passwords_that_only_root_can_read_are_checked() {
 /// The process that checks passwords says why by itself, and nobody waits for that.
 #[test]
 fn in_a_pool_of_another_user_it_is_told_that_only_root_can_read_the_passwords() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let of_system = "expected to be started as root, who alone can read /etc/shadow: Permission denied";

@@ -74,7 +74,7 @@ fn too_little_memory_shows_the_client_protocol_or_nothing() {
 
 #[test]
 fn a_user_that_does_not_exist_is_told_with_the_place_where_it_was_set() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         // Others stay who they are, and ask for no user.
         return;
     }

@@ -323,7 +323,7 @@ fn open_files(pid: u32) -> Vec<String> {
 
 #[test]
 fn a_key_of_roots_alone_is_used_and_then_nobodys() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = with_tls();
@@ -454,7 +454,7 @@ fn who_cannot_be_served_behind_a_right_password_hears_so_in_a_pool_under_tls_and
         ["-o", "pop3d_login_delay=60", "-o", "pop3d_stat_file=/nosuch/x"],
         ["-o", "mail_privileged_group=nosuchgroup", "-o", &mbox],
     ] {
-        if options[1].contains("group") && !nix::unistd::geteuid().is_root() {
+        if options[1].contains("group") && !common::needs::root() {
             continue;
         }
         let (path, mut pool) = pool_of_pop3d(&scratch, &[&["-o", "tls_auth_only=no"], &options[..]].concat());

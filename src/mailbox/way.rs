@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn links_of_others_are_not_followed() {
-        if !geteuid().is_root() {
+        if !crate::needs::root() {
             return;
         }
         let top = tempfile::tempdir().unwrap();

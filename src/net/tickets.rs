@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_root_makes_belongs_to_the_owner_of_the_folder() {
-        if !nix::unistd::geteuid().is_root() {
+        if !crate::needs::root() {
             return;
         }
         let folder = tempfile::tempdir().unwrap();

@@ -13,6 +13,7 @@ pub mod hops;
 pub mod login;
 pub mod names;
 pub mod postfix;
+pub mod needs;
 pub mod processes;
 pub mod relaying;
 pub mod tls;

@@ -295,7 +295,7 @@ fn a_message_and_its_name_are_on_disk_before_the_reply_of_a_pool() {
 /// Left by a user who may not open the folder, then taken from there by deliver.
 #[test]
 fn a_message_of_the_drop_folder_is_on_disk_in_each_place_before_it_is_told_or_removed() {
-    if !nix::unistd::geteuid().is_root() {
+    if !crate::common::needs::root() {
         return;
     }
     let scratch = receiving();
