@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::processes::{children, only, rights};
 use common::transcript::{Writes, play, play_all};
 use common::{PASSWORD, Scratch, under_inetd};
 use std::fs;
@@ -131,8 +132,7 @@ fn who_may_remove_nothing_hears_that_somebody_must_mend_it() {
 
 /// The processes a session consists of: the one that was started, and its child if there is one.
 fn family(parent: u32) -> Vec<u32> {
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("its children");
-    std::iter::once(parent).chain(children.split_whitespace().map(|pid| pid.parse().expect("a number"))).collect()
+    std::iter::once(parent).chain(children(parent)).collect()
 }
 
 #[test]
@@ -157,16 +157,6 @@ fn a_kill_before_quit_keeps_everything() {
     }
 }
 
-/// All four of uid and gid, and the groups besides.
-fn rights(pid: u32) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let numbers = |name: &str| -> Vec<u32> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
-        line.split_whitespace().map(|number| number.parse().expect("a number")).collect()
-    };
-    (numbers("Uid:"), numbers("Gid:"), numbers("Groups:"))
-}
-
 #[test]
 fn as_root_one_process_becomes_the_user_and_the_other_nobody() {
     if !common::needs::root() {
@@ -179,8 +169,8 @@ fn as_root_one_process_becomes_the_user_and_the_other_nobody() {
     let client = Client::logged_in(&mut scratch.command("pop3d"));
     let family = family(client.child.id());
     assert_eq!(family.len(), 2);
-    assert_eq!(rights(family[0]), (vec![BOB; 4], vec![BOB; 4], vec![BOB]));
-    assert_eq!(rights(family[1]), (vec![common::NOBODY; 4], vec![common::NOBODY; 4], vec![common::NOBODY]));
+    assert_eq!(rights(family[0]), only(BOB, BOB));
+    assert_eq!(rights(family[1]), only(common::NOBODY, common::NOBODY));
     assert_eq!(fs::metadata(scratch.maildir("bob")).expect("the Maildir").uid(), BOB);
     assert_eq!(client.end().2, Some(0));
 }
@@ -194,7 +184,7 @@ fn before_login_the_parser_has_no_rights() {
     let mut client = Client::start(&mut scratch.command("pop3d"));
     assert!(client.line().starts_with("+OK "));
     let family = family(client.child.id());
-    assert_eq!(rights(family[1]).0, vec![common::NOBODY; 4]);
+    assert_eq!(rights(family[1])[0], [common::NOBODY; 4]);
     // The client is the parser's alone: the other has it neither for reading nor for writing.
     let ends = |pid: u32| [0, 1].map(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).expect("a descriptor"));
     assert_eq!(ends(family[0]), ["/dev/null", "/dev/null"].map(Path::new));
@@ -327,11 +317,16 @@ fn a_silent_client_is_left_and_nothing_is_removed() {
 }
 
 #[test]
-fn a_wrong_password_is_answered_late() {
+fn a_wrong_password_is_answered_late_and_the_second_after_twice_as_long() {
     let scratch = Scratch::with("auth_failure_delay = 1");
-    let begin = std::time::Instant::now();
-    scratch.run("pop3d", &[], b"USER bob\r\nPASS wrong\r\n");
-    assert!(begin.elapsed().as_secs() >= 1);
+    let mut client = Client::start(&mut scratch.command("pop3d"));
+    assert!(client.line().starts_with("+OK "));
+    for seconds in [1, 2] {
+        assert!(client.ask("USER bob").starts_with("+OK "));
+        let begin = std::time::Instant::now();
+        assert!(client.ask("PASS wrong").starts_with("-ERR [AUTH] "));
+        assert!(begin.elapsed().as_secs() >= seconds, "{:?} instead of {seconds} s", begin.elapsed());
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 mod common;
 
 use common::connections::{PATIENCE, Server, all, line};
-use common::processes::children;
+use common::processes::{children, only, rights};
 use common::{NOBODY, Scratch, binary, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -101,19 +101,6 @@ fn is_there(pid: u32) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
 
-/// All four of uid and gid, and the groups besides.
-fn rights(pid: u32) -> [Vec<u32>; 3] {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    ["Uid:", "Gid:", "Groups:"].map(|name| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
-        line.split_whitespace().map(|number| number.parse().expect("a number")).collect()
-    })
-}
-
-fn only(id: u32) -> [Vec<u32>; 3] {
-    [vec![id; 4], vec![id; 4], vec![id]]
-}
-
 fn end(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.try_into().expect("a process id")), signal).expect("a signal");
 }
@@ -124,8 +111,8 @@ fn processes_stay_for_users_of_one_uid_and_another_uid_has_a_process_of_its_own(
     let client = pool.logged_in("bob");
     let first = pool.trio();
     assert_eq!(rights(first.checker)[0], [0; 4]);
-    assert_eq!(rights(first.parser), only(NOBODY));
-    assert_eq!(rights(first.owner.expect("an owner")), only(NOBODY));
+    assert_eq!(rights(first.parser), only(NOBODY, NOBODY));
+    assert_eq!(rights(first.owner.expect("an owner")), only(NOBODY, NOBODY));
     // Whoever has rights has nothing of the client on its standard descriptors.
     let end = |fd: u32| fs::read_link(format!("/proc/{}/fd/{fd}", first.checker)).expect("a descriptor");
     assert_eq!([0, 1].map(end), ["/dev/null", "/dev/null"].map(Path::new));
@@ -137,11 +124,11 @@ fn processes_stay_for_users_of_one_uid_and_another_uid_has_a_process_of_its_own(
     let other = pool.trio();
     assert_eq!((other.checker, other.parser), (first.checker, first.parser));
     assert_ne!(other.owner, first.owner);
-    assert_eq!(rights(other.owner.expect("an owner")), only(DAVE));
+    assert_eq!(rights(other.owner.expect("an owner")), only(DAVE, DAVE));
     assert!(!is_there(first.owner.expect("an owner")));
     quit(client);
     quit(pool.logged_in("bob"));
-    assert_eq!(rights(pool.trio().owner.expect("an owner")), only(NOBODY));
+    assert_eq!(rights(pool.trio().owner.expect("an owner")), only(NOBODY, NOBODY));
     let mut server = pool.server;
     server.signal(Signal::SIGTERM);
     assert_eq!(server.end().code(), Some(0));
