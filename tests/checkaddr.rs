@@ -135,6 +135,33 @@ fn a_client_known_by_its_name_is_looked_up_where_rcpt_looks() {
     }
 }
 
+/// Then deliver finds out, and the sender hears of it later.
+#[test]
+fn whether_a_user_is_known_is_not_asked_where_that_is_left_out_and_all_else_is() {
+    let scratch = site();
+    let addresses = ["nobody-here@mx.example".to_owned(), "x@example.net".to_owned()];
+    let ask = |expected: [i32; 2]| {
+        for ((address, (rcpt, _)), expected) in
+            addresses.iter().zip(by_smtp(&scratch, "192.0.2.1", &addresses)).zip(expected)
+        {
+            assert_eq!(status(&rcpt), expected, "{address}: {rcpt}");
+            let output = scratch.run("checkaddr", &["--from", "192.0.2.1", address], b"");
+            assert_eq!(output.status.code(), Some(expected), "{address}: {output:?}");
+        }
+    };
+    ask([1, 1]);
+    scratch.configure("receive_override_options = no_address_mappings, no_header_body_checks, no_milters");
+    ask([1, 1]);
+    scratch.configure("receive_override_options = no_milters, no_unknown_recipient_checks");
+    ask([0, 1]);
+    let mail =
+        "HELO c.example\r\nMAIL FROM:<alice@mx.example>\r\nRCPT TO:<nobody-here@mx.example>\r\nDATA\r\nx\r\n.\r\n";
+    scratch.run("smtpsrvr", &["192.0.2.1"], mail.as_bytes());
+    scratch.deliver();
+    let back = scratch.mail("alice").concat();
+    assert!(String::from_utf8_lossy(&back).contains("nobody-here@mx.example"), "{:?}", scratch.queued());
+}
+
 #[test]
 fn what_cannot_be_told_is_75_and_never_a_no() {
     let scratch = site();

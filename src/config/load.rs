@@ -621,6 +621,23 @@ mod tests {
     }
 
     #[test]
+    fn a_name_means_the_names_below_it_in_the_lists_that_are_named_and_in_no_other() {
+        let lists = "debug_peer_list = example.net\nqmqpd_authorized_clients = example.net\n";
+        for (line, debug, qmqpd) in [
+            ("", true, true),
+            ("parent_domain_matches_subdomains =", false, false),
+            ("parent_domain_matches_subdomains = debug_peer_list, of_postfix_alone", true, false),
+            ("parent_domain_matches_subdomains = qmqpd_authorized_clients", false, true),
+        ] {
+            let (config, _) = load(&format!("{lists}{line}\n"), &[]).unwrap();
+            for (list, is_wide) in [(&config.debug_peer_list, debug), (&config.qmqpd_authorized_clients, qmqpd)] {
+                assert!(list.matches_domain(b"example.net"), "{line}");
+                assert_eq!(list.matches_domain(b"mx.example.net"), is_wide, "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn a_fifo_or_a_folder_in_place_of_main_cf_does_not_hold_us_up() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("main.cf")).unwrap();
