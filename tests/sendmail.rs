@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::hops::Hop;
 use common::watching::Watching;
 use common::{Scratch, feed, until};
 use std::fs;
@@ -163,6 +164,64 @@ fn mistakes_have_the_statuses_of_sysexits_and_queue_nothing() {
     assert_eq!(output.status.code(), Some(75), "{output:?}");
 }
 
+/// Without `-G` what comes back from the filter would go there again, without end.
+#[test]
+fn with_g_a_message_goes_to_the_content_filter_no_more_if_its_sender_may_write_the_queue() {
+    let hop = Hop::friendly();
+    let scratch = Scratch::with(&format!("content_filter = smtp:{}", hop.name()));
+    let mut seen = Vec::new();
+    let mut send = |command: &mut Command| {
+        assert!(feed(command, b"To: bob\n\nbody\n").status.success());
+        scratch.deliver();
+        seen.push((hop.taken().len(), scratch.mail("bob").len()));
+    };
+    send(&mut named(&scratch, "sendmail", &["bob"]));
+    send(&mut named(&scratch, "sendmail", &["-G", "bob"]));
+    assert!(scratch.texts("bob")[0].contains("\nTo: bob\n"), "its header is left as it was");
+    if common::needs::root() {
+        drop_folder(&scratch);
+        send(&mut as_user(named(&scratch, "sendmail", &["-G", "bob"])));
+        assert_eq!(seen.pop(), Some((2, 1)), "whoever cannot write the queue may not say so");
+    }
+    assert_eq!(seen, [(1, 0), (1, 1)]);
+}
+
+#[test]
+fn name_kind_of_body_and_configuration_are_taken_from_the_command_line() {
+    let scratch = Scratch::new();
+    for (name, from) in [("Alice A", "Alice A"), ("Doe, A.", "\"Doe, A.\"")] {
+        let words = ["-F", name, "-f", "alice@mx.example", "-B8BITMIME", "bob"];
+        assert!(sendmail(&scratch, &words, "Subject: x\n\n").status.success());
+        let text = content(&scratch);
+        assert!(text.contains(&format!("\nFrom: {from} <alice@mx.example>\n")), "{text}");
+        assert_eq!(scratch.queued()[0].parameters, "BODY=8BITMIME|");
+        fs::remove_dir_all(scratch.queue().join("message")).unwrap();
+    }
+    assert!(sendmail(&scratch, &["-B", "7bit", "bob"], "From: other@mx.example\n\n").status.success());
+    assert_eq!(scratch.queued()[0].parameters, "|");
+    let other = Scratch::new();
+    let file = other.path().join("main.cf");
+    for place in [file.to_str().unwrap(), other.path().to_str().unwrap()] {
+        assert!(sendmail(&scratch, &["-C", place, "bob"], "x\n").status.success());
+        let output = feed(&mut named(&scratch, "newaliases", &["-C", place]), b"");
+        assert!(said(&output).starts_with(other.path().to_str().unwrap()), "{output:?}");
+    }
+    assert_eq!((scratch.queued().len(), other.queued().len()), (1, 2));
+}
+
+/// What sendmail's page calls them does not matter: programs say them, and mean nothing that would change here.
+#[test]
+fn letters_that_mean_nothing_here_are_passed_over_with_their_values() {
+    let scratch = Scratch::new();
+    let log = scratch.path().join("traffic");
+    let words = "-Ac -d0.1 -em -h 5 -L tag -Mx -m -n -O X=y -odb -p smtp -s -T -U -w -x -q15m -X";
+    let words: Vec<&str> = words.split(' ').chain([log.to_str().unwrap(), "--", "bob"]).collect();
+    let output = sendmail(&scratch, &words, "Subject: x\n\nbody\n");
+    assert_eq!((output.status.code(), said(&output)), (Some(0), String::new()));
+    assert_eq!((recipients(&scratch), &*scratch.queued()[0].parameters), (vec!["bob@mx.example".to_owned()], "|"));
+    assert!(content(&scratch).ends_with("\nbody\n") && !log.exists());
+}
+
 #[test]
 fn with_bs_it_speaks_smtp_for_this_machine() {
     let scratch = Scratch::new();
@@ -195,18 +254,21 @@ fn bv_says_what_would_become_of_an_address_and_bi_checks_the_aliases() {
     );
 }
 
+/// Its exit status with this message and envelope.
+fn qmail_queue(scratch: &Scratch, mut command: Command, message: &[u8], envelope: &[u8]) -> Option<i32> {
+    let path = scratch.path().join("envelope");
+    fs::write(&path, envelope).unwrap();
+    command.stdin(Stdio::piped()).stdout(fs::File::open(&path).unwrap()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(message);
+    child.wait_with_output().unwrap().status.code()
+}
+
 #[test]
 fn qmail_queue_takes_message_and_envelope_and_says_nothing() {
     let scratch = Scratch::new();
-    let run = |message: &[u8], envelope: &[u8]| {
-        let path = scratch.path().join("envelope");
-        fs::write(&path, envelope).unwrap();
-        let mut command = named(&scratch, "qmail-queue", &[]);
-        command.stdin(Stdio::piped()).stdout(fs::File::open(&path).unwrap()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let _ = child.stdin.take().unwrap().write_all(message);
-        child.wait_with_output().unwrap().status.code()
-    };
+    let run =
+        |message: &[u8], envelope: &[u8]| qmail_queue(&scratch, named(&scratch, "qmail-queue", &[]), message, envelope);
     assert_eq!(run(b"Subject: x\r\n\nbody", b"Fa@x.example\0Tbob@mx.example\0Tcarol@mx.example\0\0"), Some(0));
     assert_eq!(content(&scratch), "Subject: x\r\n\nbody");
     assert_eq!(recipients(&scratch), ["bob@mx.example", "carol@mx.example"]);
@@ -222,6 +284,27 @@ fn qmail_queue_takes_message_and_envelope_and_says_nothing() {
     fs::remove_dir_all(scratch.queue()).unwrap();
     fs::write(scratch.queue(), "").unwrap();
     assert_eq!(run(b"x\n", b"F\0Tbob\0\0"), Some(53));
+}
+
+#[test]
+fn qmail_queue_tells_what_is_refused_for_good_wrong_and_not_there_by_its_status() {
+    let scratch = Scratch::with("hopcount_limit = 3\nmessage_size_limit = 1000");
+    let run = |command: Command, message: &[u8]| qmail_queue(&scratch, command, message, b"Fa@x\0Tbob\0\0");
+    let ours = || named(&scratch, "qmail-queue", &[]);
+    let hops = |count: usize| "Received: x\n".repeat(count) + "\nbody\n";
+    assert_eq!(run(ours(), hops(1).as_bytes()), Some(0));
+    assert_eq!(run(ours(), hops(2).as_bytes()), Some(31), "ours is the third");
+    assert_eq!(run(ours(), "a line\n".repeat(1000).as_bytes()), Some(31));
+    if common::needs::root() {
+        assert_eq!(run(as_user(ours()), b"x\n"), Some(61), "there is no drop folder");
+        drop_folder(&scratch);
+        assert_eq!(run(as_user(ours()), b"x\n"), Some(0));
+    }
+    for (name, text) in [("channels", "local nonsense\n"), ("main.cf", "soft_bounce = perhaps\n")] {
+        scratch.write(name, text);
+        assert_eq!(run(ours(), b"x\n"), Some(55), "{name}");
+    }
+    assert_eq!(scratch.queued().len(), 1);
 }
 
 /// The drop folder, as the administrator makes it.
@@ -524,6 +607,28 @@ fn flushing_makes_what_waits_due_now() {
     assert_eq!(sendmail(&scratch, &["-q"], "").status.code(), Some(0));
 }
 
+#[test]
+fn a_flush_may_be_of_one_message_or_of_those_from_somebody() {
+    let scratch = Scratch::with("minimal_backoff_time = 1h");
+    fs::write(scratch.maildir("bob"), "in the way").unwrap();
+    for from in ["alice@one.example", "alice@two.example", "alice@three.example"] {
+        sendmail(&scratch, &["-f", from, "bob"], "Subject: x\n\nbody\n");
+    }
+    scratch.deliver();
+    fs::remove_file(scratch.maildir("bob")).unwrap();
+    let queued = scratch.queued();
+    let first = queued.iter().find(|message| message.reverse_path.ends_with(b"@one.example")).unwrap();
+    let mut arrived = vec![];
+    for word in [format!("-qI{}", first.id), "-qStwo.example".to_owned(), "-qSnowhere.example".to_owned()] {
+        assert!(sendmail(&scratch, &[&word], "").status.success());
+        scratch.deliver();
+        arrived.push(scratch.queued().iter().map(|left| left.reverse_path.len()).collect::<Vec<_>>());
+    }
+    let [two, three] = ["alice@two.example", "alice@three.example"].map(str::len);
+    assert_eq!(arrived, [vec![two, three], vec![three], vec![three]]);
+    assert_eq!(scratch.mail("bob").len(), 2);
+}
+
 /// Anybody may write into its FIFO.
 #[test]
 fn whoever_wakes_deliver_by_the_drop_folder_without_end_gets_mail_collected_and_no_look_at_the_queue() {
@@ -595,11 +700,10 @@ fn who_listens_at_the_status_socket_without_being_one_of_ours_is_not_heard() {
     let folder = drop_folder(&scratch);
     let at = folder.join("status");
     let mut forger = Command::new("perl");
-    let script = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[0])); chmod 0666, $ARGV[0]; \
-                  listen(S, 5); while (accept(C, S)) { syswrite(C, \"forged\\e[31m\\n\"); close(C); }";
+    let script = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[0])); listen(S, 5); \
+                  chmod 0666, $ARGV[0]; while (accept(C, S)) { syswrite(C, \"forged\\e[31m\\n\"); close(C); }";
     let mut forger = forger.args(["-e", script]).arg(&at).uid(4242).gid(4242).spawn().unwrap();
-    common::until("a socket", || at.metadata().is_ok_and(|file| file.mode() & 0o777 == 0o666));
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    common::until("a socket that listens", || at.metadata().is_ok_and(|file| file.mode() & 0o777 == 0o666));
     let output = feed(&mut as_user(named(&scratch, "mailq", &[])), b"");
     let _ = forger.kill();
     let _ = forger.wait();

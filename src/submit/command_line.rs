@@ -22,6 +22,7 @@ use nix::unistd::{Uid, User, getuid};
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 /// `submit [-f FROM] RECIPIENT ... < message`: prints the queue id once the message is on disk.
 pub fn submit(config: &Config, common: &Common, from: Option<String>, recipients: &[String]) -> Result<Ended, Error> {
@@ -61,11 +62,7 @@ pub fn sendmail() -> Result<Ended, Error> {
         );
         return Ok(Ended::Done);
     }
-    let folder = options
-        .config
-        .clone()
-        .map(|path| if path.is_file() { path.parent().map_or(path.clone(), Into::into) } else { path });
-    let common = Common { config: folder, ..Common::default() };
+    let common = common(&options);
     match options.mode.clone() {
         Mode::Deliver => {
             let config = Config::load(&common)?;
@@ -93,6 +90,12 @@ pub fn sendmail() -> Result<Ended, Error> {
             tool::run(&common, Action::FlushIfAny, &[patterns], Format::Text)
         }
     }
+}
+
+/// `-C` names the folder of main.cf, or, by old habit, the file.
+fn common(options: &Options) -> Common {
+    let folder_of = |path: &Path| if path.is_file() { path.parent().unwrap_or(path).into() } else { path.into() };
+    Common { config: options.config.as_deref().map(folder_of), ..Common::default() }
 }
 
 fn is_id(pattern: &str) -> bool {
@@ -172,7 +175,7 @@ pub fn newaliases() -> Result<Ended, Error> {
     if let Some(operand) = options.recipients.first() {
         return Err(Error::Usage(format!("expected no operand instead of {}", crate::config::shown(operand))));
     }
-    check_aliases(&Common { config: options.config, ..Common::default() })
+    check_aliases(&common(&options))
 }
 
 fn check_aliases(common: &Common) -> Result<Ended, Error> {

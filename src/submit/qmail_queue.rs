@@ -23,6 +23,8 @@ pub enum Refused {
     Write = 53,
     /// 54: message or envelope cannot be read.
     Read = 54,
+    /// 55: the channels file is wrong.
+    Configuration = 55,
     /// 61: there is no queue for us.
     NoQueue = 61,
     /// 71: not now.
@@ -40,7 +42,11 @@ pub fn submit(
 ) -> Result<String, Refused> {
     let mut way = way.map_err(|error| {
         log::error!("{error}");
-        if matches!(error, Error::Temporary(_)) { Refused::Write } else { Refused::NoQueue }
+        match error {
+            Error::Temporary(_) => Refused::Write,
+            Error::Config(_) => Refused::Configuration,
+            _ => Refused::NoQueue,
+        }
     })?;
     // It is by this name that filters hand a message back.
     way.come_from_filter();
