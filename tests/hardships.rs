@@ -123,6 +123,28 @@ fn clients_of_one_ipv6_network_are_one_client() {
         ip(&format!("-6 addr add {address} dev lo nodad"));
     }
     let scratch = Scratch::new();
+    // By another length the same addresses are other clients, or one.
+    for (mode, length, third, elsewhere) in
+        [("exec", 128, "220 ", "220 "), ("exec", 24, "421 ", "421 "), ("pool", 128, "220 ", "220 ")]
+    {
+        let mut command = scratch.command("smtpd");
+        command.args(["--mode", mode, "--listen-address", "::", "--port", "0", "-n", "9", "--max-from-ip", "2"]);
+        command.args(["-o", &format!("smtpd_client_ipv6_prefix_length={length}")]);
+        let mut server = Server::start(command.arg("smtpsrvr"));
+        let address = SocketAddr::new("2001:db8:2::1".parse().unwrap(), server.address("0").port());
+        let mut clients = Vec::new();
+        for (source, expected) in [
+            ("2001:db8:1::1", "220 "),
+            ("2001:db8:1:0:ffff::3", "220 "),
+            ("2001:db8:1::2", third),
+            ("2001:db8:2::1", elsewhere),
+        ] {
+            let mut client = from(source, address);
+            let said = line(&mut client);
+            assert!(said.starts_with(expected), "{mode} {length} {source}: {said}");
+            clients.push(client);
+        }
+    }
     for mode in ["exec", "pool"] {
         let mut command = scratch.command("smtpd");
         command.args(["--mode", mode, "--listen-address", "::", "--port", "0", "-n", "9", "--max-from-ip", "2"]);

@@ -405,8 +405,58 @@ fn wrong_command_lines_are_usage_errors() {
         let (status, text) = refused(smtpd(folder.path()).args(arguments));
         assert_eq!(status, Some(64), "{arguments:?}: {text}");
     }
-    let (status, _) = refused(with_services(folder.path(), "").arg("/bin/cat"));
-    assert_eq!(status, Some(64), "a file and a program");
+    let service = "127.0.0.1:0 stream tcp nowait - /bin/cat\n";
+    for beside in [&["/bin/cat"][..], &["-f"], &["-n", "3"], &["--port", "0"], &["--listen-address", "127.0.0.1"]] {
+        let (status, text) = refused(with_services(folder.path(), service).args(beside));
+        assert_eq!(status, Some(64), "a file and {beside:?}: {text}");
+    }
+}
+
+#[test]
+fn each_address_is_listened_on_at_each_port() {
+    let folder = folder();
+    let free = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let ports = free.map(|listener| listener.local_addr().unwrap().port().to_string());
+    let mut command = smtpd(folder.path());
+    command.args(["--port", &ports[0], "--listen-address", "127.0.0.1", "--port", &ports[1]]);
+    let mut server = Server::start(command.args(["--listen-address", "127.0.0.2", "/bin/echo", "served"]));
+    for host in ["127.0.0.1", "127.0.0.2"] {
+        for port in &ports {
+            let address = format!("{host}:{port}");
+            server.record(&format!("listening on={address} "));
+            assert_eq!(all(&mut TcpStream::connect(&address).unwrap()), "served\n", "{address}");
+        }
+    }
+}
+
+/// It would greet nobody: each client would be told to come later.
+#[test]
+fn a_channel_that_is_not_there_ends_smtpd_at_the_start_and_changes_nothing_at_hup() {
+    let scratch = common::Scratch::new();
+    scratch.write("channels", "local 127.0.0.0/8 $myhostname mailbox: *\nrest * - - local\n");
+    let listening = |words: &[&str]| {
+        let mut command = scratch.command("smtpd");
+        command.args(ON_LOOPBACK).args(words);
+        command
+    };
+    for (words, name) in [
+        (&["smtpsrvr", "nosuch"][..], "nosuch"),
+        (&["-f", "smtpsrvr", "local, nosuch"], "nosuch"),
+        (&["--mode", "pool", "smtpsrvr", "local,"], ""),
+    ] {
+        let (status, text) = refused(&mut listening(words));
+        assert_eq!(status, Some(78), "{words:?}: {text}");
+        assert!(
+            text.contains("expected the name of a channel instead of ") && text.contains(name),
+            "{words:?}: {text}"
+        );
+    }
+    let mut server = Server::start(&mut listening(&["smtpsrvr", "rest,local"]));
+    assert!(line(&mut server.connect("0")).starts_with("220 "));
+    scratch.write("channels", "local 127.0.0.0/8 $myhostname mailbox: *\n");
+    server.signal(Signal::SIGHUP);
+    server.record("everything stays as it was");
+    assert!(line(&mut server.connect("0")).starts_with("421 "), "smtpsrvr reads it for each client");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::pool::{self, Mode};
 use super::program::{self, Program};
 use super::warm::Warm;
 use super::{Plan, Service, services};
+use crate::channel::Channels;
 use crate::cli::{self, Common};
 use crate::config::value::{List, Value};
 use crate::config::{Config, Origin, shown};
@@ -17,6 +18,7 @@ use crate::exit::Error;
 use crate::logging;
 use crate::net::acceptor::Kind;
 use crate::net::limits::Limits;
+use crate::net::peer::{self, Peer};
 use crate::privilege::{self, Owner};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
@@ -198,6 +200,7 @@ impl Args {
         let is_one = self.services.is_none();
         let (mut sessions, mut stands) = (0_usize, false);
         for service in &mut services {
+            self.check_channels(&service.program, config)?;
             service.program = self.configured(service.program.clone(), config)?;
             if let Some(children) = self.children.filter(|_| service.kind == Kind::Session) {
                 service.limit = service.limit.min(number(children.get()));
@@ -300,6 +303,20 @@ impl Args {
             }
             _ => Ok(()),
         }
+    }
+
+    /// With a channel that its file does not have, smtpsrvr would tell each client to come later, and only its record would
+    /// say why. What another program of that name has for channels nobody knows.
+    fn check_channels(&self, program: &Program, config: &Config) -> Result<(), Error> {
+        let (Some(_), [list]) = (&program.localhost, program.arguments.as_slice()) else { return Ok(()) };
+        if !program::is_ours(&program.path, "smtpsrvr", config) {
+            return Ok(());
+        }
+        let only: Vec<String> = list.to_string_lossy().split(',').map(|name| name.trim().to_owned()).collect();
+        let channels = Channels::load(&*self.seen_by_programs()?)?;
+        // Of a client without an address nothing is asked: the names alone are looked at.
+        channels.incoming(&Peer::new(peer::Origin::Stdin), &only, true)?;
+        Ok(())
     }
 
     fn niceness(&self) -> i32 {

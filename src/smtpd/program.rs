@@ -12,7 +12,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, PipeReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -180,6 +180,12 @@ pub fn find(word: &OsStr, config: &Config) -> Result<PathBuf, String> {
         Ok(_) => Err(format!("{}: expected a file that can be executed", path.display())),
         Err(error) => Err(format!("{}: expected a program ({error})", path.display())),
     }
+}
+
+/// Whether a file is this program of ours, whatever it is called there.
+pub fn is_ours(path: &Path, name: &str, config: &Config) -> bool {
+    let file = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    file(path).is_some_and(|found| Some(found) == file(&config.program(name)))
 }
 
 /// The last component of a program's name.
