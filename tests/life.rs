@@ -3,6 +3,7 @@
 mod common;
 
 use common::connections::*;
+use common::syslog::Syslog;
 use common::{Scratch, binary, free_port, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -253,19 +254,34 @@ fn detached_it_is_ready_when_the_foreground_returns() {
     assert!(elsewhere.1.contains(&format!("running already, pid {pid}")), "{}", elsewhere.1);
 }
 
+/// The path of a program is that from where smtpd was started, and no other folder is gone to.
+#[test]
+fn a_relative_path_finds_its_program_in_the_background_too() {
+    let folder = folder();
+    script(folder.path(), "program", "echo served");
+    let mut server = Server::start(on_loopback(folder.path()).current_dir(folder.path()).arg("./program"));
+    assert_eq!(server.listen_to("0"), "served\n");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut command = smtpd(folder.path());
+    command.args(["--listen-address", "127.0.0.1", "--port", &port, "--detach", "--pid-file", "pid", "./program"]);
+    let (status, text) = refused(command.current_dir(folder.path()));
+    assert_eq!(status, Some(0), "{text}");
+    let said = all(&mut TcpStream::connect(format!("127.0.0.1:{port}")).unwrap());
+    let file = folder.path().join("pid");
+    let pid: i32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    until("its end", || !file.exists());
+    assert_eq!(said, "served\n");
+}
+
 /// What syslog hears of a server in the background, whose client is killed at once; as root only, for it needs a /dev of
 /// its own.
 fn in_the_background(filter: Option<&str>) -> Vec<String> {
     let folder = folder();
-    let (log, pid) = (folder.path().join("log"), folder.path().join("pid"));
-    let socket = UnixDatagram::bind(&log).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (syslog, pid) = (Syslog::new(folder.path()), folder.path().join("pid"));
     let port = free_port();
-    let mut command = Command::new("unshare");
-    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("MAIL_CONFIG", folder.path());
-    command.envs(filter.map(|filter| ("RUST_LOG", filter)));
-    let own_dev = "mount -t tmpfs dev /dev && mknod -m 666 /dev/null c 1 3 && ln -s \"$0\" /dev/log && exec \"$@\"";
-    command.args(["-m", "sh", "-c", own_dev]).arg(&log).arg(binary("smtpd"));
+    let mut command = syslog.command(&binary("smtpd"));
+    command.env("MAIL_CONFIG", folder.path()).envs(filter.map(|filter| ("RUST_LOG", filter)));
     command.args(["--listen-address", "127.0.0.1", "--port", &port.to_string(), "--detach", "--pid-file"]).arg(&pid);
     let (status, text) = refused(command.args(["/bin/sh", "-c", "kill -9 $$"]));
     assert_eq!(status, Some(0), "{text}");
@@ -273,9 +289,7 @@ fn in_the_background(filter: Option<&str>) -> Vec<String> {
     assert_eq!(all(&mut client), "");
     let mut heard = Vec::new();
     while !heard.iter().any(|record: &String| record.contains("child killed")) {
-        let mut octets = [0; 2000];
-        let count = socket.recv(&mut octets).expect("a record");
-        heard.push(String::from_utf8_lossy(&octets[..count]).into_owned());
+        heard.push(syslog.next());
     }
     let number: i32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
     kill(Pid::from_raw(number), Signal::SIGTERM).unwrap();

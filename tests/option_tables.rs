@@ -5,7 +5,7 @@ mod common;
 
 use common::connections::*;
 use common::processes::children;
-use common::{Scratch, free_port, until};
+use common::{NOBODY, Scratch, free_port, until};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -435,4 +435,8 @@ fn without_options_the_defaults_of_the_pages_hold() {
         server.signal(Signal::SIGTERM);
         assert_eq!(server.end().code(), Some(0), "{name}");
     }
+    let folder = folder();
+    let mut of_nobody = smtpd(folder.path());
+    let (status, text) = refused(of_nobody.uid(NOBODY).gid(NOBODY).arg("/bin/cat"));
+    assert_eq!(status, Some(77), "port 25 is for root: {text}");
 }

@@ -2,14 +2,16 @@
 
 mod common;
 
-use common::{Scratch, free_port};
+use common::{NOBODY, Scratch, free_port, needs};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 const LOGIN: &str = "USER bob\r\nPASS secret\r\n";
@@ -25,9 +27,11 @@ struct Server(Child, String);
 
 impl Server {
     fn start(scratch: &Scratch, options: &[&str]) -> Server {
-        let mut command = scratch.command("pop3d");
-        command.args(options).args(["-p", "127.0.0.1:0"]).stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("pop3d");
+        Server::by(scratch.command("pop3d").args(options).args(["-p", "127.0.0.1:0"]))
+    }
+
+    fn by(command: &mut Command) -> Server {
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("pop3d");
         let mut log = BufReader::new(child.stderr.take().expect("a pipe"));
         let mut line = String::new();
         while !line.contains("listening on=") {
@@ -86,6 +90,24 @@ fn a_port_alone_makes_a_standalone_server_as_with_mailutils() {
     let scratch = Scratch::new();
     let server = Server::start(&scratch, &[]);
     assert!(line(&mut server.connect()).starts_with("+OK"));
+}
+
+/// In a network of its own, where the port is free and root's. The threads of other tests stay where they are.
+#[test]
+fn without_a_port_it_is_110_and_who_may_not_listen_there_ends_with_77() {
+    if !needs::there("a network of its own", unshare(CloneFlags::CLONE_NEWNET).is_ok()) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mut command = scratch.command("pop3d");
+    let server = Server::by(command.arg("-d"));
+    assert!(server.1.ends_with(":110"), "{}", server.1);
+    drop(server);
+    for options in [&["-d"][..], &["-d", "-p", "995"]] {
+        let mut command = scratch.command("pop3d");
+        let output = command.args(options).uid(NOBODY).gid(NOBODY).output().expect("pop3d");
+        assert_eq!(output.status.code(), Some(77), "{options:?}: {output:?}");
+    }
 }
 
 #[test]

@@ -3,8 +3,11 @@
 
 mod common;
 
-use common::{Scratch, under_inetd};
-use std::process::Command;
+use common::syslog::Syslog;
+use common::{Scratch, binary, under_inetd};
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 
 #[test]
 fn wrong_configuration_and_usage_are_told_in_the_protocol_and_in_the_status() {
@@ -86,5 +89,62 @@ fn a_user_that_does_not_exist_is_told_with_the_place_where_it_was_set() {
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
         let place = format!("main.cf:{line}: mail_owner = no-such-user: expected a user of this system");
         assert!(output.status.code() == Some(78) && log.contains(&place), "{program}: {log}");
+    }
+}
+
+/// `<22>`: facility mail (2), severity info (6); local3 is 19.
+#[test]
+fn a_record_in_syslog_has_the_facility_and_the_name_that_were_set() {
+    if !common::needs::root() {
+        return;
+    }
+    for (program, options, begin) in [
+        ("smtpsrvr", &[][..], "<22>doorpost/smtpsrvr["),
+        ("smtpsrvr", &["-o", "syslog_facility=local3", "-o", "syslog_name=mx"], "<158>mx/smtpsrvr["),
+        ("pop3d", &[], "<22>doorpost/pop3d["),
+        ("pop3d", &["--log-facility=local3", "--log-tag=mail"], "<158>mail/pop3d["),
+    ] {
+        let scratch = Scratch::new();
+        let syslog = Syslog::new(scratch.path());
+        let mut command = syslog.command(&binary(program));
+        let (_, status) = under_inetd(command.env("MAIL_CONFIG", scratch.path()).args(options), b"QUIT\r\n");
+        assert_eq!(status.code(), Some(0), "{program} {options:?}");
+        let records = syslog.all();
+        assert!(!records.is_empty() && records.iter().all(|record| record.starts_with(begin)), "{begin}: {records:?}");
+    }
+}
+
+/// systemd says by device and inode which stream is the journal's; the variable alone says nothing of descriptor 2.
+#[test]
+fn the_journal_is_told_how_grave_a_record_is_and_no_other_stream_is_taken_for_it() {
+    let scratch = Scratch::new();
+    let place = scratch.path().join("journal");
+    for (off_by, begin) in [(0, "<6>doorpost/smtpsrvr["), (1, "doorpost/smtpsrvr[")] {
+        let journal = File::create(&place).expect("a file");
+        let facts = journal.metadata().expect("its number");
+        let mut command = scratch.command("smtpsrvr");
+        command.env("JOURNAL_STREAM", format!("{}:{}", facts.dev(), facts.ino() + off_by));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(journal).spawn().expect("smtpsrvr");
+        drop(child.stdin.take());
+        assert!(child.wait_with_output().expect("its end").status.success());
+        let records = fs::read_to_string(&place).expect("records");
+        assert!(!records.is_empty() && records.lines().all(|record| record.starts_with(begin)), "{begin}: {records}");
+        let (seen, _) = under_inetd(command.env("JOURNAL_STREAM", "8:12345"), b"QUIT\r\n");
+        assert!(!seen.contains("smtpsrvr["), "the client on descriptor 2 is no journal: {seen}");
+    }
+}
+
+/// What cannot be read, and what cannot be written.
+#[test]
+fn without_a_usable_connection_the_status_is_74() {
+    for program in ["smtpsrvr", "lmtpsrvr", "qmqpd", "qmtpd", "pop3d"] {
+        let scratch = Scratch::with("qmqpd_authorized_clients = stdin");
+        let folder = || Stdio::from(File::open(scratch.path()).expect("a folder"));
+        for stdout in [Stdio::piped(), folder()] {
+            let mut command = scratch.command(program);
+            let output = command.stdin(folder()).stdout(stdout).stderr(Stdio::piped()).output().expect("a server");
+            let log = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(74), "{program}: {log}");
+        }
     }
 }

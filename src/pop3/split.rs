@@ -58,6 +58,9 @@ pub fn serve(config: &Config, peer: &Peer, record: Option<File>, tls: Offer) -> 
             origin: config::Origin::Default,
             problem: "the parsing process found the configuration wrong".to_owned(),
         })),
+        (Some(74), Ok(Ended::HungUp)) => {
+            Err(Error::Connection("the parsing process could not use the connection".to_owned()))
+        }
         (_, result) => result,
     }
 }
