@@ -7,6 +7,8 @@ use common::hops::{Act, Hop};
 use common::relaying::{self, TEXT};
 use common::watching::Watching;
 use common::{Scratch, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +27,20 @@ fn a_watching_deliver_is_woken_and_ends_at_a_signal() {
     scratch.settle();
     watch.terminate();
     assert_eq!((scratch.mail("alice").len(), scratch.files().len()), (3, 0));
+}
+
+/// Nobody writes into the FIFO, and the next look would be an hour away.
+#[test]
+fn hup_makes_a_watching_deliver_look_at_once() {
+    let scratch = Scratch::with("queue_run_delay = 1h");
+    scratch.enqueue_from("", &["alice@mx.example"], b"before\n");
+    let watch = start_watching(&scratch);
+    until("the first sweep", || scratch.mail("alice").len() == 1 && scratch.files().is_empty());
+    scratch.enqueue_from("", &["alice@mx.example"], b"after\n");
+    scratch.settle();
+    kill(Pid::from_raw(watch.0.id().cast_signed()), Signal::SIGHUP).unwrap();
+    until("a delivery", || scratch.mail("alice").len() == 2);
+    watch.terminate();
 }
 
 #[test]

@@ -90,6 +90,15 @@ fn a_balancer_says_whose_connection_it_is() {
     let (mut child, client) = over_tcp(&scratch, b"EHLO c.example\r\n");
     assert!(all_said(client).starts_with("421 "));
     assert_eq!(child.wait().expect("its end").code(), Some(0));
+    // So is one that says nothing, in the time that it has.
+    scratch.configure("smtpd_upstream_proxy_timeout = 1s\nsmtpd_timeout = 100s");
+    let begun = std::time::Instant::now();
+    let (mut child, client) = over_tcp(&scratch, b"");
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut &client, &mut said).expect("last words");
+    assert!(said.starts_with("421 ") && (1..50).contains(&begun.elapsed().as_secs()), "{said} {:?}", begun.elapsed());
+    drop(client);
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
     // And who is no balancer cannot say so.
     scratch.configure("smtpd_upstream_proxy_hosts =\nsmtpd_forbid_unauth_pipelining = no");
     let (mut child, client) = over_tcp(&scratch, b"PROXY TCP4 198.51.100.7 192.0.2.1 8080 25\r\nQUIT\r\n");
@@ -101,8 +110,8 @@ fn a_balancer_says_whose_connection_it_is() {
 #[test]
 fn xclient_is_for_listed_peers() {
     let scratch = Scratch::with("smtpd_authorized_xclient_hosts = stdin\nsmtpd_sasl_auth_enable = yes");
-    let session =
-        b"EHLO proxy.example\r\nXCLIENT ADDR=198.51.100.7 NAME=client.example PORT=1234\r\nEHLO c.example\r\n\
+    let session = b"EHLO proxy.example\r\nXCLIENT ADDR=198.51.100.7 NAME=client.example PORT=1234 \
+        DESTADDR=192.0.2.99 DESTPORT=2525\r\nEHLO c.example\r\n\
         MAIL FROM:<a@b>\r\nXCLIENT ADDR=1.2.3.4\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\nx\r\n.\r\n\
         XCLIENT ADDR=IPv6:2001:db8::1 LOGIN=bob HELO=x PROTO=ESMTP\r\nMAIL FROM:<a@b>\r\n\
         RCPT TO:<x@far.example>\r\nDATA\r\n.\r\n";
@@ -116,6 +125,7 @@ fn xclient_is_for_listed_peers() {
     assert!(said[before + 5..].find("AUTH ").is_none(), "not to a client from afar: {said}");
     let traces: Vec<String> = scratch.queued().iter().map(|m| String::from_utf8_lossy(&m.whole).into_owned()).collect();
     assert!(traces[0].contains("from c.example (client.example [198.51.100.7])"), "{}", traces[0]);
+    assert!(traces[0].contains("\tby mx.example (doorpost)") && !traces[0].contains("192.0.2.99"), "{}", traces[0]);
     assert!(traces[1].contains("[IPv6:2001:db8::1]") && traces[1].contains("with ESMTPA"), "{}", traces[1]);
     scratch.configure("smtpd_authorized_xclient_hosts =");
     let output = feed(&mut scratch.command("smtpsrvr"), b"EHLO x\r\nXCLIENT ADDR=198.51.100.7\r\nQUIT\r\n");

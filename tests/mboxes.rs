@@ -161,6 +161,26 @@ fn a_mailbox_that_another_program_locked_is_in_use_and_mail_for_it_waits() {
     assert_eq!(names(&scratch), ["bob"]);
 }
 
+/// Deliveries ask for a flock where that is said, and there alone. (A session has one in any case, against the next one.)
+#[test]
+fn a_lock_by_flock_counts_where_mailbox_delivery_lock_says_so() {
+    use nix::fcntl::{Flock, FlockArg};
+    for (kind, is_locked) in
+        [("", false), ("mailbox_delivery_lock = fcntl", false), ("mailbox_delivery_lock = flock", true)]
+    {
+        let scratch = site("mbox");
+        scratch.configure(kind);
+        put(&scratch, &format!("{FROM}A: 1\n\n1\n\n"));
+        let file = fs::File::open(mailbox(&scratch)).expect("a mailbox");
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).expect("a lock");
+        send(&scratch, "Subject: x\n\nx\n");
+        let log = scratch.deliver();
+        assert_eq!(log.contains("another program has the mailbox locked"), is_locked, "{kind}: {log}");
+        assert_eq!(text(&scratch).contains("Subject: x"), !is_locked, "{kind}: {log}");
+        drop(lock);
+    }
+}
+
 #[test]
 fn a_second_session_hears_in_use_and_mail_arrives_all_the_same() {
     let scratch = site("mbox");

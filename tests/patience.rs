@@ -234,6 +234,40 @@ fn the_wait_for_the_next_try_begins_when_the_try_is_over() {
     assert!(next >= start + Duration::from_secs(12), "{:?}", next.duration_since(start));
 }
 
+/// Behind a transaction that came to nothing the next one begins with RSET.
+#[test]
+fn a_host_that_is_silent_at_rset_is_left_after_smtp_rset_timeout() {
+    let hop = Hop::start(|word, line, session| match word {
+        "RCPT" if line.contains("never") => Some(Act::Say("550 5.1.1 nobody")),
+        "RSET" if session == 0 => Some(Act::Silence),
+        _ => None,
+    });
+    let scratch = to(&hop, "smtp_rset_timeout = 1s\ndefault_destination_concurrency_limit = 1");
+    scratch.enqueue(&["never@b.example"], TEXT);
+    scratch.enqueue(&["bob@b.example"], TEXT);
+    let start = Instant::now();
+    let log = scratch.deliver();
+    assert!(hop.seen().contains(&"RSET".to_owned()), "{log}");
+    assert!(start.elapsed() > Duration::from_secs(1) && start.elapsed() < SOON, "{:?}: {log}", start.elapsed());
+    assert_eq!(hop.taken().len() + scratch.queued().len(), 1, "taken elsewhere or waiting: {log}");
+}
+
+#[test]
+fn lmtp_has_a_port_of_its_own() {
+    let (lmtp, smtp) = (Hop::friendly(), Hop::friendly());
+    let ports = (lmtp.address.port(), smtp.address.port());
+    let scratch = Scratch::with(&format!("lmtp_tcp_port = {}\nsmtp_tcp_port = {}", ports.0, ports.1));
+    let channels =
+        "local - mx.example mailbox: *\nl - l.example lmtp:[127.0.0.1] *\ns - s.example smtp:[127.0.0.1] *\n";
+    scratch.write("channels", channels);
+    scratch.enqueue(&["bob@l.example"], TEXT);
+    scratch.enqueue(&["bob@s.example"], TEXT);
+    let log = scratch.deliver();
+    for (hop, hello) in [(&lmtp, "LHLO "), (&smtp, "EHLO ")] {
+        assert!(hop.taken().len() == 1 && hop.seen()[1].starts_with(hello), "{hello}: {log}");
+    }
+}
+
 /// A host that goes silent at a point does not hold the message longer than the parameter says.
 fn is_given_up(parameter: &str, hop: &Hop, level: &str, content: &[u8]) {
     let scratch = to(hop, &format!("{parameter} = 1s\nsmtp_tls_security_level = {level}"));

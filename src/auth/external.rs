@@ -74,7 +74,7 @@ pub fn check(config: &Config, method: &AuthMethod, name: &[u8], password: &[u8],
             Ok(_) | Err(_) => return Lookup::No,
         },
     };
-    let account = match ask(&program, &arguments, asked.as_bytes(), password) {
+    let account = match ask(&program, &arguments, (asked.as_bytes(), password), LONGEST) {
         Lookup::Yes(account) => account,
         Lookup::No => return Lookup::No,
         Lookup::CannotTell(why) => return Lookup::CannotTell(format!("{}: {why}", program.display())),
@@ -97,13 +97,14 @@ pub fn check(config: &Config, method: &AuthMethod, name: &[u8], password: &[u8],
     }
 }
 
-fn ask(program: &Path, arguments: &[OsString], name: &[u8], password: &[u8]) -> Lookup<Account> {
+/// Asks about name and password, for so long at the most.
+fn ask(program: &Path, arguments: &[OsString], (name, password): (&[u8], &[u8]), longest: Duration) -> Lookup<Account> {
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let told = Secret([name, b"\0", password, b"\0", time.to_string().as_bytes(), b"\0"].concat());
     if password.contains(&0) || name.contains(&0) || told.0.len() > MOST_OCTETS {
         return Lookup::No;
     }
-    match run(program, arguments, &told) {
+    match run(program, arguments, &told, longest) {
         Ok((WaitStatus::Exited(_, 0), report)) => match parse(&report) {
             Some(account) => Lookup::Yes(account),
             None => Lookup::CannotTell("ended with 0 and did not run its argument".to_owned()),
@@ -118,7 +119,7 @@ fn ask(program: &Path, arguments: &[OsString], name: &[u8], password: &[u8]) -> 
 }
 
 /// Runs it, and gives how it ended and what was said on its standard output.
-fn run(program: &Path, arguments: &[OsString], told: &Secret) -> io::Result<(WaitStatus, Vec<u8>)> {
+fn run(program: &Path, arguments: &[OsString], told: &Secret, longest: Duration) -> io::Result<(WaitStatus, Vec<u8>)> {
     let (secret, mut teller) = io::pipe()?;
     let (mut report, reporter) = io::pipe()?;
     // So little always fits into a pipe.
@@ -127,7 +128,7 @@ fn run(program: &Path, arguments: &[OsString], told: &Secret) -> io::Result<(Wai
     let (secret, reporter) = (OwnedFd::from(secret), OwnedFd::from(reporter));
     let child = sys::fork(|| become_program(program, arguments, &secret, &reporter))?;
     drop((secret, reporter));
-    let end = Instant::now() + LONGEST;
+    let end = Instant::now() + longest;
     let heard = hear(&mut report, end);
     let status = wait(child, if heard.is_ok() { end } else { Instant::now() });
     Ok((status?, heard?))
@@ -225,12 +226,16 @@ mod tests {
 
     /// Asks a program that is a shell script, and has the arguments that show what it runs.
     fn ask_script(script: &str, password: &[u8]) -> Lookup<Account> {
+        ask_for(script, password, LONGEST)
+    }
+
+    fn ask_for(script: &str, password: &[u8], longest: Duration) -> Lookup<Account> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checker");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         let report = r"printf 'doorpost 1000 100 %s\0' $HOME".to_owned();
-        ask(&path, &["/bin/sh".into(), "-c".into(), report.into()], b"bob", password)
+        ask(&path, &["/bin/sh".into(), "-c".into(), report.into()], (b"bob", password), longest)
     }
 
     #[test]
@@ -249,6 +254,21 @@ mod tests {
             assert!(matches!(ask_script(script, b"x"), Lookup::CannotTell(_)), "{script}");
         }
         assert_eq!(ask_script("exit 3", b"x"), Lookup::No);
+    }
+
+    /// One that says nothing, and one that says who it is and does not end: each with what it has started.
+    #[test]
+    fn a_program_that_takes_too_long_is_ended_and_its_answer_is_none() {
+        for script in ["sleep 100", r#"HOME=/ "$@"; exec >&-; sleep 100"#] {
+            let folder = tempfile::tempdir().unwrap();
+            let pid = folder.path().join("pid");
+            let begun = Instant::now();
+            let said = ask_for(&format!("echo $$ >{}; {script}", pid.display()), b"x", Duration::from_secs(1));
+            assert!(matches!(said, Lookup::CannotTell(_)), "{script}: {said:?}");
+            assert!((1..50).contains(&begun.elapsed().as_secs()), "{script}: {:?}", begun.elapsed());
+            let pid = std::fs::read_to_string(&pid).unwrap();
+            assert!(!Path::new("/proc").join(pid.trim()).exists(), "{script} is still there");
+        }
     }
 
     #[test]

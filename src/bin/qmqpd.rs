@@ -16,7 +16,7 @@ use doorpost::net::connection::{Connection, LastWords};
 use doorpost::net::peer::Peer;
 use doorpost::privilege;
 use doorpost::qmqp::qmtp;
-use doorpost::qmqp::server::{self, LONGEST_SESSION};
+use doorpost::qmqp::server;
 use doorpost::record::{self, Recorder};
 use doorpost::smtpd::refusal;
 use doorpost::submit::client::{self, Submitter};
@@ -96,7 +96,7 @@ fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, E
     let record = args.record.as_ref().and_then(|path| record::create(path).map_err(complain).ok());
     let submit = Submitter::start(config, &args.common);
     let submit = submit.and_then(|submit| privilege::begin_to_parse(config).map(|()| submit));
-    let connection = connection(config.daemon_timeout.0.min(LONGEST_SESSION)).inspect_err(refuse)?;
+    let connection = connection(server::longest(config)).inspect_err(refuse)?;
     let head = record::Head { program: name(), arguments: Vec::new(), varying: &["30:KOk: queued as "] };
     let mut stream = Recorder::new(connection, record, &head);
     let peer = Peer::of_stdio(None, None).asking(config);
@@ -118,7 +118,8 @@ fn connection(time: Duration) -> Result<Connection, Error> {
 /// The client hears that it is not its fault.
 fn refuse(error: &Error) {
     accept::meet_client();
-    match connection(LONGEST_SESSION) {
+    // There may be no configuration that says how long.
+    match connection(Duration::from_secs(60)) {
         Ok(mut connection) => server::refuse(&mut connection, error),
         Err(_) => server::refuse(&mut LastWords, error),
     }

@@ -22,10 +22,20 @@ use crate::submit::{AllOrNothing, Introduction, Policy};
 use std::time::Duration;
 
 /// The specification lets neither side take longer than an hour.
-pub const LONGEST_SESSION: Duration = Duration::from_secs(3600);
+const LONGEST_SESSION: Duration = Duration::from_secs(3600);
 
 /// qmail's client gives up after 60 s: a pause before the reply must stay well below that.
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
+
+/// How long a session may last.
+pub fn longest(config: &Config) -> Duration {
+    config.daemon_timeout.0.min(LONGEST_SESSION)
+}
+
+/// How long a client waits for bad news.
+fn delay(config: &Config) -> Duration {
+    config.qmqpd_error_delay.0.min(LONGEST_DELAY)
+}
 
 /// A client that does not even take a refusal is not waited for.
 const REFUSAL: Duration = Duration::from_secs(10);
@@ -222,7 +232,7 @@ fn say(stream: &mut impl Stream, config: &Config, peer: &Peer, who: &str, reply:
 /// A pause before an answer that is not good, if there is a network to slow down.
 pub(super) fn slow_down(config: &Config, peer: &Peer) {
     if peer.on_inet_socket {
-        std::thread::sleep(config.qmqpd_error_delay.0.min(LONGEST_DELAY));
+        std::thread::sleep(delay(config));
     }
 }
 

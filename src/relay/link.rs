@@ -209,4 +209,28 @@ mod tests {
         assert_eq!((line.receive(&mut room), &room), (Ok(3), b"250"));
         answer.join().unwrap();
     }
+
+    #[test]
+    fn each_stage_has_the_time_of_its_own_parameter() {
+        let stages = [
+            ("smtp_helo_timeout", &[Stage::Greeting, Stage::Hello, Stage::Auth][..]),
+            ("smtp_starttls_timeout", &[Stage::StartTls]),
+            ("smtp_mail_timeout", &[Stage::Mail]),
+            ("smtp_rcpt_timeout", &[Stage::Rcpt]),
+            ("smtp_data_init_timeout", &[Stage::Data]),
+            ("smtp_data_xfer_timeout", &[Stage::Content]),
+            ("smtp_data_done_timeout", &[Stage::End]),
+            ("smtp_rset_timeout", &[Stage::Rset]),
+            ("smtp_quit_timeout", &[Stage::Quit]),
+        ];
+        for (parameter, these) in stages {
+            let (times, usual) = (Times::of(&Config::with(&[(parameter, "7s")])), Times::of(&Config::with(&[])));
+            for stage in stages.iter().flat_map(|(_, stages)| stages.iter().copied()) {
+                let expected = if these.contains(&stage) { Duration::from_secs(7) } else { usual.at(stage) };
+                assert_eq!(times.at(stage), expected, "{parameter} at {stage:?}");
+            }
+        }
+        let times = Times::of(&Config::with(&[("smtp_connect_timeout", "7s")]));
+        assert_eq!(times.connect, Duration::from_secs(7));
+    }
 }

@@ -241,3 +241,14 @@ fn a_client_gone_before_the_reply_is_no_failure_of_ours() {
     memory.takes_reply = false;
     assert_eq!(play(&mut memory, &submit, &[]).expect("served"), Ended::HungUp);
 }
+
+#[test]
+fn no_session_lasts_longer_than_an_hour_and_no_pause_longer_than_ten_seconds() {
+    for (daemon, error, longest_session, pause) in
+        [("18000s", "1h", 3600, 10), ("3601s", "11s", 3600, 10), ("59m", "9s", 3540, 9), ("1s", "0", 1, 0)]
+    {
+        let config = Config::with(&[("daemon_timeout", daemon), ("qmqpd_error_delay", error)]);
+        assert_eq!(longest(&config), Duration::from_secs(longest_session), "{daemon}");
+        assert_eq!(delay(&config), Duration::from_secs(pause), "{error}");
+    }
+}
