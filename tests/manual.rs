@@ -4,20 +4,13 @@
 mod common;
 
 use common::Scratch;
+use common::manual::{self, examples, page};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const PROGRAMS: [&str; 9] =
     ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver", "doorpost-queue", "doorpost-check", "checkaddr"];
-
-fn pages() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("man")
-}
-
-fn page(program: &str) -> String {
-    fs::read_to_string(pages().join(format!("{program}.8"))).unwrap_or_else(|e| panic!("{program}.8: {e}"))
-}
 
 /// `-n`, `--port` and so on, as `--help` lists them.
 fn options_of_help(program: &str) -> BTreeSet<String> {
@@ -34,7 +27,7 @@ fn options_of_help(program: &str) -> BTreeSet<String> {
 
 /// The options that have an item of their own in the page: `.It Fl n Ar count`, `.It Fl -port Ar number`.
 fn options_of_page(program: &str) -> BTreeSet<String> {
-    let text = page(program);
+    let text = page(&format!("{program}.8"));
     let mut options = BTreeSet::new();
     for item in text.lines().filter_map(|line| line.strip_prefix(".It Fl ")) {
         let words = item.split_whitespace();
@@ -79,7 +72,7 @@ fn there_is_a_page_for_every_name_that_is_installed() {
     }
     assert!(["sendmail", "lmtpsrvr", "qmtpd", "deliver"].iter().all(|name| names.contains(name)), "{names:?}");
     for name in names {
-        let is_there = ["1", "8"].iter().any(|section| pages().join(format!("{name}.{section}")).is_file());
+        let is_there = ["1", "8"].iter().any(|section| manual::folder().join(format!("{name}.{section}")).is_file());
         assert!(is_there, "{name} has no page of its own");
     }
 }
@@ -87,7 +80,7 @@ fn there_is_a_page_for_every_name_that_is_installed() {
 #[test]
 fn every_file_in_man_is_a_page_of_this_name_and_section() {
     let mut sections = Vec::new();
-    for entry in fs::read_dir(pages()).expect("man/") {
+    for entry in fs::read_dir(manual::folder()).expect("man/") {
         let path = entry.expect("an entry").path();
         let name = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
         let section = path.extension().and_then(|section| section.to_str()).expect("a section").to_owned();
@@ -124,13 +117,14 @@ const FOREIGN: [(&str, &str); 13] = [
 #[test]
 fn every_page_that_a_page_names_is_ours_or_debians() {
     let mut named = BTreeSet::new();
-    for entry in fs::read_dir(pages()).expect("man/") {
+    for entry in fs::read_dir(manual::folder()).expect("man/") {
         let path = entry.expect("an entry").path();
         let text = fs::read_to_string(&path).expect("a page");
         let words: Vec<&str> = text.split_whitespace().collect();
         for (at, _) in words.iter().enumerate().filter(|(_, word)| matches!(**word, ".Xr" | "Xr")) {
             let page = format!("{}.{}", words[at + 1], words[at + 2].trim_end_matches(|c: char| !c.is_ascii_digit()));
-            let is_there = pages().join(&page).is_file() || FOREIGN.iter().any(|(foreign, _)| *foreign == page);
+            let is_there =
+                manual::folder().join(&page).is_file() || FOREIGN.iter().any(|(foreign, _)| *foreign == page);
             assert!(is_there, "{}: {page} is no page of ours, and of no package that is known", path.display());
             named.insert(page);
         }
@@ -144,7 +138,7 @@ fn every_page_that_a_page_names_is_ours_or_debians() {
 #[test]
 fn a_page_tells_the_exit_statuses() {
     for program in PROGRAMS {
-        let text = page(program);
+        let text = page(&format!("{program}.8"));
         assert!(text.contains(".Sh EXIT STATUS"), "{program}: no EXIT STATUS");
         for status in ["0", "64", "78"] {
             let item =
@@ -177,7 +171,7 @@ fn wrong_usage_is_64_and_wrong_configuration_is_78_everywhere() {
 /// Each parameter of the table has an item in main.cf(5) with its default, and there is no item for anything else.
 #[test]
 fn main_cf_tells_of_every_parameter() {
-    let text = fs::read_to_string(pages().join("main.cf.5")).expect("main.cf.5");
+    let text = fs::read_to_string(manual::folder().join("main.cf.5")).expect("main.cf.5");
     let items: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix(".It Sy ")).collect();
     let names: BTreeSet<&str> = items
         .iter()
@@ -191,15 +185,6 @@ fn main_cf_tells_of_every_parameter() {
         let name = item.split(' ').next().unwrap_or_default();
         assert!(known.contains(name), "main.cf(5) has an item for {name}, which is no parameter");
     }
-}
-
-/// The examples of a page: the literal displays of its section EXAMPLES.
-fn examples_of_page(page: &str) -> Vec<String> {
-    let text = fs::read_to_string(pages().join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
-    let section = text.split(".Sh EXAMPLES\n").nth(1).unwrap_or_else(|| panic!("{page}: no EXAMPLES"));
-    let section = section.split("\n.Sh ").next().unwrap_or_default();
-    let displays = section.split(".Bd -literal").skip(1).filter_map(|display| display.split("\n.Ed").next());
-    displays.map(|display| display.split_once('\n').expect("lines").1.to_owned() + "\n").collect()
 }
 
 /// The files that README.md shows in its section on configuration.
@@ -221,7 +206,7 @@ fn taken(program: &str, scratch: &Scratch, example: &str) {
 #[test]
 fn examples_of_main_cf_are_taken() {
     let readme = examples_of_readme().swap_remove(0);
-    for example in examples_of_page("main.cf.5").iter().chain([&readme]) {
+    for example in examples("main.cf.5").iter().chain([&readme]) {
         let scratch = Scratch::new();
         assert!(example.contains("\nqmqpd_authorized_clients = "), "no main.cf: {example}");
         let needed = format!("mail_owner = nobody\nqueue_directory = {}\n", scratch.queue().display());
@@ -234,7 +219,7 @@ fn examples_of_main_cf_are_taken() {
 #[test]
 fn examples_of_channels_are_taken() {
     let readme = examples_of_readme().swap_remove(1);
-    for example in examples_of_page("channels.5").iter().chain([&readme]) {
+    for example in examples("channels.5").iter().chain([&readme]) {
         let scratch = Scratch::new();
         scratch.write("channels", example);
         taken("smtpsrvr", &scratch, example);
@@ -243,8 +228,93 @@ fn examples_of_channels_are_taken() {
 
 #[test]
 fn the_example_of_a_passwd_file_is_taken() {
-    let examples = examples_of_page("doorpost-passwd.5");
+    let examples = examples("doorpost-passwd.5");
     let scratch = Scratch::new();
     scratch.write("passwd", &examples[0]);
     taken("pop3d", &scratch, &examples[0]);
+}
+
+/// The words of a default as a reader sees them: without marks and quotes of mdoc.
+fn words_of(default: &str) -> String {
+    let words = default.split_whitespace().filter(|word| !["Cm", "Pa", "Va", "Ql", "Li"].contains(word));
+    manual::shown(&words.collect::<Vec<_>>().join(" ")).trim_matches('"').to_owned()
+}
+
+/// What pages say where the default depends on the machine, or is nothing.
+const SAID: [(&str, &str); 6] = [
+    ("myhostname", "gethostname"),
+    ("daemon_directory", "the folder of smtpd"),
+    ("mynetworks", "loopback"),
+    ("authentication", "like users"),
+    ("alias_maps", "/etc/aliases"),
+    ("channels", "$config_directory/channels"),
+];
+
+fn is_default(name: &str, said: &str) -> bool {
+    let known = doorpost::config::parameters::parameters().find(|parameter| parameter.name == name);
+    let default = known.unwrap_or_else(|| panic!("{name} is no parameter")).default;
+    said == default || (default.is_empty() && said == "empty") || SAID.contains(&(name, said))
+}
+
+/// `.It Va name Pq default`, several joined by ` , Va `; `Po default Pc` and `No (default)` mean the same.
+#[test]
+fn the_defaults_that_pages_tell_are_those_of_the_parameters() {
+    let mut seen = 0;
+    for program in PROGRAMS {
+        for line in page(&format!("{program}.8")).lines().filter_map(|line| line.strip_prefix(".It Va ")) {
+            for item in line.split(" , Va ") {
+                let Some((name, default)) = item.split_once(' ') else { continue };
+                let default = default.strip_prefix("Pq ").or_else(|| default.strip_prefix("No (")?.strip_suffix(')'));
+                let default = default.or_else(|| item.split_once(" Po ")?.1.strip_suffix(" Pc"));
+                let default = words_of(default.unwrap_or_else(|| panic!("{program}.8: {line}")));
+                assert!(is_default(name, &default), "{program}.8: {name} {default}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 90, "{seen}");
+    for line in page("main.cf.5").lines().filter_map(|line| line.strip_prefix(".It Sy ")) {
+        let (name, default) = line.split_once(" Pq default: ").unwrap_or_else(|| panic!("main.cf.5: {line}"));
+        assert!(is_default(name, &words_of(default)), "main.cf.5: {line}");
+        seen += 1;
+    }
+    assert!(seen > 200, "{seen}");
+}
+
+/// `-t` and the like: of an item, or of the list of those that mean nothing.
+fn letters_of(page: &str) -> BTreeSet<char> {
+    let text = manual::page(page);
+    let (items, rest) = text.split_once("\n.Pp\n.Cm -A ").expect("a list of letters that mean nothing");
+    let passed_over = rest.split_once('\n').expect("a line").0;
+    let items = items.lines().filter_map(|line| line.strip_prefix(".It Cm ")).flat_map(|line| line.split(" , "));
+    let words = items.chain(passed_over.split(' ')).chain(["-A"]);
+    words.filter_map(|word| word.trim_start_matches("Cm ").strip_prefix('-')?.chars().next()).collect()
+}
+
+#[test]
+fn the_options_of_sendmail_are_those_of_its_page() {
+    use doorpost::submit::sendmail::options::Options;
+    let is_one = |letter: &char| match Options::read([format!("-{letter}"), "0".to_owned()]) {
+        Ok(_) => true,
+        Err(error) => !error.to_string().contains("expected an option of sendmail"),
+    };
+    let taken: BTreeSet<char> = ('A'..='z').filter(char::is_ascii_alphabetic).filter(is_one).collect();
+    assert_eq!(letters_of("sendmail.1"), taken);
+}
+
+#[test]
+fn the_options_of_mailq_are_those_of_its_page() {
+    use std::os::unix::process::CommandExt;
+    let mut command = Scratch::new().command("submit");
+    let output = command.arg0("mailq").arg("--help").output().expect("mailq");
+    let help = String::from_utf8(output.stdout).expect("text");
+    let listed = help.lines().filter_map(|line| line.trim_start().split_once("--")?.1.split_whitespace().next());
+    let usual = ["config", "show-config", "help", "version"];
+    let own: Vec<String> = listed
+        .map(|option| option.split(['=', '[']).next().unwrap_or_default().to_owned())
+        .filter(|option| !usual.contains(&option.as_str()))
+        .collect();
+    let page = page("mailq.1");
+    let told: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".Op Fl -")).collect();
+    assert_eq!(own, told);
 }

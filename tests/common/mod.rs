@@ -11,6 +11,7 @@ pub mod enqueue;
 pub mod filter;
 pub mod hops;
 pub mod login;
+pub mod manual;
 pub mod names;
 pub mod needs;
 pub mod postfix;
