@@ -116,9 +116,9 @@ impl Aliases {
         Ok(Aliases(tables))
     }
 
-    /// The targets of a name, which is compared without regard to case; the first entry of the first file that has one counts. A slip in one line stops no
-    /// mail for the others: of a line with a name it cannot be told where that one's mail goes, and without one it is passed
-    /// over.
+    /// The targets of a name, which is compared without regard to case; the first entry of the first file that has one
+    /// counts. A slip in one line stops no mail for the others: of a line with a name it cannot be told where that one's mail
+    /// goes, and one without a name is passed over.
     fn find(&self, name: &str) -> Lookup<&[Target]> {
         let found = self.0.iter().map(|table| table.find(name)).find(|found| *found != Lookup::No);
         found.unwrap_or(Lookup::No)
