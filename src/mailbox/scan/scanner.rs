@@ -294,12 +294,11 @@ impl<'a> Scanner<'a> {
         // A copy of a few words; no further than to the end of the message, or many short ones would cost their square.
         let finder = self.finder.clone();
         for at in finder.find_iter(octets) {
-            let line = octets.get(at..).unwrap_or_default();
-            let line = line.get(..memchr(b'\n', line).map_or(line.len(), |at| at + 1)).unwrap_or_default();
-            let before = octets.get(..at).unwrap_or_default();
+            let (before, rest) = octets.split_at(at);
             let starts = if before.is_empty() { self.at_line_start } else { before.ends_with(b"\n") };
             if self.is_mmdf() {
-                if starts && mmdf::is_delimiter(line) {
+                if starts && mmdf::is_delimiter(line_of(rest)) {
+                    let line = line_of(rest);
                     self.take(before);
                     let end = self.offset + at as u64;
                     self.end(end, 0);
@@ -312,7 +311,7 @@ impl<'a> Scanner<'a> {
             }
             if starts {
                 let blank = if before.is_empty() { self.blank } else { blank_at_end(before, self.at_line_start) };
-                if blank > 0 && mbox::is_separator(line) {
+                if blank > 0 && mbox::is_separator(line_of(rest)) {
                     self.take(before);
                     self.end(self.offset + at as u64, blank);
                     return at;
@@ -336,6 +335,15 @@ impl<'a> Scanner<'a> {
             self.at_line_start = octets.ends_with(b"\n");
         }
     }
+}
+
+/// The line that these octets begin with. To be asked only where one does begin: a line may be nothing but the word that is
+/// looked for, and to see its end from each of them costs the square of its length.
+fn line_of(octets: &[u8]) -> &[u8] {
+    let line = octets.get(..memchr(b'\n', octets).map_or(octets.len(), |at| at + 1)).unwrap_or_default();
+    #[cfg(test)]
+    super::tests::LOOKED_AT.with(|sum| sum.set(sum.get() + line.len()));
+    line
 }
 
 /// How long the last line is, if it is an empty one.

@@ -1,9 +1,15 @@
 use super::*;
 use proptest::prelude::*;
+use std::cell::Cell;
 use std::io::Write as _;
 
 const FROM_BOB: &str = "From bob@mx.example Sun Nov 22 04:27:00 2026\n";
 const D: &str = "\x01\x01\x01\x01\n";
+
+thread_local! {
+    /// Octets of the lines of bodies whose end was looked for.
+    pub static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+}
 
 fn file(text: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
@@ -140,6 +146,21 @@ fn lines_and_messages_longer_than_what_is_read_at_once_are_whole() {
         let text = format!("{FROM_BOB}{first}\n{FROM_BOB}{second}\n");
         let expected = [(first.clone(), first.len() as u64 + 3), (second.clone(), second.len() as u64 + 4)];
         assert_eq!(mbox(&text), expected, "{fill}");
+    }
+}
+
+#[test]
+fn a_line_of_nothing_but_the_word_that_is_looked_for_is_looked_at_once() {
+    let body = |word: &str| format!("{}\n", word.repeat(2 * PIECE / word.len()));
+    for (format, begin, words) in [
+        (MailboxFormat::Mbox, FROM_BOB, "From "),
+        (MailboxFormat::Mbox, FROM_BOB, ">From "),
+        (MailboxFormat::Mmdf, D, D.trim_end()),
+    ] {
+        let text = format!("{begin}A: 1\n\n{}\n{}", body(words), if begin == D { D } else { "" });
+        LOOKED_AT.set(0);
+        assert_eq!(scanned(format, &text).len(), 1);
+        assert!(LOOKED_AT.get() <= text.len() + 2 * PIECE, "{} of {}, {words:?}", LOOKED_AT.get(), text.len());
     }
 }
 
