@@ -99,6 +99,8 @@ impl Quoter {
         } else if may_be_length && self.held.eq_ignore_ascii_case(LENGTH) {
             self.held.clear();
             self.at = At::Dropped;
+            // Nothing of it is written.
+            self.line_is_ended = true;
             return;
         } else if self.may_become_ours(is_mbox, may_be_length) {
             return;
@@ -240,6 +242,16 @@ mod tests {
         let expected = b"A: 1\nContent-Type: x\n\nContent-Length: 5\n\n";
         for size in 1..message.len() {
             assert_eq!(quote(MailboxFormat::Mbox, message, size), expected);
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_left_out_at_the_end_leaves_nothing() {
+        for field in ["Content-Length: 5", "Content-Length: 5\n", "Content-Length:\n 5\n", "content-length:"] {
+            let message = format!("A: 1\n{field}");
+            for size in 1..message.len() {
+                assert_eq!(quote(MailboxFormat::Mbox, message.as_bytes(), size), b"A: 1\n\n", "{field:?} {size}");
+            }
         }
     }
 
