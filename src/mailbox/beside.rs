@@ -8,7 +8,7 @@ use crate::users::passwd_file;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -63,16 +63,24 @@ impl Beside {
     }
 
     fn lines(&self, mut each: impl FnMut(&str), not_ours: impl Fn(&Beside) -> io::Result<()>) -> io::Result<()> {
-        let file = match self.open(&self.path, OpenOptions::new().read(true)) {
-            Ok(file) => file,
+        // In a folder where others may make files, theirs are not believed, nor need they be such as can be opened.
+        let is_ours = |found: &Metadata| found.uid() == geteuid().as_raw();
+        let open = || -> io::Result<Option<File>> {
+            if !is_ours(&std::fs::symlink_metadata(&self.path)?) {
+                return Ok(None);
+            }
+            let file = self.open(&self.path, OpenOptions::new().read(true))?;
+            Ok(is_ours(&file.metadata()?).then_some(file))
+        };
+        let file = match open() {
+            Ok(Some(file)) => file,
+            Ok(None) => {
+                log::warn!("event=not-ours file={:?}", self.path.display().to_string());
+                return not_ours(self);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        // In a folder where others may make files, theirs are not believed.
-        if file.metadata()?.uid() != geteuid().as_raw() {
-            log::warn!("event=not-ours file={:?}", self.path.display().to_string());
-            return not_ours(self);
-        }
         passwd_file::lines(file, |_, line| {
             if let Some(line) = line.and_then(|line| std::str::from_utf8(line).ok()) {
                 each(line);
@@ -137,5 +145,29 @@ mod tests {
         // As /var/mail is.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
         ids.each_line_of_ours(none).unwrap();
+    }
+
+    #[test]
+    fn what_others_put_in_its_place_is_passed_by_though_it_could_not_be_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = MailboxSpec { format: MailboxFormat::Mbox, path: folder.path().join("bob").display().to_string() };
+        let file = Beside::of(&spec, "ids");
+        let lines = || {
+            let mut lines = Vec::new();
+            file.each_line(|line| lines.push(line.to_owned())).map(|()| lines)
+        };
+        assert!(lines().unwrap().is_empty());
+        std::fs::write(file.path(), "ours\n").unwrap();
+        assert_eq!(lines().unwrap(), ["ours"]);
+        if !geteuid().is_root() {
+            return;
+        }
+        std::os::unix::fs::lchown(file.path(), Some(1), None).unwrap();
+        assert!(lines().unwrap().is_empty(), "another's file");
+        std::fs::remove_file(file.path()).unwrap();
+        std::os::unix::fs::symlink("bob", file.path()).unwrap();
+        assert!(lines().is_err(), "a link of ours");
+        std::os::unix::fs::lchown(file.path(), Some(1), None).unwrap();
+        assert!(lines().unwrap().is_empty(), "another's link");
     }
 }
