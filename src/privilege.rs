@@ -3,7 +3,9 @@
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec};
 use crate::exit::Error;
+use crate::mailbox::way;
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -32,11 +34,18 @@ pub fn become_owner_of(config: &Config, mailbox: &MailboxSpec, uid: Uid, gid: Gi
     if mailbox.format != MailboxFormat::Maildir
         && let Some(group) = privileged_group(config)?
         && let Some(folder) = Path::new(&mailbox.path).parent()
-        && std::fs::metadata(folder).is_ok_and(|folder| folder.gid() == group.as_raw())
+        && is_of_group(folder, group)
     {
         groups.push(group);
     }
     become_user_with(uid, gid, &groups)
+}
+
+/// Whether a folder belongs to a group. Not over links of the user's own, who could have the group's rights in any of its
+/// folders then.
+fn is_of_group(folder: &Path, group: Gid) -> bool {
+    let opened = way::open(folder, way::Missing::Refused).map(File::from);
+    opened.and_then(|folder| folder.metadata()).is_ok_and(|folder| folder.gid() == group.as_raw())
 }
 
 /// The group of `mail_privileged_group`, if it is set.
@@ -153,5 +162,23 @@ mod tests {
             let known = User::from_name(user).unwrap().map(|user| Account { uid: user.uid, gid: user.gid });
             assert_eq!(plain_account(user), known, "{user}");
         }
+    }
+
+    #[test]
+    fn a_link_of_a_users_own_leads_to_no_folder_of_the_group() {
+        if !is_root() {
+            return;
+        }
+        use std::os::unix::fs::{chown, lchown, symlink};
+        let top = tempfile::tempdir().unwrap();
+        let (spool, link) = (top.path().join("mail"), top.path().join("link"));
+        std::fs::create_dir(&spool).unwrap();
+        chown(&spool, None, Some(8)).unwrap();
+        symlink("mail", &link).unwrap();
+        let is_of = |folder: &Path, group: u32| is_of_group(folder, group.into());
+        assert!(is_of(&spool, 8) && !is_of(&spool, 9));
+        assert!(is_of(&link, 8), "root's, as /var/mail is one");
+        lchown(&link, Some(1), None).unwrap();
+        assert!(!is_of(&link, 8));
     }
 }

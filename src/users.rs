@@ -8,7 +8,7 @@ pub mod passwd_file;
 
 use crate::auth::scheme;
 use crate::config::Config;
-use crate::config::value::{MailboxSpec, UserSource};
+use crate::config::value::{MailboxFormat, MailboxSpec, UserSource};
 use crate::exit::Error;
 use crate::kept::{self, Kept};
 use crate::lookup::Lookup;
@@ -66,6 +66,25 @@ impl User {
     }
 }
 
+impl User {
+    /// Whether the mailbox would be the dot lock of another user's: `bob.lock` has that of `bob` where both are files.
+    fn has_a_lock_for_mailbox(&self, config: &Config) -> bool {
+        const END: &str = ".lock";
+        self.name.contains(END) && {
+            let mailbox = self.mailbox_path(config);
+            mailbox.format != MailboxFormat::Maildir && mailbox.path.ends_with(END)
+        }
+    }
+}
+
+/// A user whose mailbox cannot be is none.
+fn possible(config: &Config, found: Lookup<User>) -> Lookup<User> {
+    match found {
+        Lookup::Yes(user) if user.has_a_lock_for_mailbox(config) => Lookup::No,
+        found => found,
+    }
+}
+
 /// Never shows the password.
 impl std::fmt::Debug for User {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -84,7 +103,7 @@ pub fn find_first<'a>(config: &Config, names: impl IntoIterator<Item = &'a [u8]>
     for name in names {
         let name = std::str::from_utf8(name).ok().filter(|name| is_possible_name(name.as_bytes()));
         let Some(name) = name else { continue };
-        let found = tables.iter().map(|table| table.find(name)).find(|found| *found != Lookup::No);
+        let found = tables.iter().map(|table| possible(config, table.find(name))).find(|found| *found != Lookup::No);
         if let Some(found) = found {
             return found;
         }
@@ -164,7 +183,7 @@ pub(crate) fn find_with_sample(config: &Config, name: &[u8]) -> Found {
         };
         found.sample = found.sample.or(other);
         if found.user == Lookup::No {
-            (found.user, found.source) = (answer, Some(place));
+            (found.user, found.source) = (possible(config, answer), Some(place));
         }
     }
     found

@@ -13,7 +13,7 @@ mod place;
 mod quote;
 pub mod scan;
 mod torn;
-mod way;
+pub mod way;
 
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec};

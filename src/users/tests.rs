@@ -38,6 +38,25 @@ fn names_that_could_leave_the_mail_folder_are_no_users() {
     }
 }
 
+/// It would be removed as a lock that was left behind, with all mail.
+#[test]
+fn nobody_has_a_mailbox_that_is_the_dot_lock_of_anothers() {
+    let file = file("bob:{PLAIN}1\nbob.lock:{PLAIN}2\nbob@x.lock:{PLAIN}3\nbob.lock@x:{PLAIN}4\n");
+    for (mailbox, found) in [
+        ("maildir:/mail/%u", [true, true, true, true]),
+        ("mbox:/mail/%u", [true, false, false, true]),
+        ("mmdf:/mail/%d/%n", [true, false, true, false]),
+        ("mbox:/mail/%u/inbox", [true, true, true, true]),
+    ] {
+        let config = config(&file, mailbox);
+        for (name, found) in ["bob", "bob.lock", "bob@x.lock", "bob.lock@x"].iter().zip(found) {
+            assert_eq!(matches!(find(&config, name.as_bytes()), Lookup::Yes(_)), found, "{mailbox} {name}");
+            let user = find_with_sample(&config, name.as_bytes()).user;
+            assert_eq!(matches!(user, Lookup::Yes(_)), found, "{mailbox} {name}");
+        }
+    }
+}
+
 #[test]
 fn parts_of_the_name_are_put_in_once() {
     assert_eq!(mailbox_of("bob@example.net", "/home/bob", "~/Maildir"), "/home/bob/Maildir");
