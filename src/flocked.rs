@@ -15,9 +15,17 @@ pub struct Flocked(File);
 impl Flocked {
     /// Locks it, or says at once that another has it (`EWOULDBLOCK`).
     pub fn take(file: impl Into<File>) -> nix::Result<Flocked> {
-        let file = file.into();
+        Flocked::try_by(File::try_lock, file.into())
+    }
+
+    /// The same with others that share it, and nobody who locks it for himself.
+    pub fn share(file: File) -> nix::Result<Flocked> {
+        Flocked::try_by(File::try_lock_shared, file)
+    }
+
+    fn try_by(lock: fn(&File) -> Result<(), TryLockError>, file: File) -> nix::Result<Flocked> {
         loop {
-            match file.try_lock() {
+            match lock(&file) {
                 Ok(()) => return Ok(Flocked(file)),
                 Err(TryLockError::WouldBlock) => return Err(Errno::EWOULDBLOCK),
                 Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}

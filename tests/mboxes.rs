@@ -161,7 +161,7 @@ fn a_mailbox_that_another_program_locked_is_in_use_and_mail_for_it_waits() {
     assert_eq!(names(&scratch), ["bob"]);
 }
 
-/// Deliveries ask for a flock where that is said, and there alone. (A session has one in any case, against the next one.)
+/// Deliveries ask for a flock where that is said, and there alone. (Where it is not said a session has one, against the next one.)
 #[test]
 fn a_lock_by_flock_counts_where_mailbox_delivery_lock_says_so() {
     use nix::fcntl::{Flock, FlockArg};
@@ -181,9 +181,59 @@ fn a_lock_by_flock_counts_where_mailbox_delivery_lock_says_so() {
     }
 }
 
+/// Mutt and Postfix let nobody read theirs.
+#[test]
+fn an_old_lock_that_nobody_may_read_is_removed_and_none_by_its_age_where_that_does_not_count() {
+    use std::os::unix::fs::PermissionsExt;
+    for (configured, is_removed) in [("", true), ("stale_lock_time = 0", false)] {
+        let scratch = site("mbox");
+        scratch.configure(configured);
+        put(&scratch, &format!("{FROM}A: 1\n\n1\n\n"));
+        let lock = scratch.path().join("mail/bob.lock");
+        let file = fs::File::create(&lock).expect("a lock");
+        file.set_permissions(fs::Permissions::from_mode(0o000)).expect("its mode");
+        file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(501)).expect("its time");
+        scratch.hand_over(&lock);
+        let expected = if is_removed { "+OK 1 messages" } else { "-ERR [IN-USE] " };
+        let said = pop(&scratch, "");
+        assert!(said.contains(expected) && lock.exists() != is_removed, "{configured}: {said}");
+        send(&scratch, "Subject: x\n\nx\n");
+        scratch.deliver();
+        assert_eq!(text(&scratch).contains("Subject: x"), is_removed, "{configured}");
+    }
+}
+
+#[test]
+fn a_mailbox_that_is_locked_by_flock_alone_is_in_use_and_is_left_alone() {
+    let scratch = site("mbox");
+    scratch.configure("mailbox_delivery_lock = flock");
+    let first = format!("{FROM}A: 1\n\n1\n\n");
+    put(&scratch, &first);
+    let file = fs::File::open(mailbox(&scratch)).expect("the mailbox");
+    file.lock().expect("a lock");
+    assert!(pop(&scratch, "").contains("-ERR [IN-USE] "));
+    send(&scratch, "Subject: x\n\nx\n");
+    let log = scratch.deliver();
+    assert!(log.contains("status=deferred") && text(&scratch) == first, "{log}");
+    drop(file);
+    send(&scratch, "Subject: y\n\ny\n");
+    scratch.deliver();
+    let said = pop(&scratch, "RETR 2\r\nDELE 1\r\n");
+    assert!(said.contains("\r\nSubject: y\r\n") && said.ends_with("+OK Goodbye\r\n"), "{said}");
+    assert!(text(&scratch).contains("Subject: y") && !text(&scratch).contains("A: 1"));
+    assert_eq!(names(&scratch), ["bob"]);
+}
+
 #[test]
 fn a_second_session_hears_in_use_and_mail_arrives_all_the_same() {
+    for locks in ["fcntl, dotlock", "flock, dotlock"] {
+        a_session_is_alone_and_keeps_no_mail_out(locks);
+    }
+}
+
+fn a_session_is_alone_and_keeps_no_mail_out(locks: &str) {
     let scratch = site("mbox");
+    scratch.configure(&format!("mailbox_delivery_lock = {locks}"));
     put(&scratch, &format!("{FROM}A: 1\n\n1\n\n"));
     let mut command = scratch.command("pop3d");
     let mut first = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("pop3d");
@@ -206,6 +256,7 @@ fn a_second_session_hears_in_use_and_mail_arrives_all_the_same() {
     assert_eq!((line.as_str(), first.wait().expect("its end").code()), ("+OK Goodbye\r\n", Some(0)));
     let said = pop(&scratch, "RETR 1\r\n");
     assert!(said.contains("+OK 1 messages") && said.contains("Subject: arrived"), "{said}");
+    assert_eq!(names(&scratch), ["bob"]);
 }
 
 /// Sessions that fetch and remove, deliveries, and a program that appends by itself under the common locks: at the end

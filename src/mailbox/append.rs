@@ -6,7 +6,7 @@
 //! finds both, and says what else may be cut off. An error cuts off what was written, unless an earlier try had begun it,
 //! all of it is on disk, and the mark may say so.
 
-use super::lock::{Held, Locking};
+use super::lock::{self, Held, Locking};
 use super::place::Place;
 use super::quote::Quoter;
 use super::torn::{self, MARK, PARTIAL, Tail, WHOLE};
@@ -51,7 +51,8 @@ pub fn deliver(
     let tail = loop {
         match torn::look(&file, format, base)? {
             Tail::Torn(at) => {
-                let octets = file.metadata()?.len() - at;
+                // Another program, which heeds no lock, may have cut off more.
+                let octets = file.metadata()?.len().saturating_sub(at);
                 log::info!("event=partial-message-removed mailbox={path:?} octets={octets} for={base}");
                 file.set_len(at)?;
             }
@@ -64,12 +65,14 @@ pub fn deliver(
         // here alone.
         file.write_all_at(WHOLE, torn::state_at(&file, start, base)?)?;
         file.sync_all()?;
-        return Ok(place.sync()?);
+        place.sync()?;
+        return still_there(&place, &file);
     }
     let size = file.metadata()?.len();
     let begun = if let Tail::Begun(start) = tail { Some(start) } else { None };
     let mut writing = Writing::new(&file, format, size)?;
-    let result = writing.write(base, begun, content).and_then(|()| Ok(place.sync()?));
+    let result = writing.write(base, begun, content);
+    let result = result.and_then(|()| Ok(place.sync()?)).and_then(|()| still_there(&place, &file));
     if result.is_err() {
         let cut_off = writing.undo().and_then(|()| file.sync_all());
         let _ = cut_off.inspect_err(|error| log::error!("event=partial-message-left base={base} why=\"{error}\""));
@@ -77,8 +80,21 @@ pub fn deliver(
     result
 }
 
+/// Somebody who heeds none of our locks may have put another file in its place, and what is written is nobody's mail.
+fn still_there(place: &Place, file: &File) -> io::Result<()> {
+    if place.leads_to(file)? {
+        Ok(())
+    } else {
+        Err(io::Error::other("another program put something else in its place"))
+    }
+}
+
 /// One try to open and lock it.
 fn open(place: &Place, locking: &Locking) -> nix::Result<(File, Held)> {
+    // Who opens it for writing ends the lease of QUIT (`file/rewrite.rs`), and who waits does that over and over again.
+    if lock::are_taken(place, locking) {
+        return Err(Errno::EWOULDBLOCK);
+    }
     let file = place.open(OFlag::O_RDWR | OFlag::O_CREAT)?;
     match Held::take(place, &file, locking, true, true) {
         // A session of POP3 has put another file in its place.
@@ -245,7 +261,7 @@ impl<'a> Writing<'a> {
 
     /// What must be written to end the message before, which may be another program's or have been cut off.
     fn close_last(&self) -> io::Result<Vec<u8>> {
-        let length = self.at.min(mmdf::DELIMITER.len() as u64 + 1);
+        let length = self.at.min(mmdf::WITH_CR.len() as u64 + 1);
         let mut end = vec![0; usize::try_from(length).unwrap_or(0)];
         self.file.read_exact_at(&mut end, self.at - length)?;
         let mut missing = Vec::new();
@@ -255,7 +271,7 @@ impl<'a> Writing<'a> {
         }
         match self.format {
             MailboxFormat::Mmdf => {
-                let before = end.strip_suffix(mmdf::DELIMITER);
+                let before = end.strip_suffix(mmdf::DELIMITER).or_else(|| end.strip_suffix(mmdf::WITH_CR));
                 if !end.is_empty() && !before.is_some_and(|before| before.is_empty() || before.ends_with(b"\n")) {
                     missing.extend_from_slice(mmdf::DELIMITER);
                 }

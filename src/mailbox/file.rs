@@ -1,7 +1,7 @@
 //! A maildrop that is one file, mbox or MMDF: what POP3 reads, and what QUIT takes out.
 //!
-//! The session holds a flock on the file, so that a second one hears `[IN-USE]`; the locks that other programs know are
-//! taken only while the file is scanned or rewritten, so that mail goes on arriving. What they do to it meanwhile
+//! The session has a lock of its own (`lock/session.rs`), so that a second one hears `[IN-USE]`; those that other programs
+//! know are taken only while the file is scanned or rewritten, so that mail goes on arriving. What they do to it meanwhile
 //! is noticed: the file is scanned again when it has changed, and the body of each message sent is summed up and must
 //! be what it was. Only `rewrite.rs` ever changes anything.
 
@@ -9,13 +9,12 @@ mod grown;
 mod rewrite;
 
 use super::index::{self, Draft, Index, Item, Snapshot};
-use super::lock::{Held, Locking};
+use super::lock::{Held, Locking, Session};
 use super::place::Place;
 use super::quote::Unquoter;
 use super::scan::{BodySum, Found, Scan, scan};
 use super::{Entry, Error, Maildrop, beside::Beside, import};
 use crate::config::value::{MailboxFormat, MailboxSpec};
-use crate::flocked::Flocked;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use std::cell::{Cell, RefCell};
@@ -43,7 +42,9 @@ pub struct OneFile {
     locking: Locking,
     snapshot: Snapshot<Message>,
     /// None: there is no mailbox, which is the same as an empty one.
-    file: Option<Flocked>,
+    file: Option<File>,
+    /// Its lock, if there is a mailbox.
+    session: Session,
     /// Where each message was seen last, if it was, once the file has changed.
     moved: RefCell<Option<Vec<Option<Found>>>>,
     stamp: Cell<index::Stamp>,
@@ -105,12 +106,12 @@ impl OneFile {
             Err(error) => return Err(failed("opening the folder of", error)),
         };
         let opened = locking.patiently(|| Ok(open_locked(&place, &locking)?));
-        let (file, held) = match opened {
-            Ok(Some((file, held))) => {
+        let (file, session, held) = match opened {
+            Ok(Some((file, session, held))) => {
                 rewrite::tidy(&place, &held);
-                (Some(file), Some(held))
+                (Some(file), session, Some(held))
             }
-            Ok(None) => (None, None),
+            Ok(None) => (None, Session::default(), None),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy) => {
                 return Err(Error::InUse);
             }
@@ -126,7 +127,7 @@ impl OneFile {
         };
         drop(held);
         let (moved, stamp) = (RefCell::new(None), Cell::new(stamp));
-        Ok(OneFile { place: Rc::new(place), format, locking, snapshot, file, moved, stamp })
+        Ok(OneFile { place: Rc::new(place), format, locking, snapshot, file, session, moved, stamp })
     }
 
     /// The unique-id that each message has by itself.
@@ -158,7 +159,7 @@ impl OneFile {
 
     /// Finds all places anew.
     fn search(&self, file: &File) -> io::Result<()> {
-        let take = || match Held::take(&self.place, file, &self.locking, false, false) {
+        let take = || match self.lock(file) {
             // Another file has the name; nobody changes this one any more.
             Err(Errno::ESTALE) => Ok(None),
             answer => Ok(Some(answer?)),
@@ -171,6 +172,11 @@ impl OneFile {
         self.moved.replace(Some(places));
         self.stamp.set(stamp);
         Ok(())
+    }
+
+    /// The locks that keep writers out of the mailbox.
+    fn lock(&self, file: &File) -> nix::Result<Held> {
+        Held::take(&self.place, file, &self.locking, false, !self.session.has_flock())
     }
 
     /// What tells the messages of the snapshot apart, by number.
@@ -241,19 +247,15 @@ fn joined(mut messages: Vec<Message>, found: &[Found], imported: &HashMap<String
 }
 
 /// One try to open the mailbox for a session, with the locks for scanning it. `EBUSY` if another session has it.
-fn open_locked(place: &Place, locking: &Locking) -> nix::Result<Option<(Flocked, Held)>> {
+fn open_locked(place: &Place, locking: &Locking) -> nix::Result<Option<(File, Session, Held)>> {
     let file = match place.open(OFlag::O_RDONLY) {
         Err(Errno::ENOENT) => return Ok(None),
         file => file?,
     };
-    let file = Flocked::take(file).map_err(|errno| match errno {
-        // Where deliveries take a flock too, it may be one of these.
-        Errno::EWOULDBLOCK if !locking.flock => Errno::EBUSY,
-        errno => errno,
-    })?;
-    match Held::take(place, &file, locking, false, false) {
+    let session = Session::begin(place, &file, locking)?;
+    match Held::take(place, &file, locking, false, !session.has_flock()) {
         Err(Errno::ESTALE) => Err(Errno::EWOULDBLOCK),
-        held => Ok(Some((file, held?))),
+        held => Ok(Some((file, session, held?))),
     }
 }
 

@@ -1,12 +1,13 @@
 //! Locks on a mailbox that is one file, as the programs beside us take them: fcntl, flock, and the dot lock.
 //!
 //! A dot lock (`lock/dot.rs`) is `NAME.lock` beside the mailbox, made by link(2) so that it is whole when it is there. Its
-//! first line is our process number, which other programs ask for; its second says which running system and which space of
+//! first line is our process number, which other programs ask for; its second says which machine, running system and space of
 //! numbers that is, and when the process began: who can see whether it lives (`lock/holder.rs`) needs no clock. Any other
 //! lock is stale when it is older than `stale_lock_time`. Nothing here waits while it holds one lock and wants another.
 
 mod dot;
 mod holder;
+mod session;
 
 use super::place::{Place, again};
 use crate::config::Config;
@@ -14,8 +15,9 @@ use crate::config::value::LockKind;
 use crate::flocked::{Flocked, whole_file};
 use dot::{DotLock, ExternalLock};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
+pub use session::Session;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -93,18 +95,18 @@ pub struct Held {
 
 impl Held {
     /// Takes all locks, or none: one try. `EWOULDBLOCK` if another program has one of them, `ESTALE` if the name leads to
-    /// another file by now. A file that is open for reading only gets an fcntl lock that keeps writers out. The
+    /// another file by now. Who is not exclusive, as with a file that is open for reading only, keeps writers out. The
     /// flock is for who does not hold one on this file already.
     pub fn take(place: &Place, file: &File, locking: &Locking, exclusive: bool, flock: bool) -> nix::Result<Held> {
         let mut held = Held { fcntl: None, _flock: None, dot: None, external: None };
-        let copy = || file.try_clone().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)));
+        let copy = || file.try_clone().map_err(|error| errno_of(&error));
         if locking.fcntl {
             let copy = copy()?;
             set_lock(&copy, if exclusive { libc::F_WRLCK } else { libc::F_RDLCK })?;
             held.fcntl = Some(copy);
         }
         if locking.flock && flock {
-            held._flock = Some(Flocked::take(copy()?)?);
+            held._flock = Some(if exclusive { Flocked::take(copy()?)? } else { Flocked::share(copy()?)? });
         }
         if let (true, Some(program)) = (locking.dot, &locking.locker) {
             held.external = Some(ExternalLock::create(place, program)?);
@@ -113,10 +115,24 @@ impl Held {
                 Ok(lock) => Some(lock),
                 // A spool folder that only the system may write: the other locks have to do.
                 Err(Errno::EACCES | Errno::EPERM | Errno::EROFS) if locking.fcntl || locking.flock => None,
+                // A disk that is full stays so where nobody can read and remove.
+                Err(Errno::ENOSPC | Errno::EDQUOT) if !exclusive && (locking.fcntl || locking.flock) => None,
                 Err(errno) => return Err(errno),
             };
         }
         if place.leads_to(file)? { Ok(held) } else { Err(Errno::ESTALE) }
+    }
+
+    /// The locks that are on the file itself, on one whose name another program does not know yet.
+    pub fn of_new(file: File, locking: &Locking) -> nix::Result<Held> {
+        let copy = file.try_clone().map_err(|error| errno_of(&error))?;
+        let mut held = Held { fcntl: None, _flock: None, dot: None, external: None };
+        if locking.fcntl {
+            set_lock(&copy, libc::F_WRLCK)?;
+            held.fcntl = Some(copy);
+        }
+        held._flock = if locking.flock { Some(Flocked::take(file)?) } else { None };
+        Ok(held)
     }
 
     /// Whether the dot lock is among them.
@@ -140,6 +156,23 @@ fn set_lock(file: &File, kind: i32) -> nix::Result<()> {
         Err(Errno::EACCES) => Err(Errno::EWOULDBLOCK),
         answer => answer.map(drop),
     }
+}
+
+/// Whether somebody is seen to have one of the locks that keep writers out. Nothing is opened for writing.
+pub fn are_taken(place: &Place, locking: &Locking) -> bool {
+    let has_lock = |file: &File| {
+        let mut found = whole_file(libc::F_WRLCK);
+        let asked = again(|| fcntl(file, FcntlArg::F_OFD_GETLK(&mut found)));
+        asked.is_ok() && i32::from(found.l_type) != libc::F_UNLCK
+    };
+    let open = || place.open(OFlag::O_RDONLY);
+    (locking.dot && dot::is_there(place, locking.stale))
+        || (locking.fcntl && open().is_ok_and(|file| has_lock(&file)))
+        || (locking.flock && open().and_then(Flocked::take).err() == Some(Errno::EWOULDBLOCK))
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// Whether nobody has this file open for writing, and tells when somebody wants to (a read lease, fcntl(2)). Nothing
@@ -167,7 +200,6 @@ pub const LOCKING: Locking = Locking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::fcntl::OFlag;
 
     pub fn mailbox() -> (tempfile::TempDir, Place, File) {
         let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,10 @@
 /// The line before and behind each message.
 pub const DELIMITER: &[u8] = b"\x01\x01\x01\x01\n";
 
+/// As programs write it whose lines end in CRLF.
+pub const WITH_CR: &[u8] = b"\x01\x01\x01\x01\r\n";
+
 /// Whether a line is one.
 pub fn is_delimiter(line: &[u8]) -> bool {
-    line == DELIMITER || line == b"\x01\x01\x01\x01\r\n"
+    line == DELIMITER || line == WITH_CR
 }

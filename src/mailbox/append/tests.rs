@@ -70,6 +70,19 @@ fn what_another_program_left_open_is_closed_first() {
 }
 
 #[test]
+fn an_mmdf_of_lines_that_end_in_crlf_gets_no_delimiter_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bob");
+    let before = "\x01\x01\x01\x01\r\nA: 1\r\n\r\none\r\n\x01\x01\x01\x01\r\n";
+    for before in [before, "\x01\x01\x01\x01\r\n"] {
+        std::fs::write(&path, before).unwrap();
+        append(&path, Mmdf, "1.Q", false, MESSAGE).unwrap();
+        let behind = text(&path).strip_prefix(before).unwrap().to_owned();
+        assert!(behind.starts_with("\x01\x01\x01\x01\nReturn-Path: "), "{behind:?}");
+    }
+}
+
+#[test]
 fn a_repeat_finds_what_is_whole_and_writes_what_is_not() {
     for format in [Mbox, Mmdf] {
         let folder = tempfile::tempdir().unwrap();
@@ -129,7 +142,46 @@ fn a_locked_mailbox_is_left_alone() {
     std::fs::write(folder.path().join("bob.lock"), "0").unwrap();
     let error = append(&path, Mbox, "1.Q", false, MESSAGE).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-    assert_eq!(std::fs::read(&path).unwrap(), b"");
+    assert!(!path.exists());
+}
+
+#[test]
+fn who_waits_for_a_lock_does_not_open_the_mailbox_for_writing() {
+    for kinds in [(true, false, false), (false, true, false), (false, false, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bob");
+        append(&path, Mbox, "1.Q", false, MESSAGE).unwrap();
+        let locking = Locking { dot: kinds.0, fcntl: kinds.1, flock: kinds.2, ..LOCKING };
+        let place = Place::of(&path).unwrap();
+        let file = place.open(OFlag::O_RDONLY).unwrap();
+        let held = Held::take(&place, &file, &locking, false, true).unwrap();
+        let lease = lock::lease(&file).unwrap().unwrap();
+        let deliver = || deliver(&path, Mbox, true, &locking, "2.Q", false, &mut &MESSAGE[..]);
+        assert_eq!(deliver().unwrap_err().kind(), io::ErrorKind::WouldBlock, "{kinds:?}");
+        assert!(lease.holds(), "{kinds:?}");
+        drop((lease, held));
+        deliver().unwrap();
+    }
+}
+
+/// A program without our locks takes the mailbox away while something is appended to it.
+#[test]
+fn what_is_written_into_a_file_that_lost_its_name_is_not_delivered() {
+    struct Takes<'a>(&'a Path, &'a [u8]);
+    impl Read for Takes<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let _ = std::fs::rename(self.0, self.0.with_file_name("taken"));
+            self.1.read(buffer)
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bob");
+    append(&path, Mbox, "1.Q", false, MESSAGE).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    assert!(deliver(&path, Mbox, true, &LOCKING, "2.Q", false, &mut Takes(&path, MESSAGE)).is_err());
+    assert_eq!(std::fs::read(path.with_file_name("taken")).unwrap(), before, "it comes again, so not twice");
+    append(&path, Mbox, "2.Q", true, MESSAGE).unwrap();
+    assert_eq!(text(&path), of_text(&before).replace("1.Q", "2.Q"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //! locks; nobody has it open for writing; scan         other programs wait
 //! `.NAME.doorpost` is written, read, and fsynced      a crash leaves the old mailbox, and a file nobody asks for
-//! the two files change names, in one step             a crash leaves the new mailbox, and the old one beside it;
+//! that is locked, too, and the two change names       a crash leaves the new mailbox, and the old one beside it;
 //!                                                     the next login removes either
 //! still nobody opened the old one for writing         else they change back, and all is tried again
 //! the old one is removed, the folder fsynced
@@ -43,7 +43,7 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
         Err(Errno::ENOENT) => return Ok(0),
         old => old?,
     };
-    let held = match Held::take(place, &old, &maildrop.locking, false, false) {
+    let held = match maildrop.lock(&old) {
         Err(Errno::ESTALE) => return Err(io::ErrorKind::WouldBlock.into()),
         held => held?,
     };
@@ -61,7 +61,10 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
     let draft = draft_of(place);
     let stays: Vec<Found> =
         found.iter().enumerate().filter(|(index, _)| !doomed.contains(index)).map(|(_, found)| *found).collect();
-    let written = write(&old, maildrop.format, &stays, place, &draft).and_then(|()| {
+    let mut locks_of_new = None;
+    let written = write(&old, maildrop.format, &stays, place, &draft).and_then(|new| {
+        // Before it has the name: what is delivered into it meanwhile would be gone if the two change back.
+        locks_of_new = Some(Held::of_new(new, &maildrop.locking)?);
         // Somebody who knows none of our locks.
         if stamp(&old)? != before || !is_ours(lease.as_ref()) {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -70,6 +73,7 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
     });
     // Now the old mailbox, or the one that was not finished.
     let _ = again(|| unlinkat(&place.folder, draft.as_os_str(), UnlinkatFlags::NoRemoveDir));
+    drop(locks_of_new);
     written?;
     place.sync()?;
     Ok(doubtful)
@@ -134,7 +138,7 @@ fn missing_delimiter(format: MailboxFormat, old: &File, first: Option<&Found>) -
 ///
 /// A Content-Length that was wrong, and so not believed, may lead to a separator or the end now that something is gone, and
 /// would make one message of several. Empty lines at the end of its message, one or two, make it wrong again.
-fn write(old: &File, format: MailboxFormat, stays: &[Found], place: &Place, draft: &OsStr) -> io::Result<()> {
+fn write(old: &File, format: MailboxFormat, stays: &[Found], place: &Place, draft: &OsStr) -> io::Result<File> {
     let begins = missing_delimiter(format, old, stays.first())?;
     // Empty lines to add, by the number of the message.
     let mut longer: HashMap<usize, usize> = HashMap::new();
@@ -143,7 +147,8 @@ fn write(old: &File, format: MailboxFormat, stays: &[Found], place: &Place, draf
         let starts = fill(&mut new, old, begins, stays, &longer)?;
         let wrong = misread(&new, format, stays, &starts)?;
         if wrong.is_empty() {
-            return new.sync_all();
+            new.sync_all()?;
+            return Ok(new);
         }
         wrong.into_iter().for_each(|number| *longer.entry(number).or_default() += 1);
     }
@@ -244,9 +249,61 @@ fn exchange(maildrop: &OneFile, draft: &OsStr, lease: Option<&Lease>) -> io::Res
         Err(Errno::EINVAL | Errno::ENOSYS) => return Ok(again(|| renameat(folder, draft, folder, name))?),
         Err(errno) => return Err(errno.into()),
     }
+    #[cfg(test)]
+    tests::between();
     if is_ours(lease) {
         return Ok(());
     }
     exchange()?;
     Err(io::ErrorKind::WouldBlock.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::value::MailboxFormat::Mbox;
+    use crate::mailbox::Maildrop;
+    use crate::mailbox::append::deliver;
+    use crate::mailbox::file::OneFile;
+    use crate::mailbox::lock::{LOCKING, Locking};
+    use std::cell::{Cell, RefCell};
+    use std::fs::OpenOptions;
+    use std::io::ErrorKind;
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::rc::Rc;
+
+    thread_local! {
+        static BETWEEN: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+    }
+
+    /// What others do when the files have changed names.
+    pub fn between() {
+        if let Some(act) = BETWEEN.take() {
+            act();
+        }
+    }
+
+    #[test]
+    fn what_comes_before_the_names_change_back_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, draft) = (folder.path().join("bob"), folder.path().join(".bob.doorpost"));
+        let old = "From bob@mx.example Sun Nov 22 04:27:00 2026\nSubject: 1\n\nbody\n\n";
+        for flock in [false, true] {
+            std::fs::write(&path, old).unwrap();
+            // Nobody makes a dot lock, as where nobody may.
+            let locking = Locking { dot: false, fcntl: !flock, flock, ..LOCKING };
+            let mut maildrop = OneFile::open(&path, Mbox, locking.clone()).unwrap();
+            let was_delivered = Rc::new(Cell::new(None));
+            let (answer, path_then, draft) = (Rc::clone(&was_delivered), path.clone(), draft.clone());
+            BETWEEN.set(Some(Box::new(move || {
+                let opened = OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&draft);
+                assert_eq!(opened.err().map(|error| error.kind()), Some(ErrorKind::WouldBlock), "there is no lease");
+                let mut content = b"Return-Path: <>\n\nmeanwhile\n".as_slice();
+                answer.set(Some(deliver(&path_then, Mbox, true, &locking, "1.Q", false, &mut content).is_ok()));
+            })));
+            assert_eq!(maildrop.remove(&[0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.starts_with(old), "{text}");
+            assert_eq!(was_delivered.get(), Some(text.contains("meanwhile")), "{text}");
+        }
+    }
 }

@@ -1,17 +1,19 @@
 //! The dot lock, `NAME.lock` beside the mailbox: made by us or by the program that `external_locker` names, and removed
 //! where its holder is gone, of whom `holder.rs` tells.
 
-use super::holder::{Holder, contents};
+use super::errno_of;
+use super::holder::{Holder, LONGEST, contents};
 use crate::mailbox::place::{Place, again, is_same};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::libc;
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -70,7 +72,7 @@ impl DotLock {
         name: &OsStr,
         stale: Duration,
     ) -> nix::Result<(u64, u64)> {
-        file.write_all(contents(std::process::id()).as_bytes()).map_err(|error| errno_of(&error))?;
+        fill(&mut file, stale).map_err(|error| errno_of(&error))?;
         let link = || again(|| linkat(&place.folder, from, &place.folder, name, how));
         let mut linked = link();
         if linked == Err(Errno::EEXIST) && remove_stale(place, name, stale)? {
@@ -83,6 +85,22 @@ impl DotLock {
             Ok(()) | Err(Errno::EEXIST) => Err(Errno::EWOULDBLOCK),
             Err(errno) => Err(errno),
         }
+    }
+}
+
+/// Says in a lock whose it is.
+fn fill(file: &mut File, stale: Duration) -> io::Result<()> {
+    // Whatever the umask; a file system without modes is none the worse a place.
+    let _ = file.set_permissions(Permissions::from_mode(MODE.bits()));
+    let written = file.write_all(contents(std::process::id()).as_bytes());
+    // Where age does not count, nothing else tells after a power cut that it is nobody's.
+    let written = if stale.is_zero() { written.and_then(|()| file.sync_data()) } else { written };
+    match written {
+        // On a full disk it is an empty lock, judged by its age: else nobody could lock, read and remove to make room.
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            file.set_len(0)
+        }
+        written => written,
     }
 }
 
@@ -135,24 +153,52 @@ impl Drop for ExternalLock {
     }
 }
 
+/// Whether somebody is seen to have the lock, who is not known to be gone.
+pub fn is_there(place: &Place, stale: Duration) -> bool {
+    matches!(judge(place, &place.beside("", ".lock"), stale), Ok((_, false)))
+}
+
+/// What stands under the lock's name, and whether its holder is gone.
+fn judge(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<(FileStat, bool)> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let (lock, holder) = match again(|| openat(&place.folder, name, flags, Mode::empty())) {
+        Ok(lock) => {
+            let status = fstat(&lock)?;
+            (status, Holder::of(File::from(lock), &status))
+        }
+        // Some programs let nobody read theirs, and some make a symbolic link.
+        Err(Errno::EACCES | Errno::ELOOP) => {
+            (fstatat(&place.folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)?, Holder::Unknown)
+        }
+        Err(errno) => return Err(errno),
+    };
+    let is_gone = match holder {
+        Holder::Gone => true,
+        // However old it looks: the clock may have jumped.
+        Holder::Lives => false,
+        Holder::Unknown => is_old(&lock, stale),
+    };
+    Ok((lock, is_gone && may_be_lock(&lock)))
+}
+
+/// Nobody writes more into a lock than who has it: what is longer is something of somebody's, a mailbox perhaps, under a
+/// name that ends so.
+fn may_be_lock(status: &FileStat) -> bool {
+    let kind = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
+    let is_short = u64::try_from(status.st_size).is_ok_and(|size| size <= LONGEST);
+    is_short && (kind == SFlag::S_IFREG || kind == SFlag::S_IFLNK)
+}
+
 /// Removes a lock whose holder is gone; gives whether there is none any more.
 ///
 /// It is renamed first and looked at again then: between two looks another process may have removed it and taken the
 /// lock itself, and that one is put back.
 fn remove_stale(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<bool> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let lock = match again(|| openat(&place.folder, name, flags, Mode::empty())) {
-        Ok(lock) => File::from(lock),
+    let judged = match judge(place, name, stale) {
+        Ok((judged, true)) => judged,
         Err(Errno::ENOENT) => return Ok(true),
-        Err(_) => return Ok(false),
+        Ok((_, false)) | Err(_) => return Ok(false),
     };
-    let judged = fstat(&lock)?;
-    match Holder::of(lock) {
-        Holder::Gone => {}
-        Holder::Unknown if is_old(&judged, stale) => {}
-        // However old it looks: the clock may have jumped.
-        Holder::Lives | Holder::Unknown => return Ok(false),
-    }
     let aside = place.beside(".", &format!(".{}.stale", std::process::id()));
     match again(|| renameat(&place.folder, name, &place.folder, aside.as_os_str())) {
         Ok(()) => {}
@@ -176,6 +222,22 @@ fn is_old(lock: &FileStat, stale: Duration) -> bool {
     !stale.is_zero() && limit.is_some_and(|limit| time < limit.as_secs())
 }
 
-fn errno_of(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::lock::tests::mailbox;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn everybody_can_see_whose_it_is() {
+        let (folder, place, _) = mailbox();
+        let umask = nix::sys::stat::umask(Mode::S_IRWXG | Mode::S_IRWXO);
+        let lock = DotLock::create(&place, Duration::from_secs(500));
+        nix::sys::stat::umask(umask);
+        let path = folder.path().join("bob.lock");
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o644);
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with(&format!("{}\n", std::process::id())));
+        drop(lock.unwrap());
+        assert!(!path.exists());
+    }
 }
