@@ -321,6 +321,10 @@ fn with_policy(scratch: &Scratch, hop: &str, policy: &str) {
     scratch.configure(&format!("smtp_tls_policy_maps = hash:{}/policy", scratch.path().display()));
 }
 
+/// SHA-256 of tests/tls/mx.crt.pem, and of the key in it.
+const CERT: &str = "78:C0:47:B9:92:9A:21:AA:2A:A0:EA:84:DD:BE:C4:65:2F:1E:24:DC:62:D3:9D:48:33:67:A6:F7:D4:AB:AB:EF";
+const KEY: &str = "4000f6690e6c0caaaf8bb8dd9b0e03a74708b86d088e9ed081d1c8b102fbc8c2";
+
 #[test]
 fn a_policy_says_whose_certificate_a_next_hop_must_have_and_which_tls() {
     let server = Smtpsrvr::with("", "local - mx.example mailbox: -\nall * * discard: *\n");
@@ -337,6 +341,9 @@ fn a_policy_says_whose_certificate_a_next_hop_must_have_and_which_tls() {
         ("may", "{HOP} encrypt protocols=TLSv1.2", Some("TLS_ECDHE_")),
         ("may", "{HOP} encrypt protocols=>=TLSv1.3 ciphers=high", Some("TLS_AES_")),
         ("secure", "{HOP} none", Some("")),
+        ("may", "{HOP} fingerprint match={OTHER}|{CERT}", Some("TLS_")),
+        ("may", "{HOP} fingerprint match={KEY}", Some("TLS_")),
+        ("may", "{HOP} fingerprint match={OTHER}", None),
         // Another next hop.
         ("may", "[mx.example] secure match=other.example\nmx.example secure match=other.example", Some("TLS_")),
     ] {
@@ -345,7 +352,8 @@ fn a_policy_says_whose_certificate_a_next_hop_must_have_and_which_tls() {
             &format!("name_servers = {}\nsmtp_tls_security_level = {level}", names.address),
         );
         client.configure(&format!("smtp_tls_CAfile = {}", common::tls::file("mx.crt.pem").display()));
-        with_policy(&client, &hop, policy);
+        let policy = policy.replace("{OTHER}", &"00".repeat(32)).replace("{CERT}", CERT).replace("{KEY}", KEY);
+        with_policy(&client, &hop, &policy);
         client.enqueue(&["bob@elsewhere.example"], TEXT);
         let before = server.1.queued().len();
         let log = client.deliver();

@@ -338,7 +338,7 @@ fn many(plan: &Plan, medium: &str, servers: &[&Server]) -> Vec<Row> {
 /// where many clients are there, and where there is one how much longer it waited.
 fn with_tls(plan: &Plan, medium: &str, servers: &[&Server]) -> Vec<Row> {
     let section = section(4, medium);
-    let (data, trust) = (mail::data(2048), Trust::anybody(Versions::default()).expect("ring").config());
+    let (data, trust) = (mail::data(2048), Trust::anybody(&[], Versions::default()).expect("ring").config());
     let mut rows = Vec::new();
     for clients in [1, 16] {
         let title = |what: &str| format!("C={clients}, {what}");

@@ -1,5 +1,5 @@
 //! Whom a TLS client believes, and by which TLS: nobody in particular (opportunistic TLS, which only keeps readers out), or who
-//! has a certificate of a known authority for one of the right names.
+//! has a certificate of a known authority for one of the right names; and where fingerprints are given, who has one of those.
 
 use crate::message::path::is_host_name;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
@@ -66,6 +67,31 @@ impl Name {
     }
 }
 
+/// The SHA-256 of a certificate, or of the key in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// Hexadecimal digits, with or without colons between the octets.
+    pub fn parse(text: &str) -> Option<Fingerprint> {
+        let octets: Vec<&[u8]> = match text.contains(':') {
+            true => text.as_bytes().split(|octet| *octet == b':').collect(),
+            false => text.as_bytes().chunks(2).collect(),
+        };
+        let digit = |octet: u8| char::from(octet).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let octet = |pair: &[u8]| match *pair {
+            [high, low] => Some(digit(high)? << 4 | digit(low)?),
+            _ => None,
+        };
+        let octets: Vec<u8> = octets.into_iter().map(octet).collect::<Option<_>>()?;
+        octets.try_into().ok().map(Fingerprint)
+    }
+
+    fn is_of(&self, der: &[u8]) -> bool {
+        Sha256::digest(der)[..] == self.0
+    }
+}
+
 /// The known ones.
 #[derive(Debug, Clone)]
 pub struct Authorities(Arc<RootCertStore>);
@@ -92,19 +118,28 @@ impl Authorities {
 pub struct Trust(Arc<ClientConfig>);
 
 impl Trust {
-    /// Any certificate will do.
-    pub fn anybody(versions: Versions) -> Result<Trust, String> {
-        Trust::new(versions, None)
+    /// Any certificate will do, or any that has one of these fingerprints.
+    pub fn anybody(pinned: &[Fingerprint], versions: Versions) -> Result<Trust, String> {
+        Trust::new(versions, pinned, None)
     }
 
     /// Certificates of these authorities for one of these names.
-    pub fn names(authorities: &Authorities, names: Vec<Name>, versions: Versions) -> Result<Trust, String> {
-        Trust::new(versions, Some((authorities.0.clone(), names)))
+    pub fn names(
+        authorities: &Authorities,
+        names: Vec<Name>,
+        pinned: &[Fingerprint],
+        versions: Versions,
+    ) -> Result<Trust, String> {
+        Trust::new(versions, pinned, Some((authorities.0.clone(), names)))
     }
 
-    fn new(versions: Versions, known: Option<(Arc<RootCertStore>, Vec<Name>)>) -> Result<Trust, String> {
+    fn new(
+        versions: Versions,
+        pinned: &[Fingerprint],
+        known: Option<(Arc<RootCertStore>, Vec<Name>)>,
+    ) -> Result<Trust, String> {
         let provider = Arc::new(ring::default_provider());
-        let verifier = Arc::new(Verifier { provider: provider.clone(), known });
+        let verifier = Arc::new(Verifier { provider: provider.clone(), pinned: pinned.to_vec(), known });
         let both = [(versions.v13, &TLS13), (versions.v12, &TLS12)];
         let versions: Vec<_> = both.into_iter().filter(|(is_in, _)| *is_in).map(|(_, version)| version).collect();
         let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions);
@@ -126,6 +161,8 @@ impl Trust {
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,
+    /// Empty: none is asked for.
+    pinned: Vec<Fingerprint>,
     known: Option<(Arc<RootCertStore>, Vec<Name>)>,
 }
 
@@ -136,6 +173,12 @@ impl Verifier {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
+        let has_key = |pinned: &Fingerprint| {
+            ParsedCertificate::try_from(der).is_ok_and(|known| pinned.is_of(&known.subject_public_key_info()))
+        };
+        if !self.pinned.is_empty() && !self.pinned.iter().any(|pinned| pinned.is_of(der) || has_key(pinned)) {
+            return Err(CertificateError::ApplicationVerificationFailure.into());
+        }
         let Some((roots, names)) = &self.known else { return Ok(()) };
         let certificate = ParsedCertificate::try_from(der)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
@@ -177,5 +220,23 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_32_octets_with_colons_everywhere_or_nowhere() {
+        let plain = "0123456789abcdefABCDEF".repeat(3);
+        let plain = plain.get(..64).unwrap();
+        let pairs: Vec<&str> = (0..32).map(|at| &plain[2 * at..2 * at + 2]).collect();
+        let found = Fingerprint::parse(plain);
+        assert!(found.is_some() && found == Fingerprint::parse(&pairs.join(":")));
+        for wrong in ["", "00", &plain[..62], &format!("{plain}00"), &format!("{}:{}", &plain[..32], &plain[32..])] {
+            assert_eq!(Fingerprint::parse(wrong), None, "{wrong}");
+        }
+        assert_eq!(Fingerprint::parse(&plain.replace('0', "+")), None);
     }
 }

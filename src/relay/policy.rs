@@ -7,7 +7,7 @@ use crate::config::value::{TlsLevel, Value};
 use crate::config::{self, Config, load, main_cf, shown};
 use crate::message::idna;
 use crate::message::path::is_host_name;
-use crate::net::trust::{Name, Versions};
+use crate::net::trust::{Fingerprint, Name, Versions};
 use std::path::Path;
 
 /// What a line says.
@@ -19,6 +19,8 @@ pub struct Policy {
     pub names: Vec<Wanted>,
     /// Which TLS.
     pub versions: Versions,
+    /// One of these the certificate must have, whatever else is asked of it; empty: none. The level is then `encrypt`.
+    pub pinned: Vec<Fingerprint>,
 }
 
 /// One of the names that a certificate may be for.
@@ -37,7 +39,7 @@ pub enum Wanted {
 impl Policy {
     /// What a parameter says for all.
     pub fn of(level: TlsLevel) -> Policy {
-        Policy { level, names: Vec::new(), versions: Versions::default() }
+        Policy { level, names: Vec::new(), versions: Versions::default(), pinned: Vec::new() }
     }
 
     /// Whose certificate it must be at a level at which that counts, with Postfix's defaults.
@@ -107,16 +109,20 @@ impl Policies {
 /// `level attribute=value ...`
 fn parse(text: &str) -> Result<Policy, String> {
     let mut words = text.split([',', ' ', '\t', '\r', '\n']).filter(|word| !word.is_empty());
-    let levels = "the level none, may, encrypt, verify or secure";
+    let levels = "the level none, may, encrypt, fingerprint, verify or secure";
     let word = words.next().ok_or(levels)?;
-    let level = TlsLevel::parse(&word.to_ascii_lowercase());
+    let is_pinned = word.eq_ignore_ascii_case("fingerprint");
+    let level = if is_pinned { Ok(TlsLevel::Encrypt) } else { TlsLevel::parse(&word.to_ascii_lowercase()) };
     let mut policy = Policy::of(level.map_err(|_| format!("{levels}; {} is not offered here", shown(word)))?);
     for word in words {
         let (name, value) =
             word.split_once('=').ok_or_else(|| format!("attribute=value instead of {}", shown(word)))?;
         match name.to_ascii_lowercase().as_str() {
             _ if policy.level == TlsLevel::None => return Err("no attribute behind none".to_owned()),
-            "match" if policy.level < TlsLevel::Verify => return Err("match behind verify or secure alone".to_owned()),
+            "match" if is_pinned => policy.pinned.extend(value.split('|').map(pinned).collect::<Result<Vec<_>, _>>()?),
+            "match" if policy.level < TlsLevel::Verify => {
+                return Err("match behind fingerprint, verify or secure alone".to_owned());
+            }
             "match" => policy.names.extend(value.split(':').map(wanted).collect::<Result<Vec<_>, _>>()?),
             "protocols" => policy.versions = versions(value)?,
             // All that there are here are of that grade.
@@ -127,7 +133,14 @@ fn parse(text: &str) -> Result<Policy, String> {
             }
         }
     }
+    if is_pinned && policy.pinned.is_empty() {
+        return Err("match=FINGERPRINT behind fingerprint".to_owned());
+    }
     Ok(policy)
+}
+
+fn pinned(word: &str) -> Result<Fingerprint, String> {
+    Fingerprint::parse(word).ok_or_else(|| format!("a SHA-256 in hexadecimal digits instead of {}", shown(word)))
 }
 
 fn wanted(word: &str) -> Result<Wanted, String> {
@@ -235,11 +248,14 @@ mod tests {
         for (text, told) in [
             (
                 "a dane\n",
-                "policy:1: smtp_tls_policy_maps, a: expected the level none, may, encrypt, verify or secure; dane",
+                "policy:1: smtp_tls_policy_maps, a: expected the level none, may, encrypt, fingerprint, verify or secure; \
+                 dane",
             ),
-            ("a may\nb fingerprint match=00\n", "policy:2: smtp_tls_policy_maps, b: expected the level"),
+            ("a may\nb fingerprint match=00\n", "policy:2: smtp_tls_policy_maps, b: expected a SHA-256"),
+            ("a fingerprint\n", "match=FINGERPRINT behind fingerprint"),
+            ("a fingerprint protocols=TLSv1.3\n", "match=FINGERPRINT behind fingerprint"),
             ("a\n", "expected the level"),
-            ("a may match=b\n", "match behind verify or secure alone"),
+            ("a may match=b\n", "match behind fingerprint, verify or secure alone"),
             ("a none protocols=TLSv1.3\n", "no attribute behind none"),
             ("a secure match=b..c\n", "instead of b..c"),
             ("a secure match=\n", "hostname, nexthop"),

@@ -92,7 +92,7 @@ impl Tls {
     pub fn trust(&mut self, job: &Job, host: &str, level: TlsLevel) -> Result<Trust, String> {
         let policy = self.policy(job);
         if level < TlsLevel::Verify {
-            return Trust::anybody(policy.versions);
+            return Trust::anybody(&policy.pinned, policy.versions);
         }
         let next = next_hop(job);
         let name = |wanted: &Wanted| match wanted {
@@ -102,7 +102,8 @@ impl Tls {
             Wanted::Named(name) => Some(name.clone()),
         };
         let (names, versions) = (policy.wanted(level).iter().filter_map(name).collect(), policy.versions);
-        Trust::names(&self.authorities()?, names, versions)
+        let pinned = policy.pinned.clone();
+        Trust::names(&self.authorities()?, names, &pinned, versions)
     }
 
     fn authorities(&mut self) -> Result<Authorities, String> {

@@ -280,7 +280,7 @@ fn what_a_client_of_ours_takes_for_lost_does_not_arrive_after_all() {
             heard
         });
         let mut client = Connection::new(ours.try_clone().unwrap().into(), ours.into(), LONG);
-        client.start_tls_as_client(&Trust::anybody(Versions::default()).unwrap(), "mx.example").unwrap();
+        client.start_tls_as_client(&Trust::anybody(&[], Versions::default()).unwrap(), "mx.example").unwrap();
         client.allow(SHORT);
         let mut sent = 0;
         let lost = loop {
