@@ -344,6 +344,8 @@ fn a_policy_says_whose_certificate_a_next_hop_must_have_and_which_tls() {
         ("may", "{HOP} fingerprint match={OTHER}|{CERT}", Some("TLS_")),
         ("may", "{HOP} fingerprint match={KEY}", Some("TLS_")),
         ("may", "{HOP} fingerprint match={OTHER}", None),
+        ("may", "{HOP} fingerprint match={CERT} servername=other.example", None),
+        ("may", "{HOP} fingerprint match={CERT} servername=nexthop", Some("TLS_")),
         // Another next hop.
         ("may", "[mx.example] secure match=other.example\nmx.example secure match=other.example", Some("TLS_")),
     ] {

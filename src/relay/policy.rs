@@ -17,6 +17,8 @@ pub struct Policy {
     pub level: TlsLevel,
     /// Whose certificate it must be; empty: as the level has it.
     pub names: Vec<Wanted>,
+    /// The name that the server is asked for, if another than usual.
+    pub server_name: Option<Wanted>,
     /// Which TLS.
     pub versions: Versions,
     /// One of these the certificate must have, whatever else is asked of it; empty: none. The level is then `encrypt`.
@@ -39,7 +41,7 @@ pub enum Wanted {
 impl Policy {
     /// What a parameter says for all.
     pub fn of(level: TlsLevel) -> Policy {
-        Policy { level, names: Vec::new(), versions: Versions::default(), pinned: Vec::new() }
+        Policy { level, names: Vec::new(), server_name: None, versions: Versions::default(), pinned: Vec::new() }
     }
 
     /// Whose certificate it must be at a level at which that counts, with Postfix's defaults.
@@ -124,11 +126,12 @@ fn parse(text: &str) -> Result<Policy, String> {
                 return Err("match behind fingerprint, verify or secure alone".to_owned());
             }
             "match" => policy.names.extend(value.split(':').map(wanted).collect::<Result<Vec<_>, _>>()?),
+            "servername" => policy.server_name = Some(server_name(value)?),
             "protocols" => policy.versions = versions(value)?,
             // All that there are here are of that grade.
             "ciphers" if ["medium", "high"].iter().any(|grade| value.eq_ignore_ascii_case(grade)) => {}
             _ => {
-                let offered = "match=NAME:..., protocols=..., ciphers=medium or ciphers=high";
+                let offered = "match=NAME:..., servername=NAME, protocols=..., ciphers=medium or ciphers=high";
                 return Err(format!("{offered}; {} is not offered here", shown(word)));
             }
         }
@@ -153,6 +156,16 @@ fn wanted(word: &str) -> Result<Wanted, String> {
             Name::parse(name).map(Wanted::Named).ok_or_else(expected)
         }
     }
+}
+
+fn server_name(word: &str) -> Result<Wanted, String> {
+    let wanted = wanted(word).ok().filter(|wanted| match wanted {
+        Wanted::Host | Wanted::NextHop => true,
+        Wanted::BelowNextHop => false,
+        // An address is no name by which to choose (RFC 6066 section 3).
+        Wanted::Named(name) => matches!(name, Name::Exactly(_)) && is_host_name(word),
+    });
+    wanted.ok_or_else(|| format!("hostname, nexthop or a name instead of {}", shown(word)))
 }
 
 /// Postfix's `smtp_tls_mandatory_protocols`: names that are meant alone, `!name`, `>=name`, `<=name`, between colons.
@@ -261,6 +274,8 @@ mod tests {
             ("a secure match=\n", "hostname, nexthop"),
             ("a secure protocols=TLSv1\n", "TLSv1.2 or TLSv1.3: others"),
             ("a secure protocols=!TLSv1.2:!TLSv1.3\n", "TLSv1.2 or TLSv1.3: others"),
+            ("a secure servername=.example\n", "hostname, nexthop or a name instead of .example"),
+            ("a secure servername=192.0.2.1\n", "hostname, nexthop or a name instead of 192.0.2.1"),
             ("a secure protocols=TLSv9\n", "instead of TLSv9"),
             ("a secure protocols=>TLSv1.2\n", "instead of >TLSv1.2"),
             ("a secure ciphers=null\n", "ciphers=null is not offered"),

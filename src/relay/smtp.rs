@@ -9,7 +9,7 @@ use super::content::{Facts, Reader};
 use super::link::{Line, Times, end_of, is_silence};
 use super::passwords::Passwords;
 use super::route::{self, Hop, Place};
-use super::tls::{self, End, Tls, requiretls};
+use super::tls::{End, Tls, requiretls};
 use super::{Carried, Job, Site, agent};
 use crate::config::Config;
 use crate::config::value::TlsLevel;
@@ -358,10 +358,10 @@ impl Client {
         };
         let checked = level >= TlsLevel::Verify;
         let trust = self.tls.trust(job, &hop.name, level).map_err(|why| failed(&why))?;
-        let name = if level == TlsLevel::Secure { tls::next_hop(job) } else { &hop.name };
-        // By it the server chooses a certificate; some valid one must be given.
-        let is_valid = rustls::pki_types::ServerName::try_from(name).is_ok();
-        let name = if is_valid { name } else { "localhost" };
+        let name = self.tls.server_name(job, &hop.name, level);
+        // Some valid one must be given.
+        let is_valid = rustls::pki_types::ServerName::try_from(&*name).is_ok();
+        let name = if is_valid { &*name } else { "localhost" };
         match session.wire.start_tls(&trust, name) {
             Ok(facts) => {
                 log::debug!("id={} host={} tls={facts} verified={checked}", job.id, named(&hop.name));

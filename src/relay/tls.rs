@@ -8,6 +8,7 @@ use crate::config::value::TlsLevel;
 use crate::net::trust::{Authorities, Name, Trust};
 use crate::relay::Job;
 use crate::smtp::client::Requiretls;
+use std::borrow::Cow;
 use std::fs::File;
 
 /// What the other end of a connection is, as far as TLS depends on it.
@@ -104,6 +105,16 @@ impl Tls {
         let (names, versions) = (policy.wanted(level).iter().filter_map(name).collect(), policy.versions);
         let pinned = policy.pinned.clone();
         Trust::names(&self.authorities()?, names, &pinned, versions)
+    }
+
+    /// The name by which the server that was found for a job chooses a certificate.
+    pub fn server_name<'a>(&'a self, job: &'a Job, host: &'a str, level: TlsLevel) -> Cow<'a, str> {
+        match &self.policy(job).server_name {
+            Some(Wanted::Named(Name::Exactly(name))) => name.to_str(),
+            Some(Wanted::NextHop) => Cow::Borrowed(next_hop(job)),
+            None if level == TlsLevel::Secure => Cow::Borrowed(next_hop(job)),
+            None | Some(_) => Cow::Borrowed(host),
+        }
     }
 
     fn authorities(&mut self) -> Result<Authorities, String> {

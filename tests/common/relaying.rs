@@ -53,7 +53,7 @@ impl Smtpsrvr {
 
     pub fn on(listener: TcpListener, main_cf: &str, channels: &str) -> Smtpsrvr {
         let scratch = Scratch::with(main_cf);
-        super::tls::configure(&scratch);
+        super::tls::configure_both(&scratch);
         scratch.write("channels", channels);
         let port = listener.local_addr().expect("its number").port();
         let mut command = scratch.command("smtpsrvr");

@@ -31,6 +31,17 @@ pub fn configure(scratch: &Scratch) {
     scratch.configure(&format!("tls_cert_file = {folder}/mx.crt.pem\ntls_key_file = {folder}/mx.key.pem"));
 }
 
+/// The same, and for that of other.example, which is shown to whoever asks for that name.
+pub fn configure_both(scratch: &Scratch) {
+    configure(scratch);
+    for name in ["other.crt.pem", "other.key.pem"] {
+        scratch.write(name, &std::fs::read_to_string(file(name)).expect("a PEM file"));
+    }
+    let pair =
+        |kind: &str| ["mx", "other"].map(|name| format!("{}/{name}.{kind}.pem", scratch.path().display())).join(" ");
+    scratch.configure(&format!("tls_cert_file = {}\ntls_key_file = {}", pair("crt"), pair("key")));
+}
+
 /// The client.
 pub struct Client {
     wire: Wire,
