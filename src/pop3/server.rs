@@ -9,7 +9,7 @@ mod transaction;
 
 pub use authorize::Nonce;
 pub(super) use authorize::{Access, Entered, authorize};
-pub(super) use transaction::transaction;
+pub(super) use transaction::{Visitor, transaction};
 
 use super::dialogue::Dialogue;
 use super::expiry::Expiry;
@@ -127,7 +127,9 @@ pub fn session<S: Stream, M: Maildrop>(
     let mut dialogue = Dialogue::new(stream, timeout);
     let access = Access { passwords_allowed: true, secrets, tls: Offer::None, host: "mx.example".to_owned(), nonce };
     match authorize(&mut dialogue, peer, access, |_, credentials, _| Ok(check(credentials)))? {
-        Entered::In(maildrop) => transaction(&mut dialogue, maildrop, peer, "somebody", secrets, None),
+        Entered::In(maildrop) => {
+            transaction(&mut dialogue, maildrop, Visitor { peer, user: "somebody", secrets }, None)
+        }
         Entered::Out(ended) => Ok(ended),
     }
 }
@@ -161,7 +163,7 @@ pub(super) fn serve_user<S: Stream>(
     match opened {
         Ok(maildrop) => {
             let expiry = Expiry::of(config, mailbox);
-            let ended = transaction(dialogue, maildrop, peer, &name, secrets, expiry);
+            let ended = transaction(dialogue, maildrop, Visitor { peer, user: &name, secrets }, expiry);
             if let Some(last) = last {
                 last.ended();
             }

@@ -186,8 +186,9 @@ impl Play {
                 _ => Ok(Lookup::No),
             }
         });
+        let visitor = Visitor { peer: &peer, user: "bob", secrets: false };
         let ended = match entered {
-            Ok(Entered::In(())) => transaction(&mut dialogue, maildrop, &peer, "bob", false, self.expiry),
+            Ok(Entered::In(())) => transaction(&mut dialogue, maildrop, visitor, self.expiry),
             Ok(Entered::Out(ended)) => Ok(ended),
             Err(error) => Err(error),
         };

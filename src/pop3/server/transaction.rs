@@ -12,13 +12,20 @@ use crate::pop3::reply::Reply;
 use crate::pop3::session::{Session, Step};
 use log::{info, warn};
 
+/// Who is in.
+pub(in crate::pop3) struct Visitor<'a> {
+    pub(in crate::pop3) peer: &'a Peer,
+    /// As records show the name.
+    pub(in crate::pop3) user: &'a str,
+    /// There are passwords stored in clear.
+    pub(in crate::pop3) secrets: bool,
+}
+
 /// TRANSACTION and UPDATE state, from the answer to PASS to the end.
 pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
     dialogue: &mut Dialogue<S>,
     maildrop: M,
-    peer: &Peer,
-    user: &str,
-    secrets: bool,
+    Visitor { peer, user, secrets }: Visitor<'_>,
     mut expiry: Option<Expiry>,
 ) -> Result<Ended, Error> {
     let mut session = Session::new(true).with_secrets(secrets);
