@@ -71,7 +71,7 @@ fn listed(said: &str) -> Vec<String> {
 fn with_fetched() -> Scratch {
     let scratch = mailbox();
     scratch.configure("pop3d_expire = 3\npop3d_delete_expired = yes");
-    let lines = format!("1000000000 {}\n1000000000 long-gone\n", unique_ids()[0]);
+    let lines = format!("1700000005 {}\n1700000005 long-gone\n", unique_ids()[0]);
     let path = scratch.maildir("bob").join("doorpost-read");
     fs::write(&path, lines).expect("a file");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode");

@@ -339,7 +339,7 @@ fn a_message_counts_as_fetched_when_the_client_has_gone_on_behind_it() {
 #[test]
 fn what_has_expired_goes_also_where_its_file_cannot_be_written_anew() {
     let site = Expiring::after("7");
-    std::fs::write(site.file(), "1000000000 uid2\nof no use\n").unwrap();
+    std::fs::write(site.file(), "1700000000 uid2\nof no use\n").unwrap();
     // The name of the draft is taken, as a disk may be full.
     std::fs::create_dir(site.folder.path().join("doorpost-read.new")).unwrap();
     assert_eq!(site.play("QUIT\r\n").run().fate.removed, [1]);
@@ -348,7 +348,7 @@ fn what_has_expired_goes_also_where_its_file_cannot_be_written_anew() {
 #[test]
 fn a_file_that_no_quit_has_cut_is_cut_at_login() {
     let site = Expiring::after("7");
-    let lines = |count: usize| "1000000000 uid2\n".repeat(count);
+    let lines = |count: usize| "1700000000 uid2\n".repeat(count);
     for (before, after) in [(4, 4), (1000, 1)] {
         std::fs::write(site.file(), lines(before)).unwrap();
         site.play("").run();
