@@ -161,7 +161,8 @@ fn a_mailbox_that_another_program_locked_is_in_use_and_mail_for_it_waits() {
     assert_eq!(names(&scratch), ["bob"]);
 }
 
-/// Deliveries ask for a flock where that is said, and there alone. (Where it is not said a session has one, against the next one.)
+/// Deliveries ask for a flock where that is said, and there alone. (Where it is not said a session has one, against the next
+/// one.)
 #[test]
 fn a_lock_by_flock_counts_where_mailbox_delivery_lock_says_so() {
     use nix::fcntl::{Flock, FlockArg};
