@@ -204,6 +204,25 @@ fn an_old_lock_that_nobody_may_read_is_removed_and_none_by_its_age_where_that_do
     }
 }
 
+/// After a power cut nothing but what stands in it tells that it is nobody's any more.
+#[test]
+fn where_age_does_not_count_a_dot_lock_is_on_disk_before_it_has_its_name() {
+    for (configured, expected) in [("", &["linkat"][..]), ("stale_lock_time = 0", &["fdatasync", "linkat"])] {
+        let scratch = site("mbox");
+        scratch.configure(configured);
+        put(&scratch, &format!("{FROM}A: 1\n\n1\n\n"));
+        let trace = scratch.path().join("trace");
+        let mut command = std::process::Command::new("strace");
+        command.args(["-f", "-qq", "-e", "trace=fdatasync,linkat", "-e", "signal=none", "-o"]).arg(&trace);
+        command.arg(common::binary("pop3d")).env_clear().env("PATH", "/usr/bin:/bin");
+        let said = feed(command.env("MAIL_CONFIG", scratch.path()), LOGIN.as_bytes());
+        assert!(String::from_utf8_lossy(&said.stdout).contains("+OK 1 messages"), "{said:?}");
+        let calls = fs::read_to_string(&trace).expect("a trace");
+        let calls: Vec<_> = calls.lines().filter_map(|line| line.split_once(' ')?.1.trim().split('(').next()).collect();
+        assert_eq!(calls, expected, "{configured}");
+    }
+}
+
 #[test]
 fn a_mailbox_that_is_locked_by_flock_alone_is_in_use_and_is_left_alone() {
     let scratch = site("mbox");
