@@ -233,16 +233,56 @@ fn block(begin: &str) -> String {
     page[from..].split("\n.Ed").next().expect("an end").to_owned() + "\n"
 }
 
-/// The commands of the README's part about installing, and of them those that make the user and the folders.
+/// What install.sh does for this machine: the user and the folders.
 fn installing() -> String {
-    let readme = fs::read_to_string(repository().join("README.md")).expect("README.md");
-    let part = readme.split("\n## Install\n").nth(1).expect("a part about that");
-    let part = part.split("\n### ").next().and_then(|part| part.split("\n## ").next()).expect("its beginning");
-    let commands = part.split("\n```").skip(1).step_by(2).flat_map(str::lines);
-    let lines: Vec<&str> =
-        commands.filter(|line| line.starts_with("useradd ") || line.contains("/var/spool/")).collect();
-    assert_eq!(lines.len(), 3, "{part}");
-    lines.join("\n")
+    let script = fs::read_to_string(repository().join("install.sh")).expect("install.sh");
+    let part = script.split("] || exit 0\n").nth(1).and_then(|rest| rest.split(";;").next()).expect("its end");
+    assert!(part.contains("useradd ") && part.matches("/var/spool/").count() == 3, "{part}");
+    part.to_owned()
+}
+
+/// What a packager gets, and that nothing of it stays.
+#[test]
+fn install_puts_every_program_name_and_page_where_it_is_told_and_takes_them_away_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::os::unix::fs::symlink(common::bin_folder(), folder.path().join("release")).expect("a link");
+    let root = folder.path().join("root");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new("sh");
+        command.arg("install.sh").args(arguments).current_dir(repository());
+        command.env("CARGO_TARGET_DIR", folder.path()).env("DESTDIR", &root).env("PREFIX", "/usr");
+        let output = feed(&mut command, b"");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let files = || {
+        let found =
+            Command::new("find").arg(&root).args(["!", "-type", "d", "-printf", "%P\n"]).output().expect("find");
+        let mut names: Vec<String> =
+            String::from_utf8(found.stdout).expect("names").lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(run(&[]), (Some(0), String::new()));
+    let installed = files();
+    for page in fs::read_dir(repository().join("man")).expect("the pages") {
+        let name = page.expect("a page").file_name().into_string().expect("its name");
+        let (command, section) = name.rsplit_once('.').expect("a section");
+        assert!(installed.contains(&format!("usr/share/man/man{section}/{name}")), "{name}: {installed:?}");
+        let folder = match section {
+            "1" => "bin",
+            "8" => "sbin",
+            _ => continue,
+        };
+        let program = root.join("usr").join(folder).join(command);
+        assert!(program.metadata().is_ok_and(|file| file.is_file()), "{command} is no program: {installed:?}");
+    }
+    let programs = fs::read_dir(repository().join("src/bin")).expect("the programs");
+    for source in programs.map(|source| source.expect("a program").path()) {
+        let name = source.file_stem().and_then(|stem| stem.to_str()).expect("its name").to_owned();
+        assert!(installed.contains(&format!("usr/sbin/{name}")), "{name}: {installed:?}");
+    }
+    assert_eq!((run(&["--uninstall"]), files()), ((Some(0), String::new()), Vec::new()));
+    assert_eq!(run(&["--everything"]).0, Some(64));
 }
 
 /// Everything as the page and the README say it, with their own paths, users and ports: in namespaces of mounts and of the
@@ -266,7 +306,6 @@ fn the_small_site_of_smtpsrvrs_page_works_when_it_is_followed_word_for_word() {
         for folder in /var/spool /var/mail /run; do mount -t tmpfs tmpfs $folder; done
         echo nameserver 127.0.0.1 >/etc/resolv.conf; rm -f /etc/aliases
         ip link set lo up; ip address add 192.0.2.25/32 dev lo
-        ! id doorpost 2>/dev/null || sed -i /^useradd/d install
         sh -e install
         hash=$(openssl passwd -6 secret)
         awk -v hash="$hash" '{ sub("HASH", hash); print }' passwd >passwd.new; mv passwd.new passwd
