@@ -44,17 +44,21 @@ pub fn deliver(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a name for a message"));
     }
     let place = Place::of(path)?;
-    let (file, _held) = locking.patiently(|| Ok(open(&place, locking)?))?;
+    let opened = locking.patiently(|| Ok(open(&place, locking)?));
+    let is_locked = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    if opened.as_ref().is_err_and(is_locked) {
+        lock::tell_if_for_ever(&place, locking);
+    }
+    let (file, _held) = opened?;
     if strict && !way::is_trusted(&file)? {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, way::NOT_OURS));
     }
     let tail = loop {
         match torn::look(&file, format, base)? {
             Tail::Torn(at) => {
-                // Another program, which heeds no lock, may have cut off more.
-                let octets = file.metadata()?.len().saturating_sub(at);
-                log::info!("event=partial-message-removed mailbox={path:?} octets={octets} for={base}");
-                file.set_len(at)?;
+                if let Some(octets) = cut_off(&file, at)? {
+                    log::info!("event=partial-message-removed mailbox={path:?} octets={octets} for={base}");
+                }
             }
             Tail::Sound if search => break torn::find(&file, format, base)?,
             tail => break tail,
@@ -78,6 +82,14 @@ pub fn deliver(
         let _ = cut_off.inspect_err(|error| log::error!("event=partial-message-left base={base} why=\"{error}\""));
     }
     result
+}
+
+/// Cuts off what stands from here on, and gives how much. Another program, which heeds no lock, may have cut off more
+/// meanwhile: then nothing is done, for that would put zeros in its place.
+fn cut_off(file: &File, at: u64) -> io::Result<Option<u64>> {
+    let Some(octets) = file.metadata()?.len().checked_sub(at) else { return Ok(None) };
+    file.set_len(at)?;
+    Ok(Some(octets))
 }
 
 /// Somebody who heeds none of our locks may have put another file in its place, and what is written is nobody's mail.

@@ -9,7 +9,7 @@ mod grown;
 mod rewrite;
 
 use super::index::{self, Draft, Index, Item, Snapshot};
-use super::lock::{Held, Locking, Session};
+use super::lock::{self, Held, Locking, Session};
 use super::place::Place;
 use super::quote::Unquoter;
 use super::scan::{BodySum, Found, Scan, scan};
@@ -109,10 +109,12 @@ impl OneFile {
         let (file, session, held) = match opened {
             Ok(Some((file, session, held))) => {
                 rewrite::tidy(&place, &held);
+                session.tell(&place);
                 (Some(file), session, Some(held))
             }
             Ok(None) => (None, Session::default(), None),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy) => {
+                lock::tell_if_for_ever(&place, &locking);
                 return Err(Error::InUse);
             }
             Err(error) => return Err(failed("opening", error)),

@@ -15,8 +15,9 @@ use crate::config::value::LockKind;
 use crate::flocked::{Flocked, whole_file};
 use dot::{DotLock, ExternalLock};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl};
 use nix::libc;
+use nix::unistd::{AccessFlags, faccessat};
 pub use session::Session;
 use std::fs::File;
 use std::io;
@@ -166,9 +167,21 @@ pub fn are_taken(place: &Place, locking: &Locking) -> bool {
         asked.is_ok() && i32::from(found.l_type) != libc::F_UNLCK
     };
     let open = || place.open(OFlag::O_RDONLY);
-    (locking.dot && dot::is_there(place, locking.stale))
+    // Where the dot lock is made by another program, that one judges what is there; and where we could make none, the other
+    // locks have to do.
+    let is_ours = locking.dot && locking.locker.is_none();
+    let may_make = || faccessat(&place.folder, ".", AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok();
+    (is_ours && may_make() && dot::is_there(place, locking.stale))
         || (locking.fcntl && open().is_ok_and(|file| has_lock(&file)))
         || (locking.flock && open().and_then(Flocked::take).err() == Some(Errno::EWOULDBLOCK))
+}
+
+/// For who was refused because the mailbox is locked: says in the log if that will never end by itself.
+pub fn tell_if_for_ever(place: &Place, locking: &Locking) {
+    if locking.dot && locking.locker.is_none() && dot::is_no_lock(place) {
+        let lock = place.beside("", ".lock");
+        log::warn!("event=no-lock-in-its-place lock={:?} reason=\"move it away\"", lock.to_string_lossy());
+    }
 }
 
 fn errno_of(error: &io::Error) -> Errno {

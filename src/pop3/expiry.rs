@@ -99,8 +99,9 @@ impl Expiry {
         for index in 0..maildrop.count() {
             let unique_id = maildrop.entry(index)?.unique_id;
             let Some(times) = times.get(&unique_id) else { continue };
-            // The first time counts; but nobody had a message before it came: then the clock was not set.
-            let came = maildrop.came(index)?.unwrap_or(0).max(NOT_SET);
+            // The first time counts; but nobody had a message before it came: then the clock was not set. Names that begin
+            // with another number, of milliseconds say, or were given by a clock that is ahead, do not say when that was.
+            let came = maildrop.came(index)?.filter(|came| *came <= now()).unwrap_or(0).max(NOT_SET);
             let time = times.iter().copied().find(|time| *time >= came);
             known.has_wrong |= time.is_none();
             known.kept.push((index, time.unwrap_or_else(now), unique_id));
@@ -146,26 +147,32 @@ mod tests {
         drop(Maildir::open(&path).unwrap());
         let start = now();
         let ago = |days: u64| start - days * 86_400;
-        let names = [format!("{}.old", ago(10)), format!("{}.young", ago(2)), "noname".to_owned(), "twice".to_owned()];
+        let names = [
+            format!("{}.old", ago(10)),
+            format!("{}.young", ago(2)),
+            "noname".to_owned(),
+            "twice".to_owned(),
+            "1700000000123.ahead".to_owned(),
+        ];
         for name in &names {
             fs::write(path.join("new").join(name), "a\n").unwrap();
         }
         let spec = MailboxSpec { format: MailboxFormat::Maildir, path: path.display().to_string() };
         let config = Config::with(&[("pop3d_expire", "7"), ("pop3d_delete_expired", "yes")]);
-        let [old, young, noname, twice] = &names;
+        let [old, young, noname, twice, ahead] = &names;
         let read = path.join("doorpost-read");
         let noted = format!("{} {old}\n{} {young}\n100 {noname}\n100 {twice}\n{} {twice}\n", ago(8), ago(8), ago(9));
-        fs::write(&read, noted).unwrap();
+        fs::write(&read, format!("{noted}{} {ahead}\n", ago(8))).unwrap();
         let maildrop = Maildir::open(&path).unwrap();
         let mut marked = Vec::new();
         Expiry::of(&config, &spec).unwrap().mark_expired(&maildrop, &mut marked);
         let marked: Vec<String> = marked.iter().map(|number| maildrop.entry(*number).unwrap().unique_id).collect();
-        assert_eq!(marked, ["twice".to_owned(), old.clone()]);
+        assert_eq!(marked, ["twice".to_owned(), old.clone(), ahead.clone()]);
         let noted = fs::read_to_string(&read).unwrap();
         let time = |id: &str| -> u64 {
             noted.lines().find_map(|line| line.strip_suffix(&format!(" {id}"))).unwrap().parse().unwrap()
         };
-        assert_eq!((noted.lines().count(), time(old), time(twice)), (4, ago(8), ago(9)));
+        assert_eq!((noted.lines().count(), time(old), time(twice), time(ahead)), (5, ago(8), ago(9), ago(8)));
         assert!(time(young) > ago(1) && time(noname) > ago(1), "{noted}");
     }
 }

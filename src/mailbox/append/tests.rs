@@ -164,6 +164,42 @@ fn who_waits_for_a_lock_does_not_open_the_mailbox_for_writing() {
     }
 }
 
+/// It heeds fcntl, and what it leaves there is no reason to wait.
+#[test]
+fn a_dot_lock_where_we_can_make_none_and_one_of_a_lockers_are_not_waited_for() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    if !crate::needs::root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bob");
+    append(&path, Mbox, "1.Q", false, MESSAGE).unwrap();
+    std::fs::write(folder.path().join("bob.lock"), "0").unwrap();
+    let place = Place::of(&path).unwrap();
+    assert!(lock::are_taken(&place, &LOCKING));
+    let locker = Some("/bin/true".into());
+    assert!(!lock::are_taken(&place, &Locking { locker, ..LOCKING }));
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    chown(&path, Some(65_534), None).unwrap();
+    // The rights of nobody, which one thread alone can have.
+    let thread = std::thread::spawn(move || {
+        nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65_534));
+        deliver(&path, Mbox, false, &LOCKING, "2.Q", false, &mut &MESSAGE[..]).unwrap();
+    });
+    thread.join().unwrap();
+    assert!(folder.path().join("bob.lock").exists());
+}
+
+#[test]
+fn what_another_program_cut_off_does_not_become_zeros() {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(b"0123456789", 0).unwrap();
+    assert_eq!(cut_off(&file, 20).unwrap(), None);
+    assert_eq!(file.metadata().unwrap().len(), 10);
+    assert_eq!(cut_off(&file, 4).unwrap(), Some(6));
+    assert_eq!(file.metadata().unwrap().len(), 4);
+}
+
 /// A program without our locks takes the mailbox away while something is appended to it.
 #[test]
 fn what_is_written_into_a_file_that_lost_its_name_is_not_delivered() {

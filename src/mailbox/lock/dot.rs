@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, geteuid, linkat, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -155,7 +155,13 @@ impl Drop for ExternalLock {
 
 /// Whether somebody is seen to have the lock, who is not known to be gone.
 pub fn is_there(place: &Place, stale: Duration) -> bool {
-    matches!(judge(place, &place.beside("", ".lock"), stale), Ok((_, false)))
+    matches!(judge(place, &place.beside("", ".lock"), stale), Ok((found, false)) if !is_planted(place, &found))
+}
+
+/// Whether something stands under the lock's name that keeps it for ever: neither a lock nor to be passed over.
+pub fn is_no_lock(place: &Place) -> bool {
+    let found = fstatat(&place.folder, place.beside("", ".lock").as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+    found.is_ok_and(|found| !may_be_lock(&found) && !is_planted(place, &found))
 }
 
 /// What stands under the lock's name, and whether its holder is gone.
@@ -166,8 +172,8 @@ fn judge(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<(FileStat,
             let status = fstat(&lock)?;
             (status, Holder::of(File::from(lock), &status))
         }
-        // Some programs let nobody read theirs, and some make a symbolic link.
-        Err(Errno::EACCES | Errno::ELOOP) => {
+        // Some programs let nobody read theirs, and some make a symbolic link; a socket cannot be opened.
+        Err(Errno::EACCES | Errno::ELOOP | Errno::ENXIO) => {
             (fstatat(&place.folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)?, Holder::Unknown)
         }
         Err(errno) => return Err(errno),
@@ -189,7 +195,20 @@ fn may_be_lock(status: &FileStat) -> bool {
     is_short && (kind == SFlag::S_IFREG || kind == SFlag::S_IFLNK)
 }
 
-/// Removes a lock whose holder is gone; gives whether there is none any more.
+/// Whether it is no lock but something of another user's, in a folder where everybody may put things and take away only
+/// his own, as /var/mail is one on some systems: it would keep mail from others for as long as he likes.
+fn is_planted(place: &Place, found: &FileStat) -> bool {
+    if may_be_lock(found) || found.st_uid == 0 || found.st_uid == geteuid().as_raw() {
+        return false;
+    }
+    let mailbox = fstatat(&place.folder, place.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+    let is_owners = mailbox.is_ok_and(|mailbox| mailbox.st_uid == found.st_uid);
+    let is_sticky = |folder: FileStat| Mode::from_bits_truncate(folder.st_mode).contains(Mode::S_ISVTX);
+    !is_owners && fstat(&place.folder).is_ok_and(is_sticky)
+}
+
+/// Removes a lock whose holder is gone; gives whether there is none any more. `EPERM`: there can be none, and the other
+/// locks have to do.
 ///
 /// It is renamed first and looked at again then: between two looks another process may have removed it and taken the
 /// lock itself, and that one is put back.
@@ -197,6 +216,7 @@ fn remove_stale(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<boo
     let judged = match judge(place, name, stale) {
         Ok((judged, true)) => judged,
         Err(Errno::ENOENT) => return Ok(true),
+        Ok((found, false)) if is_planted(place, &found) => return Err(Errno::EPERM),
         Ok((_, false)) | Err(_) => return Ok(false),
     };
     let aside = place.beside(".", &format!(".{}.stale", std::process::id()));
@@ -239,5 +259,33 @@ mod tests {
         assert!(std::fs::read_to_string(&path).unwrap().starts_with(&format!("{}\n", std::process::id())));
         drop(lock.unwrap());
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_lock_keeps_the_mailbox_locked_unless_it_is_anothers_in_a_folder_for_all() {
+        let stale = Duration::from_secs(500);
+        let (folder, place, file) = mailbox();
+        let path = folder.path().join("bob.lock");
+        let contents = "x".repeat(300);
+        std::fs::write(&path, &contents).unwrap();
+        let locked = || DotLock::create(&place, stale).err();
+        assert_eq!((is_there(&place, stale), is_no_lock(&place), locked()), (true, true, Some(Errno::EWOULDBLOCK)));
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).unwrap();
+        assert_eq!((is_there(&place, stale), is_no_lock(&place), locked()), (true, true, Some(Errno::EWOULDBLOCK)));
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(1), None).unwrap();
+            assert_eq!((is_there(&place, stale), is_no_lock(&place), locked()), (false, false, Some(Errno::EPERM)));
+            let locking = super::super::LOCKING;
+            let held = super::super::Held::take(&place, &file, &locking, true, true).unwrap();
+            assert!(!held.has_dot());
+            std::os::unix::fs::chown(folder.path().join("bob"), Some(1), None).unwrap();
+            assert_eq!((is_there(&place, stale), locked()), (true, Some(Errno::EWOULDBLOCK)), "the owner's");
+            std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+            std::os::unix::fs::chown(folder.path().join("bob"), Some(0), None).unwrap();
+            assert_eq!((is_there(&place, stale), locked()), (true, Some(Errno::EWOULDBLOCK)), "not sticky");
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), contents);
+        std::fs::write(&path, "1\n").unwrap();
+        assert_eq!((is_there(&place, stale), is_no_lock(&place)), (true, false));
     }
 }

@@ -24,6 +24,8 @@ use std::os::fd::OwnedFd;
 pub struct Session {
     flock: Option<Flocked>,
     _beside: Option<Beside>,
+    /// Why there is no file beside the mailbox where one was wanted.
+    no_file: Option<Errno>,
 }
 
 impl Session {
@@ -32,7 +34,7 @@ impl Session {
     pub fn begin(place: &Place, mailbox: &File, locking: &Locking) -> nix::Result<Session> {
         let flock = || -> nix::Result<Session> {
             let flock = Flocked::take(mailbox.try_clone().map_err(|error| errno_of(&error))?)?;
-            Ok(Session { flock: Some(flock), _beside: None })
+            Ok(Session { flock: Some(flock), ..Session::default() })
         };
         if !locking.flock {
             match flock() {
@@ -41,17 +43,24 @@ impl Session {
                 answer => return answer,
             }
         }
-        match Beside::take(place) {
-            Ok(beside) => return Ok(Session { flock: None, _beside: Some(beside) }),
+        let no_file = match Beside::take(place) {
+            Ok(beside) => return Ok(Session { _beside: Some(beside), ..Session::default() }),
             Err(Errno::EWOULDBLOCK) => return Err(Errno::EBUSY),
+            // It is at its end.
+            Err(Errno::ESTALE) => return Err(Errno::EWOULDBLOCK),
             // No rights, no room, or something of another's in its place.
-            Err(errno) => {
-                log::warn!("event=no-session-file mailbox={:?} why=\"{errno}\"", place.name.to_string_lossy())
-            }
-        }
+            Err(errno) => Some(errno),
+        };
         match flock() {
-            Err(Errno::EBADF) => Ok(Session::default()),
-            answer => answer,
+            Err(Errno::EBADF) => Ok(Session { no_file, ..Session::default() }),
+            answer => Ok(Session { no_file, ..answer? }),
+        }
+    }
+
+    /// Says in the log what was in the way of the file beside the mailbox: once, however often it was tried to begin.
+    pub fn tell(&self, place: &Place) {
+        if let Some(errno) = self.no_file {
+            log::warn!("event=no-session-file mailbox={:?} why=\"{errno}\"", place.name.to_string_lossy());
         }
     }
 
@@ -70,11 +79,16 @@ struct Beside {
 }
 
 impl Beside {
+    /// `EWOULDBLOCK` if another session has it, `ESTALE` if one had it that was at its end.
     fn take(place: &Place) -> nix::Result<Beside> {
         let name = place.beside(".", ".doorpost-session");
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = again(|| openat(&place.folder, name.as_os_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR))?;
-        let (status, file) = (fstat(&file)?, File::from(file));
+        Self::of(place, name, File::from(file))
+    }
+
+    fn of(place: &Place, name: OsString, file: File) -> nix::Result<Beside> {
+        let status = fstat(&file)?;
         let kind = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
         if kind != SFlag::S_IFREG || status.st_uid != geteuid().as_raw() {
             return Err(Errno::EPERM);
@@ -82,8 +96,7 @@ impl Beside {
         set_lock(&file, libc::F_WRLCK)?;
         match fstatat(&place.folder, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(named) if is_same(&named, &status) => {}
-            // The session that had it was at its end.
-            Ok(_) | Err(Errno::ENOENT) => return Err(Errno::EWOULDBLOCK),
+            Ok(_) | Err(Errno::ENOENT) => return Err(Errno::ESTALE),
             Err(errno) => return Err(errno),
         }
         let folder = place.folder.try_clone().map_err(|error| errno_of(&error))?;
@@ -117,6 +130,18 @@ mod tests {
             drop(Session::begin(&place, &open(), &locking).unwrap());
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "{flock}");
         }
+    }
+
+    #[test]
+    fn one_that_is_at_its_end_is_not_in_use() {
+        let (folder, place, _) = mailbox();
+        let name = place.beside(".", ".doorpost-session");
+        let path = folder.path().join(&name);
+        let file = std::fs::File::create(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(Beside::of(&place, name.clone(), file.try_clone().unwrap()).err(), Some(Errno::ESTALE));
+        std::fs::File::create(&path).unwrap();
+        assert_eq!(Beside::of(&place, name, file).err(), Some(Errno::ESTALE));
     }
 
     #[test]
