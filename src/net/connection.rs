@@ -123,6 +123,9 @@ impl Stream for Connection {
     }
 
     fn is_waiting(&mut self, time: Duration) -> bool {
+        if self.tls.as_mut().is_some_and(|tls| tls.has_input()) {
+            return true;
+        }
         let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
         let mut fd = [PollFd::new(self.input.as_fd(), PollFlags::POLLIN)];
         // A client that is gone is no early talker: that is found out when it is read from.

@@ -332,6 +332,12 @@ impl Tls {
         taken
     }
 
+    /// Whether something of the other side is here that [`Tls::plaintext`] has not given.
+    pub(super) fn has_input(&mut self) -> bool {
+        self.used < self.raw.len()
+            || self.session.process_new_packets().is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
+    }
+
     /// Octets of the client that are there. `None`: more must come from the network first. `Some(0)`: it said that
     /// there will be no more.
     pub(super) fn plaintext(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Fault> {

@@ -181,15 +181,17 @@ impl<S: Stream> Dialogue<S> {
     }
 
     fn fill(&mut self) -> Result<usize, Fault> {
-        // What the client had sent before it was answered tells nothing of what it has heard.
-        let tells = !self.said.is_empty() && !self.stream.is_waiting(Duration::ZERO);
+        // What the client had sent before it was answered tells nothing of what it has heard, nor does the rest of a command
+        // that had begun before.
+        let tells = !self.said.is_empty() && !self.lines.in_line() && !self.stream.is_waiting(Duration::ZERO);
         self.flush()?;
         self.input.resize(4096, 0);
         self.used = 0;
         let count = self.stream.receive(&mut self.input);
         self.input.truncate(*count.as_ref().unwrap_or(&0));
         if tells && !self.input.is_empty() {
-            self.heard.append(&mut self.said);
+            // Who asks for several at once may go on behind the first, while the others are on their way.
+            self.heard.extend(self.said.drain(..1));
         }
         count
     }
@@ -199,12 +201,12 @@ impl<S: Stream> Dialogue<S> {
         self.said.push(index);
     }
 
-    /// The messages of which that was found out: the client went on when it could have all of them. Once each.
+    /// The messages of which that was found out: the client went on when it could have them. Once each.
     pub(super) fn heard(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.heard)
     }
 
-    /// The same at QUIT, by which the client says that it has what it wants: sends what there is still.
+    /// The same at QUIT, by which the client says that it has all it wants: sends what there is still.
     pub(super) fn heard_at_end(&mut self) -> Result<Vec<usize>, Fault> {
         self.flush()?;
         self.heard.append(&mut self.said);

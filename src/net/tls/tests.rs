@@ -95,6 +95,21 @@ fn octets_go_both_ways_and_both_ends_are_announced() {
 }
 
 #[test]
+fn what_came_with_octets_that_were_received_is_waiting() {
+    let speak = |mut client: Client| {
+        client.write_all(b"helloworld").unwrap();
+        client.sock.read_exact(&mut [0]).unwrap();
+    };
+    between(&mx(), speak, |connection| {
+        for is_waiting in [true, false] {
+            connection.receive(&mut [0; 5]).unwrap();
+            assert_eq!(connection.is_waiting(Duration::ZERO), is_waiting);
+        }
+        connection.send(b"x").unwrap();
+    });
+}
+
+#[test]
 fn an_end_that_was_not_announced_is_a_hang_up() {
     let speak = |mut client: Client| {
         client.write_all(b"QUIT\r\n").unwrap();

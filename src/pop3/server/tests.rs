@@ -327,6 +327,15 @@ fn a_message_counts_as_fetched_when_the_client_has_gone_on_behind_it() {
     assert!(fetched(|play| play).is_empty());
     assert!(fetched(|play| Play { piece: 1, is_hasty: true, ..play }).is_empty());
     assert!(fetched(|play| Play { piece: 1, stops: Some((100, || Fault::HungUp)), ..play }).is_empty());
+    // Who asks for two at once and goes on may have had the first only, until it says that this is all.
+    let behind_two = |commands: &str, first: &str| {
+        let site = Expiring::after("7");
+        Play { piece: LOGIN.len() + first.len(), ..site.play(commands) }.run();
+        site.fetched()
+    };
+    assert_eq!(behind_two("RETR 1\r\nRETR 2\r\nNOOP\r\n", "RETR 1\r\nRETR 2\r\n"), ["uid1"]);
+    assert_eq!(behind_two("RETR 1\r\nRETR 2\r\nQUIT\r\n", "RETR 1\r\nRETR 2\r\n"), ["uid1", "uid2"]);
+    assert!(behind_two("RETR 1\r\nNOOP\r\n", "RETR 1\r\nNO").is_empty(), "this was begun before");
     // QUIT says so, too, but not of what could not be sent.
     for (stops, removed) in [(None, vec![0]), (Some((100, (|| Fault::HungUp) as fn() -> Fault)), vec![])] {
         let site = Expiring::after("0");
