@@ -206,7 +206,9 @@ fn name_kind_of_body_and_configuration_are_taken_from_the_command_line() {
         let output = feed(&mut named(&scratch, "newaliases", &["-C", place]), b"");
         assert!(said(&output).starts_with(other.path().to_str().unwrap()), "{output:?}");
     }
-    assert_eq!((scratch.queued().len(), other.queued().len()), (1, 2));
+    let mut beside = named(&scratch, "sendmail", &["-C", "main.cf", "bob"]);
+    assert!(feed(beside.current_dir(other.path()), b"x\n").status.success());
+    assert_eq!((scratch.queued().len(), other.queued().len()), (1, 3));
 }
 
 /// What sendmail's page calls them does not matter: programs say them, and mean nothing that would change here.

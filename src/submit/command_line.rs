@@ -94,7 +94,11 @@ pub fn sendmail() -> Result<Ended, Error> {
 
 /// `-C` names the folder of main.cf, or, by old habit, the file.
 fn common(options: &Options) -> Common {
-    let folder_of = |path: &Path| if path.is_file() { path.parent().unwrap_or(path).into() } else { path.into() };
+    let folder_of = |path: &Path| match path.parent() {
+        Some(parent) if path.is_file() && parent.as_os_str().is_empty() => Path::new(".").into(),
+        Some(parent) if path.is_file() => parent.into(),
+        _ => path.into(),
+    };
     Common { config: options.config.as_deref().map(folder_of), ..Common::default() }
 }
 
