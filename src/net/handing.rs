@@ -29,7 +29,9 @@ pub fn send(socket: impl AsFd, octets: &[&[u8]], descriptors: &[BorrowedFd<'_>])
 }
 
 /// Waits for octets, as many as came in one piece, and the descriptors that came with them. 0: the other end is gone.
-/// EMSGSIZE where a packet has more than the buffer has room for, or more descriptors than ever go together.
+/// EMSGSIZE where a packet has more than the buffer has room for, or there is no room for its descriptors: they are more than
+/// ever go together, or this process may not have so many. One of them may be open then, under a number that nobody knows; who
+/// hears this can only end.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> nix::Result<(usize, Vec<OwnedFd>)> {
     let mut space = cmsg_space!([RawFd; MOST]);
     let mut into = [IoSliceMut::new(buffer)];
@@ -41,7 +43,9 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> nix::Result<(usize, Vec<
         }
     };
     let mut descriptors = Vec::new();
-    for message in received.cmsgs()? {
+    // An error is MSG_CTRUNC.
+    let Ok(messages) = received.cmsgs() else { return Err(Errno::EMSGSIZE) };
+    for message in messages {
         if let ControlMessageOwned::ScmRights(numbers) = message {
             for number in numbers {
                 match sys::inherited(number) {
@@ -52,7 +56,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> nix::Result<(usize, Vec<
             }
         }
     }
-    if received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+    if received.flags.contains(MsgFlags::MSG_TRUNC) {
         return Err(Errno::EMSGSIZE);
     }
     Ok((received.bytes, descriptors))

@@ -21,7 +21,8 @@
 //! checker to parser   R or S (ready; S: passwords are stored in clear), P (configuration), T (trouble)
 //!                     N (no), U (nobody can say); Y, and what the mechanism has to say at its end
 //!                     O and the number of another owner, with the end at which that is heard from now on
-//! owner to parser     a dot (the session is over), T (it could not begin)
+//! owner to parser     a dot (the session is over), T (there was none: it could not become the user, or not take the
+//!                     session over)
 //! ```
 //!
 //! d and r stand for D and R where the client said UTF8. D: the owner is to serve the connection itself; after C with D,
@@ -30,7 +31,8 @@
 //! 10 s at the most, ends by itself; first it lets nobody send to it any more, so that no session gets lost.
 //!
 //! Who cannot be served behind a right password hears so from the parser, and where that only relays from whoever failed,
-//! on the end that it relays from: `turn_away`.
+//! on the end that it relays from: `turn_away`. An owner that had no room for that end has none to say it on: the connection
+//! then ends without a word.
 //!
 //! Whatever a parser says, and in whatever order, what it gets is what one client with those credentials gets.
 
@@ -194,7 +196,7 @@ impl Parser {
                 let ended = split::speak_for(config, &mut stream, (input, output), socket);
                 return match self.hear_of_session()? {
                     Heard::Over => ended,
-                    // The client has been told so.
+                    // The client has been told so, where there was an end to do that on.
                     Heard::Gate(_) => Err(gate::gone()),
                 };
             }

@@ -5,7 +5,7 @@
 //! and netstrings of name, format and path of the mailbox, client, S or R (there are passwords stored in clear, or not), U
 //! or nothing (it said UTF8, or not), milliseconds that the session may last still, and what it has sent already; with the
 //! connection, and the file of the last session where there is one. It answers the parser by an octet: a dot at the end, or
-//! T where it could not begin.
+//! T where there was no session: it could not become the user, or not take the session over.
 
 use super::packet::Said;
 use super::{LARGEST, end_with, turn_away};
@@ -154,7 +154,8 @@ fn serve_all(config: &Config, checker: &Packets, parser: &Packets, begun: Result
                 is_last = true;
                 continue;
             }
-            // There was no room for another descriptor, and with it the session is lost.
+            // There was no room for another descriptor, and with it the session is lost. The parser has the client's still,
+            // and says so to it; where it relays, there is no end left to say it on, and the connection ends without a word.
             Err(Errno::EMSGSIZE) => {
                 log::error!("no room for the connection of another session");
                 let _ = checker.hear_no_more();
@@ -261,6 +262,7 @@ fn fields<const COUNT: usize>(mut octets: &[u8]) -> Option<[&[u8]; COUNT]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::resource::{Resource, setrlimit};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
@@ -306,6 +308,23 @@ mod tests {
         assert_eq!(served_in(&config, b'D', "no format", Ok(())), (String::new(), "T".to_owned()));
         let (said, told) = served_in(&config, b'R', "no format", Ok(()));
         assert!(said.starts_with("-ERR [SYS/TEMP] ") && told == "T", "{said} {told}");
+    }
+
+    /// In a process of its own, for the limit is that of a whole process.
+    #[test]
+    fn without_room_for_a_connection_the_parser_hears_that_there_was_no_session() {
+        let config = Config::with(&[]);
+        let ((checker, ours), (parser, told)) = (Packets::pair().unwrap(), Packets::pair().unwrap());
+        let (_client, stream) = UnixStream::pair().unwrap();
+        checker.send(&[b"D"], &[stream.as_fd()]).unwrap();
+        let child = sys::fork(|| {
+            handing::keep_only(vec![ours.number(), told.number()]);
+            setrlimit(Resource::RLIMIT_NOFILE, 0, 0).map_or(1, |()| serve_all(&config, &ours, &told, Ok(())))
+        });
+        assert_eq!(waitpid(child.unwrap(), None).unwrap().pid(), child.ok());
+        drop((checker, ours, told));
+        let mut octets = [0; 8];
+        assert!(matches!(parser.receive(&mut octets), Ok(Some((1, _)))) && octets[0] == b'T', "{octets:?}");
     }
 
     #[test]
