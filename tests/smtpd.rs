@@ -433,12 +433,15 @@ fn each_address_is_listened_on_at_each_port() {
 #[test]
 fn a_channel_that_is_not_there_ends_smtpd_at_the_start_and_changes_nothing_at_hup() {
     let scratch = common::Scratch::new();
-    scratch.write("channels", "local 127.0.0.0/8 $myhostname mailbox: *\nrest * - - local\n");
     let listening = |words: &[&str]| {
         let mut command = scratch.command("smtpd");
         command.args(ON_LOOPBACK).args(words);
         command
     };
+    scratch.write("channels", "local - $myhostname mailbox: -\nsmtp * * smtp: *\n");
+    let (_, text) = refused(&mut listening(&["smtpsrvr", "nosuch"]));
+    assert!(text.contains("nosuch") && !text.contains("OPEN RELAY"), "smtpsrvr says that: {text}");
+    scratch.write("channels", "local 127.0.0.0/8 $myhostname mailbox: *\nrest * - - local\n");
     for (words, name) in [
         (&["smtpsrvr", "nosuch"][..], "nosuch"),
         (&["-f", "smtpsrvr", "local, nosuch"], "nosuch"),

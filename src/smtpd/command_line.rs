@@ -306,14 +306,14 @@ impl Args {
     }
 
     /// With a channel that its file does not have, smtpsrvr would tell each client to come later, and only its record would
-    /// say why. What another program of that name has for channels nobody knows.
+    /// say why. That one also warns of open relays. What another program of that name has for channels nobody knows.
     fn check_channels(&self, program: &Program, config: &Config) -> Result<(), Error> {
         let (Some(_), [list]) = (&program.localhost, program.arguments.as_slice()) else { return Ok(()) };
         if !program::is_ours(&program.path, "smtpsrvr", config) {
             return Ok(());
         }
         let only: Vec<String> = list.to_string_lossy().split(',').map(|name| name.trim().to_owned()).collect();
-        let channels = Channels::load(&*self.seen_by_programs()?)?;
+        let channels = Channels::read(&*self.seen_by_programs()?)?;
         // Of a client without an address nothing is asked: the names alone are looked at.
         channels.incoming(&Peer::new(peer::Origin::Stdin), &only, true)?;
         Ok(())
