@@ -189,20 +189,23 @@ fn check_parser(config: &Config, findings: &mut Findings) {
     if !config.net_owner.is_empty() && uid(Owner::Net) != Some(mail_owner) {
         return;
     }
-    let mut first = None;
+    let (mut first, mut others) = (None, "");
     for path in config.users.files() {
         // What is wrong with the file is told already.
         let _ = passwd_file::read(path, |record| {
             if record.owner.is_none_or(|(uid, _)| uid == mail_owner) {
-                first.get_or_insert_with(|| (path.display().to_string(), record.name.to_owned()));
+                match first {
+                    None => first = Some((path.display().to_string(), record.name.to_owned())),
+                    Some(_) => others = ", ...",
+                }
             }
             Ok(())
         });
     }
     if let Some((path, name)) = first {
         let problem = format!(
-            "pop3d started as root hears clients as {}, whose are mailboxes of {path} ({}): whoever took that process over \
-             could read them",
+            "pop3d, started as root, reads what clients say as user {}, who also owns mailboxes in {path} ({}{others}): \
+             whoever took that process over could read them",
             config.mail_owner,
             crate::config::shown(&name),
         );

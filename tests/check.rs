@@ -38,7 +38,7 @@ fn mailboxes_of_who_speaks_with_clients_are_warned_of() {
         scratch.write("passwd", passwd);
         let (status, said) = check(&scratch);
         assert_eq!(status, Some(0), "{said}");
-        said.contains(": pop3d started as root hears clients as nobody, whose are mailboxes of ")
+        said.contains(": pop3d, started as root, reads what clients say as user nobody, who also owns mailboxes in ")
     };
     let (without, with, own) =
         ("alice:{PLAIN}x::::/home/alice\n", "alice:{PLAIN}x:1:1\n", "alice:{PLAIN}x:65534:65534\n");
