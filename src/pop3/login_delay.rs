@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::exit::Error;
 use crate::flocked::Flocked;
 use nix::fcntl::OFlag;
+use std::cell::Cell;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,6 +23,8 @@ use std::time::{Duration, SystemTime};
 pub struct LastSession {
     file: File,
     delay: Duration,
+    /// What time it got when we noted our own session in it.
+    begun: Cell<Option<SystemTime>>,
 }
 
 impl LastSession {
@@ -42,14 +45,14 @@ impl LastSession {
             options.open(folder.join(user))
         };
         match open() {
-            Ok(file) => Ok(Some(LastSession { file, delay })),
+            Ok(file) => Ok(Some(LastSession { file, delay, begun: Cell::new(None) })),
             Err(error) => Err(Error::Temporary(format!("pop3d_stat_file {}: {error}", folder.display()))),
         }
     }
 
     /// The same where another process has opened the file.
     pub fn of(config: &Config, file: File) -> LastSession {
-        LastSession { file, delay: config.pop3d_login_delay.0 }
+        LastSession { file, delay: config.pop3d_login_delay.0, begun: Cell::new(None) }
     }
 
     /// The file, for another process.
@@ -67,13 +70,19 @@ impl LastSession {
             return Ok(false);
         }
         locked.write_all_at(b"\n", 0)?;
+        self.begun.set(Some(locked.metadata()?.modified()?));
         Ok(true)
     }
 
     /// Notes that there was none after all: the maildrop could not be opened. The one before was long enough ago, so that none
-    /// at all is as good; its time only the owner of the file could bring back, which we may not be any more.
+    /// at all is as good; its time only the owner of the file could bring back, which we may not be any more. What another
+    /// has noted meanwhile stays.
     pub fn did_not_begin(&self) {
-        if let Err(error) = self.file.set_len(0) {
+        let forget = || -> io::Result<()> {
+            let locked = Flocked::wait(self.file.try_clone()?)?;
+            if Some(locked.metadata()?.modified()?) == self.begun.get() { locked.set_len(0) } else { Ok(()) }
+        };
+        if let Err(error) = forget() {
             log::warn!("event=login-delay-stays why=\"{error}\"");
         }
     }
@@ -108,9 +117,15 @@ mod tests {
         open("bob").file.set_modified(SystemTime::now() + Duration::from_secs(999)).unwrap();
         assert!(open("bob").may_begin().unwrap());
         // What did not begin was no session.
+        let dave = open("dave");
+        assert!(dave.may_begin().unwrap());
+        dave.did_not_begin();
+        assert!(dave.may_begin().unwrap());
+        assert!(!open("dave").may_begin().unwrap());
+        // One that took so long to fail that another could begin.
+        dave.file.set_modified(SystemTime::now() - Duration::from_secs(61)).unwrap();
         assert!(open("dave").may_begin().unwrap());
-        open("dave").did_not_begin();
-        assert!(open("dave").may_begin().unwrap());
+        dave.did_not_begin();
         assert!(!open("dave").may_begin().unwrap());
         assert!(LastSession::open(&Config::with(&[]), "bob").unwrap().is_none());
     }
