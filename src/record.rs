@@ -151,6 +151,10 @@ impl<S: Stream, W: Write> Stream for Recorder<S, W> {
         self.stream.allow_last_words(time);
     }
 
+    fn session_left(&self) -> Duration {
+        self.stream.session_left()
+    }
+
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
         let count = self.stream.receive(buffer)?;
         self.record(Side::Client, &buffer[..count]);

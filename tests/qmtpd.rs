@@ -112,3 +112,20 @@ fn a_reply_that_is_not_good_comes_late_over_the_network() {
     assert!(begun.elapsed() >= Duration::from_secs(2));
     assert!(child.wait_with_output().expect("the end of qmtpd").status.success());
 }
+
+#[test]
+fn the_replies_behind_a_pause_have_their_time_and_the_last_ones_of_a_session_too() {
+    let both = package(b"\nx\n", &[b"bob@mx.example", b"nobody@mx.example"]);
+    // In the second, the session is over when the pause is.
+    for (settings, count) in [("qmqpd_timeout = 1s", 2), ("daemon_timeout = 1s", 1)] {
+        let scratch = Scratch::with(&format!("qmqpd_error_delay = 2s\n{settings}"));
+        let (mut client, child) = on_a_socket(&scratch);
+        client.write_all(&both.repeat(2)).expect("sent");
+        client.shutdown(Shutdown::Write).expect("half-closed");
+        let mut replies = Vec::new();
+        client.read_to_end(&mut replies).expect("replies");
+        assert_eq!(kinds(&replies), "KD".repeat(count), "{settings}");
+        assert_eq!(scratch.queued().len(), count, "what was not answered is not queued");
+        child.wait_with_output().expect("the end of qmtpd");
+    }
+}

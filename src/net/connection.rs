@@ -84,11 +84,6 @@ impl Connection {
         (self.input.as_fd(), self.output.as_fd())
     }
 
-    /// How long the session may last still.
-    pub fn session_left(&self) -> Duration {
-        self.session_deadline.saturating_duration_since(Instant::now())
-    }
-
     fn time_left(&self) -> Result<Duration, Fault> {
         let deadline = self.command_deadline.map_or(self.session_deadline, |d| d.min(self.session_deadline));
         Some(deadline.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero()).ok_or(Fault::TimedOut)
@@ -109,6 +104,10 @@ impl Stream for Connection {
     fn allow_last_words(&mut self, time: Duration) {
         self.session_deadline = deadline(time);
         self.command_deadline = None;
+    }
+
+    fn session_left(&self) -> Duration {
+        self.session_deadline.saturating_duration_since(Instant::now())
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {

@@ -50,7 +50,7 @@ use crate::auth::gate::{self, Answer};
 use crate::config::Config;
 use crate::exit::{self, Ended, Error};
 use crate::lookup::Lookup;
-use crate::net::connection::{Connection, Fault};
+use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::packets::Packets;
 use crate::net::peer::Peer;
 use crate::net::tls::Offer;

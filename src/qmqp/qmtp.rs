@@ -11,7 +11,7 @@
 
 use super::reply::{Kind, Reply};
 use super::request::{Event, Request};
-use super::server::{bad_delimiters, introduction, refuse, slow_down, who};
+use super::server::{REFUSAL, bad_delimiters, introduction, refuse, slow_down, who};
 use crate::channel::Channels;
 use crate::config::Config;
 use crate::exit::{Ended, Error};
@@ -94,8 +94,8 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
                 input = &input[taken..];
                 if let Some(Event::End) = event {
                     let answered = std::mem::replace(&mut package, Package::new(self.config));
-                    if !self.answer(answered)? {
-                        return Ok(Ended::HungUp);
+                    if let Some(ended) = self.answer(answered)? {
+                        return Ok(ended);
                     }
                     if self.has_erred_enough() {
                         self.stream.finish();
@@ -165,8 +165,8 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
         package.verdicts.push(verdict);
     }
 
-    /// Queues the message for whom it is taken, and answers for each recipient; whether the client is still there.
-    fn answer(&mut self, package: Package) -> Result<bool, Error> {
+    /// Queues the message for whom it is taken, and answers for each recipient; how the session ended, if it did.
+    fn answer(&mut self, package: Package) -> Result<Option<Ended>, Error> {
         let taken = match package.refusal {
             None if package.verdicts.contains(&Verdict::Accepted) => Reply::outcome(self.submit.commit()?),
             None => self.submit.reset().map(|()| Reply::NO_RECIPIENTS)?,
@@ -187,15 +187,27 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
         if later + never > 0 {
             slow_down(self.config, self.peer);
         }
+        // What is queued must be said, however long that and the pause took: the client would send it again.
+        let is_last = self.stream.session_left() < REFUSAL;
+        if is_last {
+            self.stream.allow_last_words(self.config.qmqpd_timeout.0);
+        } else {
+            self.stream.allow(self.config.qmqpd_timeout.0);
+        }
         // A few at a time: there may be a hundred thousand.
         for some in package.verdicts.chunks(REPLIES) {
             let octets: Vec<u8> = some.iter().flat_map(|verdict| reply_to(verdict).octets()).collect();
             if self.stream.send(&octets).is_err() {
                 log::info!("client={} event=end lost connection while sending replies", self.who);
-                return Ok(false);
+                return Ok(Some(Ended::HungUp));
             }
         }
-        Ok(true)
+        if is_last {
+            self.stream.finish();
+            log::info!("client={} event=end timed out", self.who);
+            return Ok(Some(Ended::TimedOut));
+        }
+        Ok(None)
     }
 }
 

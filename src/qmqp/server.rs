@@ -38,7 +38,7 @@ fn delay(config: &Config) -> Duration {
 }
 
 /// A client that does not even take a refusal is not waited for.
-const REFUSAL: Duration = Duration::from_secs(10);
+pub(super) const REFUSAL: Duration = Duration::from_secs(10);
 
 /// What one read may bring.
 const PIECE: usize = 32 * 1024;

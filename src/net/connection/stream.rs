@@ -24,6 +24,10 @@ pub trait Stream {
     fn allow_last_words(&mut self, time: Duration) {
         self.allow(time);
     }
+    /// How long the session may last still.
+    fn session_left(&self) -> Duration {
+        Duration::MAX
+    }
     /// Waits for octets. 0: the other side will send no more.
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault>;
     /// Whether octets are there that nobody has received, or come within this time. Where nobody can tell there are none.
@@ -87,6 +91,10 @@ impl<S: Stream> Stream for &mut S {
 
     fn allow_last_words(&mut self, time: Duration) {
         (**self).allow_last_words(time);
+    }
+
+    fn session_left(&self) -> Duration {
+        (**self).session_left()
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
