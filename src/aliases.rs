@@ -21,14 +21,14 @@ pub use expand::{Expansion, Place, Trouble, expand, lists};
 pub use parse::{Entry, Fault, defers_failures, split_command, targets};
 
 use crate::config::Config;
-use crate::kept::{self, Kept};
+use crate::kept::{self, Kept, Stamp};
 use crate::lookup::Lookup;
 use crate::message::idna;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// The file that is read where `alias_maps` names none and this is there.
 const USUAL: &str = "/etc/aliases";
@@ -54,14 +54,37 @@ pub enum Target {
 /// The alias files that are named, in their order, though they be missing; else the usual one if it is there.
 pub fn paths(config: &Config) -> Vec<PathBuf> {
     match &config.alias_maps.0[..] {
-        [] => Some(PathBuf::from(USUAL)).into_iter().filter(|path| path.exists()).collect(),
+        [] => Some(PathBuf::from(USUAL)).into_iter().filter(|path| is_there(path)).collect(),
         named => named.iter().map(|map| map.0.clone()).collect(),
     }
+}
+
+/// Whether there is such a file, or it cannot be told, or there is one in a moment.
+fn is_there(path: &Path) -> bool {
+    is_there_after(path, || std::thread::sleep(kept::A_MOMENT))
+}
+
+fn is_there_after(path: &Path, pause: impl FnOnce()) -> bool {
+    let is_there = || path.try_exists().unwrap_or(true);
+    is_there() || (kept::may_come_back(path) && (pause(), is_there()).1)
 }
 
 /// What an alias file says, in order. Lines that are wrong come as faults between the entries.
 pub fn read(path: &Path) -> io::Result<Vec<Result<Entry, Fault>>> {
     contents(path).map(|octets| parse::entries(&octets))
+}
+
+/// Whether this process has not told yet what is wrong with a file as it is now. Each connection may be a process, and
+/// strangers make as many as they like: one record each is enough.
+fn is_news(path: &Path, stamp: Option<Stamp>) -> bool {
+    static TOLD: Mutex<Vec<(PathBuf, Option<Stamp>)>> = Mutex::new(Vec::new());
+    let Ok(mut told) = TOLD.lock() else { return true };
+    if told.iter().any(|(of, then)| of == path && *then == stamp) {
+        return false;
+    }
+    told.retain(|(of, _)| of != path);
+    told.push((path.to_owned(), stamp));
+    true
 }
 
 /// What an alias file says.
@@ -73,10 +96,16 @@ struct Table {
 
 impl Table {
     fn read(path: &Path) -> io::Result<Table> {
+        let stamp = Stamp::of(path);
         kept::unless_just_emptied(path)?;
         let entries = read(path)?;
-        for Fault { line, problem, .. } in entries.iter().filter_map(|entry| entry.as_ref().err()) {
-            log::warn!("{}:{line}: {problem}", path.display());
+        let mut faults = entries.iter().filter_map(|entry| entry.as_ref().err());
+        if let Some(Fault { line, problem, .. }) = faults.next() {
+            let level = if is_news(path, stamp) { log::Level::Warn } else { log::Level::Debug };
+            match faults.count() {
+                0 => log::log!(level, "{}:{line}: {problem}", path.display()),
+                more => log::log!(level, "{}:{line}: {problem}; newaliases tells {more} more", path.display()),
+            }
         }
         Ok(Table { path: path.to_owned(), entries })
     }
@@ -109,7 +138,7 @@ impl Aliases {
             match KEPT.get(&path, || Table::read(&path)) {
                 Ok(table) => tables.push(table),
                 // The usual one may go at any moment.
-                Err(_) if config.alias_maps.0.is_empty() && !path.exists() => {}
+                Err(_) if config.alias_maps.0.is_empty() && !is_there(&path) => {}
                 Err(error) => return Err(format!("{}: {error}", path.display())),
             }
         }
@@ -160,5 +189,32 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
     match octets.len() as u64 {
         0..=LARGEST => Ok(octets),
         _ => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {LARGEST} octets"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_file_that_is_moved_away_for_a_moment_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("aliases");
+        assert!(is_there_after(&path, || std::fs::write(&path, "list: bob\n").unwrap()));
+        assert!(is_there_after(&path, || panic!("it is there")));
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_there_after(&path, || {}));
+        assert!(!is_there_after(Path::new("/nonexistent/aliases"), || panic!("nobody is at it")));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_told_once_until_it_is_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("a"), folder.path().join("b"));
+        std::fs::write(&path, "x").unwrap();
+        let news = |path: &Path| is_news(path, Stamp::of(path));
+        assert_eq!([news(&path), news(&other), news(&path), news(&other)], [true, true, false, false]);
+        std::fs::write(&path, "xx").unwrap();
+        assert_eq!([news(&path), news(&path)], [true, false]);
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What tells one state of a file from the next: device, inode, length and the times of content and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,15 @@ pub fn unless_just_emptied(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Longer than it takes to rename a file and make another.
+pub const A_MOMENT: Duration = Duration::from_millis(20);
+
+/// Whether a file that is not there may be again in [`A_MOMENT`]: its folder has changed just now, and an editor that moves
+/// the old one away writes the new one next.
+pub fn may_come_back(path: &Path) -> bool {
+    path.parent().and_then(Stamp::of).is_some_and(|folder| folder.is_fresh(SystemTime::now()))
+}
+
 /// What was made of some files.
 #[derive(Debug)]
 pub struct Kept<T>(Mutex<Vec<(PathBuf, Stamp, Arc<T>)>>);
@@ -126,7 +135,6 @@ impl<T> Default for Kept<T> {
 mod tests {
     use super::*;
     use std::fs::{self, File};
-    use std::time::Duration;
 
     fn read(kept: &Kept<String>, path: &Path) -> (String, bool) {
         let mut was_read = false;

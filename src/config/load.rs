@@ -6,7 +6,7 @@ use super::parameters::{Config, Parameter, Setting, parameters};
 use super::{Error, Origin, show};
 use crate::cli::Common;
 use crate::exit;
-use crate::kept::Stamp;
+use crate::kept::{self, A_MOMENT};
 use crate::message::path::is_host_name;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// The folder of the configuration where nobody says another.
 pub const DEFAULT_FOLDER: &str = "/etc/doorpost";
@@ -205,18 +205,14 @@ pub(crate) fn contents_if_any(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 }
 
 fn contents_after(path: &Path, pause: impl FnOnce()) -> Result<Option<Vec<u8>>, Error> {
-    let folder = || path.parent().and_then(Stamp::of);
     match contents(path)? {
-        None if folder().is_some_and(|folder| folder.is_fresh(SystemTime::now())) => {
+        None if kept::may_come_back(path) => {
             pause();
             contents(path)
         }
         found => Ok(found),
     }
 }
-
-/// Longer than it takes to rename a file and make another.
-const A_MOMENT: Duration = Duration::from_millis(20);
 
 /// Every name there is: what was set, else defaults, and the two that tell about the process.
 struct Table {

@@ -97,8 +97,11 @@ impl Settings {
     /// That none of these was there and is not any more.
     fn none_lost(&self, files: &[(PathBuf, Option<Stamp>)]) -> Result<(), Error> {
         let lost = files.iter().find(|file| is_away(file) && self.had.contains(&file.0));
-        lost.map_or(Ok(()), |(path, _)| {
-            let problem = "expected this file, which was there; a deliver that is started anew does without";
+        lost.map_or(Ok(()), |(path, stamp)| {
+            let problem = match stamp {
+                Some(_) => "this file is empty, and is waited for until something is in it",
+                None => "this file, which was there, is gone (restart deliver to do without it)",
+            };
             Err(Error::Config(config::Error::at(path, 0, problem)))
         })
     }

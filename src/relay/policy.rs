@@ -63,6 +63,11 @@ impl Policies {
     pub fn read(config: &Config) -> Result<Policies, config::Error> {
         let Some(path) = &config.smtp_tls_policy_maps.0 else { return Ok(Policies::default()) };
         match load::contents(path)? {
+            // By no policy at all mail would go without the TLS that it must have.
+            Some(octets) if octets.is_empty() && path.is_file() => {
+                let problem = "smtp_tls_policy_maps: expected a policy or a comment, and there is nothing in this file";
+                Err(config::Error::at(path, 0, problem))
+            }
             Some(octets) => Policies::parse(&octets, path),
             None => Err(config::Error::at(path, 0, "smtp_tls_policy_maps: expected a file, and there is none")),
         }
@@ -206,6 +211,17 @@ mod tests {
 
     fn read(text: &str) -> Result<Policies, String> {
         Policies::parse(text.as_bytes(), Path::new("policy")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_that_somebody_is_writing_is_no_table_without_policies() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy");
+        let config = Config::with(&[("smtp_tls_policy_maps", path.to_str().unwrap())]);
+        for (text, is_table) in [("", false), ("# none\n", true)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(Policies::read(&config).is_ok(), is_table, "{text}");
+        }
     }
 
     #[test]
