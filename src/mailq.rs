@@ -95,7 +95,7 @@ fn waiting(message: &Message) -> impl Iterator<Item = &Recipient> {
 }
 
 /// Writes the list, oldest first; gives how many files there were that could not be read, of which the log has one. One
-/// message at a time is in memory.
+/// message at a time is in memory. A user is not told of those: nobody knows whose they are.
 pub fn list(queue: &Queue, out: &mut dyn Write, format: Format, selection: &Selection) -> io::Result<usize> {
     let (now, locked) = (SystemTime::now(), locked());
     let (mut count, mut octets, mut unread) = (0_usize, 0_u64, 0_usize);
@@ -103,6 +103,7 @@ pub fn list(queue: &Queue, out: &mut dyn Write, format: Format, selection: &Sele
         let message = match queue.look(&name.id) {
             Ok(Some(message)) => message,
             Ok(None) => continue,
+            Err(_) if matches!(selection, Selection::OfUser(_)) => continue,
             Err(error) => {
                 if unread == 0 {
                     log::error!("{error}");
@@ -274,6 +275,26 @@ mod tests {
             ("<>", "<>", true),
         ] {
             assert_eq!(is_like(pattern, text), like, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn a_user_is_not_told_how_many_files_of_the_queue_cannot_be_read() {
+        use crate::queue::Head;
+        let folder = tempfile::tempdir().unwrap();
+        let queue = Queue::open(&folder.path().join("queue")).unwrap();
+        let mut draft = queue.begin().unwrap();
+        draft.recipient(&Address::from_internal(b"bob@mx.example").unwrap()).unwrap();
+        let (reverse_path, channel) = (crate::message::path::ReversePath::NULL, "local".to_owned());
+        let id = draft.commit(&Head { reverse_path, trace: Vec::new(), channel }).unwrap();
+        let file = folder.path().join("queue/message").join(id.folder()).join(id.as_str());
+        std::fs::remove_file(&file).unwrap();
+        // Whoever opens a socket has an error.
+        let _socket = std::os::unix::net::UnixListener::bind(&file).unwrap();
+        for (selection, unread) in [(Selection::All, 1), (Selection::OfUser(4242), 0)] {
+            let mut out = Vec::new();
+            assert_eq!(list(&queue, &mut out, Format::Text, &selection).unwrap(), unread);
+            assert_eq!(String::from_utf8(out).unwrap().contains("cannot be read"), unread > 0);
         }
     }
 

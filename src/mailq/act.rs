@@ -75,10 +75,11 @@ fn try_one(queue: &Queue, act: Act, selection: &Selection, id: &Id) -> Result<Op
 fn do_to(queue: &Queue, act: Act, selection: &Selection, message: Message) -> Result<Option<Count>, Error> {
     let id = message.id;
     // Between the look and the lock a recipient that the pattern meant may have got it.
-    if !selection.has(&message) || !one(queue, act, message)? {
+    if !selection.has(&message) {
         return Ok(None);
     }
-    log::info!("id={id} event={}", word(act));
+    let Some(event) = one(queue, act, message)? else { return Ok(None) };
+    log::info!("id={id} event={event}");
     Ok(Some(|done| &mut done.done))
 }
 
@@ -92,13 +93,14 @@ fn word(act: Act) -> &'static str {
     }
 }
 
-fn one(queue: &Queue, act: Act, mut message: Message) -> Result<bool, Error> {
+/// Gives what the log is to say that was done, if anything was.
+fn one(queue: &Queue, act: Act, mut message: Message) -> Result<Option<&'static str>, Error> {
     match act {
         Act::Hold => message.hold(true)?,
         // Both would be delivered: this one is left over of a requeueing that did not come to its end.
         Act::Release if queue.has_derived(&message.id, REQUEUED)? => {
-            log::info!("id={} event=removed reason=\"it was queued anew\"", message.id);
             message.remove()?;
+            return Ok(Some("removed reason=\"it was queued anew\""));
         }
         Act::Release => {
             message.hold(false)?;
@@ -106,10 +108,10 @@ fn one(queue: &Queue, act: Act, mut message: Message) -> Result<bool, Error> {
         }
         Act::Delete => message.remove()?,
         Act::Requeue => uninterrupted(|| requeue(queue, message))?,
-        Act::Flush if message.is_held => return Ok(false),
+        Act::Flush if message.is_held => return Ok(None),
         Act::Flush => message.defer_until(SystemTime::now())?,
     }
-    Ok(true)
+    Ok(Some(word(act)))
 }
 
 /// What the id of a message is made of that was queued anew (deliver/origin.rs).
@@ -183,5 +185,22 @@ mod tests {
         message.mark(0, RecipientState::Delivered, "2.0.0 delivered", true).unwrap();
         assert!(do_to(&queue, Act::Delete, &selection, message).unwrap().is_none());
         assert!(queue.look(&id).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_was_queued_anew_is_said_to_be_removed_and_not_released() {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = Queue::open(&folder.path().join("queue")).unwrap();
+        let head = || Head { reverse_path: ReversePath::NULL, trace: Vec::new(), channel: "local".to_owned() };
+        let mut draft = queue.begin().unwrap();
+        draft.recipient(&Address::from_internal(b"bob@mx.example").unwrap()).unwrap();
+        let id = draft.commit(&head()).unwrap();
+        let released = |id| one(&queue, Act::Release, queue.take(id).unwrap().unwrap()).unwrap();
+        assert_eq!(released(&id), Some("released"));
+        let parent = queue.take(&id).unwrap().unwrap();
+        anew(&queue, &parent).unwrap();
+        drop(parent);
+        assert_eq!(released(&id), Some("removed reason=\"it was queued anew\""));
+        assert!(queue.look(&id).unwrap().is_none());
     }
 }
