@@ -254,6 +254,12 @@ fn bv_says_what_would_become_of_an_address_and_bi_checks_the_aliases() {
         output.status.code() == Some(78) && said(&output).contains("/aliases:2: expected NAME: TARGET"),
         "{output:?}"
     );
+    // A file that cannot be read hides nothing of the others.
+    let scratch = Scratch::with("alias_maps = $config_directory/a, $config_directory/none, $config_directory/more");
+    ["a", "more"].iter().for_each(|name| scratch.write(name, "bob: carol\nwrong\n"));
+    let output = feed(&mut named(&scratch, "newaliases", &[]), b"");
+    let told = ["/a:2: ", "/none: expected a readable file", "/more: 1 aliases; ", "/more:2: "];
+    assert!(told.iter().all(|told| said(&output).contains(told)) && output.status.code() == Some(78), "{output:?}");
 }
 
 /// Its exit status with this message and envelope.

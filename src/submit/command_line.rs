@@ -188,21 +188,32 @@ fn check_aliases(common: &Common) -> Result<Ended, Error> {
     if paths.is_empty() {
         let _ = writeln!(io::stdout(), "there is no alias file");
     }
-    let mut first = None;
+    // The last one is the program's end; those before it are told as they come.
+    let mut last = None;
+    let mut tell = |error| {
+        if let Some(before) = last.replace(error) {
+            log::error!("{before}");
+        }
+    };
     for path in paths {
         let wrong = |line, problem: String| crate::config::Error::at(&path, line, problem);
-        let entries = aliases::read(&path).map_err(|error| wrong(0, format!("expected a readable file: {error}")))?;
+        let entries = match aliases::read(&path) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tell(wrong(0, format!("expected a readable file: {error}")));
+                continue;
+            }
+        };
         let mut count = 0_usize;
         for entry in entries {
             match entry {
                 Ok(_) => count += 1,
-                Err(fault) if first.is_none() => first = Some(wrong(fault.line, fault.problem)),
-                Err(fault) => log::error!("{}", wrong(fault.line, fault.problem)),
+                Err(fault) => tell(wrong(fault.line, fault.problem)),
             }
         }
         let _ = writeln!(io::stdout(), "{}: {count} aliases; read at each look-up, nothing to rebuild", path.display());
     }
-    first.map_or(Ok(Ended::Done), |error| Err(Error::Config(error)))
+    last.map_or(Ok(Ended::Done), |error| Err(Error::Config(error)))
 }
 
 /// `qmail-queue`: message on descriptor 0, envelope on 1; gives the exit status.
