@@ -142,8 +142,11 @@ impl PatternList {
     /// Whether clients from anywhere in the world are meant, and not only those that somebody chose.
     pub fn is_open(&self) -> bool {
         let is_left = |at: usize, wide: &Matches| {
-            let before = self.0.iter().take(at).filter(|pattern| pattern.negated);
-            !before.into_iter().any(|pattern| pattern.matches.covers(wide))
+            let is_out = |wide: &Matches| {
+                let mut before = self.0.iter().take(at).filter(|pattern| pattern.negated);
+                before.any(|pattern| pattern.matches.covers(wide))
+            };
+            !is_out(wide) && !every_address().iter().all(is_out)
         };
         let mut wide = self.0.iter().enumerate().filter(|(_, pattern)| !pattern.negated && pattern.matches.is_wide());
         wide.any(|(at, pattern)| is_left(at, &pattern.matches))
@@ -152,13 +155,19 @@ impl PatternList {
     /// Whether nobody who has an address is left for another list, but for some that somebody chose.
     pub fn takes_all(&self) -> bool {
         let (mut ipv4, mut ipv6) = (false, false);
+        let [every_ipv4, every_ipv6] = every_address();
         let before = self.0.iter().take_while(|pattern| !pattern.negated || !pattern.matches.is_wide());
         for pattern in before.filter(|pattern| !pattern.negated) {
-            ipv4 |= pattern.matches.covers(&Matches::Net(IpNet::V4(Ipv4Net::default())));
-            ipv6 |= pattern.matches.covers(&Matches::Net(IpNet::V6(Ipv6Net::default())));
+            ipv4 |= pattern.matches.covers(&every_ipv4);
+            ipv6 |= pattern.matches.covers(&every_ipv6);
         }
         ipv4 && ipv6
     }
+}
+
+/// All of IPv4, and all of IPv6.
+fn every_address() -> [Matches; 2] {
+    [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())].map(Matches::Net)
 }
 
 impl Matches {

@@ -239,7 +239,15 @@ fn only_lists_that_mean_the_world_are_open() {
     ] {
         assert!(list(text).is_open(), "{text}");
     }
-    for text in ["", "10.0.0.0/8 .example stdin", "!* 192.0.2.1", "!* *", "!0.0.0.0/0 0.0.0.0/1", "[2001:db8::]/32"] {
+    for text in [
+        "",
+        "10.0.0.0/8 .example stdin",
+        "!* 192.0.2.1",
+        "!* *",
+        "!0.0.0.0/0 0.0.0.0/1",
+        "!0.0.0.0/0 ![::]/0 *",
+        "[2001:db8::]/32",
+    ] {
         assert!(!list(text).is_open(), "{text}");
     }
 }
