@@ -231,6 +231,15 @@ fn what_came_as_binary_and_is_text_leaves_as_text() {
         assert_eq!(taken.len(), 1, "{log}");
         assert_eq!(taken[0].mail, format!("MAIL FROM:<alice@mx.example>{body}"));
         assert_eq!(taken[0].content, ARRIVED.replace("hello", text));
+        // So does what an alias sends on.
+        scratch.write("aliases", "far: bob@b.example\n");
+        scratch.enqueue_with(from, &[("far@mx.example", "")], content.as_bytes());
+        scratch.deliver();
+        let log = scratch.deliver();
+        let taken = hop.taken();
+        assert_eq!(taken.len(), 2, "{log}");
+        assert!(taken[1].content.starts_with("Delivered-To: far@mx.example\r\n"), "{:?}", taken[1].content);
+        assert!(taken[1].content.ends_with(&ARRIVED.replace("hello", text)), "{:?}", taken[1].content);
     }
 }
 

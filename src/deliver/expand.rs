@@ -14,7 +14,8 @@ use crate::aliases::Place;
 use crate::config::Config;
 use crate::config::value::MailSource;
 use crate::logging::clean;
-use crate::message::parameters::{MailParameters, Notify, Orcpt, RecipientParameters};
+use crate::message::header;
+use crate::message::parameters::{Body, MailParameters, Notify, Orcpt, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, HopCounter, Protocol, Received};
 use crate::message::verp;
@@ -178,6 +179,8 @@ impl Child<'_> {
     fn write(&self, mut draft: crate::queue::Draft) -> Result<crate::queue::Id, Error> {
         let message = self.copy.message;
         message.copy_to(&mut draft)?;
+        // What came as lines of CR LF has no others in front, or it were no text any more.
+        let is_crlf = message.parameters.body == Body::BinaryMime && draft.has_cr();
         let (mail, recipient) = self.parameters();
         for place in self.places {
             draft.recipient_with(&self.encoded(place)?, &recipient)?;
@@ -198,6 +201,7 @@ impl Child<'_> {
         };
         let mut trace = format!("Delivered-To: {}\n", shown(self.copy.address)).into_bytes();
         trace.extend(received.field());
+        let trace = if is_crlf { header::in_crlf(&trace) } else { trace };
         draft.commit(&Head { reverse_path: self.reverse_path(), trace, channel: message.channel.clone() })
     }
 

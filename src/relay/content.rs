@@ -79,16 +79,18 @@ impl Source {
 
     /// How many lines it has, if what came as BODY=BINARYMIME could as well have come as text: lines of CR LF, none too long,
     /// no NUL, and no part that says it is binary (RFC 2045 sections 2.7 and 2.8). Many clients announce all they send so.
+    /// Only those that end in CR LF are counted: what we put in front may end in LF, where it has nothing behind it, or is old.
     pub fn text_lines(&self) -> io::Result<Option<u64>> {
         let (mut line, mut count, mut is_text) = (Vec::new(), 0, true);
-        let mut in_encoding = false;
+        let (mut in_encoding, mut in_trace) = (false, true);
         self.pieces(|piece| {
             for part in piece.split_inclusive(|octet| *octet == b'\n') {
                 line.extend_from_slice(part);
                 if line.ends_with(b"\n") {
-                    is_text = is_text && is_line_of_text(&line, &mut in_encoding);
+                    in_trace = in_trace && is_trace_in_lf(&line);
+                    is_text = is_text && (in_trace || is_line_of_text(&line, &mut in_encoding));
+                    count += u64::from(!in_trace);
                     line.clear();
-                    count += 1;
                 }
             }
             is_text = is_text && line.len() <= LONGEST_LINE + 1;
@@ -108,6 +110,12 @@ impl Source {
             }
         }
     }
+}
+
+/// Whether a line may be one of our own fields, written with LF.
+fn is_trace_in_lf(line: &[u8]) -> bool {
+    let begins = [&b"Delivered-To: "[..], b"Received: ", b"\t", b" "].iter().any(|begin| line.starts_with(begin));
+    begins && !line.ends_with(b"\r\n") && line.len() <= LONGEST_LINE + 1 && memchr::memchr2(0, b'\r', line).is_none()
 }
 
 /// `in_encoding`: the line before belongs to a field that says how a part is encoded. A line of a body that looks like one is
@@ -250,6 +258,12 @@ mod tests {
             (&long.repeat(100), None),
             ("a\r\nb", None),
             ("a\r\nb\n", None),
+            ("a\nb\r\n", None),
+            ("Delivered-To: x\nReceived: y\n\tz\nReceived: y\r\n\r\nb\r\n", Some(3)),
+            ("Received: y\n\tz\n", Some(0)),
+            ("Received: y\n\r\nb\n", None),
+            ("Received: y\r\nReceived: y\n", None),
+            ("Received: y\0\n", None),
             ("a\rb\r\n", None),
             ("a\r\r\n", None),
             ("a\0\r\n", None),
