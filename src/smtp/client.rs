@@ -11,6 +11,7 @@ pub mod answer;
 pub mod login;
 pub mod offers;
 
+use crate::message::parameters::LONGEST_ORCPT;
 use crate::message::path::{Address, ReversePath};
 use answer::{Answer, Answers};
 use offers::Offers;
@@ -326,8 +327,7 @@ impl<W: Wire> Session<W> {
     /// What the message needs and the server does not have.
     fn fits(&self, envelope: &Envelope<'_>) -> Result<(), Trouble> {
         let offers = &self.offers;
-        let is_ascii = |to: &To| to.address.is_ascii() && (to.dsn.is_ascii() || !offers.dsn);
-        let has_utf8 = !envelope.sender.as_bytes().is_ascii() || !envelope.to.iter().all(is_ascii);
+        let has_utf8 = !envelope.sender.as_bytes().is_ascii() || !envelope.to.iter().all(|to| to.address.is_ascii());
         // What came with SMTPUTF8 and is all ASCII needs it no more than other mail (RFC 6531 section 3.4).
         let needs_utf8 = has_utf8 || (envelope.smtputf8 && envelope.eight_bit);
         let cannot = if !self.promises(envelope) {
@@ -360,7 +360,13 @@ impl<W: Wire> Session<W> {
         }
         self.needs_rset = true;
         let mail = self.mail(envelope);
-        let rcpt = |to: &To| format!("RCPT TO:<{}>{}", to.address, if self.offers.dsn { to.dsn.as_str() } else { "" });
+        let utf8 = self.says_utf8(envelope);
+        let dsn = |to: &To| match self.offers.dsn {
+            true if utf8 || to.dsn.is_ascii() => to.dsn.clone(),
+            true => dsn_in_ascii(&to.dsn),
+            false => String::new(),
+        };
+        let rcpt = |to: &To| format!("RCPT TO:<{}>{}", to.address, dsn(to));
         let rcpts: Vec<String> = envelope.to.iter().map(rcpt).collect();
         if self.offers.pipelining {
             let data = if envelope.binary { "" } else { "DATA\r\n" };
@@ -405,11 +411,17 @@ impl<W: Wire> Session<W> {
             }
             // RFC 2920 section 3.1: who pipelined DATA and has no recipient ends an empty message.
             if answer.code == 354 && stage == Stage::Data {
-                self.out(Stage::End, b".\r\n")?;
-                self.receive(Stage::End)?;
+                self.out(Stage::Data, b".\r\n")?;
+                self.receive(Stage::Data)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether MAIL says SMTPUTF8.
+    fn says_utf8(&self, envelope: &Envelope<'_>) -> bool {
+        let is_ascii = envelope.sender.as_bytes().is_ascii() && envelope.to.iter().all(|to| to.address.is_ascii());
+        self.offers.smtputf8 && (envelope.smtputf8 || !is_ascii)
     }
 
     fn mail(&self, envelope: &Envelope<'_>) -> String {
@@ -423,8 +435,7 @@ impl<W: Wire> Session<W> {
         } else if envelope.eight_bit && offers.eight_bit {
             mail.push_str(" BODY=8BITMIME");
         }
-        let utf8 = envelope.smtputf8 || !envelope.to.iter().all(|to| to.address.as_bytes().is_ascii());
-        if offers.smtputf8 && (utf8 || !envelope.sender.as_bytes().is_ascii()) {
+        if self.says_utf8(envelope) {
             mail.push_str(" SMTPUTF8");
         }
         let is_promised = offers.requiretls && self.is_encrypted;
@@ -554,6 +565,18 @@ impl<W: Wire> Session<W> {
             }
         }
     }
+}
+
+/// NOTIFY and ORCPT for a transaction without SMTPUTF8: an original recipient in UTF-8 is written as `utf-8-addr-xtext`
+/// (RFC 6533 section 3), and left out where it gets longer than RFC 3461 section 4.2 has it.
+fn dsn_in_ascii(dsn: &str) -> String {
+    let escape = |letter: char| match letter {
+        letter if letter.is_ascii() => letter.to_string(),
+        letter => format!("\\x{{{:X}}}", u32::from(letter)),
+    };
+    let words = dsn.split(' ').map(|word| word.chars().map(escape).collect::<String>());
+    let fits = |word: &String| word.len() <= "ORCPT=".len() + LONGEST_ORCPT;
+    words.filter(fits).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

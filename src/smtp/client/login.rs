@@ -28,6 +28,10 @@ impl<W: Wire> Session<W> {
             return Err(Trouble::Cannot("4.7.0 the next hop offers no way to log in that would be safe"));
         };
         let said = self.exchange(mechanism, login)?;
+        if said.code == 334 {
+            // RFC 4954 section 4: who does not go on says so, or QUIT would be taken for the response.
+            self.command(Stage::Auth, "*")?;
+        }
         if said.code == 235 { Ok(()) } else { Err(Trouble::Said(said, Stage::Auth)) }
     }
 

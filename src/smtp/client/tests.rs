@@ -312,6 +312,29 @@ fn an_address_that_cannot_be_said_goes_to_nobody_else_and_keeps_the_message_from
     }
 }
 
+/// RFC 6533 section 3.
+#[test]
+fn an_original_recipient_in_utf_8_keeps_the_message_from_nobody() {
+    let long = "\u{e9}".repeat(200);
+    let orcpts = ["jos\u{e9}\u{4e2d}\\x{20}", &long].map(|orcpt| format!(" NOTIFY=NEVER ORCPT=utf-8;{orcpt}@c"));
+    let mut all = to(&["a@b.example", "b@b.example"]);
+    all.iter_mut().zip(orcpts).for_each(|(to, orcpt)| to.dsn = orcpt);
+    let sender = ReversePath::from_internal(b"alice@a.example").unwrap();
+    for (offers, smtputf8, raw) in [("250-mx\r\n250 DSN", true, false), (ALL, false, false), (ALL, true, true)] {
+        let mut session = session(offers, &[]);
+        let envelope = Envelope { smtputf8, ..envelope(&sender, &all) };
+        assert!(session.send(&envelope, &mut Hello(false)).iter().all(Verdict::is_ok));
+        let seen = &session.wire.seen;
+        let [first, second] = if raw {
+            [all[0].dsn.as_str(), &all[1].dsn]
+        } else {
+            [" NOTIFY=NEVER ORCPT=utf-8;jos\\x{E9}\\x{4E2D}\\x{20}@c", " NOTIFY=NEVER"]
+        };
+        let rcpts = [format!("RCPT TO:<a@b.example>{first}\r\n"), format!("RCPT TO:<b@b.example>{second}\r\n")];
+        assert!(rcpts.iter().all(|rcpt| seen.contains(rcpt)) && seen.contains(" SMTPUTF8") == raw, "{seen}");
+    }
+}
+
 #[test]
 fn binary_goes_in_a_chunk() {
     let mut session = session("250-mx\r\n250-CHUNKING\r\n250-PIPELINING\r\n250 BINARYMIME", &[]);
@@ -380,4 +403,9 @@ fn logging_in_takes_the_strongest_mechanism_and_shows_no_password_in_the_clear()
     let answers = [("AUTH", "334 x"), ("dGlt", "334 y"), ("dGFuc3RhYWZ0YW5zdGFhZg==", "535 5.7.8 no")];
     let mut refused = session("250-mx\r\n250 AUTH LOGIN", &answers);
     assert_eq!(refused.log_in(&login, true).unwrap_err().report("mx"), "4.7.8 mx said: 535 5.7.8 no (to AUTH)");
+    // A challenge that cannot be read is not answered by QUIT.
+    let mut odd = session("250-mx\r\n250 AUTH CRAM-MD5", &[("AUTH", "334 ?"), ("*", "501 5.7.0 so be it")]);
+    assert_eq!(odd.log_in(&login, true).unwrap_err().report("mx"), "4.0.0 mx said: 334 ? (to AUTH)");
+    odd.quit();
+    assert!(odd.wire.seen.ends_with("AUTH CRAM-MD5\r\n*\r\nQUIT\r\n"), "{}", odd.wire.seen);
 }
