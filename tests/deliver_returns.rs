@@ -88,6 +88,16 @@ fn of_a_binary_message_only_the_header_is_returned() {
     let original = "\nContent-Type: text/rfc822-headers\nContent-Transfer-Encoding: 7bit\n\n";
     assert!(report.contains(&format!("{original}Received: by mx.example\nSubject: binary\n")), "{report:?}");
     assert!(!report.contains(['\0', '\r', '\u{fffd}']), "{report:?}");
+    assert!(report.contains(" The header of what was sent follows below.\n"), "{report}");
+    // Without a header nothing of it can stand in a text.
+    let long = [b"X: ", &[b'y'; 999][..], b"\r\n"].concat();
+    for content in [&b"a\0: b\r\n\r\nc"[..], b"hello\nX: y\n", b"X: a\rb\n", &long] {
+        scratch.enqueue_with(("alice@mx.example", "BODY=BINARYMIME"), &[("nobody-here@mx.example", "")], content);
+    }
+    scratch.deliver();
+    let reports = scratch.texts("alice");
+    let has_none = |report: &&String| report.contains(&format!("{original}Received: by mx.example\n\n--"));
+    assert_eq!((reports.len(), reports.iter().filter(has_none).count()), (5, 4), "{reports:?}");
 }
 
 #[test]

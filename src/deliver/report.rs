@@ -229,13 +229,14 @@ fn write(
     // What is binary cannot be a part of a text, and an attached message cannot be encoded (RFC 2046 section 5.2.1).
     let whole = whole && message.parameters.body != Body::BinaryMime;
     let whole = whole && message.size <= config.bounce_size_limit;
+    report.is_whole = whole;
     let header = if whole { None } else { Some(header_in_lf(message)?) };
     let is_ascii = match &header {
         Some(header) => header.is_ascii(),
         None => copy(message, |_| Ok(()))?,
     };
     draft.content(report.head(to, is_ascii).as_bytes())?;
-    draft.content(report.part_of_the_original(whole, is_ascii).as_bytes())?;
+    draft.content(report.part_of_the_original(is_ascii).as_bytes())?;
     match &header {
         Some(header) => draft.content(header)?,
         None => _ = copy(message, |piece| draft.content(piece))?,
@@ -279,6 +280,7 @@ fn copy(message: &Message, mut each: impl FnMut(&[u8]) -> Result<(), Error>) -> 
 }
 
 /// What stands before the first empty line, as lines of a text; only whole ones, and no more than bounce_size_limit's default.
+/// What came as binary may have no header, and no line of it is shown that is none of one.
 fn header_in_lf(message: &Message) -> Result<Vec<u8>, Error> {
     let mut start = vec![0; 50_000];
     let mut filled = 0_usize;
@@ -290,8 +292,15 @@ fn header_in_lf(message: &Message) -> Result<Vec<u8>, Error> {
     }
     start.truncate(filled);
     let lines = header_of(&start).split_inclusive(|octet| *octet == b'\n');
-    let in_lf = |line: &[u8]| line.strip_suffix(b"\r\n").map_or_else(|| line.to_vec(), |text| [text, b"\n"].concat());
-    Ok(lines.flat_map(in_lf).collect())
+    let texts = lines.filter_map(|line| line.strip_suffix(b"\r\n").or_else(|| line.strip_suffix(b"\n")));
+    let is_binary = message.parameters.body == Body::BinaryMime;
+    let texts = texts.take_while(|text| !is_binary || is_line_of_header(text));
+    Ok(texts.flat_map(|text| [text, b"\n"].concat()).collect())
+}
+
+fn is_line_of_header(text: &[u8]) -> bool {
+    let is_one = text.starts_with(b" ") || text.starts_with(b"\t") || header::name_of(text).is_some();
+    is_one && text.len() <= 998 && memchr::memchr2(0, b'\r', text).is_none()
 }
 
 /// All before the first empty line; only whole lines.

@@ -218,7 +218,7 @@ fn is_folded(line: &[u8]) -> bool {
 }
 
 /// The name in front of the colon (RFC 5322 section 2.2; blanks before the colon are obsolete and in use).
-fn name_of(line: &[u8]) -> Option<&[u8]> {
+pub fn name_of(line: &[u8]) -> Option<&[u8]> {
     let name = line.get(..line.iter().position(|octet| *octet == b':')?)?.trim_ascii_end();
     (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(name)
 }

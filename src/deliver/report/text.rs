@@ -20,6 +20,8 @@ pub(super) struct Report<'a> {
     pub is_global: bool,
     /// It is to arrive rather than to be hidden, as the message was (RFC 8689 section 3).
     pub is_for_any_eyes: bool,
+    /// All of the original comes with it, not only the header.
+    pub is_whole: bool,
 }
 
 impl<'a> Report<'a> {
@@ -27,7 +29,7 @@ impl<'a> Report<'a> {
         // At most 70 characters (RFC 2046 section 5.1.1), and nobody knows it who wrote what is returned.
         let boundary = id.to_string();
         let is_global = told.iter().any(|one| utf8(&one.address).is_some());
-        Report { config, message, kind, told, id, boundary, is_global, is_for_any_eyes: false }
+        Report { config, message, kind, told, id, boundary, is_global, is_for_any_eyes: false, is_whole: false }
     }
 
     /// All before the original, which is ASCII or not.
@@ -59,9 +61,9 @@ impl<'a> Report<'a> {
     }
 
     /// The head of the last part, in which the original or its header comes.
-    pub fn part_of_the_original(&self, is_whole: bool, is_ascii: bool) -> String {
+    pub fn part_of_the_original(&self, is_ascii: bool) -> String {
         let is_global = self.is_global || (self.message.parameters.smtputf8 && !is_ascii);
-        let kind = match (is_whole, is_global) {
+        let kind = match (self.is_whole, is_global) {
             (true, false) => "message/rfc822",
             (true, true) => "message/global",
             (false, false) => "text/rfc822-headers",
@@ -92,14 +94,15 @@ impl<'a> Report<'a> {
         for one in self.told {
             text.push_str(&format!("  <{}>\n    {}\n", self.address(&one.address), self.reason(one)));
         }
+        let what = if self.is_whole { "What was sent" } else { "The header of what was sent" };
         text.push_str(&match self.kind {
-            Kind::Failure => "\nIt will not be tried again. What was sent follows below.\n\n".to_owned(),
+            Kind::Failure => format!("\nIt will not be tried again. {what} follows below.\n\n"),
             Kind::Delay => format!(
                 "\nIt is tried again, until {}. You need not send it again.\n\n",
                 self.until().map_or_else(|| "it arrives".to_owned(), date)
             ),
-            Kind::Success => "\nThe header of what was sent follows below.\n\n".to_owned(),
-            Kind::Double => "\nNobody else is told. What was sent follows below.\n\n".to_owned(),
+            Kind::Success => format!("\n{what} follows below.\n\n"),
+            Kind::Double => format!("\nNobody else is told. {what} follows below.\n\n"),
         });
         text
     }
