@@ -108,6 +108,8 @@ pub struct Line {
     times: Times,
     /// See [`end_of`]; of the message at hand.
     pub until: Instant,
+    /// When the last of the answers behind its end must have come, once the first is waited for.
+    answers_until: Option<Instant>,
 }
 
 impl Line {
@@ -130,7 +132,7 @@ impl Line {
             }
         })?;
         // It outlives a message; what bounds it is the time of each.
-        Ok(Line { connection: Connection::new(input, output, Duration::MAX), times, until })
+        Ok(Line { connection: Connection::new(input, output, Duration::MAX), times, until, answers_until: None })
     }
 
     /// Becomes TLS in place.
@@ -139,11 +141,18 @@ impl Line {
         self.connection.start_tls_as_client(trust, name)
     }
 
-    /// An answer behind the end of a message has its time however late it is: the message may have been taken, and whoever does
-    /// not hear that sends it once more.
+    /// The answer behind the end of a message has its time however late it is: the message may have been taken, and whoever
+    /// does not hear that sends it once more. Where there is one for each recipient, all of them together get no more time
+    /// than that beyond `until`.
     fn allow(&mut self, stage: Stage) {
         let time = self.times.at(stage);
-        self.connection.allow(if stage == Stage::End { time } else { time.min(left(self.until)) });
+        if stage != Stage::End {
+            self.answers_until = None;
+            return self.connection.allow(time.min(left(self.until)));
+        }
+        let latest = || Instant::now().checked_add(time).map_or(self.until, |end| end.max(self.until));
+        let until = *self.answers_until.get_or_insert_with(latest);
+        self.connection.allow(time.min(left(until)));
     }
 }
 
@@ -207,7 +216,13 @@ mod tests {
         });
         line.expect(Stage::End);
         assert_eq!((line.receive(&mut room), &room), (Ok(3), b"250"));
-        answer.join().unwrap();
+        let _server = answer.join().unwrap();
+        // The answers for other recipients share that time, up to the next message.
+        line.answers_until = Some(Instant::now());
+        line.expect(Stage::End);
+        assert_eq!(line.receive(&mut room), Err(Lost::TimedOut));
+        line.expect(Stage::Mail);
+        assert_eq!(line.answers_until, None);
     }
 
     #[test]
