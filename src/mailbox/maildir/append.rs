@@ -2,9 +2,9 @@
 
 use super::folders::{Folders, again, each_message, open_regular, sync};
 use super::name::{Count, base as base_of, is_base, with_sizes};
-use super::{SEARCHES, stamps};
+use super::{SEARCHES, TICK, stamps};
 use crate::flocked::Flocked;
-use crate::mailbox::way;
+use crate::mailbox::{index, way};
 use crate::write_out::WriteOut;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 /// What was left alone in tmp/ for so many seconds was left by a crash: no delivery takes so long (the Maildir convention).
 const FORGOTTEN: i64 = 36 * 3600;
@@ -43,6 +44,7 @@ pub fn deliver(path: &Path, strict: bool, base: &str, search: bool, content: &mu
     if strict && !way::is_trusted(&folders.top)? {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, way::NOT_OURS));
     }
+    let before = fstat(&folders.tmp)?.st_mtime;
     if search && is_there(&folders, base)? {
         // The try that put it there may have ended before this.
         sync(&folders.new)?;
@@ -50,7 +52,6 @@ pub fn deliver(path: &Path, strict: bool, base: &str, search: bool, content: &mu
         let _ = remove_stale(&folders.tmp, base);
         return Ok(());
     }
-    let before = fstat(&folders.tmp)?.st_mtime;
     let draft = Draft::create(&folders.tmp, base)?;
     draft.fill(content).and_then(|name| publish(&folders, &draft, &name))?;
     // By the clock that stamps these files, which over a network is another machine's.
@@ -164,10 +165,12 @@ fn publish(folders: &Folders, draft: &Draft, name: &str) -> io::Result<()> {
 /// Whether an earlier try put the message into new/, or that and another program moved it on.
 ///
 /// Reading a folder can miss a file that is renamed in it meanwhile. So it is read twice at least, and until nobody was
-/// at work there.
+/// at work there: its time is not only what it was, but was over when reading began, for two changes at once have one time.
 fn is_there(folders: &Folders, base: &str) -> nix::Result<bool> {
     for look in 0..SEARCHES {
         let before = stamps(folders)?;
+        let now = clock(&folders.tmp, base);
+        let is_over = before.iter().all(|stamp| now.saturating_sub(index::modified_at(stamp)) > TICK);
         let mut there = false;
         for folder in [&folders.new, &folders.cur] {
             each_message(folder, |name| there |= base_of(name) == base.as_bytes())?;
@@ -175,11 +178,21 @@ fn is_there(folders: &Folders, base: &str) -> nix::Result<bool> {
         if there {
             return Ok(true);
         }
-        if look > 0 && stamps(folders)? == before {
+        if look > 0 && is_over && stamps(folders)? == before {
             break;
+        }
+        if !is_over {
+            std::thread::sleep(Duration::from_nanos(TICK));
         }
     }
     Ok(false)
+}
+
+/// Nanoseconds since 1970 by the clock that stamps the folders, which over a network is another machine's; ours where no
+/// file can be made.
+fn clock(tmp: &OwnedFd, base: &str) -> u64 {
+    let stamp = Draft::create(tmp, base).and_then(|draft| Ok(index::stamp(&*draft.file)?));
+    stamp.map_or_else(|_| index::now(), |stamp| index::modified_at(&stamp))
 }
 
 /// Removes what a crashed try left in tmp/; an error if that try still goes on.

@@ -52,6 +52,25 @@ fn what_a_crash_left_is_opened_for_writing() {
     assert!(!stale.exists());
 }
 
+/// A change in the tick of the one before leaves the time as it was.
+#[test]
+fn a_folder_is_believed_only_when_its_time_is_over() {
+    let (_scratch, path, folders) = scratch();
+    let look = |cur: SystemTime| {
+        for folder in ["new", "cur"] {
+            fs::File::open(path.join(folder)).unwrap().set_modified(cur).unwrap();
+        }
+        let begin = std::time::Instant::now();
+        assert!(!is_there(&folders, "1700000000.Q1R0.mx").unwrap());
+        begin.elapsed()
+    };
+    let hour = Duration::from_secs(3600);
+    let all = Duration::from_nanos(TICK) * u32::try_from(SEARCHES).unwrap();
+    look(SystemTime::now() - hour);
+    assert!(look(SystemTime::now() + hour) >= all, "it never is");
+    assert_eq!(fs::read_dir(path.join("tmp")).unwrap().count(), 0);
+}
+
 #[test]
 fn a_repeat_finds_a_message_that_another_program_renames_all_the_time() {
     let (_scratch, path, folders) = scratch();
