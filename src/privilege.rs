@@ -5,8 +5,6 @@ use crate::config::value::{MailboxFormat, MailboxSpec};
 use crate::exit::Error;
 use crate::mailbox::way;
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid};
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Becomes `user` for good, with its group and no others, and makes sure that there is no way back.
@@ -44,8 +42,7 @@ pub fn become_owner_of(config: &Config, mailbox: &MailboxSpec, uid: Uid, gid: Gi
 /// Whether a folder belongs to a group. Not over links of the user's own, who could have the group's rights in any of its
 /// folders then.
 fn is_of_group(folder: &Path, group: Gid) -> bool {
-    let opened = way::open(folder, way::Missing::Refused).map(File::from);
-    opened.and_then(|folder| folder.metadata()).is_ok_and(|folder| folder.gid() == group.as_raw())
+    way::status(folder).is_ok_and(|folder| folder.st_gid == group.as_raw())
 }
 
 /// The group of `mail_privileged_group`, if it is set.
@@ -169,7 +166,7 @@ mod tests {
         if !is_root() {
             return;
         }
-        use std::os::unix::fs::{chown, lchown, symlink};
+        use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
         let top = tempfile::tempdir().unwrap();
         let (spool, link) = (top.path().join("mail"), top.path().join("link"));
         std::fs::create_dir(&spool).unwrap();
@@ -178,6 +175,17 @@ mod tests {
         let is_of = |folder: &Path, group: u32| is_of_group(folder, group.into());
         assert!(is_of(&spool, 8) && !is_of(&spool, 9));
         assert!(is_of(&link, 8), "root's, as /var/mail is one");
+        // Root may read everything, so this is done with the rights of nobody, which one thread alone can have.
+        let closed = std::fs::Permissions::from_mode(0o711);
+        std::fs::set_permissions(top.path(), closed.clone()).unwrap();
+        std::fs::set_permissions(&spool, closed).unwrap();
+        let ways = [spool.clone(), link.clone()];
+        let as_nobody = std::thread::spawn(move || {
+            nix::unistd::setfsuid(Uid::from_raw(65_534));
+            nix::unistd::setfsgid(Gid::from_raw(65_534));
+            ways.iter().all(|way| is_of_group(way, 8.into()))
+        });
+        assert!(as_nobody.join().unwrap(), "as on a network where root is nobody");
         lchown(&link, Some(1), None).unwrap();
         assert!(!is_of(&link, 8));
     }

@@ -7,7 +7,7 @@
 use super::place::again;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
-use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 use nix::unistd::geteuid;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -46,6 +46,17 @@ pub fn open(path: &Path, missing: Missing) -> io::Result<OwnedFd> {
     }
 }
 
+/// Looks at a folder, which need not be readable: over a network that may not be for root either.
+pub fn status(path: &Path) -> io::Result<FileStat> {
+    let how = OpenHow::new().flags(STEP).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    // The dot: see `step`.
+    let folder = match again(|| openat2(AT_FDCWD, &path.join("."), how)) {
+        Err(Errno::ELOOP | Errno::ENOSYS | Errno::EPERM) => find(path, Missing::Refused)?,
+        folder => folder?,
+    };
+    Ok(fstat(&folder)?)
+}
+
 /// Whether this is the user's whose rights we have, or root's.
 pub fn is_trusted(file: impl AsFd) -> nix::Result<bool> {
     let owner = fstat(file)?.st_uid;
@@ -53,6 +64,12 @@ pub fn is_trusted(file: impl AsFd) -> nix::Result<bool> {
 }
 
 fn walk(path: &Path, missing: Missing) -> io::Result<OwnedFd> {
+    let found = find(path, missing)?;
+    Ok(again(|| openat(&found, ".", FOLDER, Mode::empty()))?)
+}
+
+/// Goes there step by step.
+fn find(path: &Path, missing: Missing) -> io::Result<OwnedFd> {
     let start = if path.is_absolute() { "/" } else { "." };
     let mut at = again(|| openat(AT_FDCWD, start, STEP, Mode::empty()))?;
     let mut left: VecDeque<(OsString, Missing)> = steps(path).map(|step| (step, missing)).collect();
@@ -75,7 +92,7 @@ fn walk(path: &Path, missing: Missing) -> io::Result<OwnedFd> {
             }
         }
     }
-    Ok(again(|| openat(&at, ".", FOLDER, Mode::empty()))?)
+    Ok(at)
 }
 
 /// The names of a path, one after another.
