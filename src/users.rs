@@ -66,13 +66,15 @@ impl User {
     }
 }
 
+/// Ends the name of a dot lock.
+const LOCK: &str = ".lock";
+
 impl User {
     /// Whether the mailbox would be the dot lock of another user's: `bob.lock` has that of `bob` where both are files.
     fn has_a_lock_for_mailbox(&self, config: &Config) -> bool {
-        const END: &str = ".lock";
-        self.name.contains(END) && {
+        self.name.contains(LOCK) && {
             let mailbox = self.mailbox_path(config);
-            mailbox.format != MailboxFormat::Maildir && mailbox.path.ends_with(END)
+            mailbox.format != MailboxFormat::Maildir && mailbox.path.ends_with(LOCK)
         }
     }
 }
@@ -197,7 +199,17 @@ pub fn system_user(name: &str) -> Lookup<User> {
 /// Reads the whole files that `users` names, so that a wrong line or a missing file is told at the start.
 pub fn check_file(config: &Config) -> Result<(), Error> {
     config.users.files().try_for_each(|path| {
-        passwd_file::read(path, |record| check(config, &record)).map_err(|trouble| match trouble {
+        let each = |record: Record<'_>| {
+            check(config, &record)?;
+            if record.name.contains(LOCK) {
+                let user = whole(record);
+                if user.has_a_lock_for_mailbox(config) {
+                    log::warn!("event=no-user user={:?} reason=\"the mailbox would be a dot lock\"", user.name);
+                }
+            }
+            Ok(())
+        };
+        passwd_file::read(path, each).map_err(|trouble| match trouble {
             Trouble::Line(error) => Error::Config(error),
             Trouble::Io(error) => unreadable(config, "users", path, &error),
         })
