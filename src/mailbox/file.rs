@@ -1,6 +1,6 @@
 //! A maildrop that is one file, mbox or MMDF: what POP3 reads, and what QUIT takes out.
 //!
-//! The session has a lock of its own (`lock/session.rs`), so that a second one hears `[IN-USE]`; those that other programs
+//! The session has a lock of its own (`lock/of_session.rs`), so that a second one hears `[IN-USE]`; those that other programs
 //! know are taken only while the file is scanned or rewritten, so that mail goes on arriving. What they do to it meanwhile
 //! is noticed: the file is scanned again when it has changed, and the body of each message sent is summed up and must
 //! be what it was. Only `rewrite.rs` ever changes anything.

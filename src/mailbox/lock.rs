@@ -7,7 +7,7 @@
 
 mod dot;
 mod holder;
-mod session;
+mod of_session;
 
 use super::place::{Place, again};
 use crate::config::Config;
@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::unistd::{AccessFlags, faccessat};
-pub use session::Session;
+pub use of_session::Session;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
