@@ -396,6 +396,12 @@ fn what_a_policy_asks_for_is_never_less_and_what_is_not_offered_is_told() {
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(78) && log.contains(told), "{log}");
     }
+    // One that somebody may be writing keeps no mail that stays here from its mailbox, and lets none leave.
+    with_policy(&scratch, "", "");
+    scratch.enqueue(&["bob@b.example"], TEXT);
+    let output = scratch.run("deliver", &[], b"");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(0) && log.contains("it is not known how much TLS there must be"), "{log}");
     fs::remove_file(scratch.path().join("policy")).expect("the table");
     assert_eq!(scratch.run("deliver", &[], b"").status.code(), Some(78), "no table is no empty one");
 }

@@ -34,13 +34,24 @@ impl Settings {
     pub fn new(common: &Common, config: Box<Config>) -> Result<Settings, Error> {
         // Before reading, so that a change in between is seen the next time.
         let files = stamps(&config);
-        Settings::read(common, config, files)
+        let table = config.smtp_tls_policy_maps.0.as_deref();
+        let is_empty = table.and_then(Stamp::of).is_some_and(|stamp| stamp.is_empty());
+        match Policies::read(&config) {
+            // Somebody may be about to write it. Mail that stays here needs none, and mail that would leave waits by itself.
+            Err(error) if is_empty => log::error!("{error}"),
+            read => drop(read.map_err(Error::Config)?),
+        }
+        Settings::of(common, config, files)
     }
 
     fn read(common: &Common, config: Box<Config>, files: Files) -> Result<Settings, Error> {
-        let channels = Channels::load(&config)?;
         // Each process that connects reads it for itself; what is wrong in it is to be told now.
         Policies::read(&config).map_err(Error::Config)?;
+        Settings::of(common, config, files)
+    }
+
+    fn of(common: &Common, config: Box<Config>, files: Files) -> Result<Settings, Error> {
+        let channels = Channels::load(&config)?;
         let had = files.iter().filter(|file| !is_away(file)).map(|(path, _)| path.clone()).collect();
         Ok(Settings { config, channels, common: common.clone(), files, had })
     }
@@ -178,6 +189,19 @@ mod tests {
         assert!(settings.refresh_at(later()));
         assert_eq!(settings.config.smtp_tls_security_level, TlsLevel::Encrypt);
         assert!(!settings.refresh_at(later()));
+    }
+
+    #[test]
+    fn an_empty_table_of_policies_lets_deliver_start_and_a_wrong_one_does_not() {
+        let site = Site::new();
+        site.write("policy", "");
+        site.main_cf(&format!("smtp_tls_policy_maps = {}\n", site.0.path().join("policy").display()));
+        let mut settings = site.settings();
+        site.write("policy", "partner.example verify\n");
+        assert!(settings.refresh_at(later()));
+        site.write("policy", "partner.example nonsense\n");
+        let common = settings.common().clone();
+        assert!(matches!(Settings::new(&common, settings.config), Err(Error::Config(_))));
     }
 
     #[test]
