@@ -28,7 +28,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// The file that is read where `alias_maps` names none and this is there.
 const USUAL: &str = "/etc/aliases";
@@ -74,19 +74,6 @@ pub fn read(path: &Path) -> io::Result<Vec<Result<Entry, Fault>>> {
     contents(path).map(|octets| parse::entries(&octets))
 }
 
-/// Whether this process has not told yet what is wrong with a file as it is now. Each connection may be a process, and
-/// strangers make as many as they like: one record each is enough.
-fn is_news(path: &Path, stamp: Option<Stamp>) -> bool {
-    static TOLD: Mutex<Vec<(PathBuf, Option<Stamp>)>> = Mutex::new(Vec::new());
-    let Ok(mut told) = TOLD.lock() else { return true };
-    if told.iter().any(|(of, then)| of == path && *then == stamp) {
-        return false;
-    }
-    told.retain(|(of, _)| of != path);
-    told.push((path.to_owned(), stamp));
-    true
-}
-
 /// What an alias file says.
 #[derive(Debug)]
 struct Table {
@@ -101,7 +88,7 @@ impl Table {
         let entries = read(path)?;
         let mut faults = entries.iter().filter_map(|entry| entry.as_ref().err());
         if let Some(Fault { line, problem, .. }) = faults.next() {
-            let level = if is_news(path, stamp) { log::Level::Warn } else { log::Level::Debug };
+            let level = if kept::is_news(path, stamp) { log::Level::Warn } else { log::Level::Debug };
             match faults.count() {
                 0 => log::log!(level, "{}:{line}: {problem}", path.display()),
                 more => log::log!(level, "{}:{line}: {problem}; newaliases tells {more} more", path.display()),
@@ -205,16 +192,5 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(!is_there_after(&path, || {}));
         assert!(!is_there_after(Path::new("/nonexistent/aliases"), || panic!("nobody is at it")));
-    }
-
-    #[test]
-    fn what_is_wrong_with_a_file_is_told_once_until_it_is_another() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, other) = (folder.path().join("a"), folder.path().join("b"));
-        std::fs::write(&path, "x").unwrap();
-        let news = |path: &Path| is_news(path, Stamp::of(path));
-        assert_eq!([news(&path), news(&other), news(&path), news(&other)], [true, true, false, false]);
-        std::fs::write(&path, "xx").unwrap();
-        assert_eq!([news(&path), news(&path)], [true, false]);
     }
 }

@@ -76,13 +76,27 @@ pub fn unless_just_emptied(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether this process has not told yet what is wrong with a file as it is now. Each connection may be a process, and
+/// strangers make as many as they like: one record each is enough.
+pub fn is_news(path: &Path, stamp: Option<Stamp>) -> bool {
+    static TOLD: Mutex<Vec<(PathBuf, Option<Stamp>)>> = Mutex::new(Vec::new());
+    let Ok(mut told) = TOLD.lock() else { return true };
+    if told.iter().any(|(of, then)| of == path && *then == stamp) {
+        return false;
+    }
+    told.retain(|(of, _)| of != path);
+    told.push((path.to_owned(), stamp));
+    true
+}
+
 /// Longer than it takes to rename a file and make another.
 pub const A_MOMENT: Duration = Duration::from_millis(20);
 
 /// Whether a file that is not there may be again in [`A_MOMENT`]: its folder has changed just now, and an editor that moves
-/// the old one away writes the new one next.
+/// the old one away writes the new one next. What a symbolic link leads to is meant to be there.
 pub fn may_come_back(path: &Path) -> bool {
-    path.parent().and_then(Stamp::of).is_some_and(|folder| folder.is_fresh(SystemTime::now()))
+    let is_link = path.symlink_metadata().is_ok();
+    is_link || path.parent().and_then(Stamp::of).is_some_and(|folder| folder.is_fresh(SystemTime::now()))
 }
 
 /// What was made of some files.
@@ -176,6 +190,30 @@ mod tests {
         assert!(fresh(1) && !fresh(10) && !stamp.is_fresh(SystemTime::now() - Duration::from_secs(10)));
         fs::write(&path, "#").unwrap();
         assert!(unless_just_emptied(&path).is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_told_once_until_it_is_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("a"), folder.path().join("b"));
+        std::fs::write(&path, "x").unwrap();
+        let news = |path: &Path| is_news(path, Stamp::of(path));
+        assert_eq!([news(&path), news(&other), news(&path), news(&other)], [true, true, false, false]);
+        std::fs::write(&path, "xx").unwrap();
+        assert_eq!([news(&path), news(&path)], [true, false]);
+    }
+
+    #[test]
+    fn what_a_link_leads_to_may_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("a"), folder.path().join("other"));
+        fs::create_dir(&other).unwrap();
+        let link = other.join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(may_come_back(&link) && may_come_back(&other.join("b")));
+        // The time of the folder cannot be set.
+        std::thread::sleep(Duration::from_millis(3100));
+        assert!(may_come_back(&link) && !may_come_back(&other.join("b")));
     }
 
     #[test]

@@ -10,8 +10,9 @@ use crate::auth::scheme;
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec, UserSource};
 use crate::exit::Error;
-use crate::kept::{self, Kept};
+use crate::kept::{self, Kept, Stamp};
 use crate::lookup::Lookup;
+use log::Level;
 use nix::errno::Errno;
 use passwd_file::{Record, Trouble};
 use std::path::{Path, PathBuf};
@@ -72,7 +73,8 @@ const LOCK: &str = ".lock";
 impl User {
     /// Whether the mailbox would be the dot lock of another user's: `bob.lock` has that of `bob` where both are files.
     fn has_a_lock_for_mailbox(&self, config: &Config) -> bool {
-        self.name.contains(LOCK) && {
+        // The usual name costs nothing.
+        (self.mailbox.is_some() || self.name.contains(LOCK)) && {
             let mailbox = self.mailbox_path(config);
             mailbox.format != MailboxFormat::Maildir && mailbox.path.ends_with(LOCK)
         }
@@ -199,12 +201,17 @@ pub fn system_user(name: &str) -> Lookup<User> {
 /// Reads the whole files that `users` names, so that a wrong line or a missing file is told at the start.
 pub fn check_file(config: &Config) -> Result<(), Error> {
     config.users.files().try_for_each(|path| {
+        let stamp = Stamp::of(path);
+        let mut level = None;
         let each = |record: Record<'_>| {
             check(config, &record)?;
-            if record.name.contains(LOCK) {
+            if record.mailbox.is_some() || record.name.contains(LOCK) {
                 let user = whole(record);
                 if user.has_a_lock_for_mailbox(config) {
-                    log::warn!("event=no-user user={:?} reason=\"the mailbox would be a dot lock\"", user.name);
+                    // Strangers make as many sessions as they like.
+                    let is_news = || kept::is_news(path, stamp);
+                    let level = *level.get_or_insert_with(|| if is_news() { Level::Warn } else { Level::Debug });
+                    log::log!(level, "event=no-user user={:?} reason=\"the mailbox would be a dot lock\"", user.name);
                 }
             }
             Ok(())

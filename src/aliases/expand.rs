@@ -5,6 +5,7 @@
 
 use super::{Aliases, Target, contents, parse};
 use crate::config::Config;
+use crate::config::main_cf::without_mark;
 use crate::kept;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
@@ -213,7 +214,7 @@ fn included(path: &Path) -> Result<Vec<Target>, Trouble> {
     let octets = kept::unless_just_emptied(path).and_then(|()| contents(path));
     let octets = octets.map_err(|error| Trouble::Later(format!("{}: {error}", path.display())))?;
     let mut found = Vec::new();
-    for (number, line) in octets.split(|octet| *octet == b'\n').enumerate() {
+    for (number, line) in without_mark(&octets).split(|octet| *octet == b'\n').enumerate() {
         let text = String::from_utf8_lossy(line);
         let text = text.trim();
         if text.is_empty() || text.starts_with('#') {
@@ -338,6 +339,9 @@ mod tests {
         let (targets, _) = expanded(&site, "list").unwrap();
         assert_eq!(targets, ["alice@mx.example", "x@example.net", "bob@mx.example", "|/bin/own"]);
         assert!(matches!(expanded(&site, "lost"), Err(Trouble::Later(_))));
+        // An editor's byte order mark belongs to no name.
+        std::fs::write(site.0.path().join("members"), "\u{feff}# people\nalice\n").unwrap();
+        assert_eq!(expanded(&site, "list").unwrap().0, ["alice@mx.example", "|/bin/own"]);
         // Whom these would miss, nobody knows.
         for text in ["", "alice\nbob (Bob\n"] {
             std::fs::write(site.0.path().join("members"), text).unwrap();

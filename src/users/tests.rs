@@ -58,6 +58,16 @@ fn nobody_has_a_mailbox_that_is_the_dot_lock_of_anothers() {
 }
 
 #[test]
+fn nobodys_own_mailbox_is_a_dot_lock_whatever_the_name() {
+    let file = file("bob:{PLAIN}1\ncarol:{PLAIN}2:::::: mailbox=mbox:/mail/bob.lock\n");
+    let config = config(&file, "mbox:/mail/%u");
+    let is_user = |name: &str| matches!(find(&config, name.as_bytes()), Lookup::Yes(_));
+    assert!(check_file(&config).is_ok() && is_user("bob") && !is_user("carol"));
+    // Told.
+    assert!(!kept::is_news(file.path(), Stamp::of(file.path())));
+}
+
+#[test]
 fn parts_of_the_name_are_put_in_once() {
     assert_eq!(mailbox_of("bob@example.net", "/home/bob", "~/Maildir"), "/home/bob/Maildir");
     assert_eq!(mailbox_of("bob@example.net", "", "/mail/%d/%n/%u"), "/mail/example.net/bob/bob@example.net");
