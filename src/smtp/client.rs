@@ -571,7 +571,8 @@ impl<W: Wire> Session<W> {
 /// (RFC 6533 section 3), and left out where it gets longer than RFC 3461 section 4.2 has it.
 fn dsn_in_ascii(dsn: &str) -> String {
     let escape = |letter: char| match letter {
-        letter if letter.is_ascii() => letter.to_string(),
+        // In xtext, which a host reads that knows nothing of this type, it begins an octet.
+        letter if letter.is_ascii() && letter != '+' => letter.to_string(),
         letter => format!("\\x{{{:X}}}", u32::from(letter)),
     };
     let words = dsn.split(' ').map(|word| word.chars().map(escape).collect::<String>());

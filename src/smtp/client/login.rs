@@ -30,7 +30,8 @@ impl<W: Wire> Session<W> {
         let said = self.exchange(mechanism, login)?;
         if said.code == 334 {
             // RFC 4954 section 4: who does not go on says so, or QUIT would be taken for the response.
-            self.command(Stage::Auth, "*")?;
+            // What went wrong was said before.
+            let _ = self.command(Stage::Auth, "*");
         }
         if said.code == 235 { Ok(()) } else { Err(Trouble::Said(said, Stage::Auth)) }
     }

@@ -316,7 +316,7 @@ fn an_address_that_cannot_be_said_goes_to_nobody_else_and_keeps_the_message_from
 #[test]
 fn an_original_recipient_in_utf_8_keeps_the_message_from_nobody() {
     let long = "\u{e9}".repeat(200);
-    let orcpts = ["jos\u{e9}\u{4e2d}\\x{20}", &long].map(|orcpt| format!(" NOTIFY=NEVER ORCPT=utf-8;{orcpt}@c"));
+    let orcpts = ["jos\u{e9}+\u{4e2d}\\x{20}", &long].map(|orcpt| format!(" NOTIFY=NEVER ORCPT=utf-8;{orcpt}@c"));
     let mut all = to(&["a@b.example", "b@b.example"]);
     all.iter_mut().zip(orcpts).for_each(|(to, orcpt)| to.dsn = orcpt);
     let sender = ReversePath::from_internal(b"alice@a.example").unwrap();
@@ -328,7 +328,7 @@ fn an_original_recipient_in_utf_8_keeps_the_message_from_nobody() {
         let [first, second] = if raw {
             [all[0].dsn.as_str(), &all[1].dsn]
         } else {
-            [" NOTIFY=NEVER ORCPT=utf-8;jos\\x{E9}\\x{4E2D}\\x{20}@c", " NOTIFY=NEVER"]
+            [" NOTIFY=NEVER ORCPT=utf-8;jos\\x{E9}\\x{2B}\\x{4E2D}\\x{20}@c", " NOTIFY=NEVER"]
         };
         let rcpts = [format!("RCPT TO:<a@b.example>{first}\r\n"), format!("RCPT TO:<b@b.example>{second}\r\n")];
         assert!(rcpts.iter().all(|rcpt| seen.contains(rcpt)) && seen.contains(" SMTPUTF8") == raw, "{seen}");
