@@ -162,6 +162,9 @@ impl Maildir {
     /// meanwhile: reading a folder can miss a file that is renamed in it, so only then is what was not found not there.
     fn search(&self) -> io::Result<bool> {
         let before = stamps(&self.folders)?;
+        // By the clock that stamps the folders, which over a network is another machine's; before they are read, which takes
+        // its time.
+        let now = index::clock(index_place(&self.folders));
         let mut moved = self.moved.borrow_mut();
         let mut places = match moved.take() {
             Some(places) => places,
@@ -177,8 +180,6 @@ impl Maildir {
         });
         *moved = Some(places);
         found?;
-        // By the clock that stamps the folders, which over a network is another machine's.
-        let now = index::clock(index_place(&self.folders));
         let is_over = |stamp: &Stamp| now.saturating_sub(index::modified_at(stamp)) > TICK;
         Ok(before == stamps(&self.folders)? && before.iter().all(is_over))
     }

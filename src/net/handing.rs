@@ -30,8 +30,8 @@ pub fn send(socket: impl AsFd, octets: &[&[u8]], descriptors: &[BorrowedFd<'_>])
 
 /// Waits for octets, as many as came in one piece, and the descriptors that came with them. 0: the other end is gone.
 /// EMSGSIZE where a packet has more than the buffer has room for, or there is no room for its descriptors: they are more than
-/// ever go together, or this process may not have so many. One of them may be open then, under a number that nobody knows; who
-/// hears this can only end.
+/// ever go together, or this process may not have so many. One of them may be open then, under a number that nobody knows: a
+/// process that gets this error must end.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> nix::Result<(usize, Vec<OwnedFd>)> {
     let mut space = cmsg_space!([RawFd; MOST]);
     let mut into = [IoSliceMut::new(buffer)];
