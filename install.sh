@@ -27,10 +27,14 @@ case "${1-}" in
 	[ -x "$built/smtpsrvr" ] || built=$(cargo metadata --locked --no-deps --format-version 1 |
 		sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 	if [ ! -x "$built/smtpsrvr" ]; then
-		echo "install.sh: nothing is built; first: cargo build --release --locked" >&2
+		echo "install.sh: no program in $built; first: cargo build --release --locked (CARGO_TARGET_DIR names the folder)" >&2
 		exit 66
 	fi
-	install -d "$sbin" "$bin" "$man/man1" "$man/man5" "$man/man8" "${DESTDIR-}/etc/doorpost"
+	echo "Installing the programs of $built"
+	# Folders that are there keep their mode.
+	for folder in "$sbin" "$bin" "$man/man1" "$man/man5" "$man/man8" "${DESTDIR-}/etc/doorpost"; do
+		[ -d "$folder" ] || install -d "$folder"
+	done
 	for program in $programs; do install "$built/$program" "$sbin/"; done
 	for link in $links; do ln -sf "${link#*:}" "$sbin/${link%:*}"; done
 	for command in $commands; do ln -sf ../sbin/submit "$bin/$command"; done
@@ -38,9 +42,10 @@ case "${1-}" in
 	[ -z "${DESTDIR-}" ] || exit 0
 	id doorpost >/dev/null 2>&1 ||
 		useradd --system --no-create-home --home-dir /var/spool/doorpost --shell /usr/sbin/nologin doorpost
-	install -d -m 700 -o doorpost -g doorpost /var/spool/doorpost
+	# Those that are there may have another owner (mail_owner in main.cf).
+	[ -d /var/spool/doorpost ] || install -d -m 700 -o doorpost -g doorpost /var/spool/doorpost
 	# So that every user can hand in mail.
-	install -d -o doorpost -m 1733 /var/spool/doorpost-drop
+	[ -d /var/spool/doorpost-drop ] || install -d -o doorpost -m 1733 /var/spool/doorpost-drop
 	;;
 --uninstall)
 	for program in $programs; do rm -f "$sbin/$program"; done

@@ -12,10 +12,17 @@ use std::process::{Command, Stdio};
 
 /// A folder in which `smtpsrvr` shows the command line it was started with: cat, whose operands are no files.
 fn with_mirror() -> (tempfile::TempDir, String) {
-    let folder = folder();
+    let (folder, program) = with_a_strangers_mirror();
     let programs = folder.path().display().to_string();
     fs::write(folder.path().join("main.cf"), format!("myhostname = mx.example\ndaemon_directory = {programs}\n"))
         .unwrap();
+    (folder, program)
+}
+
+/// The same, and it is not the one that is installed, of which smtpd knows what channels it has.
+fn with_a_strangers_mirror() -> (tempfile::TempDir, String) {
+    let folder = folder();
+    fs::write(folder.path().join("main.cf"), "myhostname = mx.example\n").unwrap();
     let program = folder.path().join("smtpsrvr");
     fs::copy("/bin/cat", &program).unwrap();
     (folder, program.to_str().unwrap().to_owned())
@@ -53,7 +60,7 @@ const SHOWN: &str = "/proc/self/cmdline";
 
 #[test]
 fn mmdf_on_4_2_listens_with_options() {
-    let (folder, program) = with_mirror();
+    let (folder, program) = with_a_strangers_mirror();
     let mut command = smtpd(folder.path());
     command.args(["-d", "-f", "-n", "7", "--listen-address", "127.0.0.1", "--port", "0", &program, SHOWN]);
     let mut server = Server::start(&mut command);
@@ -62,7 +69,7 @@ fn mmdf_on_4_2_listens_with_options() {
 
 #[test]
 fn mmdf_on_4_1_listens_by_five_operands() {
-    let (folder, program) = with_mirror();
+    let (folder, program) = with_a_strangers_mirror();
     let start = |words: &[&str]| {
         let mut command = smtpd(folder.path());
         command.args(["--listen-address", "127.0.0.1"]).args(words);

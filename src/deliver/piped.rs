@@ -164,7 +164,7 @@ mod tests {
         draft.recipient(&Address::from_internal(b"bob@mx.example").unwrap()).unwrap();
         let reverse_path = ReversePath::from_internal(b"alice@mx.example").unwrap();
         let id = draft.commit(&Head { reverse_path, trace: Vec::new(), channel: "local".into() }).unwrap();
-        queue.take(&id).unwrap().unwrap()
+        queue.take_at_last(&id)
     }
 
     /// What became of it, and what the script wrote to `$out`.

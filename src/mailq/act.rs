@@ -180,7 +180,7 @@ mod tests {
         let id = draft.commit(&head).unwrap();
         let selection = Selection::Matching(vec!["bob@*".to_owned()]);
         assert!(selection.has(&queue.look(&id).unwrap().unwrap()));
-        let mut message = queue.take(&id).unwrap().unwrap();
+        let mut message = queue.take_at_last(&id);
         message.mark(0, RecipientState::Trying, "", false).unwrap();
         message.mark(0, RecipientState::Delivered, "2.0.0 delivered", true).unwrap();
         assert!(do_to(&queue, Act::Delete, &selection, message).unwrap().is_none());
@@ -195,9 +195,9 @@ mod tests {
         let mut draft = queue.begin().unwrap();
         draft.recipient(&Address::from_internal(b"bob@mx.example").unwrap()).unwrap();
         let id = draft.commit(&head()).unwrap();
-        let released = |id| one(&queue, Act::Release, queue.take(id).unwrap().unwrap()).unwrap();
+        let released = |id| one(&queue, Act::Release, queue.take_at_last(id)).unwrap();
         assert_eq!(released(&id), Some("released"));
-        let parent = queue.take(&id).unwrap().unwrap();
+        let parent = queue.take_at_last(&id);
         anew(&queue, &parent).unwrap();
         drop(parent);
         assert_eq!(released(&id), Some("removed reason=\"it was queued anew\""));

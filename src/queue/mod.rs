@@ -381,6 +381,22 @@ fn complain(complained: &Mutex<HashSet<OsString>>, place: &str, name: &std::ffi:
     }
 }
 
+#[cfg(test)]
+impl Queue {
+    /// A message that nobody means to hold: the child of another test may have a copy of its lock until it has begun its
+    /// program.
+    pub fn take_at_last(&self, id: &Id) -> Message {
+        let begun = std::time::Instant::now();
+        loop {
+            match self.try_take(id).unwrap() {
+                Ok(message) => return message,
+                Err(NotTaken::Locked) if begun.elapsed().as_secs() < 20 => std::thread::yield_now(),
+                Err(why) => panic!("{id}: {why:?}"),
+            }
+        }
+    }
+}
+
 /// Why a message was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotTaken {

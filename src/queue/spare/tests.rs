@@ -59,10 +59,10 @@ fn messages_of_every_length_go_into_prepared_files_and_come_back() {
         assert_eq!(content(&queue, &id).unwrap(), text);
         // It is a message like any other: seen without its lock, marked, removed.
         assert!(queue.look(&id).unwrap().is_some());
-        let mut message = queue.take(&id).unwrap().unwrap();
+        let mut message = queue.take_at_last(&id);
         message.mark(0, RecipientState::Delivered, "", true).unwrap();
         drop(message);
-        let message = queue.take(&id).unwrap().unwrap();
+        let message = queue.take_at_last(&id);
         assert_eq!(message.recipients[0].state, RecipientState::Delivered);
         message.remove().unwrap();
         assert!(!queue.path_of(&id).exists());

@@ -30,7 +30,7 @@ impl Site {
     fn queued(&self) -> Vec<queue::Message> {
         let queue = Queue::at(&self.config.queue_directory);
         let ids = queue.due(SystemTime::now() + std::time::Duration::from_secs(9)).unwrap();
-        ids.iter().filter_map(|id| queue.take(id).unwrap()).collect()
+        ids.iter().map(|id| queue.take_at_last(id)).collect()
     }
 
     fn files(&self) -> usize {
