@@ -81,7 +81,7 @@ const CHANNELS: &str = "local - mx.example mailbox: local\nauthenticated - - - l
 
 #[test]
 fn smtp_sessions_go_as_with_postfix() {
-    let (sessions, seed) = size(400);
+    let (sessions, seed) = size(250);
     let logins = Dovecot::start("maildir");
     let postfix = Postfix::start(
         in_memory(),
@@ -266,7 +266,7 @@ fn class(digit: char) -> String {
 
 #[test]
 fn pop3_sessions_go_as_with_dovecot_and_mailutils() {
-    let (sessions, seed) = size(240);
+    let (sessions, seed) = size(150);
     let (maildirs, mboxes) = (Scratch::new(), Scratch::new());
     mboxes.configure(&format!("mailbox = mbox:{}/mail/%u", mboxes.path().display()));
     let ours = [&maildirs, &mboxes].map(|scratch| Ours::start(scratch, "pop3d"));

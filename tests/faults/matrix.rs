@@ -139,7 +139,7 @@ const PLAIN: usize = 4;
 const TRIES: usize = 20;
 
 /// Of what is in a part only now and then one in so many.
-const ONE_IN: usize = 25;
+const ONE_IN: usize = 40;
 
 /// What is looked at after a run.
 type Check<'a> = dyn Fn(&Scratch, &Output, &str) + 'a;
