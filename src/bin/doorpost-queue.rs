@@ -6,7 +6,7 @@
 //! EXIT STATUS  0 done; 64 usage; 65 no message matches; 75 some are being delivered, or queue trouble; 77 not allowed;
 //! 78 configuration
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use doorpost::cli::{self, Common};
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
@@ -25,26 +25,10 @@ struct Args {
     json: bool,
     /// What to do; without it the queue is listed
     #[arg(value_enum)]
-    action: Option<What>,
+    action: Option<Action>,
     /// A queue id, an address with * for any part, or ALL
     #[arg(value_name = "PATTERN")]
     patterns: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum What {
-    /// Show messages
-    List,
-    /// Keep messages from being tried
-    Hold,
-    /// Let held messages go
-    Release,
-    /// Remove messages, and tell nobody
-    Delete,
-    /// Queue messages anew, with a new id and lifetime
-    Requeue,
-    /// Try messages now
-    Flush,
 }
 
 fn main() -> ExitCode {
@@ -58,13 +42,5 @@ fn run() -> Result<Ended, Error> {
     }
     let args: Args = cli::parse()?;
     let format = if args.json { Format::Json } else { Format::Text };
-    let action = match args.action.unwrap_or(What::List) {
-        What::List => Action::List,
-        What::Hold => Action::Hold,
-        What::Release => Action::Release,
-        What::Delete => Action::Delete,
-        What::Requeue => Action::Requeue,
-        What::Flush => Action::Flush,
-    };
-    tool::run(&args.common, action, &args.patterns, format)
+    tool::run(&args.common, args.action.unwrap_or(Action::List), &args.patterns, format)
 }

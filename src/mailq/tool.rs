@@ -6,24 +6,26 @@ use crate::config::Config;
 use crate::exit::{Ended, Error};
 use crate::privilege::{self, Owner};
 use crate::queue::Queue;
+use clap::ValueEnum;
 use std::io::{self, BufWriter, Write};
 
-/// What is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is asked for; `--help` shows these lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Action {
-    /// Show messages.
+    /// Show messages
     List,
-    /// [`act::Act::Hold`].
+    /// Keep messages from being tried
     Hold,
-    /// [`act::Act::Release`].
+    /// Let held messages go
     Release,
-    /// [`act::Act::Delete`].
+    /// Remove messages, and tell nobody
     Delete,
-    /// [`act::Act::Requeue`].
+    /// Queue messages anew, with a new id and lifetime
     Requeue,
-    /// [`act::Act::Flush`].
+    /// Try messages now
     Flush,
     /// The same; that there is nothing to flush is no error.
+    #[value(skip)]
     FlushIfAny,
 }
 

@@ -13,7 +13,7 @@ pub fn queue_of(scratch: &Scratch) -> Queue {
 /// Takes a message.
 pub fn take(scratch: &Scratch, id: &Id) -> Message {
     scratch.settle();
-    queue_of(scratch).take(id).unwrap().expect("a message in the queue")
+    super::unless_kept(&queue_of(scratch), id).expect("a message in the queue")
 }
 
 pub fn reports(scratch: &Scratch, id: &Id) -> Vec<String> {
