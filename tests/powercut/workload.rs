@@ -162,7 +162,7 @@ impl Site {
 /// Left in the drop folder and sent to an alias: messages so large that the disk begins with them before they are complete.
 const LARGE: [usize; 2] = [8, 10];
 
-/// The content of message `number`: its own, of any size from a line to 100 kB, or of 1.5 MB, with leading dots.
+/// The content of message `number`: its own, of any size from a line to 36 kB, or of 1.5 MB, with leading dots.
 pub fn content(number: usize) -> Vec<u8> {
     let lines = match number % 8 {
         _ if LARGE.contains(&number) => 42_000,
