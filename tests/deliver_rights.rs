@@ -10,6 +10,8 @@ use common::processes::children;
 use common::relaying::{self, TEXT};
 use common::{NOBODY, Scratch, binary, until};
 use doorpost::queue::Id;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
@@ -215,6 +217,22 @@ fn a_killed_deliver_leaves_no_process_behind() {
     let helper = children(watch.0.id());
     watch.0.kill().unwrap();
     until("the end of the helper", || helper.iter().all(|pid| !runs_deliver(*pid)));
+}
+
+#[test]
+fn without_the_child_that_stays_root_it_finishes_and_ends_with_75() {
+    if !common::needs::root() {
+        return;
+    }
+    let scratch = Scratch::with("queue_run_delay = 1h");
+    let mut watch = start_watching(&scratch);
+    until("the helper", || !children(watch.0.id()).is_empty());
+    let [helper] = children(watch.0.id())[..] else { panic!("no message, and more than one child") };
+    kill(Pid::from_raw(helper as i32), Signal::SIGKILL).unwrap();
+    assert_eq!(watch.0.wait().unwrap().code(), Some(75));
+    scratch.enqueue_from("", &["alice@mx.example"], b"text\n");
+    scratch.deliver();
+    assert_eq!(scratch.mail("alice").len(), 1);
 }
 
 fn runs_deliver(pid: u32) -> bool {

@@ -26,7 +26,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, pipe2};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// What asks for another helper.
@@ -111,6 +111,12 @@ impl Helper {
             (self.socket, self.is_first) = (ours, false);
         }
         Ok(())
+    }
+
+    /// Whether the helper at this end still runs: it says nothing unasked, so that there is nothing to read but its end.
+    pub fn is_there(&self) -> bool {
+        let mut socket = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut socket, PollTimeout::ZERO), Ok(0) | Err(_))
     }
 
     /// Has a task done with `length` octets of content.
@@ -223,7 +229,14 @@ impl Helper {
     }
 }
 
-/// The socket by which it is asked, to be closed in children that must not ask.
+/// The socket by which it is asked, to be waited for: there is something when the helper is gone.
+impl AsFd for Helper {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The same, to be closed in children that must not ask.
 impl AsRawFd for Helper {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()

@@ -43,6 +43,7 @@ use looks::{BREATH, Look, Looks};
 use schedule::{Alarms, Waker};
 use settings::Settings;
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime};
 
 /// What to do.
@@ -90,6 +91,9 @@ pub fn run(common: &Common, config: Box<Config>, work: &Work) -> Result<Ended, E
         Work::Watch => deliver.watch(),
     };
     deliver.crew.farewell(FAREWELL);
+    if deliver.has_lost_helper() {
+        return Err(Error::Temporary("the child that stays root is gone".to_owned()));
+    }
     ended
 }
 
@@ -157,7 +161,7 @@ impl Deliver {
             // Sooner for what this process has put off itself.
             let wait =
                 self.alarms.until_next(SystemTime::now(), left.min(idle.max(BREATH))).max(Duration::from_millis(20));
-            self.waker.wait(std::iter::empty(), wait);
+            self.waker.wait(self.helper.iter().map(AsFd::as_fd), wait);
             if self.is_told_to_stop() {
                 break;
             }
@@ -167,9 +171,14 @@ impl Deliver {
         self.last_look()
     }
 
-    /// A signal came, since the last time this was asked.
+    /// Nobody can write to the mailboxes of other users any more, and this process cannot start another who could.
+    fn has_lost_helper(&self) -> bool {
+        self.helper.as_ref().is_some_and(|helper| !helper.is_there())
+    }
+
+    /// A signal came, since the last time this was asked, or there is no helper any more: whoever started us starts another.
     fn is_told_to_stop(&mut self) -> bool {
-        let is_told = self.waker.is_told_to_stop();
+        let is_told = self.waker.is_told_to_stop() || self.has_lost_helper();
         if is_told {
             self.told_to_stop.get_or_insert_with(Instant::now);
         }
@@ -252,7 +261,9 @@ impl Deliver {
             let limit = self.alarms.until_next(SystemTime::now(), Duration::from_secs(1));
             // What waits for a worker that was thought to be free at once may need another.
             let limit = if self.backlog.is_empty() { limit } else { limit.min(crew::QUICK) };
-            let heard = self.waker.wait(self.crew.sockets(), limit.max(Duration::from_millis(20)));
+            // One whose end is known has nothing more to say.
+            let helper = self.helper.iter().filter(|_| ending == Ending::Idle).map(AsFd::as_fd);
+            let heard = self.waker.wait(self.crew.sockets().chain(helper), limit.max(Duration::from_millis(20)));
             // From behind, for one that is gone leaves its place to the last.
             for number in heard.into_iter().rev() {
                 self.hear(number)?;
