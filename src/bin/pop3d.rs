@@ -9,6 +9,7 @@
 
 use doorpost::auth::external;
 use doorpost::auth::files::Files;
+use doorpost::clock;
 use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
@@ -28,6 +29,7 @@ struct Pop3d {
 
 fn prepare() -> Result<Pop3d, Error> {
     let args = Args::read()?;
+    clock::stand(args.fixed)?;
     let config = Config::load(&args.common)?;
     Ok(Pop3d { args, config, files: Files::default(), parser: None })
 }

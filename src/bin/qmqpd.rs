@@ -8,6 +8,7 @@
 
 use doorpost::channel::Channels;
 use doorpost::cli::{self, Common, Daemon};
+use doorpost::clock;
 use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
@@ -38,6 +39,9 @@ struct Args {
     /// Write the session to a new file, as a transcript that can be played again
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// For tests: let the clock stand, and number ids and challenges, so that a file or pipe gets the same replies each time
+    #[arg(long, value_name = "SECONDS")]
+    fixed: Option<u32>,
 }
 
 fn main() -> ExitCode {
@@ -63,6 +67,7 @@ struct Qmqpd {
 
 fn prepare() -> Result<Qmqpd, Error> {
     let mut args: Args = cli::parse()?;
+    clock::stand(args.fixed)?;
     args.daemon.apply(&mut args.common)?;
     let config = Config::load(&args.common)?;
     let channels = Channels::load(&config)?;

@@ -11,6 +11,7 @@
 use doorpost::auth::gate;
 use doorpost::channel::Channels;
 use doorpost::cli::{self, Common};
+use doorpost::clock;
 use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
@@ -48,6 +49,9 @@ struct Args {
     /// Write the session to a new file, as a transcript that can be played again
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// For tests: let the clock stand, and number ids and challenges, so that a file or pipe gets the same replies each time
+    #[arg(long, value_name = "SECONDS")]
+    fixed: Option<u32>,
     /// Name or address of the client, believed on a pipe or unix socket
     remotehost: Option<String>,
     /// Our own name in greeting and replies, instead of myhostname
@@ -79,6 +83,7 @@ struct Smtpsrvr {
 
 fn prepare() -> Result<Smtpsrvr, Error> {
     let args: Args = cli::parse()?;
+    clock::stand(args.fixed)?;
     let (as_finicky, as_lmtp) = (cli::started_as("rsmtpsrvr"), cli::started_as("lmtpsrvr"));
     if args.submission && as_lmtp {
         return Err(Error::Usage("--submission: LMTP is for programs, and has no submission".to_owned()));

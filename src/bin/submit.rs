@@ -10,6 +10,7 @@
 
 use clap::Parser;
 use doorpost::cli::{self, Common};
+use doorpost::clock;
 use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
@@ -32,6 +33,9 @@ struct Args {
     /// Who gets the message that is read from standard input
     #[arg(value_name = "RECIPIENT")]
     recipients: Vec<String>,
+    /// Serve a server that was started with this
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["from", "recipients"])]
+    fixed: Option<u32>,
     #[command(flatten)]
     common: Common,
 }
@@ -61,6 +65,7 @@ fn run() -> Result<Ended, Error> {
         return command_line::newaliases();
     }
     let args: Args = cli::parse()?;
+    clock::stand_for_server(args.fixed)?;
     let config = Config::load(&args.common)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     if !args.recipients.is_empty() {

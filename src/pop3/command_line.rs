@@ -97,6 +97,9 @@ pub struct Args {
     /// Write the session to a new file, as a transcript that can be played again
     #[arg(long, value_name = "FILE", conflicts_with = "standalone")]
     pub record: Option<PathBuf>,
+    /// For tests: number challenges, so that a file or pipe gets the same replies each time
+    #[arg(long, value_name = "SECONDS", conflicts_with = "standalone")]
+    pub fixed: Option<u32>,
     /// What all programs have.
     #[command(flatten)]
     pub common: Common,

@@ -54,6 +54,12 @@ impl Id {
         Id::from_parts(time.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64), 0)
     }
 
+    /// The id of a time with a number in the place of chance, and in that of microseconds what is too large for it.
+    pub(super) fn numbered(now: SystemTime, number: u64) -> Id {
+        let microseconds = Id::of_time(now).microseconds();
+        Id::from_parts(microseconds.wrapping_add(number >> (5 * CHANCE)), number)
+    }
+
     /// When it was made, by the clock of then; to the microsecond.
     pub fn time(&self) -> SystemTime {
         let time = self.0[..TIME].iter().fold(0, |value, digit| value << 5 | value_of(*digit).unwrap_or(0));

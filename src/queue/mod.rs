@@ -7,9 +7,11 @@
 pub mod file;
 pub mod id;
 pub mod layout;
+mod numbered;
 pub mod size;
 mod spare;
 
+use crate::clock;
 use crate::exit;
 use crate::logging;
 use crate::message::parameters::RecipientParameters;
@@ -132,7 +134,10 @@ impl Queue {
 
     /// Begins a message: content, reverse-path and recipients are added, then it is committed; dropped, it is gone.
     pub fn begin(&self) -> Result<Draft, Error> {
-        let now = SystemTime::now();
+        let now = clock::now();
+        if clock::stands() {
+            return self.begin_numbered(now);
+        }
         if let Some(draft) = self.spare(now) {
             return Ok(draft);
         }

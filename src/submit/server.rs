@@ -7,6 +7,7 @@ use super::frames::{FrameReader, LONGEST_CONTENT, Reply, Request};
 use super::{BEFORE_QUEUE, Introduction, Outcome, Refusal, Submit, Verdict, before_queue, verify, wake};
 use crate::channel::Channels;
 use crate::cli::Common;
+use crate::clock;
 use crate::config::{Config, pattern};
 use crate::exit::{Ended, Error};
 use crate::kept::Kept;
@@ -27,7 +28,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 /// What is read at once: several frames of a large message, most of which need not be put together then.
 const MOST_READ: usize = 4 * LONGEST_CONTENT;
@@ -593,7 +594,7 @@ fn refusal(error: &queue::Error) -> Refusal {
 
 /// The present time, as header fields write it.
 pub fn now() -> String {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+    let time = clock::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
     let time = i64::try_from(time).unwrap_or(i64::MAX);
     date(time, sys::offset_from_utc(time))
 }

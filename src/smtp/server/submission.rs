@@ -4,6 +4,7 @@
 
 use super::Server;
 use crate::auth;
+use crate::clock;
 use crate::lookup::Lookup;
 use crate::message::header::{self, Coming, From, Header};
 use crate::message::path::Address;
@@ -14,7 +15,7 @@ use crate::smtp::site::Site;
 use crate::submit::Submit;
 use crate::submit::server::now;
 use std::collections::BTreeSet;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 /// Most addresses a login is held against in one header: for each a table is read.
 const MOST_SENDERS: usize = 100;
@@ -124,7 +125,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     fn message_id(&self) -> String {
         // Without chance the time must do: two messages of one microsecond would share a name.
         let chance = auth::nonce().unwrap_or_default();
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros());
+        let time = clock::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros());
         format!("<{time:x}.{chance:.16}@{}>", self.settings.session.hostname)
     }
 }
