@@ -98,6 +98,32 @@ fn what_is_said_about_notices_lies_in_the_queue() {
 }
 
 #[test]
+fn with_xv_each_recipient_has_a_sender_of_his_own() {
+    let input = "From: owner@mx.example\nSubject: x\n\n";
+    for (option, from, sender) in
+        [("-XV", "list", "list+@mx.example-@[]"), ("-XV-=", "<owner-list@mx.example>", "owner-list-@mx.example-@[]")]
+    {
+        let scratch = Scratch::new();
+        let output = sendmail(&scratch, &[option, "-f", from, "bob", "carol"], input);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(scratch.queued()[0].reverse_path, sender.as_bytes());
+        scratch.deliver();
+        for user in ["bob", "carol"] {
+            let expanded = sender.replace("@mx.example-@[]", &format!("{user}=mx.example@mx.example"));
+            let text = &scratch.texts(user)[0];
+            assert!(text.starts_with(&format!("Return-Path: <{expanded}>\n")), "{text}");
+            assert!(text.contains("\nFrom: owner@mx.example\n"), "{text}");
+        }
+    }
+    let scratch = Scratch::with("verp_delimiter_filter = +=");
+    for (option, from) in [("-XV-=", "list"), ("-XV+-", "list"), ("-XV", "<>"), ("-XV", "a@b@mx.example")] {
+        let output = sendmail(&scratch, &[option, "-f", from, "bob"], input);
+        assert_eq!(output.status.code(), Some(64), "{option} {from}: {output:?}");
+    }
+    assert!(scratch.queued().is_empty());
+}
+
+#[test]
 fn who_is_named_in_two_ways_gets_one_copy() {
     let names = ["bob", "Bob@mx.example", "bob@MX.example", "<bob@mx.example>", "bob+x", "bob@elsewhere.example"];
     for name in ["sendmail", "submit"] {

@@ -36,6 +36,15 @@ impl<'a> Verp<'a> {
     }
 }
 
+/// The sender that stands for `path` in that form. Nothing where there can be none: of nobody, without a domain, and with an
+/// `@` in the local part, which would divide prefix and recipient.
+pub fn of_each(path: &ReversePath, delimiter: u8) -> Option<ReversePath> {
+    let address = path.0.as_ref()?;
+    let (local, domain) = (address.local_part(), address.domain().filter(|domain| !domain.is_empty())?);
+    let octets = [local, &[delimiter], b"@", domain, b"-@[]"].concat();
+    ReversePath::from_internal(&octets).ok().filter(|_| !local.is_empty() && !local.contains(&b'@'))
+}
+
 /// The sender for one recipient. An ordinary sender, or one that would become too long for an address, stays as it is:
 /// better the list's owner than nobody.
 pub fn expand(path: &ReversePath, recipient: &Address) -> ReversePath {
@@ -60,6 +69,16 @@ mod tests {
         assert_eq!(expanded("list-@a.example-@[]", "bob@b.example"), "<list-bob=b.example@a.example>");
         assert_eq!(expanded("list+@a.example-@[]", "carol@c.example"), "<list+carol=c.example@a.example>");
         assert_eq!(expanded("l-@a@b-@[]", "bob@b.example"), "<\"l-bob=b.example@a\"@b>");
+    }
+
+    #[test]
+    fn a_sender_is_put_into_that_form_where_it_can_be_taken_apart_again() {
+        let of_each = |sender: &str, delimiter| super::of_each(&path(sender), delimiter);
+        assert_eq!(of_each("owner-list@a.example", b'+'), Some(path("owner-list+@a.example-@[]")));
+        assert_eq!(of_each("l@a.example", b'-'), Some(path("l-@a.example-@[]")));
+        for none in ["", "joe", "@a.example", "joe@", "a@b@c", "list-@a.example-@[]"] {
+            assert_eq!(of_each(none, b'+'), None, "{none}");
+        }
     }
 
     #[test]

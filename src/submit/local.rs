@@ -140,7 +140,8 @@ fn not_an_address(text: &str) -> Error {
     Error::Data(format!("expected a mail address instead of {}", shown(text)))
 }
 
-fn reverse_path(config: &Config, from: &str) -> Result<ReversePath, Error> {
+/// The sender that a text means, with its domain; null for `<>` or nothing.
+pub fn reverse_path(config: &Config, from: &str) -> Result<ReversePath, Error> {
     let wrong = || Error::Data(format!("expected a mail address or <> instead of {}", shown(from)));
     let path = ReversePath::from_internal(bare(from).as_bytes()).ok().filter(ReversePath::is_usable);
     path.and_then(|path| path.completed(&config.myhostname).ok()).ok_or_else(wrong)

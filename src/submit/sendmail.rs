@@ -14,6 +14,7 @@ use crate::exit::Error;
 use crate::message::date::date;
 use crate::message::parameters::{Body, MailParameters, RecipientParameters};
 use crate::message::path::Address;
+use crate::message::verp;
 use crate::sys;
 use header::{Header, Who};
 use nix::unistd::{Uid, User};
@@ -67,7 +68,9 @@ pub fn submit(
     };
     let said = RecipientParameters { notify: options.notify, orcpt: None };
     let recipients = local::without_repeats(config, recipients);
-    let envelope = Envelope { from: sender(options, caller), recipients, mail, said };
+    let from = sender(options, caller);
+    let from = options.verp.map_or(Ok(from.clone()), |delimiter| of_each(config, &from, delimiter))?;
+    let envelope = Envelope { from, recipients, mail, said };
     let head = header.to_text();
     let mut whole = io::Read::chain(&head[..], io::Read::chain(&body[..], text));
     local::submit(config, way, &envelope, &mut whole)
@@ -76,6 +79,18 @@ pub fn submit(
 /// Who calls, by name, for the envelope.
 fn sender(options: &Options, caller: Uid) -> String {
     options.from.clone().unwrap_or_else(|| login(caller))
+}
+
+/// The sender that is another one for each recipient (`-XV`).
+fn of_each(config: &Config, from: &str, delimiter: u8) -> Result<String, Error> {
+    let (allowed, given) = (&config.verp_delimiter_filter, format!("{}=", char::from(delimiter)));
+    if !given.chars().all(|delimiter| allowed.contains(delimiter)) {
+        let expected = format!("expected delimiters of verp_delimiter_filter, {}", shown(allowed));
+        return Err(Error::Usage(format!("-XV{}: {expected}", shown(&given))));
+    }
+    let path = verp::of_each(&local::reverse_path(config, from)?, delimiter);
+    let path = path.and_then(|path| String::from_utf8(path.as_bytes().to_vec()).ok());
+    path.ok_or_else(|| Error::Usage(format!("-XV: expected a sender with one @ instead of {}", shown(from))))
 }
 
 fn login(caller: Uid) -> String {

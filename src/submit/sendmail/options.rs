@@ -48,6 +48,8 @@ pub struct Options {
     pub ret: Option<Ret>,
     /// `-V`: the sender's name for the message.
     pub envid: Option<Xtext>,
+    /// `-XV`: each recipient gets the message from a sender of his own, in which this and `=` are the delimiters.
+    pub verp: Option<u8>,
     /// `-B 8BITMIME`.
     pub is_eight_bit: bool,
     /// `-C`: the folder of main.cf, or main.cf itself.
@@ -157,6 +159,13 @@ impl Options {
                 Some(envid) if !value.is_empty() => self.envid = Some(envid),
                 _ => return expected("a name of at most 100 characters"),
             },
+            // Another word behind -X would be the name of a file for sendmail's own records.
+            'X' => match value.strip_prefix('V').map(str::as_bytes) {
+                Some([]) => self.verp = Some(b'+'),
+                Some([delimiter, b'=']) => self.verp = Some(*delimiter),
+                Some(_) => return expected("V, and perhaps two delimiters, the second ="),
+                None => {}
+            },
             'b' => {
                 self.mode = match value {
                     "m" | "a" => Mode::Deliver,
@@ -242,8 +251,29 @@ mod tests {
     }
 
     #[test]
+    fn xv_has_one_sender_for_each_recipient_and_v_names_the_message() {
+        let verp = |line| read(line).unwrap().verp;
+        assert_eq!((verp("-XV a"), verp("-X V a"), verp("-XV-= a")), (Some(b'+'), Some(b'+'), Some(b'-')));
+        let others = read("-X /tmp/log -V name a").unwrap();
+        assert_eq!((others.verp, others.recipients), (None, vec!["a".to_owned()]));
+    }
+
+    #[test]
     fn wrong_ones_are_usage_errors() {
-        for line in ["-Z", "-f", "-bd", "-bx", "-N sometimes", "-R some", "-B 9BIT", "-iZ", "--no-such"] {
+        for line in [
+            "-XV+",
+            "-XV+-",
+            "-XV+=x",
+            "-Z",
+            "-f",
+            "-bd",
+            "-bx",
+            "-N sometimes",
+            "-R some",
+            "-B 9BIT",
+            "-iZ",
+            "--no-such",
+        ] {
             assert!(matches!(read(line), Err(Error::Usage(_))), "{line}");
         }
     }
