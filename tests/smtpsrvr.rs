@@ -320,7 +320,27 @@ const ZONE: Table = &[
     ("liar.example", "A", "192.0.2.9"),
     ("7.2.0.192.bl.example", "A", "127.0.0.4"),
     ("6.2.0.192.sold.example", "A", "203.0.113.1"),
+    ("7.2.0.192.closed.example", "A", "127.255.255.254"),
 ];
+
+/// As Spamhaus answers whoever asks by a public name server.
+#[test]
+fn a_list_that_answers_with_an_error_lists_nobody_and_the_log_tells_it_once() {
+    let names = Names::start(ZONE);
+    let scratch = Scratch::with(&format!(
+        "name_servers = {}\nsmtpd_authorized_xclient_hosts = stdin\n\
+         smtpd_client_restrictions = reject_rbl_client closed.example, reject_rbl_client bl.example=127.0.0.[2;5..11]",
+        names.address
+    ));
+    let input = format!("XCLIENT ADDR=192.0.2.7\r\n{OFFER}RSET\r\n").repeat(2);
+    let output = feed(&mut scratch.command("smtpsrvr"), input.as_bytes());
+    let (said, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(said.matches("\r\n250 2.1.0 ").count(), 2, "{said}");
+    let told = "client=192.0.2.7 event=trouble with=closed.example problem=\"it answers 127.255.255.254, ";
+    assert_eq!(log.matches(told).count(), 1, "{log}");
+    scratch.configure("smtpd_client_restrictions = reject_rbl_client bl.example=127.0.0.2-11");
+    assert_eq!(feed(&mut scratch.command("smtpsrvr"), b"").status.code(), Some(78));
+}
 
 #[test]
 fn clients_are_judged_by_lists_and_names_at_mail_and_by_channels_of_names() {

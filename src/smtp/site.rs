@@ -7,7 +7,7 @@ use crate::auth::gate::{self, Answer, Right};
 use crate::channel::{Channels, Transport};
 use crate::config::Config;
 use crate::config::pattern::PatternList;
-use crate::config::value::ClientRestriction;
+use crate::config::value::{ClientRestriction, ListAnswers};
 use crate::exit::Error;
 use crate::lookup::{Listed, Lookup};
 use crate::message::idna;
@@ -18,6 +18,7 @@ use crate::net::peer::{Origin, Peer};
 use crate::sasl::Credentials;
 use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long the questions to block lists about a client may take together. Its name has a time of its own.
@@ -154,14 +155,14 @@ impl<'a> Here<'a> {
                     Lookup::No => return Some(Reply::NO_CLIENT_NAME),
                     Lookup::CannotTell(_) => return Some(Reply::CANNOT_TELL_NAME),
                 },
-                ClientRestriction::BlockList(domain, wanted) => {
+                ClientRestriction::BlockList(domain, answers) => {
                     let name = format!("{}.{domain}", reversed(address));
                     let deadline = Instant::now() + left;
                     let found = resolver.addresses(&name, IpAddr::from([127, 0, 0, 1]), deadline);
                     // What was asked in between, a name in a slow zone, takes nothing of it.
                     left = deadline.saturating_duration_since(Instant::now());
                     match found {
-                        Lookup::Yes(found) if found.iter().any(|answer| is_listing(*answer, *wanted)) => {
+                        Lookup::Yes(found) if found.iter().any(|answer| is_listing(*answer, answers.as_ref())) => {
                             let may_be_exempt = is_exempt == Listed::CannotTell;
                             return Some(if may_be_exempt {
                                 Reply::CANNOT_TELL_CLIENT
@@ -169,7 +170,12 @@ impl<'a> Here<'a> {
                                 Reply::blocked(domain)
                             });
                         }
-                        Lookup::Yes(_) | Lookup::No => {}
+                        Lookup::Yes(found) => {
+                            if let Some(answer) = found.iter().find(|answer| is_error(**answer)) {
+                                warn_of_error(&peer, domain, *answer);
+                            }
+                        }
+                        Lookup::No => {}
                         Lookup::CannotTell(why) => {
                             log::warn!("client={peer} event=trouble with={domain} problem=\"{why}\"");
                         }
@@ -242,11 +248,29 @@ fn reversed(address: IpAddr) -> String {
 }
 
 /// Other answers than 127.0.0.0/8 come from whoever bought the domain of a list that is no more.
-fn is_listing(answer: IpAddr, wanted: Option<std::net::Ipv4Addr>) -> bool {
-    match (answer, wanted) {
-        (answer, Some(wanted)) => answer == IpAddr::V4(wanted),
+fn is_listing(answer: IpAddr, answers: Option<&ListAnswers>) -> bool {
+    match (answer, answers) {
+        _ if is_error(answer) => false,
+        (IpAddr::V4(answer), Some(answers)) => answers.have(answer),
         (IpAddr::V4(answer), None) => answer.is_loopback(),
-        (IpAddr::V6(_), None) => false,
+        (IpAddr::V6(_), _) => false,
+    }
+}
+
+/// By 127.255.255.0/24 lists tell whoever asks wrongly, too often or by a public name server that they answer nothing. To
+/// take that for a listing would stop the mail of everybody, so it is none even where main.cf names such answers.
+fn is_error(answer: IpAddr) -> bool {
+    matches!(answer, IpAddr::V4(answer) if answer.octets()[..3] == [127, 255, 255])
+}
+
+/// Tells it once a process of each list: the next client would hear the same.
+fn warn_of_error(peer: &Peer, list: &str, answer: IpAddr) {
+    static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if !told.iter().any(|name| name == list) {
+        let problem = format!("it answers {answer}, an error and no listing");
+        log::warn!("client={peer} event=trouble with={list} problem=\"{problem}\"");
+        told.push(list.to_owned());
     }
 }
 
@@ -371,7 +395,11 @@ mod tests {
 
     /// What a client hears that asks no other name server than this one, which knows two names.
     fn refused(client: &str, restrictions: &str) -> Option<u16> {
-        let server = NameServer::start(&[("2.2.0.192.bl.example", "127.0.0.4"), ("3.2.0.192.bl.example", "10.0.0.1")]);
+        let server = NameServer::start(&[
+            ("2.2.0.192.bl.example", "127.0.0.4"),
+            ("3.2.0.192.bl.example", "10.0.0.1"),
+            ("5.2.0.192.bl.example", "127.255.255.254"),
+        ]);
         let config = Config::with(&[
             ("smtpd_client_restrictions", restrictions),
             ("mynetworks", "192.0.2.0/30"),
@@ -396,7 +424,12 @@ mod tests {
             ("192.0.2.2", "reject_rbl_client bl.example=127.0.0.5", None),
             ("192.0.2.2", "permit_mynetworks, reject_rbl_client bl.example", None),
             ("192.0.2.2", "", None),
+            ("192.0.2.2", "reject_rbl_client bl.example=127.0.0.[2..11]", Some(554)),
+            ("192.0.2.2", "reject_rbl_client bl.example=127.0.0.[2;3;5..255]", None),
             ("192.0.2.3", "reject_rbl_client bl.example", None),
+            ("192.0.2.3", "reject_rbl_client bl.example=10.[0..255].0.[1;2]", Some(554)),
+            ("192.0.2.5", "reject_rbl_client bl.example", None),
+            ("192.0.2.5", "reject_rbl_client bl.example=127.[255].255.[252..255]", None),
             ("192.0.2.4", "reject_rbl_client bl.example", None),
             ("127.0.0.1", "reject_rbl_client bl.example reject_unknown_client_hostname", None),
             ("192.0.2.7", "reject_unknown_client_hostname", None),

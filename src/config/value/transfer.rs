@@ -1,9 +1,10 @@
 //! Mail on its way: which clients may hand it in, what filters it, and under how much TLS it leaves.
 
-use super::{Value, words};
+use super::{Value, digits, words};
 use crate::message::header::FieldName;
 use crate::message::path::is_host_name;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 /// `when_full`: what becomes of clients that come while all is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,17 +80,52 @@ pub enum ClientRestriction {
     PermitMynetworks,
     /// `reject_unknown_client_hostname`: it must have a name that leads back to it.
     UnknownHostname,
-    /// `reject_rbl_client domain[=address]`: it must not be in a list; with an address, not with that answer.
-    BlockList(String, Option<Ipv4Addr>),
+    /// `reject_rbl_client domain[=answers]`: it must not be in a list; with answers, not with one of those.
+    BlockList(String, Option<ListAnswers>),
+}
+
+/// ListAnswers of a block list, as Postfix writes them: four octets, each a number or, in brackets, numbers and ranges, as in
+/// `127.0.0.[2..11;255]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListAnswers([Vec<RangeInclusive<u8>>; 4]);
+
+impl ListAnswers {
+    /// Whether this is one of them.
+    pub fn have(&self, answer: Ipv4Addr) -> bool {
+        self.0.iter().zip(answer.octets()).all(|(ranges, octet)| ranges.iter().any(|range| range.contains(&octet)))
+    }
+
+    fn parse(text: &str) -> Option<ListAnswers> {
+        let octet = |text: &str| digits(text).and_then(|number| u8::try_from(number).ok());
+        let range = |text: &str| match text.split_once("..") {
+            Some((first, last)) => Some(octet(first)?..=octet(last)?).filter(|range| !range.is_empty()),
+            None => octet(text).map(|octet| octet..=octet),
+        };
+        let (mut answers, mut rest) = (ListAnswers(Default::default()), text);
+        for (number, ranges) in answers.0.iter_mut().enumerate() {
+            let field = if number == 0 { rest } else { rest.strip_prefix('.')? };
+            (*ranges, rest) = match field.strip_prefix('[') {
+                Some(inside) => {
+                    let (members, behind) = inside.split_once(']')?;
+                    (members.split(';').map(range).collect::<Option<_>>()?, behind)
+                }
+                None => {
+                    let (number, behind) = field.split_at(field.find('.').unwrap_or(field.len()));
+                    (vec![octet(number).map(|octet| octet..=octet)?], behind)
+                }
+            };
+        }
+        rest.is_empty().then_some(answers)
+    }
 }
 
 fn block_list(word: Option<&str>) -> Result<ClientRestriction, String> {
-    let expected = || "reject_rbl_client DOMAIN or DOMAIN=ADDRESS".to_owned();
-    let (domain, address) =
+    let expected = || "reject_rbl_client DOMAIN, or DOMAIN=ANSWERS as in DOMAIN=127.0.0.[2..11;255]".to_owned();
+    let (domain, answers) =
         word.ok_or_else(expected)?.split_once('=').map_or((word, None), |(d, a)| (Some(d), Some(a)));
     let domain = domain.filter(|domain| is_host_name(domain)).ok_or_else(expected)?;
-    let address = address.map(|address| address.parse().map_err(|_| expected())).transpose()?;
-    Ok(ClientRestriction::BlockList(domain.to_owned(), address))
+    let answers = answers.map(|answers| ListAnswers::parse(answers).ok_or_else(expected)).transpose()?;
+    Ok(ClientRestriction::BlockList(domain.to_owned(), answers))
 }
 
 /// `smtpd_forbid_bare_newline`: what an LF without CR is.
@@ -225,6 +261,62 @@ impl Value for TlsLevel {
             "verify" => Ok(TlsLevel::Verify),
             "secure" => Ok(TlsLevel::Secure),
             _ => Err("none, may, encrypt, verify or secure".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_block_lists_are_written_as_in_postfix() {
+        let answers = |text: &str| match ClientRestrictions::parse(&format!("reject_rbl_client bl.example={text}")) {
+            Ok(ClientRestrictions(all)) => match &all[..] {
+                [ClientRestriction::BlockList(_, Some(answers))] => Some(answers.clone()),
+                _ => panic!("{all:?}"),
+            },
+            Err(_) => None,
+        };
+        for (text, octets, holds) in [
+            ("127.0.0.4", [127, 0, 0, 4], true),
+            ("127.0.0.4", [127, 0, 0, 5], false),
+            ("127.0.0.[2..11]", [127, 0, 0, 2], true),
+            ("127.0.0.[2..11]", [127, 0, 0, 11], true),
+            ("127.0.0.[2..11]", [127, 0, 0, 12], false),
+            ("127.0.0.[2..11]", [127, 0, 1, 2], false),
+            ("127.0.[0;2..3;9].[1]", [127, 0, 9, 1], true),
+            ("127.0.[0;2..3;9].[1]", [127, 0, 1, 1], false),
+            ("[0..255].[0..255].[0..255].[0..255]", [255, 0, 255, 0], true),
+        ] {
+            let found = answers(text).expect(text);
+            assert_eq!(found.have(octets.into()), holds, "{text} {octets:?}");
+        }
+        for text in [
+            "",
+            "127",
+            "127.0.0",
+            "127.0.0.",
+            "127.0.0.1.2",
+            "127.0.0.256",
+            "127.0.0.x",
+            "127.0.0.+1",
+            "127.0.0.2..11",
+            "127.0.0.2;3",
+            "127.0.0.[]",
+            "127.0.0.[2;]",
+            "127.0.0.[2..]",
+            "127.0.0.[11..2]",
+            "127.0.0.[2...4]",
+            "127.0.0.[2-4]",
+            "127.0.0.[2",
+            "127.0.0.2]",
+            "127.0.0.3[2]",
+            "127.0.0.[2]3",
+            "127.0.[0.2]",
+            "127.0.0.[[2]]",
+        ] {
+            assert_eq!(answers(text), None, "{text}");
         }
     }
 }
