@@ -77,10 +77,12 @@ impl Extensions<'_> {
         ] {
             commands.push_str(if wanted { command } else { "" });
         }
-        let tls = if self.tls == Tls::On { " REQUIRETLS" } else { "" };
+        let parameters = |keyword, words| if self.discards(keyword) { "" } else { words };
+        let (of_mail, of_rcpt) = (parameters("DSN", " RET= ENVID="), parameters("DSN", ", RCPT takes NOTIFY= ORCPT="));
+        let utf8 = parameters("SMTPUTF8", " SMTPUTF8");
+        let tls = if self.tls == Tls::On { parameters("REQUIRETLS", " REQUIRETLS") } else { "" };
         let text = format!(
-            "Commands: {commands}\nMAIL takes SIZE= BODY= RET= ENVID= SMTPUTF8{tls}, RCPT takes NOTIFY= ORCPT=\n\
-             RFC 5321 says the rest"
+            "Commands: {commands}\nMAIL takes SIZE= BODY={of_mail}{utf8}{tls}{of_rcpt}\nRFC 5321 says the rest"
         );
         Reply { code: 214, status: "2.0.0", text: Cow::Owned(text) }
     }
@@ -90,7 +92,7 @@ impl Extensions<'_> {
 mod tests {
     use super::*;
 
-    fn extensions(tls: Tls, discarded: &[String]) -> Vec<String> {
+    fn extensions(tls: Tls, discarded: &[String]) -> Extensions<'_> {
         let mechanisms = Offered { plain: tls == Tls::On, secrets: false };
         let (dialect, xclient) = (Dialect::Smtp, false);
         let (message_size_limit, recipient_limit, transaction_limit) = (5, 7, 9);
@@ -104,12 +106,11 @@ mod tests {
             xclient,
             discarded,
         }
-        .keywords()
     }
 
     #[test]
     fn what_needs_tls_is_listed_under_it_only() {
-        let has = |tls, line: &str| extensions(tls, &[]).iter().any(|listed| listed == line);
+        let has = |tls, line: &str| extensions(tls, &[]).keywords().iter().any(|listed| listed == line);
         assert!(has(Tls::Offered, "STARTTLS") && !has(Tls::On, "STARTTLS") && !has(Tls::Never, "STARTTLS"));
         assert!(has(Tls::On, "REQUIRETLS") && !has(Tls::Offered, "REQUIRETLS"));
         assert!(has(Tls::On, "AUTH PLAIN LOGIN") && !has(Tls::Never, "AUTH PLAIN LOGIN"));
@@ -118,8 +119,21 @@ mod tests {
 
     #[test]
     fn discarded_keywords_are_not_listed() {
-        let listed = extensions(Tls::Never, &["chunking".to_owned(), "SIZE".to_owned()]);
+        let discarded = ["chunking".to_owned(), "SIZE".to_owned()];
+        let listed = extensions(Tls::Never, &discarded).keywords();
         assert!(!listed.iter().any(|line| line.starts_with("SIZE") || line == "CHUNKING"), "{listed:?}");
         assert!(!listed.contains(&"BINARYMIME".to_owned()) && listed.contains(&"DSN".to_owned()));
+    }
+
+    #[test]
+    fn help_names_no_parameters_of_what_is_discarded() {
+        let named = |discarded: &[&str]| {
+            let discarded: Vec<String> = discarded.iter().map(|word| (*word).to_owned()).collect();
+            extensions(Tls::On, &discarded).help().text.lines().nth(1).map(str::to_owned).unwrap()
+        };
+        let all = "MAIL takes SIZE= BODY= RET= ENVID= SMTPUTF8 REQUIRETLS, RCPT takes NOTIFY= ORCPT=";
+        assert_eq!(named(&[]), all);
+        assert_eq!(named(&["dsn"]), "MAIL takes SIZE= BODY= SMTPUTF8 REQUIRETLS");
+        assert_eq!(named(&["smtputf8", "RequireTLS", "dsn"]), "MAIL takes SIZE= BODY=");
     }
 }

@@ -93,6 +93,8 @@ impl Reply {
     pub const BARE_LINE_END_IN_HEADER: Reply = fixed(550, "5.6.0", "<CR> or <LF> alone in the header");
     /// Whose a sender address is cannot be told now.
     pub const CANNOT_TELL_SENDER: Reply = fixed(451, "4.3.0", "Cannot check that sender now, try again later");
+    /// RET, ENVID, NOTIFY or ORCPT where EHLO does not list DSN; Postfix has the same words.
+    pub const NO_DSN: Reply = fixed(501, "5.7.1", "DSN support is disabled");
     /// REQUIRETLS without TLS (RFC 8689 section 4).
     pub const REQUIRETLS_NEEDS_TLS: Reply = fixed(530, "5.7.10", "REQUIRETLS needs TLS");
     /// MAIL where no more messages are taken; the connection is closed.
@@ -376,6 +378,7 @@ mod tests {
             R::BAD_RESENT,
             R::BARE_LINE_END_IN_HEADER,
             R::CANNOT_TELL_SENDER,
+            R::NO_DSN,
             R::REQUIRETLS_NEEDS_TLS,
             R::TOO_MANY_MESSAGES,
             R::BDAT_HAS_BEGUN,

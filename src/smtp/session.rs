@@ -125,6 +125,7 @@ impl<'a> Session<'a> {
         let owed = std::mem::take(&mut self.owed);
         let must_log_in = self.must_log_in();
         let (no_chunks, no_tls) = (self.settings.discards("CHUNKING"), self.settings.discards("STARTTLS"));
+        let (no_dsn, no_utf8) = (self.settings.discards("DSN"), self.settings.discards("SMTPUTF8"));
         match (command, &mut self.transaction) {
             (Command::Ehlo(_) | Command::Helo(_), _) if lmtp => Step::Say(Reply::LHLO_FIRST),
             (Command::Lhlo(_), _) if !lmtp => Step::Say(Reply::fault(Fault::Unknown)),
@@ -160,6 +161,7 @@ impl<'a> Session<'a> {
             {
                 Step::Say(Reply::fault(Fault::BadParameter))
             }
+            (Command::Rcpt { parameters, .. }, Some(_)) if no_dsn && !parameters.is_empty() => Step::Say(Reply::NO_DSN),
             (Command::Rcpt { forward_path, parameters }, Some(transaction)) => {
                 transaction.asked = true;
                 Step::Judge(forward_path, parameters)
@@ -204,6 +206,7 @@ impl<'a> Session<'a> {
                 Step::Reset(Reply::OK)
             }
             (Command::Vrfy(..), _) if must_log_in => Step::Say(self.login_first()),
+            (Command::Vrfy(_, true), _) if no_utf8 => Step::Say(Reply::fault(Fault::UnknownParameter)),
             (Command::Vrfy(address, false), _) if !address.is_ascii() => Step::Say(not_ascii(Which::Forward)),
             (Command::Vrfy(address, _), _) => Step::Verify(address),
             (Command::Help, _) => Step::Say(self.extensions().help()),
@@ -254,15 +257,29 @@ impl<'a> Session<'a> {
             Step::Refuse(Reply::TOO_MANY_MESSAGES)
         } else if !in_ascii && !parameters.smtputf8 {
             Step::Say(not_ascii(Which::Reverse))
+        } else if let Some(reply) = self.discarded(&parameters) {
+            Step::Say(reply)
         } else if parameters.requiretls && self.settings.tls != Tls::On {
             Step::Say(Reply::REQUIRETLS_NEEDS_TLS)
-        } else if parameters.body == Body::BinaryMime && self.settings.discards("CHUNKING") {
-            // There is no BDAT to send it by.
-            Step::Say(Reply::fault(Fault::BadParameter))
         } else if self.settings.is_too_large(size.unwrap_or(0)) {
             Step::Say(Reply::TOO_LARGE)
         } else {
             Step::Begin(reverse_path, parameters, size)
+        }
+    }
+
+    /// What parameters of MAIL are answered whose keyword EHLO does not list. SIZE and BODY=8BITMIME are taken, as in Postfix:
+    /// they promise nothing that is not kept.
+    fn discarded(&self, said: &MailParameters) -> Option<Reply> {
+        let discards = |keyword| self.settings.discards(keyword);
+        // Without CHUNKING there is no BDAT to send it by.
+        let no_binary = discards("CHUNKING") || discards("BINARYMIME");
+        if (said.ret.is_some() || said.envid.is_some()) && discards("DSN") {
+            Some(Reply::NO_DSN)
+        } else if said.smtputf8 && discards("SMTPUTF8") || said.requiretls && discards("REQUIRETLS") {
+            Some(Reply::fault(Fault::UnknownParameter))
+        } else {
+            (said.body == Body::BinaryMime && no_binary).then(|| Reply::fault(Fault::BadParameter))
         }
     }
 

@@ -393,7 +393,7 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    /// What a client hears that asks no other name server than this one, which knows two names.
+    /// What a client hears that asks no other name server than this one, which knows three names.
     fn refused(client: &str, restrictions: &str) -> Option<u16> {
         let server = NameServer::start(&[
             ("2.2.0.192.bl.example", "127.0.0.4"),

@@ -25,7 +25,8 @@ pub struct Settings<'a> {
     pub login: Login,
     /// Whether the client may say that it is another.
     pub xclient: Listed,
-    /// Keywords that EHLO does not list. Commands that came with one of them, BDAT, STARTTLS and AUTH, are not there then.
+    /// Keywords that EHLO does not list. Commands that came with one of them, BDAT, STARTTLS and AUTH, are not there then,
+    /// nor are parameters that mean anything.
     pub discarded: &'a [String],
 }
 

@@ -64,6 +64,42 @@ fn a_command_whose_keyword_is_discarded_is_not_there() {
 }
 
 #[test]
+fn a_parameter_whose_keyword_is_discarded_is_not_there_unless_it_promises_nothing() {
+    let unknown = Reply::fault(Fault::UnknownParameter);
+    for (keyword, line, reply) in [
+        ("dsn", "MAIL FROM:<a@b> RET=HDRS", Reply::NO_DSN),
+        ("DSN", "MAIL FROM:<a@b> ENVID=1", Reply::NO_DSN),
+        ("dsn", "RCPT TO:<bob@mx> NOTIFY=SUCCESS", Reply::NO_DSN),
+        ("dsn", "RCPT TO:<bob@mx> ORCPT=rfc822;x@y", Reply::NO_DSN),
+        ("smtputf8", "MAIL FROM:<a@b> SMTPUTF8", unknown.clone()),
+        ("smtputf8", "MAIL FROM:<\u{fc}@b> SMTPUTF8", unknown.clone()),
+        ("smtputf8", "VRFY bob SMTPUTF8", unknown.clone()),
+        ("requiretls", "MAIL FROM:<a@b> REQUIRETLS", unknown),
+        ("binarymime", "MAIL FROM:<a@b> BODY=BINARYMIME", Reply::fault(Fault::BadParameter)),
+        ("chunking", "MAIL FROM:<a@b> BODY=BINARYMIME", Reply::fault(Fault::BadParameter)),
+    ] {
+        let discarded = &[keyword.to_owned()];
+        for (discarded, is_there) in [(&discarded[..], false), (&[], true)] {
+            let mut session = Session::new(Settings { tls: Tls::On, discarded, ..settings() });
+            if line.starts_with("RCPT") {
+                take(&mut session, "MAIL FROM:<a@b>");
+            }
+            let step = take(&mut session, line);
+            assert_eq!(step != Step::Say(reply.clone()), is_there, "{keyword}: {line}: {step:?}");
+            assert_eq!(
+                matches!(step, Step::Begin(..) | Step::Judge(..) | Step::Verify(_)),
+                is_there,
+                "{line}: {step:?}"
+            );
+        }
+    }
+    let discarded = &["size", "8bitmime", "dsn"].map(str::to_owned);
+    let mut session = Session::new(Settings { discarded, ..settings() });
+    assert!(matches!(take(&mut session, "MAIL FROM:<a@b> SIZE=5 BODY=8BITMIME"), Step::Begin(..)));
+    assert!(matches!(take(&mut session, "RCPT TO:<bob@mx>"), Step::Judge(..)));
+}
+
+#[test]
 fn rcpt_and_data_before_mail_are_refused() {
     assert_eq!(after(&["RCPT TO:<bob@mx>"]).1, Step::Say(Reply::MAIL_FIRST));
     assert_eq!(after(&["EHLO a", "DATA"]).1, Step::Say(Reply::MAIL_FIRST));
