@@ -360,8 +360,11 @@ fn clients_are_judged_by_lists_and_names_at_mail_and_by_channels_of_names() {
         ("reject_unknown_client_hostname, reject_rbl_client bl.example", "127.0.0.1", "250 2.1.0 "),
     ] {
         scratch.configure(&format!("smtpd_client_restrictions = {restrictions}"));
-        let heard = replies(&scratch, address, &format!("{OFFER}QUIT\r\n"));
+        let heard = replies(&scratch, address, &format!("{OFFER}RSET\r\nVRFY bob\r\nQUIT\r\n"));
         assert!(heard[0].starts_with(begins), "{restrictions} {address}: {heard:?}");
+        // Nor is it told who is here.
+        let verified = if begins.starts_with("250 ") { "250 2.1.5 <bob@mx.example>" } else { &heard[0] };
+        assert_eq!(heard[2], verified, "{restrictions} {address}");
     }
     scratch.configure("smtpd_client_restrictions =");
     scratch.write("channels", "known good.example - - out\nlocal * mx.example mailbox: local\nout - * smtp: -\n");

@@ -27,11 +27,15 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         }
     }
 
+    /// Whether the client may ask for anything here.
+    fn check_client(&self) -> Result<(), Reply> {
+        if self.session.login().is_some() { Ok(()) } else { self.site.refusal().map_or(Ok(()), Err) }
+    }
+
     /// Whether the client may send mail at all, and mail from this address.
     fn check_sender(&self, reverse_path: &ReversePath) -> Result<(), Reply> {
-        let Some(login) = self.session.login() else {
-            return self.site.refusal().map_or(Ok(()), Err);
-        };
+        self.check_client()?;
+        let Some(login) = self.session.login() else { return Ok(()) };
         let Some(address) = &reverse_path.0 else { return Ok(()) };
         match self.site.may_send_as(login, address) {
             Lookup::Yes(()) => Ok(()),
@@ -71,6 +75,11 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     }
 
     pub(super) fn verify(&mut self, address: &Address) -> Reply {
+        // Whose mail is not taken has no use for addresses but to gather them.
+        if let Err(reply) = self.check_client() {
+            self.log_refusal(&reply);
+            return reply;
+        }
         if let Err(reply) = self.introduce() {
             return reply;
         }
