@@ -385,6 +385,8 @@ fn forbidden_commands_end_the_session_and_can_be_chosen() {
         assert_eq!(heard(line), [STRANGER], "{line}");
     }
     assert_eq!(heard("VRFY bob").len(), 3);
+    scratch.configure("disable_vrfy_command = yes");
+    assert!(heard("VRFY bob")[0].starts_with("502 5.5.1 "));
     scratch.configure("smtpd_forbidden_commands = vrfy, EXPN");
     for line in ["VRFY bob", "expn x", "Subject: x"] {
         assert_eq!(heard(line), [STRANGER], "{line}");

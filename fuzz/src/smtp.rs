@@ -35,6 +35,7 @@ impl Scene {
                 tls: session::Tls::Never,
                 dialect: session::Dialect::Smtp,
                 login: if self.has(0) { session::Login::Always } else { session::Login::Never },
+                vrfy: true,
                 xclient: Listed::No,
                 discarded: &[],
             },

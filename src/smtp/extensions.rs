@@ -20,6 +20,8 @@ pub struct Extensions<'a> {
     pub tls: Tls,
     /// By what mechanisms the client can log in now.
     pub mechanisms: Offered,
+    /// Whether there is VRFY.
+    pub vrfy: bool,
     /// Whether XCLIENT is for this client.
     pub xclient: bool,
     /// Keywords that are not listed.
@@ -29,8 +31,9 @@ pub struct Extensions<'a> {
 impl Extensions<'_> {
     /// The keywords with their arguments.
     pub fn keywords(&self) -> Vec<String> {
-        let mut list = vec!["PIPELINING".to_owned(), format!("SIZE {}", self.message_size_limit), "VRFY".to_owned()];
+        let mut list = vec!["PIPELINING".to_owned(), format!("SIZE {}", self.message_size_limit)];
         let mut add = |wanted: bool, line: &str| list.extend(wanted.then(|| line.to_owned()));
+        add(self.vrfy, "VRFY");
         add(self.tls == Tls::Offered, "STARTTLS");
         let mechanisms = self.mechanisms.names();
         add(!mechanisms.is_empty(), &format!("AUTH {mechanisms}"));
@@ -69,7 +72,8 @@ impl Extensions<'_> {
     pub fn help(&self) -> Reply {
         let hello = if self.dialect == Dialect::Lmtp { "LHLO" } else { "EHLO HELO" };
         let bdat = if self.discards("CHUNKING") { "" } else { " BDAT" };
-        let mut commands = format!("{hello} MAIL RCPT DATA{bdat} RSET VRFY HELP NOOP QUIT");
+        let vrfy = if self.vrfy { " VRFY" } else { "" };
+        let mut commands = format!("{hello} MAIL RCPT DATA{bdat} RSET{vrfy} HELP NOOP QUIT");
         for (wanted, command) in [
             (self.tls == Tls::Offered && !self.discards("STARTTLS"), " STARTTLS"),
             (!self.mechanisms.names().is_empty(), " AUTH"),
@@ -94,7 +98,7 @@ mod tests {
 
     fn extensions(tls: Tls, discarded: &[String]) -> Extensions<'_> {
         let mechanisms = Offered { plain: tls == Tls::On, secrets: false };
-        let (dialect, xclient) = (Dialect::Smtp, false);
+        let (dialect, vrfy, xclient) = (Dialect::Smtp, true, false);
         let (message_size_limit, recipient_limit, transaction_limit) = (5, 7, 9);
         Extensions {
             dialect,
@@ -103,6 +107,7 @@ mod tests {
             transaction_limit,
             tls,
             mechanisms,
+            vrfy,
             xclient,
             discarded,
         }

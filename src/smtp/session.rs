@@ -205,6 +205,7 @@ impl<'a> Session<'a> {
                 self.transaction = None;
                 Step::Reset(Reply::OK)
             }
+            (Command::Vrfy(..), _) if !self.settings.vrfy => Step::Say(Reply::NOT_IMPLEMENTED),
             (Command::Vrfy(..), _) if must_log_in => Step::Say(self.login_first()),
             (Command::Vrfy(_, true), _) if no_utf8 => Step::Say(Reply::fault(Fault::UnknownParameter)),
             (Command::Vrfy(address, false), _) if !address.is_ascii() => Step::Say(not_ascii(Which::Forward)),
@@ -304,6 +305,7 @@ impl<'a> Session<'a> {
             transaction_limit: self.settings.transaction_limit,
             tls: self.settings.tls,
             mechanisms: self.offered(),
+            vrfy: self.settings.vrfy,
             xclient: self.settings.xclient != Listed::No,
             discarded: self.settings.discarded,
         }

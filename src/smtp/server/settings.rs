@@ -66,6 +66,7 @@ impl<'a> Settings<'a> {
                 tls: session::Tls::Never,
                 dialect: kind.dialect,
                 login: kind.terms.login,
+                vrfy: !config.disable_vrfy_command,
                 xclient: kind.xclient,
                 discarded: &config.smtpd_discard_ehlo_keywords.0,
             },

@@ -184,6 +184,7 @@ fn settings() -> Settings<'static> {
             tls: session::Tls::Never,
             dialect: session::Dialect::Smtp,
             login: session::Login::Never,
+            vrfy: true,
             xclient: Listed::No,
             discarded: &[],
         },

@@ -23,6 +23,8 @@ pub struct Settings<'a> {
     pub dialect: Dialect,
     /// Whether clients can log in.
     pub login: Login,
+    /// Whether there is VRFY.
+    pub vrfy: bool,
     /// Whether the client may say that it is another.
     pub xclient: Listed,
     /// Keywords that EHLO does not list. Commands that came with one of them, BDAT, STARTTLS and AUTH, are not there then,

@@ -12,6 +12,7 @@ fn settings() -> Settings<'static> {
         tls: Tls::Never,
         dialect: Dialect::Smtp,
         login: Login::Never,
+        vrfy: true,
         xclient: Listed::No,
         discarded: &[],
     }
@@ -97,6 +98,15 @@ fn a_parameter_whose_keyword_is_discarded_is_not_there_unless_it_promises_nothin
     let mut session = Session::new(Settings { discarded, ..settings() });
     assert!(matches!(take(&mut session, "MAIL FROM:<a@b> SIZE=5 BODY=8BITMIME"), Step::Begin(..)));
     assert!(matches!(take(&mut session, "RCPT TO:<bob@mx>"), Step::Judge(..)));
+}
+
+#[test]
+fn vrfy_that_is_switched_off_is_not_there() {
+    let mut session = Session::new(Settings { vrfy: false, ..settings() });
+    let Step::Reset(extensions) = take(&mut session, "EHLO c") else { panic!() };
+    let Step::Say(help) = take(&mut session, "HELP") else { panic!() };
+    assert!(!extensions.text.contains("VRFY") && !help.text.contains("VRFY"), "{extensions:?} {help:?}");
+    assert_eq!(take(&mut session, "VRFY bob"), Step::Say(Reply::NOT_IMPLEMENTED));
 }
 
 #[test]
