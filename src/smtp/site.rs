@@ -361,20 +361,29 @@ impl Site for Here<'_> {
 
     fn becomes(&self, said: &Xclient) -> Terms {
         let mut peer = self.peer.borrow_mut();
-        let address = match said.address {
-            Said::Value(address) => Origin::Address(address),
-            Said::None | Said::CannotTell => Origin::Unknown,
-            Said::Nothing => peer.origin,
+        // Name and port are those of an address: another one has neither before it is said or looked up.
+        let new = |origin| {
+            let (on_inet_socket, local, name_servers) = (peer.on_inet_socket, peer.local, peer.name_servers.clone());
+            Peer { on_inet_socket, local, name_servers, ..Peer::new(origin) }
         };
-        let mut other = Peer { on_inet_socket: peer.on_inet_socket, local: peer.local, ..Peer::new(address) };
-        other.name_servers.clone_from(&peer.name_servers);
-        other.port = if let Said::Value(port) = said.port { Some(port) } else { None };
-        let _ = match &said.name {
-            Said::Value(name) => other.looked_up.set(Lookup::Yes(name.clone())),
-            Said::None => other.looked_up.set(Lookup::No),
-            Said::CannotTell => other.looked_up.set(Lookup::CannotTell("so says XCLIENT".to_owned())),
-            Said::Nothing => Ok(()),
+        let mut other = match said.address {
+            Said::Value(address) => new(Origin::Address(address)),
+            Said::None | Said::CannotTell => new(Origin::Unknown),
+            Said::Nothing => peer.clone(),
         };
+        match said.port {
+            Said::Value(port) => other.port = Some(port),
+            Said::None | Said::CannotTell => other.port = None,
+            Said::Nothing => {}
+        }
+        match &said.name {
+            Said::Value(name) => other.looked_up = OnceCell::from(Lookup::Yes(name.clone())),
+            Said::None => other.looked_up = OnceCell::from(Lookup::No),
+            Said::CannotTell => {
+                other.looked_up = OnceCell::from(Lookup::CannotTell("so says XCLIENT".to_owned()));
+            }
+            Said::Nothing => {}
+        }
         *peer = other;
         self.refusal.replace(None);
         log::set_max_level(self.level);
@@ -436,6 +445,34 @@ mod tests {
             ("192.0.2.8", "reject_unknown_client_hostname", Some(450)),
         ] {
             assert_eq!(refused(client, restrictions), code, "{client} {restrictions}");
+        }
+    }
+
+    /// A line is limited, so that a proxy may need several commands.
+    #[test]
+    fn what_one_xclient_says_of_an_address_holds_until_another_address_is_said() {
+        use crate::smtp::command::{Command, parse};
+        let config = Config::with(&[("channels", "/nonexistent")]);
+        let channels = Channels::load(&config).unwrap();
+        let mut site = Here::new(&config, &channels, &Peer::new(Origin::Stdin), &[], false).unwrap();
+        let mut known_after = |line: &str| {
+            let Ok(Command::Xclient(said)) = parse(format!("XCLIENT {line}").as_bytes()) else { panic!("{line}") };
+            site.becomes(&said);
+            let (name, address) = site.client();
+            (name.unwrap_or_default(), address, site.peer.get_mut().port)
+        };
+        let known = |name: &str, address: &str, port| (name.to_owned(), address.to_owned(), port);
+        let address = "198.51.100.7";
+        for (line, expected) in [
+            ("ADDR=198.51.100.7 NAME=c.example PORT=1234", known("c.example", address, Some(1234))),
+            ("HELO=x PROTO=ESMTP", known("c.example", address, Some(1234))),
+            ("PORT=5", known("c.example", address, Some(5))),
+            ("NAME=d.example", known("d.example", address, Some(5))),
+            ("NAME=[UNAVAILABLE]", known("", address, Some(5))),
+            ("PORT=[UNAVAILABLE] NAME=c.example", known("c.example", address, None)),
+            ("ADDR=198.51.100.8", known("", "198.51.100.8", None)),
+        ] {
+            assert_eq!(known_after(line), expected, "{line}");
         }
     }
 
