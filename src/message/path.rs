@@ -190,7 +190,8 @@ impl fmt::Display for ReversePath {
 /// Reads a path as SMTP writes it, from `<` to `>`, and gives it with what follows. `None` is the null path `<>`.
 ///
 /// A source route is read and dropped (RFC 5321 section 4.1.1.3); only `postmaster` may lack its domain (section
-/// 4.1.1.3 too); `%` and `!` are octets like others and never a route.
+/// 4.1.1.3 too; whether the path is a forward-path is for the caller to know); `%` and `!` are octets like others and never
+/// a route.
 ///
 /// Local part and domain may be UTF-8 (RFC 6531 section 3.3): whether that was agreed on is for the caller to see to.
 pub fn parse(input: &[u8]) -> Result<(Option<Address>, &[u8]), Fault> {

@@ -216,6 +216,10 @@ fn mail(argument: &[u8]) -> Result<Command, Fault> {
             _ => parameters.set(keyword, value).map_err(bad)?,
         }
     }
+    // Only as a recipient needs postmaster no domain (RFC 5321 sections 4.1.1.3 and 4.5.1).
+    if path.as_ref().is_some_and(|path| path.domain().is_none()) {
+        return Err(Fault::Path(Which::Reverse, path::Fault::Syntax));
+    }
     Ok(Command::Mail { reverse_path: ReversePath(path), parameters, size })
 }
 
@@ -410,6 +414,8 @@ mod tests {
             ("MAIL FROM:", path(Which::Reverse)),
             ("MAIL FROM:a@b", path(Which::Reverse)),
             ("MAIL FROM:<a>", path(Which::Reverse)),
+            ("MAIL FROM:<postmaster>", path(Which::Reverse)),
+            ("MAIL FROM:<\"Postmaster\"> SIZE=1", path(Which::Reverse)),
             ("RCPT TO:<>", path(Which::Forward)),
             ("RCPT TO:<a@b", path(Which::Forward)),
             ("RCPT TO:<\u{fc}@b\u{85}>", path(Which::Forward)),

@@ -9,8 +9,8 @@
 //! Stricter than others, on purpose:
 //! - Only CR LF ends a line and only CR LF `.` CR LF ends a message. A CR or LF by itself, in a command or in a
 //!   message, is answered and the connection closed: taking it lets one message hide another (smuggling).
-//! - Paths stand in angle brackets and follow the grammar; only `<postmaster>` lacks a domain; source routes are dropped,
-//!   `%` and `!` are octets like others. Octets above 127 need SMTPUTF8.
+//! - Paths stand in angle brackets and follow the grammar; only a recipient `<postmaster>` lacks a domain; source routes are
+//!   dropped, `%` and `!` are octets like others. Octets above 127 need SMTPUTF8.
 //! - Nothing a client sent comes back in a reply, except an address that VRFY found.
 //!
 //! More lenient: blanks after `FROM:` and `TO:` and at the end of a line; ESMTP parameters after HELO; text lines of any
