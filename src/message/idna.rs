@@ -15,6 +15,15 @@ pub fn to_ascii(domain: &[u8]) -> Option<Cow<'_, [u8]>> {
     super::path::is_host_name(&found).then(|| Cow::Owned(found.into_owned().into_bytes()))
 }
 
+/// How many octets a domain and its longest label have in DNS, where letters beyond ASCII have fewer or more of them (RFC
+/// 5890 section 2.3.2.1). What has no such form is measured as it stands.
+pub fn lengths(domain: &[u8]) -> (usize, usize) {
+    let encoded = || Uts46::new().to_ascii(domain, AsciiDenyList::EMPTY, Hyphens::Allow, DnsLength::Ignore);
+    let encoded = if domain.is_ascii() { None } else { encoded().ok() };
+    let octets = encoded.as_ref().map_or(domain, |found| found.as_bytes());
+    (octets.len(), octets.split(|octet| *octet == b'.').map(<[u8]>::len).max().unwrap_or(0))
+}
+
 /// How a domain beyond ASCII may stand in a table besides the way it is written here: in ASCII, and in letters. None of
 /// any other domain.
 pub fn other_spellings(domain: &str) -> Vec<String> {
@@ -67,6 +76,20 @@ mod tests {
     }
 
     #[test]
+    fn a_domain_is_as_long_as_in_dns() {
+        for (domain, expected) in [
+            ("mx.example", (10, 7)),
+            ("bücher.example", ("xn--bcher-kva.example".len(), 13)),
+            ("例え。テスト", ("xn--r8jz45g.xn--zckzah".len(), 11)),
+            ("a\u{202e}ü.example", (14, 7)),
+            ("", (0, 0)),
+        ] {
+            assert_eq!(lengths(domain.as_bytes()), expected, "{domain}");
+        }
+        assert_eq!(lengths(b"\xff.example"), (9, 7));
+    }
+
+    #[test]
     fn other_spellings_are_those_of_a_domain_beyond_ascii_alone() {
         for (domain, expected) in [
             ("bücher.example", &["xn--bcher-kva.example"][..]),
@@ -89,6 +112,7 @@ mod tests {
                 prop_assert!(found.is_ascii());
             }
             other_spellings(&String::from_utf8_lossy(&domain));
+            prop_assert!(to_ascii(&domain).is_none_or(|found| lengths(&domain).0 == found.len()));
         }
     }
 }

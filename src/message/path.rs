@@ -4,6 +4,7 @@
 //! `@` divides. It is what QMQP carries and what the queue file holds. [`parse`] takes the quoted form of SMTP,
 //! `Display` gives it back.
 
+use super::idna;
 use super::verp::Verp;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use std::fmt;
@@ -11,8 +12,11 @@ use std::fmt;
 /// RFC 5321 section 4.5.3.1.3 allows 254 octets between the angle brackets; quoting may double a local part.
 pub const LONGEST_ADDRESS: usize = 1000;
 
-/// Longest domain (RFC 5321 section 4.5.3.1.2).
+/// Longest domain (RFC 5321 section 4.5.3.1.2), in the form that it has in DNS.
 const LONGEST_DOMAIN: usize = 255;
+
+/// Longest label of a domain, in the same form (RFC 5890 section 2.3.2.1).
+const LONGEST_LABEL: usize = 63;
 
 /// An address in internal form: not empty, no NUL, CR or LF, at most [`LONGEST_ADDRESS`] octets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -160,7 +164,7 @@ fn is_usable_domain(domain: &[u8]) -> bool {
         let fits = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | 0x80..);
         !label.is_empty() && label.iter().all(fits)
     };
-    domain.len() <= LONGEST_DOMAIN
+    idna::lengths(domain).0 <= LONGEST_DOMAIN
         && std::str::from_utf8(domain).is_ok()
         && match literal {
             Some(literal) => is_literal(literal),
@@ -313,11 +317,17 @@ fn domain(input: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     }
     let of_name = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
     let (name, rest) = input.split_at(run(input, of_name));
-    if name.len() > 255 || name.split(|octet| *octet == b'.').any(|label| label.len() > 63) {
+    if is_too_long(name) {
         return Err(Fault::TooLong);
     }
     let fits = |label: &[u8]| !label.is_empty() && !label.starts_with(b"-") && !label.ends_with(b"-");
     if name.split(|octet| *octet == b'.').all(fits) { Ok((name, rest)) } else { Err(Fault::Syntax) }
+}
+
+/// Whether a domain, or a label of it, is longer than in DNS. What no address has room for is not encoded to measure it.
+fn is_too_long(name: &[u8]) -> bool {
+    let too_long = |(whole, label)| whole > LONGEST_DOMAIN || label > LONGEST_LABEL;
+    name.len() > LONGEST_ADDRESS || too_long(idna::lengths(name))
 }
 
 /// An octet of an atom (RFC 5322 section 3.2.3).
@@ -456,6 +466,33 @@ mod tests {
         assert_eq!(internal(&format!("<{}@d>", "a".repeat(999))), Err(Fault::TooLong));
         assert_eq!(internal(&format!("<a@{}>", "b".repeat(64))), Err(Fault::TooLong));
         assert_eq!(internal(&format!("<a@{}>", "b.".repeat(128) + "c")), Err(Fault::TooLong));
+    }
+
+    #[test]
+    fn a_domain_in_letters_may_be_as_long_as_in_dns() {
+        let city = "департаментобразованиягородамосквы";
+        let domains = [
+            (format!("{city}.example"), true),
+            (format!("{city}.{city}.{city}.{city}.{city}"), true),
+            (format!("{city}.{city}.{city}.{city}.{city}.{city}"), false),
+            // Fewer octets than in DNS.
+            (format!("{}ü.example", "a".repeat(54)), true),
+            (format!("{}ü.example", "a".repeat(57)), false),
+            (format!("{0}.{0}.{0}.{0}.{0}", "a".repeat(45) + "ü"), false),
+            // It has no form there.
+            (format!("{}\u{202e}ü.example", "a".repeat(58)), true),
+            (format!("{}\u{202e}ü.example", "a".repeat(59)), false),
+            ("ü".repeat(500), false),
+            ("ü.".repeat(100_000) + "ü", false),
+            ("\u{ad}".repeat(490) + "ü", true),
+        ];
+        for (domain, fits) in domains {
+            let expected = if fits { Ok(format!("a@{domain}")) } else { Err(Fault::TooLong) };
+            assert_eq!(internal(&format!("<a@{domain}>")), expected, "{domain}");
+        }
+        let is_usable = |text: String| Address::from_internal(text.as_bytes()).unwrap().is_usable();
+        assert!(is_usable(format!("a@{city}.{city}.{city}.{city}")));
+        assert!(!is_usable(format!("a@{city}.{city}.{city}.{city}.{city}.{city}")));
     }
 
     #[test]
