@@ -87,6 +87,24 @@ fn a_hundred_thousand_recipients() {
     assert_eq!(output.status.code(), Some(0));
 }
 
+/// As long as addresses may be, with all that can be said of each.
+#[test]
+fn as_many_recipients_as_ehlo_tells_have_room() {
+    let scratch = Scratch::with("smtpd_recipient_limit = 50000");
+    scratch.write("channels", "smtp * * discard: *\n");
+    let rcpt = |number: usize| {
+        let address = format!("{number:09}{}@{}", "x".repeat(55), format!("{}.", "d".repeat(61)).repeat(3) + "ab");
+        assert_eq!(address.len(), 253);
+        let orcpt = "y".repeat(493);
+        format!("RCPT TO:<{address}> NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;{orcpt}\r\n")
+    };
+    let all: String = (0..1024).map(rcpt).collect();
+    let output = feed(&mut scratch.command("smtpsrvr"), format!("EHLO c\r\nMAIL FROM:<>\r\n{all}").as_bytes());
+    let replies = String::from_utf8(output.stdout).expect("ASCII");
+    assert!(replies.contains("\r\n250-LIMITS RCPTMAX=1024\r\n"), "{}", &replies[..400]);
+    assert_eq!(replies.matches("\r\n250 2.1.5 ").count(), 1024);
+}
+
 #[test]
 fn a_client_gone_at_any_octet_is_no_failure() {
     let scratch = Scratch::new();

@@ -29,6 +29,7 @@ impl Scene {
                 hostname: "mx.example",
                 message_size_limit: if self.has(0) { 100 } else { 0 },
                 recipient_limit: if self.has(1) { 2 } else { 100 },
+                announced_recipients: 100,
                 error_limit: if self.has(2) { 3 } else { 0 },
                 junk_limit: if self.has(2) { 3 } else { 100 },
                 transaction_limit: 0,

@@ -12,7 +12,7 @@ pub struct Extensions<'a> {
     pub dialect: Dialect,
     /// Largest message, in octets; 0: no limit.
     pub message_size_limit: u64,
-    /// Most recipients of a message.
+    /// Recipients of a message that there surely may be.
     pub recipient_limit: u32,
     /// Most messages of a session; 0: no limit.
     pub transaction_limit: u32,

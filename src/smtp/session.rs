@@ -147,8 +147,7 @@ impl<'a> Session<'a> {
                 Step::Say(Reply::TROUBLE)
             }
             (Command::Rcpt { .. }, Some(transaction)) if transaction.accepted >= self.settings.recipient_limit => {
-                transaction.over_limit = transaction.over_limit.saturating_add(1);
-                self.errors = self.errors.saturating_add(u32::from(transaction.over_limit > OVERSHOOT));
+                self.over_limit();
                 Step::Say(Reply::TOO_MANY_RECIPIENTS)
             }
             (Command::Rcpt { forward_path, .. }, Some(transaction))
@@ -301,7 +300,7 @@ impl<'a> Session<'a> {
         Extensions {
             dialect: self.settings.dialect,
             message_size_limit: self.settings.message_size_limit,
-            recipient_limit: self.settings.recipient_limit,
+            recipient_limit: self.settings.announced_recipients,
             transaction_limit: self.settings.transaction_limit,
             tls: self.settings.tls,
             mechanisms: self.offered(),
@@ -409,6 +408,14 @@ impl<'a> Session<'a> {
     pub fn judged(&mut self, accepted: bool) {
         if let Some(transaction) = &mut self.transaction {
             transaction.accepted += u32::from(accepted);
+        }
+    }
+
+    /// The same: there is no room for it, as over the limit.
+    pub fn over_limit(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.over_limit = transaction.over_limit.saturating_add(1);
+            self.errors = self.errors.saturating_add(u32::from(transaction.over_limit > OVERSHOOT));
         }
     }
 

@@ -5,9 +5,14 @@ use crate::config::value::CommandWord;
 use crate::lookup::Listed;
 use crate::message::header::FieldName;
 use crate::net::peer::Peer;
+use crate::queue::EARLY_ROOM;
 use crate::smtp::session;
 use crate::smtp::site::Terms;
 use std::time::Duration;
+
+/// Recipients that the queue has room for before the content, whatever is said of each: an address of 256 octets (RFC 5321
+/// section 4.5.3.1.3) and an ORCPT of 500 (RFC 3461 section 4.2) are less than a kilobyte.
+const SURE_RECIPIENTS: u32 = (EARLY_ROOM / 1024) as u32;
 
 /// What a server is told at its start.
 #[derive(Debug, Clone)]
@@ -60,6 +65,7 @@ impl<'a> Settings<'a> {
                 hostname: hostname.unwrap_or(&config.myhostname),
                 message_size_limit: config.message_size_limit,
                 recipient_limit: config.smtpd_recipient_limit,
+                announced_recipients: config.smtpd_recipient_limit.min(SURE_RECIPIENTS),
                 error_limit: config.smtpd_hard_error_limit,
                 junk_limit: config.smtpd_junk_command_limit,
                 transaction_limit: config.smtpd_transaction_limit,

@@ -76,7 +76,7 @@ impl Stream for Memory {
     }
 }
 
-/// A submit in memory. Local parts say what is to happen: `nobody`, `later`, `broken`.
+/// A submit in memory. Local parts say what is to happen: `nobody`, `later`, `no-room`, `broken`.
 #[derive(Default)]
 struct Queue {
     introductions: Vec<Introduction>,
@@ -117,6 +117,7 @@ impl Submit for Queue {
             b"nobody" => Verdict::UnknownUser,
             b"later" => Verdict::CannotTell,
             b"elsewhere" => Verdict::NotAllowed,
+            b"no-room" => Verdict::TooMany,
             _ => Verdict::Accepted,
         })
     }
@@ -178,6 +179,7 @@ fn settings() -> Settings<'static> {
             hostname: "mx.example",
             message_size_limit: 200_000,
             recipient_limit: 100,
+            announced_recipients: 100,
             error_limit: 20,
             junk_limit: 100,
             transaction_limit: 0,
@@ -464,6 +466,15 @@ fn a_hundred_thousand_recipients_end_in_421() {
     let played = play(&[b"MAIL FROM:<>\r\n", &rcpt[..]].concat());
     let all = codes(&played.replies);
     assert_eq!(all.iter().filter(|code| **code == 250).count(), 1 + 100);
+    assert_eq!(all.iter().filter(|code| **code == 452).count(), 1000 + 20);
+    assert_eq!(all.last(), Some(&421));
+}
+
+#[test]
+fn recipients_without_room_in_the_queue_count_as_those_over_the_limit() {
+    let rcpt = b"RCPT TO:<no-room@mx.example>\r\n".repeat(100_000);
+    let played = play(&[b"MAIL FROM:<>\r\nRCPT TO:<bob@mx.example>\r\n", &rcpt[..]].concat());
+    let all = codes(&played.replies);
     assert_eq!(all.iter().filter(|code| **code == 452).count(), 1000 + 20);
     assert_eq!(all.last(), Some(&421));
 }

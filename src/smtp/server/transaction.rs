@@ -64,6 +64,9 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
             Err(error) => return self.trouble(&error),
         };
         self.session.judged(verdict == Verdict::Accepted);
+        if verdict == Verdict::TooMany {
+            self.session.over_limit();
+        }
         let reply = Reply::verdict(verdict);
         if verdict != Verdict::Accepted {
             let from = self.session.envelope().map_or_else(String::new, |(path, _)| path.to_string());

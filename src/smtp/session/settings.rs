@@ -11,6 +11,8 @@ pub struct Settings<'a> {
     pub message_size_limit: u64,
     /// Most recipients of a message.
     pub recipient_limit: u32,
+    /// The number of them that EHLO tells: as many as have room, too.
+    pub announced_recipients: u32,
     /// Mistakes after which the session ends; at least 1.
     pub error_limit: u32,
     /// Commands that move no mail, after which each one more is a mistake.

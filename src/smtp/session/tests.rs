@@ -6,6 +6,7 @@ fn settings() -> Settings<'static> {
         hostname: "mx.example",
         message_size_limit: 1000,
         recipient_limit: 3,
+        announced_recipients: 3,
         error_limit: 5,
         junk_limit: 10,
         transaction_limit: 0,
