@@ -30,6 +30,22 @@ fn lmtp_answers_for_each_recipient() {
 }
 
 #[test]
+fn a_bare_line_end_is_answered_for_each_recipient_before_the_connection_is_closed() {
+    let scratch = Scratch::new();
+    let mut command = scratch.command("smtpsrvr");
+    command.arg0("lmtpsrvr");
+    let output = feed(
+        &mut command,
+        b"LHLO c.example\r\nMAIL FROM:<a@b>\r\nRCPT TO:<alice@mx.example>\r\nRCPT TO:<nobody@mx.example>\r\n\
+          RCPT TO:<bob@mx.example>\r\nDATA\r\nx\n.\r\n.\r\nNOOP\r\n",
+    );
+    let said = String::from_utf8(output.stdout).expect("ASCII");
+    assert_eq!(said.matches("\r\n550 5.6.11 ").count(), 2, "{said}");
+    assert!(said.lines().last().is_some_and(|line| line.starts_with("550 5.6.11 ")), "{said}");
+    assert_eq!(scratch.queued(), []);
+}
+
+#[test]
 fn a_message_refused_for_each_of_many_recipients_is_one_mistake() {
     let scratch = Scratch::with("message_size_limit = 100\nsmtpd_hard_error_limit = 3");
     let rcpt = "RCPT TO:<bob@mx.example>\r\n".repeat(30);

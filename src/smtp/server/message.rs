@@ -52,7 +52,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
                 Text::End => break,
                 Text::BareLineEnd => {
                     let reply = self.of_bare(Reply::BARE_LINE_END_IN_MESSAGE, Reply::CANNOT_TELL_YET);
-                    return Ok(Some(self.refuse(reply)));
+                    return Ok(Some(self.refuse_message(&reply)));
                 }
             }
         }
@@ -110,8 +110,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         if !queued {
             self.log_refusal(&reply);
         }
-        let each = self.session.dialect() == Dialect::Lmtp && !once;
-        let count = if each { self.session.envelope().map_or(1, |(_, count)| count) } else { 1 };
+        let count = if once { 1 } else { self.replies() };
         if once {
             self.session.chunk_refused();
         } else {
@@ -119,6 +118,21 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         }
         (self.chunks, self.header) = (None, None);
         self.say_to_each(&reply, count);
+    }
+
+    /// The same for one that is not read to its end: the client hears of all its recipients before we close, but for a 421,
+    /// which is about the connection.
+    fn refuse_message(&mut self, reply: &Reply) -> Ended {
+        self.log_refusal(reply);
+        let count = if reply.code == 421 { 1 } else { self.replies() };
+        self.say_to_each(reply, count);
+        Ended::Refused
+    }
+
+    /// How many replies there are to the message at hand.
+    fn replies(&self) -> u32 {
+        let is_lmtp = self.session.dialect() == Dialect::Lmtp;
+        self.session.envelope().filter(|_| is_lmtp).map_or(1, |(_, count)| count)
     }
 
     fn log_outcome(&mut self, outcome: &Outcome, size: u64) {

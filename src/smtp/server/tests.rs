@@ -390,6 +390,50 @@ fn every_refusal_is_answered_and_the_session_goes_on() {
     }
 }
 
+/// RFC 2033 section 4.2; also where it is not read to its end. A 421 is about the connection.
+#[test]
+fn by_lmtp_whatever_becomes_of_a_message_is_told_for_each_recipient() {
+    let mut settings = settings();
+    settings.session.dialect = session::Dialect::Lmtp;
+    let text = "x".repeat(200_001);
+    let large = format!("DATA\r\n{text}\r\n.\r\n");
+    let large_chunk = format!("BDAT {} LAST\r\n{text}", text.len());
+    let plain = "DATA\r\nx\r\n.\r\n";
+    // Introduction, MAIL and RCPT are six calls.
+    let fails_after = |calls| Queue { fails_after: Some(calls), ..Queue::default() };
+    for (message, queue, bare_newline, said, is_closed) in [
+        (plain, Queue::default(), Listed::No, "354 250 250 250", false),
+        ("DATA\r\nx\n.\r\n", Queue::default(), Listed::No, "354 550 550 550", true),
+        ("DATA\r\nx\ry\r\n.\r\n", Queue::default(), Listed::No, "354 550 550 550", true),
+        ("DATA\r\nx\ry\r\n.\r\n", Queue::default(), Listed::Yes, "354 550 550 550", true),
+        ("DATA\r\nx\n.\r\n", Queue::default(), Listed::CannotTell, "354 421", true),
+        ("BDAT 2 LAST\r\nx\n", Queue::default(), Listed::No, "550 550 550", false),
+        ("BDAT 1\r\n\nBDAT 1 LAST\r\nx", Queue::default(), Listed::No, "550 503 503 503", false),
+        (&large, Queue::default(), Listed::No, "354 552 552 552", false),
+        (&large_chunk, Queue::default(), Listed::No, "552 552 552", false),
+        (plain, fails_after(6), Listed::No, "354 451 451 451", false),
+        (plain, fails_after(7), Listed::No, "354 451 451 451", false),
+        (
+            plain,
+            Queue { outcome: Some(Refusal::TooManyHops), ..Queue::default() },
+            Listed::No,
+            "354 554 554 554",
+            false,
+        ),
+        (plain, Queue { outcome: Some(Refusal::Filtered), ..Queue::default() }, Listed::No, "354 554 554 554", false),
+    ] {
+        let rcpts = ["bob", "nobody", "alice", "carol"].map(|name| format!("RCPT TO:<{name}@mx>\r\n")).concat();
+        let input = format!("LHLO c\r\nMAIL FROM:<>\r\n{rcpts}{message}NOOP\r\nQUIT\r\n");
+        let settings = Settings { bare_newline, ..settings };
+        let played = play_with(Memory::new(input.as_bytes(), usize::MAX), queue, &here(), &settings);
+        let end = if is_closed { "" } else { " 250 221" };
+        let expected = format!("220 250 250 250 550 250 250 {said}{end}");
+        let said = codes(&played.replies).iter().map(u16::to_string).collect::<Vec<_>>().join(" ");
+        assert_eq!(said, expected, "{message:.40} {}", played.replies);
+        assert_eq!(played.stream.finished, is_closed, "{message:.40}");
+    }
+}
+
 #[test]
 fn a_finicky_server_knows_its_clients_before_the_greeting() {
     let settings = Settings { finicky: true, ..settings() };
