@@ -104,6 +104,8 @@ fn a_login_sends_as_itself_where_that_is_configured() {
         ("bob@mx.example", "From: bob@mx.example", "250 2.0.0"),
         ("BOB@MX.example", "From: x@team.example", "250 2.0.0"),
         ("any@team.example", "From: bob@mx.example, any@team.example", "250 2.0.0"),
+        ("bob+shop@mx.example", "From: bob+shop@mx.example\r\nSender: bob+x@mx.example", "250 2.0.0"),
+        ("alice+bob@mx.example", "", "553 5.7.1"),
         ("alice@mx.example", "", "553 5.7.1"),
         ("x@far.example", "", "553 5.7.1"),
         ("bob@mx.example", "From: alice@mx.example", "550 5.7.1"),

@@ -16,6 +16,7 @@ use crate::net::connection::Connection;
 use crate::net::dns::Resolver;
 use crate::net::peer::{Origin, Peer};
 use crate::sasl::Credentials;
+use crate::submit::verify;
 use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -344,9 +345,13 @@ impl Site for Here<'_> {
         let text = |octets: &[u8]| String::from_utf8_lossy(octets).to_ascii_lowercase();
         let mut domains = vec![text(domain)];
         domains.extend(idna::other_spellings(&text(domain)));
-        let mut keys: Vec<String> = domains.iter().map(|domain| format!("{}@{domain}", text(local))).collect();
+        let local = text(local);
+        // Each of them as Postfix does it: the whole one, and the one without its extension.
+        let locals: Vec<&str> = verify::split(self.config, &local).into_iter().map(|(name, _)| name).collect();
+        let at_domains = |local: &&str| domains.iter().map(|domain| format!("{local}@{domain}")).collect::<Vec<_>>();
+        let mut keys: Vec<String> = locals.iter().flat_map(at_domains).collect();
         if domain.eq_ignore_ascii_case(self.config.myhostname.as_bytes()) {
-            keys.push(text(local));
+            keys.extend(locals.iter().map(|local| (*local).to_owned()));
         }
         keys.extend(domains.iter().map(|domain| format!("@{domain}")));
         match table.value(&keys) {
@@ -551,6 +556,52 @@ mod tests {
         assert_eq!(found("bob@MX.example").as_deref(), Some("bob@MX.example"));
         assert_eq!(found("bob@far.example"), None);
         assert_eq!(here.client(), (None, "stdin".to_owned()));
+    }
+
+    /// As with Postfix: each form of the address with its extension, then without.
+    #[test]
+    fn an_address_with_an_extension_is_its_owners() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = folder.path().join("senders");
+        let lines = "bob@mx.example bob\nbob+list@mx.example alice\ncarol carol\ndave+x dave\ndave eve\n\
+                     @team.example team\nfrank@team.example frank\nowner-bob@mx.example carol\n";
+        std::fs::write(&table, lines).unwrap();
+        let logins = ["bob", "alice", "carol", "dave", "eve", "team", "frank"];
+        let may = |delimiter: &str, address: &str| {
+            let map = format!("hash:{}", table.display());
+            let config = Config::with(&[
+                ("myhostname", "mx.example"),
+                ("channels", "/nonexistent"),
+                ("smtpd_sender_login_maps", &map),
+                ("recipient_delimiter", delimiter),
+            ]);
+            let channels = Channels::load(&config).unwrap();
+            let site = Here::new(&config, &channels, &Peer::new(Origin::Stdin), &[], false).unwrap();
+            let address = Address::from_internal(address.as_bytes()).unwrap();
+            let is_whose = |login: &&str| site.may_send_as(login.as_bytes(), &address) == Lookup::Yes(());
+            logins.into_iter().filter(is_whose).collect::<String>()
+        };
+        for (delimiter, address, whose) in [
+            ("+", "bob+shop@mx.example", "bob"),
+            ("+", "BOB+Shop@MX.example", "bob"),
+            ("+", "bob+@mx.example", "bob"),
+            ("+", "bob+list@mx.example", "alice"),
+            ("+", "bob+list+x@mx.example", "bob"),
+            ("+", "carol+x@mx.example", "carol"),
+            ("+", "dave+x@mx.example", "dave"),
+            ("+", "dave+y@mx.example", "eve"),
+            ("+", "carol+x@team.example", "team"),
+            ("+", "frank+x@team.example", "frank"),
+            ("+-", "bob-shop@mx.example", "bob"),
+            ("+-", "owner-bob+x@mx.example", ""),
+            ("-", "bob+shop@mx.example", ""),
+            ("", "bob+shop@mx.example", ""),
+            ("+", "+bob@mx.example", ""),
+            ("+", "bob+shop@far.example", ""),
+            ("+", "bob shop@mx.example", ""),
+        ] {
+            assert_eq!(may(delimiter, address), whose, "{delimiter} {address}");
+        }
     }
 
     #[test]

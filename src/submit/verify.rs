@@ -150,7 +150,7 @@ pub fn local(config: &Config, address: &Address) -> Lookup<Local> {
 
 /// The local part, and the user and extension it may be made of. The owner of a list and its requests are never taken
 /// apart.
-fn split<'a>(config: &Config, local: &'a str) -> Vec<(&'a str, Option<&'a str>)> {
+pub fn split<'a>(config: &Config, local: &'a str) -> Vec<(&'a str, Option<&'a str>)> {
     let mut found = vec![(local, None)];
     let lower = local.to_ascii_lowercase();
     let is_whole = lower.starts_with("owner-") || lower.ends_with("-request") || lower == "mailer-daemon";
