@@ -130,6 +130,20 @@ fn a_login_sends_as_itself_where_that_is_configured() {
         ("bob@mx.example", "Resent-From: <>", "550 5.6.0"),
         ("bob@mx.example", &format!("{}Sender: alice@mx.example", "X: y\r\n".repeat(20_000)), "550 5.7.1"),
         ("bob@mx.example", "nonsense\r\nSender: alice@mx.example", "250 2.0.0"),
+        // What some readers take for the author, and others for a name.
+        ("bob@mx.example", "From: ceo@corp.example: bob@mx.example;", "550 5.6.0"),
+        ("bob@mx.example", "From: ceo@corp.example <bob@mx.example>", "550 5.7.1"),
+        ("bob@mx.example", "From: Bob, ceo@corp.example <bob@mx.example>", "550 5.6.0"),
+        ("bob@mx.example", "From: x ceo@corp.example <bob@mx.example>", "550 5.6.0"),
+        ("bob@mx.example", "From: <x bob@mx.example>", "550 5.6.0"),
+        ("bob@mx.example", "Sender: ceo@corp.example <bob@mx.example>", "550 5.7.1"),
+        ("bob@mx.example", "Resent-From: ceo@corp.example: bob@mx.example;", "550 5.6.0"),
+        ("bob@mx.example", "Resent-Sender: ceo@corp.example <bob@mx.example>", "550 5.7.1"),
+        ("bob@mx.example", "From: BOB@mx.example <bob@mx.example>, x@team.example <bob@mx.example>", "250 2.0.0"),
+        ("bob@mx.example", "Sender: bob@mx.example <bob@mx.example>", "250 2.0.0"),
+        ("bob@mx.example", "From: \"ceo@corp.example\" <bob@mx.example>", "250 2.0.0"),
+        ("bob@mx.example", "From: =?utf-8?q?ceo=40corp.example?= (ceo@corp.example) <bob@mx.example>", "250 2.0.0"),
+        ("bob@mx.example", "From: The \"A. Team\" (x@y): bob@mx.example, Bob <any@team.example>;", "250 2.0.0"),
     ] {
         let replies = send(&mut client, from, "alice@mx.example", &format!("{header}\r\n"));
         assert!(replies.last().is_some_and(|reply| reply.starts_with(last)), "{from} {header}: {replies:?}");

@@ -6,6 +6,8 @@
 //! a line that is no field ends the header: other readers pass over such a line, and would find fields behind it that nobody
 //! has looked at.
 
+use super::path;
+
 /// Largest header that is looked at, in octets.
 pub const LARGEST: usize = 256 * 1024;
 
@@ -46,7 +48,17 @@ pub enum From {
     /// There are several, or it cannot be read.
     Wrong,
     /// One, with these addresses.
-    Of(Vec<Vec<u8>>),
+    Of(Addresses),
+}
+
+/// Whose addresses a field has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// Those of its mailboxes.
+    pub own: Vec<Vec<u8>>,
+    /// Those that stand where the name of a mailbox does, without quotes: other readers take them for the author's. Nothing:
+    /// something stands there, or where a group has its name, that is no name and that nobody knows how others read.
+    pub as_names: Option<Vec<Vec<u8>>>,
 }
 
 /// The name of a field, as it is configured.
@@ -177,7 +189,7 @@ impl<'a> Header<'a> {
     }
 
     /// The addresses of each field of this name; nothing for one that cannot be read.
-    pub fn addresses_in(&self, name: &str) -> impl Iterator<Item = Option<Vec<Vec<u8>>>> {
+    pub fn addresses_in(&self, name: &str) -> impl Iterator<Item = Option<Addresses>> {
         self.fields.iter().filter(move |field| field.is(name)).map(|field| addresses(field.value))
     }
 
@@ -223,15 +235,15 @@ pub fn name_of(line: &[u8]) -> Option<&[u8]> {
     (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then_some(name)
 }
 
-/// The addresses of a list of mailboxes, without names, comments and groups' names. Nothing where one is none.
-fn addresses(value: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut found = Vec::new();
+/// The addresses of a list of mailboxes, without comments and names. Nothing where one is none.
+fn addresses(value: &[u8]) -> Option<Addresses> {
+    let mut found = Addresses { own: Vec::new(), as_names: Some(Vec::new()) };
     let mut one = Mailbox::default();
     let mut octets = value.iter();
     while let Some(&octet) = octets.next() {
         match octet {
             b'"' => {
-                one.text.push(b'"');
+                one.push(b'"');
                 loop {
                     match *octets.next()? {
                         b'"' => break,
@@ -241,18 +253,44 @@ fn addresses(value: &[u8]) -> Option<Vec<Vec<u8>>> {
                 }
                 one.text.push(b'"');
             }
-            b'(' => skip_comment(&mut octets)?,
-            b'<' if one.angle.is_none() => one.angle = Some(one.text.len()),
+            b'(' => {
+                skip_comment(&mut octets)?;
+                one.has_gap = true;
+            }
+            b'<' if one.angle.is_none() => (one.angle, one.has_gap) = (Some(one.text.len()), false),
             b'>' if one.angle.is_some() && one.end.is_none() => one.end = Some(one.text.len()),
-            b',' | b';' => found.extend(std::mem::take(&mut one).address()?),
-            b':' if one.angle.is_none() => one = Mailbox::default(),
-            b' ' | b'\t' | b'\r' | b'\n' if one.angle.is_some() => {}
+            b',' | b';' => found.add(std::mem::take(&mut one))?,
+            b':' if one.angle.is_none() => {
+                if std::mem::take(&mut one).specials {
+                    found.as_names = None;
+                }
+            }
+            b' ' | b'\t' | b'\r' | b'\n' if one.angle.is_some() => one.has_gap = true,
             b'\r' | b'\n' => {}
-            octet => one.text.push(octet),
+            octet => {
+                one.specials |=
+                    one.angle.is_none() && !(path::is_atext(octet) || octet >= 0x80 || b". \t".contains(&octet));
+                one.ats |= one.angle.is_none() && octet == b'@';
+                one.push(octet);
+            }
         }
     }
-    found.extend(one.address()?);
-    (!found.is_empty()).then_some(found)
+    found.add(one)?;
+    (!found.own.is_empty()).then_some(found)
+}
+
+impl Addresses {
+    /// Nothing: it has none, and is not empty.
+    fn add(&mut self, one: Mailbox) -> Option<()> {
+        let name = one.address_in_name();
+        self.own.extend(one.address()?);
+        match (name, &mut self.as_names) {
+            (Some(Some(name)), Some(names)) => names.push(name),
+            (Some(None), _) => self.as_names = None,
+            (Some(Some(_)) | None, _) => {}
+        }
+        Some(())
+    }
 }
 
 fn skip_comment(octets: &mut std::slice::Iter<'_, u8>) -> Option<()> {
@@ -275,9 +313,31 @@ struct Mailbox {
     /// Where in `text` the address in angle brackets begins and ends.
     angle: Option<usize>,
     end: Option<usize>,
+    /// A comment came behind what is there, or in angle brackets a blank: nobody knows that whoever reads it puts the
+    /// words on both sides together.
+    has_gap: bool,
+    /// Before the angle bracket stands an octet that names have in quotes only; or an `@`.
+    specials: bool,
+    ats: bool,
 }
 
 impl Mailbox {
+    fn push(&mut self, octet: u8) {
+        let before = self.text.get(self.angle.unwrap_or(0)..).and_then(<[u8]>::last);
+        // RFC 5322 section 4.4 has blanks and comments around these.
+        let joins = |octet: Option<&u8>| octet.is_none_or(|octet| b"@. \t".contains(octet));
+        if std::mem::take(&mut self.has_gap) && !joins(before) && !joins(Some(&octet)) {
+            self.text.push(b' ');
+        }
+        self.text.push(octet);
+    }
+
+    /// What stands in front of angle brackets and has an `@` without quotes: an address, or none.
+    fn address_in_name(&self) -> Option<Option<Vec<u8>>> {
+        let name = self.text.get(..self.angle.filter(|_| self.ats)?)?;
+        Some(path::parse_mailbox(name.trim_ascii()).ok().map(|address| address.as_bytes().to_vec()))
+    }
+
     /// The inner `None`: nothing stands between two commas.
     fn address(self) -> Option<Option<Vec<u8>>> {
         let address = match (self.angle, self.end) {
@@ -289,7 +349,7 @@ impl Mailbox {
             return Some(None);
         }
         // What is no address as SMTP has it could be anybody's.
-        let address = super::path::parse_mailbox(address).ok()?;
+        let address = path::parse_mailbox(address).ok()?;
         Some(Some(address.as_bytes().to_vec()))
     }
 }
@@ -303,8 +363,9 @@ mod tests {
         Header::read(text.as_bytes()).from()
     }
 
-    fn of(addresses: &[&str]) -> From {
-        From::Of(addresses.iter().map(|address| address.as_bytes().to_vec()).collect())
+    fn of(addresses: &[&str], as_names: Option<&[&str]>) -> From {
+        let octets = |list: &[&str]| list.iter().map(|address| address.as_bytes().to_vec()).collect();
+        From::Of(Addresses { own: octets(addresses), as_names: as_names.map(octets) })
     }
 
     #[test]
@@ -316,14 +377,54 @@ mod tests {
             ("\"a b\"@c", &["a b@c"]),
             ("friends: a@b, <c@d>;", &["a@b", "c@d"]),
             ("Alice\r\n\t<a@b>", &["a@b"]),
+            ("a(c)@b, <a(c)@ b (d)>", &["a@b", "a@b"]),
+            ("=?utf-8?q?x=40y?= <a@b>, \"x@y\" <c@d>", &["a@b", "c@d"]),
+            ("J\u{f6}rg A. (x@y) \"b@c\": a@b; , : c@d;", &["a@b", "c@d"]),
+            ("[x] A. B. <a@b>", &["a@b"]),
         ] {
-            assert_eq!(from(&format!("X: y\nFrom: {value}\nTo: z\n\nFrom: no@body\n")), of(addresses), "{value}");
+            let text = format!("X: y\nFrom: {value}\nTo: z\n\nFrom: no@body\n");
+            assert_eq!(from(&text), of(addresses, Some(&[])), "{value}");
         }
-        for value in ["", "Alice", "<a@b", "a@b>x", "<>", "(a@b", "\"a", "<a@b> <c@d>", "a@b c@d"] {
+        for value in [
+            "",
+            "Alice",
+            "<a@b",
+            "a@b>x",
+            "<>",
+            "(a@b",
+            "\"a",
+            "<a@b> <c@d>",
+            "a@b c@d",
+            "a(x)b@c",
+            "<a b@c>",
+            "<a(x)b@c>",
+            "<a\r\n b@c>",
+            "<a@b c>",
+            "\"a\"(x)b@c",
+        ] {
             assert_eq!(from(&format!("From: {value}\n\n")), From::Wrong, "{value}");
         }
         assert_eq!(from("From: a@b\nfrom: a@b\n\n"), From::Wrong);
         assert_eq!(from("Subject: x\n\nFrom: a@b\n"), From::Missing);
+    }
+
+    /// Python's and Perl's readers take the first address for the author.
+    #[test]
+    fn an_address_in_the_place_of_a_name_is_seen() {
+        for (value, addresses, as_names) in [
+            ("x@y <a@b>", &["a@b"][..], Some(&["x@y"][..])),
+            (" x@y(z)\r\n <a@b>, \"c@d\"@e <f@g>", &["a@b", "f@g"], Some(&["x@y", "c@d@e"])),
+            ("x: y@z<a@b>;", &["a@b"], Some(&["y@z"])),
+            ("x @ y <a@b>", &["a@b"], None),
+            ("Bob x@y <a@b>, c@d <e@f>", &["a@b", "e@f"], None),
+            ("c@d <e@f>, [x@y] <a@b>", &["e@f", "a@b"], None),
+            ("x\\@y <a@b>", &["a@b"], None),
+            ("x@y: a@b;", &["a@b"], None),
+            ("x\\@y: a@b;", &["a@b"], None),
+            ("x[y]: a@b;", &["a@b"], None),
+        ] {
+            assert_eq!(from(&format!("From: {value}\n\n")), of(addresses, as_names), "{value}");
+        }
     }
 
     #[test]

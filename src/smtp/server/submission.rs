@@ -6,7 +6,7 @@ use super::Server;
 use crate::auth;
 use crate::clock;
 use crate::lookup::Lookup;
-use crate::message::header::{self, Coming, From, Header};
+use crate::message::header::{self, Addresses, Coming, From, Header};
 use crate::message::path::Address;
 use crate::net::connection::Stream;
 use crate::smtp::reply::Reply;
@@ -85,7 +85,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         for (name, is_one, bad, not_yours) in &SENDERS {
             for (number, addresses) in header.addresses_in(name).enumerate() {
                 let is_right =
-                    |addresses: &Vec<_>| (!is_one || addresses.len() == 1) && (number == 0 || *name != "Sender");
+                    |found: &Addresses| (!is_one || found.own.len() == 1) && (number == 0 || *name != "Sender");
                 let addresses = addresses.filter(is_right).ok_or_else(|| bad.clone())?;
                 self.check_addresses(addresses, seen, bad, not_yours)?;
             }
@@ -96,13 +96,18 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
     /// `seen` are the addresses of this header that were looked at before: each is asked about once.
     fn check_addresses(
         &self,
-        addresses: Vec<Vec<u8>>,
+        addresses: Addresses,
         seen: &mut BTreeSet<Vec<u8>>,
         bad: &Reply,
         not_yours: &Reply,
     ) -> Result<(), Reply> {
         let Some(login) = self.session.login() else { return Ok(()) };
-        for address in addresses {
+        let as_names = match addresses.as_names {
+            Some(as_names) => as_names,
+            None if self.site.binds_senders() => return Err(bad.clone()),
+            None => Vec::new(),
+        };
+        for address in addresses.own.into_iter().chain(as_names) {
             if !seen.insert(address.clone()) {
                 continue;
             }
