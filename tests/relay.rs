@@ -217,6 +217,46 @@ fn what_a_host_cannot_take_is_returned_and_not_bent() {
     }
 }
 
+/// RFC 6531 section 3.6 and RFC 6532 section 3.7: of the text, only headers do.
+#[test]
+fn what_came_with_smtputf8_and_needs_it_nowhere_goes_to_any_host_that_takes_eight_bits() {
+    let parts = "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/plain";
+    for (content, is_taken) in [
+        ("Subject: x\n\ngr\u{fc}n\n", true),
+        (&format!("{parts}\n\ngr\u{fc}n\n--b--\n"), true),
+        ("Subject: gr\u{fc}n\n\nx\n", false),
+        (&format!("{parts}; name=\"gr\u{fc}n\"\n\nx\n--b--\n"), false),
+    ] {
+        let hop = Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("250-hop\r\n250 8BITMIME")));
+        let scratch = to(&hop);
+        let from = ("alice@mx.example", "BODY=8BITMIME SMTPUTF8");
+        scratch.enqueue_with(from, &[("bob@b.example", "")], content.as_bytes());
+        let log = scratch.deliver();
+        let said: Vec<String> = hop.taken().into_iter().map(|taken| taken.mail).collect();
+        let expected = ["MAIL FROM:<alice@mx.example> BODY=8BITMIME"];
+        assert_eq!(said, expected[..usize::from(is_taken)], "{content}: {log}");
+        assert_eq!(log.contains("reason=\"5.6.7 "), !is_taken, "{content}: {log}");
+    }
+}
+
+/// It names an address of UTF-8 in its text, and brings a header with another.
+#[test]
+fn a_report_of_an_address_beyond_ascii_goes_home_by_a_host_without_smtputf8() {
+    let hop = Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("250-hop\r\n250 8BITMIME")));
+    let scratch = to(&hop);
+    let text = "Subject: gr\u{fc}n\n\nx\n";
+    scratch.enqueue_with(("alice@b.example", "SMTPUTF8"), &[("jos\u{e9}@mx.example", "")], text.as_bytes());
+    let log = scratch.deliver() + &scratch.deliver();
+    let taken = hop.taken();
+    assert_eq!(taken.len(), 1, "{log}");
+    assert_eq!(taken[0].mail, "MAIL FROM:<> BODY=8BITMIME");
+    for part in
+        ["Final-Recipient: utf-8; jos\u{e9}@mx.example\r\n", "\r\nContent-Type: message/global\r\n", "gr\u{fc}n"]
+    {
+        assert!(taken[0].content.contains(part), "{}", taken[0].content);
+    }
+}
+
 /// RFC 3030 section 3: only what is binary needs a host that knows that.
 #[test]
 fn what_came_as_binary_and_is_text_leaves_as_text() {

@@ -5,6 +5,7 @@ pub mod date;
 pub mod header;
 pub mod idna;
 pub mod parameters;
+pub mod parts;
 pub mod path;
 pub mod trace;
 pub mod verp;

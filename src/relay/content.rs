@@ -2,6 +2,7 @@
 //! memory.
 
 use crate::message::header::{self, Header};
+use crate::message::parts::HeaderLines;
 use crate::queue::Lines;
 use crate::smtp::client::{Content, Lost};
 use crate::wire::dot::Stuffer;
@@ -14,6 +15,9 @@ const PIECE: usize = 64 * 1024;
 
 /// Longest line of a text, without its end (RFC 5322 section 2.1.1).
 const LONGEST_LINE: usize = 998;
+
+/// Octets of a line of a header that are looked at for what it says.
+const LOOKED_AT: usize = 4 * 1024;
 
 /// A part of a file: trace field and content.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub struct Facts {
     pub size: u64,
     /// Octets above 127 are in it.
     pub eight_bit: bool,
+    /// They are in its header or in that of a part, and it came with SMTPUTF8: it goes nowhere without.
+    pub utf8_header: bool,
     /// It came as BODY=BINARYMIME, and is no text.
     pub binary: bool,
 }
@@ -60,8 +66,8 @@ impl Source {
         Ok(Header::read(&text).is_for_any_eyes())
     }
 
-    /// Reads it through. `binary`: it came as BODY=BINARYMIME.
-    pub fn facts(&self, binary: bool) -> io::Result<Facts> {
+    /// Reads it through. `binary`: it came as BODY=BINARYMIME; `smtputf8`: it came with that.
+    pub fn facts(&self, binary: bool, smtputf8: bool) -> io::Result<Facts> {
         let (mut facts, mut last) = (Facts::default(), b'\n');
         facts.binary = binary && self.text_lines()?.is_none();
         self.pieces(|piece| {
@@ -74,7 +80,28 @@ impl Source {
             true
         })?;
         facts.size += if last == b'\n' { 0 } else { 2 };
+        facts.utf8_header = smtputf8 && facts.eight_bit && self.has_utf8_header()?;
         Ok(facts)
+    }
+
+    /// Whether octets above 127 are in its header, or in that of a part.
+    fn has_utf8_header(&self) -> io::Result<bool> {
+        let (mut lines, mut line, mut is_ascii) = (HeaderLines::default(), Vec::new(), true);
+        let mut found = false;
+        self.pieces(|piece| {
+            for part in piece.split_inclusive(|octet| *octet == b'\n') {
+                let room = LOOKED_AT.saturating_sub(line.len());
+                line.extend_from_slice(part.get(..room).unwrap_or(part));
+                is_ascii = is_ascii && part.is_ascii();
+                if part.ends_with(b"\n") {
+                    found = found || (lines.take(&line) && !is_ascii);
+                    line.clear();
+                    is_ascii = true;
+                }
+            }
+            !found
+        })?;
+        Ok(found || (!is_ascii && lines.take(&line)))
     }
 
     /// How many lines it has, if what came as BODY=BINARYMIME could as well have come as text: lines of CR LF, none too long,
@@ -240,8 +267,31 @@ mod tests {
     #[test]
     fn facts_are_those_of_what_is_sent() {
         for (text, size, eight_bit) in [("", 0, false), ("a\n.\n", 6, false), ("\u{e4}\n", 4, true), ("a", 3, false)] {
-            let facts = source(text.as_bytes()).facts(false).unwrap();
-            assert_eq!(facts, Facts { size, eight_bit, binary: false }, "{text:?}");
+            let facts = source(text.as_bytes()).facts(false, false).unwrap();
+            assert_eq!(facts, Facts { size, eight_bit, utf8_header: false, binary: false }, "{text:?}");
+        }
+    }
+
+    /// RFC 6532 section 3.7.
+    #[test]
+    fn smtputf8_is_needed_by_a_header_and_by_those_of_parts() {
+        let parts = "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/plain";
+        let long = "x".repeat(PIECE);
+        for (text, expected) in [
+            ("Subject: x\n\ngr\u{fc}n\n", false),
+            ("Subject: gr\u{fc}n\n\nx\n", true),
+            ("Subject: x\r\n gr\u{fc}n\r\n", true),
+            ("Subject: gr\u{fc}n", true),
+            (&format!("Subject: {long}\u{fc}\n\nx\n"), true),
+            (&format!("Subject: x\n\n{long}\n\u{fc}"), false),
+            (&format!("{parts}\n\ngr\u{fc}n\n--b--\n"), false),
+            (&format!("{parts}; name=\"gr\u{fc}n\"\n\nx\n--b--\n"), true),
+            (&format!("X: {long}\n{parts}\n\n{long}\n--b\nX: \u{fc}\n\nx\n--b--\n"), true),
+            (&format!("{parts}\n\n--b\nContent-Type: message/global\n\nSubject: gr\u{fc}n\n\nx\n--b--\n"), false),
+        ] {
+            let source = source(text.as_bytes());
+            assert_eq!(source.facts(false, true).unwrap().utf8_header, expected, "{text:.200}");
+            assert!(!source.facts(false, false).unwrap().utf8_header);
         }
     }
 
@@ -273,7 +323,7 @@ mod tests {
             ("A: b\r\n\r\n--x\r\nContent-Transfer-Encoding :\r\n\t (y)\r\n BINARY\r\n", None),
         ] {
             let source = source(text.as_bytes());
-            let binary = source.facts(true).unwrap().binary;
+            let binary = source.facts(true, false).unwrap().binary;
             assert_eq!((source.text_lines().unwrap(), binary), (lines, lines.is_none()), "{text:.90}");
         }
     }

@@ -89,7 +89,8 @@ impl Client {
             return carried.all(&Outcome::Deferred(why.to_owned()));
         }
         (self.until, self.asked) = (end_of(job.source.size), None);
-        let facts = match job.source.facts(job.binary).and_then(|facts| Ok((facts, self.asks_for_no_tls(job)?))) {
+        let facts = job.source.facts(job.binary, job.smtputf8);
+        let facts = match facts.and_then(|facts| Ok((facts, self.asks_for_no_tls(job)?))) {
             Ok((facts, is_for_any_eyes)) => {
                 self.is_for_any_eyes = is_for_any_eyes;
                 facts
@@ -461,6 +462,7 @@ fn envelope<'a>(job: &'a Job, facts: Facts, to: &'a [To], requiretls: Requiretls
         to,
         size: if facts.binary { job.source.size } else { facts.size },
         eight_bit: facts.eight_bit,
+        utf8_header: facts.utf8_header,
         binary: facts.binary,
         smtputf8: job.smtputf8,
         requiretls,

@@ -172,6 +172,8 @@ pub struct Envelope<'a> {
     pub size: u64,
     /// Octets above 127 are in it.
     pub eight_bit: bool,
+    /// It came with SMTPUTF8, and its header or that of a part has some.
+    pub utf8_header: bool,
     /// It is to be announced as BODY=BINARYMIME.
     pub binary: bool,
     /// It came with SMTPUTF8.
@@ -328,8 +330,8 @@ impl<W: Wire> Session<W> {
     fn fits(&self, envelope: &Envelope<'_>) -> Result<(), Trouble> {
         let offers = &self.offers;
         let has_utf8 = !envelope.sender.as_bytes().is_ascii() || !envelope.to.iter().all(|to| to.address.is_ascii());
-        // What came with SMTPUTF8 and is all ASCII needs it no more than other mail (RFC 6531 section 3.4).
-        let needs_utf8 = has_utf8 || (envelope.smtputf8 && envelope.eight_bit);
+        // What came with SMTPUTF8 needs it no more than other mail but for addresses and headers (RFC 6531 section 3.6).
+        let needs_utf8 = has_utf8 || envelope.utf8_header;
         let cannot = if !self.promises(envelope) {
             NO_PROMISE
         } else if offers.size.is_some_and(|limit| limit > 0 && envelope.size > limit) {
@@ -340,7 +342,7 @@ impl<W: Wire> Session<W> {
             NOT_UTF8
         } else if envelope.binary && !(offers.binary && offers.chunking) {
             "5.6.1 the message is binary, and the next hop takes only text"
-        } else if envelope.eight_bit && !envelope.binary && !offers.eight_bit && !needs_utf8 {
+        } else if envelope.eight_bit && !envelope.binary && !offers.eight_bit && !self.says_utf8(envelope) {
             "5.6.3 the message has octets above 127, and the next hop does not know 8BITMIME"
         } else {
             return Ok(());

@@ -127,6 +127,7 @@ fn envelope<'a>(sender: &'a ReversePath, to: &'a [To]) -> Envelope<'a> {
         to,
         size: 100,
         eight_bit: false,
+        utf8_header: false,
         binary: false,
         smtputf8: false,
         requiretls: Requiretls::Unsaid,
@@ -264,10 +265,12 @@ fn data_that_was_pipelined_for_nobody_is_ended_and_the_session_goes_on() {
 fn a_message_is_sent_only_as_the_server_can_take_it() {
     let none = "250 mx";
     type Change = fn(&mut Envelope<'_>);
-    let cases: [(&str, Change, &str, &str); 7] = [
+    let with_utf8_header: Change = |e| (e.smtputf8, e.eight_bit, e.utf8_header) = (true, true, true);
+    let cases: [(&str, Change, &str, &str); 8] = [
         (ALL, |e| e.size = 1001, "bob@b.example", "5.3.4"),
         (none, |e| e.eight_bit = true, "bob@b.example", "5.6.3"),
-        (none, |e| (e.smtputf8, e.eight_bit) = (true, true), "bob@b.example", "5.6.7"),
+        (none, |e| (e.smtputf8, e.eight_bit) = (true, true), "bob@b.example", "5.6.3"),
+        ("250-mx\r\n250 8BITMIME", with_utf8_header, "bob@b.example", "5.6.7"),
         (none, |_| {}, "b\u{f6}b@b.example", "5.6.7"),
         (ALL, |e| e.binary = true, "bob@b.example", "5.6.1"),
         (ALL, |e| e.requiretls = Requiretls::Required, "bob@b.example", "5.7.30"),
@@ -283,7 +286,16 @@ fn a_message_is_sent_only_as_the_server_can_take_it() {
     let mut plain = session(none, &[]);
     assert_eq!(sent(&mut plain, |e| e.smtputf8 = true, &["bob@b.example"]), ["+"]);
     assert!(!plain.wire.seen.contains("SMTPUTF8"), "{}", plain.wire.seen);
+    for (offers, expected) in
+        [("250-mx\r\n250 8BITMIME", " BODY=8BITMIME\r\n"), ("250-mx\r\n250 SMTPUTF8", " SMTPUTF8\r\n")]
+    {
+        let mut session = session(offers, &[]);
+        assert_eq!(sent(&mut session, |e| (e.smtputf8, e.eight_bit) = (true, true), &["bob@b.example"]), ["+"]);
+        assert!(session.wire.seen.contains(&format!("MAIL FROM:<alice@a.example>{expected}")), "{}", session.wire.seen);
+    }
     let mut session = session(ALL, &[]);
+    assert_eq!(sent(&mut session, with_utf8_header, &["bob@b.example"]), ["+"]);
+    let mut session = self::session(ALL, &[]);
     assert_eq!(sent(&mut session, |e| e.eight_bit = true, &["b\u{f6}b@b.example"]), ["+"]);
     assert!(session.wire.seen.contains(" BODY=8BITMIME SMTPUTF8 RET=HDRS\r\n"), "{}", session.wire.seen);
 }
