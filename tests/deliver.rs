@@ -25,6 +25,35 @@ fn return_path_is_the_first_line_and_the_rest_is_octet_for_octet() {
     assert_eq!(scratch.files().len(), 0);
 }
 
+/// RFC 3030 section 3: what announces itself as binary is most often text.
+#[test]
+fn text_that_came_as_binary_is_stored_like_other_text_and_what_is_binary_as_it_came() {
+    for (body, end) in [("hello", "\n"), ("a\0b", "\r\n")] {
+        let scratch = Scratch::new();
+        let path = |name: &str| scratch.path().join(name).display().to_string();
+        let lines =
+            format!("local - mx.example mailbox: *\npipe - pipe.example \"pipe:/bin/sh {}\" *\n", path("program"));
+        scratch.write("channels", &lines);
+        scratch.write("program", &format!("cat >{}\n", path("piped")));
+        scratch.write("aliases", &format!("file: {}\n", path("box")));
+        scratch.configure("allow_mail_to_files = alias");
+        let content = format!("Subject: x\r\n\r\n{body}\r\n");
+        let to = [("bob@mx.example", ""), ("x@pipe.example", ""), ("file@mx.example", "")];
+        scratch.enqueue_with(("alice@mx.example", "BODY=BINARYMIME"), &to, content.as_bytes());
+        let log = scratch.deliver() + &scratch.deliver();
+        let kept = format!("{TRACE}Subject: x\n\n{body}\n").replace('\n', end);
+        let expected = format!("Return-Path: <alice@mx.example>\n{kept}");
+        assert_eq!(scratch.texts("bob"), std::slice::from_ref(&expected), "{log}");
+        let entry = fs::read_dir(scratch.maildir("bob").join("new")).unwrap().next().unwrap().unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        assert!(name.contains(&format!(",S={},", expected.len())), "{name}");
+        assert_eq!(fs::read_to_string(path("piped")).unwrap(), expected, "{log}");
+        let box_of_alias = fs::read_to_string(path("box")).unwrap();
+        assert_eq!(box_of_alias.contains('\r'), end.contains('\r'), "{box_of_alias:?} {log}");
+        assert!(box_of_alias.ends_with(&format!("{kept}\n")), "{box_of_alias:?}");
+    }
+}
+
 #[test]
 fn a_name_in_the_maildir_fits_a_unique_id_and_carries_its_sizes() {
     let scratch = Scratch::with("myhostname = a-very-long-name-of-a-host.mx.example");

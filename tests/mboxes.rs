@@ -48,6 +48,36 @@ fn names(scratch: &Scratch) -> Vec<String> {
     entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name")).collect()
 }
 
+/// Mailutils, for one, sees the next message only behind an empty line of the kind that the first has.
+#[test]
+fn a_mailbox_of_text_that_came_by_bdat_has_one_kind_of_line_end() {
+    for format in ["mbox", "mmdf"] {
+        let scratch = site(format);
+        for number in 1..=2 {
+            let text = format!("Subject: {number}\r\n\r\nFrom here\r\n");
+            let session = format!(
+                "EHLO c\r\nMAIL FROM:<alice@mx.example> BODY=BINARYMIME\r\nRCPT TO:<bob@mx.example>\r\nBDAT {} LAST\r\n{text}\
+                 QUIT\r\n",
+                text.len()
+            );
+            feed(&mut scratch.command("smtpsrvr"), session.as_bytes());
+            scratch.deliver();
+        }
+        let found = text(&scratch);
+        assert!(!found.contains('\r'), "{found:?}");
+        let (first, second) = found.split_at(found.find("Subject: 2").expect("the second message"));
+        let is_apart = format == "mmdf" || first.contains("\n\n>From here\n\nFrom alice@mx.example ");
+        assert!(is_apart && second.starts_with("Subject: 2\n\n"), "{found:?}");
+        let heard = pop(&scratch, "STAT\r\nRETR 2\r\n");
+        let message = heard.split(" follows\r\n").nth(1).and_then(|rest| rest.split("\r\n.\r\n").next()).expect("it");
+        let size = message.len() + 2;
+        assert!(
+            heard.contains(&format!("+OK 2 {}\r\n", 2 * size)) && message.ends_with("\r\n\r\nFrom here"),
+            "{heard}"
+        );
+    }
+}
+
 #[test]
 fn what_was_sent_comes_out_as_it_was_whatever_stands_in_it() {
     let body =

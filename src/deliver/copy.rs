@@ -1,9 +1,11 @@
 //! One recipient's copy of a message: how it is called in a Maildir, what is written, and the address that others may see.
 
 use super::expand::Route;
+use crate::message::parameters::Body;
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
-use crate::queue::Message;
+use crate::queue::{Error, Message};
+use crate::relay::Source;
 use std::io::{self, Read};
 use std::time::SystemTime;
 
@@ -32,7 +34,7 @@ impl<'a> Copy<'a> {
     }
 
     /// What is written for this recipient: the sender is expanded where that is wanted (VERP).
-    pub fn content(&self) -> Content<'a> {
+    pub fn content(&self) -> Result<Content<'a>, Error> {
         Content::new(self.message, &verp::expand(&self.message.reverse_path, self.address))
     }
 }
@@ -51,7 +53,8 @@ pub fn public_address(message: &Message, address: &Address) -> Address {
     }
 }
 
-/// What is written: the Return-Path field, then trace field and content as they are queued.
+/// What is written: the Return-Path field, then trace field and content as they are queued. What came as BODY=BINARYMIME and is
+/// text gets the line ends that all other text has here: the mark between two messages of an mbox is a line like its others.
 ///
 /// Return-Path fields that came with the message are left alone: ours is the first line, and what was sent arrives
 /// octet by octet (RFC 5321 section 4.4 lets us remove them, and asks for it of nobody but gateways).
@@ -59,34 +62,118 @@ pub struct Content<'a> {
     message: &'a Message,
     field: Vec<u8>,
     offset: u64,
+    /// So many CR are left out, which are all there are.
+    crs: u64,
 }
 
 impl<'a> Content<'a> {
     /// That of a message, with this sender.
-    pub fn new(message: &'a Message, reverse_path: &ReversePath) -> Self {
-        Content { message, field: format!("Return-Path: {reverse_path}\n").into_bytes(), offset: 0 }
+    pub fn new(message: &'a Message, reverse_path: &ReversePath) -> Result<Self, Error> {
+        let field = format!("Return-Path: {reverse_path}\n").into_bytes();
+        Ok(Content { field, ..Content::alone(message)? })
+    }
+
+    /// The same without the field.
+    pub fn alone(message: &'a Message) -> Result<Self, Error> {
+        let crs = if message.parameters.body == Body::BinaryMime { crs_of_text(message)? } else { 0 };
+        Ok(Content { message, field: Vec::new(), offset: 0, crs })
     }
 
     /// Its octets.
     pub fn size(&self) -> u64 {
+        self.end().saturating_sub(self.crs)
+    }
+
+    fn end(&self) -> u64 {
         (self.field.len() as u64).saturating_add(self.message.size)
     }
 }
 
+/// How many line ends have a CR, where the message is text.
+fn crs_of_text(message: &Message) -> Result<u64, Error> {
+    let (file, start) = message.for_reading()?;
+    let source = Source { file, start, size: message.size, lines: message.lines };
+    let lines = source.text_lines().map_err(|error| Error::Io(format!("{}: {error}", message.id)))?;
+    Ok(lines.unwrap_or(0))
+}
+
 impl Read for Content<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let in_field = self.field.len() as u64;
-        let count = match self.offset.checked_sub(in_field) {
-            None => {
-                let start = usize::try_from(self.offset).unwrap_or(usize::MAX);
-                self.field.get(start..).unwrap_or_default().read(buffer)?
+        loop {
+            let in_field = self.field.len() as u64;
+            let count = match self.offset.checked_sub(in_field) {
+                None => {
+                    let start = usize::try_from(self.offset).unwrap_or(usize::MAX);
+                    self.field.get(start..).unwrap_or_default().read(buffer)?
+                }
+                Some(offset) => self.message.read_at(buffer, offset).map_err(|_| io::ErrorKind::UnexpectedEof)?,
+            };
+            if count == 0 && !buffer.is_empty() && self.offset < self.end() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            Some(offset) => self.message.read_at(buffer, offset).map_err(|_| io::ErrorKind::UnexpectedEof)?,
-        };
-        if count == 0 && !buffer.is_empty() && self.offset < self.size() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            let is_text = self.crs > 0 && self.offset >= in_field;
+            self.offset = self.offset.saturating_add(count as u64);
+            let kept = if is_text { without_cr(buffer, count) } else { count };
+            // Nothing is the end, and a CR alone is not.
+            if kept > 0 || count == 0 {
+                return Ok(kept);
+            }
         }
-        self.offset = self.offset.saturating_add(count as u64);
-        Ok(count)
+    }
+}
+
+/// Takes them out of the first octets, and gives how many are left.
+fn without_cr(buffer: &mut [u8], count: usize) -> usize {
+    let kept: Vec<u8> = buffer.iter().take(count).copied().filter(|octet| *octet != b'\r').collect();
+    buffer.iter_mut().zip(&kept).for_each(|(to, octet)| *to = *octet);
+    kept.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::parameters::MailParameters;
+    use crate::queue::{Head, Queue};
+
+    fn message(folder: &tempfile::TempDir, body: Body, content: &[u8]) -> Message {
+        let path = folder.path().join("queue");
+        std::fs::create_dir_all(path.join("message")).unwrap();
+        let queue = Queue::at(&path);
+        let mut draft = queue.begin().unwrap();
+        draft.content(content).unwrap();
+        draft.recipient(&Address::from_internal(b"bob@mx.example").unwrap()).unwrap();
+        draft.parameters(&MailParameters { body, ..MailParameters::default() }).unwrap();
+        let reverse_path = ReversePath::from_internal(b"alice@mx.example").unwrap();
+        let id = draft.commit(&Head { reverse_path, trace: Vec::new(), channel: "local".into() }).unwrap();
+        queue.take_at_last(&id)
+    }
+
+    #[test]
+    fn text_that_came_as_binary_has_lines_of_lf_and_all_else_is_as_it_came() {
+        use Body::{BinaryMime, EightBitMime};
+        for (body, content, expected) in [
+            (BinaryMime, "A: b\r\n\r\n\r\n.\r\n", "A: b\n\n\n.\n"),
+            (BinaryMime, "Received: x\n\ty\nA: b\r\n", "Received: x\n\ty\nA: b\n"),
+            (BinaryMime, "", ""),
+            (BinaryMime, "A: b\n\nc\n", "A: b\n\nc\n"),
+            (BinaryMime, "A: b\r\n\r\n\0\r\n", "A: b\r\n\r\n\0\r\n"),
+            (BinaryMime, "A: b\r\n\r\nc", "A: b\r\n\r\nc"),
+            (EightBitMime, "A: b\r\n\r\nc\r\n", "A: b\r\n\r\nc\r\n"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let message = message(&folder, body, content.as_bytes());
+            for room in [1, 2, 3, 7, 4096] {
+                let mut with_field = Content::new(&message, &message.reverse_path).unwrap();
+                let mut alone = Content::alone(&message).unwrap();
+                for (content, field) in [(&mut with_field, "Return-Path: <alice@mx.example>\n"), (&mut alone, "")] {
+                    let (mut found, mut piece) = (Vec::new(), vec![0; room]);
+                    while let count @ 1.. = content.read(&mut piece).unwrap() {
+                        found.extend_from_slice(&piece[..count]);
+                    }
+                    assert_eq!(String::from_utf8_lossy(&found), format!("{field}{expected}"), "{room}");
+                    assert_eq!(content.size(), found.len() as u64);
+                }
+            }
+        }
     }
 }

@@ -19,6 +19,7 @@ use crate::lookup::Lookup;
 use crate::mailbox;
 use crate::message::path::Address;
 use crate::message::verp;
+use crate::queue::Error;
 use crate::submit::verify::{self, Local};
 use crate::users::User;
 use std::io::Read;
@@ -244,7 +245,10 @@ impl Delivery<'_, '_> {
     fn task(&mut self, user: &User, act: Act) -> Appended {
         let (config, copy) = (&self.settings.config, self.copy);
         let task = self.new_task(user, act);
-        let mut content = copy.content();
+        let mut content = match copy.content() {
+            Ok(content) => content,
+            Err(error) => return unreadable(copy, &error),
+        };
         match (self.is_ours(user), self.helper.as_deref_mut()) {
             (true, _) => task::perform(config, &task, user, &mut content),
             (false, Some(helper)) => helper.perform(config, &task, content.size(), &mut content),
@@ -278,7 +282,10 @@ impl Delivery<'_, '_> {
         let path = config.queue_directory.join("postmaster").to_string_lossy().into_owned();
         let spec = MailboxSpec { format: MailboxFormat::Maildir, path };
         let copy = self.copy;
-        let mut content = Content::new(copy.message, &copy.message.reverse_path);
+        let mut content = match Content::new(copy.message, &copy.message.reverse_path) {
+            Ok(content) => content,
+            Err(error) => return unreadable(copy, &error).outcome(),
+        };
         let base = copy.base(&config.myhostname);
         log::warn!("id={} mailbox={}: nobody is postmaster here; an alias would help", copy.message.id, spec.path);
         match mailbox::deliver(config, &spec, &base, copy.search, &mut content) {
@@ -293,6 +300,11 @@ impl Delivery<'_, '_> {
     }
 }
 
+fn unreadable(copy: &Copy<'_>, error: &Error) -> Appended {
+    log::error!("id={}: {error}", copy.message.id);
+    Appended::Incomplete
+}
+
 /// Appends to a user's mailbox with the rights this process has.
 pub fn append(config: &Config, user: &User, base: &str, search: bool, content: &mut dyn Read) -> Appended {
     let mailbox = user.mailbox_path(config);
@@ -305,7 +317,10 @@ pub fn append(config: &Config, user: &User, base: &str, search: bool, content: &
 /// Appends to a mailbox that is nobody's in particular: a channel names it (`maildir:`, `mbox:`, `mmdf:`).
 pub fn store(config: &Config, mailbox: &MailboxSpec, copy: &Copy<'_>) -> Outcome {
     let base = copy.base(&config.myhostname);
-    let mut content = copy.content();
+    let mut content = match copy.content() {
+        Ok(content) => content,
+        Err(error) => return unreadable(copy, &error).outcome(),
+    };
     match mailbox::deliver(config, mailbox, &base, copy.search, &mut content) {
         Ok(()) => Outcome::Delivered,
         Err(error) => Appended::of("-", &mailbox.path, &error).outcome(),

@@ -2,16 +2,16 @@
 //! as deliver's own user, never through a shell; the message lies whole in a file before the program starts.
 
 use super::Outcome;
-use super::copy::Copy;
+use super::copy::{Content, Copy};
 use crate::config::Config;
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
 use crate::program;
-use crate::queue::Message;
+use crate::queue::{Error, Message};
 use crate::submit::before_queue;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -43,8 +43,7 @@ pub fn pipe(config: &Config, line: &str, copy: &Copy<'_>) -> Outcome {
             None => return Outcome::Failed("5.1.3 a program cannot be given an address like this".to_owned()),
         };
     }
-    let head = format!("Return-Path: {sender}\n");
-    match run(config, command.stdout(Stdio::null()), head.as_bytes(), copy.message).map(|status| status.code()) {
+    match run(config, command.stdout(Stdio::null()), copy.message, copy.content()).map(|status| status.code()) {
         Ok(Some(0)) => Outcome::Delivered,
         Ok(Some(code)) => match NEVER.iter().find(|(known, _)| *known == code) {
             Some((_, why)) => Outcome::Failed(format!("{why}, says the program of this channel")),
@@ -67,7 +66,7 @@ pub fn qmail_queue(
     let ran = envelope(sender, to).and_then(|envelope| {
         let mut words = line.split_ascii_whitespace();
         let mut command = Command::new(words.next().unwrap_or_default());
-        run(config, command.args(words).stdout(Stdio::from(envelope)), b"", message)
+        run(config, command.args(words).stdout(Stdio::from(envelope)), message, Content::alone(message))
     });
     let outcome = match ran.map(|status| status.code()) {
         Ok(Some(0)) => Outcome::Relayed("2.0.0 qmail-queue took it".to_owned()),
@@ -97,9 +96,14 @@ fn envelope(sender: &ReversePath, to: &[&Address]) -> io::Result<File> {
     Ok(file)
 }
 
-fn run(config: &Config, command: &mut Command, head: &[u8], message: &Message) -> io::Result<ExitStatus> {
+fn run(
+    config: &Config,
+    command: &mut Command,
+    message: &Message,
+    content: Result<Content<'_>, Error>,
+) -> io::Result<ExitStatus> {
+    let mut content = content.map_err(|error| io::Error::other(error.to_string()))?;
     before_queue::surroundings(config, command, &message.id, &message.parameters);
-    let mut content = head.chain(Content { message, offset: 0 });
     program::finish(program::start(command, &mut content)?, config.command_time_limit.0)
 }
 
@@ -108,20 +112,6 @@ fn not_run(message: &Message, line: &str, error: &io::Error) -> Outcome {
     match error.kind() {
         io::ErrorKind::TimedOut => Outcome::Deferred("4.3.0 the program of this channel took too long".to_owned()),
         _ => Outcome::Deferred("4.3.5 the program of this channel cannot be run".to_owned()),
-    }
-}
-
-/// Trace field and content.
-struct Content<'a> {
-    message: &'a Message,
-    offset: u64,
-}
-
-impl Read for Content<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.message.read_at(buffer, self.offset).map_err(|error| io::Error::other(error.to_string()))?;
-        self.offset += count as u64;
-        Ok(count)
     }
 }
 
