@@ -71,10 +71,7 @@ impl Password<'_> {
                 found => found,
             },
             // A program that takes its time shall take it.
-            Prepared::Never => match ask(self.given) {
-                Lookup::Yes(_) | Lookup::No => Lookup::No,
-                Lookup::CannotTell(why) => Lookup::CannotTell(why),
-            },
+            Prepared::Never => ask(self.given).and_then(|_| Lookup::No),
         }
     }
 }

@@ -29,8 +29,13 @@ pub enum Listed {
 impl<T> Lookup<T> {
     /// The same answer about something made from what was found.
     pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Lookup<U> {
+        self.and_then(|found| Lookup::Yes(make(found)))
+    }
+
+    /// What is asked next with what was found.
+    pub fn and_then<U>(self, ask: impl FnOnce(T) -> Lookup<U>) -> Lookup<U> {
         match self {
-            Lookup::Yes(found) => Lookup::Yes(make(found)),
+            Lookup::Yes(found) => ask(found),
             Lookup::No => Lookup::No,
             Lookup::CannotTell(why) => Lookup::CannotTell(why),
         }

@@ -231,11 +231,7 @@ fn in_table(table: &Table, parents: bool, peer: &Peer) -> Lookup<()> {
     if matches!(table, Table::Cidr(_)) {
         return Lookup::No;
     }
-    match name_of(peer) {
-        Lookup::Yes(name) => table.has_name(&name.to_ascii_lowercase(), parents),
-        Lookup::No => Lookup::No,
-        Lookup::CannotTell(why) => Lookup::CannotTell(why),
-    }
+    name_of(peer).and_then(|name| table.has_name(&name.to_ascii_lowercase(), parents))
 }
 
 /// How many `/file`s this process has read: what was made with the help of one may not be kept, for it may change.

@@ -102,13 +102,7 @@ impl Resolver {
             return Lookup::Yes(names.clone());
         }
         let Ok(question) = DnsName::reverse_from_addr(address) else { return Lookup::No };
-        let answer = match self.ask(&question, Rtype::PTR, deadline) {
-            Lookup::Yes(answer) => answer,
-            Lookup::No => return Lookup::No,
-            Lookup::CannotTell(why) => return Lookup::CannotTell(why),
-        };
-        let names = names_in(&answer);
-        if names.is_empty() { Lookup::No } else { Lookup::Yes(names) }
+        self.ask(&question, Rtype::PTR, deadline).and_then(|answer| unless_empty(names_in(&answer)))
     }
 
     /// The addresses of a name of the family of `like` (hosts file, else A or AAAA).
@@ -121,13 +115,7 @@ impl Resolver {
         }
         let Ok(question) = DnsName::from_str(name) else { return Lookup::No };
         let kind = if like.is_ipv4() { Rtype::A } else { Rtype::AAAA };
-        let answer = match self.ask(&question, kind, deadline) {
-            Lookup::Yes(answer) => answer,
-            Lookup::No => return Lookup::No,
-            Lookup::CannotTell(why) => return Lookup::CannotTell(why),
-        };
-        let found = addresses_in(&answer, kind);
-        if found.is_empty() { Lookup::No } else { Lookup::Yes(found) }
+        self.ask(&question, kind, deadline).and_then(|answer| unless_empty(addresses_in(&answer, kind)))
     }
 
     /// The addresses of a name, of both families in turn, IPv6 first: who tries only some of them must come to both.
@@ -155,20 +143,13 @@ impl Resolver {
     /// is one of a host (`MX 10 192.0.2.7.`); the section asks for an error then, and not for the domain's own address.
     pub fn mail_hosts(&self, domain: &str, deadline: Instant) -> Lookup<Vec<(u16, String)>> {
         let Ok(question) = DnsName::from_str(domain) else { return Lookup::No };
-        let answer = match self.ask(&question, Rtype::MX, deadline) {
-            Lookup::Yes(answer) => answer,
-            Lookup::No => return Lookup::No,
-            Lookup::CannotTell(why) => return Lookup::CannotTell(why),
-        };
-        mail_hosts_in(&answer).map_or(Lookup::No, Lookup::Yes)
+        let answer = self.ask(&question, Rtype::MX, deadline);
+        answer.and_then(|answer| mail_hosts_in(&answer).map_or(Lookup::No, Lookup::Yes))
     }
 
     fn confirm(&self, name: &str, address: IpAddr, deadline: Instant) -> Lookup<()> {
-        match self.addresses(name, address, deadline) {
-            Lookup::Yes(addresses) if addresses.contains(&address) => Lookup::Yes(()),
-            Lookup::Yes(_) | Lookup::No => Lookup::No,
-            Lookup::CannotTell(why) => Lookup::CannotTell(why),
-        }
+        let addresses = self.addresses(name, address, deadline);
+        addresses.and_then(|addresses| if addresses.contains(&address) { Lookup::Yes(()) } else { Lookup::No })
     }
 
     /// Asks DNS for the records of one kind. `Yes` is an answer without error that has records, of whatever kind: an
@@ -191,6 +172,10 @@ impl Resolver {
         }
         Lookup::CannotTell(format!("{name} {kind}: {why}"))
     }
+}
+
+fn unless_empty<T>(found: Vec<T>) -> Lookup<Vec<T>> {
+    if found.is_empty() { Lookup::No } else { Lookup::Yes(found) }
 }
 
 /// The names an answer has for an address. An alias in the reverse zone is the usual way to delegate less than 256
