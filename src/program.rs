@@ -5,7 +5,7 @@
 
 use crate::logging::clean;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
@@ -20,15 +20,7 @@ pub struct Started {
 /// Starts it in a session of its own, with nothing of ours open but its standard output, once all the content is there.
 pub fn start(command: &mut Command, content: &mut dyn Read) -> io::Result<Started> {
     let mut spool = nameless()?;
-    let mut buffer = [0; 32 * 1024];
-    loop {
-        match content.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => spool.write_all(buffer.get(..count).unwrap_or_default())?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    io::copy(content, &mut spool)?;
     spool.rewind()?;
     let complaints = nameless()?;
     command.stdin(spool).stderr(complaints.try_clone()?).process_group(0);

@@ -211,7 +211,7 @@ impl Deliver {
         self.refresh();
         self.looks.begin(Look::Early, Instant::now());
         self.collect();
-        let due = self.queue.due_times(SystemTime::now());
+        let due = self.queue.due(SystemTime::now());
         let mut due = due.map_err(|error| Error::Temporary(format!("looking at the queue: {error}")))?;
         let is_flushed = |(time, id): &&(SystemTime, Id)| {
             self.watches && self.tried.get(id).is_some_and(|tried| tried.is_before(*time))

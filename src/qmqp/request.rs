@@ -275,7 +275,7 @@ impl Request {
 fn of(fault: netstring::Fault, over: Fault) -> Fault {
     match fault {
         netstring::Fault::TooLong => over,
-        netstring::Fault::NotALength | netstring::Fault::LeadingZero | netstring::Fault::NoComma => Fault::Format,
+        netstring::Fault::NotALength => Fault::Format,
     }
 }
 

@@ -47,7 +47,8 @@ fn uninterrupted<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-fn microseconds(time: SystemTime) -> u64 {
+/// Since 1970; 0 by a clock of before.
+pub(super) fn microseconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX))
 }
 

@@ -1,9 +1,10 @@
 //! Queue ids: time and chance, so that neither two processes, nor two process id namespaces, nor a clock set back
 //! give the same one twice.
 
+use super::file::microseconds;
 use std::fmt;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Digits and lower-case letters without `i`, `l`, `o`, `u`, in ASCII order, so that ids sort by time and one read
 /// out over a telephone is understood.
@@ -27,10 +28,9 @@ impl Id {
     /// A new one. Two made in the same microsecond are the same once in a million times; the exclusive creation of
     /// the file finds that out.
     pub fn new(now: SystemTime) -> Id {
-        let microseconds = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64);
         // Without a source of chance (a jail without getrandom) the time alone must do, and O_EXCL still holds.
         let chance = getrandom::u32().unwrap_or(std::process::id());
-        Id::from_parts(microseconds, u64::from(chance))
+        Id::from_parts(microseconds(now), u64::from(chance))
     }
 
     /// A new one whose file is in the same folder as that of this one.
@@ -44,26 +44,23 @@ impl Id {
     /// the same one gives the same id at every call, so that a repeat after a crash finds its own file. It sorts behind
     /// this one. Different origins may share an id once in a million times; `probe` then gives others.
     pub fn derived(&self, origin: &str, probe: u32) -> Id {
-        let time = self.0[..TIME].iter().fold(0, |value, digit| value << 5 | value_of(*digit).unwrap_or(0));
         let chance = crc32fast::hash(format!("{self} {origin} {probe}").as_bytes());
-        Id::from_parts(time + 1, u64::from(chance))
+        Id::from_parts(self.microseconds() + 1, u64::from(chance))
     }
 
     /// The id of a time, without chance: to derive others from, of no message.
     pub fn of_time(time: SystemTime) -> Id {
-        Id::from_parts(time.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64), 0)
+        Id::from_parts(microseconds(time), 0)
     }
 
     /// The id of a time with a number in the place of chance, and in that of microseconds what is too large for it.
     pub(super) fn numbered(now: SystemTime, number: u64) -> Id {
-        let microseconds = Id::of_time(now).microseconds();
-        Id::from_parts(microseconds.wrapping_add(number >> (5 * CHANCE)), number)
+        Id::from_parts(microseconds(now).wrapping_add(number >> (5 * CHANCE)), number)
     }
 
     /// When it was made, by the clock of then; to the microsecond.
     pub fn time(&self) -> SystemTime {
-        let time = self.0[..TIME].iter().fold(0, |value, digit| value << 5 | value_of(*digit).unwrap_or(0));
-        UNIX_EPOCH.checked_add(std::time::Duration::from_micros(time)).unwrap_or(UNIX_EPOCH)
+        UNIX_EPOCH.checked_add(Duration::from_micros(self.microseconds())).unwrap_or(UNIX_EPOCH)
     }
 
     /// The time it begins with, in microseconds since 1970.
@@ -135,7 +132,6 @@ impl FromStr for Id {
 mod tests {
     use super::*;
     use std::collections::HashSet;
-    use std::time::Duration;
 
     #[test]
     fn an_id_is_its_own_text_and_nothing_else_is_one() {

@@ -1,4 +1,4 @@
-//! The queue: one file a message, written in place. The layout is in `file.rs` and, octet by octet, in
+//! The queue: one file a message, written in place. The layout is in `layout.rs` and, octet by octet, in
 //! doc/internals.md.
 //!
 //! `queue_directory/` holds `message/H/ID` (H: the last character of ID), the FIFO `trigger`, and where smtpd or
@@ -259,13 +259,9 @@ impl Queue {
         kept.as_ref().is_some_and(is_told)
     }
 
-    /// Every message whose next try is not after `now` and that is not held, oldest due first, without opening any.
-    pub fn due(&self, now: SystemTime) -> io::Result<Vec<Id>> {
-        Ok(self.due_times(now)?.into_iter().map(|(_, id)| id).collect())
-    }
-
-    /// The same, each with the time of its next try.
-    pub fn due_times(&self, now: SystemTime) -> io::Result<Vec<(SystemTime, Id)>> {
+    /// Every message whose next try is not after `now` and that is not held, oldest due first, each with the time of that
+    /// try; none is opened.
+    pub fn due(&self, now: SystemTime) -> io::Result<Vec<(SystemTime, Id)>> {
         let mut due = Vec::new();
         let far = now.checked_add(LONGEST_WAIT).unwrap_or(now);
         self.each_name(|name| {

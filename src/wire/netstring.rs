@@ -6,17 +6,13 @@
 
 use std::io::Write;
 
-/// What is wrong with a netstring.
+/// What is wrong with the length of a netstring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Something else than a digit or the colon stands in the length, or the length is empty.
+    /// Something else than a digit or the colon stands in the length, it begins with a needless zero, or it is empty.
     NotALength,
-    /// The length begins with a zero and is not just that.
-    LeadingZero,
     /// The length is over the limit.
     TooLong,
-    /// The payload is not followed by a comma.
-    NoComma,
 }
 
 /// Reads a length and its colon, octet by octet.
@@ -38,7 +34,7 @@ impl LengthReader {
         match octet {
             b'0'..=b'9' => {
                 if self.digits > 0 && self.value == 0 {
-                    return Err(Fault::LeadingZero);
+                    return Err(Fault::NotALength);
                 }
                 self.digits += 1;
                 let digit = u64::from(octet - b'0');
@@ -108,7 +104,7 @@ mod tests {
     #[test]
     fn a_leading_zero_is_refused() {
         for wrong in [&b"00:"[..], b"05:", b"0000000000"] {
-            assert_eq!(read(wrong, 100), Err(Fault::LeadingZero));
+            assert_eq!(read(wrong, 100), Err(Fault::NotALength));
         }
     }
 

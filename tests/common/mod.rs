@@ -207,9 +207,9 @@ impl Scratch {
     pub fn queued(&self) -> Vec<Queued> {
         let queue = doorpost::queue::Queue::at(&self.queue());
         let future = std::time::SystemTime::now() + Duration::from_secs(86_400 * 365);
-        let mut ids = queue.due(future).unwrap_or_default();
-        ids.sort();
-        ids.iter().filter_map(|id| unless_kept(&queue, id)).map(|message| Queued::read(&message)).collect()
+        let mut due = queue.due(future).unwrap_or_default();
+        due.sort_by_key(|(_, id)| *id);
+        due.iter().filter_map(|(_, id)| unless_kept(&queue, id)).map(|message| Queued::read(&message)).collect()
     }
 
     /// Gives a path, and what is below it, to the user that the servers become.

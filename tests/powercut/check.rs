@@ -102,7 +102,7 @@ impl Restarted {
         }
         let queue = doorpost::queue::Queue::at(&self.site.queue());
         let later = SystemTime::now() + Duration::from_secs(86_400 * 20);
-        for id in queue.due(later).unwrap_or_default() {
+        for (_, id) in queue.due(later).unwrap_or_default() {
             match queue.take(&id) {
                 Ok(None) => {}
                 Ok(Some(_)) => {

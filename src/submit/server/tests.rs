@@ -29,8 +29,8 @@ impl Site {
 
     fn queued(&self) -> Vec<queue::Message> {
         let queue = Queue::at(&self.config.queue_directory);
-        let ids = queue.due(std::time::SystemTime::now() + std::time::Duration::from_secs(9)).unwrap();
-        ids.iter().map(|id| queue.take_at_last(id)).collect()
+        let due = queue.due(std::time::SystemTime::now() + std::time::Duration::from_secs(9)).unwrap();
+        due.iter().map(|(_, id)| queue.take_at_last(id)).collect()
     }
 
     fn files(&self) -> usize {
