@@ -2,8 +2,8 @@
 
 use super::lost;
 use crate::exit::{Ended, Error};
-use crate::mailbox::{self, Maildrop};
-use crate::net::connection::Stream;
+use crate::mailbox::{self, Entry, Maildrop};
+use crate::net::connection::{Fault, Stream};
 use crate::net::peer::Peer;
 use crate::pop3::content::Content;
 use crate::pop3::dialogue::{Dialogue, Lost};
@@ -11,6 +11,7 @@ use crate::pop3::expiry::Expiry;
 use crate::pop3::reply::Reply;
 use crate::pop3::session::{Session, Step};
 use log::{info, warn};
+use std::io;
 
 /// Who is in.
 pub(in crate::pop3) struct Visitor<'a> {
@@ -44,7 +45,7 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
         };
         note(&mut expiry, &maildrop, dialogue.heard());
         let sent = match step {
-            Step::Say(reply) => dialogue.respond(&reply).map_err(Lost::from),
+            Step::Say(reply) => respond(dialogue, Ok(reply)),
             Step::Capabilities(capabilities) => {
                 dialogue.say_capabilities(capabilities);
                 Ok(())
@@ -57,41 +58,28 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
                 let line = |index| Ok(format!("{} {}", index + 1, maildrop.entry(index)?.octets));
                 dialogue.list(session.listed().map(line))
             }
-            Step::Size(index) => match maildrop.entry(index) {
-                Ok(entry) => dialogue.respond(&Reply::numbers(index as u64 + 1, entry.octets)).map_err(Lost::from),
-                Err(error) => Err(Lost::Message(error)),
-            },
-            Step::Delete(index) => match maildrop.entry(index) {
-                Ok(entry) => dialogue.respond(&session.deleted(index, entry.octets)).map_err(Lost::from),
-                Err(error) => Err(Lost::Message(error)),
-            },
+            Step::Size(index) => {
+                let size = |entry: Entry| Reply::numbers(index as u64 + 1, entry.octets);
+                respond(dialogue, maildrop.entry(index).map(size))
+            }
+            Step::Delete(index) => {
+                respond(dialogue, maildrop.entry(index).map(|entry| session.deleted(index, entry.octets)))
+            }
             Step::UniqueIds => {
                 let line = |index| Ok(format!("{} {}", index + 1, maildrop.entry(index)?.unique_id));
                 dialogue.list(session.listed().map(line))
             }
-            Step::UniqueId(index) => match maildrop.entry(index) {
-                Ok(entry) => dialogue.respond(&Reply::unique_id(index + 1, &entry.unique_id)).map_err(Lost::from),
-                Err(error) => Err(Lost::Message(error)),
-            },
+            Step::UniqueId(index) => {
+                let unique_id = |entry: Entry| Reply::unique_id(index + 1, &entry.unique_id);
+                respond(dialogue, maildrop.entry(index).map(unique_id))
+            }
             Step::Retrieve(index) => {
                 retrieved += 1;
-                let sent = dialogue.message(&maildrop, index, Content::whole());
-                sent.map(|is_whole| {
-                    if is_whole && expiry.is_some() {
-                        dialogue.wonder(index)
-                    }
-                })
+                send(dialogue, &maildrop, index, Content::whole(), expiry.is_some())
             }
-            Step::Top(index, lines) => {
-                let sent = dialogue.message(&maildrop, index, Content::top(lines));
-                sent.map(|is_whole| {
-                    if is_whole && expiry.is_some() {
-                        dialogue.wonder(index)
-                    }
-                })
-            }
+            Step::Top(index, lines) => send(dialogue, &maildrop, index, Content::top(lines), expiry.is_some()),
             Step::Check(..) | Step::CheckApop(..) | Step::StartTls | Step::Authenticate(..) | Step::Mechanisms => {
-                dialogue.respond(&Reply::TROUBLE).map_err(Lost::from)
+                respond(dialogue, Ok(Reply::TROUBLE))
             }
             Step::Close(reply) => {
                 dialogue.close(&reply);
@@ -99,17 +87,10 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
                 return Ok(Ended::Refused);
             }
             Step::Update => {
-                let mut marked = session.to_remove();
-                // Nothing goes while there is something to be sent still, which the connection may not live to see.
-                if !marked.is_empty() || expiry.is_some() {
-                    match dialogue.heard_at_end() {
-                        Ok(heard) => note(&mut expiry, &maildrop, heard),
-                        Err(fault) => return lost(dialogue, Some(fault), peer, session.phase()),
-                    }
-                }
-                if let Some(expiry) = &mut expiry {
-                    expiry.mark_expired(&maildrop, &mut marked);
-                }
+                let marked = match marked_at_end(dialogue, &session, &maildrop, &mut expiry) {
+                    Ok(marked) => marked,
+                    Err(fault) => return lost(dialogue, Some(fault), peer, session.phase()),
+                };
                 let (reply, removed) = update(maildrop, &marked, user);
                 dialogue.part(&reply);
                 info!("client={peer} event=end user={user:?} phase=update retrieved={retrieved} deleted={removed}");
@@ -126,6 +107,44 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
             }
         }
     }
+}
+
+/// Says what was made of an entry.
+fn respond<S: Stream>(dialogue: &mut Dialogue<S>, reply: io::Result<Reply>) -> Result<(), Lost> {
+    Ok(dialogue.respond(&reply.map_err(Lost::Message)?)?)
+}
+
+/// Sends a message, or a part. With `counts`, whether the client has it is to be found out where that was all of it.
+fn send<S: Stream, M: Maildrop>(
+    dialogue: &mut Dialogue<S>,
+    maildrop: &M,
+    index: usize,
+    content: Content,
+    counts: bool,
+) -> Result<(), Lost> {
+    let is_whole = dialogue.message(maildrop, index, content)?;
+    if is_whole && counts {
+        dialogue.wonder(index);
+    }
+    Ok(())
+}
+
+/// What QUIT removes: what the client has marked, and what has expired.
+fn marked_at_end<S: Stream, M: Maildrop>(
+    dialogue: &mut Dialogue<S>,
+    session: &Session,
+    maildrop: &M,
+    expiry: &mut Option<Expiry>,
+) -> Result<Vec<usize>, Fault> {
+    let mut marked = session.to_remove();
+    // Nothing goes while there is something to be sent still, which the connection may not live to see.
+    if !marked.is_empty() || expiry.is_some() {
+        note(expiry, maildrop, dialogue.heard_at_end()?);
+    }
+    if let Some(expiry) = expiry {
+        expiry.mark_expired(maildrop, &mut marked);
+    }
+    Ok(marked)
 }
 
 /// Notes that a client has all of these messages, where that counts.
