@@ -217,7 +217,7 @@ fn its_manual_page_is_in_order() {
 fn a_message_whose_next_try_is_to_come_is_left_alone() {
     let scratch = Scratch::new();
     let id = scratch.enqueue_from("", &["alice@mx.example"], b"text\n");
-    let message = take(&scratch, &id);
+    let mut message = take(&scratch, &id);
     message.defer_until(SystemTime::now() + Duration::from_secs(3600)).unwrap();
     drop(message);
     scratch.deliver();

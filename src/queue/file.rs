@@ -11,7 +11,7 @@ mod message;
 
 pub use draft::{Draft, TRACE_ROOM, Written};
 pub(super) use message::Found;
-pub use message::Message;
+pub use message::{Message, Seen};
 
 /// The bit of a file's mode that says that the message is held.
 pub const HELD: u32 = 0o100;

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-pub use file::{Draft, Message, RecipientState};
+pub use file::{Draft, Message, RecipientState, Seen};
 pub use id::Id;
 pub use layout::Lines;
 pub use size::EARLY_ROOM;
@@ -213,10 +213,10 @@ impl Queue {
         Message::prove(*id, self.path_of(id)).map_err(|error| Error::from_io(&format!("{id}: open"), &error))
     }
 
-    /// A message as it is now, without its lock: for lists. Nothing in it may be changed. `None`: gone, or not complete.
-    pub fn look(&self, id: &Id) -> Result<Option<Message>, Error> {
+    /// A message as it is now, without its lock: for lists. `None`: gone, or not complete.
+    pub fn look(&self, id: &Id) -> Result<Option<Seen>, Error> {
         match Message::look(*id, self.path_of(id)) {
-            Ok(Found::Message(message)) => Ok(Some(*message)),
+            Ok(Found::Message(message)) => Ok(Some(Seen(*message))),
             Ok(_) => Ok(None),
             Err(error) => Err(Error::from_io(&format!("{id}: open"), &error)),
         }

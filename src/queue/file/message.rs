@@ -8,13 +8,14 @@ use crate::queue::layout::{self, Header, Kind, LONGEST_REPORT, Lines, Slot};
 use crate::queue::{Error, Id, Recipient, remove_file};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 mod read;
 
-/// A queued message, locked until dropped.
+/// A queued message, locked until dropped; one that is only looked at is [`Seen`].
 #[derive(Debug)]
 pub struct Message {
     /// Its id.
@@ -44,16 +45,28 @@ pub struct Message {
     slots: Vec<u64>,
 }
 
+/// A queued message as it was at a look, without its lock: nothing in it may be changed.
+#[derive(Debug)]
+pub struct Seen(pub(in crate::queue) Message);
+
+impl Deref for Seen {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        &self.0
+    }
+}
+
 /// What a file in the queue turned out to be.
 #[derive(Debug)]
 pub(in crate::queue) enum Found {
-    /// A message, locked.
+    /// A message; locked by us, if it is `open` that found it.
     Message(Box<Message>),
     /// Another process has it.
     Locked,
     /// It is not there any more.
     Gone,
-    /// Its writer did not come to its end; locked by us.
+    /// Its writer did not come to its end; locked by us in the same case.
     Incomplete(File, Metadata),
     /// No message, and why.
     Garbage(String),
@@ -68,49 +81,27 @@ const NO_FILE: &str = "it is no regular file";
 impl Message {
     /// Opens and locks a file, and believes nothing of it before its checksum agrees.
     pub(in crate::queue) fn open(id: Id, path: PathBuf) -> io::Result<Found> {
-        let (file, metadata) = match locked(&path)? {
-            Ok(locked) => locked,
-            Err(found) => return Ok(found),
-        };
-        if !metadata.is_file() {
-            return Ok(Found::Garbage(NO_FILE.to_owned()));
+        match locked(&path)? {
+            Ok((file, metadata)) => judged(id, path, file, metadata, Opened::Locked),
+            Err(found) => Ok(found),
         }
-        match metadata.nlink() {
-            0 => return Ok(Found::Gone),
-            1 => {}
-            _ => return Ok(Found::Garbage(SEVERAL.to_owned())),
-        }
-        let (octets, kind) = read::header(&file, metadata.len())?;
-        let header = match kind {
-            Kind::Incomplete => return Ok(Found::Incomplete(file, metadata)),
-            Kind::Garbage(why) => return Ok(Found::Garbage(why.to_owned())),
-            Kind::Complete(header) => header,
-        };
-        let again = header.is_prepared.then(|| path.clone());
-        Ok(match read::body(id, path, file, &header, Some(layout::begin_checksum(&octets)))? {
-            Ok(message) => Found::Message(Box::new(Message { is_held: metadata.mode() & HELD != 0, ..message })),
-            Err(why) => match again.map(|path| broken_off(id, &path, &header)).transpose()? {
-                Some(Some(found)) => found,
-                _ => Found::Garbage(why.to_owned()),
-            },
-        })
     }
 
     /// Opens a file for a look, locked by another or not; the content is not read, so no checksum is made.
     pub(in crate::queue) fn look(id: Id, path: PathBuf) -> io::Result<Found> {
-        Message::read_only(id, path, false)
+        Message::read_only(id, path, Opened::ToLook)
     }
 
     /// The same with a checksum, for who must be certain.
     pub(in crate::queue) fn prove(id: Id, path: PathBuf) -> io::Result<Found> {
-        match Message::read_only(id, path, true) {
+        match Message::read_only(id, path, Opened::ToProve) {
             // As for who takes it.
             Err(error) if is_of_no_message(&error) => Ok(Found::Garbage(error.to_string())),
             found => found,
         }
     }
 
-    fn read_only(id: Id, path: PathBuf, is_checked: bool) -> io::Result<Found> {
+    fn read_only(id: Id, path: PathBuf, opened: Opened) -> io::Result<Found> {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
         let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
             Ok(file) => file,
@@ -119,25 +110,7 @@ impl Message {
             Err(error) => return Err(error),
         };
         let metadata = file.metadata()?;
-        if metadata.nlink() == 0 {
-            return Ok(Found::Gone);
-        }
-        if !metadata.is_file() {
-            return Ok(Found::Garbage(NO_FILE.to_owned()));
-        }
-        if is_checked && metadata.nlink() > 1 {
-            return Ok(Found::Garbage(SEVERAL.to_owned()));
-        }
-        let (octets, kind) = read::header(&file, metadata.len())?;
-        let header = match kind {
-            Kind::Complete(header) => header,
-            Kind::Incomplete => return Ok(Found::Incomplete(file, metadata)),
-            Kind::Garbage(why) => return Ok(Found::Garbage(why.to_owned())),
-        };
-        Ok(match read::body(id, path, file, &header, is_checked.then(|| layout::begin_checksum(&octets)))? {
-            Ok(message) => Found::Message(Box::new(Message { is_held: metadata.mode() & HELD != 0, ..message })),
-            Err(why) => Found::Garbage(why.to_owned()),
-        })
+        judged(id, path, file, metadata, opened)
     }
 
     /// The value of an attribute.
@@ -243,7 +216,7 @@ impl Message {
     }
 
     /// Sets the next try. To be called after the marks of a try, which change the file's time.
-    pub fn defer_until(&self, time: SystemTime) -> Result<(), Error> {
+    pub fn defer_until(&mut self, time: SystemTime) -> Result<(), Error> {
         self.file.set_modified(time).map_err(|e| self.trouble("set its time", e))
     }
 
@@ -258,6 +231,45 @@ impl Message {
     fn trouble(&self, what: &str, error: io::Error) -> Error {
         Error::from_io(&format!("{}: {what}", self.id), &error)
     }
+}
+
+/// How a file was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    /// To be shown: its content is not read.
+    ToLook,
+    /// To be believed.
+    ToProve,
+    /// The same, and it is ours now.
+    Locked,
+}
+
+/// What an open file is.
+fn judged(id: Id, path: PathBuf, file: File, metadata: Metadata, opened: Opened) -> io::Result<Found> {
+    if metadata.nlink() == 0 {
+        return Ok(Found::Gone);
+    }
+    if !metadata.is_file() {
+        return Ok(Found::Garbage(NO_FILE.to_owned()));
+    }
+    let is_checked = opened != Opened::ToLook;
+    if is_checked && metadata.nlink() > 1 {
+        return Ok(Found::Garbage(SEVERAL.to_owned()));
+    }
+    let (octets, kind) = read::header(&file, metadata.len())?;
+    let header = match kind {
+        Kind::Complete(header) => header,
+        Kind::Incomplete => return Ok(Found::Incomplete(file, metadata)),
+        Kind::Garbage(why) => return Ok(Found::Garbage(why.to_owned())),
+    };
+    let again = (opened == Opened::Locked && header.is_prepared).then(|| path.clone());
+    Ok(match read::body(id, path, file, &header, is_checked.then(|| layout::begin_checksum(&octets)))? {
+        Ok(message) => Found::Message(Box::new(Message { is_held: metadata.mode() & HELD != 0, ..message })),
+        Err(why) => match again.map(|path| broken_off(id, &path, &header)).transpose()? {
+            Some(Some(found)) => found,
+            _ => Found::Garbage(why.to_owned()),
+        },
+    })
 }
 
 /// A prepared file whose header is there and whose rest is not, if the power failed while a message was written into it.
