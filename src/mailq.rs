@@ -8,7 +8,7 @@ pub mod tool;
 
 use crate::logging::clean;
 use crate::message::path::Address;
-use crate::queue::{Id, Message, Name, Queue, Recipient, RecipientState};
+use crate::queue::{Id, Message, Name, Queue, Recipient};
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -90,8 +90,7 @@ fn is_like(pattern: &str, text: &str) -> bool {
 
 /// The recipients that are not done.
 fn waiting(message: &Message) -> impl Iterator<Item = &Recipient> {
-    let is_done = |state| matches!(state, RecipientState::Delivered | RecipientState::Returned);
-    message.recipients.iter().filter(move |recipient| !is_done(recipient.state))
+    message.recipients.iter().filter(|recipient| !recipient.state.is_done())
 }
 
 /// Writes the list, oldest first; gives how many files there were that could not be read, of which the log has one. One

@@ -177,9 +177,7 @@ impl Trial {
             _ => report::tell(queue, config, message).and_then(|()| report::warn(queue, config, message, self.now)),
         };
         // While a sender waits to hear of it, nothing is forgotten.
-        let is_done =
-            |recipient: &Recipient| matches!(recipient.state, RecipientState::Delivered | RecipientState::Returned);
-        if told.is_ok() && message.recipients.iter().all(is_done) {
+        if told.is_ok() && message.recipients.iter().all(|recipient| recipient.state.is_done()) {
             self.message.remove()?;
             return Ok(Attempt::Finished);
         }

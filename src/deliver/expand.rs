@@ -142,15 +142,7 @@ struct OnItsWay {
 }
 
 fn look(message: &Message, address: &Address) -> Result<OnItsWay, Error> {
-    let mut octets = vec![0; LOOKED_AT.min(usize::try_from(message.size).unwrap_or(LOOKED_AT))];
-    let mut filled = 0_usize;
-    while let Some(room) = octets.get_mut(filled..).filter(|room| !room.is_empty()) {
-        match message.read_at(room, filled as u64)? {
-            0 => break,
-            count => filled = filled.saturating_add(count),
-        }
-    }
-    octets.truncate(filled);
+    let octets = message.beginning(LOOKED_AT)?;
     let mut counter = HopCounter::default();
     counter.push(&octets);
     let own = shown(address);

@@ -217,7 +217,7 @@ fn write(
     to: &Address,
 ) -> Result<Id, Error> {
     let id = *draft.id();
-    let beginning = header::beginning(|room, at| if at < message.size { message.read_at(room, at) } else { Ok(0) })?;
+    let beginning = header::beginning(|room, at| message.read_at(room, at))?;
     // The report is to arrive as the message was (RFC 8689 section 5).
     let is_for_any_eyes = !message.parameters.requiretls && Header::read(&beginning).is_for_any_eyes();
     let mut report = text::Report::new(config, message, kind, told, id);
@@ -264,33 +264,22 @@ fn shown(address: &Address) -> String {
 /// Gives the octets of the message in pieces, and says whether all are ASCII.
 fn copy(message: &Message, mut each: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<bool, Error> {
     let (mut buffer, mut at, mut is_ascii) = (vec![0; 32 * 1024], 0_u64, true);
-    while at < message.size {
-        let room = usize::try_from(message.size - at).unwrap_or(usize::MAX).min(buffer.len());
-        let Some(room) = buffer.get_mut(..room) else { break };
-        let count = message.read_at(room, at)?;
-        let piece = room.get(..count).unwrap_or_default();
+    loop {
+        let count = message.read_at(&mut buffer, at)?;
+        let piece = buffer.get(..count).unwrap_or_default();
         if piece.is_empty() {
-            break;
+            return Ok(is_ascii);
         }
         is_ascii = is_ascii && piece.is_ascii();
         each(piece)?;
         at = at.saturating_add(count as u64);
     }
-    Ok(is_ascii)
 }
 
 /// What stands before the first empty line, as lines of a text; only whole ones, and no more than bounce_size_limit's default.
 /// What came as binary may have no header, and no line of it is shown that is none of one.
 fn header_in_lf(message: &Message) -> Result<Vec<u8>, Error> {
-    let mut start = vec![0; 50_000];
-    let mut filled = 0_usize;
-    while let Some(room) = start.get_mut(filled..).filter(|room| !room.is_empty()) {
-        match message.read_at(room, filled as u64)? {
-            0 => break,
-            count => filled = filled.saturating_add(count),
-        }
-    }
-    start.truncate(filled);
+    let start = message.beginning(50_000)?;
     let lines = header_of(&start).split_inclusive(|octet| *octet == b'\n');
     let texts = lines.filter_map(|line| line.strip_suffix(b"\r\n").or_else(|| line.strip_suffix(b"\n")));
     let is_binary = message.parameters.body == Body::BinaryMime;

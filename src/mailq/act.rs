@@ -1,7 +1,7 @@
 //! Holding, releasing, deleting, requeueing and flushing messages, each under its lock, so that no deliver is at it.
 
 use super::{Selection, names};
-use crate::queue::{Error, Head, Id, Message, NotTaken, Queue, RecipientState};
+use crate::queue::{Error, Head, Id, Message, NotTaken, Queue};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use std::io;
 use std::time::SystemTime;
@@ -150,8 +150,7 @@ fn requeue(queue: &Queue, mut message: Message) -> Result<(), Error> {
 fn anew(queue: &Queue, message: &Message) -> Result<(), Error> {
     let Some(mut draft) = queue.begin_derived(&message.id, REQUEUED)? else { return Ok(()) };
     message.copy_to(&mut draft)?;
-    let is_done = |state| matches!(state, RecipientState::Delivered | RecipientState::Returned);
-    for recipient in message.recipients.iter().filter(|recipient| !is_done(recipient.state)) {
+    for recipient in super::waiting(message) {
         draft.recipient_with(&recipient.address, &recipient.parameters)?;
     }
     for (name, value) in message.attributes.iter().filter(|(name, _)| name != crate::queue::ORIGIN) {
@@ -167,6 +166,7 @@ fn anew(queue: &Queue, message: &Message) -> Result<(), Error> {
 mod tests {
     use super::*;
     use crate::message::path::{Address, ReversePath};
+    use crate::queue::RecipientState;
 
     #[test]
     fn a_message_that_is_not_meant_any_more_once_it_is_locked_is_left_alone() {

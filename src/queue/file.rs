@@ -11,7 +11,7 @@ mod message;
 
 pub use draft::{Draft, TRACE_ROOM, Written};
 pub(super) use message::Found;
-pub use message::{Message, Seen};
+pub use message::{Content, Message, Seen};
 
 /// The bit of a file's mode that says that the message is held.
 pub const HELD: u32 = 0o100;
@@ -35,6 +35,13 @@ pub enum RecipientState {
     Failed,
     /// Given up, and the return message is queued (or was not wanted).
     Returned,
+}
+
+impl RecipientState {
+    /// Whether nothing is left to do for the recipient.
+    pub fn is_done(self) -> bool {
+        matches!(self, RecipientState::Delivered | RecipientState::Returned)
+    }
 }
 
 /// Again, as often as a signal comes in between.

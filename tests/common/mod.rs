@@ -252,13 +252,9 @@ pub struct Queued {
 
 impl Queued {
     fn read(message: &doorpost::queue::Message) -> Queued {
-        let mut whole = vec![0; usize::try_from(message.size).expect("a size")];
-        let mut filled = 0;
-        while filled < whole.len() {
-            let count = message.read_at(&mut whole[filled..], filled as u64).expect("reading a message");
-            assert!(count > 0, "a message shorter than its size");
-            filled += count;
-        }
+        let mut whole = Vec::new();
+        message.content().read_to_end(&mut whole).expect("reading a message");
+        assert_eq!(whole.len() as u64, message.size, "a message shorter than its size");
         let of_recipients = message.recipients.iter().map(|r| format!("|{}", r.parameters));
         Queued {
             id: message.id.to_string(),

@@ -7,7 +7,7 @@ use crate::message::path::ReversePath;
 use crate::queue::layout::{self, Header, Kind, LONGEST_REPORT, Lines, Slot};
 use crate::queue::{Error, Id, Recipient, remove_file};
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -133,6 +133,25 @@ impl Message {
         }
     }
 
+    /// Trace field and content, from the beginning.
+    pub fn content(&self) -> Content<'_> {
+        Content { message: self, offset: 0 }
+    }
+
+    /// The first octets of them, `most` at the most.
+    pub fn beginning(&self, most: usize) -> Result<Vec<u8>, Error> {
+        let mut octets = vec![0; usize::try_from(self.size).map_or(most, |size| size.min(most))];
+        let mut filled = 0;
+        while filled < octets.len() {
+            match self.read_at(&mut octets[filled..], filled as u64)? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        octets.truncate(filled);
+        Ok(octets)
+    }
+
     /// Adds the whole content to another message, and ends its content.
     pub fn copy_to(&self, draft: &mut Draft) -> Result<(), Error> {
         let (mut buffer, mut at) = (vec![0; 32 * 1024], 0_u64);
@@ -230,6 +249,21 @@ impl Message {
 
     fn trouble(&self, what: &str, error: io::Error) -> Error {
         Error::from_io(&format!("{}: {what}", self.id), &error)
+    }
+}
+
+/// What is passed on of a message. An error is an early end: whoever has the rest must not take it for all.
+pub struct Content<'a> {
+    message: &'a Message,
+    offset: u64,
+}
+
+impl Read for Content<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.message.read_at(buffer, self.offset);
+        let count = read.map_err(|error| io::Error::new(io::ErrorKind::UnexpectedEof, error.to_string()))?;
+        self.offset += count as u64;
+        Ok(count)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::queue::{EARLY_ROOM, Error, Head, Id, Queue};
 use crc32fast::Hasher;
 use proptest::prelude::*;
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,13 +36,8 @@ fn path_of(queue: &Queue, id: &Id) -> PathBuf {
 
 fn content_of(message: &Message) -> Vec<u8> {
     let mut content = Vec::new();
-    let mut piece = [0; 1000];
-    loop {
-        match message.read_at(&mut piece, content.len() as u64).unwrap() {
-            0 => return content,
-            count => content.extend_from_slice(&piece[..count]),
-        }
-    }
+    message.content().read_to_end(&mut content).unwrap();
+    content
 }
 
 fn put(queue: &Queue, content: &[u8], recipients: &[&str]) -> Id {
@@ -64,6 +60,22 @@ fn a_committed_message_is_read_back() {
     let waiting = RecipientState::Waiting;
     assert_eq!(recipients, [(address("bob@mx.example"), waiting, 0), (address("carol@mx.example"), waiting, 0)]);
     assert!(message.created.elapsed().unwrap() < Duration::from_secs(60));
+}
+
+#[test]
+fn content_that_has_shrunk_ends_in_an_error_that_says_so() {
+    let (_folder, queue) = queue();
+    let id = put(&queue, b"Subject: x\n\nhello\n", &["bob@mx.example"]);
+    let message = queue.take_at_last(&id);
+    let beginning = message.beginning(9).unwrap();
+    assert_eq!(beginning, b"Received:");
+    assert_eq!(message.beginning(1000).unwrap(), content_of(&message));
+    File::options().write(true).open(path_of(&queue, &id)).unwrap().set_len(CONTENT + 3).unwrap();
+    let mut read = Vec::new();
+    let error = message.content().read_to_end(&mut read).unwrap_err();
+    assert_eq!((error.kind(), read.ends_with(b"Sub")), (io::ErrorKind::UnexpectedEof, true));
+    assert!(message.beginning(1000).is_err());
+    assert_eq!(message.beginning(9).unwrap(), beginning);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::queue::layout::{self, CONTENT, HEADER};
 use crate::queue::{Head, RecipientState};
 use nix::sys::time::TimeVal;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 fn queue() -> (tempfile::TempDir, Queue) {
@@ -30,11 +31,8 @@ fn put(queue: &Queue, content: &[u8]) -> Id {
 
 fn content(queue: &Queue, id: &Id) -> Option<Vec<u8>> {
     let message = queue.take(id).unwrap()?;
-    let mut octets = vec![0; usize::try_from(message.size).unwrap()];
-    let mut at = 0;
-    while at < octets.len() {
-        at += message.read_at(&mut octets[at..], at as u64).unwrap();
-    }
+    let mut octets = Vec::new();
+    message.content().read_to_end(&mut octets).unwrap();
     Some(octets[b"Received: now\n".len()..].to_vec())
 }
 

@@ -75,9 +75,9 @@ fn alice() -> ReversePath {
 }
 
 fn text(message: &queue::Message) -> String {
-    let mut octets = vec![0; message.size as usize];
-    assert_eq!(message.read_at(&mut octets, 0).unwrap(), octets.len());
-    String::from_utf8(octets).unwrap()
+    let mut text = String::new();
+    message.content().read_to_string(&mut text).unwrap();
+    text
 }
 
 #[test]
