@@ -101,7 +101,7 @@ impl Daemon {
         }
         crate::logging::verbose(self.verbose.into());
         if let Some(name) = &self.name {
-            crate::config::load::set_service_name(name);
+            crate::config::names::set_service_name(name);
         }
         let one = self.one_process.then(|| "1".to_owned());
         let settings = [("max_idle", &self.idle), ("max_use", &self.max_use), ("children", &one)];

@@ -95,7 +95,7 @@ pub struct Account {
 /// The account as /etc/passwd has it, which is where the users of daemons are. Each connection asks, and getpwnam takes
 /// twenty system calls to come to the same answer; it is asked where this one has none.
 fn plain_account(name: &str) -> Option<Account> {
-    let text = String::from_utf8(crate::config::load::contents(Path::new("/etc/passwd")).ok()??).ok()?;
+    let text = String::from_utf8(crate::config::file::contents(Path::new("/etc/passwd")).ok()??).ok()?;
     account_in(&text, name)
 }
 

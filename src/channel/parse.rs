@@ -4,7 +4,7 @@ use super::{AUTHENTICATED, Channel, Channels, MayGo, Transport};
 use crate::config::expand::{self, Names};
 use crate::config::pattern::{Matches, PatternList};
 use crate::config::value::Value;
-use crate::config::{Config, Error, Origin, load, main_cf, shown};
+use crate::config::{Config, Error, Origin, file, main_cf, names, shown};
 
 /// What holds where there is no file.
 const BUILT_IN: &str = "local 127.0.0.0/8,[::1] $myhostname,localhost mailbox: *\nsmtp * * smtp: local\n";
@@ -13,7 +13,7 @@ const BUILT_IN: &str = "local 127.0.0.0/8,[::1] $myhostname,localhost mailbox: *
 const COLUMNS: &str = "five columns: channel, clients, domains, how mail leaves, where its mail may go";
 
 pub(super) fn load(config: &Config) -> Result<Channels, Error> {
-    match load::contents_if_any(&config.channels)? {
+    match file::contents_if_any(&config.channels)? {
         Some(octets) => parse(&octets, config, false),
         None => {
             let setting = config.setting("channels");
@@ -213,7 +213,7 @@ impl Names for MainCf<'_> {
         let own = || self.config.own_names.iter().find(|(known, _)| known == name);
         let text = match self.config.setting(name) {
             Some(setting) => Some(setting.expanded.to_string()),
-            None => own().map(|(_, text)| text.clone()).or_else(|| load::about_process(name)),
+            None => own().map(|(_, text)| text.clone()).or_else(|| names::about_process(name)),
         };
         text.map(|text| (text.replace('$', "$$"), self.origin.clone()))
     }

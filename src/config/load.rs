@@ -1,27 +1,16 @@
 //! From the command line to a checked [`Config`]: which folder, which definitions, expansion, and what else must hold.
 
-use super::expand::{self, Names};
 use super::main_cf::{self, Definition};
-use super::parameters::{Config, Parameter, Setting, parameters};
-use super::{Error, Origin, show};
+use super::names::{Definitions, is_to_expand, take_own_names};
+use super::parameters::{Config, Setting, parameters};
+use super::{Error, Origin, expand, file, show};
 use crate::cli::Common;
 use crate::exit;
-use crate::kept::{self, A_MOMENT};
-use crate::message::path::is_host_name;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::Duration;
 
 /// The folder of the configuration where nobody says another.
 pub const DEFAULT_FOLDER: &str = "/etc/doorpost";
-
-/// Largest main.cf or table read, in octets.
-pub(crate) const LARGEST_FILE: u64 = 1 << 20;
-const ENOUGH_FOR_MOST: usize = 2048;
 
 /// A configuration, and what an administrator should hear of it.
 pub type Loaded = (Box<Config>, Vec<Error>);
@@ -146,7 +135,7 @@ fn folder(common: &Common, options: &[Definition], trusted: bool) -> Result<Fold
 /// `without`: what is set there counts for not set.
 fn read(folder: &Folder, options: Vec<Definition>, without: &[Origin]) -> Result<Loaded, Error> {
     let path = folder.path.join("main.cf");
-    let mut parsed = match contents_if_any(&path)? {
+    let mut parsed = match file::contents_if_any(&path)? {
         // The defaults are hardly meant by that: by them this may be another host, and mail for users here be refused for good.
         Some(octets) if octets.is_empty() && path.is_file() => {
             let problem =
@@ -177,286 +166,36 @@ fn read(folder: &Folder, options: Vec<Definition>, without: &[Origin]) -> Result
     Ok((config, parsed.warnings))
 }
 
-/// What a configuration file holds; nothing if it is not there.
-pub(crate) fn contents(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    let wrong = |problem: String| Error::at(path, 0, problem);
-    // Non-blocking, so that a FIFO in its place cannot hold a server up for ever.
-    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(wrong(format!("expected a readable file: {error}"))),
-    };
-    // Two reads for most files, the second to learn that this is all; growing from nothing would take five.
-    let mut octets = Vec::with_capacity(ENOUGH_FOR_MOST);
-    file.take(LARGEST_FILE + 1)
-        .read_to_end(&mut octets)
-        .map_err(|error| wrong(format!("expected a readable file: {error}")))?;
-    if octets.len() as u64 > LARGEST_FILE {
-        return Err(wrong(format!("expected a file of at most {LARGEST_FILE} octets")));
-    }
-    Ok(Some(octets))
-}
-
-/// The same of a file that may be missing. Where its folder has changed just now it is looked for once more, for an editor
-/// that moves the old one away writes the new one next.
-pub(crate) fn contents_if_any(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    contents_after(path, || std::thread::sleep(A_MOMENT))
-}
-
-fn contents_after(path: &Path, pause: impl FnOnce()) -> Result<Option<Vec<u8>>, Error> {
-    match contents(path)? {
-        None if kept::may_come_back(path) => {
-            pause();
-            contents(path)
-        }
-        found => Ok(found),
-    }
-}
-
-/// Every name there is: what was set, else defaults, and the two that tell about the process.
-struct Table {
-    set: BTreeMap<String, (String, Origin)>,
-    /// By another value.
-    referred_to: BTreeSet<String>,
-    /// What a value refers to and nobody set, and where it does.
-    missed: Vec<(String, Origin)>,
-}
-
-impl Names for Table {
-    fn look_up(&mut self, name: &str) -> Option<(String, Origin)> {
-        self.referred_to.insert(name.to_owned());
-        if let Some(value) = about_process(name) {
-            return Some((value.replace('$', "$$"), Origin::Default));
-        }
-        let found = self.set.get(name).cloned();
-        found.or_else(|| parameter(name).map(|parameter| (parameter.default.to_owned(), Origin::Default)))
-    }
-
-    fn missed(&mut self, name: &str, asked_at: &Origin) {
-        if self.missed.iter().all(|(known, _)| known != name) {
-            self.missed.push((name.to_owned(), asked_at.clone()));
-        }
-    }
-
-    fn finish(&mut self, name: &str, expanded: String) -> String {
-        if name == "myhostname" && expanded.is_empty() { host_name() } else { expanded }
-    }
-}
-
-/// Whether expansion could give another text for this name.
-fn is_to_expand(name: &str, raw: &str) -> bool {
-    raw.contains('$') || (raw.is_empty() && name == "myhostname")
-}
-
-static SERVICE_NAME: OnceLock<String> = OnceLock::new();
-
-/// What `$service_name` is, where it is not the program's own name (option -n).
-pub(crate) fn set_service_name(name: &str) {
-    let _ = SERVICE_NAME.set(name.to_owned());
-}
-
-fn parameter(name: &str) -> Option<Parameter> {
-    parameters().find(|parameter| parameter.name == name)
-}
-
-/// The read-only names, which may stand in values.
-pub(crate) fn about_process(name: &str) -> Option<String> {
-    match name {
-        "service_name" if SERVICE_NAME.get().is_some() => SERVICE_NAME.get().cloned(),
-        "process_id" => Some(std::process::id().to_string()),
-        "process_name" | "service_name" => {
-            let program = std::env::args_os().next().unwrap_or_default();
-            Some(Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned())
-        }
-        _ => None,
-    }
-}
-
 fn assemble(definitions: Vec<Definition>) -> Result<Loaded, Error> {
-    let mut table = Table { set: BTreeMap::new(), referred_to: BTreeSet::new(), missed: Vec::new() };
-    for definition in definitions {
-        table.set.insert(definition.name, (definition.raw, definition.origin));
-    }
+    let mut definitions = Definitions::new(definitions);
     let mut settings = Vec::new();
     for parameter in parameters() {
-        let (raw, origin) = match table.set.get(parameter.name) {
+        let (raw, origin) = match definitions.get(parameter.name) {
             Some((raw, origin)) => (Cow::Owned(raw.clone()), origin.clone()),
             // Most are neither set nor refer to anything, and each process reads them all: nothing is kept of these.
             None if !is_to_expand(parameter.name, parameter.default) => continue,
             None => (Cow::Borrowed(parameter.default), Origin::Default),
         };
         let expanded = match is_to_expand(parameter.name, &raw) {
-            true => Cow::Owned(expand::expand_name(parameter.name, &mut table)?),
+            true => Cow::Owned(expand::expand_name(parameter.name, &mut definitions)?),
             false => raw.clone(),
         };
         if parameter.name == "myhostname" {
-            let domain = domain_of(&expanded).replace('$', "$$");
-            table.set.entry(MYDOMAIN.to_owned()).or_insert((domain, Origin::Default));
+            definitions.set_domain_of(&expanded);
         }
         settings.push(Setting { name: parameter.name, raw, expanded, origin });
     }
     let mut config = Config::from_settings(settings)?;
     config.check()?;
     config.widen();
-    let warnings = take_own_names(&mut config, table)?;
+    let warnings = take_own_names(&mut config, definitions)?;
     Ok((config, warnings))
-}
-
-/// Postfix's name for what is behind the first dot of myhostname, which may stand in values without being set.
-const MYDOMAIN: &str = "mydomain";
-
-fn domain_of(host: &str) -> &str {
-    host.split_once('.').map_or("localdomain", |(_, domain)| domain)
-}
-
-/// Keeps the names that are no parameters. A misspelt parameter is one that nothing refers to, in main.cf or channels; one
-/// that cannot be expanded as well is no reason to end, for it may be another program's.
-fn take_own_names(config: &mut Config, mut table: Table) -> Result<Vec<Error>, Error> {
-    let mut warnings: Vec<Error> = std::mem::take(&mut table.missed)
-        .into_iter()
-        .map(|(name, origin)| Error {
-            origin,
-            problem: format!("${} is set nowhere, and so is empty", super::shown(&name)),
-        })
-        .collect();
-    let used = table.referred_to.clone();
-    let set: Vec<(String, Origin)> = table
-        .set
-        .iter()
-        .filter(|(name, _)| parameter(name).is_none())
-        .map(|(name, (_, origin))| (name.clone(), origin.clone()))
-        .collect();
-    // In the order of their names.
-    for (name, _) in &set {
-        if about_process(name).is_none() {
-            let is_referred_to = table.referred_to.contains(name);
-            match expand::expand_name(name, &mut table) {
-                Ok(expanded) => config.own_names.push((name.clone(), expanded)),
-                Err(error) if used.contains(name) || is_in_channels(config, name) => return Err(error),
-                Err(Error { origin, problem }) => {
-                    let problem = format!("{problem}; nothing refers to {}", super::shown(name));
-                    warnings.push(Error { origin, problem });
-                }
-            }
-            if !is_referred_to {
-                table.referred_to.remove(name);
-            }
-        }
-    }
-    for (name, origin) in set {
-        if about_process(&name).is_some() {
-            warnings.push(Error { origin, problem: format!("{name} cannot be set") });
-        } else if config.own_names.binary_search_by(|(own, _)| own.cmp(&name)).is_ok()
-            && !table.referred_to.contains(&name)
-            && name != MYDOMAIN
-            && !is_in_channels(config, &name)
-        {
-            warnings.push(Error { origin, problem: format!("unknown parameter {}", super::shown(&name)) });
-        }
-    }
-    Ok(warnings)
-}
-
-/// The longest time between two tries, which the queue believes though clocks are set.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(7 * 86_400);
-
-/// The system gives up long before.
-const NO_LIMIT_OF_OURS: Duration = Duration::from_secs(86_400);
-
-/// Whether the channels file may refer to a name; only asked for the few that main.cf itself does not use.
-fn is_in_channels(config: &Config, name: &str) -> bool {
-    let text = contents(&config.channels).ok().flatten().unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    ["$", "${", "$("].iter().any(|before| text.contains(&format!("{before}{name}")))
-}
-
-impl Config {
-    /// Takes values for what they mean: Postfix's parameter may name more lists than there are here, and no time at all to
-    /// connect is as long as the system tries.
-    fn widen(&mut self) {
-        if self.smtp_connect_timeout.0.is_zero() {
-            self.smtp_connect_timeout.0 = NO_LIMIT_OF_OURS;
-        }
-        let named = |name: &str| self.parent_domain_matches_subdomains.0.iter().any(|word| word == name);
-        let (debug, qmqpd) = (named("debug_peer_list"), named("qmqpd_authorized_clients"));
-        for (list, wanted) in [(&mut self.debug_peer_list, debug), (&mut self.qmqpd_authorized_clients, qmqpd)] {
-            if wanted {
-                list.with_subdomains();
-            }
-        }
-    }
-
-    /// What a type alone cannot say.
-    fn check(&self) -> Result<(), Error> {
-        self.expect("myhostname", is_host_name(&self.myhostname), "a host name of letters, digits, - and dots")?;
-        let zero = [
-            ("smtpd_timeout", self.smtpd_timeout.0.is_zero()),
-            ("qmqpd_timeout", self.qmqpd_timeout.0.is_zero()),
-            ("pop3d_timeout", self.pop3d_timeout.0.is_zero()),
-            ("daemon_timeout", self.daemon_timeout.0.is_zero()),
-            ("ipc_timeout", self.ipc_timeout.0.is_zero()),
-            ("smtpd_upstream_proxy_timeout", self.smtpd_upstream_proxy_timeout.0.is_zero()),
-            ("command_time_limit", self.command_time_limit.0.is_zero()),
-            ("before_queue_filter_timeout", self.before_queue_filter_timeout.0.is_zero()),
-            ("smtp_helo_timeout", self.smtp_helo_timeout.0.is_zero()),
-            ("smtp_starttls_timeout", self.smtp_starttls_timeout.0.is_zero()),
-            ("smtp_mail_timeout", self.smtp_mail_timeout.0.is_zero()),
-            ("smtp_rcpt_timeout", self.smtp_rcpt_timeout.0.is_zero()),
-            ("smtp_data_init_timeout", self.smtp_data_init_timeout.0.is_zero()),
-            ("smtp_data_xfer_timeout", self.smtp_data_xfer_timeout.0.is_zero()),
-            ("smtp_data_done_timeout", self.smtp_data_done_timeout.0.is_zero()),
-            ("minimal_backoff_time", self.minimal_backoff_time.0.is_zero()),
-            ("maximal_backoff_time", self.maximal_backoff_time.0.is_zero()),
-            ("queue_run_delay", self.queue_run_delay.0.is_zero()),
-            ("children", self.children == 0),
-            ("line_length_limit", self.line_length_limit == 0),
-            ("hopcount_limit", self.hopcount_limit == 0),
-            ("smtpd_recipient_limit", self.smtpd_recipient_limit == 0),
-            ("smtpd_hard_error_limit", self.smtpd_hard_error_limit == 0),
-            ("debug_peer_level", self.debug_peer_level == 0),
-        ];
-        for (name, is_zero) in zero {
-            self.expect(name, !is_zero, "something above 0")?;
-        }
-        // A next try that is further away counts as set by a wrong clock, and is due.
-        let backoff = [
-            ("minimal_backoff_time", self.minimal_backoff_time.0),
-            ("maximal_backoff_time", self.maximal_backoff_time.0),
-        ];
-        for (name, time) in backoff {
-            self.expect(name, time <= LONGEST_BACKOFF, "7d at the most")?;
-        }
-        self.expect("authentication", !self.authentication.0.is_empty(), "at least one way to check a password")
-    }
-
-    fn expect(&self, name: &str, holds: bool, expected: &str) -> Result<(), Error> {
-        if holds { Ok(()) } else { Err(self.wrong(name, expected)) }
-    }
-
-    /// Says of a parameter that is right by itself but cannot be used where it was set, and what was expected there.
-    pub fn wrong(&self, name: &str, expected: &str) -> Error {
-        let value =
-            self.setting(name).map_or(String::new(), |setting| format!(" = {}", super::shown(&setting.expanded)));
-        Error { origin: self.origin(name), problem: format!("{name}{value}: expected {expected}") }
-    }
-
-    /// Where a parameter was set.
-    pub fn origin(&self, name: &str) -> Origin {
-        let setting = self.settings.iter().find(|setting| setting.name == name);
-        setting.map_or(Origin::Default, |setting| setting.origin.clone())
-    }
-}
-
-/// What the kernel calls this machine; no name server is asked, and the answer need not be qualified.
-fn host_name() -> String {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    name.filter(|name| is_host_name(name)).unwrap_or_else(|| "localhost".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn load(main_cf: &str, options: &[&str]) -> Result<(Config, Vec<String>), String> {
         let folder = tempfile::tempdir().unwrap();
@@ -611,13 +350,6 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_host_name_is_the_machines_own_also_in_other_values() {
-        let (config, _) = load("syslog_name = $myhostname\n", &[]).unwrap();
-        assert_eq!(config.syslog_name, host_name());
-        assert_eq!(config.myhostname, host_name());
-    }
-
-    #[test]
     fn a_name_means_the_names_below_it_in_the_lists_that_are_named_and_in_no_other() {
         let lists = "debug_peer_list = example.net\nqmqpd_authorized_clients = example.net\n";
         for (line, debug, qmqpd) in [
@@ -635,16 +367,6 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_or_a_folder_in_place_of_main_cf_does_not_hold_us_up() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("main.cf")).unwrap();
-        assert!(contents(&folder.path().join("main.cf")).is_err());
-        let fifo = folder.path().join("fifo");
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(contents(&fifo), Ok(Some(Vec::new())));
-    }
-
-    #[test]
     fn a_main_cf_with_nothing_in_it_is_no_way_to_ask_for_the_defaults() {
         let folder = tempfile::tempdir().unwrap();
         let common = Common { config: Some(folder.path().to_owned()), ..Common::default() };
@@ -657,24 +379,5 @@ mod tests {
         std::fs::remove_file(&main_cf).unwrap();
         std::os::unix::fs::symlink("/dev/null", &main_cf).unwrap();
         assert!(Config::read(&common).is_ok());
-    }
-
-    #[test]
-    fn a_file_that_an_editor_has_moved_away_just_now_is_looked_for_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("main.cf");
-        let found = contents_after(&path, || std::fs::write(&path, "soft_bounce = yes\n").unwrap());
-        assert_eq!(found, Ok(Some(b"soft_bounce = yes\n".to_vec())));
-        assert_eq!(contents_after(Path::new("/nonexistent/main.cf"), || panic!("nobody is at it")), Ok(None));
-    }
-
-    #[test]
-    fn host_names_are_told_from_what_is_none() {
-        for name in ["localhost", "mx.example.net", "a_b", "3com.example", &"a".repeat(63)] {
-            assert!(is_host_name(name), "{name}");
-        }
-        for name in ["", "a b", ".a", "a.", "-a", "127.0.0.1", "[::1]", "ä", &"a".repeat(64), &"a.".repeat(130)] {
-            assert!(!is_host_name(name), "{name}");
-        }
     }
 }

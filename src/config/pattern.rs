@@ -7,7 +7,7 @@
 
 use super::table::Table;
 use super::value::Value;
-use super::{load, main_cf};
+use super::{file, main_cf};
 use crate::lookup::Lookup;
 use crate::message::idna;
 use crate::net::peer::{Origin, Peer};
@@ -359,7 +359,7 @@ fn file(path: &Path, depth: usize) -> Result<Vec<Pattern>, String> {
     if depth == DEEPEST {
         return Err(format!("at most {DEEPEST} files that name each other, and {} is one more", path.display()));
     }
-    let octets = match load::contents(path) {
+    let octets = match file::contents(path) {
         Ok(Some(octets)) => octets,
         Ok(None) => return Err(format!("a file {}, and there is none", path.display())),
         Err(error) => return Err(format!("patterns in a file: {error}")),

@@ -5,7 +5,7 @@
 //! is there.
 
 use super::pattern::unmapped;
-use super::{load, main_cf};
+use super::{file, main_cf};
 use crate::lookup::Lookup;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -86,7 +86,7 @@ type Line<'a> = (usize, &'a str, &'a str);
 fn read(path: &Path, ask: impl FnOnce(&[Line<'_>]) -> Result<bool, (usize, String)>) -> Lookup<()> {
     let told =
         |line: usize, expected: &str| Lookup::CannotTell(format!("{}:{line}: expected {expected}", path.display()));
-    let octets = match load::contents(path) {
+    let octets = match file::contents(path) {
         Ok(Some(octets)) => octets,
         Ok(None) => return Lookup::CannotTell(format!("expected a file {}, and there is none", path.display())),
         Err(error) => return Lookup::CannotTell(error.to_string()),

@@ -4,7 +4,7 @@
 //! What is not offered here is a mistake, and so is what would never come about: no line is taken for less than it says.
 
 use crate::config::value::{TlsLevel, Value};
-use crate::config::{self, Config, load, main_cf, shown};
+use crate::config::{self, Config, file, main_cf, shown};
 use crate::message::idna;
 use crate::message::path::is_host_name;
 use crate::net::trust::{Fingerprint, Name, Versions};
@@ -62,7 +62,7 @@ impl Policies {
     /// Reads the table, if there is one; the error has file and line.
     pub fn read(config: &Config) -> Result<Policies, config::Error> {
         let Some(path) = &config.smtp_tls_policy_maps.0 else { return Ok(Policies::default()) };
-        match load::contents(path)? {
+        match file::contents(path)? {
             // By no policy at all mail would go without the TLS that it must have.
             Some(octets) if octets.is_empty() && path.is_file() => {
                 let problem = "smtp_tls_policy_maps: expected a policy or a comment, and there is nothing in this file";

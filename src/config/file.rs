@@ -1,0 +1,72 @@
+//! Reading a file of the configuration whole: main.cf, channels, a table.
+
+use super::Error;
+use crate::kept::{self, A_MOMENT};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Largest main.cf or table read, in octets.
+const LARGEST_FILE: u64 = 1 << 20;
+const ENOUGH_FOR_MOST: usize = 2048;
+
+/// What a configuration file holds; nothing if it is not there.
+pub(crate) fn contents(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let wrong = |problem: String| Error::at(path, 0, problem);
+    // Non-blocking, so that a FIFO in its place cannot hold a server up for ever.
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(wrong(format!("expected a readable file: {error}"))),
+    };
+    // Two reads for most files, the second to learn that this is all; growing from nothing would take five.
+    let mut octets = Vec::with_capacity(ENOUGH_FOR_MOST);
+    file.take(LARGEST_FILE + 1)
+        .read_to_end(&mut octets)
+        .map_err(|error| wrong(format!("expected a readable file: {error}")))?;
+    if octets.len() as u64 > LARGEST_FILE {
+        return Err(wrong(format!("expected a file of at most {LARGEST_FILE} octets")));
+    }
+    Ok(Some(octets))
+}
+
+/// The same of a file that may be missing. Where its folder has changed just now it is looked for once more, for an editor
+/// that moves the old one away writes the new one next.
+pub(crate) fn contents_if_any(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    contents_after(path, || std::thread::sleep(A_MOMENT))
+}
+
+fn contents_after(path: &Path, pause: impl FnOnce()) -> Result<Option<Vec<u8>>, Error> {
+    match contents(path)? {
+        None if kept::may_come_back(path) => {
+            pause();
+            contents(path)
+        }
+        found => Ok(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifo_or_a_folder_in_place_of_main_cf_does_not_hold_us_up() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("main.cf")).unwrap();
+        assert!(contents(&folder.path().join("main.cf")).is_err());
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(contents(&fifo), Ok(Some(Vec::new())));
+    }
+
+    #[test]
+    fn a_file_that_an_editor_has_moved_away_just_now_is_looked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("main.cf");
+        let found = contents_after(&path, || std::fs::write(&path, "soft_bounce = yes\n").unwrap());
+        assert_eq!(found, Ok(Some(b"soft_bounce = yes\n".to_vec())));
+        assert_eq!(contents_after(Path::new("/nonexistent/main.cf"), || panic!("nobody is at it")), Ok(None));
+    }
+}
