@@ -3,6 +3,7 @@
 
 use crate::exit::Error;
 use clap::{FromArgMatches, Parser};
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -101,7 +102,7 @@ impl Daemon {
         }
         crate::logging::verbose(self.verbose.into());
         if let Some(name) = &self.name {
-            crate::config::names::set_service_name(name);
+            let _ = SERVICE_NAME.set(name.clone());
         }
         let one = self.one_process.then(|| "1".to_owned());
         let settings = [("max_idle", &self.idle), ("max_use", &self.max_use), ("children", &one)];
@@ -112,12 +113,24 @@ impl Daemon {
     }
 }
 
-/// Whether the last part of the name we were started by is this one, exactly: a program may be several.
-pub fn started_as(name: &str) -> bool {
+/// The last part of the name we were started by.
+pub fn own_name() -> &'static OsStr {
     // Sessions ask, and the list of all arguments is made anew for each look at it.
-    static NAME: OnceLock<Option<OsString>> = OnceLock::new();
+    static NAME: OnceLock<OsString> = OnceLock::new();
     let own = || std::env::args_os().next().and_then(|path| Path::new(&path).file_name().map(OsStr::to_owned));
-    NAME.get_or_init(own).as_deref().is_some_and(|last| last == name)
+    NAME.get_or_init(|| own().unwrap_or_default())
+}
+
+/// Whether it is this one, exactly: a program may be several.
+pub fn started_as(name: &str) -> bool {
+    own_name() == name
+}
+
+static SERVICE_NAME: OnceLock<String> = OnceLock::new();
+
+/// What `$service_name` is: option -n, else the program's own name.
+pub fn service_name() -> Cow<'static, str> {
+    SERVICE_NAME.get().map_or_else(|| own_name().to_string_lossy(), |name| name.into())
 }
 
 /// Reads the command line. Without arguments clap is not even started: each connection pays for it.

@@ -5,10 +5,9 @@ use super::expand::{self, Names};
 use super::main_cf::Definition;
 use super::parameters::{Config, Parameter, parameters};
 use super::{Error, Origin, file};
+use crate::cli;
 use crate::message::path::is_host_name;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::sync::OnceLock;
 
 /// Postfix's name for what is behind the first dot of myhostname, which may stand in values without being set.
 const MYDOMAIN: &str = "mydomain";
@@ -122,13 +121,6 @@ fn is_in_channels(config: &Config, name: &str) -> bool {
     ["$", "${", "$("].iter().any(|before| text.contains(&format!("{before}{name}")))
 }
 
-static SERVICE_NAME: OnceLock<String> = OnceLock::new();
-
-/// What `$service_name` is, where it is not the program's own name (option -n).
-pub(crate) fn set_service_name(name: &str) {
-    let _ = SERVICE_NAME.set(name.to_owned());
-}
-
 fn parameter(name: &str) -> Option<Parameter> {
     parameters().find(|parameter| parameter.name == name)
 }
@@ -136,12 +128,9 @@ fn parameter(name: &str) -> Option<Parameter> {
 /// The read-only names, which may stand in values.
 pub(crate) fn about_process(name: &str) -> Option<String> {
     match name {
-        "service_name" if SERVICE_NAME.get().is_some() => SERVICE_NAME.get().cloned(),
         "process_id" => Some(std::process::id().to_string()),
-        "process_name" | "service_name" => {
-            let program = std::env::args_os().next().unwrap_or_default();
-            Some(Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned())
-        }
+        "process_name" => Some(cli::own_name().to_string_lossy().into_owned()),
+        "service_name" => Some(cli::service_name().into_owned()),
         _ => None,
     }
 }
