@@ -27,14 +27,8 @@ pub(super) fn load(config: &Config) -> Result<Channels, Error> {
 
 pub(super) fn parse(octets: &[u8], config: &Config, built_in: bool) -> Result<Channels, Error> {
     let origin = |line| if built_in { Origin::Default } else { Origin::File(config.channels.clone(), line) };
-    let mut warnings = Vec::new();
-    let lines = main_cf::logical_lines(octets, &config.channels, &mut warnings);
-    // To leave a line out would change who may send what.
-    if let Some(warning) = warnings.pop() {
-        return Err(warning);
-    }
     let mut channels: Vec<Channel> = Vec::new();
-    for (number, line) in lines {
+    for (number, line) in main_cf::all_lines(octets, &config.channels)? {
         let origin = origin(number);
         let wrong = |expected: String| Error { origin: origin.clone(), problem: format!("expected {expected}") };
         let text = std::str::from_utf8(&line).map_err(|_| wrong("text in UTF-8".to_owned()))?;

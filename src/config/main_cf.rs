@@ -65,12 +65,11 @@ pub fn parse_option(text: &str) -> Result<Definition, String> {
 }
 
 /// Logical lines with the number their first physical line has, from 1.
-pub(crate) fn logical_lines<'a>(
-    octets: &'a [u8],
-    path: &Path,
-    warnings: &mut Vec<Error>,
-) -> Vec<(usize, Cow<'a, [u8]>)> {
-    let mut logical: Vec<(usize, Cow<'_, [u8]>)> = Vec::new();
+type Lines<'a> = Vec<(usize, Cow<'a, [u8]>)>;
+
+/// Those of a file; what is none, and so left out, is warned of.
+pub(crate) fn logical_lines<'a>(octets: &'a [u8], path: &Path, warnings: &mut Vec<Error>) -> Lines<'a> {
+    let mut logical: Lines<'_> = Vec::new();
     let octets = without_mark(octets);
     for (number, line) in (1..).zip(octets.split(|octet| *octet == b'\n')) {
         match line.iter().find(|octet| !is_blank(**octet)) {
@@ -88,6 +87,13 @@ pub(crate) fn logical_lines<'a>(
         }
     }
     logical
+}
+
+/// The same of a file of which none may be left out, for that would change what it says.
+pub(crate) fn all_lines<'a>(octets: &'a [u8], path: &Path) -> Result<Lines<'a>, Error> {
+    let mut warnings = Vec::new();
+    let lines = logical_lines(octets, path, &mut warnings);
+    warnings.pop().map_or(Ok(lines), Err)
 }
 
 /// Some editors put a byte order mark in front; it would belong to the first name, and no one sees why that is unknown.

@@ -364,12 +364,8 @@ fn file(path: &Path, depth: usize) -> Result<Vec<Pattern>, String> {
         Ok(None) => return Err(format!("a file {}, and there is none", path.display())),
         Err(error) => return Err(format!("patterns in a file: {error}")),
     };
-    let (mut found, mut warnings) = (Vec::new(), Vec::new());
-    let lines = main_cf::logical_lines(&octets, path, &mut warnings);
-    // To leave a line out would change who is meant.
-    if let Some(warning) = warnings.pop() {
-        return Err(format!("patterns in a file: {warning}"));
-    }
+    let lines = main_cf::all_lines(&octets, path).map_err(|error| format!("patterns in a file: {error}"))?;
+    let mut found = Vec::new();
     for (number, line) in lines {
         let at = |expected: String| format!("{expected} (line {number} of {})", path.display());
         let line = std::str::from_utf8(&line).map_err(|_| at("text in UTF-8".to_owned()))?;

@@ -91,11 +91,10 @@ fn read(path: &Path, ask: impl FnOnce(&[Line<'_>]) -> Result<bool, (usize, Strin
         Ok(None) => return Lookup::CannotTell(format!("expected a file {}, and there is none", path.display())),
         Err(error) => return Lookup::CannotTell(error.to_string()),
     };
-    let mut warnings = Vec::new();
-    let logical = main_cf::logical_lines(&octets, path, &mut warnings);
-    if let Some(warning) = warnings.pop() {
-        return Lookup::CannotTell(warning.to_string());
-    }
+    let logical = match main_cf::all_lines(&octets, path) {
+        Ok(logical) => logical,
+        Err(error) => return Lookup::CannotTell(error.to_string()),
+    };
     let mut lines = Vec::with_capacity(logical.len());
     for (number, line) in &logical {
         let Ok(text) = std::str::from_utf8(line) else { return told(*number, "text in UTF-8") };

@@ -92,15 +92,10 @@ impl Policies {
     }
 
     fn parse(octets: &[u8], path: &Path) -> Result<Policies, config::Error> {
-        let mut warnings = Vec::new();
-        let lines = main_cf::logical_lines(octets, path, &mut warnings);
-        if let Some(warning) = warnings.pop() {
-            return Err(warning);
-        }
         let mut policies = Vec::new();
-        for (number, line) in &lines {
-            let wrong = |problem: String| config::Error::at(path, *number, problem);
-            let text = std::str::from_utf8(line).map_err(|_| wrong("expected text in UTF-8".to_owned()))?;
+        for (number, line) in main_cf::all_lines(octets, path)? {
+            let wrong = |problem: String| config::Error::at(path, number, problem);
+            let text = std::str::from_utf8(&line).map_err(|_| wrong("expected text in UTF-8".to_owned()))?;
             let (key, value) = text.trim().split_once(char::is_whitespace).unwrap_or((text.trim(), ""));
             let told = |expected: String| wrong(format!("smtp_tls_policy_maps, {}: expected {expected}", shown(key)));
             let policy = parse(value).map_err(told)?;
