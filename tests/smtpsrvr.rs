@@ -468,6 +468,47 @@ fn errors_over_the_soft_limit_are_answered_late() {
     assert!(run("100s", &"NOOP\r\n".repeat(3)) < 50);
 }
 
+/// RFC 5321 section 7.3.
+#[test]
+fn nothing_tells_a_list_from_a_mailbox_nor_who_is_on_it() {
+    let scratch = Scratch::new();
+    scratch.write("aliases", "staff: alice, bob\n");
+    for address in ["staff", "carol"] {
+        let heard = replies(&scratch, "127.0.0.1", &format!("VRFY {address}\r\nEXPN {address}\r\nQUIT\r\n"));
+        assert_eq!(heard[..2], [(); 2].map(|()| format!("250 2.1.5 <{address}@mx.example>")));
+    }
+}
+
+/// What there is, is in the reply to HELP, and nothing else.
+#[test]
+fn help_names_the_commands_that_are_there() {
+    let scratch = Scratch::new();
+    let named = |program: &str| {
+        let output = feed(&mut scratch.command(program), b"HELP\r\nQUIT\r\n");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let (_, rest) = said.split_once("Commands: ").unwrap();
+        rest.lines().next().unwrap().split(' ').map(str::to_owned).collect::<Vec<_>>()
+    };
+    let lines = [
+        ["EHLO x", "HELO x", "LHLO x", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "VRFY"],
+        ["EXPN", "HELP", "NOOP", "QUIT", "STARTTLS", "AUTH PLAIN", "XCLIENT NAME=x", "TURN", "SEND"],
+    ];
+    for program in ["smtpsrvr", "lmtpsrvr"] {
+        let named = named(program);
+        for line in lines.as_flattened() {
+            let output = feed(&mut scratch.command(program), format!("{line}\r\n").as_bytes());
+            let said = String::from_utf8(output.stdout).unwrap();
+            let reply = said.lines().nth(1).unwrap();
+            let is_there = !["500 ", "502 ", "550 5.7.0 "].iter().any(|code| reply.starts_with(code));
+            assert_eq!(
+                named.iter().any(|verb| line.split(' ').next() == Some(verb)),
+                is_there,
+                "{program} {line}: {reply}"
+            );
+        }
+    }
+}
+
 /// Says something that only a server does as it should that has the extension.
 type Drive = fn(&mut Client);
 
@@ -481,7 +522,7 @@ fn says(client: &mut Client, dialogue: &[(&str, &str)]) {
 const TO_BOB: (&str, &str) = ("RCPT TO:<bob@mx.example>", "250 2.1.5 ");
 const QUEUED: &str = "250 2.0.0 Ok: queued as ";
 
-const DRIVEN: [(&str, Drive); 15] = [
+const DRIVEN: [(&str, Drive); 16] = [
     ("8BITMIME", |client| {
         says(client, &[("MAIL FROM:<a@b> BODY=9BITMIME", "501 "), ("MAIL FROM:<a@b> BODY=8BITMIME", "250 "), TO_BOB]);
         says(client, &[("DATA", "354 "), ("gr\u{fc}n\r\n.", QUEUED)]);
@@ -504,6 +545,7 @@ const DRIVEN: [(&str, Drive); 15] = [
         says(client, &[(&format!("{rcpt}SOMETIMES"), "501 "), (&format!("{rcpt}DELAY ORCPT=rfc822;x@y"), "250 ")]);
     }),
     ("ENHANCEDSTATUSCODES", |client| says(client, &[("RSET", "250 2.0.0 "), ("RCPT TO:<a@b>", "503 5.5.1 ")])),
+    ("EXPN", |client| says(client, &[("EXPN bob", "250 2.1.5 <bob@mx.example>"), ("EXPN nobody", "550 5.1.1 ")])),
     ("HELP", |client| {
         client.say("HELP");
         assert!(client.reply()[0].starts_with("214-2.0.0 Commands: EHLO "));

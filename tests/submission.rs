@@ -17,7 +17,7 @@ fn submission_is_for_users_alone() {
     assert!(client.ask("STARTTLS").starts_with("220 "));
     client.start_tls();
     extensions(&mut client);
-    for line in ["MAIL FROM:<bob@mx.example>", "VRFY bob"] {
+    for line in ["MAIL FROM:<bob@mx.example>", "VRFY bob", "EXPN bob"] {
         assert_eq!(client.ask(line), "530 5.7.0 Log in first", "{line}");
     }
     assert_eq!(client.ask("RCPT TO:<bob@mx.example>"), "503 5.5.1 MAIL first");

@@ -142,7 +142,7 @@ parameters! {
     smtpd_sender_login_maps: OptionalTable = "", "hash:PATH of sender addresses and the logins that may use each; empty: a login may use any";
     message_drop_headers: List<FieldName> = "bcc, content-length, resent-bcc, return-path", "fields that are taken out of what users hand in: by smtpsrvr --submission and sendmail";
     smtpd_discard_ehlo_keywords: List<String> = "", "keywords that are left out of the reply to EHLO";
-    disable_vrfy_command: bool = "no", "answer 502 to VRFY, and do not list it";
+    disable_vrfy_command: bool = "no", "answer 502 to VRFY and EXPN, and do not list them";
     smtpd_forbidden_commands: List<CommandWord> = "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PRI, PUT, TRACE", "commands at which an SMTP session is ended with 221; so is a header field";
     smtpd_authorized_xclient_hosts: PatternList = "", "SMTP clients that may say by XCLIENT that they speak for another";
     queue_minfree: u64 = "0", "octets that must stay free where the queue is, beyond what a message says of its size";

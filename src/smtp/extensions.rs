@@ -20,7 +20,7 @@ pub struct Extensions<'a> {
     pub tls: Tls,
     /// By what mechanisms the client can log in now.
     pub mechanisms: Offered,
-    /// Whether there is VRFY.
+    /// Whether there are VRFY and EXPN.
     pub vrfy: bool,
     /// Whether XCLIENT is for this client.
     pub xclient: bool,
@@ -34,6 +34,8 @@ impl Extensions<'_> {
         let mut list = vec!["PIPELINING".to_owned(), format!("SIZE {}", self.message_size_limit)];
         let mut add = |wanted: bool, line: &str| list.extend(wanted.then(|| line.to_owned()));
         add(self.vrfy, "VRFY");
+        // RFC 5321 section 3.5.2: it must be listed where it is there.
+        add(self.vrfy, "EXPN");
         add(self.tls == Tls::Offered, "STARTTLS");
         let mechanisms = self.mechanisms.names();
         add(!mechanisms.is_empty(), &format!("AUTH {mechanisms}"));
@@ -72,7 +74,7 @@ impl Extensions<'_> {
     pub fn help(&self) -> Reply {
         let hello = if self.dialect == Dialect::Lmtp { "LHLO" } else { "EHLO HELO" };
         let bdat = if self.discards("CHUNKING") { "" } else { " BDAT" };
-        let vrfy = if self.vrfy { " VRFY" } else { "" };
+        let vrfy = if self.vrfy { " VRFY EXPN" } else { "" };
         let mut commands = format!("{hello} MAIL RCPT DATA{bdat} RSET{vrfy} HELP NOOP QUIT");
         for (wanted, command) in [
             (self.tls == Tls::Offered && !self.discards("STARTTLS"), " STARTTLS"),

@@ -1,6 +1,6 @@
 //! Every reply there is, and faults, verdicts, outcomes and our own trouble to replies (RFC 5321 section 4.2, RFC 3463).
 //!
-//! No text of the client comes back in a reply, except an address that VRFY found, and nothing of ours that an
+//! No text of the client comes back in a reply, except an address that VRFY or EXPN found, and nothing of ours that an
 //! attacker could use: the log has the cause.
 
 use super::command::{Fault, Which};

@@ -30,7 +30,7 @@ pub enum Step {
     Begin(ReversePath, MailParameters, Option<u64>),
     /// Ask about a recipient and add it.
     Judge(Address, RecipientParameters),
-    /// Ask about an address for VRFY.
+    /// Ask about an address for VRFY or EXPN.
     Verify(Address),
     /// Take the message.
     TakeMessage,
@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
             }
             (Command::Xclient(_), Some(_)) => Step::Say(Reply::XCLIENT_IN_MESSAGE),
             (Command::Xclient(said), None) => Step::Become(said),
-            (Command::Expn | Command::NotImplemented, _) => Step::Say(Reply::NOT_IMPLEMENTED),
+            (Command::NotImplemented, _) => Step::Say(Reply::NOT_IMPLEMENTED),
             (Command::Stranger, _) => Step::Refuse(Reply::STRANGER),
         }
     }
@@ -238,7 +238,6 @@ impl<'a> Session<'a> {
         | Command::Lhlo(_)
         | Command::Rset
         | Command::Vrfy(..)
-        | Command::Expn
         | Command::Help
         | Command::Noop
         | Command::Bdat { size: 0, last: false } = command

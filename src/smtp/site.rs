@@ -34,7 +34,7 @@ pub trait Site {
     fn client(&self) -> (Option<String>, String);
     /// The address with its domain, if mail for it stays here.
     fn here(&self, address: &Address) -> Option<Address>;
-    /// Why no mail is taken from the client as long as it has not logged in. Asked at each MAIL and VRFY.
+    /// Why no mail is taken from the client as long as it has not logged in. Asked at each MAIL, VRFY and EXPN.
     fn refusal(&self) -> Option<Reply> {
         None
     }

@@ -274,10 +274,13 @@ fn a_refused_recipient_leaves_the_others() {
 }
 
 #[test]
-fn vrfy_answers_as_rcpt_would_and_says_250_only_of_mailboxes_here() {
-    let played = play(b"VRFY bob\r\nVRFY nobody\r\nVRFY later@mx.example\r\nVRFY <bob@far.example>\r\nQUIT\r\n");
-    assert_eq!(codes(&played.replies), [220, 250, 550, 451, 252, 221]);
-    assert!(played.replies.contains("250 2.1.5 <bob@mx.example>\r\n"), "{}", played.replies);
+fn vrfy_and_expn_answer_as_rcpt_would_and_say_250_only_of_mailboxes_here() {
+    for verb in ["VRFY", "EXPN"] {
+        let lines = ["bob", "nobody", "later@mx.example", "<bob@far.example>"].map(|to| format!("{verb} {to}\r\n"));
+        let played = play(format!("{}QUIT\r\n", lines.concat()).as_bytes());
+        assert_eq!(codes(&played.replies), [220, 250, 550, 451, 252, 221], "{verb}");
+        assert!(played.replies.contains("250 2.1.5 <bob@mx.example>\r\n"), "{}", played.replies);
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub struct Settings<'a> {
     pub dialect: Dialect,
     /// Whether clients can log in.
     pub login: Login,
-    /// Whether there is VRFY.
+    /// Whether there are VRFY and EXPN.
     pub vrfy: bool,
     /// Whether the client may say that it is another.
     pub xclient: Listed,

@@ -106,8 +106,10 @@ fn vrfy_that_is_switched_off_is_not_there() {
     let mut session = Session::new(Settings { vrfy: false, ..settings() });
     let Step::Reset(extensions) = take(&mut session, "EHLO c") else { panic!() };
     let Step::Say(help) = take(&mut session, "HELP") else { panic!() };
-    assert!(!extensions.text.contains("VRFY") && !help.text.contains("VRFY"), "{extensions:?} {help:?}");
-    assert_eq!(take(&mut session, "VRFY bob"), Step::Say(Reply::NOT_IMPLEMENTED));
+    for verb in ["VRFY", "EXPN"] {
+        assert!(!extensions.text.contains(verb) && !help.text.contains(verb), "{extensions:?} {help:?}");
+        assert_eq!(take(&mut session, &format!("{verb} bob")), Step::Say(Reply::NOT_IMPLEMENTED));
+    }
 }
 
 #[test]
