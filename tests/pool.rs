@@ -118,7 +118,7 @@ fn a_burst_is_met_at_once_up_to_the_bound_and_the_rest_waits() {
 
 #[test]
 fn limits_hold_in_the_pool_and_who_was_killed_has_no_place() {
-    let pool = Pool::start(
+    let mut pool = Pool::start(
         "idle_children = 2\nmax_use = 0\nchildren = 4\nsmtpd_client_connection_count_limit = 2\nwhen_full = refuse",
     );
     let clients = [pool.greeted(), pool.greeted()];
@@ -126,6 +126,8 @@ fn limits_hold_in_the_pool_and_who_was_killed_has_no_place() {
         let mut third = pool.connect();
         assert!(line(&mut third).starts_with("421 4.3.2 "));
     }
+    pool.server.signal(Signal::SIGUSR1);
+    pool.server.record(" busy=2 limit=4 refused=5");
     for pid in pool.children() {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
@@ -143,11 +145,13 @@ fn limits_hold_in_the_pool_and_who_was_killed_has_no_place() {
 
 #[test]
 fn when_all_are_busy_the_parent_tells_clients() {
-    let pool = Pool::start("idle_children = 1\nmax_use = 10\nchildren = 2\nwhen_full = refuse");
+    let mut pool = Pool::start("idle_children = 1\nmax_use = 10\nchildren = 2\nwhen_full = refuse");
     let clients = [pool.greeted(), pool.greeted()];
     for _ in 0..3 {
         assert_eq!(all(&mut pool.connect()), "421 4.3.2 Too many connections, try again later\r\n");
     }
+    pool.server.signal(Signal::SIGUSR1);
+    pool.server.record("state service=session children=2 idle=0 busy=2 limit=2 refused=3");
     clients.into_iter().for_each(quit);
     until("a place", || {
         let mut client = pool.connect();
@@ -198,6 +202,10 @@ fn a_loop_that_forks_for_each_becomes_a_pool_at_hup_and_back_and_everybody_count
     let limit = "smtpd_client_connection_count_limit = 2\nwhen_full = refuse\nchildren = 4";
     let mut pool = Pool::start(limit);
     let held = pool.greeted();
+    let other = pool.greeted();
+    assert!(line(&mut pool.connect()).starts_with("421 4.3.2 "));
+    quit(other);
+    until("one to be left", || pool.children().len() == 1);
     let of_before = pool.children();
     let read_again = |pool: &mut Pool, main_cf: &str| {
         pool.scratch.configure(main_cf);
@@ -210,6 +218,8 @@ fn a_loop_that_forks_for_each_becomes_a_pool_at_hup_and_back_and_everybody_count
     assert!(of_before.iter().all(|pid| pool.children().contains(pid)), "a session ended");
     let second = pool.greeted();
     assert!(line(&mut pool.connect()).starts_with("421 4.3.2 "), "the one of before counts");
+    pool.server.signal(Signal::SIGUSR1);
+    pool.server.record(" refused=2");
     quit(held);
     until("its place", || line(&mut pool.connect()).starts_with("220 "));
     read_again(&mut pool, "idle_children = 0\nmax_use = 1");

@@ -89,6 +89,8 @@ pub struct HandedOver {
     pub(super) signals: SignalFd,
     pub(super) table: Table,
     pub(super) refused: Refused,
+    /// Who was turned away so far.
+    pub(super) turned_away: u64,
     pub(super) leash: Option<OwnedFd>,
 }
 
@@ -164,7 +166,8 @@ impl Acceptor {
         let service = self.services.into_iter().next()?;
         let children = self.children.into_iter().map(|(pid, child)| (pid, child.slot)).collect();
         let (signals, table, refused) = (self.signals?, self.table?, self.refused?);
-        Some(HandedOver { service, children, signals, table, refused, leash: self.leash })
+        let (turned_away, leash) = (self.turned_away, self.leash);
+        Some(HandedOver { service, children, signals, table, refused, turned_away, leash })
     }
 
     /// Closes everything the loop holds: for a forked child, which has no business with it.

@@ -27,7 +27,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use shared::{BUSY, FREE, IDLE, Shared, log_refused};
+use shared::{BUSY, FIRST_STATE, FREE, IDLE, Shared};
 use std::collections::BTreeMap;
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
@@ -129,7 +129,7 @@ impl Pool {
     /// A pool in the place of a loop that forked for each connection: on its sockets, with its children, who count as
     /// before.
     pub fn after(from: HandedOver, size: Size, limits: Limits) -> io::Result<Pool> {
-        let HandedOver { service, children, signals, table, refused, leash } = from;
+        let HandedOver { service, children, signals, table, refused, turned_away, leash } = from;
         let (name, refusal) = (service.name, service.refusal);
         let mut pool = Pool::of(name, service.listeners, (size, limits, refusal), (signals, table, refused))?;
         // Those who have places keep them; the others, whom no limit concerns, get those that are left.
@@ -140,6 +140,7 @@ impl Pool {
             pool.shared.use_slot(slot);
             pool.children.insert(pid, (slot, Instant::now()));
         }
+        pool.shared.add_refused(turned_away);
         pool.leash(leash);
         Ok(pool)
     }
@@ -152,7 +153,7 @@ impl Pool {
     ) -> io::Result<Pool> {
         let (end, alive) = io::pipe()?;
         let bell = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let states = sys::shared_words(1 + MOST_CHILDREN)?;
+        let states = sys::shared_words(FIRST_STATE + MOST_CHILDREN)?;
         Ok(Pool {
             shared: Shared { listeners, states, table, limits, bell, end },
             name,
@@ -304,8 +305,11 @@ impl Pool {
                 Some(Signal::SIGHUP) => self.reads_again = true,
                 Some(Signal::SIGUSR1) => {
                     let (idle, busy) = (self.shared.count(IDLE), self.shared.count(BUSY));
-                    let (service, children) = (&self.name, self.children.len());
-                    log::info!("state service={service} children={children} idle={idle} busy={busy}");
+                    let (service, children, limit) = (&self.name, self.children.len(), self.size.children);
+                    log::info!(
+                        "state service={service} children={children} idle={idle} busy={busy} limit={limit} refused={}",
+                        self.shared.refused()
+                    );
                 }
                 _ => {}
             }
@@ -379,7 +383,7 @@ impl Pool {
     fn refuse(&mut self) {
         for listener in &self.shared.listeners {
             if let Ok(Some(connection)) = listener.accept() {
-                log_refused(&self.name, &connection, Excess::Full);
+                self.shared.refuses(&self.name, &connection, Excess::Full);
                 self.refused.refuse(connection, self.refusal.as_deref());
             }
         }

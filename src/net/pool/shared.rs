@@ -15,7 +15,7 @@ pub(super) const BUSY: u64 = 2;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) listeners: Vec<Listener>,
-    /// How many slots were ever used, then the state of each child.
+    /// How many slots were ever used, how many clients were refused, then the state of each child.
     pub(super) states: &'static [AtomicU64],
     pub(super) table: Table,
     pub(super) limits: Limits,
@@ -23,11 +23,14 @@ pub(super) struct Shared {
     pub(super) end: PipeReader,
 }
 
+/// Words in front of the states.
+pub(super) const FIRST_STATE: usize = 2;
+
 impl Shared {
     /// The states of all slots that were ever used: a look costs what is going on, not what may.
     pub(super) fn used(&self) -> &[AtomicU64] {
         let used = self.states.first().map_or(0, |word| word.load(Ordering::Relaxed));
-        self.states.get(1..).and_then(|words| words.get(..usize::try_from(used).ok()?)).unwrap_or_default()
+        self.states.get(FIRST_STATE..).and_then(|words| words.get(..usize::try_from(used).ok()?)).unwrap_or_default()
     }
 
     pub(super) fn count(&self, state: u64) -> usize {
@@ -65,9 +68,23 @@ impl Shared {
             used.len()
         })
     }
-}
 
-pub(super) fn log_refused(service: &str, connection: &OwnedFd, excess: Excess) {
-    let client = limits::address_of(connection).map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-    log::info!("refused client={client} service={service} cause=\"{excess}\"");
+    /// Counts and records somebody who is not served.
+    pub(super) fn refuses(&self, service: &str, connection: &OwnedFd, excess: Excess) {
+        self.add_refused(1);
+        let client = limits::address_of(connection).map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        log::info!("refused client={client} service={service} cause=\"{excess}\"");
+    }
+
+    /// More that were refused.
+    pub(super) fn add_refused(&self, count: u64) {
+        if let Some(word) = self.states.get(1) {
+            word.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// How many were refused so far.
+    pub(super) fn refused(&self) -> u64 {
+        self.states.get(1).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
 }

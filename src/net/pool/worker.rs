@@ -3,7 +3,7 @@
 use super::super::limits;
 use super::super::refused::Refused;
 use super::super::starts::REST;
-use super::shared::{BUSY, IDLE, Shared, log_refused};
+use super::shared::{BUSY, IDLE, Shared};
 use super::{Size, Work};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -126,7 +126,7 @@ impl<'a> Worker<'a> {
             && let Some(address) = limits::address_of(&connection)
             && let Err(excess) = self.shared.table.claim(self.slot, address, &self.shared.limits)
         {
-            log_refused(self.name, &connection, excess);
+            self.shared.refuses(self.name, &connection, excess);
             self.refused.refuse(connection, self.refusal);
             return None;
         }
