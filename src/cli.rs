@@ -147,7 +147,15 @@ pub fn parse<Args: Parser + Default>() -> Result<Args, Error> {
 /// with getopt, argp and Getopt::Long, which read the command lines whose place ours take; what may be repeated is
 /// collected.
 pub fn parse_as<Args: FromArgMatches>(command: clap::Command) -> Result<Args, Error> {
-    let matches = command.args_override_self(true).try_get_matches_from(std::env::args_os());
+    parse_words(command, std::env::args_os())
+}
+
+/// The same of these words.
+pub fn parse_words<Args: FromArgMatches>(
+    command: clap::Command,
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Args, Error> {
+    let matches = command.args_override_self(true).try_get_matches_from(words);
     matches.and_then(|matches| Args::from_arg_matches(&matches)).or_else(|problem| {
         if problem.use_stderr() {
             return Err(Error::Usage(in_one_line(&problem.render().to_string())));

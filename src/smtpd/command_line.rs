@@ -166,7 +166,10 @@ pub enum Task {
 impl Args {
     /// Reads the command line by the letters of the name we were started by.
     pub fn parse() -> Result<Args, Error> {
-        let mut args: Args = cli::parse_as(Personality::of_this_process().dress(Args::command()))?;
+        let personality = Personality::of_this_process();
+        let command = personality.dress(Args::command());
+        let words = personality.words(&command, std::env::args_os());
+        let mut args: Args = cli::parse_words(command, words)?;
         let parameters = args.parameters();
         args.common.overrides.extend(parameters);
         Ok(args)

@@ -90,7 +90,7 @@ fn first_operand<'a>(command: &Command, words: &'a [OsString]) -> Option<&'a OsS
 }
 
 /// The options of a word of letters, and whether the last one's value is the next word.
-fn by_letters<'a>(command: &'a Command, letters: &str) -> (Vec<&'a Arg>, bool) {
+pub(super) fn by_letters<'a>(command: &'a Command, letters: &str) -> (Vec<&'a Arg>, bool) {
     let mut options = Vec::new();
     let mut left = letters.chars();
     while let Some(letter) = left.next() {
@@ -104,7 +104,7 @@ fn by_letters<'a>(command: &'a Command, letters: &str) -> (Vec<&'a Arg>, bool) {
 }
 
 /// In the next word, if not in its own.
-fn has_value(option: &Arg) -> bool {
+pub(super) fn has_value(option: &Arg) -> bool {
     option.get_action().takes_values() && !option.is_require_equals_set()
 }
 

@@ -3,10 +3,11 @@
 //! The long options hold under every name; the letters are those of the page of that name, and no others but `-o`,
 //! `-h` and `-V`, which all our programs have. Where a page and the program it described differ, the page holds.
 
+use super::one_client::{by_letters, has_value};
 use super::pool::Mode;
 use super::program::last_component;
-use clap::Command;
-use std::ffi::OsStr;
+use clap::{Arg, Command};
+use std::ffi::{OsStr, OsString};
 
 /// The programs that smtpd stands in for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -105,6 +106,46 @@ impl Personality {
         }
     }
 
+    /// A command line, for a command that was dressed. The programs of qpsmtpd read theirs by Getopt::Long: a long name of
+    /// the page also stands behind one hyphen, and letters of the other case do for it, and for a letter that there is not.
+    pub fn words(self, command: &Command, mut words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+        if !self.takes_beginnings() {
+            return words.collect();
+        }
+        let mut read: Vec<OsString> = words.next().into_iter().collect();
+        while let Some(word) = words.next() {
+            let word = self.with_two_hyphens(command, word);
+            let value_is_next = value_is_next(command, &word.to_string_lossy());
+            read.push(word);
+            match value_is_next {
+                Some(true) => read.extend(words.next()),
+                Some(false) => {}
+                // What follows is the program's.
+                None => read.extend(words.by_ref()),
+            }
+        }
+        read
+    }
+
+    /// `-port=25` as `--port=25`; `-p25` and `-dH`, which begin no long name, and everything else as it is.
+    fn with_two_hyphens(self, command: &Command, word: OsString) -> OsString {
+        let Some(text) = word.to_str().filter(|text| text.starts_with('-')) else { return word };
+        let (written, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+        let lower = written.to_ascii_lowercase();
+        let has = |written: &str| {
+            let mut letters = written.chars().skip(1);
+            let (letter, is_alone) = (letters.next(), letters.next().is_none());
+            is_alone && command.get_arguments().any(|arg| letter.is_some() && arg.get_short() == letter)
+        };
+        let begun = |begun: &str| self.page().iter().filter(|(long, _)| long.starts_with(begun)).count();
+        match lower.strip_prefix('-') {
+            Some(name) if name.starts_with('-') => format!("{lower}{value}").into(),
+            Some(name) if name.len() > 1 && begun(name) == 1 => format!("-{lower}{value}").into(),
+            Some(_) if has(&lower) && !has(written) => format!("{lower}{value}").into(),
+            _ => word,
+        }
+    }
+
     /// The port where none is given.
     pub fn port(self) -> &'static str {
         match self {
@@ -149,9 +190,23 @@ impl Personality {
     }
 }
 
+/// Whether an option's value is the next word; nothing: this word is no option, or the end of them.
+fn value_is_next(command: &Command, word: &str) -> Option<bool> {
+    let option = word.strip_prefix('-').filter(|option| !matches!(*option, "" | "-"))?;
+    let Some(long) = option.strip_prefix('-') else { return Some(by_letters(command, option).1) };
+    let has = |arg: &Arg, is_it: &dyn Fn(&str) -> bool| {
+        arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default()).any(is_it)
+    };
+    let whole = command.get_arguments().find(|arg| has(arg, &|name| name == long));
+    let begun = || command.get_arguments().find(|arg| has(arg, &|name| name.starts_with(long)));
+    Some(whole.or_else(begun).is_some_and(has_value))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::command_line::Args;
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn the_name_is_the_last_component_and_exact() {
@@ -161,5 +216,40 @@ mod tests {
         for name in ["smtpd", "", "qpsmtpd", "xqpsmtpd-prefork", "qpsmtpd-prefork.old", "qpsmtpd-prefork/smtpd"] {
             assert_eq!(of(name), Personality::Smtpd, "{name}");
         }
+    }
+
+    #[test]
+    fn long_names_of_the_page_may_stand_behind_one_hyphen() {
+        let read = |personality: Personality, text: &str| {
+            let words = ["name"].into_iter().chain(text.split(' ')).map(OsString::from);
+            let read = personality.words(&personality.dress(Args::command()), words);
+            read[1..].iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        for (given, expected) in [
+            ("-port 25 -max=5 -limit-connections 9", "--port 25 --max=5 --limit-connections 9"),
+            ("-detach -no-rdns -l ::1 -listen-address ::2", "--detach --no-rdns -l ::1 --listen-address ::2"),
+            // Letters, with values or together, and what is the beginning of several or of none.
+            ("-p25 -dH -Hd -h -V -li -lo -x", "-p25 -dH -Hd -h -V -li -lo -x"),
+            // Getopt::Long's ignore_case.
+            ("-P 25 -PORT=26 --Port 27 -D -H", "-p 25 --port=26 --port 27 -d -H"),
+            // Values, of options that are not the page's too.
+            (
+                "-u -port -o -port=1 --status-file -port --serv -port",
+                "-u -port -o -port=1 --status-file -port --serv -port",
+            ),
+            ("-o children=5 -port 25", "-o children=5 --port 25"),
+            ("--show-config -port 25", "--show-config --port 25"),
+            // What is the program's.
+            ("-port 25 smtpsrvr -port", "--port 25 smtpsrvr -port"),
+            ("-- -port", "-- -port"),
+            ("- -port", "- -port"),
+        ] {
+            assert_eq!(read(Personality::Forkserver, given), expected);
+            assert_eq!(read(Personality::Smtpd, given), given, "under the name that is not qpsmtpd's");
+        }
+        assert_eq!(
+            read(Personality::Prefork, "-pretty -vers -inter ::1 -renice -4"),
+            "--pretty --vers --inter ::1 --renice -4"
+        );
     }
 }
