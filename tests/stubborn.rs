@@ -5,13 +5,18 @@ mod common;
 use common::connections::*;
 use common::processes::children;
 use common::{Scratch, binary, until};
+use nix::pty::openpty;
+use nix::sys::signal::killpg;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
 use std::fs;
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 fn pid(server: &Server) -> i32 {
     server.process.id().try_into().unwrap()
@@ -113,6 +118,118 @@ fn a_pool_whose_sessions_hear_nothing_ends_with_the_second_term() {
     assert_eq!(server.end().code(), Some(0));
     until("the end of all", || sessions.iter().chain([&pool]).chain(&others).all(|pid| is_gone(*pid)));
     assert_eq!(all(&mut client), "");
+}
+
+/// Something is said and heard.
+fn talk(client: &mut TcpStream, said: &str, heard: &str) {
+    client.write_all(said.as_bytes()).unwrap();
+    let text = line(client);
+    assert!(text.starts_with(heard), "{said:?}: {text:?}");
+}
+
+/// In a group of its own, as a shell starts it, for whoever runs this is in ours.
+#[test]
+fn what_a_program_does_to_its_process_group_is_done_to_nobody_else() {
+    let folder = folder();
+    let words = ["/bin/sh", "-c", "trap 'kill 0' EXIT; cat"];
+    let mut server = Server::start(on_loopback(folder.path()).process_group(0).args(words));
+    let mut clients = [server.connect("0"), server.connect("0")];
+    clients.iter_mut().for_each(|client| talk(client, "x\n", "x\n"));
+    let [first, mut second] = clients;
+    drop(first);
+    until("its end", || children(pid(&server)).len() == 1);
+    talk(&mut second, "y\n", "y\n");
+    talk(&mut server.connect("0"), "z\n", "z\n");
+    drop(second);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
+}
+
+/// INT as from a terminal, to the whole group; and again.
+fn is_interrupted(mut server: Server, address: SocketAddr) {
+    let connect = || {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(line(&mut client).starts_with("220 "));
+        client
+    };
+    let interrupt = |server: &Server| killpg(Pid::from_raw(pid(server)), Signal::SIGINT).unwrap();
+    let (mut first, mut second) = (connect(), connect());
+    interrupt(&server);
+    server.record("stopping children=");
+    talk(&mut first, "QUIT\r\n", "221 ");
+    talk(&mut second, "NOOP\r\n", "250 ");
+    interrupt(&server);
+    assert_eq!(server.end().code(), Some(0));
+    assert_eq!(all(&mut second), "");
+}
+
+#[test]
+fn int_from_the_terminal_lets_sessions_finish_and_the_second_ends_them() {
+    let scratch = Scratch::new();
+    for mode in [&["exec"][..], &["pool"], &["pool", "--idle-children", "1", "-o", "max_use=9"]] {
+        let mut command = scratch.command("smtpd");
+        command.args(ON_LOOPBACK).arg("--mode").args(mode).arg("smtpsrvr").process_group(0);
+        let mut server = Server::start(&mut command);
+        let address = server.address("0");
+        is_interrupted(server, address);
+    }
+    for main_cf in ["idle_children = 0", "idle_children = 1\nmax_use = 9"] {
+        scratch.configure(main_cf);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut command = scratch.command("smtpsrvr");
+        let server = Server::start_as_it_is(command.stdin(OwnedFd::from(listener)).process_group(0));
+        is_interrupted(server, address);
+    }
+}
+
+/// The shell that is a program tells nobody itself.
+#[test]
+fn the_second_signal_ends_what_a_program_has_started_too() {
+    let folder = folder();
+    let words = ["/bin/sh", "-c", "sleep 1000 & echo $!; cat"];
+    let mut server = Server::start(on_loopback(folder.path()).args(words));
+    let mut client = server.connect("0");
+    let below: i32 = line(&mut client).trim().parse().unwrap();
+    server.signal(Signal::SIGTERM);
+    server.record("stopping children=1");
+    talk(&mut client, "x\n", "x\n");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
+    until("the end of all", || is_gone(below));
+    assert_eq!(all(&mut client), "");
+}
+
+/// In the background of a terminal with `stty tostop`, where whoever writes to it is stopped.
+#[test]
+fn at_a_terminal_programs_write_records_and_its_int_lets_them_finish() {
+    let folder = folder();
+    let pty = openpty(None, None).unwrap();
+    let mut modes = tcgetattr(&pty.slave).unwrap();
+    modes.local_flags.insert(LocalFlags::TOSTOP);
+    tcsetattr(&pty.slave, SetArg::TCSANOW, &modes).unwrap();
+    let terminal = || Stdio::from(pty.slave.try_clone().unwrap());
+    // setsid(1) becomes smtpd, with the terminal that is its standard input.
+    let mut command = Command::new("setsid");
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder.path());
+    command.arg("--ctty").arg(binary("smtpd")).args(ON_LOOPBACK);
+    command.args(["/bin/sh", "-c", "echo a record >&2; echo served; cat"]);
+    let process = command.stdin(terminal()).stdout(terminal()).stderr(terminal()).spawn().unwrap();
+    let (mut keyboard, screen) = (fs::File::from(pty.master.try_clone().unwrap()), fs::File::from(pty.master));
+    let (sender, records) = std::sync::mpsc::channel();
+    let lines = BufReader::new(screen).lines();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let mut server = Server { process, records, seen: Vec::new() };
+    let mut client = server.connect("0");
+    assert_eq!(line(&mut client), "served\n");
+    server.record("a record");
+    talk(&mut client, "w\n", "w\n");
+    keyboard.write_all(b"\x03").unwrap();
+    server.record("stopping children=1");
+    talk(&mut client, "x\n", "x\n");
+    drop(client);
+    assert_eq!(server.end().code(), Some(0));
 }
 
 /// A client that sends much, reads nothing and leaves.

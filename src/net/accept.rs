@@ -9,6 +9,7 @@ use super::handing;
 use super::limits::{self, Limits};
 use super::listener::{Listener, is_listening};
 use super::pool::{Pool, Served, Size, Work};
+use super::signals;
 use crate::config::Config;
 use crate::exit::{self, Ended, Error};
 use crate::sys;
@@ -363,6 +364,7 @@ fn show(text: &str) {
 fn fork(acceptor: &mut Acceptor, given: &Given, server: &mut impl Server) -> io::Result<Option<Pid>> {
     let Given::Connection(connection) = given else { return Ok(None) };
     let child = || {
+        signals::leave_group();
         acceptor.close();
         let shows = server.config().pretty_child;
         if let Some(address) = shows.then(|| limits::address_of(connection)).flatten() {

@@ -2,10 +2,10 @@
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid};
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -16,14 +16,10 @@ pub const OF_SESSIONS: Duration = Duration::from_secs(1);
 pub const OF_SERVERS: Duration = Duration::from_secs(2);
 
 /// Sends each of these children its signal, and KILL to those that are there still after `patience`, or when one more
-/// TERM or INT comes. What a stopped process does not hear, and what another one ignores, so ends as well. `signals` is
-/// where TERM, INT and CHLD are read.
+/// TERM or INT comes. What a stopped process does not hear, and what another one ignores, so ends as well, and with each
+/// what it has started. `signals` is where TERM, INT and CHLD are read.
 pub fn end(children: impl Iterator<Item = (Pid, Signal)>, signals: Option<&SignalFd>, patience: Duration) {
-    let tell = |(pid, signal): (Pid, Signal)| {
-        let _ = kill(pid, signal);
-        pid
-    };
-    let mut left: HashSet<Pid> = children.map(tell).collect();
+    let mut left: HashSet<Pid> = children.map(|(pid, signal)| tell(pid, signal)).collect();
     let until = Instant::now().checked_add(patience);
     loop {
         reap(&mut left);
@@ -38,9 +34,16 @@ pub fn end(children: impl Iterator<Item = (Pid, Signal)>, signals: Option<&Signa
     if !left.is_empty() {
         log::warn!("killed children={}", left.len());
         for pid in left {
-            let _ = kill(pid, Signal::SIGKILL);
+            tell(pid, Signal::SIGKILL);
         }
     }
+}
+
+/// Its whole group, once it leads one: the shell that is a program does not tell its own children.
+fn tell(pid: Pid, signal: Signal) -> Pid {
+    let leads = getpgid(Some(pid)) == Ok(pid);
+    let _ = if leads { killpg(pid, signal) } else { kill(pid, signal) };
+    pid
 }
 
 fn reap(left: &mut HashSet<Pid>) {

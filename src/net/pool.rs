@@ -352,6 +352,7 @@ impl Pool {
         // From before it runs, or the next look would start another one.
         self.shared.set(slot, IDLE);
         let child = || {
+            signals::leave_group();
             self.signals = None;
             self.alive = None;
             self.leash = None;

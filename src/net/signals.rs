@@ -2,11 +2,15 @@
 //!
 //! HUP and USR1 end a process that has not said otherwise. So whoever starts a pool, and may send it one of them at once,
 //! starts it with both blocked ([`until_it_loops`]): what came meanwhile is read when the loop begins.
+//!
+//! Whatever such a loop starts leads a process group of its own: what one does to its group (`kill 0`) is not done to the
+//! loop and to the others, and INT from the terminal tells the loop alone, which lets them finish.
 
 use crate::sys;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::io;
+use nix::unistd::{Pid, setpgid};
+use std::io::{self, IsTerminal};
 
 /// Those that are read.
 fn caught() -> SigSet {
@@ -22,6 +26,17 @@ pub fn until_it_loops() -> SigSet {
 pub fn hold() {
     // Whoever started us may have ignored CHLD, and the kernel would reap the children before they are counted.
     sys::default_signals(&caught());
+    // Children are in the background of our terminal, where `stty tostop` would stop them at their first record.
+    if io::stderr().is_terminal() {
+        sys::ignore(Signal::SIGTTOU);
+    }
+}
+
+/// Puts this process, which a loop has just forked, into a process group of its own.
+pub(super) fn leave_group() {
+    let own = Pid::from_raw(0);
+    // Only who leads a session may not, and leads its group already.
+    let _ = setpgid(own, own);
 }
 
 /// Where they are read, for the rest of this process's life.

@@ -66,6 +66,8 @@ impl Program {
     /// of `leash` is closed.
     pub fn start(&self, given: &Given, leash: &PipeReader, niceness: i32) -> io::Result<Option<Pid>> {
         let mut command = self.command();
+        // What it does to its group, and what a terminal does to ours, is nobody else's (net::signals).
+        command.process_group(0);
         if let Given::Listeners(sockets) = given {
             sys::start_as_we_were(&mut command, signals::until_it_loops(), niceness);
             return self.start_pool(command, sockets, leash).map(Some);
