@@ -162,6 +162,25 @@ fn addresses_and_ports_can_be_repeated() {
 }
 
 #[test]
+fn an_ipv4_address_may_stand_beside_the_ipv6_wildcard() {
+    let (folder, _) = with_mirror();
+    for (ipv4, addresses) in
+        [("0.0.0.0", ["-l", "0.0.0.0", "-l", "::"]), ("127.0.0.1", ["-l", "::", "-l", "127.0.0.1"])]
+    {
+        let (sockets, port) = both_wildcards();
+        drop(sockets);
+        let mut command = named(folder.path(), "qpsmtpd-forkserver");
+        command.args(["-p", &port]).args(addresses).args(["/bin/echo", "served"]);
+        let mut server = Server::start(&mut command);
+        server.record(&format!("listening on={ipv4}:{port} "));
+        server.record(&format!("listening on=[::]:{port} "));
+        for host in ["127.0.0.1", "[::1]"] {
+            assert_eq!(all(&mut TcpStream::connect(format!("{host}:{port}")).unwrap()), "served\n", "{host}");
+        }
+    }
+}
+
+#[test]
 fn each_name_has_its_letters_and_no_others() {
     let (folder, _) = with_mirror();
     for (name, wrong) in [

@@ -111,6 +111,15 @@ impl Listener {
         }
     }
 
+    /// Whether IPv4 clients come in here, and whether IPv6 clients do.
+    pub fn families(&self) -> (bool, bool) {
+        match self.address() {
+            Some(SocketAddr::V4(_)) => (true, false),
+            Some(SocketAddr::V6(_)) => (!getsockopt(self, sockopt::Ipv6V6Only).unwrap_or(true), true),
+            None => (false, false),
+        }
+    }
+
     /// The port that was asked for or, for port 0, chosen by the kernel; 0 for a unix socket.
     pub fn port(&self) -> u16 {
         match self {
@@ -211,6 +220,7 @@ mod tests {
     #[test]
     fn everywhere_means_ipv4_too() {
         let listener = Listener::bind_everywhere(0).unwrap();
+        assert!(listener.families().0);
         let _client = TcpStream::connect((Ipv4Addr::LOCALHOST, listener.port())).unwrap();
         assert!(listener.accept().unwrap().is_some());
     }

@@ -19,7 +19,7 @@ pub enum Family {
 /// One socket to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Address {
-    /// Every address of this machine, of both families where it has both.
+    /// Every address of this machine, of both families where it has both: one socket or two.
     Everywhere(u16),
     /// One address; `::` is IPv6 only here.
     Only(SocketAddr),
@@ -36,6 +36,22 @@ impl Address {
 }
 
 impl Address {
+    /// Whether it may have more than one socket. Of a port that the system chooses each has its own.
+    pub fn may_have_several(&self) -> bool {
+        matches!(self, Address::Everywhere(port) if *port != 0)
+    }
+
+    /// What is left of it beside these sockets that are there already.
+    pub fn missing(&self, there: &[Listener]) -> Option<SocketAddr> {
+        let Address::Everywhere(port) = self else { return None };
+        let families = there.iter().map(Listener::families);
+        match families.fold((false, false), |all, one| (all.0 || one.0, all.1 || one.1)) {
+            (true, false) => Some((Ipv6Addr::UNSPECIFIED, *port).into()),
+            (false, true) => Some((Ipv4Addr::UNSPECIFIED, *port).into()),
+            _ => None,
+        }
+    }
+
     /// Whether a socket that is there already listens just here.
     pub fn is_that_of(&self, listener: &Listener) -> bool {
         let Some(there) = listener.address() else { return false };
@@ -55,8 +71,32 @@ impl std::fmt::Display for Address {
     }
 }
 
+/// A whole list, each once. `::` takes IPv4 as well, on one socket, where nothing of that family is listed for its port: the
+/// kernel has an IPv4 address on one socket only.
+pub fn together(list: impl IntoIterator<Item = Address>) -> Vec<Address> {
+    let list: Vec<Address> = list.into_iter().collect();
+    let takes_both = |address: &SocketAddr| {
+        let is_beside = |other: &Address| match other {
+            Address::Only(other) => other.is_ipv4() && other.port() == address.port(),
+            Address::Everywhere(_) => false,
+        };
+        address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !list.iter().any(is_beside)
+    };
+    let mut addresses = Vec::new();
+    for address in &list {
+        let address = match address {
+            Address::Only(address) if takes_both(address) => Address::Everywhere(address.port()),
+            address => *address,
+        };
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
 /// Reads `HOST` or `HOST:PORT`, for `--listen-address`. HOST is an address, with or without brackets if it is IPv6 (with
-/// them if a port follows), `*`, or a name.
+/// them if a port follows), `*`, or a name. For [`together`], as `::` is the one address here.
 pub fn parse(text: &str, port: u16) -> Result<Vec<Address>, String> {
     // What a variable of a shell comes to that is not set is not to open every address.
     if text.is_empty() || text.starts_with(':') && !is_v6(text) {
@@ -80,7 +120,7 @@ pub fn parse_service(text: &str, family: Family) -> Result<Vec<Address>, String>
         }
         addresses.extend(self::host(host, port, family)?);
     }
-    Ok(addresses)
+    Ok(if family == Family::Any { together(addresses) } else { addresses })
 }
 
 /// A port by number or by name, from /etc/services, or where that is missing (containers) from what mail uses.
@@ -129,10 +169,7 @@ fn host(text: &str, port: u16, family: Family) -> Result<Vec<Address>, String> {
             Family::V4 => address.is_ipv4(),
             Family::V6 => address.is_ipv6(),
         };
-        let address = match address.ip() {
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if family == Family::Any => Address::Everywhere(port),
-            _ => Address::Only(address),
-        };
+        let address = Address::Only(address);
         // A name may stand in /etc/hosts more than once.
         if fits && !addresses.contains(&address) {
             addresses.push(address);
@@ -194,12 +231,25 @@ mod tests {
     #[test]
     fn the_ipv6_wildcard_takes_both_families_unless_told_otherwise() {
         for text in ["::", "[::]", "*"] {
-            assert_eq!(parse(text, 25).unwrap(), [Address::Everywhere(25)], "{text}");
+            assert_eq!(together(parse(text, 25).unwrap()), [Address::Everywhere(25)], "{text}");
+            assert_eq!(parse_service(&format!("{text}:25"), Family::Any).unwrap(), [Address::Everywhere(25)], "{text}");
         }
-        assert_eq!(parse("0.0.0.0", 25).unwrap(), only("0.0.0.0:25"));
+        assert_eq!(together(parse("0.0.0.0", 25).unwrap()), only("0.0.0.0:25"));
         assert_eq!(parse_service("25", Family::V6).unwrap(), only("[::]:25"));
         assert_eq!(parse_service("25", Family::V4).unwrap(), only("0.0.0.0:25"));
         assert_eq!(parse_service("[::]:25", Family::V6).unwrap(), only("[::]:25"));
+    }
+
+    #[test]
+    fn beside_an_ipv4_address_on_its_port_the_ipv6_wildcard_is_ipv6_only() {
+        for ipv4 in ["0.0.0.0", "127.0.0.1"] {
+            let both = [only(&format!("{ipv4}:25")), only("[::]:25")].concat();
+            assert_eq!(parse_service(&format!("{ipv4},[::]:25"), Family::Any).unwrap(), both);
+            assert_eq!(together(both.clone()), both);
+            assert_eq!(together(both.iter().rev().copied()), [both[1], both[0]]);
+        }
+        let elsewhere = [only("127.0.0.1:26"), only("[::1]:25"), only("[::]:25")].concat();
+        assert_eq!(together(elsewhere)[2], Address::Everywhere(25));
     }
 
     #[test]

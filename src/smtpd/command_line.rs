@@ -451,14 +451,10 @@ impl Args {
             }
             for text in &self.listen_address {
                 let wrong = |problem| Error::Usage(format!("--listen-address: {problem}"));
-                for address in address::parse(text, port).map_err(wrong)? {
-                    if !addresses.contains(&address) {
-                        addresses.push(address);
-                    }
-                }
+                addresses.extend(address::parse(text, port).map_err(wrong)?);
             }
         }
-        Ok(addresses)
+        Ok(if self.listen_address.is_empty() { addresses } else { address::together(addresses) })
     }
 }
 

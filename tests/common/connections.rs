@@ -1,11 +1,12 @@
 //! A running smtpd: started, listened to by its records, talked to, signalled, killed when the test is over.
 
-use super::{binary, until};
+use super::{binary, free_port, until};
+use doorpost::net::listener::Listener;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -93,6 +94,17 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// The sockets of both wildcards, IPv4 and IPv6 alone, on a port that both have free, and that.
+pub fn both_wildcards() -> ([Listener; 2], String) {
+    loop {
+        let port = free_port();
+        let bind = |ip: IpAddr| Listener::bind((ip, port).into(), true);
+        if let (Ok(ipv4), Ok(ipv6)) = (bind(Ipv4Addr::UNSPECIFIED.into()), bind(Ipv6Addr::UNSPECIFIED.into())) {
+            return ([ipv4, ipv6], port.to_string());
+        }
     }
 }
 
