@@ -3,14 +3,16 @@
 mod common;
 
 use common::connections::*;
+use common::processes::children;
 use common::syslog::Syslog;
 use common::{Scratch, binary, free_port, until};
+use doorpost::net::listener::Listener;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
@@ -434,7 +436,72 @@ fn with_socket(folder: &std::path::Path, listener: &TcpListener, arguments: &[&s
     outer
 }
 
-/// MMDF's operands name a port, which is to be bound.
+/// The same with the wildcard sockets of both families, or of one of them, on the descriptors from 3 on.
+fn with_wildcards(folder: &std::path::Path, sockets: &[&Listener], arguments: &[&str]) -> Command {
+    let mut outer = Command::new("/bin/sh");
+    outer.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", folder);
+    outer.args(["-c", "exec 3<&0 4<&1 0</dev/null 1>/dev/null; LISTEN_PID=$$ exec \"$@\"", "sh"]);
+    outer.arg(binary("smtpd")).args(arguments).env("LISTEN_FDS", sockets.len().to_string());
+    let copy = |at: usize| sockets.get(at).map(|socket| socket.as_fd().try_clone_to_owned().unwrap());
+    outer.stdin(copy(0).unwrap()).stdout(copy(1).map_or_else(Stdio::null, Stdio::from));
+    outer
+}
+
+/// Who is served at this port, by both families.
+fn both_are_served(port: &str) {
+    for host in ["127.0.0.1", "[::1]"] {
+        let mut client = TcpStream::connect(format!("{host}:{port}")).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(all(&mut client), "served\n", "{host}");
+    }
+}
+
+#[test]
+fn wildcard_sockets_of_both_families_are_taken_and_the_missing_one_is_bound() {
+    let folder = folder();
+    for handed in [&[0, 1][..], &[1, 0], &[0], &[1]] {
+        let (sockets, port) = both_wildcards();
+        // Those that are not handed over are closed.
+        let sockets: Vec<Listener> =
+            sockets.into_iter().enumerate().filter(|(at, _)| handed.contains(at)).map(|(_, s)| s).collect();
+        let in_order: Vec<&Listener> =
+            if handed == [1, 0] { sockets.iter().rev().collect() } else { sockets.iter().collect() };
+        let arguments = ["--port", &port, "/bin/echo", "served"];
+        let mut server = Server::start_as_it_is(&mut with_wildcards(folder.path(), &in_order, &arguments));
+        for (at, wild) in ["0.0.0.0", "[::]"].iter().enumerate() {
+            let record = server.record(&format!("listening on={wild}:{port} service={port}"));
+            assert_eq!(record.ends_with(" taken-over=yes"), handed.contains(&at), "{record}");
+        }
+        both_are_served(&port);
+        server.signal(Signal::SIGHUP);
+        server.record("signal HUP");
+        both_are_served(&port);
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.end().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_wait_service_has_a_program_for_each_wildcard_socket_that_is_handed_over() {
+    let folder = folder();
+    let ([ipv4, ipv6], port) = both_wildcards();
+    let file = folder.path().join("services");
+    let program = script(folder.path(), "program", "exec sleep 60");
+    fs::write(&file, format!("{port} stream tcp wait - {program}\n")).unwrap();
+    let arguments = ["--services", file.to_str().unwrap()];
+    let mut server = Server::start_as_it_is(&mut with_wildcards(folder.path(), &[&ipv4, &ipv6], &arguments));
+    server.record(&format!("listening on=[::]:{port} "));
+    let _clients = ["127.0.0.1", "[::1]"].map(|host| TcpStream::connect(format!("{host}:{port}")).unwrap());
+    until("a program for each", || children(server.process.id()).len() == 2);
+    // They go on, and are not started once more.
+    server.signal(Signal::SIGHUP);
+    server.record("reading the configuration again");
+    server.signal(Signal::SIGUSR1);
+    server.record("state children=2 ");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code(), Some(0));
+}
+
 #[test]
 fn five_operands_say_where_to_listen_whatever_is_handed_over() {
     let folder = folder();

@@ -25,7 +25,7 @@ use crate::exit::{Ended, Error};
 use crate::net::acceptor::Left;
 use crate::net::acceptor::{self, Acceptor, Given, Kind};
 use crate::net::limits::Limits;
-use crate::net::listener::Listener;
+use crate::net::listener::{self, Listener};
 use crate::net::signals;
 use address::Address;
 use life::{Life, Niceness, Watcher};
@@ -266,6 +266,25 @@ impl Part {
 }
 
 impl Served {
+    fn add(&mut self, service: &Service, sockets: Vec<Socket>, owners: Option<Owners>) -> io::Result<()> {
+        let (mut listeners, mut places) = (Vec::new(), Vec::new());
+        for socket in sockets {
+            socket.listener.set_blocking(service.kind == Kind::Wait)?;
+            listeners.push(socket.listener);
+            places.push((socket.address, socket.is_own));
+        }
+        let mut open = acceptor::Service::new(&service.name, listeners, service.limit);
+        open.kind = service.kind;
+        open.refusal = refusal::words(service.program.path.as_os_str());
+        open.owns_sockets = places.iter().all(|(_, is_own)| *is_own);
+        let mut program = service.program.clone();
+        program.owns_sockets = open.owns_sockets;
+        program.service = Some(service.name.clone());
+        self.services.push(open);
+        self.parts.push(Part { name: service.name.clone(), program, places, door: None, owners });
+        Ok(())
+    }
+
     /// At HUP a pool goes on where nothing has changed but what it reads by itself.
     fn keep_children_of(&mut self, old: &Served, renews_pools: bool) {
         for (service, part) in self.services.iter_mut().zip(&self.parts) {
@@ -283,32 +302,27 @@ fn open(plan: &Plan, sockets: Sockets, door: Option<&Door>) -> io::Result<Served
     let mut sockets: Vec<Option<Socket>> = sockets.into_iter().map(Some).collect();
     let owners = plan.warm.as_ref().and_then(|warm| Some((warm.owner?, warm.net_owner)));
     for service in &plan.services {
-        let (mut listeners, mut places) = (Vec::new(), Vec::new());
         let mut take = |address: Option<&Address>| {
             let is_its = |socket: &Socket| {
                 socket.service == service.name && address.is_none_or(|address| *address == socket.address)
             };
             sockets.iter_mut().find(|socket| socket.as_ref().is_some_and(is_its)).and_then(Option::take)
         };
-        // One socket for each address: services may have one name and address, as `127.0.0.1:0` is any free port.
-        let mut own: Vec<Socket> = service.addresses.iter().filter_map(|address| take(Some(address))).collect();
+        // Its own for each address: services may have one name and address, as `127.0.0.1:0` is any free port.
+        let mut own: Vec<Socket> = Vec::new();
+        for address in &service.addresses {
+            let most = if address.may_have_several() { usize::MAX } else { 1 };
+            own.extend(std::iter::from_fn(|| take(Some(address))).take(most));
+        }
         if plan.any_address {
             own.extend(std::iter::from_fn(|| take(None)));
         }
-        for socket in own {
-            socket.listener.set_blocking(service.kind == Kind::Wait)?;
-            listeners.push(socket.listener);
-            places.push((socket.address, socket.is_own));
+        if service.kind == Kind::Wait && own.len() > 1 {
+            // A program that has one of them looks at no other.
+            own.into_iter().try_for_each(|socket| served.add(service, vec![socket], owners))?;
+        } else {
+            served.add(service, own, owners)?;
         }
-        let mut open = acceptor::Service::new(&service.name, listeners, service.limit);
-        open.kind = service.kind;
-        open.refusal = refusal::words(service.program.path.as_os_str());
-        open.owns_sockets = places.iter().all(|(_, is_own)| *is_own);
-        let mut program = service.program.clone();
-        program.owns_sockets = open.owns_sockets;
-        program.service = Some(service.name.clone());
-        served.services.push(open);
-        served.parts.push(Part { name: service.name.clone(), program, places, door: None, owners });
     }
     if let (Some(door), Some(warm)) = (door, &plan.warm) {
         let mut open = acceptor::Service::new("submit", vec![door.listener()?], 1);
@@ -348,15 +362,21 @@ fn bind(plan: &Plan, mut spare: Vec<Listener>) -> Result<Sockets, Error> {
         return Ok(sockets);
     }
     for (service, address) in plan.addresses() {
-        let (listener, is_own) = match spare.iter().position(|listener| address.is_that_of(listener)) {
-            Some(at) => {
-                let listener = spare.swap_remove(at);
-                log::info!("listening on={listener} service={} taken-over=yes", service.name);
-                (listener, false)
+        let mut taken = Vec::new();
+        while let Some(at) = spare.iter().position(|listener| address.is_that_of(listener)) {
+            let listener = spare.swap_remove(at);
+            log::info!("listening on={listener} service={} taken-over=yes", service.name);
+            taken.push(listener);
+            if !address.may_have_several() {
+                break;
             }
-            None => (listen(service, address)?, true),
-        };
-        sockets.push(Socket { service: service.name.clone(), address: *address, listener, is_own });
+        }
+        let own = if taken.is_empty() { Some(listen(service, address)?) } else { beside(service, address, &taken) };
+        let both = taken.into_iter().map(|listener| (listener, false)).chain(own.map(|listener| (listener, true)));
+        sockets.extend(both.map(|(listener, is_own)| {
+            let service = service.name.clone();
+            Socket { service, address: *address, listener, is_own }
+        }));
     }
     for listener in spare {
         log::warn!("nothing is to be served on={listener}, which was handed over");
@@ -376,13 +396,22 @@ fn bind_beside(plan: &Plan, there: Sockets) -> Result<Sockets, Error> {
         let is_it = |socket: &Option<Socket>, by_name: bool| {
             socket.as_ref().is_some_and(|s| s.address == *address && (!by_name || s.service == service.name))
         };
-        let at = there.iter().position(|socket| is_it(socket, true));
-        let at = at.or_else(|| there.iter().position(|socket| is_it(socket, false)));
-        let (listener, is_own) = match at.and_then(|at| there.get_mut(at)).and_then(Option::take) {
-            Some(socket) => (socket.listener, socket.is_own),
-            None => (listen(service, address)?, true),
+        let mut take = || {
+            let at = there.iter().position(|socket| is_it(socket, true));
+            let at = at.or_else(|| there.iter().position(|socket| is_it(socket, false)));
+            let socket = at.and_then(|at| there.get_mut(at)).and_then(Option::take)?;
+            Some(Socket { service: service.name.clone(), ..socket })
         };
-        sockets.push(Socket { service: service.name.clone(), address: *address, listener, is_own });
+        match take() {
+            Some(socket) => sockets.push(socket),
+            None => {
+                let listener = listen(service, address)?;
+                sockets.push(Socket { service: service.name.clone(), address: *address, listener, is_own: true });
+            }
+        }
+        if address.may_have_several() {
+            sockets.extend(std::iter::from_fn(take));
+        }
     }
     Ok(sockets)
 }
@@ -403,4 +432,21 @@ fn listen(service: &Service, address: &Address) -> Result<Listener, Error> {
     })?;
     log::info!("listening on={listener} service={}", service.name);
     Ok(listener)
+}
+
+/// The family of the wildcard that was not handed over. Whoever did that may have meant it so, and we may not be who can bind
+/// it: without it everything else is served.
+fn beside(service: &Service, address: &Address, taken: &[Listener]) -> Option<Listener> {
+    let missing = address.missing(taken)?;
+    match Listener::bind(missing, true) {
+        Ok(listener) => {
+            log::info!("listening on={listener} service={}", service.name);
+            Some(listener)
+        }
+        Err(error) if listener::is_missing(&error) => None,
+        Err(error) => {
+            log::warn!("service {}: cannot listen on {missing} beside what was handed over: {error}", service.name);
+            None
+        }
+    }
 }
