@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -171,9 +171,11 @@ pub fn folder() -> tempfile::TempDir {
     folder
 }
 
+/// What is said by one that must not begin to serve, and its status.
 pub fn refused(command: &mut Command) -> (Option<i32>, String) {
-    let Output { status, stderr, .. } = command.stdin(Stdio::null()).output().expect("smtpd");
-    (status.code(), String::from_utf8(stderr).expect("text"))
+    let mut server = Server::start(command.stdout(Stdio::null()));
+    let status = server.end();
+    (status.code(), server.records.iter().map(|line| line + "\n").collect())
 }
 
 /// One session of SMTP with one message from alice to bob; `answer` is how that to the message must begin.
