@@ -74,6 +74,16 @@ pub enum MayGo {
 #[derive(Debug, Clone)]
 pub struct Channels(pub Vec<Channel>);
 
+/// On which channel a client's mail comes in.
+#[derive(Debug, Clone, Copy)]
+pub struct Incoming<'a> {
+    /// That channel.
+    pub channel: &'a Channel,
+    /// Whether it lists the client. On the last one is also who is on none: anybody, whose mail stays on this machine
+    /// wherever that channel's may go, or any list of channels that ends in a trusted one would make an open relay.
+    pub is_listed: bool,
+}
+
 impl Channels {
     /// Reads the file `channels` names, or the two built-in lines where it is missing. A channel by which anybody in the
     /// world can send mail on is warned of.
@@ -104,7 +114,7 @@ impl Channels {
     /// The channel a client's mail comes in on. `only` limits the search to these names, in this order
     /// (`smtpsrvr remotehost localhost channels`); empty: all. Without a match the last one searched, or `No` if
     /// `finicky`. An unknown name in `only` is an error.
-    pub fn incoming(&self, peer: &Peer, only: &[String], finicky: bool) -> Result<Lookup<&Channel>, Error> {
+    pub fn incoming(&self, peer: &Peer, only: &[String], finicky: bool) -> Result<Lookup<Incoming<'_>>, Error> {
         self.incoming_traced(peer, only, finicky, &mut |_| {})
     }
 
@@ -115,7 +125,7 @@ impl Channels {
         only: &[String],
         finicky: bool,
         tell: &mut dyn FnMut(Arguments<'_>),
-    ) -> Result<Lookup<&Channel>, Error> {
+    ) -> Result<Lookup<Incoming<'_>>, Error> {
         let mut last = None;
         let mut had_name = peer.looked_up.get().is_some();
         for channel in self.searched(only)? {
@@ -132,7 +142,7 @@ impl Channels {
             match found {
                 Lookup::Yes(()) => {
                     tell(format_args!("{channel}: client {peer} is on it"));
-                    return Ok(Lookup::Yes(channel));
+                    return Ok(Lookup::Yes(Incoming { channel, is_listed: true }));
                 }
                 Lookup::No => tell(format_args!("{channel}: client {peer} is not on it")),
                 Lookup::CannotTell(why) => {
@@ -144,7 +154,7 @@ impl Channels {
         Ok(match last {
             Some(last) if !finicky => {
                 tell(format_args!("{last}: who is on no channel is on the last one"));
-                Lookup::Yes(last)
+                Lookup::Yes(Incoming { channel: last, is_listed: false })
             }
             _ => {
                 tell(format_args!("client {peer} is on no channel"));
@@ -197,13 +207,9 @@ impl Channels {
 
     /// Which channel anybody in the world may be on, and one by which mail from it leaves this machine.
     ///
-    /// Whoever matches no line is on the last one, so that counts as open too.
+    /// Who matches no line is on the last one as well, and his mail stays here.
     pub fn open_relays(&self) -> Vec<(&Channel, &Channel)> {
-        let last = self.0.iter().rev().find(|channel| channel.name != AUTHENTICATED);
-        let is_open = |channel: &Channel| {
-            let is_last = last.is_some_and(|last| last.name == channel.name);
-            channel.name != AUTHENTICATED && (channel.clients.is_open() || is_last)
-        };
+        let is_open = |channel: &Channel| channel.name != AUTHENTICATED && channel.clients.is_open();
         let mut found = Vec::new();
         // Nobody gets past a line that takes everybody.
         let end = self.0.iter().position(|channel| channel.name != AUTHENTICATED && channel.clients.takes_all());

@@ -69,12 +69,16 @@ fn status(reply: &str) -> i32 {
 
 /// What a session of this client says to RCPT and to VRFY for each address.
 fn by_smtp(scratch: &Scratch, client: &str, addresses: &[String]) -> Vec<(String, String)> {
+    by_smtp_on(scratch, &[client, "mx.example"], addresses)
+}
+
+fn by_smtp_on(scratch: &Scratch, operands: &[&str], addresses: &[String]) -> Vec<(String, String)> {
     let mut input = "HELO client.example\r\nMAIL FROM:<a@client.example>\r\n".to_owned();
     for address in addresses {
         input.push_str(&format!("RCPT TO:<{address}>\r\nVRFY <{address}>\r\n"));
     }
     input.push_str("QUIT\r\n");
-    let output = feed(scratch.command("smtpsrvr").args([client, "mx.example"]), input.as_bytes());
+    let output = feed(scratch.command("smtpsrvr").args(operands), input.as_bytes());
     let said = String::from_utf8(output.stdout).expect("text");
     let replies: Vec<String> = said.lines().skip(3).map(str::to_owned).collect();
     assert_eq!(replies.len(), 2 * addresses.len() + 1, "{said}");
@@ -108,6 +112,32 @@ fn rcpt_vrfy_and_checkaddr_agree_on_every_address_and_client() {
         }
     }
     assert!(seen[0] > 100 && seen[1] > 30, "refused and taken: {seen:?}");
+}
+
+/// `partner`, the last one that it is looked up in, does not list it, and may send to itself.
+#[test]
+fn they_agree_on_a_client_that_no_channel_lists_and_it_stays_here() {
+    let scratch = site();
+    let addresses = ["bob@mx.example", "nobody@mx.example", "x@example.net", "x@far.example"].map(str::to_owned);
+    let statuses = |client: &str, list: &str| {
+        let heard = by_smtp_on(&scratch, &[client, "mx.example", list], &addresses);
+        let asked = addresses.iter().zip(heard).map(|(address, (rcpt, vrfy))| {
+            let output = scratch.run("checkaddr", &["--from", client, "--channels", list, address], b"");
+            let trace = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(trace.trim_end().ends_with(&rcpt), "{client} {address}: {rcpt}\n{trace}");
+            assert_eq!(status(&vrfy), status(&rcpt), "{client} {address}: {vrfy}");
+            (output.status.code(), trace)
+        });
+        asked.unzip::<_, _, Vec<_>, Vec<_>>()
+    };
+    let (listed, _) = statuses("198.51.100.9", "local,partner");
+    assert_eq!(listed, [0, 1, 0, 1].map(Some));
+    let (unlisted, traces) = statuses("192.0.2.1", "local,partner");
+    assert_eq!(unlisted, [0, 1, 1, 1].map(Some));
+    assert!(traces[2].contains("who is on no channel is on the last one\n"), "{}", traces[2]);
+    let why = "\nmail of a client that no channel lists may go to local channels alone, and partner is none\n";
+    assert!(traces[2].contains(why), "{}", traces[2]);
+    assert!(!traces[2].contains("may go to channel partner"), "{}", traces[2]);
 }
 
 const OF_FRIENDS: Table = &[

@@ -252,7 +252,7 @@ fn a_server_before_the_queue_has_envelope_and_message_as_the_client_sent_them() 
 fn a_server_before_the_queue_may_be_behind_a_socket_of_this_machine() {
     let (scratch, filter) = (Scratch::new(), Scratch::new());
     let back = Listening::ours(&scratch, "smtpsrvr", &["-o", "before_queue_filter="]);
-    filter.write("channels", &format!("all *,stdin * smtp:[127.0.0.1]:{} *\n", back.1));
+    filter.write("channels", &format!("all *,unknown * smtp:[127.0.0.1]:{} *\n", back.1));
     let path = scratch.path().join("lmtp");
     let setting = format!("before_queue_filter=lmtp:unix:{}", path.display());
     let (said, log) = send(&scratch, &["-o", &setting], "clean");

@@ -233,6 +233,7 @@ fn help_shows_each_form() {
     let folder = folder();
     let output = smtpd(folder.path()).arg("--help").output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
+    assert!(!help.contains(" smtpsrvr local,campus   every day"), "{help}");
     for form in
         ["smtpd -f -n 20", "25 20 mx.example", "smtpd a000001.1025", "smtpd - ", "qpsmtpd-forkserver -p", "--services"]
     {

@@ -429,6 +429,29 @@ fn each_address_is_listened_on_at_each_port() {
     }
 }
 
+/// The last channel of a list is often a trusted one.
+#[test]
+fn a_list_of_channels_lets_no_stranger_send_mail_on() {
+    let scratch = common::Scratch::new();
+    scratch.write(
+        "channels",
+        "local 192.0.2.0/24 $myhostname mailbox: *\ncampus 198.51.100.0/24 - - *\nsmtp * * smtp: local\n",
+    );
+    for mode in ["exec", "pool"] {
+        let mut command = scratch.command("smtpd");
+        let mut server = Server::start(command.args(ON_LOOPBACK).args(["--mode", mode, "smtpsrvr", "local,campus"]));
+        let mut client = server.connect("0");
+        let mut ask = |command: &str| {
+            client.write_all(command.as_bytes()).unwrap();
+            line(&mut client)
+        };
+        assert!(ask("").starts_with("220 "));
+        assert!(ask("MAIL FROM:<a@client.example>\r\n").starts_with("250 "));
+        assert!(ask("RCPT TO:<x@far.example>\r\n").starts_with("550 5.7.1 "), "{mode}");
+        assert!(ask("RCPT TO:<bob@mx.example>\r\n").starts_with("250 "), "{mode}");
+    }
+}
+
 /// It would greet nobody: each client would be told to come later.
 #[test]
 fn a_channel_that_is_not_there_ends_smtpd_at_the_start_and_changes_nothing_at_hup() {

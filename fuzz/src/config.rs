@@ -86,7 +86,7 @@ pub fn channels(input: &[u8]) {
         for peer in &peers {
             for finicky in [false, true] {
                 let found = channels.incoming(peer, &[], finicky).expect("no names were asked for");
-                answers.push(format!("{:?}", found.map(|channel| channel.name.clone())));
+                answers.push(format!("{:?}", found.map(|found| (found.channel.name.clone(), found.is_listed))));
             }
         }
         for domain in [&b"mx.example"[..], b"example.net", b"[192.0.2.1]", b"", b"\xff.\x00"] {

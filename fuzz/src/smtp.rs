@@ -13,6 +13,7 @@ use doorpost::sasl::{Credentials, Proof};
 use doorpost::smtp::server::{Settings, serve};
 use doorpost::smtp::session;
 use doorpost::smtp::site::Site;
+use doorpost::submit::Policy;
 use std::time::Duration;
 
 /// What the first octet says: its bits turn on small limits and special answers.
@@ -57,11 +58,11 @@ impl Scene {
 }
 
 impl Site for Scene {
-    fn channel(&self) -> Lookup<String> {
+    fn channel(&self) -> Lookup<(String, Policy)> {
         match (self.has(6), self.has(7)) {
             (true, true) => Lookup::CannotTell("as ordered".to_owned()),
             (true, false) => Lookup::No,
-            (false, _) => Lookup::Yes("smtp".to_owned()),
+            (false, _) => Lookup::Yes(("smtp".to_owned(), Policy::Channels)),
         }
     }
 

@@ -40,8 +40,9 @@ pub fn serve<S: Stream, Q: Submit>(
     log::debug!("client={who} event=connect");
     let served = submit.and_then(|mut submit| {
         let reply = match channels.incoming(peer, &[], false)? {
-            Lookup::Yes(channel) => {
-                submit.introduce(&introduction(peer, channel.name.clone(), Policy::Channels, Protocol::Qmtp))?;
+            Lookup::Yes(found) => {
+                let (channel, policy) = (found.channel.name.clone(), Policy::of(found));
+                submit.introduce(&introduction(peer, channel, policy, Protocol::Qmtp))?;
                 return Session { stream, config, peer, who: &who, submit, errors: 0 }.packages();
             }
             Lookup::No => Reply::NOT_AUTHORIZED,

@@ -128,7 +128,7 @@ fn authorize(config: &Config, peer: &Peer, channels: &Channels) -> Result<Result
         }
     }
     match channels.incoming(peer, &[], false)? {
-        Lookup::Yes(channel) => Ok(Ok(channel.name.clone())),
+        Lookup::Yes(found) => Ok(Ok(found.channel.name.clone())),
         Lookup::No => Ok(Err(Reply::NOT_AUTHORIZED)),
         Lookup::CannotTell(why) => {
             log::warn!("client={peer} channels: {why}");

@@ -14,7 +14,7 @@ use crate::lookup::Listed;
 use crate::message::header::Coming;
 use crate::net::connection::{Fault, Stream};
 use crate::net::tls::Offer;
-use crate::submit::{Introduction, Submit};
+use crate::submit::{Introduction, Policy, Submit};
 use crate::wire::line::{LineEnd, LineReader};
 use lines::Input;
 use std::time::Duration;
@@ -102,7 +102,7 @@ struct Server<'a, S, M, W> {
     start: usize,
     end: usize,
     out: Vec<u8>,
-    channel: Option<String>,
+    channel: Option<(String, Policy)>,
     introduced: Option<Introduction>,
     /// Whether submit holds a message of ours.
     begun: bool,

@@ -16,7 +16,7 @@ use crate::net::connection::Connection;
 use crate::net::dns::Resolver;
 use crate::net::peer::{Origin, Peer};
 use crate::sasl::Credentials;
-use crate::submit::verify;
+use crate::submit::{Policy, verify};
 use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -27,9 +27,9 @@ const LONGEST_LOOK_UP: Duration = Duration::from_secs(5);
 
 /// The surroundings of a server; tests have their own.
 pub trait Site {
-    /// The name of the channel the client's mail comes in on. Asked before the greeting if the server is finicky, else
-    /// at the first MAIL or VRFY, for it may take a look-up of the client's name.
-    fn channel(&self) -> Lookup<String>;
+    /// The name of the channel the client's mail comes in on, and how its recipients are judged. Asked before the greeting
+    /// if the server is finicky, else at the first MAIL or VRFY, for it may take a look-up of the client's name.
+    fn channel(&self) -> Lookup<(String, Policy)>;
     /// The client's confirmed name, if that has been looked up, and its address.
     fn client(&self) -> (Option<String>, String);
     /// The address with its domain, if mail for it stays here.
@@ -276,9 +276,9 @@ fn warn_of_error(peer: &Peer, list: &str, answer: IpAddr) {
 }
 
 impl Site for Here<'_> {
-    fn channel(&self) -> Lookup<String> {
+    fn channel(&self) -> Lookup<(String, Policy)> {
         match self.channels.incoming(&self.peer.borrow(), self.only, self.finicky) {
-            Ok(found) => found.map(|channel| channel.name.clone()),
+            Ok(found) => found.map(|found| (found.channel.name.clone(), Policy::of(found))),
             Err(error) => Lookup::CannotTell(error.to_string()),
         }
     }
@@ -545,9 +545,10 @@ mod tests {
             let peer = Peer::new(Origin::Address(address.parse().unwrap()));
             Here::new(&config, &channels, &peer, &names(only), finicky).unwrap().channel()
         };
-        assert_eq!(channel_of("127.0.0.1", &[], false), Lookup::Yes("local".to_owned()));
-        assert_eq!(channel_of("192.0.2.1", &[], false), Lookup::Yes("smtp".to_owned()));
-        assert_eq!(channel_of("192.0.2.1", &["local"], false), Lookup::Yes("local".to_owned()), "the last one");
+        let on = |name: &str, policy| Lookup::Yes((name.to_owned(), policy));
+        assert_eq!(channel_of("127.0.0.1", &[], false), on("local", Policy::Channels));
+        assert_eq!(channel_of("192.0.2.1", &[], false), on("smtp", Policy::Channels));
+        assert_eq!(channel_of("192.0.2.1", &["local"], false), on("local", Policy::Unlisted), "the last one");
         assert_eq!(channel_of("192.0.2.1", &["local"], true), Lookup::No);
         let peer = Peer::new(Origin::Stdin);
         let here = Here::new(&config, &channels, &peer, &[], false).unwrap();

@@ -115,7 +115,8 @@ pub struct Args {
 
 const FORMS: &str = "\
 Forms:
-  smtpd --port 25 --listen-address 192.0.2.1 -n 20 smtpsrvr local,campus   every day
+  smtpd --port 25 --listen-address 192.0.2.1 -n 20 smtpsrvr                every day
+  smtpd -f -n 20 smtpsrvr local,campus                                     for clients of these channels alone
   smtpd --services /etc/doorpost/services                                  everything in one
   smtpd --mode pool --idle-children 5 -n 100 -o max_use=100 smtpsrvr       a server that keeps processes
   smtpd -f -n 20 /usr/mmdf/chans/smtpsrvr local,smtp                       MMDF on 4.2BSD

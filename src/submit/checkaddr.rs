@@ -45,10 +45,11 @@ pub fn ask(
     let (reply, answer) = match channels.incoming_traced(&question.peer, question.only, question.finicky, tell)? {
         Lookup::No => (Reply::NOT_LISTED, Answer::Refused),
         Lookup::CannotTell(_) => (Reply::CANNOT_TELL_CHANNEL, Answer::CannotTell),
-        Lookup::Yes(channel) => {
+        Lookup::Yes(found) => {
+            let (from, policy) = (&found.channel.name, Policy::of(found));
             let address = command::lone_address(question.address.as_bytes());
             let verdict = match address {
-                Ok(address) => verify::judge_traced(config, channels, &channel.name, Policy::Channels, &address, tell),
+                Ok(address) => verify::judge_traced(config, channels, from, policy, &address, tell),
                 Err(_) => {
                     tell(format_args!("{}: no address", question.address.escape_debug()));
                     Verdict::BadAddress

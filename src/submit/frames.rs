@@ -88,7 +88,7 @@ const REFUSALS: [(Refusal, u8); 6] = [
     (Refusal::Trouble, b't'),
 ];
 
-const POLICIES: [(Policy, u8); 2] = [(Policy::Channels, b'c'), (Policy::Anywhere, b'a')];
+const POLICIES: [(Policy, u8); 3] = [(Policy::Channels, b'c'), (Policy::Unlisted, b'u'), (Policy::Anywhere, b'a')];
 
 const PROTOCOLS: [(Protocol, u8); 12] = [
     (Protocol::Smtp, b's'),

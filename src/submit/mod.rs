@@ -14,6 +14,7 @@ pub mod server;
 pub mod verify;
 pub mod wake;
 
+use crate::channel::Incoming;
 use crate::config::Config;
 use crate::exit::Error;
 use crate::message::parameters::{MailParameters, RecipientParameters};
@@ -87,9 +88,18 @@ impl std::fmt::Display for Refusal {
 pub enum Policy {
     /// By the channels file and the users there are.
     Channels,
+    /// By the same, and only what stays on this machine is taken: from a client that no channel lists.
+    Unlisted,
     /// Everything that is an address is taken, and unknown users are found at delivery: authorised QMQP clients, for
     /// whom no single recipient can be refused, and mail from this machine.
     Anywhere,
+}
+
+impl Policy {
+    /// How the recipients of a client are judged that is on this channel.
+    pub fn of(incoming: Incoming<'_>) -> Policy {
+        if incoming.is_listed { Policy::Channels } else { Policy::Unlisted }
+    }
 }
 
 /// Who hands a message in, and how; said once, before the first message of a connection, and again when it changes.

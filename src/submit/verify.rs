@@ -1,8 +1,9 @@
 //! May this recipient? The one oracle that RCPT, VRFY, checkaddr and deliver share.
 //!
 //! An address without a domain is completed with `myhostname`; the domain gives the channel by which mail leaves; the
-//! channel it came in on says whether it may; and where mail ends in a mailbox here, its user must exist, or an alias. A
-//! local part that nobody has is looked for without its extension (`recipient_delimiter`). postmaster is always taken.
+//! channel it came in on says whether it may, and from a client that no channel lists it stays on this machine in any case;
+//! and where mail ends in a mailbox here, its user must exist, or an alias. A local part that nobody has is looked for
+//! without its extension (`recipient_delimiter`). postmaster is always taken.
 
 use super::{Policy, Verdict};
 use crate::aliases::{self, Target};
@@ -54,6 +55,11 @@ pub fn judge_traced(
     };
     if !channels.may_go(from, channel) {
         tell(format_args!("mail from channel {from} may not go to channel {}", channel.name));
+        return Verdict::NotAllowed;
+    }
+    if policy == Policy::Unlisted && !channel.is_local() {
+        let name = &channel.name;
+        tell(format_args!("mail of a client that no channel lists may go to local channels alone, and {name} is none"));
         return Verdict::NotAllowed;
     }
     tell(format_args!("mail from channel {from} may go to channel {}", channel.name));
@@ -224,8 +230,12 @@ mod tests {
         Address::from_internal(text.as_bytes()).unwrap()
     }
 
-    /// Judges by a channels file of three lines and a passwd-file.
     fn judged(folder: &Path, from: &str, to: &str) -> Verdict {
+        judged_by(folder, from, Policy::Channels, to)
+    }
+
+    /// Judges by a channels file of three lines and a passwd-file.
+    fn judged_by(folder: &Path, from: &str, policy: Policy, to: &str) -> Verdict {
         let file = |name: &str| folder.join(name).display().to_string();
         let (channels, users) = (file("channels"), format!("passwd-file:{}", file("passwd")));
         let aliases = file("aliases");
@@ -233,7 +243,7 @@ mod tests {
             [("myhostname", "mx.example"), ("channels", &channels), ("users", &users), ("alias_maps", &aliases)];
         let config = Config::with(&settings);
         let channels = Channels::load(&config).unwrap();
-        judge(&config, &channels, from, Policy::Channels, &address(to))
+        judge(&config, &channels, from, policy, &address(to))
     }
 
     fn site() -> tempfile::TempDir {
@@ -298,6 +308,16 @@ mod tests {
         assert_eq!(verdict("inet", "x@example.net"), Verdict::NotAllowed);
         assert_eq!(verdict("partner", "alice@mx.example"), Verdict::Accepted);
         assert_eq!(verdict("local", "x@unlisted.example"), Verdict::UnknownHost);
+    }
+
+    #[test]
+    fn mail_of_a_client_that_no_channel_lists_stays_here_and_goes_no_further_than_its_channel_allows() {
+        let site = site();
+        let verdict = |from, to| judged_by(site.path(), from, Policy::Unlisted, to);
+        assert_eq!(verdict("local", "x@example.net"), Verdict::NotAllowed);
+        assert_eq!(verdict("local", "alice@other.example"), Verdict::Accepted);
+        assert_eq!(verdict("local", "nobody@mx.example"), Verdict::UnknownUser);
+        assert_eq!(verdict("nosuch", "alice@mx.example"), Verdict::NotAllowed);
     }
 
     /// RFC 5321 section 3.6.1: a route in a local part is no route of ours.

@@ -159,8 +159,8 @@ impl Submit for Queue {
 struct Here(Lookup<String>);
 
 impl Site for Here {
-    fn channel(&self) -> Lookup<String> {
-        self.0.clone()
+    fn channel(&self) -> Lookup<(String, Policy)> {
+        self.0.clone().map(|channel| (channel, Policy::Channels))
     }
     fn client(&self) -> (Option<String>, String) {
         (None, "192.0.2.1".to_owned())
@@ -738,7 +738,7 @@ proptest! {
 struct Bob(std::cell::Cell<usize>);
 
 impl Site for Bob {
-    fn channel(&self) -> Lookup<String> {
+    fn channel(&self) -> Lookup<(String, Policy)> {
         here().channel()
     }
     fn client(&self) -> (Option<String>, String) {

@@ -98,14 +98,14 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
 
     /// Tells submit who hands mail in, if it has not heard that yet.
     fn introduce(&mut self) -> Result<(), Reply> {
-        let channel = match self.session.login() {
-            Some(_) => AUTHENTICATED.to_owned(),
+        let (channel, policy) = match self.session.login() {
+            Some(_) => (AUTHENTICATED.to_owned(), Policy::Channels),
             None => self.find_channel()?,
         };
         let (protocol, helo) = self.session.hello();
         let (name, address) = self.site.client();
         let client = Client { helo: helo.map(<[u8]>::to_vec), name, address, tls: self.cipher_suite.clone() };
-        let introduction = Introduction { channel, policy: Policy::Channels, protocol, client };
+        let introduction = Introduction { channel, policy, protocol, client };
         if self.introduced.as_ref() != Some(&introduction) {
             self.submit.introduce(&introduction).map_err(|error| self.trouble(&error))?;
             self.introduced = Some(introduction);
@@ -113,7 +113,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         Ok(())
     }
 
-    pub(super) fn find_channel(&mut self) -> Result<String, Reply> {
+    pub(super) fn find_channel(&mut self) -> Result<(String, Policy), Reply> {
         if let Some(channel) = &self.channel {
             return Ok(channel.clone());
         }
