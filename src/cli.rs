@@ -165,6 +165,12 @@ pub fn parse_words<Args: FromArgMatches>(
     })
 }
 
+/// What another program of ours makes of its command line, name and words; nothing, if that is wrong.
+pub fn of_another<Args: Parser>(words: impl IntoIterator<Item = OsString>) -> Option<Args> {
+    let matches = Args::command().args_override_self(true).try_get_matches_from(words);
+    matches.and_then(|matches| Args::from_arg_matches(&matches)).ok()
+}
+
 /// What clap says is wrong, without the summary and the hints below it: a record of the log is one line.
 fn in_one_line(text: &str) -> String {
     let hint = |line: &&str| line.starts_with("Usage:") || line.starts_with("For more information");

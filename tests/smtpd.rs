@@ -469,6 +469,8 @@ fn a_channel_that_is_not_there_ends_smtpd_at_the_start_and_changes_nothing_at_hu
         (&["smtpsrvr", "nosuch"][..], "nosuch"),
         (&["-f", "smtpsrvr", "local, nosuch"], "nosuch"),
         (&["--mode", "pool", "smtpsrvr", "local,"], ""),
+        (&["smtpsrvr", "-", "mx.example", "local,nosuch"], "nosuch"),
+        (&["smtpsrvr", "--tls", "-omax_use=1", "-o", "x=y", "--", "-", "mx.example", "nosuch"], "nosuch"),
     ] {
         let (status, text) = refused(&mut listening(words));
         assert_eq!(status, Some(78), "{words:?}: {text}");
@@ -476,13 +478,37 @@ fn a_channel_that_is_not_there_ends_smtpd_at_the_start_and_changes_nothing_at_hu
             text.contains("expected the name of a channel instead of ") && text.contains(name),
             "{words:?}: {text}"
         );
+        assert!(text.contains("command line: expected"), "{words:?}: {text}");
     }
+    // What another program makes of its words nobody knows.
+    let program = script(scratch.path(), "smtpsrvr", "echo served");
+    assert_eq!(Server::start(&mut listening(&[&program, "-", "x", "nosuch"])).listen_to("0"), "served\n");
+    // It may have its own configuration.
+    scratch.write("others", "friends 127.0.0.0/8 $myhostname mailbox: *\n");
+    let others = format!("channels={}/others", scratch.path().display());
+    let mut server = Server::start(&mut listening(&["smtpsrvr", "-o", &others, "-", "mx.example", "friends"]));
+    assert!(line(&mut server.connect("0")).starts_with("220 "));
     let mut server = Server::start(&mut listening(&["smtpsrvr", "rest,local"]));
     assert!(line(&mut server.connect("0")).starts_with("220 "));
     scratch.write("channels", "local 127.0.0.0/8 $myhostname mailbox: *\n");
     server.signal(Signal::SIGHUP);
     server.record("everything stays as it was");
     assert!(line(&mut server.connect("0")).starts_with("421 "), "smtpsrvr reads it for each client");
+}
+
+#[test]
+fn a_channel_that_is_not_there_is_named_with_its_line_of_the_services_file() {
+    let scratch = common::Scratch::new();
+    let program = common::binary("smtpsrvr").display().to_string();
+    for kind in ["nowait", "wait"] {
+        let line =
+            |list: &str| format!("127.0.0.1:0 stream tcp {kind} - {program} rsmtpsrvr --tls - mx.example {list}\n");
+        let lines = format!("# comment\n{}{}", line("smtp,local"), line("local,nosuch"));
+        let (status, text) = refused(&mut with_services(scratch.path(), &lines));
+        assert_eq!(status, Some(78), "{text}");
+        let named = "/services:3: expected the name of a channel instead of nosuch";
+        assert!(text.contains(named), "{text}");
+    }
 }
 
 #[test]

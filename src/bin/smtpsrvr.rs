@@ -10,7 +10,7 @@
 
 use doorpost::auth::gate;
 use doorpost::channel::Channels;
-use doorpost::cli::{self, Common};
+use doorpost::cli;
 use doorpost::clock;
 use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
@@ -22,43 +22,14 @@ use doorpost::net::proxy;
 use doorpost::net::tls::Offer;
 use doorpost::privilege;
 use doorpost::record::{self, Recorder};
+use doorpost::smtp::command_line::Args;
 use doorpost::smtp::server::{self, Kind, Settings};
 use doorpost::smtp::session::Dialect;
 use doorpost::smtp::site::{Checker, Here, listed};
 use doorpost::smtpd::refusal;
 use doorpost::submit::client::{self, Submitter};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-
-/// Serve one SMTP session on standard input and output
-#[derive(Debug, Default, clap::Parser)]
-#[command(name = "smtpsrvr", version)]
-struct Args {
-    #[command(flatten)]
-    common: Common,
-    /// Turn away clients that no channel lists, before the greeting (as under the name rsmtpsrvr)
-    #[arg(long)]
-    finicky: bool,
-    /// Take mail from users who log in and from nobody else, and complete its header, as on port 587
-    #[arg(long)]
-    submission: bool,
-    /// Begin with TLS, before the greeting, as on port 465
-    #[arg(long)]
-    tls: bool,
-    /// Write the session to a new file, as a transcript that can be played again
-    #[arg(long, value_name = "FILE")]
-    record: Option<PathBuf>,
-    /// For tests: let the clock stand, and number ids and challenges, so that a file or pipe gets the same replies each time
-    #[arg(long, value_name = "SECONDS")]
-    fixed: Option<u32>,
-    /// Name or address of the client, believed on a pipe or unix socket
-    remotehost: Option<String>,
-    /// Our own name in greeting and replies, instead of myhostname
-    localhost: Option<String>,
-    /// Channels to look the client up in, joined by commas; without them all
-    channels: Option<String>,
-}
 
 fn main() -> ExitCode {
     logging::start("smtpsrvr", Speaks::ToClient);
@@ -165,8 +136,7 @@ fn session(server: &Smtpsrvr, tls: Offer) -> Result<Result<Ended, Error>, Error>
         }
         return Ok(Ok(Ended::Refused));
     };
-    let only: Vec<String> =
-        args.channels.iter().flat_map(|list| list.split(',')).map(|n| n.trim().to_owned()).collect();
+    let only = args.only();
     let kind = kind(server, &peer);
     let site = Here::new(config, channels, &peer, &only, kind.finicky)?.with_checker(checker);
     // The site knows what is logged of others.

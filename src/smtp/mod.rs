@@ -19,10 +19,13 @@
 //!
 //! `client` is the other side, for deliver.
 //!
+//! `command_line` is that of smtpsrvr.
+//!
 //! `command` reads a line, `reply` has every answer, `session` decides, `server` reads, asks and does it.
 
 pub mod client;
 pub mod command;
+pub mod command_line;
 pub mod extensions;
 pub mod reply;
 pub mod server;

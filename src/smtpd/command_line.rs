@@ -13,13 +13,14 @@ use super::{Plan, Service, services};
 use crate::channel::Channels;
 use crate::cli::{self, Common};
 use crate::config::value::{List, Value};
-use crate::config::{Config, Origin, shown};
+use crate::config::{self, Config, Origin, shown};
 use crate::exit::Error;
 use crate::logging;
 use crate::net::acceptor::Kind;
 use crate::net::limits::Limits;
 use crate::net::peer::{self, Peer};
 use crate::privilege::{self, Owner};
+use crate::smtp::command_line as smtpsrvr;
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 use nix::unistd::{Uid, User};
@@ -204,7 +205,7 @@ impl Args {
         let is_one = self.services.is_none();
         let (mut sessions, mut stands) = (0_usize, false);
         for service in &mut services {
-            self.check_channels(&service.program, config)?;
+            self.check_channels(service, config)?;
             service.program = self.configured(service.program.clone(), config)?;
             if let Some(children) = self.children.filter(|_| service.kind == Kind::Session) {
                 service.limit = service.limit.min(number(children.get()));
@@ -311,16 +312,31 @@ impl Args {
 
     /// With a channel that its file does not have, smtpsrvr would tell each client to come later, and only its record would
     /// say why. That one also warns of open relays. What another program of that name has for channels nobody knows.
-    fn check_channels(&self, program: &Program, config: &Config) -> Result<(), Error> {
-        let (Some(_), [list]) = (&program.localhost, program.arguments.as_slice()) else { return Ok(()) };
+    fn check_channels(&self, service: &Service, config: &Config) -> Result<(), Error> {
+        let program = &service.program;
         if !program::is_ours(&program.path, "smtpsrvr", config) {
             return Ok(());
         }
-        let only: Vec<String> = list.to_string_lossy().split(',').map(|name| name.trim().to_owned()).collect();
-        let channels = Channels::read(&*self.seen_by_programs()?)?;
+        let (name, before) =
+            (program.name.clone(), program.localhost.iter().flat_map(|name| ["-".into(), name.into()]));
+        let words = std::iter::once(name).chain(before).chain(program.arguments.iter().cloned());
+        let Some(args) = cli::of_another::<smtpsrvr::Args>(words).filter(|args| args.channels.is_some()) else {
+            return Ok(());
+        };
+        // Not what we were given by -o, but what it is given.
+        let folder = args.common.config.clone().or(self.common.config.clone());
+        let seen = Config::read(&Common { config: folder, ..args.common.clone() }).map(|(config, _)| config);
         // Of a client without an address nothing is asked: the names alone are looked at.
-        channels.incoming(&Peer::new(peer::Origin::Stdin), &only, true)?;
-        Ok(())
+        let checked = seen.and_then(|seen| {
+            Channels::read(&seen)?.incoming(&Peer::new(peer::Origin::Stdin), &args.only(), true)?;
+            Ok(())
+        });
+        checked.map_err(|error| match error {
+            Error::Config(config::Error { origin: Origin::Arguments | Origin::Option, problem }) => {
+                Error::Config(config::Error { origin: service.origin.clone(), problem })
+            }
+            error => error,
+        })
     }
 
     fn niceness(&self) -> i32 {
@@ -395,7 +411,8 @@ impl Args {
             0 => usize::MAX,
             limit => usize::try_from(limit).unwrap_or(usize::MAX),
         };
-        Ok(Service { name: ports.join(","), addresses, limit, kind: Kind::Session, program })
+        let (name, origin) = (ports.join(","), Origin::Arguments);
+        Ok(Service { name, addresses, limit, kind: Kind::Session, program, origin })
     }
 
     /// The network was the name by which this host is known on it, and what smtpsrvr got as `localhost`.
@@ -411,7 +428,8 @@ impl Args {
         let addresses = self.addresses(std::slice::from_ref(&port.clone().into_owned()))?;
         let program = self.program(word, std::slice::from_ref(channels), &network, config)?;
         let limit = usize::try_from(limit.get()).unwrap_or(usize::MAX);
-        Ok(Service { name: port.into_owned(), addresses, limit, kind: Kind::Session, program })
+        let (name, origin) = (port.into_owned(), Origin::Arguments);
+        Ok(Service { name, addresses, limit, kind: Kind::Session, program, origin })
     }
 
     /// The program behind a word of the command line. `smtpsrvr channels` gets two operands before that one, as it wants.

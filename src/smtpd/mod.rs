@@ -21,6 +21,7 @@ pub mod services;
 pub mod status;
 pub mod warm;
 
+use crate::config::Origin;
 use crate::exit::{Ended, Error};
 use crate::net::acceptor::Left;
 use crate::net::acceptor::{self, Acceptor, Given, Kind};
@@ -52,6 +53,8 @@ pub struct Service {
     pub kind: Kind,
     /// What is started.
     pub program: Program,
+    /// Where it is said to be served.
+    pub origin: Origin,
 }
 
 /// Everything that is to be served.

@@ -11,7 +11,7 @@
 use super::Service;
 use super::address::{self, Address, Family};
 use super::program::{self, Program};
-use crate::config::{self, Config, shown};
+use crate::config::{self, Config, Origin, shown};
 use crate::exit::Error;
 use crate::net::acceptor::Kind;
 use crate::privilege;
@@ -28,7 +28,8 @@ pub fn read(path: &Path, config: &Config) -> Result<Vec<Service>, Error> {
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if !line.is_empty() && !line.starts_with('#') {
-            services.extend(parse(line, config).map_err(|problem| wrong(number + 1, problem))?);
+            let origin = Origin::File(path.to_owned(), number + 1);
+            services.extend(parse(line, &origin, config).map_err(|problem| wrong(number + 1, problem))?);
         }
     }
     if services.is_empty() {
@@ -38,7 +39,7 @@ pub fn read(path: &Path, config: &Config) -> Result<Vec<Service>, Error> {
 }
 
 /// One service; of a `wait` line one for each address, as the program is given one socket and serves no other.
-fn parse(line: &str, config: &Config) -> Result<Vec<Service>, String> {
+fn parse(line: &str, origin: &Origin, config: &Config) -> Result<Vec<Service>, String> {
     let mut words = line.split_whitespace();
     let mut column = |name: &str| words.next().ok_or_else(|| format!("expected {name} in the next column"));
     let name = column("a port or an address and a port")?;
@@ -63,7 +64,7 @@ fn parse(line: &str, config: &Config) -> Result<Vec<Service>, String> {
     let mut program = Program::new(path, argv0, words.map(Into::into).collect());
     program.identity = identity;
     if !waits || addresses.len() == 1 {
-        return Ok(vec![Service { name: name.to_owned(), addresses, limit, kind, program }]);
+        return Ok(vec![Service { name: name.to_owned(), addresses, limit, kind, program, origin: origin.clone() }]);
     }
     let each = |address: Address| Service {
         name: address.to_string(),
@@ -71,6 +72,7 @@ fn parse(line: &str, config: &Config) -> Result<Vec<Service>, String> {
         limit,
         kind,
         program: program.clone(),
+        origin: origin.clone(),
     };
     Ok(addresses.into_iter().map(each).collect())
 }
@@ -176,6 +178,7 @@ mod tests {
         assert_eq!(service.program.name, "cat");
         assert_eq!(service.program.arguments, ["-u", "-n"]);
         assert_eq!(service.program.identity, None);
+        assert!(matches!(service.origin, Origin::File(_, 1)), "{:?}", service.origin);
     }
 
     #[test]
