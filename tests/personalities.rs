@@ -133,6 +133,34 @@ fn a_client_on_descriptor_0_hears_later_and_never_why() {
 }
 
 #[test]
+fn the_client_on_descriptor_0_is_served_by_the_user_that_is_named() {
+    let (folder, _) = with_mirror();
+    let (said, status, _) = called_by_inetd(smtpd(folder.path()).args(["--user", "nosuch", "/bin/echo", "served"]));
+    assert!(said.starts_with("421 ") && status == Some(64), "{said}");
+    if !common::needs::root() {
+        return;
+    }
+    let show = "id -u; id -g; id -G";
+    let (said, ..) = called_by_inetd(smtpd(folder.path()).args(["--user", "nobody", "/bin/sh", "-c", show]));
+    assert_eq!(said, "65534\n65534\n65534\n", "uid, gid, and no group of root's");
+    // It would greet, and put each message off.
+    let scratch = common::Scratch::new();
+    let (said, status, _) = called_by_inetd(scratch.command("smtpd").args(["--user", "daemon", "smtpsrvr"]));
+    assert!(said.starts_with("421 ") && status == Some(77), "{said}");
+    let (said, ..) = called_by_inetd(scratch.command("smtpd").args(["--user", "nobody", "smtpsrvr"]));
+    assert!(said.starts_with("220 "), "{said}");
+}
+
+/// It would do nothing for the one client.
+#[test]
+fn who_gives_an_option_of_a_listener_listens_even_with_a_client_on_descriptor_0() {
+    let (folder, _) = with_mirror();
+    let (said, status, _) =
+        called_by_inetd(smtpd(folder.path()).args(["--notification-fd", "99", "/bin/echo", "served"]));
+    assert!(said.starts_with("421 ") && status == Some(64), "{said}");
+}
+
+#[test]
 fn under_qpsmtpds_names_smtpsrvr_is_started_with_all_channels() {
     let (folder, program) = with_mirror();
     fs::remove_file(&program).unwrap();

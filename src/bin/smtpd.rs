@@ -46,6 +46,9 @@ fn run(taken_over: Vec<Listener>) -> Result<Ended, Error> {
             })
         }
         Task::Become(program, client) => {
+            if let Some(user) = args.life()?.user {
+                life::become_user(&user)?;
+            }
             Err(Error::Temporary(one_client::become_program(&program, client).to_string()))
         }
     }

@@ -128,7 +128,7 @@ Forms:
   qpsmtpd-forkserver -p 25 -l 192.0.2.1 -c 40 -m 5
   qpsmtpd-prefork --port 25 --interface 192.0.2.1";
 
-/// An option with which we listen, whatever descriptor 0 is and the operands are.
+/// An option with which we listen, whatever descriptor 0 is and the operands are: for one client it would mean nothing.
 pub(super) struct Listening {
     /// Its field of [`Args`], which is also what clap calls it.
     pub(super) field: &'static str,
@@ -138,18 +138,25 @@ pub(super) struct Listening {
 }
 
 /// All of them. MMDF's five operands do the same.
-pub(super) const LISTENING: [Listening; 11] = [
+pub(super) const LISTENING: [Listening; 18] = [
     listening("services", |args| args.services.is_some(), true),
     listening("port", |args| !args.port.is_empty(), true),
     listening("listen_address", |args| !args.listen_address.is_empty(), true),
     listening("maxconnects", |args| args.maxconnects.is_some(), false),
     listening("limit_connections", |args| args.limit_connections.is_some(), false),
+    listening("max_from_ip", |args| args.max_from_ip.is_some(), false),
+    listening("max_per_minute", |args| args.max_per_minute.is_some(), false),
+    listening("exempt", |args| !args.exempt.is_empty(), false),
+    listening("when_full", |args| args.when_full.is_some(), false),
     listening("mode", |args| args.mode.is_some(), false),
     listening("children", |args| args.children.is_some(), false),
     listening("idle_children", |args| args.idle_children.is_some(), false),
+    listening("renice_parent", |args| args.renice_parent.is_some(), false),
+    listening("pretty_child", |args| args.pretty_child, false),
     listening("detach", |args| args.detach, false),
     listening("pid_file", |args| args.pid_file.is_some(), false),
     listening("status_file", |args| args.status_file.is_some(), false),
+    listening("notification_fd", |args| args.notification_fd.is_some(), false),
 ];
 
 const fn listening(field: &'static str, is_given: fn(&Args) -> bool, says_where: bool) -> Listening {
@@ -196,6 +203,9 @@ impl Args {
             logging::quiet();
         }
         if let Some((program, client)) = self.one_client(config)? {
+            if self.user.is_some() && pool::submits(&program.path) {
+                self.check_queue()?;
+            }
             return Ok(Task::Become(self.configured(program, config)?, client));
         }
         let mut services = match &self.services {
@@ -513,4 +523,36 @@ fn is_smtpsrvr(word: &std::ffi::OsStr) -> bool {
 
 fn no_program() -> Error {
     Error::Usage("expected a program to start, or --services FILE".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So that none is taken and does nothing.
+    #[test]
+    fn each_option_means_something_for_one_client_or_says_that_we_listen() {
+        for line in ["-d", "-f", "--user nobody", "--no-rdns", "--quiet", "--config /x", "-o max_use=1"] {
+            assert!(!parsed(line).listens(), "{line}");
+        }
+        let of_one = ["debug", "finicky", "user", "no_rdns", "quiet", "config", "overrides", "show_config", "program"];
+        let command = Args::command();
+        let options = command.get_arguments().map(|option| option.get_id().as_str());
+        for option in options.filter(|option| !of_one.contains(option)) {
+            let long = option.replace('_', "-");
+            let spellings = ["", " 1", " ::1", " pool", " defer"].map(|value| format!("--{long}{value}"));
+            let listens = |line: &String| try_parsed(line).is_ok_and(|args| args.program.is_empty() && args.listens());
+            assert!(spellings.iter().any(listens), "{option}");
+        }
+    }
+
+    fn try_parsed(line: &str) -> Result<Args, clap::Error> {
+        let command = Personality::Smtpd.dress(Args::command());
+        let matches = command.try_get_matches_from(["smtpd"].into_iter().chain(line.split(' ')))?;
+        clap::FromArgMatches::from_arg_matches(&matches)
+    }
+
+    fn parsed(line: &str) -> Args {
+        try_parsed(line).unwrap()
+    }
 }

@@ -184,7 +184,7 @@ mod tests {
                     "-o a.1",
                     "--config -",
                 ])
-                .chain(["--services a.1", "--detach -", "-- prog -", "--config"])
+                .chain(["--services a.1", "--detach -", "-- prog -", "--config", "--max-from-ip 3 -"])
         {
             assert!(!called(Personality::Smtpd, line), "{line}");
         }
