@@ -409,6 +409,17 @@ fn the_options_of_the_pages_are_all_in_the_table() {
     }
 }
 
+/// With a program that is no pool of ours there is no other limit.
+#[test]
+fn the_children_of_prefork_are_limited_in_exec_mode_too() {
+    let site = Site::of(PREFORK);
+    let exec = |more: &[&str]| ["--mode", "exec"].iter().chain(more).map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    for (more, most) in [(&[][..], 15), (&["--children", "17"], 17), (&["--limit-connections", "3"], 3)] {
+        let mut server = site.start(&refusing(&exec(more)));
+        assert_eq!(served(server.address("0"), 20), most, "{more:?}");
+    }
+}
+
 #[test]
 fn without_options_the_defaults_of_the_pages_hold() {
     // Their ports are taken elsewhere; in a network of its own they are free.

@@ -217,8 +217,8 @@ impl Args {
         for service in &mut services {
             self.check_channels(service, config)?;
             service.program = self.configured(service.program.clone(), config)?;
-            if let Some(children) = self.children.filter(|_| service.kind == Kind::Session) {
-                service.limit = service.limit.min(number(children.get()));
+            if let Some(children) = self.most_children().filter(|_| service.kind == Kind::Session) {
+                service.limit = service.limit.min(children);
             }
             if !self.is_pool(service, is_one)? {
                 continue;
@@ -265,10 +265,14 @@ impl Args {
         Ok(can_be && service.addresses.len() <= program::MOST_SOCKETS)
     }
 
-    fn size(&self, limit: usize, config: &Config) -> pool::Size {
-        let (children, idle, max_use) = self.personality.pool();
-        let children =
-            self.children.map(|given| number(given.get())).or(children).map_or(limit, |most| most.min(limit));
+    /// Of each service, in either mode; nothing: no limit but that of connections.
+    fn most_children(&self) -> Option<usize> {
+        self.children.map(|given| number(given.get())).or(self.personality.pool().0)
+    }
+
+    /// That of a pool which serves so many connections at once.
+    fn size(&self, children: usize, config: &Config) -> pool::Size {
+        let (_, idle, max_use) = self.personality.pool();
         let idle = self.idle_children.map(number).or(idle).unwrap_or_else(|| number(config.idle_children));
         // Without spares nothing is reused, as prefork's page has it.
         let max_use = if self.personality == Personality::Prefork && idle == 0 { Some(1) } else { max_use };
