@@ -112,6 +112,14 @@ fn mmdf_on_sunos_becomes_the_server_that_is_beside_it_or_named() {
     };
     assert_eq!(on_pipe(&["a000001.1025"]), ("10.0.0.1 mx.example smtp\n10.0.0.1 1025\n".to_owned(), Some(0)));
     assert_eq!(on_pipe(&["-", &program, "local,smtp"]), ("- mx.example local,smtp\n\n".to_owned(), Some(0)));
+    // Whoever made the pipe has said already who is at its other end.
+    let mut vouched = smtpd(folder.path());
+    vouched.env("TCPREMOTEIP", "192.0.2.7").env("TCPREMOTEPORT", "1234").args(["-", &program, "local,smtp"]);
+    let output = vouched.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "- mx.example local,smtp\n192.0.2.7 1234\n");
+    let mut operand = smtpd(folder.path());
+    let output = operand.env("TCPREMOTEIP", "192.0.2.7").arg("a000001.1025").stdin(Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "10.0.0.1 mx.example smtp\n10.0.0.1 1025\n");
     for wrong in [&["a000001.65536"][..], &["-"], &["-", "/nosuch/smtpsrvr", "local"]] {
         // Whom "-" names is a client whatever descriptor 0 is; a word that is no address may be anything.
         let (said, status) = on_pipe(wrong);
@@ -130,6 +138,18 @@ fn a_client_on_descriptor_0_hears_later_and_never_why() {
         assert!(said.starts_with("421 4.3.0 ") && said.lines().count() == 1, "{wrong:?}: {said}");
         assert_eq!(status, Some(64));
     }
+}
+
+/// Of TLS, for example, which sslserver has taken off.
+#[test]
+fn a_client_on_a_pipe_is_who_its_maker_says() {
+    let scratch = common::Scratch::new();
+    let mut command = scratch.command("smtpd");
+    command.env("TCPREMOTEIP", "192.0.2.7").args(["-", "smtpsrvr", "local,smtp"]);
+    let output = common::feed(&mut command, b"QUIT\r\n");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.stdout.starts_with(b"220 mx.example "), "{log}");
+    assert!(log.contains("client=192.0.2.7 event=connect"), "{log}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::command_line::{Args, LISTENING};
 use super::personality::Personality;
-use super::program::Program;
+use super::program::{self, Program};
 use crate::sys;
 use clap::{Arg, Command, CommandFactory};
 use nix::sys::signal::SigSet;
@@ -130,6 +130,10 @@ pub fn hexadecimal(word: &str) -> Option<Client> {
 pub fn become_program(program: &Program, client: Client) -> io::Error {
     let mut command = program.command();
     sys::start_as_we_were(&mut command, SigSet::empty(), 0);
+    // Whoever made a pipe says in the environment who is at its other end.
+    if client != Client::Nobody {
+        program::forget_client(&mut command);
+    }
     match client {
         Client::Socket { peer, local } => {
             // A client that is switched off without a word shall not hold the session until its deadline.

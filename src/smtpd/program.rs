@@ -68,6 +68,7 @@ impl Program {
         let mut command = self.command();
         // What it does to its group, and what a terminal does to ours, is nobody else's (net::signals).
         command.process_group(0);
+        forget_client(&mut command);
         if let Given::Listeners(sockets) = given {
             sys::start_as_we_were(&mut command, signals::until_it_loops(), niceness);
             return self.start_pool(command, sockets, leash).map(Some);
@@ -134,7 +135,7 @@ impl Program {
         }
     }
 
-    /// Says to smtpsrvr that nobody knows who the client is: a word that is neither an address nor a name.
+    /// Says to smtpsrvr that we do not know who the client is: a word that is neither an address nor a name.
     pub fn introduce_nobody(&self, command: &mut Command) {
         if let Some(localhost) = &self.localhost {
             command.args(["-", localhost]);
@@ -145,9 +146,6 @@ impl Program {
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.arg0(&self.name);
-        for name in UCSPI {
-            command.env_remove(name);
-        }
         if let Some(folder) = &self.config_directory {
             command.env("MAIL_CONFIG", folder);
         }
@@ -156,6 +154,13 @@ impl Program {
             command.gid(gid.as_raw()).uid(uid.as_raw());
         }
         command
+    }
+}
+
+/// What ucspi's variables say is not handed on: it would be about somebody else.
+pub fn forget_client(command: &mut Command) {
+    for name in UCSPI {
+        command.env_remove(name);
     }
 }
 
