@@ -54,6 +54,30 @@ fn the_environment_names_both_ends_as_ucspi_does() {
     assert!(!said.contains("TCPREMOTEHOST") && !said.contains("TCPREMOTEINFO"), "{said}");
 }
 
+/// Nothing there has an address, and what the environment says is about whoever started smtpd.
+#[test]
+fn a_unix_socket_is_served_by_programs_that_are_told_nothing_of_their_clients() {
+    let folder = folder();
+    let path = folder.path().join("socket");
+    let program = script(folder.path(), "smtpsrvr", "echo \"$@\"; exec env");
+    fs::write(folder.path().join("main.cf"), "myhostname = mx.example\n").unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut command = smtpd(folder.path());
+    let said =
+        ["TCPREMOTEIP", "TCPREMOTEHOST", "PROTO", "REMOTE_ADDR", "REMOTE_PORT", "SOCAT_PEERADDR", "SOCAT_SOCKPORT"];
+    command.envs(said.map(|name| (name, "192.0.2.1"))).env("KEPT", "yes");
+    let _server = Server::start_as_it_is(command.args([&program, "local"]).stdin(std::os::fd::OwnedFd::from(listener)));
+    for _ in 0..2 {
+        let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut heard = String::new();
+        std::io::Read::read_to_string(&mut client, &mut heard).unwrap();
+        assert!(heard.starts_with("- mx.example local\n") && heard.contains("\nKEPT=yes\n"), "{heard}");
+        assert!(!heard.contains("192.0.2.1"), "{heard}");
+    }
+}
+
 #[test]
 fn the_folder_given_by_option_is_handed_on_as_mail_config() {
     let (folder, other) = (folder(), folder());

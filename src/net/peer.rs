@@ -59,6 +59,11 @@ const VARIABLES: [[&str; 5]; 3] = [
     ["SOCAT_PEERADDR", "SOCAT_PEERPORT", "", "SOCAT_SOCKADDR", "SOCAT_SOCKPORT"],
 ];
 
+/// The names of them all.
+pub fn variables() -> impl Iterator<Item = &'static str> {
+    VARIABLES.iter().flatten().copied().filter(|name| !name.is_empty())
+}
+
 impl Peer {
     /// A peer of which nothing but its origin is known.
     pub fn new(origin: Origin) -> Peer {

@@ -3,15 +3,17 @@
 use crate::config::Config;
 use crate::net::accept;
 use crate::net::acceptor::Given;
+use crate::net::peer;
 use crate::net::signals;
 use crate::sys;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::SigSet;
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::unistd::{Gid, Pid, Uid};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, PipeReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -69,6 +71,10 @@ impl Program {
         // What it does to its group, and what a terminal does to ours, is nobody else's (net::signals).
         command.process_group(0);
         forget_client(&mut command);
+        // On a unix socket those of other superservers would be believed.
+        for name in peer::variables() {
+            command.env_remove(name);
+        }
         if let Given::Listeners(sockets) = given {
             sys::start_as_we_were(&mut command, signals::until_it_loops(), niceness);
             return self.start_pool(command, sockets, leash).map(Some);
@@ -79,8 +85,11 @@ impl Program {
             Given::Listeners(_) => return Ok(None),
             Given::Connection(fd) => {
                 let connection = TcpStream::from(fd.try_clone()?);
-                let (Ok(peer), Ok(local)) = (connection.peer_addr(), connection.local_addr()) else { return Ok(None) };
-                self.introduce(&mut command, peer, Some(local));
+                match (connection.peer_addr(), connection.local_addr()) {
+                    (Ok(peer), Ok(local)) => self.introduce(&mut command, peer, Some(local)),
+                    _ if is_unix(&connection) => self.introduce_nobody(&mut command),
+                    _ => return Ok(None),
+                }
                 OwnedFd::from(connection)
             }
             Given::Listener(fd) => OwnedFd::from(TcpListener::from(fd.try_clone()?)),
@@ -162,6 +171,11 @@ pub fn forget_client(command: &mut Command) {
     for name in UCSPI {
         command.env_remove(name);
     }
+}
+
+/// Nothing has an address there, and nobody has left for that.
+fn is_unix(socket: &impl AsRawFd) -> bool {
+    getsockname::<SockaddrStorage>(socket.as_raw_fd()).is_ok_and(|name| name.family() == Some(AddressFamily::Unix))
 }
 
 /// Puts sockets and leash on the descriptors from 3 on, to stay open over exec, and closes all others. For a child. Gives
