@@ -1,5 +1,5 @@
-//! `$name`, `${name}`, `$(name)`, `${name?yes}`, `${name:no}`, `${name?{yes}:{no}}`, `${{a} == {b}?{yes}:{no}}`:
-//! lazy, recursive; `$$` is a dollar.
+//! `$name`, `${name}`, `$(name)`, `${name?yes}`, `${name:no}`, `${name?{yes}:{no}}`, `${name?{yes}:no}`,
+//! `${{a} == {b}?{yes}:{no}}`: lazy, recursive; `$$` is a dollar.
 //!
 //! A value may refer to names set further down, since nothing is expanded before all is read. A name that is set
 //! nowhere is empty. Where values come from is left to [`Names`].
@@ -208,19 +208,23 @@ fn compare(a: &str, operator: &str, b: &str) -> bool {
     }
 }
 
-/// `text`, `{text}` or `{text}:{text}`; blanks around the braces do not count, those inside do.
+/// `text`, `{text}`, `{text}:{text}` or `{text}:text`; blanks around the braces do not count, others do.
 fn alternatives(text: &str) -> Option<(&str, Option<&str>)> {
     let trimmed = text.trim_start();
     if !trimmed.starts_with('{') {
         return Some((text, None));
     }
     let (first, rest) = balanced(trimmed, b'{')?;
-    let rest = rest.trim();
+    let rest = rest.trim_start();
     if rest.is_empty() {
         return Some((first, None));
     }
-    let (second, rest) = balanced(rest.strip_prefix(':')?.trim_start(), b'{')?;
-    rest.is_empty().then_some((first, Some(second)))
+    let second = rest.strip_prefix(':')?;
+    if !second.trim_start().starts_with('{') {
+        return Some((first, Some(second)));
+    }
+    let (second, rest) = balanced(second.trim_start(), b'{')?;
+    rest.trim_start().is_empty().then_some((first, Some(second)))
 }
 
 /// What stands inside of the bracket that `text` begins with, and behind it.

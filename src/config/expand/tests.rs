@@ -63,6 +63,14 @@ fn alternatives_depend_on_the_value_being_empty() {
 }
 
 #[test]
+fn the_second_of_two_texts_needs_no_braces() {
+    assert_eq!(expanded("${empty?{10}:300}s ${a?{10}:300}s"), Ok("300s 10s".to_owned()));
+    assert_eq!(expanded("<${empty?{x} : b c }> <${empty?{x}:}> <${empty?{x}:  }>"), Ok("< b c > <> <  >".to_owned()));
+    assert_eq!(expanded("${empty?{x}:$b:{c}} ${empty?{x}:b{c}} ${a?{x}:$self}"), Ok("1-1:{c} b{c} x".to_owned()));
+    assert_eq!(expanded("${{a}=={b}?{x}:y}${{a}=={a}?{x}:y}"), Ok("yx".to_owned()));
+}
+
+#[test]
 fn values_can_be_compared() {
     assert_eq!(expanded("${{10} < {9} ? {a} : {b}}"), Ok("b".to_owned()));
     assert_eq!(expanded("${{a10} < {a9}?{a}:{b}}"), Ok("a".to_owned()));
@@ -94,7 +102,7 @@ fn wrong_dollars_are_errors_where_they_stand() {
     assert!(expanded("${}").is_err());
     assert!(expanded("${a!b}").is_err());
     assert!(expanded("${a?{x}y}").is_err());
-    assert!(expanded("${a?{x}:y}").is_err());
+    assert!(expanded("${a?{x}:{y}z}").is_err());
     assert!(expanded("${a:{x}:{y}}").is_err());
 }
 
