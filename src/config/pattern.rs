@@ -92,37 +92,25 @@ impl PatternList {
     }
 
     /// Whether a client is meant. Its name is looked up only when a pattern of names is reached.
+    ///
+    /// A pattern of which nobody can tell whether it matches matters only where it would say something else than the first
+    /// after it that does match: who is listed by address too is not shut out by a name server that is silent.
     pub fn matches_peer(&self, peer: &Peer) -> Lookup<()> {
+        let mut unclear: Option<(String, bool)> = None;
         for pattern in &self.0 {
-            let matches = match (&pattern.matches, peer.origin) {
-                (Matches::All, Origin::Address(_) | Origin::Named) => true,
-                (Matches::Stdin, Origin::Stdin) | (Matches::Unknown, Origin::Unknown) => true,
-                (Matches::Net(net), Origin::Address(address)) => net.contains(&address),
-                (Matches::Name(_) | Matches::Below(_) | Matches::Within(_), Origin::Address(_) | Origin::Named) => {
-                    match name_of(peer) {
-                        Lookup::Yes(name) => pattern.matches_name(name.as_bytes()),
-                        Lookup::No => false,
-                        Lookup::CannotTell(why) => return Lookup::CannotTell(why),
-                    }
-                }
-                (Matches::Table(table, parents), Origin::Address(_) | Origin::Named) => {
-                    match in_table(table, *parents, peer) {
-                        Lookup::Yes(()) => true,
-                        Lookup::No => false,
-                        Lookup::CannotTell(why) => return Lookup::CannotTell(why),
-                    }
-                }
-                (Matches::All | Matches::Stdin | Matches::Unknown, _) => false,
-                (
-                    Matches::Name(_) | Matches::Below(_) | Matches::Within(_) | Matches::Net(_) | Matches::Table(..),
-                    _,
-                ) => false,
-            };
-            if matches {
-                return if pattern.negated { Lookup::No } else { Lookup::Yes(()) };
+            let found = pattern.matches_peer(peer);
+            if let (Lookup::Yes(()) | Lookup::CannotTell(_), Some((_, negated))) = (&found, &unclear)
+                && *negated != pattern.negated
+            {
+                break;
+            }
+            match found {
+                Lookup::Yes(()) => return if pattern.negated { Lookup::No } else { Lookup::Yes(()) },
+                Lookup::No => {}
+                Lookup::CannotTell(why) => unclear = unclear.or(Some((why, pattern.negated))),
             }
         }
-        Lookup::No
+        unclear.map_or(Lookup::No, |(why, _)| Lookup::CannotTell(why))
     }
 
     /// Whether a domain is meant, in its form in ASCII and without regard to case. An address pattern means `[address]`.
@@ -194,6 +182,30 @@ impl Matches {
 }
 
 impl Pattern {
+    /// Whether it matches a client, `!` or not.
+    fn matches_peer(&self, peer: &Peer) -> Lookup<()> {
+        let matches = match (&self.matches, peer.origin) {
+            (Matches::All, Origin::Address(_) | Origin::Named) => true,
+            (Matches::Stdin, Origin::Stdin) | (Matches::Unknown, Origin::Unknown) => true,
+            (Matches::Net(net), Origin::Address(address)) => net.contains(&address),
+            (Matches::Name(_) | Matches::Below(_) | Matches::Within(_), Origin::Address(_) | Origin::Named) => {
+                match name_of(peer) {
+                    Lookup::Yes(name) => self.matches_name(name.as_bytes()),
+                    Lookup::No => false,
+                    Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+                }
+            }
+            (Matches::Table(table, parents), Origin::Address(_) | Origin::Named) => {
+                return in_table(table, *parents, peer);
+            }
+            (Matches::All | Matches::Stdin | Matches::Unknown, _) => false,
+            (Matches::Name(_) | Matches::Below(_) | Matches::Within(_) | Matches::Net(_) | Matches::Table(..), _) => {
+                false
+            }
+        };
+        if matches { Lookup::Yes(()) } else { Lookup::No }
+    }
+
     fn matches_name(&self, name: &[u8]) -> bool {
         match &self.matches {
             Matches::Name(pattern) => name.eq_ignore_ascii_case(pattern.as_bytes()),

@@ -89,6 +89,45 @@ fn a_name_that_cannot_be_told_is_not_no_where_it_is_reached() {
 }
 
 #[test]
+fn what_cannot_be_told_does_not_matter_where_the_next_match_says_the_same() {
+    let peer = called("10.1.2.3", Lookup::CannotTell("time-out".to_owned()));
+    let cannot_tell = || Lookup::CannotTell("time-out".to_owned());
+    for (text, expected) in [
+        ("example.com, 10.0.0.0/8", Lookup::Yes(())),
+        (".example a.example !192.0.2.1 10.0.0.0/8", Lookup::Yes(())),
+        ("example.com *", Lookup::Yes(())),
+        ("!.example !10.0.0.0/8 *", Lookup::No),
+        ("!.example 10.0.0.0/8", cannot_tell()),
+        (".example !10.0.0.0/8 *", cannot_tell()),
+        ("!.example a.example 10.0.0.0/8", cannot_tell()),
+        ("a.example !.example 10.0.0.0/8", cannot_tell()),
+        ("a.example !.example !10.0.0.0/8 *", cannot_tell()),
+        ("example.com, 192.0.2.1", cannot_tell()),
+        ("example.com, hash:/no/such/table", cannot_tell()),
+    ] {
+        assert_eq!(list(text).matches_peer(&peer), expected, "{text}");
+    }
+    assert_eq!(list("hash:/no/such/table 10.0.0.0/8").matches_peer(&peer), Lookup::Yes(()));
+}
+
+/// Whatever the name turned out to be: what the list says without it must be what it says with it.
+#[test]
+fn the_answer_is_certain_where_no_name_could_change_it() {
+    let words = ["a.example", "!b.example", "10.0.0.0/8", "!10.0.0.0/8", "192.0.2.1"];
+    let unclear = called("10.1.2.3", Lookup::CannotTell("time-out".to_owned()));
+    for number in 0..words.len().pow(4) {
+        let chosen: Vec<&str> = (0..4).map(|at| words[number / words.len().pow(at) % words.len()]).collect();
+        let list = list(&chosen.join(" "));
+        let could = ["a.example", "b.example", "c.example"]
+            .map(|name| list.matches_peer(&called("10.1.2.3", Lookup::Yes(name.to_owned()))));
+        match list.matches_peer(&unclear) {
+            Lookup::CannotTell(_) => {}
+            certain => assert!(could.iter().all(|answer| *answer == certain), "{chosen:?}"),
+        }
+    }
+}
+
+#[test]
 fn no_name_is_looked_up_before_a_pattern_of_names_is_reached() {
     let peer = at("192.0.2.1");
     assert_eq!(list("192.0.2.0/24, .example").matches_peer(&peer), Lookup::Yes(()));
