@@ -104,14 +104,15 @@ impl Value for OptionalPath {
     }
 }
 
-/// A text file that Postfix would have as a table, `hash:` in front of it or not.
+/// A text file that Postfix would have as a table, with `hash:` or `texthash:` in front of it or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapPath(pub PathBuf);
 
 impl Value for MapPath {
     fn parse(text: &str) -> Result<Self, String> {
-        let path = PathBuf::parse(text.strip_prefix("hash:").unwrap_or(text));
-        path.map(MapPath).map_err(|_| format!("absolute paths, or hash: and one, and not {}", shown(text)))
+        let path = text.strip_prefix("hash:").or_else(|| text.strip_prefix("texthash:")).unwrap_or(text);
+        let path = PathBuf::parse(path).map(MapPath);
+        path.map_err(|_| format!("absolute paths, or hash: or texthash: and one, and not {}", shown(text)))
     }
 }
 
@@ -224,4 +225,24 @@ fn time(text: &str, unit: char) -> Result<Duration, String> {
 /// Separated by commas or blanks.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split([',', ' ', '\t', '\r', '\n']).filter(|word| !word.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texthash_is_hash_in_maps_as_it_is_in_lists_of_patterns() {
+        let path = PathBuf::from("/etc/aliases");
+        for text in ["/etc/aliases", "hash:/etc/aliases", "texthash:/etc/aliases"] {
+            assert_eq!(MapPath::parse(text), Ok(MapPath(path.clone())), "{text}");
+            assert_eq!(OptionalPath::parse(text), Ok(OptionalPath(Some(path.clone()))), "{text}");
+        }
+        for text in
+            ["hash:texthash:/etc/aliases", "texthash:hash:/etc/aliases", "texthash:aliases", "lmdb:/etc/aliases"]
+        {
+            assert!(MapPath::parse(text).is_err() && OptionalPath::parse(text).is_err(), "{text}");
+        }
+        assert!(OptionalPath::parse("texthash:/a texthash:/b").is_err());
+    }
 }
