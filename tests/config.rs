@@ -196,18 +196,44 @@ fn each_kind_of_show_config_shows_what_the_page_says() {
 
 #[test]
 fn what_is_shown_is_a_main_cf_that_means_the_same() {
-    let main_cf = "syslog_name = ${max_use?{a $$ b}:{c}}\nchildren =\n  9\n";
-    let first = shown(main_cf, &["--show-config"]).1;
-    let again: String =
-        first.lines().filter(|line| !line.starts_with("config_directory")).map(|l| format!("{l}\n")).collect();
+    let main_cf = "syslog_name = ${max_use?{a $$ b}:{c}}\nchildren =\n  9\nqmqpd_authorized_clients = $neighbours\n\
+        neighbours = 192.0.2.17,\n  $more\nmore = [2001:db8::17]\nqmqpd_timeout = ${empty:7}\nempty =\n";
     let without_folder = |output: &str| {
         let mut settings = settings(output);
         settings.retain(|name, _| name != "config_directory" && name != "channels");
         settings
     };
-    let expanded = |main_cf: &str| without_folder(&shown(main_cf, &["--show-config=expanded"]).1);
-    assert_eq!(expanded(main_cf), expanded(&again));
-    assert_eq!(expanded(main_cf)["syslog_name"], "a $ b");
+    let read = |main_cf: &str, kind: &str| without_folder(&shown(main_cf, &[kind]).1);
+    let expanded = read(main_cf, "--show-config=expanded");
+    assert_eq!(expanded["syslog_name"], "a $ b");
+    assert_eq!(expanded["qmqpd_authorized_clients"], "192.0.2.17,  [2001:db8::17]");
+    for kind in ["--show-config", "--show-config=set"] {
+        let again = shown(main_cf, &[kind]).1;
+        assert_eq!(read(&again, "--show-config=expanded"), expanded, "{kind}");
+        // What was left alone still is: a default means more where it is set.
+        let set = read(&again, "--show-config=set");
+        assert_eq!(set, read(main_cf, "--show-config=set"), "{kind}");
+        let names: Vec<&str> = set.keys().map(String::as_str).collect();
+        let expected =
+            ["children", "empty", "more", "neighbours", "qmqpd_authorized_clients", "qmqpd_timeout", "syslog_name"];
+        assert_eq!(names, expected);
+    }
+}
+
+#[test]
+fn names_of_the_administrators_own_are_shown_with_their_place() {
+    let main_cf = "neighbours = $localhost\nlocalhost = 127.0.0.1\nqmqpd_authorized_clients = $neighbours\n";
+    let kind = |kind: &str| shown(main_cf, &[kind]).1;
+    for (wanted, line) in [
+        ("--show-config", "neighbours = $localhost\n#   from "),
+        ("--show-config=set", "/main.cf:1; expanded: 127.0.0.1\n"),
+        ("--show-config=values", "\nneighbours = $localhost\n"),
+        ("--show-config=expanded", "\nneighbours = 127.0.0.1\n"),
+    ] {
+        assert!(kind(wanted).contains(line), "{wanted}");
+    }
+    assert!(!kind("--show-config=defaults").contains("neighbours"));
+    assert!(!kind("--show-config").contains("mydomain"));
 }
 
 #[test]

@@ -204,10 +204,10 @@ struct MainCf<'a> {
 
 impl Names for MainCf<'_> {
     fn look_up(&mut self, name: &str) -> Option<(String, Origin)> {
-        let own = || self.config.own_names.iter().find(|(known, _)| known == name);
+        let own = || self.config.own_names.iter().find(|own| own.name == name);
         let text = match self.config.setting(name) {
             Some(setting) => Some(setting.expanded.to_string()),
-            None => own().map(|(_, text)| text.clone()).or_else(|| names::about_process(name)),
+            None => own().map(|own| own.expanded.clone()).or_else(|| names::about_process(name)),
         };
         text.map(|text| (text.replace('$', "$$"), self.origin.clone()))
     }

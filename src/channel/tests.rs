@@ -148,8 +148,7 @@ fn who_has_logged_in_may_send_anywhere_unless_a_line_says_otherwise() {
 
 #[test]
 fn values_of_main_cf_may_be_lists_with_blanks() {
-    let config = Config::with(&[("message_size_limit", "1"), ("channels", "/x/channels")]);
-    let config = Config { own_names: vec![("nets".to_owned(), "10.0.0.0/8 192.0.2.0/24".to_owned())], ..config };
+    let config = Config::with(&[("nets", "10.0.0.0/8 192.0.2.0/24"), ("channels", "/x/channels")]);
     let text = b"a $nets,[::1] - - -\nb ${nets?{127.0.0.1, 127.0.0.2}:{*}} - - *\n";
     let channels = parse::parse(text, &config, false).unwrap();
     assert_eq!(channels.0[0].clients.0.len(), 3);

@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(warnings, ["main.cf:3: unknown parameter smtpd_timout"]);
         let (_, warnings) = load("a_unused = 1\nb_used = 2\nz_unused = $b_used\n", &[]).unwrap();
         assert_eq!(warnings, ["main.cf:1: unknown parameter a_unused", "main.cf:3: unknown parameter z_unused"]);
-        assert!(config.own_names.contains(&("mine".to_owned(), "x".to_owned())));
+        assert!(config.own_names.iter().any(|own| own.name == "mine" && own.expanded == "x"));
     }
 
     #[test]
@@ -311,7 +311,7 @@ mod tests {
         for (host, domain) in [("mx.example.net", "example.net"), ("mx", "localdomain")] {
             let (config, warnings) = load(&format!("myhostname = {host}\nsyslog_name = $mydomain\n"), &[]).unwrap();
             assert_eq!(config.syslog_name, domain);
-            assert!(config.own_names.contains(&("mydomain".to_owned(), domain.to_owned())));
+            assert!(config.own_names.iter().any(|own| own.name == "mydomain" && own.expanded == domain));
             assert_eq!(warnings, [] as [&str; 0]);
         }
         let (config, warnings) = load("syslog_name = ${mydomain?$mydomain}\nmydomain = set.example\n", &[]).unwrap();

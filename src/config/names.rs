@@ -3,7 +3,7 @@
 
 use super::expand::{self, Names};
 use super::main_cf::Definition;
-use super::parameters::{Config, Parameter, parameters};
+use super::parameters::{Config, OwnName, Parameter, parameters};
 use super::{Error, Origin, file};
 use crate::cli;
 use crate::message::path::is_host_name;
@@ -77,18 +77,21 @@ pub(super) fn take_own_names(config: &mut Config, mut definitions: Definitions) 
         })
         .collect();
     let used = definitions.referred_to.clone();
-    let set: Vec<(String, Origin)> = definitions
+    let set: Vec<(String, (String, Origin))> = definitions
         .set
         .iter()
         .filter(|(name, _)| parameter(name).is_none())
-        .map(|(name, (_, origin))| (name.clone(), origin.clone()))
+        .map(|(name, set)| (name.clone(), set.clone()))
         .collect();
     // In the order of their names.
-    for (name, _) in &set {
+    for (name, (raw, origin)) in &set {
         if about_process(name).is_none() {
             let is_referred_to = definitions.referred_to.contains(name);
             match expand::expand_name(name, &mut definitions) {
-                Ok(expanded) => config.own_names.push((name.clone(), expanded)),
+                Ok(expanded) => {
+                    let (name, raw, origin) = (name.clone(), raw.clone(), origin.clone());
+                    config.own_names.push(OwnName { name, raw, expanded, origin });
+                }
                 Err(error) if used.contains(name) || is_in_channels(config, name) => return Err(error),
                 Err(Error { origin, problem }) => {
                     let problem = format!("{problem}; nothing refers to {}", super::shown(name));
@@ -100,10 +103,10 @@ pub(super) fn take_own_names(config: &mut Config, mut definitions: Definitions) 
             }
         }
     }
-    for (name, origin) in set {
+    for (name, (_, origin)) in set {
         if about_process(&name).is_some() {
             warnings.push(Error { origin, problem: format!("{name} cannot be set") });
-        } else if config.own_names.binary_search_by(|(own, _)| own.cmp(&name)).is_ok()
+        } else if config.own_names.binary_search_by(|own| own.name.cmp(&name)).is_ok()
             && !definitions.referred_to.contains(&name)
             && name != MYDOMAIN
             && !is_in_channels(config, &name)

@@ -34,8 +34,8 @@ macro_rules! parameters {
         pub struct Config {
             /// Where those came from that are not at their defaults, and what they were before and after expansion.
             pub settings: Vec<Setting>,
-            /// Names that are no parameters, set by the administrator for `$name`, and what they expand to.
-            pub own_names: Vec<(String, String)>,
+            /// Names that are no parameters, set by the administrator for `$name`, in their order.
+            pub own_names: Vec<OwnName>,
             $(
                 // A help text is plain text: what looks like a link in it is none.
                 #[allow(rustdoc::broken_intra_doc_links)]
@@ -70,6 +70,19 @@ pub struct Setting {
     pub raw: Cow<'static, str>,
     /// Its text after expansion.
     pub expanded: Cow<'static, str>,
+    /// Where it was set.
+    pub origin: Origin,
+}
+
+/// One name of the administrator's own as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnName {
+    /// The name.
+    pub name: String,
+    /// Its text before expansion.
+    pub raw: String,
+    /// Its text after expansion.
+    pub expanded: String,
     /// Where it was set.
     pub origin: Origin,
 }

@@ -1,7 +1,8 @@
-//! `--show-config`: every parameter, its value and where it came from.
+//! `--show-config`: every parameter and name of the administrator's own, its value and where it came from.
 
 use super::Origin;
-use super::parameters::{Config, Setting, parameters};
+use super::parameters::{Config, parameters};
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
@@ -10,35 +11,59 @@ pub fn print(config: &Config, kind: &str) {
     let _ = io::stdout().write_all(text(config, kind).as_bytes());
 }
 
-/// The text; it is a main.cf itself, with remarks in lines of their own.
+/// The text, with remarks in lines of their own.
 ///
 /// `defaults`: the defaults before expansion. `set`: what was set, as it was written, and where. `expanded`: all values
 /// after expansion. `values`: all values as they were written. Anything else: these, with default and origin.
+///
+/// With remarks it is a main.cf that means the same: what nobody set is a comment there, for some of it means more when it is
+/// set, if only to its default (`authentication`, `max_use`).
 pub fn text(config: &Config, kind: &str) -> String {
     let mut out = String::new();
+    let has_remarks = !matches!(kind, "defaults" | "expanded" | "values");
     for parameter in parameters() {
         let Some(setting) = config.setting(parameter.name) else { continue };
+        let is_set = setting.origin != Origin::Default;
         let value = match kind {
-            "defaults" => parameter.default,
-            "expanded" => &setting.expanded,
-            "set" if setting.origin == Origin::Default => continue,
-            _ => &setting.raw,
+            "defaults" => Cow::Borrowed(parameter.default),
+            "expanded" => setting.expanded.clone(),
+            "set" if !is_set => continue,
+            _ => setting.raw.clone(),
         };
-        let _ = writeln!(out, "{} ={}{value}", setting.name, if value.is_empty() { "" } else { " " });
-        if !matches!(kind, "defaults" | "expanded" | "values") {
-            remark(&mut out, &setting, parameter.default);
+        if has_remarks && !is_set {
+            out.push('#');
+        }
+        line(&mut out, setting.name, &value);
+        if has_remarks {
+            remark(
+                &mut out,
+                &setting.origin,
+                Some(parameter.default).filter(|_| is_set),
+                (&setting.raw, &setting.expanded),
+            );
+        }
+    }
+    // mydomain may be there without having been set.
+    for own in config.own_names.iter().filter(|own| own.origin != Origin::Default && kind != "defaults") {
+        line(&mut out, &own.name, if kind == "expanded" { &own.expanded } else { &own.raw });
+        if has_remarks {
+            remark(&mut out, &own.origin, None, (&own.raw, &own.expanded));
         }
     }
     out
 }
 
-fn remark(out: &mut String, setting: &Setting, default: &str) {
-    let _ = write!(out, "#   from {}", setting.origin);
-    if setting.origin != Origin::Default {
+fn line(out: &mut String, name: &str, value: &str) {
+    let _ = writeln!(out, "{name} ={}{value}", if value.is_empty() { "" } else { " " });
+}
+
+fn remark(out: &mut String, origin: &Origin, default: Option<&str>, (raw, expanded): (&str, &str)) {
+    let _ = write!(out, "#   from {origin}");
+    if let Some(default) = default {
         let _ = write!(out, "; default: {}", if default.is_empty() { "(empty)" } else { default });
     }
-    if setting.expanded != setting.raw {
-        let _ = write!(out, "; expanded: {}", setting.expanded);
+    if expanded != raw {
+        let _ = write!(out, "; expanded: {expanded}");
     }
     out.push('\n');
 }
