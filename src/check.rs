@@ -77,6 +77,7 @@ pub fn check(common: &Common) -> Result<Vec<Finding>, Error> {
         return Ok(findings.0);
     }
     let channels = check_channels(&config, &mut findings);
+    check_host(&config, &mut findings);
     check_owners(&config, &mut findings);
     check_parser(&config, &mut findings);
     check_folders(&config, &mut findings);
@@ -142,6 +143,14 @@ fn check_channels(config: &Config, findings: &mut Findings) -> Option<Channels> 
         findings.warning(&place, &problem, "mail for users here, postmaster among them, goes elsewhere");
     }
     Some(channels)
+}
+
+/// Mail for a user here is addressed to that name, and other hosts believe in none without a domain.
+fn check_host(config: &Config, findings: &mut Findings) {
+    if !config.myhostname.contains('.') {
+        let problem = format!("myhostname is {}, a name without a dot", crate::config::shown(&config.myhostname));
+        findings.warning(&config.origin("myhostname"), &problem, "set it, or mydomain, to what other hosts know");
+    }
 }
 
 fn check_owners(config: &Config, findings: &mut Findings) {

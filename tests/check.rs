@@ -30,6 +30,15 @@ fn a_good_installation_has_no_findings() {
     assert_eq!(check(&good("")), (Some(0), "0 errors, 0 warnings\n".to_owned()));
 }
 
+#[test]
+fn a_host_name_that_no_other_host_knows_is_warned_of() {
+    let scratch = good("");
+    scratch.configure("myhostname = vm");
+    let (status, said) = check(&scratch);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("myhostname is vm, a name without a dot; set it, or mydomain, to what"), "{said}");
+}
+
 /// The process of pop3d that hears strangers is then whose the mailboxes are.
 #[test]
 fn mailboxes_of_who_speaks_with_clients_are_warned_of() {

@@ -19,13 +19,42 @@ pub(super) struct Definitions {
     referred_to: BTreeSet<String>,
     /// What a value refers to and nobody set, and where it does.
     missed: Vec<(String, Origin)>,
+    /// What the kernel calls this machine.
+    machine: fn() -> String,
+    /// myhostname is being put together, and whether that asked for itself.
+    host_under_way: Option<bool>,
 }
 
 impl Definitions {
     /// Of several with one name the last holds.
     pub(super) fn new(definitions: Vec<Definition>) -> Definitions {
+        Definitions::on(host_name, definitions)
+    }
+
+    /// The same on a machine of that name.
+    fn on(machine: fn() -> String, definitions: Vec<Definition>) -> Definitions {
         let set = definitions.into_iter().map(|definition| (definition.name, (definition.raw, definition.origin)));
-        Definitions { set: set.collect(), referred_to: BTreeSet::new(), missed: Vec::new() }
+        let (set, referred_to) = (set.collect(), BTreeSet::new());
+        Definitions { set, referred_to, missed: Vec::new(), machine, host_under_way: None }
+    }
+
+    /// As in Postfix a name without a dot is completed by mydomain; but only if that was set, and not to something that is
+    /// made of myhostname.
+    fn own_host(&mut self) -> String {
+        let machine = (self.machine)();
+        if let Some(asked_for_itself) = &mut self.host_under_way {
+            *asked_for_itself = true;
+            return machine;
+        }
+        let is_set = self.set.get(MYDOMAIN).is_some_and(|(_, origin)| *origin != Origin::Default);
+        if !is_set || machine.contains('.') {
+            return machine;
+        }
+        self.host_under_way = Some(false);
+        // A wrong one is told where the names that are no parameters are expanded.
+        let domain = expand::expand_name(MYDOMAIN, self).unwrap_or_default();
+        let asked_for_itself = self.host_under_way.take() == Some(true);
+        if domain.is_empty() || asked_for_itself { machine } else { format!("{machine}.{domain}") }
     }
 
     /// What a name was set to, before expansion, and where.
@@ -57,7 +86,7 @@ impl Names for Definitions {
     }
 
     fn finish(&mut self, name: &str, expanded: String) -> String {
-        if name == "myhostname" && expanded.is_empty() { host_name() } else { expanded }
+        if name == "myhostname" && expanded.is_empty() { self.own_host() } else { expanded }
     }
 }
 
@@ -147,11 +176,45 @@ fn host_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::main_cf;
 
     #[test]
     fn an_empty_host_name_is_the_machines_own_also_in_other_values() {
         let config = Config::with(&[("syslog_name", "$myhostname")]);
         assert_eq!((config.syslog_name, config.myhostname), (host_name(), host_name()));
+    }
+
+    #[test]
+    fn a_host_name_without_a_dot_is_completed_by_mydomain_if_that_was_set() {
+        let expanded = |name: &str, set: &[(&str, &str)], machine| {
+            let definition = |(name, raw): &(&str, &str)| main_cf::parse_option(&format!("{name}={raw}")).unwrap();
+            let mut definitions = Definitions::on(machine, set.iter().map(definition).collect());
+            expand::expand_name(name, &mut definitions).unwrap()
+        };
+        let vm = || "vm".to_owned();
+        for (set, expected) in [
+            (&[("mydomain", "example.net")][..], "vm.example.net"),
+            (&[("mydomain", "$site.example"), ("site", "a")], "vm.a.example"),
+            (&[("mydomain", "example.net"), ("myhostname", "")], "vm.example.net"),
+            (&[("mydomain", "example.net"), ("myhostname", "mx")], "mx"),
+            (&[("mydomain", "")], "vm"),
+            (&[("mydomain", "$myhostname")], "vm"),
+            (&[("mydomain", "${myhostname?x.example}")], "vm"),
+            (&[("mydomain", "$site.example"), ("site", "${myhostname}")], "vm"),
+            (&[], "vm"),
+        ] {
+            assert_eq!(expanded("myhostname", set, vm), expected, "{set:?}");
+            let others = [set, &[("syslog_name", "$myhostname-$myhostname")]].concat();
+            assert_eq!(expanded("syslog_name", &others, vm), format!("{expected}-{expected}"), "{set:?}");
+        }
+        assert_eq!(expanded("myhostname", &[("mydomain", "b.example")], || "mx.a.example".to_owned()), "mx.a.example");
+        assert_eq!(expanded("mydomain", &[("mydomain", "${myhostname}.example")], vm), "vm.example");
+
+        let machine = host_name();
+        let expected = if machine.contains('.') { machine.clone() } else { format!("{machine}.example.net") };
+        assert_eq!(Config::with(&[("mydomain", "example.net")]).myhostname, expected);
+        let itself = main_cf::parse_option("mydomain=$mydomain").unwrap();
+        assert!(Config::from_definitions(vec![itself]).is_err() || machine.contains('.'));
     }
 
     #[test]
