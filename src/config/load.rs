@@ -183,7 +183,8 @@ fn assemble(definitions: Vec<Definition>) -> Result<Loaded, Error> {
         if parameter.name == "myhostname" {
             definitions.set_domain_of(&expanded);
         }
-        settings.push(Setting { name: parameter.name, raw, expanded, origin });
+        let lacks = definitions.take_missed();
+        settings.push(Setting { name: parameter.name, raw, expanded, origin, lacks });
     }
     let mut config = Config::from_settings(settings)?;
     config.check()?;
@@ -304,6 +305,35 @@ mod tests {
         assert_eq!((config.syslog_name.as_str(), config.verp_delimiter_filter.as_str()), ("ab", "+"));
         let told = ["main.cf:1: $undefind is set nowhere, and so is empty", "main.cf:3: unknown parameter other"];
         assert_eq!(warnings, told);
+    }
+
+    #[test]
+    fn what_a_wrong_value_lacks_is_named() {
+        let told = |main_cf: &str| load(main_cf, &[]).unwrap_err();
+        let expected = "main.cf:1: soft_bounce = : expected yes or no, as $nope is set nowhere";
+        assert_eq!(told("soft_bounce = $nope$nope\n"), expected);
+        assert_eq!(told("soft_bounce = $indirect\nindirect = $nope\n"), expected);
+        let lacks_two = told("smtpd_timeout = $one$two\nsyslog_name = $three\n");
+        assert!(lacks_two.ends_with(", as $one and $two are set nowhere"), "{lacks_two}");
+        assert!(told("children = 0$nope\n").ends_with("expected something above 0, as $nope is set nowhere"));
+        // Each value for itself.
+        let other = told("syslog_name = $nope\nsoft_bounce = maybe\n");
+        assert_eq!(other, "main.cf:2: soft_bounce = maybe: expected yes or no");
+    }
+
+    #[test]
+    fn a_value_may_refer_to_what_postfix_always_has() {
+        let main_cf = "qmqpd_client_port_logging = $smtpd_client_port_logging\nmyhostname = mx.example.net\n\
+            alias_maps = $default_database_type:/etc/aliases $alias_database\n\
+            syslog_name = $mail_name ${mail_version?{a}:} $myorigin, $mydestination\n";
+        let (config, warnings) = load(main_cf, &[]).unwrap();
+        assert_eq!(warnings, [] as [&str; 0]);
+        assert!(!config.qmqpd_client_port_logging && config.own_names.iter().all(|own| own.name == "mydomain"));
+        assert_eq!(config.alias_maps.0.len(), 2);
+        let names = "doorpost a mx.example.net, mx.example.net, localhost.example.net, localhost";
+        assert_eq!(config.syslog_name, names);
+        let (config, warnings) = load(&format!("{main_cf}smtpd_client_port_logging = yes\n"), &[]).unwrap();
+        assert!(config.qmqpd_client_port_logging && warnings.is_empty());
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub(super) struct Definitions {
     referred_to: BTreeSet<String>,
     /// What a value refers to and nobody set, and where it does.
     missed: Vec<(String, Origin)>,
+    /// What values missed since somebody asked.
+    missed_now: Vec<String>,
     /// What the kernel calls this machine.
     machine: fn() -> String,
     /// myhostname is being put together, and whether that asked for itself.
@@ -35,7 +37,7 @@ impl Definitions {
     fn on(machine: fn() -> String, definitions: Vec<Definition>) -> Definitions {
         let set = definitions.into_iter().map(|definition| (definition.name, (definition.raw, definition.origin)));
         let (set, referred_to) = (set.collect(), BTreeSet::new());
-        Definitions { set, referred_to, missed: Vec::new(), machine, host_under_way: None }
+        Definitions { set, referred_to, missed: Vec::new(), missed_now: Vec::new(), machine, host_under_way: None }
     }
 
     /// As in Postfix a name without a dot is completed by mydomain; but only if that was set, and not to something that is
@@ -62,6 +64,11 @@ impl Definitions {
         self.set.get(name)
     }
 
+    /// The names that values referred to since this was asked for last, and that are set nowhere.
+    pub(super) fn take_missed(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.missed_now)
+    }
+
     /// Sets the name that follows from that of the host, unless somebody has.
     pub(super) fn set_domain_of(&mut self, host: &str) {
         let domain = host.split_once('.').map_or("localdomain", |(_, domain)| domain).replace('$', "$$");
@@ -76,10 +83,13 @@ impl Names for Definitions {
             return Some((value.replace('$', "$$"), Origin::Default));
         }
         let found = self.set.get(name).cloned();
-        found.or_else(|| parameter(name).map(|parameter| (parameter.default.to_owned(), Origin::Default)))
+        found.or_else(|| default_of(name).map(|default| (default.to_owned(), Origin::Default)))
     }
 
     fn missed(&mut self, name: &str, asked_at: &Origin) {
+        if self.missed_now.iter().all(|known| known != name) {
+            self.missed_now.push(name.to_owned());
+        }
         if self.missed.iter().all(|(known, _)| known != name) {
             self.missed.push((name.to_owned(), asked_at.clone()));
         }
@@ -87,6 +97,21 @@ impl Names for Definitions {
 
     fn finish(&mut self, name: &str, expanded: String) -> String {
         if name == "myhostname" && expanded.is_empty() { self.own_host() } else { expanded }
+    }
+}
+
+/// The default of a parameter; also of one that Postfix alone has, where values in its main.cf commonly refer to it and its
+/// default holds here as well.
+fn default_of(name: &str) -> Option<&'static str> {
+    match name {
+        "alias_database" => Some("hash:/etc/aliases"),
+        "default_database_type" => Some("hash"),
+        "mail_name" => Some("doorpost"),
+        "mail_version" => Some(env!("CARGO_PKG_VERSION")),
+        "mydestination" => Some("$myhostname, localhost.$mydomain, localhost"),
+        "myorigin" => Some("$myhostname"),
+        "smtpd_client_port_logging" => Some("no"),
+        _ => parameter(name).map(|parameter| parameter.default),
     }
 }
 

@@ -72,6 +72,20 @@ pub struct Setting {
     pub expanded: Cow<'static, str>,
     /// Where it was set.
     pub origin: Origin,
+    /// Names that its text refers to, and that are set nowhere.
+    pub lacks: Vec<String>,
+}
+
+impl Setting {
+    /// For the end of a message about a value that is wrong: what it lacks may be why.
+    pub(super) fn lacking(&self) -> String {
+        let names: Vec<String> = self.lacks.iter().map(|name| format!("${}", super::shown(name))).collect();
+        match names.as_slice() {
+            [] => String::new(),
+            [name] => format!(", as {name} is set nowhere"),
+            names => format!(", as {} are set nowhere", names.join(" and ")),
+        }
+    }
 }
 
 /// One name of the administrator's own as it was found.
@@ -98,7 +112,7 @@ impl Config {
     pub fn setting(&self, name: &str) -> Option<Setting> {
         let unset = |parameter: Parameter| {
             let (raw, expanded) = (Cow::Borrowed(parameter.default), Cow::Borrowed(parameter.default));
-            Setting { name: parameter.name, raw, expanded, origin: Origin::Default }
+            Setting { name: parameter.name, raw, expanded, origin: Origin::Default, lacks: Vec::new() }
         };
         let found = self.settings.iter().find(|setting| setting.name == name).cloned();
         found.or_else(|| parameters().find(|parameter| parameter.name == name).map(unset))
@@ -114,7 +128,11 @@ fn read<'a, T: Value>(
     let text = setting.map_or(default, |setting| &setting.expanded);
     T::parse(text).map_err(|expected| Error {
         origin: setting.map_or(Origin::Default, |setting| setting.origin.clone()),
-        problem: format!("{name} = {}: expected {expected}", super::shown(text)),
+        problem: format!(
+            "{name} = {}: expected {expected}{}",
+            super::shown(text),
+            setting.map_or(String::new(), Setting::lacking)
+        ),
     })
 }
 

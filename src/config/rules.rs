@@ -76,8 +76,10 @@ impl Config {
 
     /// Says of a parameter that is right by itself but cannot be used where it was set, and what was expected there.
     pub fn wrong(&self, name: &str, expected: &str) -> Error {
-        let value = self.setting(name).map_or(String::new(), |setting| format!(" = {}", shown(&setting.expanded)));
-        Error { origin: self.origin(name), problem: format!("{name}{value}: expected {expected}") }
+        let (value, lacking) = self.setting(name).map_or((String::new(), String::new()), |setting| {
+            (format!(" = {}", shown(&setting.expanded)), setting.lacking())
+        });
+        Error { origin: self.origin(name), problem: format!("{name}{value}: expected {expected}{lacking}") }
     }
 
     /// Where a parameter was set.
