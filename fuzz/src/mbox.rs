@@ -41,6 +41,8 @@ pub fn mbox_splitter(input: &[u8]) {
         let places = [found.start, found.header, found.body, found.end, found.next];
         assert!(places.is_sorted(), "{places:?}");
         end = found.next;
+        let ends_line = end.checked_sub(1).and_then(|last| text.get(usize::try_from(last).ok()?)) == Some(&b'\n');
+        assert!(ends_line || end == text.len() as u64, "a message ends in the middle of a line");
     }
     if let Some(last) = messages.last() {
         assert_eq!(last.next, text.len() as u64, "something lies behind the last message");

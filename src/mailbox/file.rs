@@ -192,7 +192,8 @@ fn index_name(place: &Place) -> OsString {
 }
 
 fn index_place<'a>(place: &'a Place, name: &'a OsStr, format: MailboxFormat) -> index::Place<'a> {
-    index::Place { folder: &place.folder, name, kind: if format == MailboxFormat::Mmdf { 3 } else { 2 } }
+    // 2 was mbox where a Content-Length could end a message within a line.
+    index::Place { folder: &place.folder, name, kind: if format == MailboxFormat::Mmdf { 3 } else { 4 } }
 }
 
 /// What a session works on that began at a time, out of the index or found anew; and the stamp of the file. Under the

@@ -250,7 +250,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Believes a Content-Length only if it leads to a separator or to the end of the file.
+    /// Believes a Content-Length only if it leads to a line's end, and there to a separator or to the end of the file. In the
+    /// middle of a line what its sender wrote would be taken for a separator, and be a message of its own.
     fn prove(&mut self) -> io::Result<()> {
         let Some(length) = self.length.filter(|_| !self.is_mmdf()) else { return Ok(()) };
         let Some(end) = self.current.body.checked_add(length) else { return Ok(()) };
@@ -261,21 +262,24 @@ impl<'a> Scanner<'a> {
         }
         let mut buffer = [0; 1100];
         let mut filled = 0;
+        // With the octet before, which is there: no body stands at the begin of the file.
+        let from = end - 1;
         while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
-            match self.file.read_at(room, end + filled as u64) {
+            match self.file.read_at(room, from + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        let behind = buffer.get(..filled).unwrap_or_default();
+        let Some((before, behind)) = buffer.get(..filled).and_then(<[u8]>::split_first) else { return Ok(()) };
         let line = behind.strip_prefix(b"\r\n").or_else(|| behind.strip_prefix(b"\n")).unwrap_or(behind);
+        let is_line_end = *before == b'\n' || line.len() < behind.len() || behind.is_empty();
         let line = line.get(..memchr(b'\n', line).map_or(line.len(), |at| at + 1)).unwrap_or_default();
         if !line.is_empty() && !mbox::is_separator(line) && filled < buffer.len() {
             self.open.get_or_insert(number);
         }
-        if line.is_empty() || mbox::is_separator(line) {
+        if is_line_end && (line.is_empty() || mbox::is_separator(line)) {
             self.proven_end = Some(end);
             // Whoever writes the field need not quote, and often does not.
             self.count.quoted = 0;

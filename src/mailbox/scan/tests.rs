@@ -29,6 +29,8 @@ fn scanned(format: MailboxFormat, text: &str) -> Vec<(String, u64)> {
             covered = found.next;
             assert!(found.start <= found.header && found.header <= found.body, "{found:?}");
             assert!(found.body <= found.end && found.end <= found.next, "{found:?}");
+            let next = usize::try_from(found.next).unwrap();
+            assert!(next == text.len() || text[..next].ends_with('\n'), "it ends in the middle of a line: {found:?}");
             let range = usize::try_from(found.header).unwrap()..usize::try_from(found.end).unwrap();
             (text[range].to_owned(), found.octets)
         })
@@ -90,6 +92,25 @@ fn a_content_length_counts_if_a_separator_stands_there() {
     }
     let last = format!("{FROM_BOB}Content-Length: {}\n\n{body}", body.len());
     assert_eq!(mbox(&last).len(), 1);
+}
+
+/// Else the rest of the line would be a separator, and what its sender wrote a message from anybody.
+#[test]
+fn a_content_length_that_ends_in_the_middle_of_a_line_does_not_count() {
+    let forged = format!("{FROM_BOB}Return-Path: <root@bank.example>\nA: 2\n\npay\n");
+    let second = format!("{FROM_BOB}A: 3\n");
+    for (begin, is_line) in [("x ", false), ("x", false), ("x\n", true), ("", true), ("x\ny ", false)] {
+        let first = format!("{FROM_BOB}Content-Length: {}\nA: 1\n\n{begin}", begin.len());
+        let messages = mbox(&format!("{first}{forged}\n{second}"));
+        assert_eq!(messages.len(), if is_line { 3 } else { 2 }, "{begin:?}: {messages:?}");
+    }
+    // The end of the last line may have been left out of the count, and the last line may have none.
+    for (body, length) in [("x y\n", 3), ("x y\r\n", 3), ("x y\r\n", 5), ("x y", 3), ("x y\n", 4)] {
+        let message = format!("Content-Length: {length}\n\n{body}");
+        let separator = if body.ends_with('\n') { FROM_BOB } else { "" };
+        let messages = mbox(&format!("{FROM_BOB}{message}{separator}"));
+        assert_eq!(messages.len(), 1 + usize::from(!separator.is_empty()), "{body:?}: {messages:?}");
+    }
 }
 
 /// Found by fuzzing: it was a message of its own, without a separator.
@@ -170,7 +191,8 @@ proptest! {
         parts in proptest::collection::vec(
             prop_oneof![
                 Just(FROM_BOB.to_owned()), Just(D.to_owned()), Just("\n".to_owned()), Just("\r\n".to_owned()),
-                Just(">From x\n".to_owned()), Just("Content-Length: 7\n".to_owned()), "[a-z: >\r\x01]{0,6}\n?",
+                Just(">From x\n".to_owned()), (0..99_u32).prop_map(|length| format!("Content-Length: {length}\n\n")),
+                "[a-z: >\r\x01]{0,6}\n?",
             ],
             0..14,
         ),
