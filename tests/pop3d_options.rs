@@ -173,6 +173,32 @@ fn login_delay_keeps_a_user_out_and_is_announced() {
     assert!(!said(&scratch, &[], "CAPA\r\n").contains("LOGIN-DELAY"));
 }
 
+/// Closing may take seconds, under TLS and where the client said more; who comes again that long after the delay is in time.
+#[test]
+fn a_session_ends_for_the_login_delay_when_quit_is_answered_not_when_the_connection_is_closed() {
+    let scratch = Scratch::new();
+    let times = scratch.path().join("times");
+    let options = ["--login-delay=60".to_owned(), format!("--stat-file={}", times.display())];
+    let mut server = Server::start(&scratch, &options.each_ref().map(String::as_str));
+    let mut client = server.connect();
+    client.get_mut().write_all(LOGIN.as_bytes()).expect("sending");
+    while !line(&mut client).contains(" messages,") {}
+    let file = fs::File::options().write(true).open(times.join("bob")).expect("bob's time");
+    let aged = SystemTime::now() - Duration::from_secs(3600);
+    file.set_modified(aged).expect("its time");
+    client.get_mut().write_all(b"QUIT\r\nNOOP\r\n").expect("sending");
+    assert_eq!(line(&mut client), "+OK Goodbye\r\n");
+    let noted = file.metadata().and_then(|status| status.modified()).expect("its time");
+    assert!(noted > aged + Duration::from_secs(60), "the end was not noted");
+    // Nor is it noted again when the connection is closed.
+    file.set_modified(aged).expect("its time");
+    let aged = file.metadata().and_then(|status| status.modified()).expect("its time");
+    drop(client);
+    kill(nix::unistd::Pid::from_raw(server.0.id().cast_signed()), Signal::SIGTERM).expect("a signal");
+    server.0.wait().expect("the end of all its sessions");
+    assert_eq!(file.metadata().and_then(|status| status.modified()).expect("its time"), aged);
+}
+
 #[test]
 fn a_session_that_is_killed_counts_too_and_of_two_at_once_one_is_let_in() {
     let scratch = Scratch::new();

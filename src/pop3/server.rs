@@ -128,7 +128,8 @@ pub fn session<S: Stream, M: Maildrop>(
     let access = Access { passwords_allowed: true, secrets, tls: Offer::None, host: "mx.example".to_owned(), nonce };
     match authorize(&mut dialogue, peer, access, |_, credentials, _| Ok(check(credentials)))? {
         Entered::In(maildrop) => {
-            transaction(&mut dialogue, maildrop, Visitor { peer, user: "somebody", secrets }, None)
+            let visitor = Visitor { peer, user: "somebody", secrets, last: None };
+            transaction(&mut dialogue, maildrop, visitor, None)
         }
         Entered::Out(ended) => Ok(ended),
     }
@@ -163,8 +164,8 @@ pub(super) fn serve_user<S: Stream>(
     match opened {
         Ok(maildrop) => {
             let expiry = Expiry::of(config, mailbox);
-            let ended = transaction(dialogue, maildrop, Visitor { peer, user: &name, secrets }, expiry);
-            if let Some(last) = last {
+            let ended = transaction(dialogue, maildrop, Visitor { peer, user: &name, secrets, last }, expiry);
+            if let Some(last) = last.filter(|_| !matches!(ended, Ok(Ended::Done))) {
                 last.ended();
             }
             ended

@@ -186,7 +186,7 @@ impl Play {
                 _ => Ok(Lookup::No),
             }
         });
-        let visitor = Visitor { peer: &peer, user: "bob", secrets: false };
+        let visitor = Visitor { peer: &peer, user: "bob", secrets: false, last: None };
         let ended = match entered {
             Ok(Entered::In(())) => transaction(&mut dialogue, maildrop, visitor, self.expiry),
             Ok(Entered::Out(ended)) => Ok(ended),

@@ -8,6 +8,7 @@ use crate::net::peer::Peer;
 use crate::pop3::content::Content;
 use crate::pop3::dialogue::{Dialogue, Lost};
 use crate::pop3::expiry::Expiry;
+use crate::pop3::login_delay::LastSession;
 use crate::pop3::reply::Reply;
 use crate::pop3::session::{Session, Step};
 use log::{info, warn};
@@ -20,13 +21,15 @@ pub(in crate::pop3) struct Visitor<'a> {
     pub(in crate::pop3) user: &'a str,
     /// There are passwords stored in clear.
     pub(in crate::pop3) secrets: bool,
+    /// Where QUIT notes the end of the session; every other end is for the caller to note.
+    pub(in crate::pop3) last: Option<&'a LastSession>,
 }
 
 /// TRANSACTION and UPDATE state, from the answer to PASS to the end.
 pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
     dialogue: &mut Dialogue<S>,
     maildrop: M,
-    Visitor { peer, user, secrets }: Visitor<'_>,
+    Visitor { peer, user, secrets, last }: Visitor<'_>,
     mut expiry: Option<Expiry>,
 ) -> Result<Ended, Error> {
     let mut session = Session::new(true).with_secrets(secrets);
@@ -92,6 +95,10 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
                     Err(fault) => return lost(dialogue, Some(fault), peer, session.phase()),
                 };
                 let (reply, removed) = update(maildrop, &marked, user);
+                // Before the answer, and not when the connection is closed: the client may wait from there on.
+                if let Some(last) = last {
+                    last.ended();
+                }
                 dialogue.part(&reply);
                 info!("client={peer} event=end user={user:?} phase=update retrieved={retrieved} deleted={removed}");
                 return Ok(Ended::Done);
