@@ -250,6 +250,8 @@ fn nonsense_is_64_and_the_client_hears_that_something_is_wrong() {
         &["--lock-flags=X"],
         &["--login-delay=-1"],
         &["--stat-file=relative"],
+        &["--da", "5"],
+        &["-m", "maildir:/mail/%d"],
         &["--log-facility=post"],
         &["--authentication=sql"],
         &["--authorization=virtdomain"],

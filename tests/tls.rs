@@ -385,13 +385,13 @@ fn a_process_that_serves_many_clients_offers_tls_to_each() {
 #[test]
 fn where_nothing_can_be_served_a_client_that_waits_for_tls_is_met_and_sees_the_end() {
     use std::io::{ErrorKind, Read};
-    for program in ["pop3d", "smtpsrvr"] {
+    for (program, option) in [("pop3d", "--tls"), ("pop3d", "--tl"), ("smtpsrvr", "--tls")] {
         let scratch = Scratch::with("message_size_limit = many");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
         let mut command = scratch.command(program);
-        command.arg("--tls").stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()));
+        command.arg(option).stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()));
         let status = command.stderr(std::process::Stdio::null()).status().unwrap();
         assert_eq!(status.code(), Some(78), "{program}");
         listener.set_nonblocking(true).unwrap();

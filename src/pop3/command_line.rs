@@ -122,11 +122,11 @@ impl Args {
         }
         if std::env::args_os().skip(1).zip(std::env::args_os().skip(2)).any(|(one, two)| {
             let is_number = two.to_str().is_some_and(|two| two.parse::<u32>().is_ok());
-            matches!(one.to_str(), Some("-d" | "--daemon")) && is_number
+            one.to_str().is_some_and(is_daemon) && is_number
         }) {
             return Err(Error::Usage("expected the number next to -d, without a blank".to_owned()));
         }
-        let mut args: Args = cli::parse_as(Args::command())?;
+        let mut args: Args = cli::parse_as(abbreviated())?;
         let settings = args.settings()?;
         args.common.overrides.splice(0..0, settings);
         Ok(args)
@@ -195,6 +195,16 @@ impl Args {
     }
 }
 
+/// Long options may be cut short as with getopt_long and argp, which read the command lines whose place ours takes.
+fn abbreviated() -> clap::Command {
+    Args::command().infer_long_args(true)
+}
+
+/// Whether an argument is `-d`, in one of its spellings; a shorter one could be another option too.
+fn is_daemon(argument: &str) -> bool {
+    argument == "-d" || (argument.starts_with("--da") && "--daemon".starts_with(argument))
+}
+
 /// A value as it was given, if it is one.
 fn checked<T: Value>(option: &str, value: Option<&str>) -> Result<Option<String>, Error> {
     let Some(value) = value else { return Ok(None) };
@@ -209,27 +219,46 @@ fn wrong_value(option: &str, value: &str, expected: &str) -> Error {
     Error::Usage(format!("{option} {}: expected {expected}", shown(value)))
 }
 
-/// `/var/mail` is `mbox:/var/mail/%u`.
+/// `/var/mail` is `mbox:/var/mail/%u`. A `%` that stands for nothing is a character of a folder's name.
 fn spool(path: &str) -> Result<String, Error> {
     // A folder of such a name is hardly meant.
     if [";type=", ";param=", ";user="].iter().any(|parameter| path.contains(parameter)) {
         return Err(wrong_value("--mail-spool", path, "%u, %n and %d in place of parameters behind ;"));
     }
     let with_format = if path.starts_with('/') { format!("mbox:{path}") } else { path.to_owned() };
-    let named = with_format.contains('%') || with_format.contains("~/");
-    let whole = if named { with_format } else { format!("{}/%u", with_format.trim_end_matches('/')) };
+    let letters = placeholders(&with_format);
+    let is_at_home = with_format.split_once(':').is_some_and(|(_, path)| path.starts_with("~/"));
+    if !letters.is_empty() && !is_at_home && !letters.contains(['u', 'n']) {
+        // All users would have the same mailbox.
+        return Err(wrong_value("--mail-spool", path, "%u or %n in a path with %d or %%"));
+    }
+    let is_whole = is_at_home || !letters.is_empty();
+    let whole = if is_whole { with_format } else { format!("{}/%u", with_format.trim_end_matches('/')) };
     match MailboxSpec::parse(&whole) {
         Ok(_) => Ok(whole),
         Err(expected) => Err(wrong_value("--mail-spool", path, &format!("a folder, or {expected}"))),
     }
 }
 
+/// The letters of what is put in there for a user: of `%u`, `%n`, `%d` and `%%`.
+fn placeholders(mut path: &str) -> String {
+    let mut letters = String::new();
+    while let Some((_, behind)) = path.split_once('%') {
+        let letter = behind.chars().next().filter(|letter| "und%".contains(*letter));
+        letters.extend(letter);
+        path = behind.get(letter.map_or(0, char::len_utf8)..).unwrap_or_default();
+    }
+    letters
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::FromArgMatches;
 
     fn settings(words: &[&str]) -> Result<Vec<String>, String> {
-        let args = Args::try_parse_from([&["pop3d"], words].concat()).map_err(|error| error.to_string())?;
+        let matches = abbreviated().try_get_matches_from([&["pop3d"], words].concat());
+        let args = matches.and_then(|matches| Args::from_arg_matches(&matches)).map_err(|error| error.to_string())?;
         args.settings().map_err(|error| error.to_string())
     }
 
@@ -239,6 +268,13 @@ mod tests {
             (&["-m", "/var/mail"][..], &["mailbox=mbox:/var/mail/%u"][..]),
             (&["--mail-spool=maildir:/mail/"], &["mailbox=maildir:/mail/%u"]),
             (&["-m", "mmdf:~/mailbox"], &["mailbox=mmdf:~/mailbox"]),
+            (&["-m", "/srv/100%mail"], &["mailbox=mbox:/srv/100%mail/%u"]),
+            (&["-m", "/srv/a~/%"], &["mailbox=mbox:/srv/a~/%/%u"]),
+            (&["-m", "maildir:/srv/%d/%n"], &["mailbox=maildir:/srv/%d/%n"]),
+            (&["-m", "/srv/50%%users/%u"], &["mailbox=mbox:/srv/50%%users/%u"]),
+            (&["-m", "mbox:~/%d"], &["mailbox=mbox:~/%d"]),
+            (&["--time=60", "--undel", "--mail=/m"], &["pop3d_timeout=60", "mailbox=mbox:/m/%u", "pop3d_undelete=yes"]),
+            (&["--lock-e=7", "--log-t", "x"], &["stale_lock_time=7", "syslog_name=x"]),
             (&["-t", "60", "--undelete"], &["pop3d_timeout=60", "pop3d_undelete=yes"]),
             (&["--login-delay=30", "--stat-file=/x"], &["pop3d_login_delay=30", "pop3d_stat_file=/x"]),
             (&["--lock-flags=RT"], &[]),
@@ -261,6 +297,11 @@ mod tests {
     fn nonsense_is_an_error_that_says_what_was_expected() {
         for words in [
             &["-m", "mail"][..],
+            &["-m", "maildir:/srv/%d"],
+            &["-m", "/srv/50%%users"],
+            &["-m", "/srv/%%u"],
+            &["--lock=RT"],
+            &["--d=5"],
             &["--lock-flags=X"],
             &["--external-locker=dotlock"],
             &["--expire=soon"],
@@ -298,6 +339,9 @@ mod tests {
         let daemon = |word: &str| Args::try_parse_from(["pop3d", word]).unwrap().children().map(NonZeroU32::get);
         assert_eq!([daemon("-d"), daemon("-d3"), daemon("--daemon=4"), daemon("--daemon")], [10, 3, 4, 10].map(Some));
         assert_eq!(daemon("-i"), None);
+        for (word, is_it) in [("-d", true), ("--da", true), ("--daemon", true), ("--d", false), ("--daemons", false)] {
+            assert_eq!(is_daemon(word), is_it, "{word}");
+        }
         // Of the two ways to serve the last one holds.
         let last = |words: [&str; 3]| Args::try_parse_from(words).unwrap().children().map(NonZeroU32::get);
         assert_eq!((last(["pop3d", "-i", "-d4"]), last(["pop3d", "-d4", "-i"])), (Some(4), None));

@@ -94,7 +94,8 @@ fn serve_alone(
 /// start us again for the same client, at once and for ever.
 pub fn refuse(error: &Error) {
     accept::meet_client();
-    if std::env::args_os().any(|argument| argument == "--tls") {
+    // As it may be cut short.
+    if std::env::args_os().any(|argument| argument == "--tls" || argument == "--tl") {
         return;
     }
     match Connection::from_stdio(LAST_WORDS) {
