@@ -26,7 +26,8 @@ fn checker(scratch: &Scratch, owner: &str) -> String {
     let home = scratch.path().join("home");
     let script = format!(
         "#!/bin/sh\nset -- \"$@\"\nname=$(tr '\\0' '\\n' <&3 | head -n 2 | tr '\\n' ' ')\ncase $name in\n\
-         'bob secret '|'virtual@net.example secret ') ;;\n'root secret ') exec \"$@\" ;;\n'slow '*) exit 111 ;;\n\
+         'bob secret '|'virtual@net.example secret '|'Virtual@Net.Example secret ') ;;\n\
+         'root secret ') exec \"$@\" ;;\n'slow '*) exit 111 ;;\n\
          *) exit 1 ;;\nesac\nHOME={} exec {owner} \"$@\" 3<&-\n",
         home.display(),
     );
@@ -66,6 +67,18 @@ fn a_program_with_the_interface_of_checkpassword_knows_users_and_their_mailboxes
             assert_eq!((maildir.uid(), maildir.gid()), (common::NOBODY, common::NOBODY));
         }
     }
+    // The program is asked for the name as it was typed, and the mailbox is the same.
+    scratch.configure(&format!("pop3d_login_delay = 60\npop3d_stat_file = {}/times", scratch.path().display()));
+    for (user, is_in) in [("Virtual@Net.Example", true), ("virtual@net.example", false), ("VIRTUAL@net.example", false)]
+    {
+        let (said, log) = run(&scratch, &[&option], &LOGIN.replace("bob", user));
+        assert_eq!(said.contains("+OK 0 messages"), is_in, "{user}: {said} {log}");
+        assert_eq!(said.contains("[LOGIN-DELAY]"), user == "virtual@net.example", "{user}: {said} {log}");
+    }
+    for folder in ["home", "times"] {
+        assert!(!scratch.path().join(folder).join("Virtual@Net.Example").exists(), "{folder}");
+    }
+    scratch.configure("pop3d_login_delay = 0");
     let (said, _) = run(&scratch, &[&option], "USER bob\r\nPASS wrong\r\nUSER ../bob\r\nPASS secret\r\nQUIT\r\n");
     assert_eq!(said.matches("-ERR [AUTH] Wrong name or password\r\n").count(), 2, "{said}");
     let (said, log) = run(&scratch, &[&option], "USER slow\r\nPASS secret\r\nQUIT\r\n");

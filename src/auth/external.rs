@@ -87,7 +87,8 @@ pub fn check(config: &Config, method: &AuthMethod, name: &[u8], password: &[u8],
             Lookup::No
         }
         known => Lookup::Yes(User {
-            name: asked,
+            // As a client spells it the name would open another mailbox each time; the program was asked for it as it came.
+            name: if known.is_some() { asked } else { asked.to_ascii_lowercase() },
             owner: Some(account.owner),
             home: account.home,
             mailbox: known.and_then(|user| user.mailbox.clone()),
