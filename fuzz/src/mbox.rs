@@ -28,8 +28,8 @@ pub fn mbox_splitter(input: &[u8]) {
     let path = folder().path().join(format!("{:?}", std::thread::current().id()));
     fs::write(&path, text).expect("a file");
     let file = File::open(&path).expect("a file");
-    let messages = match scan(&file, format) {
-        Ok(scan) => scan.messages,
+    let (messages, internal) = match scan(&file, format) {
+        Ok(scan) => (scan.messages, scan.internal),
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
             return;
@@ -46,9 +46,12 @@ pub fn mbox_splitter(input: &[u8]) {
     }
     if let Some(last) = messages.last() {
         assert_eq!(last.next, text.len() as u64, "something lies behind the last message");
-    } else {
+    } else if internal == 0 {
         assert!(text.iter().all(|octet| b"\r\n".contains(octet)), "a mailbox without messages");
+    } else {
+        assert_eq!(internal, text.len() as u64, "something lies behind internal data");
     }
+    assert!(messages.first().is_none_or(|first| internal <= first.header), "internal data within a message");
     let locking = Locking {
         dot: false,
         fcntl: true,

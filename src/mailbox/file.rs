@@ -192,8 +192,8 @@ fn index_name(place: &Place) -> OsString {
 }
 
 fn index_place<'a>(place: &'a Place, name: &'a OsStr, format: MailboxFormat) -> index::Place<'a> {
-    // 2 was mbox where a Content-Length could end a message within a line.
-    index::Place { folder: &place.folder, name, kind: if format == MailboxFormat::Mmdf { 3 } else { 4 } }
+    // 2 and 4 were mbox where a Content-Length could end a message within a line, and where internal data were one.
+    index::Place { folder: &place.folder, name, kind: if format == MailboxFormat::Mmdf { 3 } else { 5 } }
 }
 
 /// What a session works on that began at a time, out of the index or found anew; and the stamp of the file. Under the

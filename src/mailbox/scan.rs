@@ -47,6 +47,8 @@ pub struct Found {
 pub struct Scan {
     /// All messages in their order.
     pub messages: Vec<Found>,
+    /// Where internal data of c-client end, which stand before the first message and belong to it as long as it is there.
+    pub internal: u64,
     /// How long the file was.
     pub size: u64,
     /// Where a message that is not the last one ends may change when something is appended: its Content-Length leads

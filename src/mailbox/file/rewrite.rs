@@ -19,7 +19,7 @@ use crate::mailbox::index::stamp;
 use crate::mailbox::lock::{Held, lease};
 use crate::mailbox::mmdf;
 use crate::mailbox::place::{Place, again};
-use crate::mailbox::scan::{Found, scan, scan_from};
+use crate::mailbox::scan::{Found, Scan, scan, scan_from};
 use crate::sys::Lease;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat, renameat2};
@@ -53,7 +53,7 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     let before = stamp(&old)?;
-    let found = scan(&old, maildrop.format)?.messages;
+    let Scan { messages: found, internal, .. } = scan(&old, maildrop.format)?;
     let (doomed, doubtful) = doomed(&maildrop.identities()?, numbers, &found);
     if doomed.is_empty() {
         return Ok(doubtful);
@@ -62,7 +62,7 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
     let stays: Vec<Found> =
         found.iter().enumerate().filter(|(index, _)| !doomed.contains(index)).map(|(_, found)| *found).collect();
     let mut locks_of_new = None;
-    let written = write(&old, maildrop.format, &stays, place, &draft).and_then(|new| {
+    let written = write((&old, internal), maildrop.format, &stays, place, &draft).and_then(|new| {
         // Before it has the name: what is delivered into it meanwhile would be gone if the two change back.
         locks_of_new = Some(Held::of_new(new, &maildrop.locking)?);
         // Somebody who knows none of our locks.
@@ -134,17 +134,25 @@ fn missing_delimiter(format: MailboxFormat, old: &File, first: Option<&Found>) -
     Ok(if is_delimiter { b"" } else { mmdf::DELIMITER })
 }
 
-/// Writes what stays into a new file, and reads it again, for nothing but that may be in it.
+/// Writes what stays into a new file, and reads it again, for nothing but that may be in it. `internal` octets at the begin
+/// are nobody's message, and stay with the first message or without it.
 ///
 /// A Content-Length that was wrong, and so not believed, may lead to a separator or the end now that something is gone, and
 /// would make one message of several. Empty lines at the end of its message, one or two, make it wrong again.
-fn write(old: &File, format: MailboxFormat, stays: &[Found], place: &Place, draft: &OsStr) -> io::Result<File> {
+fn write(
+    (old, internal): (&File, u64),
+    format: MailboxFormat,
+    stays: &[Found],
+    place: &Place,
+    draft: &OsStr,
+) -> io::Result<File> {
     let begins = missing_delimiter(format, old, stays.first())?;
+    let internal = if stays.first().is_some_and(|first| first.start == 0) { 0 } else { internal };
     // Empty lines to add, by the number of the message.
     let mut longer: HashMap<usize, usize> = HashMap::new();
     for _ in 0..MOST_WRITES {
         let mut new = create(old, place, draft)?;
-        let starts = fill(&mut new, old, begins, stays, &longer)?;
+        let starts = fill(&mut new, (old, internal), begins, stays, &longer)?;
         let wrong = misread(&new, format, stays, &starts)?;
         if wrong.is_empty() {
             new.sync_all()?;
@@ -181,15 +189,16 @@ fn create(old: &File, place: &Place, draft: &OsStr) -> io::Result<File> {
 /// Copies what stays; gives where each message begins.
 fn fill(
     new: &mut File,
-    old: &File,
+    (old, internal): (&File, u64),
     begins: &[u8],
     stays: &[Found],
     longer: &HashMap<usize, usize>,
 ) -> io::Result<Vec<u64>> {
     let mut buffer = vec![0; 256 * 1024];
+    copy(old, 0..internal, new, &mut buffer)?;
     new.write_all(begins)?;
     let (mut starts, mut at) = (Vec::with_capacity(stays.len()), 0);
-    let mut end = begins.len() as u64;
+    let mut end = internal + begins.len() as u64;
     for (number, found) in stays.iter().enumerate() {
         starts.push(at);
         copy(old, found.start..found.next, new, &mut buffer)?;

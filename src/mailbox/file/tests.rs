@@ -301,6 +301,26 @@ fn a_message_that_shared_the_delimiter_of_a_removed_one_gets_its_own() {
     }
 }
 
+/// c-client (UW imapd, Alpine) keeps UIDVALIDITY and keywords there.
+#[test]
+fn internal_data_before_the_first_message_outlive_it() {
+    let internal = "From MAILER-DAEMON Sun Nov 22 04:27:00 2026\nX-IMAP: 1795317577 0000000003 $Forwarded\n\
+        Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA\n\nThis text is part of the internal format.\n\n";
+    for removed in [&[0][..], &[1], &[0, 1], &[0, 1, 2], &[2]] {
+        let (_folder, path) = mailbox(&[1, 2, 3]);
+        let text = |numbers: &mut dyn Iterator<Item = usize>| numbers.map(message).collect::<String>();
+        std::fs::write(&path, format!("{internal}{}", text(&mut (1..4)))).unwrap();
+        let mut maildrop = open(&path);
+        assert_eq!(maildrop.count(), 3);
+        assert!(read(&maildrop, 0).unwrap().starts_with("Subject: 1\n"));
+        assert_eq!(maildrop.remove(removed).unwrap(), 0);
+        drop(maildrop);
+        let stays = text(&mut (1..4).filter(|number| !removed.contains(&(number - 1))));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{internal}{stays}"), "{removed:?}");
+        assert_eq!(open(&path).count(), 3 - removed.len());
+    }
+}
+
 /// Found by fuzzing: the length reached the end of the mailbox only when the message between was gone.
 #[test]
 fn a_length_that_comes_true_by_a_removal_swallows_no_message() {

@@ -13,6 +13,19 @@ use std::os::unix::fs::FileExt;
 /// Fields that come with a message and stay as they are. Mail readers change others, such as Status.
 const LASTING: [&[u8]; 8] =
     [b"return-path", b"received", b"date", b"from", b"to", b"subject", b"message-id", b"delivered-to"];
+/// What the first message of an mbox has if it is none, but where c-client (UW imapd, Alpine) keeps UIDVALIDITY and keywords.
+const SUBJECT_OF_INTERNAL: &[u8] = b"DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA";
+/// What mail has that came from somewhere: nobody's mail hides itself by the subject and a field.
+const OF_MAIL: [&[u8]; 3] = [b"return-path", b"received", b"delivered-to"];
+
+/// What tells whether a message is internal data.
+#[derive(Debug, Clone, Copy, Default)]
+struct Internal {
+    has_subject: bool,
+    has_field: bool,
+    is_mail: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Outside,
@@ -43,6 +56,8 @@ pub struct Scanner<'a> {
     lasts: bool,
     lines: u32,
     length: Option<u64>,
+    /// Only where it may be: in an mbox, at the begin of the file.
+    internal: Option<Internal>,
     /// The end that a Content-Length field gave and a separator proved.
     proven_end: Option<u64>,
     finder: memmem::Finder<'static>,
@@ -80,6 +95,7 @@ impl<'a> Scanner<'a> {
             lasts: false,
             lines: 0,
             length: None,
+            internal: None,
             proven_end: None,
             finder: memmem::Finder::new(needle),
         }
@@ -119,6 +135,8 @@ impl<'a> Scanner<'a> {
         }
         if let Some(last) = self.scan.messages.last_mut() {
             last.next = self.scan.size.max(last.end);
+        } else if self.scan.internal > 0 {
+            self.scan.internal = self.scan.size;
         }
         self.scan.is_open = self.open.is_some_and(|open| open + 1 < self.scan.messages.len());
         self.scan
@@ -135,7 +153,7 @@ impl<'a> Scanner<'a> {
             self.at_line_start = true;
             return Ok(line.len());
         }
-        let is_first = self.scan.messages.is_empty();
+        let is_first = self.scan.messages.is_empty() && self.scan.internal == 0;
         let behind = self.offset + line.len() as u64;
         let begins = if self.is_mmdf() {
             mmdf::is_delimiter(line)
@@ -160,7 +178,13 @@ impl<'a> Scanner<'a> {
             last.next = self.offset;
         }
         self.current = Found { start: self.offset, header, body: header, ..NOTHING };
+        self.internal = None;
         if self.scan.messages.is_empty() {
+            if self.scan.internal > 0 {
+                self.scan.internal = self.offset;
+            } else if self.first == 0 && !self.is_mmdf() {
+                self.internal = Some(Internal::default());
+            }
             // Whatever stands before the first message belongs to it.
             self.current.start = self.first;
         }
@@ -171,6 +195,12 @@ impl<'a> Scanner<'a> {
 
     /// The message ends; of what was counted the last octets are an empty line that belongs to the mailbox.
     fn end(&mut self, end: u64, blank: u64) {
+        if self.is_internal() {
+            self.scan.internal = end;
+            self.part = Part::Outside;
+            self.at_line_start = true;
+            return;
+        }
         let mut found = self.current;
         let blank = blank.min(self.count.octets);
         found.end = end - blank;
@@ -189,6 +219,10 @@ impl<'a> Scanner<'a> {
         self.part = Part::Outside;
         self.proven_end = None;
         self.at_line_start = true;
+    }
+
+    fn is_internal(&self) -> bool {
+        self.internal.is_some_and(|found| found.has_subject && found.has_field && !found.is_mail)
     }
 
     fn header(&mut self, line: &[u8]) -> io::Result<usize> {
@@ -243,8 +277,14 @@ impl<'a> Scanner<'a> {
         }
         let name = memchr(b':', line).and_then(|at| line.get(..at)).unwrap_or_default();
         self.lasts = LASTING.iter().any(|known| known.eq_ignore_ascii_case(name));
+        let value = || line.get(name.len() + 1..).unwrap_or_default().trim_ascii();
+        if let Some(found) = &mut self.internal {
+            found.has_subject |= name.eq_ignore_ascii_case(b"subject") && value() == SUBJECT_OF_INTERNAL;
+            found.has_field |= name.eq_ignore_ascii_case(b"x-imap");
+            found.is_mail |= OF_MAIL.iter().any(|known| known.eq_ignore_ascii_case(name));
+        }
         if name.eq_ignore_ascii_case(b"content-length") {
-            let value = line.get(name.len() + 1..).unwrap_or_default().trim_ascii();
+            let value = value();
             let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
             self.length = std::str::from_utf8(value).ok().filter(|_| is_number).and_then(|text| text.parse().ok());
         }
@@ -253,7 +293,7 @@ impl<'a> Scanner<'a> {
     /// Believes a Content-Length only if it leads to a line's end, and there to a separator or to the end of the file. In the
     /// middle of a line what its sender wrote would be taken for a separator, and be a message of its own.
     fn prove(&mut self) -> io::Result<()> {
-        let Some(length) = self.length.filter(|_| !self.is_mmdf()) else { return Ok(()) };
+        let Some(length) = self.length.filter(|_| !self.is_mmdf() && !self.is_internal()) else { return Ok(()) };
         let Some(end) = self.current.body.checked_add(length) else { return Ok(()) };
         let number = self.scan.messages.len();
         if end > self.scan.size {

@@ -119,6 +119,33 @@ fn a_lone_cr_behind_a_content_length_is_no_message() {
     assert_eq!(mbox(&format!("{FROM_BOB}Content-Length: 2\n\nx\n\r")).len(), 1);
 }
 
+const INTERNAL: &str = "From MAILER-DAEMON Sun Nov 22 04:27:00 2026\nDate: 22 Nov 2026 04:27:00 +0000\n\
+    Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA\nX-IMAP: 1795317577 0000000003\nStatus: RO\n\n\
+    This text is part of the internal format of your mail folder.\n\n";
+
+#[test]
+fn internal_data_of_c_client_are_no_message_where_they_stand_first_and_never_came_by_mail() {
+    let message = format!("{FROM_BOB}A: 1\n\none\n\n");
+    assert_eq!(mbox(INTERNAL), []);
+    assert_eq!(mbox(&format!("{INTERNAL}{message}")), owned(&[("A: 1\n\none\n", 13)]));
+    assert_eq!(mbox(&format!("\n{INTERNAL}{message}{message}")).len(), 2);
+    let lies = INTERNAL.replace("Status: RO", &format!("Content-Length: {}", 66 + message.len() - 4));
+    assert_eq!(mbox(&format!("{lies}{message}")).len(), 1, "a length there hides nothing");
+    let internal = |text: &str| scan(&file(text.as_bytes()), MailboxFormat::Mbox).unwrap().internal;
+    assert_eq!(internal(INTERNAL), INTERNAL.len() as u64);
+    assert_eq!(internal(&format!("{INTERNAL}\n{message}")), INTERNAL.len() as u64 + 1);
+    assert_eq!(internal(&message), 0);
+    assert_eq!(mbox(&format!("{message}{INTERNAL}")).len(), 2);
+    for (from, to) in [
+        ("X-IMAP:", "X-IMAPbase:"),
+        ("DON'T", "DO"),
+        ("Status: RO", "Received: from mx.example"),
+        ("Date:", "Return-Path: <eve@mx.example>\nDate:"),
+    ] {
+        assert_eq!(mbox(&format!("{}{message}", INTERNAL.replace(from, to))).len(), 2, "{to}");
+    }
+}
+
 #[test]
 fn mmdf_with_two_delimiters_or_one_between_messages_is_read() {
     let expected = owned(&[("A: 1\n\none\n", 13), ("A: 2\n\nFrom x\n", 16)]);
@@ -191,6 +218,7 @@ proptest! {
         parts in proptest::collection::vec(
             prop_oneof![
                 Just(FROM_BOB.to_owned()), Just(D.to_owned()), Just("\n".to_owned()), Just("\r\n".to_owned()),
+                Just(INTERNAL.to_owned()),
                 Just(">From x\n".to_owned()), (0..99_u32).prop_map(|length| format!("Content-Length: {length}\n\n")),
                 "[a-z: >\r\x01]{0,6}\n?",
             ],
@@ -200,5 +228,6 @@ proptest! {
     ) {
         let (format, begin) = if is_mmdf { (MailboxFormat::Mmdf, D) } else { (MailboxFormat::Mbox, FROM_BOB) };
         scanned(format, &format!("{begin}{}", parts.concat()));
+        scanned(MailboxFormat::Mbox, &format!("{INTERNAL}{}", parts.concat()));
     }
 }

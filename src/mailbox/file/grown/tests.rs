@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use std::io::Write as _;
 
 const FROM: &str = "From bob@mx.example Sun Nov 22 04:27:00 2026\n";
+const INTERNAL: &str = "From MAILER-DAEMON Sun Nov 22 04:27:00 2026\n\
+    Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA\nX-IMAP: 1 0\n\nx\n\n";
 const D: &str = "\x01\x01\x01\x01\n";
 
 fn file(text: &str) -> File {
@@ -43,8 +45,10 @@ proptest! {
         parts in parts(),
         cut in any::<prop::sample::Index>(),
         is_mmdf in any::<bool>(),
+        is_internal in any::<bool>(),
     ) {
         let (format, begin) = if is_mmdf { (Mmdf, D) } else { (Mbox, FROM) };
+        let begin = if is_internal && !is_mmdf { INTERNAL } else { begin };
         let text = format!("{begin}{}", parts.concat());
         let cut = cut.index(text.len() + 1);
         let Ok(old) = scan(&file(&text[..cut]), format) else { return Ok(()) };
