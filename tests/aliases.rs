@@ -331,6 +331,21 @@ fn an_alias_that_leads_through_one_of_a_whole_address_reaches_its_program() {
 }
 
 /// The file may be in the middle of an edit.
+/// A program in an included file does not run, but that of an alias which it names.
+#[test]
+fn an_included_file_that_names_an_alias_reaches_its_program() {
+    let scratch = Scratch::with("allow_mail_to_commands = alias\ndefault_privs = nobody");
+    let (program, out) = program(&scratch);
+    let members = scratch.path().join("members");
+    scratch.write("members", &format!("alice\ntickets\n|{program} 0 included\n"));
+    scratch.write("aliases", &format!("staff: :include:{}\ntickets: |{program} 0 own\n", members.display()));
+    enqueue(&scratch, "", "staff@mx.example");
+    let log = scratch.deliver();
+    let ran = fs::read_to_string(&out).unwrap_or_default();
+    assert!(ran.matches("args:").count() == 1 && ran.starts_with("args:0 own\nto:tickets@mx.example "), "{ran}{log}");
+    assert_eq!((counts(&scratch), scratch.queued().len()), ([1, 0, 0], 0), "{log}");
+}
+
 #[test]
 fn a_program_that_its_alias_names_no_more_is_waited_for() {
     let scratch = Scratch::new();

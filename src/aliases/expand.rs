@@ -1,7 +1,8 @@
 //! One alias, followed to its end: aliases in aliases, files of `:include:`, and the owner of a list.
 //!
 //! An alias is entered once, and so is a file, so that loops end; a name in an alias that it leads to means the user of that
-//! name. An alias with an owner of its own is not entered but stays an address: its mail has another sender.
+//! name. An alias with an owner of its own is not entered but stays an address: its mail has another sender. So does one with
+//! a program or file that is named in a file of `:include:`: what may be run stands under its own name.
 
 use super::{Aliases, Target, contents, parse};
 use crate::config::Config;
@@ -97,6 +98,15 @@ pub fn lists(config: &Config, address: &str, wanted: &Target) -> Lookup<()> {
     Lookup::No
 }
 
+/// One that only the alias file itself may name.
+fn is_program_or_file(target: &Target) -> bool {
+    match target {
+        Target::Program(_) => true,
+        Target::File(path) => path != "/dev/null",
+        Target::Address(_) | Target::Mailbox(_) | Target::Include(_) => false,
+    }
+}
+
 fn owner_of(aliases: &Aliases, name: &str) -> Result<Option<String>, Trouble> {
     let owner = format!("owner-{name}");
     match aliases.find(&owner) {
@@ -112,8 +122,8 @@ struct Walk<'a> {
     is_here: &'a dyn Fn(&[u8]) -> bool,
     /// The aliases that the way is in now, one in another.
     inside: HashSet<String>,
-    /// Those that were entered, and whether their programs and files counted.
-    entered: HashSet<(String, bool)>,
+    /// Those that were entered, or stayed addresses.
+    entered: HashSet<String>,
     files: HashSet<PathBuf>,
     seen: HashSet<Place>,
     found: Vec<Place>,
@@ -141,8 +151,9 @@ impl Walk<'_> {
             let more = match target {
                 Target::Address(text) => self.address(&text, own)?,
                 Target::Mailbox(user) => self.arrive(Place::Mailbox(user))?,
-                Target::Program(_) | Target::File(_) if own => self.arrive(Place::Own(target))?,
-                Target::File(path) if path == "/dev/null" => self.arrive(Place::Own(Target::File(path)))?,
+                Target::Program(_) | Target::File(_) if own || !is_program_or_file(&target) => {
+                    self.arrive(Place::Own(target))?
+                }
                 Target::Program(_) | Target::File(_) => {
                     log::warn!("event=alias-target-ignored reason=\"a program or file in a file of :include:\"");
                     Vec::new()
@@ -182,15 +193,15 @@ impl Walk<'_> {
             // Back where we were: the user of that name.
             Lookup::Yes((name, _)) if self.inside.contains(&name) => self.arrive(Place::User(local)),
             // By another way, which has led to all of it.
-            Lookup::Yes((name, _)) if [own, true].iter().any(|own| self.entered.contains(&(name.clone(), *own))) => {
-                Ok(Vec::new())
-            }
+            Lookup::Yes((name, _)) if self.entered.contains(&name) => Ok(Vec::new()),
             Lookup::Yes((name, targets)) => {
-                if owner_of(self.aliases, &local)?.is_some() {
+                self.entered.insert(name.clone());
+                // What a file of `:include:` leads to is served under no name but its own.
+                let has_own = !own && targets.iter().any(is_program_or_file);
+                if has_own || owner_of(self.aliases, &local)?.is_some() {
                     return self.arrive(Place::Address(address));
                 }
                 self.inside.insert(name.clone());
-                self.entered.insert((name.clone(), own));
                 let targets = targets.iter().map(|target| Step::To(target.clone(), own));
                 Ok(targets.chain([Step::OutOf(name)]).collect())
             }
@@ -313,7 +324,7 @@ mod tests {
         );
         std::fs::write(site.0.path().join("names"), "root\nroot\n").unwrap();
         assert_eq!(expanded(&site, "all").unwrap().0, ["alice@mx.example", "bob@mx.example", "|/bin/run"]);
-        assert_eq!(expanded(&site, "names").unwrap().0, ["bob@mx.example", "|/bin/run"]);
+        assert_eq!(expanded(&site, "names").unwrap().0, ["root@mx.example"]);
     }
 
     #[test]
@@ -347,6 +358,24 @@ mod tests {
             std::fs::write(site.0.path().join("members"), text).unwrap();
             assert!(matches!(expanded(&site, "list"), Err(Trouble::Later(_))), "{text}");
         }
+    }
+
+    #[test]
+    fn an_alias_that_an_included_file_names_keeps_its_program() {
+        let site = site(
+            "staff: :include:DIR/staff\ntickets: |/bin/own\nkeep: /var/mail/keep\nnull: /dev/null\nhelp: tickets, bob\n\
+             both: tickets, :include:DIR/staff\n",
+        );
+        std::fs::write(site.0.path().join("staff"), "alice\nTickets, tickets\nhelp\nkeep\nnull\n").unwrap();
+        let by_itself = ["Tickets@mx.example", "bob@mx.example", "keep@mx.example", "File(\"/dev/null\")"];
+        let (targets, _) = expanded(&site, "staff").unwrap();
+        assert_eq!(targets, [&["alice@mx.example"][..], &by_itself].concat());
+        // By its own name it gets there, and where it is named both ways it does so once.
+        assert_eq!(expanded(&site, "tickets").unwrap().0, ["|/bin/own"]);
+        assert_eq!(
+            expanded(&site, "both").unwrap().0,
+            [&["|/bin/own", "alice@mx.example"][..], &by_itself[1..]].concat()
+        );
     }
 
     /// A member of the list may have written the file.
