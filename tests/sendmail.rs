@@ -341,6 +341,28 @@ fn qmail_queue_tells_what_is_refused_for_good_wrong_and_not_there_by_its_status(
     assert_eq!(scratch.queued().len(), 1);
 }
 
+/// Cron keeps nothing: what may go anywhere is taken though nobody can say by which way it leaves.
+#[test]
+fn a_wrong_channels_file_loses_nothing_that_is_handed_in_on_this_machine() {
+    let scratch = Scratch::new();
+    scratch.write("channels", "local nonsense\n");
+    for (name, arguments) in [("sendmail", &["bob"][..]), ("submit", &["bob"])] {
+        let output = feed(&mut named(&scratch, name, arguments), b"Subject: x\n\nbody\n");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+    assert_eq!(scratch.queued().len(), 2);
+    // A client of SMTP is told before it says anything, and keeps its mail.
+    assert_eq!(sendmail(&scratch, &["-bs"], "EHLO here\r\nQUIT\r\n").status.code(), Some(78));
+    if common::needs::root() {
+        let folder = drop_folder(&scratch);
+        let output = feed(&mut as_user(named(&scratch, "sendmail", &["bob"])), b"Subject: x\n\nbody\n");
+        assert_eq!((output.status.code(), files(&folder).len()), (Some(0), 1), "{output:?}");
+    }
+    fs::remove_file(scratch.path().join("channels")).unwrap();
+    let log = scratch.deliver();
+    assert_eq!(scratch.mail("bob").len(), if common::needs::root() { 3 } else { 2 }, "{log}");
+}
+
 /// The drop folder, as the administrator makes it.
 fn drop_folder(scratch: &Scratch) -> std::path::PathBuf {
     let folder = scratch.path().join("drop");

@@ -226,7 +226,11 @@ pub fn qmail_queue() -> u8 {
             return if matches!(error, Error::Config(_)) { 55 } else { 81 };
         }
     };
-    let way = Way::find(&config, &common);
+    // Whoever runs this keeps the message and comes again, so it hears of a typo that would hold the message up here.
+    let way = Way::find(&config, &common).and_then(|way| match way {
+        Way::Queue(_) => Ok(Channels::load(&config).map(|_| way)?),
+        Way::Drop(_) => Ok(way),
+    });
     let Ok(envelope) = io::stdout().as_fd().try_clone_to_owned() else { return qmail_queue::Refused::Read as u8 };
     let mut envelope = BufReader::new(File::from(envelope));
     match qmail_queue::submit(&config, way, &mut io::stdin().lock(), &mut envelope) {

@@ -4,7 +4,7 @@
 //! servers use submit. [`serve`] reads requests off a socket and hands them to one.
 
 use super::frames::{FrameReader, LONGEST_CONTENT, Reply, Request};
-use super::{BEFORE_QUEUE, Introduction, Outcome, Refusal, Submit, Verdict, before_queue, verify, wake};
+use super::{BEFORE_QUEUE, Introduction, Outcome, Policy, Refusal, Submit, Verdict, before_queue, verify, wake};
 use crate::channel::Channels;
 use crate::cli::Common;
 use crate::clock;
@@ -24,6 +24,7 @@ use crate::sys;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::geteuid;
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -44,7 +45,9 @@ const LEAST_ENVELOPE: u64 = 1 << 20;
 pub struct Receiver<'a> {
     config: &'a Config,
     common: &'a Common,
-    channels: Arc<Channels>,
+    /// Read when they are first needed, or before for servers: a typo there must not lose what cron hands in, which may go
+    /// anywhere.
+    channels: OnceCell<Arc<Channels>>,
     queue: Arc<Queue>,
     introduction: Option<Introduction>,
     /// Belong to the introduction.
@@ -127,12 +130,11 @@ impl<'a> Receiver<'a> {
     }
 
     fn at(config: &'a Config, common: &'a Common, premises: &mut Premises) -> Result<Receiver<'a>, Error> {
-        let (queue, channels) = (premises.queue(config)?, premises.channels(config)?);
         Ok(Receiver {
             config,
             common,
-            channels,
-            queue,
+            channels: OnceCell::new(),
+            queue: premises.queue(config)?,
             introduction: None,
             attributes: Vec::new(),
             is_filtered: false,
@@ -146,7 +148,9 @@ impl<'a> Receiver<'a> {
 
     /// One for servers.
     fn serving(config: &'a Config, common: &'a Common, premises: &mut Premises) -> Result<Receiver<'a>, Error> {
-        Ok(Receiver { is_served: true, ..Receiver::at(config, common, premises)? })
+        let receiver = Receiver::at(config, common, premises)?;
+        let channels = OnceCell::from(premises.channels(config)?);
+        Ok(Receiver { is_served: true, channels, ..receiver })
     }
 
     /// What the next one has to know.
@@ -196,7 +200,17 @@ impl<'a> Receiver<'a> {
 
     fn judge(&self, address: &Address) -> Result<Verdict, Error> {
         let introduction = self.introduction()?;
-        Ok(verify::judge(self.config, &self.channels, &introduction.channel, introduction.policy, address))
+        let judge = |channels: &Channels| {
+            verify::judge(self.config, channels, &introduction.channel, introduction.policy, address)
+        };
+        match (introduction.policy, self.channels.get()) {
+            (Policy::Anywhere, _) => Ok(judge(&Channels(Vec::new()))),
+            (Policy::Channels | Policy::Unlisted, Some(channels)) => Ok(judge(channels)),
+            (Policy::Channels | Policy::Unlisted, None) => {
+                let channels = Arc::new(Channels::load(self.config)?);
+                Ok(judge(self.channels.get_or_init(|| channels)))
+            }
+        }
     }
 
     /// Does something with the draft, which it begins if need be. Trouble ends the draft and is kept for the end; only

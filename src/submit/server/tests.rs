@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::message::trace::{Client, Protocol};
-use crate::submit::Policy;
 
 struct Site {
     folder: tempfile::TempDir,
