@@ -232,6 +232,20 @@ fn a_forward_file_sends_on_keeps_a_copy_and_never_circles() {
     assert!(scratch.queued().is_empty());
 }
 
+/// Who wrote it cannot read the log, and may have meant the mailbox by that line.
+#[test]
+fn a_line_passed_over_in_a_forward_file_leaves_a_copy_in_the_mailbox() {
+    let scratch = Scratch::new();
+    let long = format!("{}@x.example", "x".repeat(700));
+    let wrong = ["\"|/usr/bin/spamc | /usr/bin/procmail\"", ":include:/etc/staff", "bob (Bob", &long];
+    for (number, line) in (1..).zip(wrong) {
+        forward(&scratch, "bob", &format!("carol@mx.example\n{line}\n"));
+        enqueue(&scratch, "", "bob@mx.example");
+        let log = scratch.deliver();
+        assert_eq!((counts(&scratch), scratch.queued().len()), ([0, number, number], 0), "{line:.60} {log}");
+    }
+}
+
 #[test]
 fn a_forward_file_with_too_many_targets_leaves_nobody_out() {
     let scratch = Scratch::new();

@@ -33,9 +33,18 @@ pub fn read(user: &User, extension: &str) -> io::Result<Vec<u8>> {
     Ok(octets)
 }
 
+/// What the lines of one say.
+#[derive(Debug)]
+pub struct Said {
+    /// The targets of those that can be read.
+    pub targets: Vec<Target>,
+    /// There are others: nobody knows whom they mean, so the user keeps a copy.
+    pub is_in_part: bool,
+}
+
 /// The targets in that of a user. A line that is wrong is passed over.
-pub fn targets(user: &str, octets: &[u8]) -> Vec<Target> {
-    let mut found = Vec::new();
+pub fn targets(user: &str, octets: &[u8]) -> Said {
+    let (mut found, mut is_in_part) = (Vec::new(), false);
     for line in octets.split(|octet| *octet == b'\n') {
         let text = String::from_utf8_lossy(line);
         let text = text.trim();
@@ -44,10 +53,13 @@ pub fn targets(user: &str, octets: &[u8]) -> Vec<Target> {
         }
         match aliases::targets(text) {
             Ok(targets) => found.extend(targets),
-            Err(problem) => log::warn!("user={user} event=forward-line-ignored reason=\"{problem}\""),
+            Err(problem) => {
+                is_in_part = true;
+                log::warn!("user={user} event=forward-line-ignored reason=\"{problem}\"");
+            }
         }
     }
-    found
+    Said { targets: found, is_in_part }
 }
 
 fn open(user: &User, extension: &str) -> io::Result<Option<File>> {
@@ -140,7 +152,9 @@ mod tests {
     #[test]
     fn wrong_lines_are_passed_over() {
         let found = targets("bob", b"# me\nalice, \\bob\n\"\n|/bin/x y\n\n:include:rel\n");
-        let texts: Vec<String> = found.iter().map(super::super::task::as_text).collect();
+        let texts: Vec<String> = found.targets.iter().map(super::super::task::as_text).collect();
         assert_eq!(texts, ["alice", "\\bob", "|/bin/x y"]);
+        assert!(found.is_in_part);
+        assert!(!targets("bob", b"# \"\nalice\n\n").is_in_part);
     }
 }

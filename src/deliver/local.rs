@@ -7,13 +7,13 @@ use super::Outcome;
 use super::appended::{Appended, no_such_user};
 use super::copy::{Content, Copy, public_address};
 use super::expand::{self, Route};
-use super::forward;
+use super::forward::{self, Said};
 use super::helper::Helper;
 use super::settings::Settings;
 use super::task::{self, Act, Task};
 use crate::aliases::{self, Place, Target, Trouble};
-use crate::config::Config;
 use crate::config::value::{MailSource, MailboxFormat, MailboxSpec};
+use crate::config::{Config, shown};
 use crate::logging::clean;
 use crate::lookup::Lookup;
 use crate::mailbox;
@@ -160,12 +160,12 @@ impl Delivery<'_, '_> {
             Ok(text) => text,
             Err(appended) => return appended.outcome(),
         };
-        let targets = forward::targets(&user.name, &text);
-        if targets.len() > forward::MOST {
+        let said = forward::targets(&user.name, &text);
+        if said.targets.len() > forward::MOST {
             log::warn!("user={}: ~/.forward has more than {} targets", user.name, forward::MOST);
             return Appended::ForwardUnreadable.outcome();
         }
-        let places = match self.places(user, extension, &text, targets) {
+        let places = match self.places(user, extension, &text, said) {
             Ok(places) => places,
             Err(why) => return self.cannot_tell(&why),
         };
@@ -176,39 +176,44 @@ impl Delivery<'_, '_> {
         expand::send_on(&self.settings.config, self.copy, &route, &places, None)
     }
 
-    /// Where the targets of a `~/.forward` lead, each once; an address of the user's own means the mailbox.
-    fn places(
-        &mut self,
-        user: &User,
-        extension: &str,
-        text: &[u8],
-        targets: Vec<Target>,
-    ) -> Result<Vec<Place>, String> {
+    /// Where the targets of a `~/.forward` lead, each once; an address of the user's own means the mailbox. So does whatever
+    /// is passed over: its warning is nothing that the user can read, and the copy is better in one place too many.
+    fn places(&mut self, user: &User, extension: &str, text: &[u8], said: Said) -> Result<Vec<Place>, String> {
         let own = self.copy.address;
         let domain = String::from_utf8_lossy(own.domain().unwrap_or_default()).into_owned();
         let mut places = Vec::new();
-        for target in targets {
+        let mailbox = || Place::Mailbox(user.name.clone());
+        for target in said.targets {
             let place = match target {
                 Target::Address(word) => {
                     let completed = |address: Address| address.completed(&domain);
-                    let Ok(address) = Address::from_internal(word.as_bytes()).and_then(completed) else { continue };
                     // An alias that leads to the user has marked the name, and is behind us.
                     let own = own.as_bytes();
-                    let is_own = address.as_bytes().eq_ignore_ascii_case(own.strip_prefix(b"~").unwrap_or(own))
-                        || (word.eq_ignore_ascii_case(&user.name) && !word.contains('@'))
-                        || self.is_of(user, extension, text, &address)?;
-                    if is_own { Place::Mailbox(user.name.clone()) } else { Place::Address(address) }
+                    let own = own.strip_prefix(b"~").unwrap_or(own);
+                    match Address::from_internal(word.as_bytes()).and_then(completed) {
+                        Ok(address) if address.as_bytes().eq_ignore_ascii_case(own) => mailbox(),
+                        Ok(_) if word.eq_ignore_ascii_case(&user.name) && !word.contains('@') => mailbox(),
+                        Ok(address) if self.is_of(user, extension, text, &address)? => mailbox(),
+                        Ok(address) => Place::Address(address),
+                        Err(_) => {
+                            log::warn!("user={}: {} in ~/.forward is no address", user.name, shown(&word));
+                            mailbox()
+                        }
+                    }
                 }
                 Target::Mailbox(name) => Place::Mailbox(name),
                 Target::Program(_) | Target::File(_) => Place::Own(target),
                 Target::Include(_) => {
                     log::warn!("user={}: :include: is not followed in ~/.forward", user.name);
-                    continue;
+                    mailbox()
                 }
             };
             if !places.contains(&place) {
                 places.push(place);
             }
+        }
+        if said.is_in_part && !places.contains(&mailbox()) {
+            places.push(mailbox());
         }
         Ok(places)
     }

@@ -103,7 +103,7 @@ pub fn perform(config: &Config, task: &Task, user: &User, content: &mut dyn Read
         // That needs somewhere to put it.
         Act::ReadForward(_) => Appended::Broken,
         Act::ForwardTarget(extension, target) => match forward::read(user, extension) {
-            Ok(text) if forward::targets(&user.name, &text).iter().any(|known| as_text(known) == *target) => {
+            Ok(text) if forward::targets(&user.name, &text).targets.iter().any(|known| as_text(known) == *target) => {
                 serve(config, task, target, user, content)
             }
             Ok(_) => Appended::NotListed,
