@@ -83,8 +83,10 @@ fn open_one(user: &User, path: &PathBuf) -> io::Result<Option<File>> {
         log::warn!("user={} file={}: {why}; it is ignored", user.name, path.display());
         Ok(None)
     };
+    // A name longer than any file's is a sender's doing, by a long extension.
+    let is_none = |kind| matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename);
     let named = match path.symlink_metadata() {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if is_none(error.kind()) => return Ok(None),
         named => named?,
     };
     if !is_theirs(named.uid()) {
@@ -125,7 +127,10 @@ mod tests {
         assert!(!is_there(&user, "").unwrap());
         std::fs::write(home.path().join(".forward"), "a\n").unwrap();
         std::fs::write(home.path().join(".forward+x"), "b\n").unwrap();
-        for (extension, text) in [("", b"a\n"), ("x", b"b\n"), ("y", b"a\n"), ("../x", b"a\n")] {
+        let (longest, longer) = ("z".repeat(246), "z".repeat(247));
+        std::fs::write(home.path().join(format!(".forward+{longest}")), "b\n").unwrap();
+        let others = [("", b"a\n"), ("x", b"b\n"), ("y", b"a\n"), ("../x", b"a\n")];
+        for (extension, text) in others.into_iter().chain([(longest.as_str(), b"b\n"), (&longer, b"a\n")]) {
             assert_eq!(read(&user, extension).unwrap(), text, "{extension}");
         }
     }
