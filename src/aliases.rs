@@ -18,7 +18,7 @@ mod expand;
 mod parse;
 
 pub use expand::{Expansion, Place, Trouble, expand, lists};
-pub use parse::{Entry, Fault, defers_failures, split_command, targets};
+pub use parse::{Entry, Fault, defers_failures, lines, split_command};
 
 use crate::config::Config;
 use crate::kept::{self, Kept, Stamp};

@@ -6,7 +6,6 @@
 
 use super::{Aliases, Target, contents, parse};
 use crate::config::Config;
-use crate::config::main_cf::without_mark;
 use crate::kept;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
@@ -225,16 +224,9 @@ fn included(path: &Path) -> Result<Vec<Target>, Trouble> {
     let octets = kept::unless_just_emptied(path).and_then(|()| contents(path));
     let octets = octets.map_err(|error| Trouble::Later(format!("{}: {error}", path.display())))?;
     let mut found = Vec::new();
-    for (number, line) in without_mark(&octets).split(|octet| *octet == b'\n').enumerate() {
-        let text = String::from_utf8_lossy(line);
-        let text = text.trim();
-        if text.is_empty() || text.starts_with('#') {
-            continue;
-        }
-        match parse::targets(text) {
-            Ok(targets) => found.extend(targets),
-            Err(problem) => return Err(Trouble::Later(format!("{}:{}: {problem}", path.display(), number + 1))),
-        }
+    for (number, targets) in parse::lines(&octets) {
+        let targets = targets.map_err(|problem| Trouble::Later(format!("{}:{number}: {problem}", path.display())))?;
+        found.extend(targets);
     }
     Ok(found)
 }
@@ -354,9 +346,9 @@ mod tests {
         std::fs::write(site.0.path().join("members"), "\u{feff}# people\nalice\n").unwrap();
         assert_eq!(expanded(&site, "list").unwrap().0, ["alice@mx.example", "|/bin/own"]);
         // Whom these would miss, nobody knows.
-        for text in ["", "alice\nbob (Bob\n"] {
+        for text in [&b""[..], b"alice\nbob (Bob\n", b"alice\nj\xf6rg@x.example\n"] {
             std::fs::write(site.0.path().join("members"), text).unwrap();
-            assert!(matches!(expanded(&site, "list"), Err(Trouble::Later(_))), "{text}");
+            assert!(matches!(expanded(&site, "list"), Err(Trouble::Later(_))), "{text:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 use super::Target;
 use crate::config::main_cf::without_mark;
 use crate::config::shown;
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 /// Longest logical line, in octets.
@@ -109,8 +110,29 @@ fn name(text: &str) -> Result<(String, &str), String> {
     if fits { Ok((name.to_owned(), rest)) } else { Err(expected()) }
 }
 
+/// The lines that list targets in a file of `:include:` or a `~/.forward`, with their numbers, from 1.
+pub fn lines(octets: &[u8]) -> impl Iterator<Item = (usize, Result<Vec<Target>, String>)> {
+    let lines = (1..).zip(without_mark(octets).split(|octet| *octet == b'\n'));
+    let lines = lines.map(|(number, line)| (number, line.trim_ascii()));
+    lines.filter(|(_, line)| !matches!(line.first(), None | Some(b'#'))).map(|(number, line)| (number, of_line(line)))
+}
+
+/// In a name or comment beside an address any octets will do, for they go nowhere.
+fn of_line(line: &[u8]) -> Result<Vec<Target>, String> {
+    let text = String::from_utf8_lossy(line);
+    let is_utf8 = matches!(text, Cow::Borrowed(_));
+    let is_whole = |target: &Target| match target {
+        Target::Address(text) | Target::Mailbox(text) | Target::Program(text) | Target::File(text) => {
+            !text.contains(char::REPLACEMENT_CHARACTER)
+        }
+        Target::Include(path) => !path.to_string_lossy().contains(char::REPLACEMENT_CHARACTER),
+    };
+    let found = targets(text.trim())?;
+    if is_utf8 || found.iter().all(is_whole) { Ok(found) } else { Err("expected UTF-8".to_owned()) }
+}
+
 /// A list of targets, separated by commas; the error is what was expected. A `#` is a letter like any other here.
-pub fn targets(text: &str) -> Result<Vec<Target>, String> {
+fn targets(text: &str) -> Result<Vec<Target>, String> {
     let mut found = Vec::new();
     for word in words(text)? {
         found.push(target(&word)?);
@@ -320,6 +342,23 @@ mod tests {
         let lines: Vec<Option<usize>> =
             found.iter().map(|entry| entry.as_ref().err().map(|fault| fault.line)).collect();
         assert_eq!(lines, [None, Some(2), Some(3), Some(4), Some(5), None]);
+    }
+
+    #[test]
+    fn lines_skip_a_mark_and_take_latin_1_where_it_goes_nowhere() {
+        let text =
+            b"\xef\xbb\xbf# J\xf6rg\nalice\r\n\xc2\xa0\n \"J\xf6rg\" <bob>\nj\xf6rg\n|/bin/x \xf6\nj\xc3\xb6rg\n";
+        let user = |name: &str| Ok(vec![Target::Address(name.to_owned())]);
+        let wrong = || Err("expected UTF-8".to_owned());
+        let expected = [
+            (2, user("alice")),
+            (3, Ok(Vec::new())),
+            (4, user("bob")),
+            (5, wrong()),
+            (6, wrong()),
+            (7, user("j\u{f6}rg")),
+        ];
+        assert_eq!(lines(text).collect::<Vec<_>>(), expected);
     }
 
     #[test]

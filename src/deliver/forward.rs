@@ -45,13 +45,8 @@ pub struct Said {
 /// The targets in that of a user. A line that is wrong is passed over.
 pub fn targets(user: &str, octets: &[u8]) -> Said {
     let (mut found, mut is_in_part) = (Vec::new(), false);
-    for line in octets.split(|octet| *octet == b'\n') {
-        let text = String::from_utf8_lossy(line);
-        let text = text.trim();
-        if text.is_empty() || text.starts_with('#') {
-            continue;
-        }
-        match aliases::targets(text) {
+    for (_, targets) in aliases::lines(octets) {
+        match targets {
             Ok(targets) => found.extend(targets),
             Err(problem) => {
                 is_in_part = true;
@@ -161,5 +156,8 @@ mod tests {
         assert_eq!(texts, ["alice", "\\bob", "|/bin/x y"]);
         assert!(found.is_in_part);
         assert!(!targets("bob", b"# \"\nalice\n\n").is_in_part);
+        let marked = targets("bob", b"\xef\xbb\xbfalice@x.example\nj\xf6rg@x.example\n");
+        assert_eq!(marked.targets, [Target::Address("alice@x.example".to_owned())]);
+        assert!(marked.is_in_part);
     }
 }
