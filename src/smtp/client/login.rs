@@ -16,24 +16,38 @@ pub struct Login {
 }
 
 impl<W: Wire> Session<W> {
-    /// Shows who we are by the strongest mechanism that both know. `hidden`: TLS or the machine itself hides the
-    /// connection, so that a plain password may be sent.
+    /// Shows who we are by the strongest mechanism that both know, and by the next one where that is refused: a server may
+    /// offer CRAM-MD5 and have no password it could check it with. `hidden`: TLS or the machine itself hides the connection,
+    /// so that a plain password may be sent.
     pub fn log_in(&mut self, login: &Login, hidden: bool) -> Result<(), Trouble> {
-        let usable = |mechanism: &&Mechanism| match mechanism {
+        let usable = |mechanism: &Mechanism| match mechanism {
             Mechanism::ScramSha256 => false,
             Mechanism::CramMd5 => true,
             Mechanism::Plain | Mechanism::Login => hidden,
         };
-        let Some(mechanism) = self.offers.mechanisms.iter().find(usable).copied() else {
-            return Err(Trouble::Cannot("4.7.0 the next hop offers no way to log in that would be safe"));
-        };
-        let said = self.exchange(mechanism, login)?;
-        if said.code == 334 {
-            // RFC 4954 section 4: who does not go on says so, or QUIT would be taken for the response.
-            // What went wrong was said before.
-            let _ = self.command(Stage::Auth, "*");
+        let mechanisms: Vec<Mechanism> = self.offers.mechanisms.iter().copied().filter(usable).collect();
+        let mut refusal = Trouble::Cannot("4.7.0 the next hop offers no way to log in that would be safe");
+        for mechanism in mechanisms {
+            let said = match self.exchange(mechanism, login) {
+                Ok(said) if said.code == 235 => return Ok(()),
+                Ok(said) => said,
+                // A server that closes behind a refusal has said why before.
+                Err(_) if matches!(refusal, Trouble::Said(..)) => break,
+                Err(lost) => return Err(lost),
+            };
+            if said.code == 334 {
+                // RFC 4954 section 4: who does not go on says so, or QUIT would be taken for the response.
+                // What went wrong was said before.
+                let _ = self.command(Stage::Auth, "*");
+            }
+            // RFC 4954 section 6: not this mechanism, a stronger one, or not with what was shown.
+            let goes_on = matches!(said.code, 504 | 534 | 535);
+            refusal = Trouble::Said(said, Stage::Auth);
+            if !goes_on {
+                break;
+            }
         }
-        if said.code == 235 { Ok(()) } else { Err(Trouble::Said(said, Stage::Auth)) }
+        Err(refusal)
     }
 
     fn exchange(&mut self, mechanism: Mechanism, login: &Login) -> Verdict {

@@ -421,3 +421,33 @@ fn logging_in_takes_the_strongest_mechanism_and_shows_no_password_in_the_clear()
     odd.quit();
     assert!(odd.wire.seen.ends_with("AUTH CRAM-MD5\r\n*\r\nQUIT\r\n"), "{}", odd.wire.seen);
 }
+
+#[test]
+fn a_mechanism_that_the_server_only_offers_is_followed_by_the_next() {
+    const OFFERS: &str = "250-mx\r\n250 AUTH CRAM-MD5 PLAIN LOGIN";
+    let login = login::Login { user: "tim".into(), password: crate::wire::secret::Secret(b"x".to_vec()) };
+    let words = |session: &Session<Fake>| session.wire.seen.matches("AUTH ").count();
+    let refusals = ["504 5.5.4 what", "534 5.7.9 too weak", "535 5.7.8 no"];
+    for refusal in refusals {
+        let mut session = session(OFFERS, &[("AUTH", refusal), ("AUTH", "235 ok")]);
+        assert_eq!(session.log_in(&login, true), Ok(()), "{refusal}");
+        assert!(session.wire.seen.ends_with("AUTH CRAM-MD5\r\nAUTH PLAIN AHRpbQB4\r\n"), "{}", session.wire.seen);
+        // No password where others read along.
+        let mut session = self::session(OFFERS, &[("AUTH", refusal), ("AUTH", "235 ok")]);
+        assert!(session.log_in(&login, false).is_err() && words(&session) == 1, "{}", session.wire.seen);
+    }
+    let answers = refusals.map(|refusal| ("AUTH", refusal));
+    let mut refused = session(OFFERS, &answers);
+    assert_eq!(refused.log_in(&login, true).unwrap_err().report("mx"), "4.7.8 mx said: 535 5.7.8 no (to AUTH)");
+    assert_eq!(words(&refused), 3);
+    for (answers, told) in [
+        (&[("AUTH", "454 4.7.0 later")][..], "4.7.0 mx said: 454 4.7.0 later (to AUTH)"),
+        (&[("AUTH", "421 4.3.2 bye")], "4.3.2 mx said: 421 4.3.2 bye (to AUTH)"),
+        (&[("AUTH", "535 5.7.8 no"), ("AUTH", "silence")], "4.7.8 mx said: 535 5.7.8 no (to AUTH)"),
+        (&[("AUTH", "silence")], "4.4.2 mx took too long at AUTH"),
+    ] {
+        let mut session = session(OFFERS, answers);
+        assert_eq!(session.log_in(&login, true).unwrap_err().report("mx"), told);
+        assert_eq!(words(&session), answers.len());
+    }
+}
