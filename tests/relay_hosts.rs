@@ -272,3 +272,53 @@ fn a_domain_that_moves_away_takes_no_mail_of_others_with_it() {
     let at = |hop: &Hop, domain: &str| hop.taken().iter().filter(|taken| taken.rcpts[0].contains(domain)).count();
     assert_eq!((at(&hop, "@a.") + at(&elsewhere, "@a."), at(&hop, "@b."), at(&elsewhere, "@b.")), (6, 3, 0), "{log}");
 }
+
+/// One of several may not have what a message needs, and a greylister answers EHLO with a bare line.
+#[test]
+fn each_host_of_a_domain_is_asked_for_what_a_message_needs() {
+    const TWO: common::names::Table = &[
+        ("two.example", "MX", "10 bare.example"),
+        ("two.example", "MX", "20 other.example"),
+        ("bare.example", "A", "127.0.0.2"),
+        ("other.example", "A", "127.0.0.1"),
+    ];
+    const EIGHT: &str = "Subject: x\n\ngr\u{fc}n\n";
+    let later = || Some(Act::Say("451 4.7.1 greylisted"));
+    for (other, other_rcpt, bare_rcpt, expected) in [
+        // The other one has it.
+        (Some("250-hop\r\n250 8BITMIME"), None, None, "status=relayed"),
+        // Neither has.
+        (Some("250 hop"), None, None, "status=failed reason=\"5.6.3 "),
+        // The other one is not there.
+        (None, None, None, "status=deferred reason=\"4.6.3 "),
+        // One of them, or both, put it off.
+        (Some("250 hop"), later(), later(), "status=deferred reason=\"4.7.1 "),
+        (Some("250 hop"), None, later(), "status=deferred reason=\"4.6.3 "),
+        (Some("250 hop"), later(), None, "status=deferred reason=\"4.7.1 "),
+        (None, None, Some(Act::Say("550 5.1.1 no")), "status=failed reason=\"5.1.1 "),
+    ] {
+        let names = Names::start(TWO);
+        let bare = Hop::on(TcpListener::bind("127.0.0.2:0").expect("a port"), move |word, _, _| match word {
+            "EHLO" => Some(Act::Say("250 hop")),
+            "RCPT" => bare_rcpt.clone(),
+            _ => None,
+        });
+        let port = bare.address.port();
+        let other = other.map(|offers| {
+            Hop::on(TcpListener::bind(("127.0.0.1", port)).expect("the same port"), move |word, _, _| match word {
+                "EHLO" => Some(Act::Say(offers)),
+                "RCPT" => other_rcpt.clone(),
+                _ => None,
+            })
+        });
+        let more = format!("name_servers = {}\nsmtp_tcp_port = {port}\nsmtp_mx_session_limit = 2", names.address);
+        let scratch = site("smtp:", &more);
+        scratch.enqueue_with(("alice@mx.example", "BODY=8BITMIME"), &[("bob@two.example", "")], EIGHT.as_bytes());
+        let log = scratch.deliver();
+        let (status, reason) = expected.split_once(' ').unwrap_or((expected, ""));
+        let line = log.lines().find(|line| line.contains(&format!("to=<bob@two.example> {status} ")));
+        assert!(line.is_some_and(|line| line.contains(reason)), "{expected}: {log}");
+        let taken = other.map_or(0, |other| other.taken().len());
+        assert_eq!((bare.taken().len(), taken), (0, usize::from(expected == "status=relayed")), "{log}");
+    }
+}

@@ -16,7 +16,7 @@ use crate::config::value::TlsLevel;
 use crate::net::dns::Resolver;
 use crate::net::tls::Failure;
 use crate::smtp::client::login::Login;
-use crate::smtp::client::{Envelope, Lost, NO_PROMISE, Protocol, Requiretls, Session, Stage, To, Trouble, Verdict};
+use crate::smtp::client::{Envelope, LACKING, Lost, Protocol, Requiretls, Session, Stage, To, Trouble, Verdict};
 use std::time::Instant;
 
 /// The client, with a connection that may be of use again.
@@ -163,8 +163,9 @@ impl Client {
                 Ok(open) => {
                     carried.site = Site::Answers;
                     rest = self.transact(open, job, facts, rest, &mut carried);
-                    // Who has not been given the message was only asked for the promise.
-                    if rest.iter().any(|number| carried.outcomes.get(*number).is_some_and(is_unpromised)) {
+                    // Who has not been given the message was only asked for what it needs. A host that has put somebody off
+                    // may have it next time.
+                    if rest.iter().all(|number| carried.outcomes.get(*number).is_some_and(is_lack)) {
                         unwilling.push(&hop.name);
                     } else {
                         sessions += 1;
@@ -187,11 +188,11 @@ impl Client {
                 }
             }
         }
-        // One of those that are asked, and was not to be had, may promise it next time. Who is never asked keeps no mail
+        // One of those that are asked, and was not to be had, may have it next time. Who is never asked keeps no mail
         // waiting.
         if all_hops.iter().take(limit).any(|hop| !unwilling.contains(&&hop.name)) {
             for number in rest {
-                carried.outcomes.get_mut(number).map(put_off_unpromised);
+                carried.outcomes.get_mut(number).map(put_off_lack);
             }
         }
         carried
@@ -402,8 +403,9 @@ fn is_before_tls(trouble: &Trouble) -> bool {
 
 /// No other host is to be asked: the answer is for good, or the message may have been taken.
 fn is_final(trouble: &Trouble) -> bool {
-    // RFC 8689 section 4.2.1: each host of the domain is asked for the promise.
-    let is_for_good = trouble.is_never() && *trouble != Trouble::Cannot(NO_PROMISE);
+    // RFC 8689 section 4.2.1: each host of the domain is asked for the promise. So it is for what else a host may offer.
+    let is_lack = matches!(trouble, Trouble::Cannot(why) if LACKING.contains(why));
+    let is_for_good = trouble.is_never() && !is_lack;
     is_for_good || matches!(trouble, Trouble::Lost(_, Stage::End) | Trouble::Said(_, Stage::End))
 }
 
@@ -412,14 +414,15 @@ fn is_answer(trouble: &Trouble) -> bool {
     matches!(trouble, Trouble::Said(answer, Stage::Rcpt | Stage::Data) if answer.code != 421)
 }
 
-/// The host does not promise what REQUIRETLS wants.
-fn is_unpromised(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Failed(report) if report.starts_with(NO_PROMISE))
+/// The host does not offer what the message needs.
+fn is_lack(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Failed(report) if LACKING.iter().any(|lack| report.starts_with(lack)))
 }
 
-fn put_off_unpromised(outcome: &mut Outcome) {
-    if let Outcome::Failed(report) = outcome
-        && let Some(rest) = report.strip_prefix('5').filter(|_| report.starts_with(NO_PROMISE))
+fn put_off_lack(outcome: &mut Outcome) {
+    if is_lack(outcome)
+        && let Outcome::Failed(report) = outcome
+        && let Some(rest) = report.strip_prefix('5')
     {
         *outcome = Outcome::Deferred(format!("4{rest}"));
     }

@@ -94,11 +94,20 @@ pub trait Content {
     fn binary(&mut self, out: &mut Vec<u8>) -> Result<bool, Lost>;
 }
 
-/// REQUIRETLS is asked for, and this server does not have it; another of the domain may.
-pub const NO_PROMISE: &str = "5.7.30 the sender requires TLS all the way, and the next hop does not promise it";
+/// REQUIRETLS is asked for, and this server does not have it.
+const NO_PROMISE: &str = "5.7.30 the sender requires TLS all the way, and the next hop does not promise it";
 
 /// An address or the header cannot be said without SMTPUTF8.
 const NEEDS_SMTPUTF8: &str = "5.6.7 an address or the header needs SMTPUTF8, which the next hop does not know";
+
+/// The content cannot be sent without BINARYMIME.
+const NEEDS_BINARYMIME: &str = "5.6.1 the message is binary, and the next hop takes only text";
+
+/// The content cannot be sent without 8BITMIME.
+const NEEDS_8BITMIME: &str = "5.6.3 the message has octets above 127, and the next hop does not know 8BITMIME";
+
+/// What this server does not offer, and another of the domain may.
+pub const LACKING: [&str; 4] = [NO_PROMISE, NEEDS_SMTPUTF8, NEEDS_BINARYMIME, NEEDS_8BITMIME];
 
 /// An address cannot be said at all.
 const NOT_UTF8: &str = "5.6.7 an address has octets that are no UTF-8, and SMTP carries no others";
@@ -326,28 +335,38 @@ impl<W: Wire> Session<W> {
         envelope.requiretls != Requiretls::Required || (self.offers.requiretls && self.is_verified)
     }
 
-    /// What the message needs and the server does not have.
+    /// What keeps MAIL from being said at all.
     fn fits(&self, envelope: &Envelope<'_>) -> Result<(), Trouble> {
         let offers = &self.offers;
         let has_utf8 = !envelope.sender.as_bytes().is_ascii() || !envelope.to.iter().all(|to| to.address.is_ascii());
-        // What came with SMTPUTF8 needs it no more than other mail but for addresses and headers (RFC 6531 section 3.6).
-        let needs_utf8 = has_utf8 || envelope.utf8_header;
         let cannot = if !self.promises(envelope) {
             NO_PROMISE
         } else if offers.size.is_some_and(|limit| limit > 0 && envelope.size > limit) {
             "5.3.4 the message is larger than the next hop takes"
-        } else if needs_utf8 && !offers.smtputf8 {
+        } else if has_utf8 && !offers.smtputf8 {
             NEEDS_SMTPUTF8
         } else if envelope.sender.0.as_ref().is_some_and(|sender| !sender.is_utf8()) {
             NOT_UTF8
-        } else if envelope.binary && !(offers.binary && offers.chunking) {
-            "5.6.1 the message is binary, and the next hop takes only text"
-        } else if envelope.eight_bit && !envelope.binary && !offers.eight_bit && !self.says_utf8(envelope) {
-            "5.6.3 the message has octets above 127, and the next hop does not know 8BITMIME"
         } else {
             return Ok(());
         };
         Err(Trouble::Cannot(cannot))
+    }
+
+    /// What keeps the content from being sent. It is no reason to return mail before MAIL and RCPT are answered: what answers
+    /// EHLO with a bare line may be a greylister, and the host behind it have everything.
+    fn lacks(&self, envelope: &Envelope<'_>) -> Option<&'static str> {
+        let offers = &self.offers;
+        // What came with SMTPUTF8 needs it no more than other mail but for addresses and headers (RFC 6531 section 3.6).
+        if envelope.utf8_header && !offers.smtputf8 {
+            Some(NEEDS_SMTPUTF8)
+        } else if envelope.binary && !(offers.binary && offers.chunking) {
+            Some(NEEDS_BINARYMIME)
+        } else if envelope.eight_bit && !envelope.binary && !offers.eight_bit && !self.says_utf8(envelope) {
+            Some(NEEDS_8BITMIME)
+        } else {
+            None
+        }
     }
 
     fn transact(
@@ -361,6 +380,8 @@ impl<W: Wire> Session<W> {
             self.expect(answer, Stage::Rset, Answer::is_yes)?;
         }
         self.needs_rset = true;
+        let lack = self.lacks(envelope);
+        let has_data = lack.is_none() && !envelope.binary;
         let mail = self.mail(envelope);
         let utf8 = self.says_utf8(envelope);
         let dsn = |to: &To| match self.offers.dsn {
@@ -371,14 +392,14 @@ impl<W: Wire> Session<W> {
         let rcpt = |to: &To| format!("RCPT TO:<{}>{}", to.address, dsn(to));
         let rcpts: Vec<String> = envelope.to.iter().map(rcpt).collect();
         if self.offers.pipelining {
-            let data = if envelope.binary { "" } else { "DATA\r\n" };
+            let data = if has_data { "DATA\r\n" } else { "" };
             let group = format!("{mail}\r\n{}\r\n{data}", rcpts.join("\r\n"));
             self.out(Stage::Mail, group.as_bytes())?;
         }
         let answer = self.next(Stage::Mail, &mail)?;
         if let Err(refused) = self.expect(answer, Stage::Mail, Answer::is_yes) {
             // That stands, whatever becomes of the group's other answers: a server may close behind it.
-            let _ = self.hear_out(rcpts.len(), !envelope.binary);
+            let _ = self.hear_out(rcpts.len(), has_data);
             return Err(refused);
         }
         for (rcpt, verdict) in rcpts.iter().zip(verdicts.iter_mut()) {
@@ -386,7 +407,10 @@ impl<W: Wire> Session<W> {
             *verdict = self.expect(answer, Stage::Rcpt, Answer::is_yes).err().map(Err);
         }
         if verdicts.iter().all(Option::is_some) {
-            return self.hear_out(0, !envelope.binary);
+            return self.hear_out(0, has_data);
+        }
+        if let Some(lack) = lack {
+            return Err(Trouble::Cannot(lack));
         }
         if envelope.binary {
             return self.chunk(content).and_then(|()| self.last_words(verdicts));
@@ -432,7 +456,7 @@ impl<W: Wire> Session<W> {
         if offers.size.is_some() {
             mail.push_str(&format!(" SIZE={}", envelope.size));
         }
-        if envelope.binary {
+        if envelope.binary && offers.binary && offers.chunking {
             mail.push_str(" BODY=BINARYMIME");
         } else if envelope.eight_bit && offers.eight_bit {
             mail.push_str(" BODY=8BITMIME");

@@ -280,7 +280,18 @@ fn a_message_is_sent_only_as_the_server_can_take_it() {
         let mut session = session(offers, &[]);
         let got = sent(&mut session, change, &[address]);
         assert!(got[0].starts_with(&format!("{status} ")), "{got:?}");
-        assert!(!session.wire.seen.contains("MAIL") && session.is_alive);
+        // Only what is said in MAIL and RCPT itself keeps them from being said.
+        let is_said = address.is_ascii() && status.starts_with("5.6.");
+        let seen = &session.wire.seen;
+        assert_eq!((seen.contains("MAIL"), seen.contains("RCPT")), (is_said, is_said), "{seen}");
+        assert!(
+            session.is_alive && !["DATA", "BDAT", "BODY=BINARYMIME"].iter().any(|word| seen.contains(word)),
+            "{seen}"
+        );
+        if is_said {
+            assert_eq!(sent(&mut session, |_| {}, &["carol@b.example"]), ["+"], "{status}");
+            assert_eq!(session.wire.seen.matches("RSET\r\n").count(), 1);
+        }
     }
     // SMTPUTF8 that nothing in it needs.
     let mut plain = session(none, &[]);
@@ -449,5 +460,27 @@ fn a_mechanism_that_the_server_only_offers_is_followed_by_the_next() {
         let mut session = session(OFFERS, answers);
         assert_eq!(session.log_in(&login, true).unwrap_err().report("mx"), told);
         assert_eq!(words(&session), answers.len());
+    }
+}
+
+#[test]
+fn what_does_not_take_the_content_is_heard_out_about_sender_and_recipients() {
+    type Change = fn(&mut Envelope<'_>);
+    let changes: [(Change, &str); 3] = [
+        (|e| e.eight_bit = true, "5.6.3"),
+        (|e| (e.smtputf8, e.eight_bit, e.utf8_header) = (true, true, true), "5.6.7"),
+        (|e| e.binary = true, "5.6.1"),
+    ];
+    for offers in ["250 mx", "250-mx\r\n250 PIPELINING"] {
+        for (change, status) in changes {
+            let mut put_off = session(offers, &[("MAIL", "451 4.7.1 greylisted")]);
+            assert!(sent(&mut put_off, change, &["a@b.example"])[0].starts_with("4.7.1 mx said"), "{status}");
+            let answers = [("RCPT", "451 4.7.1 greylisted"), ("RCPT", "550 5.1.1 no"), ("RCPT", "250 ok")];
+            let mut each = session(offers, &answers);
+            let got = sent(&mut each, change, &["a@b.example", "b@b.example", "c@b.example"]);
+            let begins: Vec<&str> = got.iter().filter_map(|report| report.split(' ').next()).collect();
+            assert_eq!(begins, ["4.7.1", "5.1.1", status]);
+            assert!(!each.wire.seen.contains("DATA") && !each.wire.seen.contains("BDAT"), "{}", each.wire.seen);
+        }
     }
 }
