@@ -83,6 +83,8 @@ fn fail2ban_looks_for_the_records_of_each_unit_that_takes_passwords() {
         if name.ends_with(".service") {
             let text = unit(&name);
             let program = value(&text, "ExecStart").strip_prefix("/usr/local/sbin/").expect("a program of ours");
+            // Otherwise systemd takes daemon, and syslogd has nothing for /var/log/mail.log, where the recipe looks.
+            assert_eq!(value(&text, "SyslogFacility"), "mail", "{name}");
             found.push(program.split(' ').next().unwrap_or_default().to_owned());
         }
     }
