@@ -7,7 +7,8 @@
 #                           from their first header field on, byte for byte
 #
 # Everything lies in one temporary folder, which is removed at the end. As root nothing runs as root: the programs are
-# copied into that folder, which is given to uid and gid 65534, and run as that.
+# copied into that folder, which is given to uid and gid 65534, and run as that; so programs must be allowed to run there
+# (TMPDIR). As another user they run from where cargo has put them.
 
 set -eu
 
@@ -71,7 +72,7 @@ wait_until() {
 
 # --- the state folder --------------------------------------------------------------------------------------------
 chmod 755 "$state"
-mkdir "$state/bin" "$state/got" "$state/mail"
+mkdir "$state/got" "$state/mail"
 mkdir -m 700 "$state/queue"
 
 cat >"$state/main.cf" <<-END
@@ -115,18 +116,27 @@ cat >"$state/qmqp.eml" <<-END
 	.
 	The dot alone did not end this message.
 END
-for program in smtpsrvr qmqpd pop3d smtpd submit deliver examples/talk; do
-	cp "$target/release/$program" "$state/bin/"
-done
-: >"$state/log"
 
 # From here on, "$@" is what a program is started with.
 set --
 if [ "$(id -u)" -eq 0 ]; then
+	# Where cargo has put them, only root may be able to look.
+	mkdir -p "$state/bin/examples"
+	for program in smtpsrvr qmqpd pop3d smtpd submit deliver examples/talk; do
+		cp "$target/release/$program" "$state/bin/$program"
+	done
 	chown -R 65534:65534 "$state"
 	PATH=$PATH:/usr/sbin:/sbin
 	set -- chroot --userspec=65534:65534 --groups=65534 /
+	if ! "$@" "$state/bin/submit" --version >/dev/null; then
+		echo "quickstart.sh: uid 65534 may not run programs from $state; set TMPDIR to a folder where it may" >&2
+		exit 1
+	fi
+else
+	# The temporary folder may be mounted noexec.
+	ln -s "$target/release" "$state/bin"
 fi
+: >"$state/log"
 
 # --- the servers -------------------------------------------------------------------------------------------------
 "$@" "$state/bin/smtpd" --config "$state" --services "$state/services" 2>"$state/log" &
@@ -145,10 +155,10 @@ smtp=$(port 1) qmqp=$(port 2) pop3=$(port 3)
 
 # --- mail in and out ---------------------------------------------------------------------------------------------
 printf '\n== One message in by SMTP (smtpsrvr, port %s) ==\n' "$smtp"
-"$@" "$state/bin/talk" smtp "127.0.0.1:$smtp" you@client.example demo@quickstart.example <"$state/smtp.eml"
+"$@" "$state/bin/examples/talk" smtp "127.0.0.1:$smtp" you@client.example demo@quickstart.example <"$state/smtp.eml"
 
 printf '\n== One message in by QMQP (qmqpd, port %s) ==\n' "$qmqp"
-"$@" "$state/bin/talk" qmqp "127.0.0.1:$qmqp" you@client.example demo@quickstart.example <"$state/qmqp.eml"
+"$@" "$state/bin/examples/talk" qmqp "127.0.0.1:$qmqp" you@client.example demo@quickstart.example <"$state/qmqp.eml"
 
 both_delivered() {
 	[ "$(find "$state/mail/demo/new" "$state/mail/demo/cur" -type f 2>/dev/null | wc -l)" -ge 2 ]
@@ -156,7 +166,7 @@ both_delivered() {
 wait_until both_delivered
 
 printf '\n== Both out by POP3 (pop3d, port %s) ==\n' "$pop3"
-"$@" "$state/bin/talk" pop3 "127.0.0.1:$pop3" demo quickstart "$state/got"
+"$@" "$state/bin/examples/talk" pop3 "127.0.0.1:$pop3" demo quickstart "$state/got"
 
 came_back() {
 	for got in "$state/got/"*; do
