@@ -1,11 +1,14 @@
-//! `--fixed SECONDS`: a session that is fed from a file or a pipe is answered alike each time, and answers can be compared.
+//! Times as seconds and as header fields have them, and a clock that stands.
 //!
+//! `--fixed SECONDS`: a session that is fed from a file or a pipe is answered alike each time, and answers can be compared.
 //! The clock stands for what replies and queue files say: Received, Date, Message-ID and the id of a message. Challenges are
 //! numbered, so whoever knows that can foresee them: nobody may be there whom a challenge is to keep out. Hence standard input
 //! must be a file or a pipe, whose maker vouches for what is in it, and only the command line can ask for it. Timeouts, locks
 //! and the age of passwords, logins and mail go by the machine's clock all the same.
 
 use crate::exit::Error;
+use crate::message::date::date;
+use crate::sys;
 use nix::sys::socket::{UnixAddr, getsockname};
 use nix::sys::stat::{SFlag, fstat};
 use std::ffi::OsString;
@@ -59,6 +62,17 @@ pub fn arguments() -> Vec<OsString> {
 /// The time that a message came.
 pub fn now() -> SystemTime {
     FIXED.get().map_or_else(SystemTime::now, |seconds| UNIX_EPOCH + Duration::from_secs((*seconds).into()))
+}
+
+/// A time in seconds since 1970.
+pub fn seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// A time as header fields write it (RFC 5322 section 3.3), in the zone of this machine.
+pub fn field_date(time: SystemTime) -> String {
+    let seconds = seconds(time);
+    date(seconds, sys::offset_from_utc(seconds))
 }
 
 /// What takes the place of chance in a challenge where the clock stands: 36 characters, other ones at each call.

@@ -1,10 +1,11 @@
 //! Files that are read often and change seldom: what was made of one is kept for as long as the file is the same one.
 
+use crate::clock;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// What tells one state of a file from the next: device, inode, length and the times of content and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +56,7 @@ impl Stamp {
     /// Seconds since the last change.
     fn age(&self, now: SystemTime) -> i64 {
         let Stamp([_, _, _, content, _, inode, _]) = self;
-        let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(0));
-        now.saturating_sub(*content.max(inode))
+        clock::seconds(now).saturating_sub(*content.max(inode))
     }
 
     /// The same, and it is small.

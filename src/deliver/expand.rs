@@ -11,6 +11,7 @@ use super::Outcome;
 use super::copy::{Copy, public_address};
 use super::task::as_text;
 use crate::aliases::Place;
+use crate::clock;
 use crate::config::Config;
 use crate::config::value::MailSource;
 use crate::logging::clean;
@@ -20,8 +21,7 @@ use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, HopCounter, Protocol, Received};
 use crate::message::verp;
 use crate::queue::{Error, Head, Message, Queue};
-use crate::sys;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 /// The attribute of a message that an alias or a `~/.forward` sent on.
 const EXPANDED: &str = "expanded";
@@ -180,8 +180,6 @@ impl Child<'_> {
         draft.parameters(&mail)?;
         draft.attribute(EXPANDED, &self.route.to_text())?;
         let id = *draft.id();
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-        let unix = i64::try_from(unix).unwrap_or(i64::MAX);
         let received = Received {
             client: &Client { address: "local".to_owned(), ..Client::default() },
             utf8: false,
@@ -189,7 +187,7 @@ impl Child<'_> {
             by: &self.config.myhostname,
             id: id.as_str(),
             only_recipient: None,
-            date: &crate::message::date::date(unix, sys::offset_from_utc(unix)),
+            date: &clock::field_date(SystemTime::now()),
         };
         let mut trace = format!("Delivered-To: {}\n", shown(self.copy.address)).into_bytes();
         trace.extend(received.field());

@@ -6,6 +6,7 @@
 use super::appended::Appended;
 use super::task::Task;
 use crate::aliases::{defers_failures, split_command};
+use crate::clock;
 use crate::config::Config;
 use crate::mailbox::mbox;
 use crate::program::{finish, start};
@@ -13,7 +14,7 @@ use crate::users::User;
 use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 /// Runs the command of a target for a user whose rights this process has, and waits for its end.
 pub fn run(config: &Config, task: &Task, command: &str, user: &User, content: &mut dyn Read) -> Appended {
@@ -38,7 +39,7 @@ pub fn run(config: &Config, task: &Task, command: &str, user: &User, content: &m
     let sender = task.sender.trim_start_matches('<').trim_end_matches('>');
     prepared.env("SENDER", sender).env("RECIPIENT", &task.recipient).env("LOCAL", local).env("DOMAIN", domain);
     // vacation, procmail and the like look there for the sender.
-    let separator = mbox::separator(sender.as_bytes(), now());
+    let separator = mbox::separator(sender.as_bytes(), clock::seconds(SystemTime::now()));
     let result = start(&mut prepared, &mut separator.chain(content))
         .and_then(|started| finish(started, config.command_time_limit.0));
     match result {
@@ -52,12 +53,6 @@ pub fn run(config: &Config, task: &Task, command: &str, user: &User, content: &m
             if error.kind() == io::ErrorKind::StorageFull { Appended::NoRoom } else { Appended::ProgramTrouble }
         }
     }
-}
-
-/// Now, in seconds since 1970.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// What an exit status means.

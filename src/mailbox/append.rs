@@ -11,6 +11,7 @@ use super::place::Place;
 use super::quote::Quoter;
 use super::torn::{self, MARK, PARTIAL, Tail, WHOLE};
 use super::{mbox, mmdf, way};
+use crate::clock;
 use crate::config::value::MailboxFormat;
 use memchr::memchr;
 use nix::errno::Errno;
@@ -146,10 +147,9 @@ impl<'a> Writing<'a> {
     fn write(&mut self, base: &str, begun: Option<u64>, content: &mut dyn Read) -> io::Result<()> {
         let mut piece = vec![0; 32 * 1024];
         let first = first_line(content)?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         self.separator = match self.format {
             MailboxFormat::Mmdf => mmdf::DELIMITER.to_vec(),
-            _ => mbox::separator(sender(&first), i64::try_from(now).unwrap_or(0)),
+            _ => mbox::separator(sender(&first), clock::seconds(SystemTime::now())),
         };
         let mut out = match begun {
             Some(start) => self.go_on(start)?,

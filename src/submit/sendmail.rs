@@ -9,18 +9,17 @@ pub mod options;
 
 use super::local::{self, Envelope, Text};
 use super::{Submit, before_queue};
+use crate::clock;
 use crate::config::{Config, shown};
 use crate::exit::Error;
-use crate::message::date::date;
 use crate::message::parameters::{Body, MailParameters, RecipientParameters};
 use crate::message::path::Address;
 use crate::message::verp;
-use crate::sys;
 use header::{Header, Who};
 use nix::unistd::{Uid, User};
 use options::Options;
 use std::io::{self, Read};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 /// Largest header, in octets.
 const LARGEST_HEADER: usize = 1 << 20;
@@ -54,7 +53,7 @@ pub fn submit(
         return Err(Error::Usage(format!("expected recipients {expected}")));
     }
     let who = who(config, options, caller);
-    header.complete(&config.message_drop_headers.0, &who, &now(), &message_id(config));
+    header.complete(&config.message_drop_headers.0, &who, &clock::field_date(SystemTime::now()), &message_id(config));
     if !options.from_filter {
         header.qualify(&config.myhostname);
     }
@@ -114,12 +113,6 @@ fn who(config: &Config, options: &Options, caller: Uid) -> Who {
     };
     let name = options.full_name.clone().or_else(own_name).unwrap_or_default();
     Who { address: address.map_or_else(|_| "MAILER-DAEMON".to_owned(), |address| address.to_string()), name }
-}
-
-fn now() -> String {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-    let unix = i64::try_from(unix).unwrap_or(i64::MAX);
-    date(unix, sys::offset_from_utc(unix))
 }
 
 fn message_id(config: &Config) -> String {

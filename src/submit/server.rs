@@ -12,7 +12,6 @@ use crate::config::{Config, pattern};
 use crate::exit::{Ended, Error};
 use crate::kept::Kept;
 use crate::logging::clean;
-use crate::message::date::date;
 use crate::message::header;
 use crate::message::parameters::{Body, MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
@@ -20,7 +19,6 @@ use crate::message::trace::{HopCounter, Received};
 use crate::net::{FIRST_ROOM, make_room};
 use crate::privilege::{self, Owner};
 use crate::queue::{self, Draft, Head, Queue};
-use crate::sys;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::geteuid;
@@ -29,7 +27,6 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 /// What is read at once: several frames of a large message, most of which need not be put together then.
 const MOST_READ: usize = 4 * LONGEST_CONTENT;
@@ -295,7 +292,7 @@ impl<'a> Receiver<'a> {
             by: &self.config.myhostname,
             id: draft.id().as_str(),
             only_recipient: message.first_recipient.as_ref().filter(|_| message.recipients == 1),
-            date: &now(),
+            date: &clock::field_date(clock::now()),
         }
         .field();
         // BDAT will carry all of it as it lies here.
@@ -604,13 +601,6 @@ fn refusal(error: &queue::Error) -> Refusal {
         queue::Error::Full => Refusal::NoRoom,
         queue::Error::TooMany | queue::Error::Io(_) => Refusal::Trouble,
     }
-}
-
-/// The present time, as header fields write it.
-pub fn now() -> String {
-    let time = clock::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-    let time = i64::try_from(time).unwrap_or(i64::MAX);
-    date(time, sys::offset_from_utc(time))
 }
 
 #[cfg(test)]

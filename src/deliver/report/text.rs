@@ -1,12 +1,12 @@
 //! The words and fields of a return message; no I/O.
 
 use super::{EXPANDED, Kind, RELAYED, Told, shown};
+use crate::clock::field_date;
 use crate::config::Config;
 use crate::message::path::Address;
 use crate::queue::{Id, Message};
-use crate::sys;
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 /// A return message in the making.
 pub(super) struct Report<'a> {
@@ -49,7 +49,7 @@ impl<'a> Report<'a> {
              Content-Type: multipart/report; report-type={};\n\tboundary=\"{}\"\n\n\
              This is a delivery report in MIME format.\n\n{}{}",
             self.address(to),
-            date(SystemTime::now()),
+            field_date(SystemTime::now()),
             self.id,
             if self.is_for_any_eyes { "TLS-Required: No\n" } else { "" },
             if is_8bit { "Content-Transfer-Encoding: 8bit\n" } else { "" },
@@ -99,7 +99,7 @@ impl<'a> Report<'a> {
             Kind::Failure => format!("\nIt will not be tried again. {what} follows below.\n\n"),
             Kind::Delay => format!(
                 "\nIt is tried again, until {}. You need not send it again.\n\n",
-                self.until().map_or_else(|| "it arrives".to_owned(), date)
+                self.until().map_or_else(|| "it arrives".to_owned(), field_date)
             ),
             Kind::Success => format!("\n{what} follows below.\n\n"),
             Kind::Double => format!("\nNobody else is told. {what} follows below.\n\n"),
@@ -119,7 +119,7 @@ impl<'a> Report<'a> {
             "Reporting-MTA: dns; {}\nX-Doorpost-Queue-Id: {}\nArrival-Date: {}\n",
             self.config.myhostname,
             self.message.id,
-            date(self.message.created)
+            field_date(self.message.created)
         ));
         for one in self.told {
             text.push('\n');
@@ -150,7 +150,7 @@ impl<'a> Report<'a> {
                 text.push_str(&format!("Diagnostic-Code: {of}; {diagnostic}\n"));
             }
             if let (Kind::Delay, Some(until)) = (self.kind, self.until()) {
-                text.push_str(&format!("Will-Retry-Until: {}\n", date(until)));
+                text.push_str(&format!("Will-Retry-Until: {}\n", field_date(until)));
             }
         }
         text.push('\n');
@@ -249,12 +249,6 @@ fn is_status(text: &str) -> bool {
         && parts.next().is_some_and(number)
         && parts.next().is_some_and(number)
         && parts.next().is_none()
-}
-
-/// A time as RFC 5322 section 3.3 writes it, in the zone of this machine.
-fn date(time: SystemTime) -> String {
-    let unix = time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0));
-    crate::message::date::date(unix, sys::offset_from_utc(unix))
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use crate::smtp::reply::Reply;
 use crate::smtp::session::Dialect;
 use crate::smtp::site::Site;
 use crate::submit::Submit;
-use crate::submit::server::now;
 use std::collections::BTreeSet;
 use std::time::UNIX_EPOCH;
 
@@ -54,7 +53,7 @@ impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
         let mut seen = BTreeSet::new();
         let from = self.check_from(&read, &mut seen)?;
         self.check_senders(&read, &mut seen)?;
-        let fields = read.missing(&now(), &self.message_id(), from.as_deref());
+        let fields = read.missing(&clock::field_date(clock::now()), &self.message_id(), from.as_deref());
         // Fields that are missing and no field at all have an empty line between them already.
         let gap: &[u8] = if read.ends_well || read.length == 0 { b"" } else { b"\n" };
         let rest = text.get(read.length..).unwrap_or_default();
