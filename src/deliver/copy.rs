@@ -4,7 +4,7 @@ use super::expand::Route;
 use crate::message::parameters::Body;
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
-use crate::queue::{Error, Message};
+use crate::queue::{self, Error, Message};
 use crate::relay::Source;
 use std::io::{self, Read};
 use std::time::SystemTime;
@@ -59,33 +59,37 @@ pub fn public_address(message: &Message, address: &Address) -> Address {
 /// Return-Path fields that came with the message are left alone: ours is the first line, and what was sent arrives
 /// octet by octet (RFC 5321 section 4.4 lets us remove them, and asks for it of nobody but gateways).
 pub struct Content<'a> {
-    message: &'a Message,
-    field: Vec<u8>,
-    offset: u64,
-    /// So many CR are left out, which are all there are.
-    crs: u64,
+    octets: io::Chain<io::Cursor<Vec<u8>>, WithoutCr<'a>>,
+    size: u64,
 }
 
 impl<'a> Content<'a> {
     /// That of a message, with this sender.
     pub fn new(message: &'a Message, reverse_path: &ReversePath) -> Result<Self, Error> {
-        let field = format!("Return-Path: {reverse_path}\n").into_bytes();
-        Ok(Content { field, ..Content::alone(message)? })
+        Content::behind(format!("Return-Path: {reverse_path}\n").into_bytes(), message)
     }
 
     /// The same without the field.
     pub fn alone(message: &'a Message) -> Result<Self, Error> {
+        Content::behind(Vec::new(), message)
+    }
+
+    fn behind(field: Vec<u8>, message: &'a Message) -> Result<Self, Error> {
         let crs = if message.parameters.body == Body::BinaryMime { crs_of_text(message)? } else { 0 };
-        Ok(Content { message, field: Vec::new(), offset: 0, crs })
+        let size = (field.len() as u64).saturating_add(message.size).saturating_sub(crs);
+        let text = WithoutCr { octets: message.content(), has_any: crs > 0 };
+        Ok(Content { octets: io::Cursor::new(field).chain(text), size })
     }
 
     /// Its octets.
     pub fn size(&self) -> u64 {
-        self.end().saturating_sub(self.crs)
+        self.size
     }
+}
 
-    fn end(&self) -> u64 {
-        (self.field.len() as u64).saturating_add(self.message.size)
+impl Read for Content<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.octets.read(buffer)
     }
 }
 
@@ -97,23 +101,17 @@ fn crs_of_text(message: &Message) -> Result<u64, Error> {
     Ok(lines.unwrap_or(0))
 }
 
-impl Read for Content<'_> {
+/// What is queued; the CR are left out, where there are any to leave out.
+struct WithoutCr<'a> {
+    octets: queue::Content<'a>,
+    has_any: bool,
+}
+
+impl Read for WithoutCr<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let in_field = self.field.len() as u64;
-            let count = match self.offset.checked_sub(in_field) {
-                None => {
-                    let start = usize::try_from(self.offset).unwrap_or(usize::MAX);
-                    self.field.get(start..).unwrap_or_default().read(buffer)?
-                }
-                Some(offset) => self.message.read_at(buffer, offset).map_err(|_| io::ErrorKind::UnexpectedEof)?,
-            };
-            if count == 0 && !buffer.is_empty() && self.offset < self.end() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let is_text = self.crs > 0 && self.offset >= in_field;
-            self.offset = self.offset.saturating_add(count as u64);
-            let kept = if is_text { without_cr(buffer, count) } else { count };
+            let count = self.octets.read(buffer)?;
+            let kept = if self.has_any { without_cr(buffer, count) } else { count };
             // Nothing is the end, and a CR alone is not.
             if kept > 0 || count == 0 {
                 return Ok(kept);

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-pub use file::{Draft, Message, RecipientState, Seen};
+pub use file::{Content, Draft, Message, RecipientState, Seen};
 pub use id::Id;
 pub use layout::Lines;
 pub use size::EARLY_ROOM;
