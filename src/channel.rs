@@ -244,6 +244,12 @@ impl Channel {
         }
     }
 
+    /// Whether it hands mail to nobody but programs and servers of this machine, which see to it from there.
+    pub fn ends_here(&self) -> bool {
+        let is_here = |name: &str, place: &str| name == "pipe" || name == "lmtp" && place.starts_with("unix:");
+        self.is_local() || matches!(&self.transport, Transport::Other(name, place) if is_here(name, place))
+    }
+
     fn may_go_to(&self, to: &Channel) -> bool {
         match &self.may_go {
             MayGo::Anywhere => true,

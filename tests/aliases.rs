@@ -344,7 +344,6 @@ fn an_alias_that_leads_through_one_of_a_whole_address_reaches_its_program() {
     assert_eq!((scratch.queued(), scratch.texts("alice")), (vec![], vec![]), "{log}");
 }
 
-/// The file may be in the middle of an edit.
 /// A program in an included file does not run, but that of an alias which it names.
 #[test]
 fn an_included_file_that_names_an_alias_reaches_its_program() {
@@ -360,6 +359,7 @@ fn an_included_file_that_names_an_alias_reaches_its_program() {
     assert_eq!((counts(&scratch), scratch.queued().len()), ([1, 0, 0], 0), "{log}");
 }
 
+/// The file may be in the middle of an edit.
 #[test]
 fn a_program_that_its_alias_names_no_more_is_waited_for() {
     let scratch = Scratch::new();

@@ -135,7 +135,7 @@ fn they_agree_on_a_client_that_no_channel_lists_and_it_stays_here() {
     let (unlisted, traces) = statuses("192.0.2.1", "local,partner");
     assert_eq!(unlisted, [0, 1, 1, 1].map(Some));
     assert!(traces[2].contains("who is on no channel is on the last one\n"), "{}", traces[2]);
-    let why = "\nmail of a client that no channel lists may go to local channels alone, and partner is none\n";
+    let why = "\nmail of a client that no channel lists may not leave this machine, as it does by partner\n";
     assert!(traces[2].contains(why), "{}", traces[2]);
     assert!(!traces[2].contains("may go to channel partner"), "{}", traces[2]);
 }

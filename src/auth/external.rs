@@ -74,10 +74,25 @@ pub fn check(config: &Config, method: &AuthMethod, name: &[u8], password: &[u8],
             Ok(_) | Err(_) => return Lookup::No,
         },
     };
-    let account = match ask(&program, &arguments, (asked.as_bytes(), password), LONGEST) {
+    let ask = |name: &str| match ask(&program, &arguments, (name.as_bytes(), password), LONGEST) {
+        Lookup::CannotTell(why) => Lookup::CannotTell(format!("{}: {why}", program.display())),
+        answer => answer,
+    };
+    let account = match ask(&asked) {
         Lookup::Yes(account) => account,
         Lookup::No => return Lookup::No,
-        Lookup::CannotTell(why) => return Lookup::CannotTell(format!("{}: {why}", program.display())),
+        Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+    };
+    // A client that spells a name in its own way has the same mailbox: where the program knows the same account by both.
+    let folded = asked.to_ascii_lowercase();
+    let name = if user.is_some() || folded == asked {
+        asked
+    } else {
+        match ask(&folded) {
+            Lookup::Yes(same) if (same.owner, &same.home) == (account.owner, &account.home) => folded,
+            Lookup::Yes(_) | Lookup::No => asked,
+            Lookup::CannotTell(why) => return Lookup::CannotTell(why),
+        }
     };
     match user {
         Some(user) if is_pam => Lookup::Yes(user.clone()),
@@ -87,8 +102,7 @@ pub fn check(config: &Config, method: &AuthMethod, name: &[u8], password: &[u8],
             Lookup::No
         }
         known => Lookup::Yes(User {
-            // As a client spells it the name would open another mailbox each time; the program was asked for it as it came.
-            name: if known.is_some() { asked } else { asked.to_ascii_lowercase() },
+            name,
             owner: Some(account.owner),
             home: account.home,
             mailbox: known.and_then(|user| user.mailbox.clone()),

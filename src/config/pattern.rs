@@ -98,19 +98,20 @@ impl PatternList {
     pub fn matches_peer(&self, peer: &Peer) -> Lookup<()> {
         let mut unclear: Option<(String, bool)> = None;
         for pattern in &self.0 {
-            let found = pattern.matches_peer(peer);
-            if let (Lookup::Yes(()) | Lookup::CannotTell(_), Some((_, negated))) = (&found, &unclear)
-                && *negated != pattern.negated
-            {
-                break;
-            }
-            match found {
-                Lookup::Yes(()) => return if pattern.negated { Lookup::No } else { Lookup::Yes(()) },
-                Lookup::No => {}
-                Lookup::CannotTell(why) => unclear = unclear.or(Some((why, pattern.negated))),
+            match (pattern.matches_peer(peer), unclear.take()) {
+                (Lookup::No, before) => unclear = before,
+                (Lookup::Yes(()) | Lookup::CannotTell(_), Some((why, negated))) if negated != pattern.negated => {
+                    return Lookup::CannotTell(why);
+                }
+                (Lookup::Yes(()), _) => return if pattern.negated { Lookup::No } else { Lookup::Yes(()) },
+                (Lookup::CannotTell(why), before) => unclear = before.or(Some((why, pattern.negated))),
             }
         }
-        unclear.map_or(Lookup::No, |(why, _)| Lookup::CannotTell(why))
+        // Nobody is listed by what only excludes.
+        match unclear {
+            Some((why, false)) => Lookup::CannotTell(why),
+            Some((_, true)) | None => Lookup::No,
+        }
     }
 
     /// Whether a domain is meant, in its form in ASCII and without regard to case. An address pattern means `[address]`.

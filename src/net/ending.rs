@@ -16,8 +16,9 @@ pub const OF_SESSIONS: Duration = Duration::from_secs(1);
 pub const OF_SERVERS: Duration = Duration::from_secs(2);
 
 /// Sends each of these children its signal, and KILL to those that are there still after `patience`, or when one more
-/// TERM or INT comes. What a stopped process does not hear, and what another one ignores, so ends as well, and with each
-/// what it has started. `signals` is where TERM, INT and CHLD are read.
+/// TERM or INT comes. What a stopped process does not hear, and what another one ignores, so ends as well. What a child has
+/// started is told with it, and killed with it; it may ignore TERM and outlive it. `signals` is where TERM, INT and CHLD are
+/// read.
 pub fn end(children: impl Iterator<Item = (Pid, Signal)>, signals: Option<&SignalFd>, patience: Duration) {
     let mut left: HashSet<Pid> = children.map(|(pid, signal)| tell(pid, signal)).collect();
     let until = Instant::now().checked_add(patience);

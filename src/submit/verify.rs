@@ -57,9 +57,9 @@ pub fn judge_traced(
         tell(format_args!("mail from channel {from} may not go to channel {}", channel.name));
         return Verdict::NotAllowed;
     }
-    if policy == Policy::Unlisted && !channel.is_local() {
+    if policy == Policy::Unlisted && !channel.ends_here() {
         let name = &channel.name;
-        tell(format_args!("mail of a client that no channel lists may go to local channels alone, and {name} is none"));
+        tell(format_args!("mail of a client that no channel lists may not leave this machine, as it does by {name}"));
         return Verdict::NotAllowed;
     }
     tell(format_args!("mail from channel {from} may go to channel {}", channel.name));
@@ -318,6 +318,15 @@ mod tests {
         assert_eq!(verdict("local", "alice@other.example"), Verdict::Accepted);
         assert_eq!(verdict("local", "nobody@mx.example"), Verdict::UnknownUser);
         assert_eq!(verdict("nosuch", "alice@mx.example"), Verdict::NotAllowed);
+        // A store or a program of this machine is where the way of mail ends.
+        for (way, expected) in [
+            ("lmtp:unix:/run/lmtp", Verdict::Accepted),
+            ("\"pipe:/bin/store %r\"", Verdict::Accepted),
+            ("lmtp:192.0.2.1:24", Verdict::NotAllowed),
+        ] {
+            std::fs::write(site.path().join("channels"), format!("local - shop.example {way} *\n")).unwrap();
+            assert_eq!(verdict("local", "x@shop.example"), expected, "{way}");
+        }
     }
 
     /// RFC 5321 section 3.6.1: a route in a local part is no route of ours.

@@ -321,6 +321,22 @@ fn internal_data_before_the_first_message_outlive_it() {
     }
 }
 
+/// Behind a message they are one, which somebody put there; they become what they are when they come to stand at the begin.
+#[test]
+fn what_stands_before_internal_data_can_be_removed() {
+    let internal = "From MAILER-DAEMON Sun Nov 22 04:27:00 2026\nX-IMAP: 1795317577 0000000003\n\
+        Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA\n\nThis text is part of the internal format.\n\n";
+    for (removed, stays) in [(&[0][..], message(2)), (&[0, 2], String::new())] {
+        let (_folder, path) = mailbox(&[1]);
+        std::fs::write(&path, [&message(1), internal, &message(2)].concat()).unwrap();
+        let mut maildrop = open(&path);
+        assert_eq!(maildrop.count(), 3);
+        assert_eq!(maildrop.remove(removed).unwrap(), 0);
+        drop(maildrop);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{internal}{stays}"), "{removed:?}");
+    }
+}
+
 /// Found by fuzzing: the length reached the end of the mailbox only when the message between was gone.
 #[test]
 fn a_length_that_comes_true_by_a_removal_swallows_no_message() {
