@@ -199,6 +199,30 @@ fn what_a_message_said_about_itself_goes_on_where_the_host_knows_it() {
     );
 }
 
+/// RFC 5321 section 4.5.3.1.6. A header's line is folded by that; LMTP ends at a mailbox.
+#[test]
+fn a_line_too_long_for_smtp_is_broken() {
+    let long = format!("Subject: {}\n\n{}\nend\n", "x".repeat(989), "y".repeat(2000));
+    let whole = long.replace('\n', "\r\n");
+    let broken = whole.replace(&"y".repeat(2000), &format!("{}\r\n {}\r\n yyyyy", "y".repeat(998), "y".repeat(997)));
+    for (transport, more, expected) in [
+        ("smtp", "", &broken),
+        ("smtp", "smtp_line_length_limit = 0", &whole),
+        ("smtp", "smtp_line_length_limit = 3000", &whole),
+        ("lmtp", "", &whole),
+    ] {
+        let hop = Hop::friendly();
+        let scratch = site(&format!("{transport}:{}", hop.name()), more);
+        scratch.enqueue(&["bob@b.example"], long.as_bytes());
+        let log = scratch.deliver();
+        let taken = hop.taken();
+        assert_eq!(taken.len(), 1, "{log}");
+        assert!(taken[0].content.ends_with(expected.as_str()), "{transport} {more}: {}", taken[0].content);
+        let size = format!(" SIZE={}", taken[0].content.len());
+        assert!(taken[0].mail.contains(&size), "{transport} {more}: {}", taken[0].mail);
+    }
+}
+
 #[test]
 fn what_a_host_cannot_take_is_returned_and_not_bent() {
     for (mail, content, status) in [

@@ -238,6 +238,7 @@ parameters! {
     lmtp_tcp_port: Port = "24", "port of LMTP where a next hop names none";
     smtp_mx_address_limit: u32 = "5", "addresses of a next hop that are tried for a message; at least one";
     smtp_mx_session_limit: u32 = "2", "sessions with hosts of a next hop for a message, where one defers some of it";
+    smtp_line_length_limit: u64 = "998", "octets of a line that SMTP sends; longer ones are broken by a line end and a blank; 0: none";
     smtp_connect_timeout: Seconds = "30s", "how long one address of a next hop may take to accept a connection; 0: as long as the system tries";
     smtp_helo_timeout: Seconds = "300s", "how long a next hop may take for its greeting, and for EHLO and AUTH";
     smtp_starttls_timeout: Seconds = "300s", "the same for STARTTLS and the handshake";

@@ -6,6 +6,7 @@ use crate::message::parts::HeaderLines;
 use crate::queue::Lines;
 use crate::smtp::client::{Content, Lost};
 use crate::wire::dot::Stuffer;
+use crate::wire::fold::Folder;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -66,15 +67,16 @@ impl Source {
         Ok(Header::read(&text).is_for_any_eyes())
     }
 
-    /// Reads it through. `binary`: it came as BODY=BINARYMIME; `smtputf8`: it came with that.
-    pub fn facts(&self, binary: bool, smtputf8: bool) -> io::Result<Facts> {
-        let (mut facts, mut last) = (Facts::default(), b'\n');
+    /// Reads it through. `binary`: it came as BODY=BINARYMIME; `smtputf8`: it came with that; `longest`: see [`Reader::new`].
+    pub fn facts(&self, binary: bool, smtputf8: bool, longest: usize) -> io::Result<Facts> {
+        let (mut facts, mut last, mut folder) = (Facts::default(), b'\n', Folder::new(longest));
         facts.binary = binary && self.text_lines()?.is_none();
         self.pieces(|piece| {
             let Some(end) = piece.last() else { return true };
             let ends = memchr::memchr_iter(b'\n', piece);
             let bare = ends.filter(|at| at.checked_sub(1).map_or(last, |before| piece[before]) != b'\r').count();
-            facts.size += (piece.len() + bare) as u64;
+            // A CR that is no line end counts as none here: such a line may have a break more than this, of three octets.
+            facts.size += (piece.len() + bare) as u64 + 3 * folder.push(piece, |_| {});
             facts.eight_bit |= !piece.is_ascii();
             last = *end;
             true
@@ -164,14 +166,16 @@ pub struct Reader<'a> {
     offset: u64,
     buffer: Vec<u8>,
     stuffer: Option<Stuffer>,
+    folder: Folder,
     /// A CR that may belong to the LF behind it.
     held: bool,
 }
 
 impl<'a> Reader<'a> {
-    /// At its beginning.
-    pub fn new(source: &'a Source) -> Reader<'a> {
-        Reader { source, offset: 0, buffer: Vec::new(), stuffer: Some(Stuffer::new()), held: false }
+    /// At its beginning. `longest`: octets that a line of text may have without its end, 0 for any number.
+    pub fn new(source: &'a Source, longest: usize) -> Reader<'a> {
+        let (stuffer, folder) = (Some(Stuffer::new()), Folder::new(longest));
+        Reader { source, offset: 0, buffer: Vec::new(), stuffer, folder, held: false }
     }
 
     /// The next piece, empty at the end.
@@ -198,7 +202,7 @@ impl Content for Reader<'_> {
         let piece = self.piece()?.to_vec();
         let Some(stuffer) = &mut self.stuffer else { return Ok(false) };
         if !exact {
-            stuffer.push(&piece, out);
+            self.folder.push(&piece, |part| stuffer.push(part, out));
         } else {
             let mut clean = Vec::with_capacity(piece.len() + 1);
             for &octet in &piece {
@@ -214,7 +218,7 @@ impl Content for Reader<'_> {
             if piece.is_empty() && std::mem::take(&mut held) {
                 clean.push(b' ');
             }
-            stuffer.push(&clean, out);
+            self.folder.push(&clean, |part| stuffer.push(part, out));
         }
         self.held = held;
         if piece.is_empty() {
@@ -246,8 +250,12 @@ mod tests {
     }
 
     fn sent(octets: &[u8]) -> Vec<u8> {
+        broken(octets, 0)
+    }
+
+    fn broken(octets: &[u8], longest: usize) -> Vec<u8> {
         let source = source(octets);
-        let (mut reader, mut out) = (Reader::new(&source), Vec::new());
+        let (mut reader, mut out) = (Reader::new(&source, longest), Vec::new());
         while reader.text(&mut out).unwrap() {}
         out
     }
@@ -267,8 +275,24 @@ mod tests {
     #[test]
     fn facts_are_those_of_what_is_sent() {
         for (text, size, eight_bit) in [("", 0, false), ("a\n.\n", 6, false), ("\u{e4}\n", 4, true), ("a", 3, false)] {
-            let facts = source(text.as_bytes()).facts(false, false).unwrap();
+            let facts = source(text.as_bytes()).facts(false, false, 0).unwrap();
             assert_eq!(facts, Facts { size, eight_bit, utf8_header: false, binary: false }, "{text:?}");
+        }
+    }
+
+    /// RFC 5321 section 4.5.3.1.6.
+    #[test]
+    fn long_lines_are_broken_and_what_that_adds_is_counted() {
+        assert_eq!(broken(b"abcdef\n.....g\nabcde\n", 5), b"abcde\r\n f\r\n......\r\n g\r\nabcde\r\n.\r\n");
+        assert_eq!(broken(b"abcde\r\nabcd\ref", 5), b"abcde\r\nabcd \r\n ef\r\n.\r\n");
+        // Over the end of a piece.
+        let long = format!("{}\n{}", "x".repeat(2 * PIECE + 7), "y".repeat(2000));
+        for (text, longest) in [(long.as_str(), LONGEST_LINE), (&long.replace('\n', "\r\n"), 998), (&long, 0)] {
+            let (out, source) = (broken(text.as_bytes(), longest), source(text.as_bytes()));
+            let facts = source.facts(false, false, longest).unwrap();
+            assert_eq!(facts.size, (out.len() - ".\r\n".len()) as u64);
+            let is_short = |line: &[u8]| line.len() <= LONGEST_LINE + "\r\n".len();
+            assert_eq!(out.split_inclusive(|octet| *octet == b'\n').all(is_short), longest > 0);
         }
     }
 
@@ -290,8 +314,8 @@ mod tests {
             (&format!("{parts}\n\n--b\nContent-Type: message/global\n\nSubject: gr\u{fc}n\n\nx\n--b--\n"), false),
         ] {
             let source = source(text.as_bytes());
-            assert_eq!(source.facts(false, true).unwrap().utf8_header, expected, "{text:.200}");
-            assert!(!source.facts(false, false).unwrap().utf8_header);
+            assert_eq!(source.facts(false, true, 0).unwrap().utf8_header, expected, "{text:.200}");
+            assert!(!source.facts(false, false, 0).unwrap().utf8_header);
         }
     }
 
@@ -323,7 +347,7 @@ mod tests {
             ("A: b\r\n\r\n--x\r\nContent-Transfer-Encoding :\r\n\t (y)\r\n BINARY\r\n", None),
         ] {
             let source = source(text.as_bytes());
-            let binary = source.facts(true, false).unwrap().binary;
+            let binary = source.facts(true, false, 0).unwrap().binary;
             assert_eq!((source.text_lines().unwrap(), binary), (lines, lines.is_none()), "{text:.90}");
         }
     }
@@ -332,7 +356,7 @@ mod tests {
     fn a_file_that_was_cut_is_no_shorter_message() {
         let mut source = source(b"a\nb\n");
         source.size = 100;
-        let (mut reader, mut out) = (Reader::new(&source), Vec::new());
+        let (mut reader, mut out) = (Reader::new(&source, 0), Vec::new());
         assert_eq!(reader.text(&mut out), Ok(true));
         assert_eq!(reader.text(&mut out), Err(Lost::Unreadable));
     }

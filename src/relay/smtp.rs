@@ -89,7 +89,7 @@ impl Client {
             return carried.all(&Outcome::Deferred(why.to_owned()));
         }
         (self.until, self.asked) = (end_of(job.source.size), None);
-        let facts = job.source.facts(job.binary, job.smtputf8);
+        let facts = job.source.facts(job.binary, job.smtputf8, self.longest_line(protocol));
         let facts = match facts.and_then(|facts| Ok((facts, self.asks_for_no_tls(job)?))) {
             Ok((facts, is_for_any_eyes)) => {
                 self.is_for_any_eyes = is_for_any_eyes;
@@ -104,7 +104,7 @@ impl Client {
         match self.open.take() {
             Some(mut open) if self.is_good(&open, job, protocol) => {
                 open.session.wire.until = self.until;
-                rest = self.transact(open, job, facts, rest, &mut carried);
+                rest = self.transact(open, job, protocol, facts, rest, &mut carried);
                 if rest.is_empty() {
                     return carried;
                 }
@@ -162,7 +162,7 @@ impl Client {
             match self.connect(hop, job, protocol) {
                 Ok(open) => {
                     carried.site = Site::Answers;
-                    rest = self.transact(open, job, facts, rest, &mut carried);
+                    rest = self.transact(open, job, protocol, facts, rest, &mut carried);
                     // Who has not been given the message was only asked for what it needs. A host that has put somebody off
                     // may have it next time.
                     if rest.iter().all(|number| carried.outcomes.get(*number).is_some_and(is_lack)) {
@@ -204,15 +204,17 @@ impl Client {
         &mut self,
         mut open: Open,
         job: &Job,
+        protocol: Protocol,
         facts: Facts,
         mut rest: Vec<usize>,
         carried: &mut Carried,
     ) -> Vec<usize> {
         let (mut again, mut has_answered): (Rest, bool) = (Vec::new(), true);
+        let longest = self.longest_line(protocol);
         while !rest.is_empty() {
             let to: Vec<To> = rest.iter().filter_map(|number| job.to.get(*number).cloned()).collect();
             let envelope = envelope(job, facts, &to, requiretls(job, open.end));
-            let verdicts = open.session.send(&envelope, &mut Reader::new(&job.source));
+            let verdicts = open.session.send(&envelope, &mut Reader::new(&job.source, longest));
             let (mut too_many, mut taken) = (Vec::new(), false);
             for (number, verdict) in rest.iter().copied().zip(&verdicts) {
                 taken |= verdict.is_ok();
@@ -246,6 +248,14 @@ impl Client {
             self.asked = has_answered.then_some(open.hop.place);
         }
         rest
+    }
+
+    /// What a mailbox server takes by LMTP is not broken: RFC 5321 limits what goes between hosts.
+    fn longest_line(&self, protocol: Protocol) -> usize {
+        match protocol {
+            Protocol::Smtp => usize::try_from(self.config.smtp_line_length_limit).unwrap_or(usize::MAX),
+            Protocol::Lmtp => 0,
+        }
     }
 
     fn is_good(&self, open: &Open, job: &Job, protocol: Protocol) -> bool {

@@ -2,6 +2,7 @@
 
 pub mod chunk;
 pub mod dot;
+pub mod fold;
 pub mod line;
 pub mod netstring;
 pub mod secret;
