@@ -2,8 +2,9 @@
 //!
 //! A [`Recorder`] stands around the stream of any protocol and writes what goes through it. What the client sent is `C:`
 //! or, where it is no line of printable ASCII, `C|`; what we sent is `S:` or `S|`. Texts that differ each time, such as
-//! queue ids, become `*`. The file is new (an old one is never written over), readable by its owner alone, and holds
-//! everything, passwords and messages included. A record that cannot be written is no reason to disturb the session.
+//! queue ids, become `*` in `S:`, and as many `\?` in `S|`, behind which more may come. The file is new (an old one is never
+//! written over), readable by its owner alone, and holds everything, passwords and messages included. A record that cannot
+//! be written is no reason to disturb the session.
 
 use crate::net::connection::{Fault, Stream};
 use crate::net::tls::{Failure, Identity};
@@ -25,6 +26,11 @@ pub struct Recorder<S, W: Write = File> {
     /// The beginning of a line, and whose it is.
     pending: Vec<u8>,
     side: Side,
+    /// What was sent last, as much as one of `varying` may be, and whether we are in what comes behind one.
+    last: Vec<u8>,
+    in_varying: bool,
+    /// Which octets of `pending` are of that.
+    varied: Vec<usize>,
 }
 
 /// What a transcript begins with, and what is not to be compared.
@@ -34,7 +40,8 @@ pub struct Head {
     pub program: &'static str,
     /// Its operands.
     pub arguments: Vec<String>,
-    /// Beginnings of replies that end differently each time.
+    /// Beginnings of replies that end differently each time; where replies are no lines, what stands in front of letters
+    /// and digits that do.
     pub varying: &'static [&'static str],
 }
 
@@ -52,7 +59,9 @@ pub fn create(path: &Path) -> io::Result<File> {
 impl<S, W: Write> Recorder<S, W> {
     /// Around `stream`; without a file it is only that.
     pub fn new(stream: S, file: Option<W>, head: &Head) -> Self {
-        let mut recorder = Recorder { stream, file, varying: head.varying, pending: Vec::new(), side: Side::Server };
+        let (pending, last, varied) = Default::default();
+        let (varying, side, in_varying) = (head.varying, Side::Server, false);
+        let mut recorder = Recorder { stream, file, varying, pending, side, last, in_varying, varied };
         if !recorder.records() {
             return recorder;
         }
@@ -102,6 +111,9 @@ impl<S, W: Write> Recorder<S, W> {
         }
         for line in octets.split_inclusive(|octet| *octet == b'\n') {
             for piece in line.chunks(LONGEST) {
+                if side == Side::Server {
+                    self.note_varied(piece);
+                }
                 self.pending.extend_from_slice(piece);
                 if piece.ends_with(b"\n") || self.pending.len() >= LONGEST {
                     self.write_pending();
@@ -110,8 +122,24 @@ impl<S, W: Write> Recorder<S, W> {
         }
     }
 
+    /// Which octets of `piece`, which comes behind what is pending, differ each time.
+    fn note_varied(&mut self, piece: &[u8]) {
+        let longest = self.varying.iter().map(|beginning| beginning.len()).max().unwrap_or(0);
+        for (place, octet) in (self.pending.len()..).zip(piece) {
+            self.last.push(*octet);
+            if self.last.len() > longest {
+                self.last.remove(0);
+            }
+            self.in_varying &= octet.is_ascii_alphanumeric();
+            if self.in_varying {
+                self.varied.push(place);
+            }
+            self.in_varying |= self.varying.iter().any(|beginning| self.last.ends_with(beginning.as_bytes()));
+        }
+    }
+
     fn write_pending(&mut self) {
-        let octets = std::mem::take(&mut self.pending);
+        let (octets, varied) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.varied));
         if octets.is_empty() {
             return;
         }
@@ -121,8 +149,7 @@ impl<S, W: Write> Recorder<S, W> {
             Some("") => format!("{letter}:\n"),
             Some(line) if self.side == Side::Server => format!("S: {}\n", self.without_varying(line)),
             Some(line) => format!("C: {line}\n"),
-            None if self.side == Side::Server => format!("S| {}\n", self.without_varying(&escape(&octets))),
-            None => format!("{letter}| {}\n", escape(&octets)),
+            None => format!("{letter}| {}\n", escape(&octets, &varied)),
         };
         self.write(line.as_bytes());
     }
@@ -191,11 +218,14 @@ impl<S: Stream, W: Write> Stream for Recorder<S, W> {
     }
 }
 
-/// As `C|` and `S|` write octets.
-fn escape(octets: &[u8]) -> String {
+/// As `C|` and `S|` write octets; at each place of `any` may be any octet.
+fn escape(octets: &[u8], any: &[usize]) -> String {
     let mut text = String::with_capacity(octets.len() + 8);
-    for &octet in octets {
+    for (place, &octet) in octets.iter().enumerate() {
         match octet {
+            _ if any.binary_search(&place).is_ok() => text.push_str("\\?"),
+            // It would be any rest.
+            b'*' if place + 1 == octets.len() => text.push_str("\\x2a"),
             b'\r' => text.push_str("\\r"),
             b'\n' => text.push_str("\\n"),
             b'\t' => text.push_str("\\t"),
@@ -252,6 +282,31 @@ mod tests {
         assert_eq!(recorded(vec![b"NOOP\r\n\r\na\\\tb\nc\0\r\nQU"]), expected.replace("\\nc", "\\n\nC| c"));
         let pieces: Vec<&[u8]> = vec![b"NO", b"OP\r", b"\n", b"\r\na\\\tb", b"\nc\0\r\nQ", b"U"];
         assert_eq!(recorded(pieces), expected.replace("\\nc", "\\n\nC| c"));
+    }
+
+    /// What is written of these pieces of what we send.
+    fn said(pieces: &[&[u8]]) -> String {
+        let mut file = Vec::new();
+        let head = Head { varying: &["2:K ", "10:KOk: "], ..head() };
+        let mut recorder = Recorder::new(Pieces(Vec::new()), Some(&mut file), &head);
+        pieces.iter().for_each(|piece| recorder.send(piece).unwrap());
+        recorder.end(0);
+        let text = String::from_utf8(file).unwrap();
+        text.lines().filter_map(|line| line.strip_prefix("S| ")).collect()
+    }
+
+    #[test]
+    fn what_differs_each_time_is_any_octet_wherever_it_stands_and_however_it_is_cut() {
+        let replies = b"3:Dno,10:KOk: a1z,2:K ,2:K x,4:Z17*";
+        let expected = "3:Dno,10:KOk: \\?\\?\\?,2:K ,2:K \\?,4:Z17\\x2a";
+        for size in 1..=replies.len() {
+            assert_eq!(said(&replies.chunks(size).collect::<Vec<_>>()), expected, "{size}");
+        }
+        // Cut where a line is too long.
+        for before in LONGEST - 12..=LONGEST {
+            let long = [&vec![b'x'; before][..], b"10:KOk: a1z,"].concat();
+            assert!(said(&[&long]).ends_with("x10:KOk: \\?\\?\\?,"), "{before}");
+        }
     }
 
     #[test]

@@ -69,6 +69,54 @@ fn a_client_may_wait_for_each_reply_and_its_message_says_how_it_came() {
     assert!(String::from_utf8_lossy(&mail[0]).contains("with QMTP"), "{mail:?}");
 }
 
+/// Several replies in a row, in which each verdict counts when they are compared.
+#[test]
+fn a_recorded_session_plays_again_and_differs_where_a_verdict_does() {
+    let known: [&[u8]; 2] = [b"nobody@mx.example", b"bob@mx.example"];
+    let packages = [package(b"\none\xff\n", &known), package(b"\ntwo\n", &[known[1], known[0]])];
+    for one_by_one in [false, true] {
+        let scratch = Scratch::new();
+        let file = tempfile::tempdir().expect("a folder");
+        scratch.hand_over(file.path());
+        let record = file.path().join("session.qmtp");
+        let (mut client, server) = std::os::unix::net::UnixStream::pair().expect("a socket");
+        let server = OwnedFd::from(server);
+        let mut command = scratch.command("qmtpd");
+        command.arg("--record").arg(&record).stdin(server.try_clone().expect("a descriptor")).stdout(server);
+        let child = command.stderr(Stdio::piped()).spawn().expect("qmtpd");
+        drop(command);
+        let mut replies = Vec::new();
+        for package in &packages {
+            client.write_all(package).expect("sent");
+            if one_by_one {
+                // 20:DError: no such user, and 30:KOk: queued as and the id
+                let already = replies.len();
+                replies.resize(already + 24 + 34, 0);
+                client.read_exact(&mut replies[already..]).expect("replies");
+            }
+        }
+        client.shutdown(Shutdown::Write).expect("half-closed");
+        client.read_to_end(&mut replies).expect("replies");
+        let output = child.wait_with_output().expect("the end of qmtpd");
+        assert!(output.status.success() && kinds(&replies) == "DKKD", "{output:?}");
+
+        let text = std::fs::read_to_string(&record).expect("the record");
+        let (never, queued) = ("20:DError: no such user,", format!("30:KOk: queued as {},", "\\?".repeat(15)));
+        let said: String = text.lines().filter(|line| line.starts_with("S| ")).map(|line| &line[3..]).collect();
+        assert_eq!(said, format!("{never}{queued}{queued}{never}"), "{text}");
+        for writes in [transcript::Writes::Whole, transcript::Writes::Octets] {
+            transcript::play("qmtpd", &record, writes).unwrap_or_else(|problem| panic!("{problem}\n{text}"));
+        }
+        let verdicts = [":DE", ":KO"].map(|verdict| text.match_indices(verdict).collect::<Vec<_>>()).concat();
+        assert_eq!(verdicts.len(), 4, "{text}");
+        for (place, _) in verdicts {
+            let other = format!("{}Z{}", &text[..=place], &text[place + 2..]);
+            std::fs::write(&record, &other).expect("the record");
+            transcript::play("qmtpd", &record, transcript::Writes::Whole).expect_err(&other);
+        }
+    }
+}
+
 #[test]
 fn a_message_has_as_many_recipients_as_smtpd_recipient_limit_says_and_the_others_come_later() {
     let scratch = Scratch::with("smtpd_recipient_limit = 2");

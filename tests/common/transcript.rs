@@ -7,19 +7,20 @@
 //! C| raw octets: \r \n \t \0 \\ \xHH, nothing added
 //! H: the client sends no more, and still reads
 //! S: an expected line; a final * is any rest
-//! S| expected octets up to an LF or the end, escaped as above; a final * is any rest
+//! S| expected octets, escaped as above, so many as there are, wherever they end; \? is any one octet;
+//!    a final * is any rest up to an LF or the end
 //! Q: <reverse-path> <recipient>... "content": a queued message, in order; "Q: *" is any number of any messages
 //! P: parameters|of each|recipient: what the messages keep of MAIL and RCPT, if there is such a line
 //! L: alice 2: messages left in a mailbox at the end
 //! X: exit status
 //! ```
 //!
-//! The end of the file hangs up. Lines of the server that no `S:` expects are a failure; so is a message in the queue
-//! that no `Q:` expects.
+//! The end of the file hangs up. Octets of the server that no `S:` or `S|` expects are a failure; so is a message in the
+//! queue that no `Q:` expects.
 
 use super::Scratch;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -102,18 +103,22 @@ fn play_text(program: &str, text: &str, writes: Writes, other: Option<&std::ffi:
         .spawn()
         .map_err(|e| format!("{program}: {e}"))?;
     let mut stdin = child.stdin.take();
-    let lines = read_lines(child.stdout.take().ok_or("no pipe")?);
-    let log = read_lines(child.stderr.take().ok_or("no pipe")?);
-    let mut session = dialogue(text, &mut stdin, &lines, writes);
+    let mut said = Said::by(child.stdout.take().ok_or("no pipe")?);
+    let log = Said::by(child.stderr.take().ok_or("no pipe")?);
+    let mut session = dialogue(text, &mut stdin, &mut said, writes);
     drop(stdin);
-    if let (Ok(()), Ok(line)) = (&session, lines.recv_timeout(WAIT)) {
-        session = Err(format!("said more than expected: {}", line.escape_ascii()));
+    if session.is_ok() && (!said.waiting.is_empty() || said.more().is_ok()) {
+        session = Err(format!("said more than expected: {}", said.line().escape_ascii()));
     }
     if session.is_err() {
         let _ = child.kill();
     }
     let status = child.wait().map_err(|e| e.to_string())?;
-    let told = || log.try_iter().map(|line| format!("\n    log: {}", line.escape_ascii())).collect::<String>();
+    let told = || {
+        let octets = log.pieces.try_iter().flatten().collect::<Vec<u8>>();
+        let lines = octets.split_inclusive(|octet| *octet == b'\n');
+        lines.map(|line| format!("\n    log: {}", line.escape_ascii())).collect::<String>()
+    };
     session.map_err(|problem| format!("{problem}{}", told()))?;
     if other.is_some() {
         return Ok(());
@@ -139,7 +144,7 @@ const WAIT: Duration = Duration::from_secs(20);
 fn dialogue(
     text: &str,
     stdin: &mut Option<std::process::ChildStdin>,
-    lines: &Receiver<Vec<u8>>,
+    said: &mut Said,
     writes: Writes,
 ) -> Result<(), String> {
     let mut batch = Vec::new();
@@ -165,45 +170,97 @@ fn dialogue(
         if line == "H:" {
             *stdin = None;
         }
-        let raw = line.strip_prefix("S| ");
-        let Some(expected) = raw.or(line.strip_prefix("S: ")).or((line == "S:").then_some("")) else { continue };
-        let got = match lines.recv_timeout(WAIT) {
-            Ok(got) => got,
-            Err(RecvTimeoutError::Timeout) => {
-                return Err(format!("line {}: waited in vain for {expected}", number + 1));
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(format!("line {}: end instead of {expected}", number + 1));
-            }
+        let problem = if let Some(expected) = line.strip_prefix("S| ") {
+            said.octets(expected)
+        } else if let Some(expected) = line.strip_prefix("S: ").or((line == "S:").then_some("")) {
+            said.crlf_line(expected)
+        } else {
+            continue;
         };
-        let ended = if raw.is_some() { Some(&got[..]) } else { got.strip_suffix(b"\r\n") };
-        let Some(got) = ended else {
-            return Err(format!("line {}: no CRLF: {}", number + 1, got.escape_ascii()));
-        };
-        let octets = |text: &str| if raw.is_some() { unescape(text) } else { Ok(text.as_bytes().to_vec()) };
-        let fits = match expected.strip_suffix('*') {
-            Some(beginning) => got.starts_with(&octets(beginning)?),
-            None => got == octets(expected)?,
-        };
-        if !fits {
-            return Err(format!("line {}: expected {expected}, got {}", number + 1, got.escape_ascii()));
-        }
+        problem.map_err(|problem| format!("line {}: {problem}", number + 1))?;
     }
     Ok(())
 }
 
-fn read_lines(stream: impl std::io::Read + Send + 'static) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        let mut stream = BufReader::new(stream);
-        let mut line = Vec::new();
-        while stream.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-            if sender.send(std::mem::take(&mut line)).is_err() {
-                return;
+/// What a program says.
+struct Said {
+    pieces: Receiver<Vec<u8>>,
+    /// What no line of the transcript has expected yet.
+    waiting: Vec<u8>,
+}
+
+impl Said {
+    fn by(mut stream: impl std::io::Read + Send + 'static) -> Said {
+        let (sender, pieces) = channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                if sender.send(buffer[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Said { pieces, waiting: Vec::new() }
+    }
+
+    fn more(&mut self) -> Result<(), RecvTimeoutError> {
+        self.pieces.recv_timeout(WAIT).map(|piece| self.waiting.extend_from_slice(&piece))
+    }
+
+    fn lacks(&self, why: RecvTimeoutError, expected: &str) -> String {
+        let why = if why == RecvTimeoutError::Timeout { "waited in vain for" } else { "end instead of" };
+        let got = self.waiting.escape_ascii();
+        format!("{why} {expected}{}{got}", if self.waiting.is_empty() { "" } else { ", got " })
+    }
+
+    /// Takes what is there up to and with the first LF, or all of it.
+    fn line(&mut self) -> Vec<u8> {
+        let end = self.waiting.iter().position(|octet| *octet == b'\n').map_or(self.waiting.len(), |place| place + 1);
+        self.waiting.drain(..end).collect()
+    }
+
+    /// Takes a line, which the end of the stream ends as well.
+    fn whole_line(&mut self, expected: &str) -> Result<Vec<u8>, String> {
+        while !self.waiting.contains(&b'\n') {
+            match self.more() {
+                Err(RecvTimeoutError::Disconnected) if !self.waiting.is_empty() => break,
+                more => more.map_err(|why| self.lacks(why, expected))?,
             }
         }
-    });
-    receiver
+        Ok(self.line())
+    }
+
+    fn crlf_line(&mut self, expected: &str) -> Result<(), String> {
+        let line = self.whole_line(expected)?;
+        let line = line.strip_suffix(b"\r\n").ok_or_else(|| format!("no CRLF: {}", line.escape_ascii()))?;
+        let fits = match expected.strip_suffix('*') {
+            Some(beginning) => line.starts_with(beginning.as_bytes()),
+            None => line == expected.as_bytes(),
+        };
+        if fits { Ok(()) } else { Err(format!("expected {expected}, got {}", line.escape_ascii())) }
+    }
+
+    fn octets(&mut self, expected: &str) -> Result<(), String> {
+        let wrong = |got: &[u8]| format!("expected {expected}, got {}", got.escape_ascii());
+        // Whether what came is so far what was expected.
+        let fits = |pattern: &[Option<u8>], got: &[u8]| {
+            pattern.iter().zip(got).all(|(octet, got)| octet.is_none_or(|octet| octet == *got))
+        };
+        if let Some(beginning) = expected.strip_suffix('*') {
+            let (line, pattern) = (self.whole_line(expected)?, pattern(beginning)?);
+            let all = line.len() >= pattern.len() && fits(&pattern, &line);
+            return if all { Ok(()) } else { Err(wrong(&line)) };
+        }
+        let pattern = pattern(expected)?;
+        while fits(&pattern, &self.waiting) {
+            if self.waiting.len() >= pattern.len() {
+                self.waiting.drain(..pattern.len());
+                return Ok(());
+            }
+            self.more().map_err(|why| self.lacks(why, expected))?;
+        }
+        Err(wrong(&self.waiting))
+    }
 }
 
 fn compare_queue(text: &str, scratch: &Scratch) -> Result<(), String> {
@@ -245,24 +302,30 @@ fn quoted(text: &str) -> Result<Vec<u8>, String> {
 }
 
 fn unescape(text: &str) -> Result<Vec<u8>, String> {
+    pattern(text)?.into_iter().map(|octet| octet.ok_or_else(|| format!("any octet in {text}"))).collect()
+}
+
+/// Octets, or in their place `None` for any.
+fn pattern(text: &str) -> Result<Vec<Option<u8>>, String> {
     let mut octets = Vec::new();
     let mut rest = text.bytes();
     while let Some(octet) = rest.next() {
         if octet != b'\\' {
-            octets.push(octet);
+            octets.push(Some(octet));
             continue;
         }
         octets.push(match rest.next() {
-            Some(b'r') => b'\r',
-            Some(b'n') => b'\n',
-            Some(b't') => b'\t',
-            Some(b'0') => 0,
-            Some(b'\\') => b'\\',
-            Some(b'"') => b'"',
+            Some(b'r') => Some(b'\r'),
+            Some(b'n') => Some(b'\n'),
+            Some(b't') => Some(b'\t'),
+            Some(b'0') => Some(0),
+            Some(b'\\') => Some(b'\\'),
+            Some(b'"') => Some(b'"'),
+            Some(b'?') => None,
             Some(b'x') => {
                 let digits = [rest.next().unwrap_or(0), rest.next().unwrap_or(0)];
                 let digits = std::str::from_utf8(&digits).map_err(|_| "bad \\x")?;
-                u8::from_str_radix(digits, 16).map_err(|_| format!("bad \\x{digits}"))?
+                Some(u8::from_str_radix(digits, 16).map_err(|_| format!("bad \\x{digits}"))?)
             }
             _ => return Err(format!("unknown escape in {text}")),
         });
