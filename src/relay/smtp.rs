@@ -145,7 +145,7 @@ impl Client {
     ) -> Carried {
         // A connection that was there before was a session, too.
         let asked = self.asked.take();
-        let (mut sessions, mut unwilling) = (u32::from(asked.is_some()), Vec::new());
+        let (mut sessions, mut unwilling, mut is_put_off) = (u32::from(asked.is_some()), Vec::new(), asked.is_some());
         let most_sessions = match self.config.smtp_mx_session_limit {
             0 => u32::MAX,
             limit => limit,
@@ -163,15 +163,15 @@ impl Client {
                 Ok(open) => {
                     carried.site = Site::Answers;
                     rest = self.transact(open, job, protocol, facts, rest, &mut carried);
-                    // Who has not been given the message was only asked for what it needs. A host that has put somebody off
-                    // may have it next time.
+                    // Who has not been given the message was only asked for what it needs.
                     if rest.iter().all(|number| carried.outcomes.get(*number).is_some_and(is_lack)) {
                         unwilling.push(&hop.name);
                     } else {
-                        sessions += 1;
+                        (sessions, is_put_off) = (sessions + 1, true);
                     }
                 }
                 Err(trouble) => {
+                    is_put_off |= matches!(trouble, Trouble::Said(..));
                     let report = trouble.report(&named(&hop.name));
                     log::info!("id={} host={} place={:?} reason=\"{report}\"", job.id, named(&hop.name), hop.place);
                     if let (Trouble::Cannot(why), Place::Net(address), Some(herald)) =
@@ -188,9 +188,9 @@ impl Client {
                 }
             }
         }
-        // One of those that are asked, and was not to be had, may have it next time. Who is never asked keeps no mail
-        // waiting.
-        if all_hops.iter().take(limit).any(|hop| !unwilling.contains(&&hop.name)) {
+        // Who has put it off may have it next time, and so may one of those that are asked and was not to be had, unless
+        // another address of that name lacks it. Who is never asked keeps no mail waiting.
+        if is_put_off || all_hops.iter().take(limit).any(|hop| !unwilling.contains(&&hop.name)) {
             for number in rest {
                 carried.outcomes.get_mut(number).map(put_off_lack);
             }
