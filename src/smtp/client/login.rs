@@ -40,8 +40,10 @@ impl<W: Wire> Session<W> {
                 // What went wrong was said before.
                 let _ = self.command(Stage::Auth, "*");
             }
-            // RFC 4954 section 6: not this mechanism, a stronger one, or not with what was shown.
-            let goes_on = matches!(said.code, 504 | 534 | 535);
+            // RFC 4954 section 6: not this mechanism, a stronger one, or not with what was shown. The same password is shown
+            // once, for each failure brings the account or this address nearer to being locked out.
+            let is_shown = matches!(mechanism, Mechanism::Plain | Mechanism::Login);
+            let goes_on = matches!(said.code, 504 | 534) || (said.code == 535 && !is_shown);
             refusal = Trouble::Said(said, Stage::Auth);
             if !goes_on {
                 break;

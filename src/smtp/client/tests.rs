@@ -454,6 +454,9 @@ fn a_mechanism_that_the_server_only_offers_is_followed_by_the_next() {
     for (answers, told) in [
         (&[("AUTH", "454 4.7.0 later")][..], "4.7.0 mx said: 454 4.7.0 later (to AUTH)"),
         (&[("AUTH", "421 4.3.2 bye")], "4.3.2 mx said: 421 4.3.2 bye (to AUTH)"),
+        // A password that was seen is not shown again.
+        (&[("AUTH", "535 5.7.8 cram"), ("AUTH", "535 5.7.8 plain")], "4.7.8 mx said: 535 5.7.8 plain (to AUTH)"),
+        (&[("AUTH", "504 5.5.4 what"), ("AUTH", "535 5.7.8 no")], "4.7.8 mx said: 535 5.7.8 no (to AUTH)"),
         (&[("AUTH", "535 5.7.8 no"), ("AUTH", "silence")], "4.7.8 mx said: 535 5.7.8 no (to AUTH)"),
         (&[("AUTH", "silence")], "4.4.2 mx took too long at AUTH"),
     ] {
