@@ -220,7 +220,7 @@ pub fn in_crlf(fields: &[u8]) -> Vec<u8> {
     out
 }
 
-fn trimmed(line: &[u8]) -> &[u8] {
+pub(super) fn trimmed(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)
 }

@@ -33,12 +33,13 @@ impl Default for HeaderLines {
 impl HeaderLines {
     /// Takes the next line, of a long one its beginning. Gives whether it belongs to a header.
     pub fn take(&mut self, line: &[u8]) -> bool {
-        let line = line.trim_ascii_end();
-        if self.is_between_parts(line) {
+        // RFC 2046 section 5.1.1: blanks may stand behind a boundary. In a header a line of blanks goes on with the field
+        // before it (RFC 5322 section 4.2).
+        if self.is_between_parts(line.trim_ascii_end()) {
             return false;
         }
         if self.in_header {
-            self.header_line(line);
+            self.header_line(super::header::trimmed(line));
         }
         self.in_header
     }
@@ -128,6 +129,9 @@ mod tests {
         for (text, expected) in [
             ("A: 1\n 2\n\nB: 3\n", "A "),
             ("\nB: 3\n", ""),
+            // A line of blanks is none without anything.
+            ("A: 1\n \nB: 1\n\nx", "A B"),
+            ("A: 1\r\n\t\r\nB: 1\r\n\r\nx", "A\tB"),
             ("A: 1\r\nContent-Type: text/plain; boundary=b\r\n\r\n--b\r\nB: 1\r\n\r\nx\r\n", "AC"),
             ("Content-Type: multipart/x;\n\tboundary=\"b c\"\n\n--b c\nB: 1\n 2\n\nx\nX: 1\n--b c--\nE: 1\n", "C\tB "),
             ("content-type: MULTIPART/x (;); x=\"y;z\"; Boundary = b\r\n\r\n--b \t\r\nB: 1\r\n\r\nx\r\n", "cB"),
