@@ -10,8 +10,9 @@ use crate::smtp::session;
 use crate::smtp::site::Terms;
 use std::time::Duration;
 
-/// Recipients that the queue has room for before the content, whatever is said of each: an address of 256 octets (RFC 5321
-/// section 4.5.3.1.3) and an ORCPT of 500 (RFC 3461 section 4.2) are less than a kilobyte.
+/// Recipients that the queue has room for before the content, if none is longer than the standards have it: an address of
+/// 256 octets (RFC 5321 section 4.5.3.1.3) and an ORCPT of 500 (RFC 3461 section 4.2) are less than a kilobyte. Longer ones
+/// are taken too, and of those there may be fewer.
 const SURE_RECIPIENTS: u32 = (EARLY_ROOM / 1024) as u32;
 
 /// What a server is told at its start.
