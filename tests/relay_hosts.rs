@@ -285,7 +285,7 @@ fn each_host_of_a_domain_is_asked_for_what_a_message_needs() {
     const ONE: common::names::Table = &[
         ("two.example", "MX", "10 host.example"),
         ("host.example", "A", "127.0.0.1"),
-        ("mx.example", "A", "127.0.0.2"),
+        ("host.example", "A", "127.0.0.2"),
     ];
     const EIGHT: &str = "Subject: x\n\ngr\u{fc}n\n";
     let later = || Some(Act::Say("451 4.7.1 greylisted"));
