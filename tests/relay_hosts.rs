@@ -273,6 +273,23 @@ fn a_domain_that_moves_away_takes_no_mail_of_others_with_it() {
     assert_eq!((at(&hop, "@a.") + at(&elsewhere, "@a."), at(&hop, "@b."), at(&elsewhere, "@b.")), (6, 3, 0), "{log}");
 }
 
+/// What a host offers it has said once, over a connection that is used again as well.
+#[test]
+fn a_host_that_lacks_what_a_message_needs_is_asked_once() {
+    const EIGHT: &str = "Subject: x\n\ngr\u{fc}n\n";
+    let names = Names::start(ONE_HOST);
+    let hop = Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("250 hop")));
+    let more = format!("name_servers = {}\nsmtp_tcp_port = {}", names.address, hop.address.port());
+    let scratch = site("smtp:", &format!("{more}\ndefault_process_limit = 1\nsmtp_connection_cache_time_limit = 60s"));
+    for text in [TEXT, EIGHT.as_bytes(), TEXT] {
+        scratch.enqueue_with(("alice@mx.example", "BODY=8BITMIME"), &[("bob@a.example", "")], text);
+    }
+    let log = scratch.deliver();
+    let asked = hop.seen().iter().filter(|line| line.starts_with("RCPT")).count();
+    assert_eq!((hop.taken().len(), asked), (2, 3), "{log}");
+    assert!(log.contains("to=<bob@a.example> status=failed") && log.contains("reason=\"5.6.3 "), "{log}");
+}
+
 /// One of several may not have what a message needs, and a greylister answers EHLO with a bare line.
 #[test]
 fn each_host_of_a_domain_is_asked_for_what_a_message_needs() {

@@ -145,7 +145,13 @@ impl Client {
     ) -> Carried {
         // A connection that was there before was a session, too.
         let asked = self.asked.take();
-        let (mut sessions, mut unwilling, mut is_put_off) = (u32::from(asked.is_some()), Vec::new(), asked.is_some());
+        let all_lack = |carried: &Carried, rest: &[usize]| {
+            rest.iter().all(|number| carried.outcomes.get(*number).is_some_and(is_lack))
+        };
+        let mut is_put_off = asked.is_some() && !all_lack(&carried, &rest);
+        let mut sessions = u32::from(is_put_off);
+        let lacking = hops.iter().filter(|hop| !is_put_off && asked.as_ref() == Some(&hop.place));
+        let mut unwilling: Vec<&String> = lacking.map(|hop| &hop.name).collect();
         let most_sessions = match self.config.smtp_mx_session_limit {
             0 => u32::MAX,
             limit => limit,
@@ -164,7 +170,7 @@ impl Client {
                     carried.site = Site::Answers;
                     rest = self.transact(open, job, protocol, facts, rest, &mut carried);
                     // Who has not been given the message was only asked for what it needs.
-                    if rest.iter().all(|number| carried.outcomes.get(*number).is_some_and(is_lack)) {
+                    if all_lack(&carried, &rest) {
                         unwilling.push(&hop.name);
                     } else {
                         (sessions, is_put_off) = (sessions + 1, true);
@@ -419,9 +425,13 @@ fn is_final(trouble: &Trouble) -> bool {
     is_for_good || matches!(trouble, Trouble::Lost(_, Stage::End) | Trouble::Said(_, Stage::End))
 }
 
-/// The host said it of the message, and not of the session, of which a new one may be better.
+/// The host said it of the message, and not of the session, of which a new one may be better; or it lacks what is needed.
 fn is_answer(trouble: &Trouble) -> bool {
-    matches!(trouble, Trouble::Said(answer, Stage::Rcpt | Stage::Data) if answer.code != 421)
+    match trouble {
+        Trouble::Said(answer, stage) => matches!(stage, Stage::Rcpt | Stage::Data) && answer.code != 421,
+        Trouble::Cannot(why) => LACKING.contains(why),
+        Trouble::Lost(..) => false,
+    }
 }
 
 /// The host does not offer what the message needs.
