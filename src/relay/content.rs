@@ -67,7 +67,8 @@ impl Source {
         Ok(Header::read(&text).is_for_any_eyes())
     }
 
-    /// Reads it through. `binary`: it came as BODY=BINARYMIME; `smtputf8`: it came with that; `longest`: see [`Reader::new`].
+    /// Reads it through. `binary`: it came as BODY=BINARYMIME; `smtputf8`: it came with that; `longest`: most octets of a line,
+    /// 0 for any number.
     pub fn facts(&self, binary: bool, smtputf8: bool, longest: usize) -> io::Result<Facts> {
         let (mut facts, mut last, mut folder) = (Facts::default(), b'\n', Folder::new(longest));
         facts.binary = binary && self.text_lines()?.is_none();
