@@ -126,7 +126,12 @@ fn unique_ids_are_taken_over_all_or_none_and_for_good_once_that_was_said() {
             no_panic(output, what);
             let ids = listed(&next(scratch, "UIDL\r\n", what));
             let is_taken_over = ids == ["other-1", "other-2"];
-            assert!(is_taken_over || (ids == native && output.status.code() != Some(0)), "{what}: {ids:?}: {output:?}");
+            // An error that stays leaves out the message that cannot be read, and says so.
+            let is_one_left_out = String::from_utf8_lossy(&output.stderr).contains("its fields cannot be read");
+            let others = native.iter().zip(["other-1", "other-2"]).zip(&ids);
+            let is_in_part = is_one_left_out && others.into_iter().all(|((own, other), id)| id == own || id == other);
+            let is_none = ids == native && output.status.code() != Some(0);
+            assert!(is_taken_over || is_in_part && ids.len() == 2 || is_none, "{what}: {ids:?}: {output:?}");
             let again = scratch.run("pop3d", &["--import-unique-ids=x-uidl", "--user=bob"], b"");
             assert!(again.status.success(), "{what}: {again:?}");
             assert_eq!(listed(&next(scratch, "UIDL\r\n", what)), ["other-1", "other-2"], "{what}");
