@@ -25,9 +25,13 @@ pub fn only(uid: u32, gid: u32) -> [Vec<u32>; 3] {
     [vec![uid; 4], vec![gid; 4], vec![gid]]
 }
 
-/// Most memory a process had so far, in kB; nothing of one that has ended.
+/// Most memory of its own that a process had so far, in kB; nothing of one that has ended. Pages of its program and of
+/// libraries are left out: how many the kernel maps around one that is needed depends on what it has cached and how.
 pub fn peak(child: &Child) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
+    let value = |name| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().trim_end_matches(" kB").parse().ok()
+    };
+    value("VmHWM:")?.checked_sub(value("RssFile:")?)
 }
