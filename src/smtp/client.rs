@@ -256,7 +256,7 @@ impl<W: Wire> Session<W> {
     /// Waits for the greeting.
     pub fn greeting(&mut self) -> Result<(), Trouble> {
         let answer = self.receive(Stage::Greeting)?;
-        self.expect(answer, Stage::Greeting, Answer::is_yes).map(|_| ())
+        self.expect(answer, Stage::Greeting).map(|_| ())
     }
 
     /// Says who we are, and learns what is offered. A server that does not know EHLO is asked with HELO.
@@ -269,16 +269,16 @@ impl<W: Wire> Session<W> {
         }
         self.offers = Offers::default();
         if self.protocol == Protocol::Lmtp || !answer.is_never() {
-            return self.expect(answer, Stage::Hello, Answer::is_yes).map(|_| ());
+            return self.expect(answer, Stage::Hello).map(|_| ());
         }
         let answer = self.command(Stage::Hello, &format!("HELO {own_name}"))?;
-        self.expect(answer, Stage::Hello, Answer::is_yes).map(|_| ())
+        self.expect(answer, Stage::Hello).map(|_| ())
     }
 
     /// Asks for TLS. After `Ok` the handshake must follow, then [`Session::hello`] again.
     pub fn ask_for_tls(&mut self) -> Result<(), Trouble> {
         let answer = self.command(Stage::StartTls, "STARTTLS")?;
-        self.expect(answer, Stage::StartTls, Answer::is_yes)?;
+        self.expect(answer, Stage::StartTls)?;
         // What came before the handshake was not sent under TLS (response injection), and what was offered is void.
         self.pending.clear();
         self.answers = Answers::default();
@@ -377,7 +377,7 @@ impl<W: Wire> Session<W> {
     ) -> Result<(), Trouble> {
         if self.needs_rset {
             let answer = self.command(Stage::Rset, "RSET")?;
-            self.expect(answer, Stage::Rset, Answer::is_yes)?;
+            self.expect(answer, Stage::Rset)?;
         }
         self.needs_rset = true;
         let lack = self.lacks(envelope);
@@ -397,14 +397,14 @@ impl<W: Wire> Session<W> {
             self.out(Stage::Mail, group.as_bytes())?;
         }
         let answer = self.next(Stage::Mail, &mail)?;
-        if let Err(refused) = self.expect(answer, Stage::Mail, Answer::is_yes) {
+        if let Err(refused) = self.expect(answer, Stage::Mail) {
             // That stands, whatever becomes of the group's other answers: a server may close behind it.
             let _ = self.hear_out(rcpts.len(), has_data);
             return Err(refused);
         }
         for (rcpt, verdict) in rcpts.iter().zip(verdicts.iter_mut()) {
             let answer = self.next(Stage::Rcpt, rcpt)?;
-            *verdict = self.expect(answer, Stage::Rcpt, Answer::is_yes).err().map(Err);
+            *verdict = self.expect(answer, Stage::Rcpt).err().map(Err);
         }
         if verdicts.iter().all(Option::is_some) {
             return self.hear_out(0, has_data);
@@ -500,7 +500,7 @@ impl<W: Wire> Session<W> {
                 return Ok(());
             }
             let answer = self.receive(Stage::Content)?;
-            self.expect(answer, Stage::Content, Answer::is_yes)?;
+            self.expect(answer, Stage::Content)?;
         }
     }
 
@@ -526,7 +526,7 @@ impl<W: Wire> Session<W> {
                 (Some(said), Protocol::Smtp) => Verdict::clone(said),
                 _ => {
                     let answer = self.receive(Stage::End)?;
-                    self.expect(answer, Stage::End, Answer::is_yes)
+                    self.expect(answer, Stage::End)
                 }
             };
             one = Some(said.clone());
@@ -547,8 +547,9 @@ impl<W: Wire> Session<W> {
         if self.offers.pipelining { self.receive(stage) } else { self.command(stage, line) }
     }
 
-    fn expect(&mut self, answer: Answer, stage: Stage, good: fn(&Answer) -> bool) -> Verdict {
-        if good(&answer) { Ok(answer) } else { Err(self.refusal(answer, stage)) }
+    /// Only a 2yz is good.
+    fn expect(&mut self, answer: Answer, stage: Stage) -> Verdict {
+        if answer.is_yes() { Ok(answer) } else { Err(self.refusal(answer, stage)) }
     }
 
     /// A server that says 421 closes (RFC 5321 section 3.8).

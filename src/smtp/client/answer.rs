@@ -95,11 +95,6 @@ impl Answers {
         Ok((input.len(), None))
     }
 
-    /// Whether a reply has begun and not ended.
-    pub fn is_within(&self) -> bool {
-        self.code.is_some() || !self.line.is_empty()
-    }
-
     fn line(&mut self, line: &[u8]) -> Result<Option<Answer>, NoAnswer> {
         let (digits, rest) = line.split_at_checked(3).ok_or(NoAnswer)?;
         let code = digits.iter().try_fold(0, |code: u16, octet| match octet {
@@ -223,7 +218,7 @@ mod tests {
         for _ in 0..MOST_OCTETS / 4096 {
             assert_eq!(reader.push(&[b'2'; 4096]), Ok((4096, None)));
         }
-        assert!(reader.line.capacity() <= 2 * LONGEST_LINE && reader.is_within());
+        assert!(reader.line.capacity() <= 2 * LONGEST_LINE);
         assert_eq!(reader.push(&[b'2'; 4096]), Err(NoAnswer));
         // Each reply is counted by itself.
         let long = format!("250 {}\r\n", "x".repeat(1000));
