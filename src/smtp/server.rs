@@ -43,9 +43,9 @@ const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Serves one session to its end. How the client leaves is logged and no error.
 pub fn serve(
-    stream: &mut impl Stream,
-    submit: &mut impl Submit,
-    site: &impl Site,
+    stream: &mut dyn Stream,
+    submit: &mut dyn Submit,
+    site: &dyn Site,
     settings: &Settings<'_>,
     tls: Offer,
 ) -> Result<Ended, Error> {
@@ -88,10 +88,10 @@ pub fn refuse(stream: &mut impl Stream) {
     stream.finish();
 }
 
-struct Server<'a, S, M, W> {
-    stream: &'a mut S,
-    submit: &'a mut M,
-    site: &'a W,
+struct Server<'a> {
+    stream: &'a mut dyn Stream,
+    submit: &'a mut dyn Submit,
+    site: &'a dyn Site,
     settings: &'a Settings<'a>,
     client: String,
     session: Session<'a>,
@@ -116,7 +116,7 @@ struct Server<'a, S, M, W> {
     header: Option<Coming>,
 }
 
-impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+impl Server<'_> {
     fn run(&mut self) -> Result<Ended, Fault> {
         if let Some(ended) = self.refuse_unlisted() {
             return Ok(ended);

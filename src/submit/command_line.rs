@@ -116,8 +116,7 @@ fn speak_smtp(config: &Config, common: &Common) -> Result<Ended, Error> {
     let settings = Settings::new(config, &peer, None, server::Kind::default());
     let stream = Connection::from_stdio(config.daemon_timeout.0);
     let mut stream = stream.map_err(|error| Error::Connection(format!("standard input and output: {error}")))?;
-    let mut waking = way.submit();
-    let ended = server::serve(&mut stream, &mut waking, &site, &settings, Offer::None);
+    let ended = server::serve(&mut stream, way.submit(), &site, &settings, Offer::None);
     way.wake();
     ended
 }

@@ -130,37 +130,6 @@ pub fn told_to_submit(config: &Config) -> Vec<(String, String)> {
     attributes(config).into_iter().chain(before).collect()
 }
 
-/// Whoever has one by reference hands mail in as well.
-impl Submit for &mut dyn Submit {
-    fn introduce(&mut self, introduction: &Introduction) -> Result<(), Error> {
-        (**self).introduce(introduction)
-    }
-
-    fn verify(&mut self, address: &Address) -> Result<Verdict, Error> {
-        (**self).verify(address)
-    }
-
-    fn reverse_path_with(&mut self, path: &ReversePath, parameters: &MailParameters) -> Result<(), Error> {
-        (**self).reverse_path_with(path, parameters)
-    }
-
-    fn recipient_with(&mut self, address: &Address, parameters: &RecipientParameters) -> Result<Verdict, Error> {
-        (**self).recipient_with(address, parameters)
-    }
-
-    fn content(&mut self, octets: &[u8]) -> Result<(), Error> {
-        (**self).content(octets)
-    }
-
-    fn commit(&mut self) -> Result<Outcome, Error> {
-        (**self).commit()
-    }
-
-    fn reset(&mut self) -> Result<(), Error> {
-        (**self).reset()
-    }
-}
-
 /// The way into the queue, as the protocol servers see it. [`client::Submitter`] is the real one.
 ///
 /// Calls of one message: `introduce`, then `reverse_path`, `recipient` and `content` in the order of SMTP (content

@@ -4,12 +4,10 @@ use super::{LineReader, Server, field, line_end};
 use crate::auth;
 use crate::auth::gate::Right;
 use crate::lookup::Lookup;
-use crate::net::connection::{Fault, Stream};
+use crate::net::connection::Fault;
 use crate::sasl::{self, Credentials, Exchange, GaveUp, LONGEST_LINE, Mechanism};
 use crate::smtp::reply::Reply;
 use crate::smtp::session::Step;
-use crate::smtp::site::Site;
-use crate::submit::Submit;
 use crate::wire::line::Line;
 use crate::wire::secret::Secret;
 
@@ -20,7 +18,7 @@ enum Response {
     BareLineEnd,
 }
 
-impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+impl Server<'_> {
     /// Lets the client show who it is; gives what is to be said of that.
     pub(super) fn authenticate(&mut self, mechanism: Mechanism, initial: Option<Secret>) -> Result<Step, Fault> {
         let Some(nonce) = auth::nonce() else { return Ok(Step::Say(Reply::LOGIN_NOT_CHECKED)) };

@@ -6,10 +6,8 @@
 use super::message::Fate;
 use super::{PIECE, Server};
 use crate::lookup::Listed;
-use crate::net::connection::{Fault, Stream};
+use crate::net::connection::Fault;
 use crate::smtp::reply::Reply;
-use crate::smtp::site::Site;
-use crate::submit::Submit;
 use crate::wire::chunk::ChunkLines;
 
 /// A message of which chunks have come.
@@ -19,7 +17,7 @@ pub(super) struct Chunks {
     size: u64,
 }
 
-impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+impl Server<'_> {
     pub(super) fn take_chunk(&mut self, size: u64, last: bool) -> Result<(), Fault> {
         let mut chunks = match self.chunks.take() {
             Some(chunks) => chunks,

@@ -1,11 +1,9 @@
 //! Lines in and replies out: nothing is waited for while there is something to say.
 
 use super::{PIECE, Server};
-use crate::net::connection::{Fault, Stream};
+use crate::net::connection::Fault;
 use crate::net::make_room;
 use crate::smtp::command::{self, Command};
-use crate::smtp::site::Site;
-use crate::submit::Submit;
 use crate::wire::line::Line;
 use std::time::Duration;
 
@@ -17,7 +15,7 @@ pub(super) enum Input {
     End,
 }
 
-impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+impl Server<'_> {
     /// The next line. It must be there within `timeout`, however many octets of it come at a time.
     pub(super) fn next_line(&mut self) -> Result<Input, Fault> {
         let mut waiting = false;

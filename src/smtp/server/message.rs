@@ -7,11 +7,10 @@ use super::{PIECE, Server, field};
 use crate::exit::Ended;
 use crate::lookup::Listed;
 use crate::net::FIRST_ROOM;
-use crate::net::connection::{Fault, Stream};
+use crate::net::connection::Fault;
 use crate::smtp::reply::Reply;
 use crate::smtp::session::Dialect;
-use crate::smtp::site::Site;
-use crate::submit::{Outcome, Submit};
+use crate::submit::Outcome;
 use crate::wire::dot::{Text, Unstuffer};
 
 /// What becomes of the message that is being received.
@@ -21,7 +20,7 @@ pub(super) enum Fate {
     Refused(Reply),
 }
 
-impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+impl Server<'_> {
     pub(super) fn take_message(&mut self) -> Result<Option<Ended>, Fault> {
         self.say(Reply::START);
         self.begin_content();

@@ -8,11 +8,8 @@ use crate::clock;
 use crate::lookup::Lookup;
 use crate::message::header::{self, Addresses, Coming, From, Header};
 use crate::message::path::Address;
-use crate::net::connection::Stream;
 use crate::smtp::reply::Reply;
 use crate::smtp::session::Dialect;
-use crate::smtp::site::Site;
-use crate::submit::Submit;
 use std::collections::BTreeSet;
 use std::time::UNIX_EPOCH;
 
@@ -27,7 +24,7 @@ const SENDERS: [(&str, bool, Reply, Reply); 3] = [
     ("Resent-Sender", true, Reply::BAD_RESENT, Reply::NOT_YOUR_RESENT),
 ];
 
-impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+impl Server<'_> {
     /// Before the first octet of a message.
     pub(super) fn begin_content(&mut self) {
         self.header = (self.session.dialect() == Dialect::Submission).then(Coming::default);

@@ -2,13 +2,11 @@
 
 use super::{LineReader, Server, line_end};
 use crate::exit::Error;
-use crate::net::connection::{Fault, Stream};
+use crate::net::connection::Fault;
 use crate::net::tls::{Failure, Identity};
 use crate::smtp::reply::Reply;
-use crate::smtp::site::Site;
-use crate::submit::Submit;
 
-impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+impl Server<'_> {
     /// Answers STARTTLS and becomes TLS; or says that this cannot be now, and goes on without.
     pub(super) fn start_tls(&mut self) -> Result<(), Fault> {
         match self.tls.take().map(|files| files.read()) {

@@ -6,12 +6,10 @@ use crate::lookup::Lookup;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::Client;
-use crate::net::connection::Stream;
 use crate::smtp::reply::Reply;
-use crate::smtp::site::Site;
-use crate::submit::{Introduction, Policy, Submit, Verdict};
+use crate::submit::{Introduction, Policy, Verdict};
 
-impl<S: Stream, M: Submit, W: Site> Server<'_, S, M, W> {
+impl Server<'_> {
     pub(super) fn begin(&mut self, reverse_path: ReversePath, parameters: &MailParameters, size: Option<u64>) -> Reply {
         let may = self.check_sender(&reverse_path).and_then(|()| self.check_room(size));
         if let Err(reply) = may.and_then(|()| self.introduce()) {
