@@ -1,16 +1,18 @@
 //! Command to [`Step`]: the state machine of a session (RFC 5321 section 4.1.4). No I/O, no clock.
 //!
 //! What needs the world (is this recipient ours? is it on disk?) is a step for the server, which tells what came of it
-//! by [`Session::begun`], [`Session::judged`], [`Session::broken`] and [`Session::message_over`].
+//! by [`Session::begun`], [`Session::judged`], [`Session::broken`] and [`Session::message_over`]. `rules.rs` has what each
+//! command comes to.
 
+mod rules;
 mod settings;
 
-use super::command::{Command, Fault, Which, Xclient};
+use super::command::{Command, Fault, Xclient};
 use super::extensions::Extensions;
 use super::reply::Reply;
 use crate::lookup::Listed;
 use crate::message::parameters::{Body, MailParameters, RecipientParameters};
-use crate::message::path::{self, Address, ReversePath};
+use crate::message::path::{Address, ReversePath};
 use crate::message::trace::Protocol;
 use crate::sasl::{MOST_FAILURES, Mechanism, Offered};
 use crate::wire::secret::Secret;
@@ -118,116 +120,30 @@ impl<'a> Session<'a> {
         self.secrets = secrets;
     }
 
-    /// Takes a command.
+    /// Takes a command. What each comes to is in `rules.rs`.
     pub fn command(&mut self, command: Command) -> Step {
         self.count_junk(&command);
-        let lmtp = self.settings.dialect == Dialect::Lmtp;
+        // Another command than BDAT is the end of the message they are about.
         let owed = std::mem::take(&mut self.owed);
-        let must_log_in = self.must_log_in();
-        let (no_chunks, no_tls) = (self.settings.discards("CHUNKING"), self.settings.discards("STARTTLS"));
-        let (no_dsn, no_utf8) = (self.settings.discards("DSN"), self.settings.discards("SMTPUTF8"));
-        match (command, &mut self.transaction) {
-            (Command::Ehlo(_) | Command::Helo(_), _) if lmtp => Step::Say(Reply::LHLO_FIRST),
-            (Command::Lhlo(_), _) if !lmtp => Step::Say(Reply::fault(Fault::Unknown)),
-            (Command::Ehlo(name) | Command::Lhlo(name), _) => {
-                let reply = self.extensions().reply(self.settings.hostname);
-                self.reset(Some((true, name)), reply)
-            }
-            (Command::Helo(name), _) => {
-                let reply = Reply::hello(self.settings.hostname);
-                self.reset(Some((false, name)), reply)
-            }
-            (Command::Mail { .. }, Some(_)) => Step::Say(Reply::NESTED_MAIL),
-            (Command::Mail { reverse_path, parameters, size }, None) => self.mail(reverse_path, parameters, size),
-            (Command::Rcpt { .. } | Command::Data, None) => Step::Say(Reply::MAIL_FIRST),
-            (Command::Rcpt { .. } | Command::Data, Some(transaction)) if transaction.in_chunks => {
-                Step::Say(Reply::BDAT_HAS_BEGUN)
-            }
-            (Command::Rcpt { .. } | Command::Data, Some(transaction)) if transaction.broken => {
-                Step::Say(Reply::TROUBLE)
-            }
-            (Command::Rcpt { .. }, Some(transaction)) if transaction.accepted >= self.settings.recipient_limit => {
-                self.over_limit();
-                Step::Say(Reply::TOO_MANY_RECIPIENTS)
-            }
-            (Command::Rcpt { forward_path, .. }, Some(transaction))
-                if !transaction.smtputf8 && !forward_path.is_ascii() =>
-            {
-                Step::Say(not_ascii(Which::Forward))
-            }
-            (Command::Rcpt { parameters, .. }, Some(transaction))
-                if !transaction.smtputf8 && !parameters.is_ascii() =>
-            {
-                Step::Say(Reply::fault(Fault::BadParameter))
-            }
-            (Command::Rcpt { parameters, .. }, Some(_)) if no_dsn && !parameters.is_empty() => Step::Say(Reply::NO_DSN),
-            (Command::Rcpt { forward_path, parameters }, Some(transaction)) => {
-                transaction.asked = true;
-                Step::Judge(forward_path, parameters)
-            }
-            (Command::Data, Some(transaction)) if transaction.accepted == 0 => {
-                Step::Say(transaction.no_recipients(lmtp))
-            }
-            (Command::Data, Some(transaction)) if transaction.binary => Step::Say(Reply::BINARY_NEEDS_BDAT),
-            (Command::Data, Some(_)) => {
-                self.in_message = true;
-                Step::TakeMessage
-            }
-            (Command::Bdat { size, last }, transaction) if no_chunks => {
-                if last {
-                    *transaction = None;
-                }
-                Step::SkipChunk(size, Reply::NOT_IMPLEMENTED, 1)
-            }
-            (Command::Bdat { size, last }, None) => {
-                self.owed = if last { 0 } else { owed };
-                Step::SkipChunk(size, Reply::MAIL_FIRST, if last { owed.max(1) } else { 1 })
-            }
-            (Command::Bdat { size, last }, Some(transaction)) if transaction.broken || transaction.accepted == 0 => {
-                let reply = if transaction.broken { Reply::TROUBLE } else { transaction.no_recipients(lmtp) };
-                let replies = if lmtp && last { transaction.accepted.max(1) } else { 1 };
-                transaction.in_chunks = true;
-                if last {
-                    // The client has sent all of this message: what it says next is about another, which must not become
-                    // one with the sender of this.
-                    self.transaction = None;
-                }
-                Step::SkipChunk(size, reply, replies)
-            }
-            (Command::Bdat { size, last }, Some(transaction)) => {
-                transaction.in_chunks = true;
-                self.in_message = true;
-                Step::TakeChunk(size, last)
-            }
-            (Command::UnreadableBdat, _) => Step::Refuse(Reply::UNREADABLE_BDAT),
-            (Command::Rset, _) => {
-                self.transaction = None;
-                Step::Reset(Reply::OK)
-            }
-            (Command::Vrfy(..), _) if !self.settings.vrfy => Step::Say(Reply::NOT_IMPLEMENTED),
-            (Command::Vrfy(..), _) if must_log_in => Step::Say(self.login_first()),
-            (Command::Vrfy(_, true), _) if no_utf8 => Step::Say(Reply::fault(Fault::UnknownParameter)),
-            (Command::Vrfy(address, false), _) if !address.is_ascii() => Step::Say(not_ascii(Which::Forward)),
-            (Command::Vrfy(address, _), _) => Step::Verify(address),
-            (Command::Help, _) => Step::Say(self.extensions().help()),
-            (Command::Noop, _) => Step::Say(Reply::OK),
-            (Command::Quit, _) => Step::Quit(Reply::GOODBYE),
-            (Command::StartTls, _) => match self.settings.tls {
-                Tls::Never => Step::Say(Reply::NOT_IMPLEMENTED),
-                Tls::Offered if no_tls => Step::Say(Reply::NOT_IMPLEMENTED),
-                Tls::Offered => Step::StartTls,
-                Tls::On => Step::Say(Reply::UNDER_TLS),
-            },
-            (Command::Auth { .. }, Some(_)) => Step::Say(Reply::AUTH_IN_MESSAGE),
-            (Command::Auth { mechanism, initial }, None) => self.auth(mechanism, initial),
-            (Command::Xclient(_), _) if self.settings.xclient == Listed::No => Step::Say(Reply::NO_XCLIENT),
-            (Command::Xclient(_), _) if self.settings.xclient == Listed::CannotTell => {
-                Step::Say(Reply::CANNOT_TELL_CLIENT)
-            }
-            (Command::Xclient(_), Some(_)) => Step::Say(Reply::XCLIENT_IN_MESSAGE),
-            (Command::Xclient(said), None) => Step::Become(said),
-            (Command::NotImplemented, _) => Step::Say(Reply::NOT_IMPLEMENTED),
-            (Command::Stranger, _) => Step::Refuse(Reply::STRANGER),
+        match command {
+            Command::Ehlo(name) => self.ehlo(name),
+            Command::Helo(name) => self.helo(name),
+            Command::Lhlo(name) => self.lhlo(name),
+            Command::Mail { reverse_path, parameters, size } => self.mail(reverse_path, parameters, size),
+            Command::Rcpt { forward_path, parameters } => self.rcpt(forward_path, parameters),
+            Command::Data => self.data(),
+            Command::Bdat { size, last } => self.bdat(size, last, owed),
+            Command::UnreadableBdat => Step::Refuse(Reply::UNREADABLE_BDAT),
+            Command::Rset => self.rset(),
+            Command::Vrfy(address, utf8) => self.vrfy(address, utf8),
+            Command::Help => Step::Say(self.extensions().help()),
+            Command::Noop => Step::Say(Reply::OK),
+            Command::Quit => Step::Quit(Reply::GOODBYE),
+            Command::StartTls => self.starttls(),
+            Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
+            Command::Xclient(said) => self.xclient(said),
+            Command::NotImplemented => Step::Say(Reply::NOT_IMPLEMENTED),
+            Command::Stranger => Step::Refuse(Reply::STRANGER),
         }
     }
 
@@ -244,53 +160,6 @@ impl<'a> Session<'a> {
         {
             self.junk = self.junk.saturating_add(1);
             self.errors = self.errors.saturating_add(u32::from(self.junk > self.settings.junk_limit));
-        }
-    }
-
-    fn mail(&mut self, reverse_path: ReversePath, parameters: MailParameters, size: Option<u64>) -> Step {
-        let limit = self.settings.transaction_limit;
-        let in_ascii = reverse_path.0.as_ref().is_none_or(Address::is_ascii);
-        if self.must_log_in() {
-            Step::Say(self.login_first())
-        } else if limit > 0 && self.messages >= limit {
-            Step::Refuse(Reply::TOO_MANY_MESSAGES)
-        } else if !in_ascii && !parameters.smtputf8 {
-            Step::Say(not_ascii(Which::Reverse))
-        } else if let Some(reply) = self.discarded(&parameters) {
-            Step::Say(reply)
-        } else if parameters.requiretls && self.settings.tls != Tls::On {
-            Step::Say(Reply::REQUIRETLS_NEEDS_TLS)
-        } else if self.settings.is_too_large(size.unwrap_or(0)) {
-            Step::Say(Reply::TOO_LARGE)
-        } else {
-            Step::Begin(reverse_path, parameters, size)
-        }
-    }
-
-    /// What parameters of MAIL are answered whose keyword EHLO does not list. SIZE and BODY=8BITMIME are taken, as in Postfix:
-    /// they promise nothing that is not kept.
-    fn discarded(&self, said: &MailParameters) -> Option<Reply> {
-        let discards = |keyword| self.settings.discards(keyword);
-        // Without CHUNKING there is no BDAT to send it by.
-        let no_binary = discards("CHUNKING") || discards("BINARYMIME");
-        if (said.ret.is_some() || said.envid.is_some()) && discards("DSN") {
-            Some(Reply::NO_DSN)
-        } else if said.smtputf8 && discards("SMTPUTF8") || said.requiretls && discards("REQUIRETLS") {
-            Some(Reply::fault(Fault::UnknownParameter))
-        } else {
-            (said.body == Body::BinaryMime && no_binary).then(|| Reply::fault(Fault::BadParameter))
-        }
-    }
-
-    fn auth(&mut self, mechanism: Option<Mechanism>, initial: Option<Secret>) -> Step {
-        match mechanism {
-            _ if self.settings.login == Login::Never || self.settings.discards("AUTH") => {
-                Step::Say(Reply::NOT_IMPLEMENTED)
-            }
-            _ if self.login.is_some() => Step::Say(Reply::LOGGED_IN_ALREADY),
-            _ if !self.may_log_in() => Step::Say(Reply::TLS_FIRST),
-            Some(mechanism) if self.offered().has(mechanism) => Step::Authenticate(mechanism, initial),
-            Some(_) | None => Step::Say(Reply::UNKNOWN_MECHANISM),
         }
     }
 
@@ -321,14 +190,6 @@ impl<'a> Session<'a> {
             Login::Always => true,
         };
         safe && self.login.is_none() && !self.settings.discards("AUTH")
-    }
-
-    fn must_log_in(&self) -> bool {
-        self.settings.dialect == Dialect::Submission && self.login.is_none()
-    }
-
-    fn login_first(&self) -> Reply {
-        if self.may_log_in() || self.settings.tls == Tls::Never { Reply::LOGIN_FIRST } else { Reply::TLS_FIRST }
     }
 
     /// Takes a line that is no command.
@@ -489,24 +350,6 @@ impl<'a> Session<'a> {
             (None, None) => "waiting for EHLO",
         }
     }
-
-    fn reset(&mut self, hello: Option<(bool, Vec<u8>)>, reply: Reply) -> Step {
-        self.hello = hello;
-        self.transaction = None;
-        Step::Reset(reply)
-    }
-}
-
-impl Transaction {
-    /// LMTP has one answer only (RFC 2033 section 4.2).
-    fn no_recipients(&self, lmtp: bool) -> Reply {
-        if self.asked && !lmtp { Reply::NO_RECIPIENTS } else { Reply::RCPT_FIRST }
-    }
-}
-
-/// What an address beyond ASCII is told where SMTPUTF8 was not asked for.
-fn not_ascii(which: Which) -> Reply {
-    Reply::fault(Fault::Path(which, path::Fault::NotAscii))
 }
 
 #[cfg(test)]
