@@ -10,7 +10,6 @@ mod settings;
 use super::command::{Command, Fault, Xclient};
 use super::extensions::Extensions;
 use super::reply::Reply;
-use crate::lookup::Listed;
 use crate::message::parameters::{Body, MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::Protocol;
@@ -165,17 +164,7 @@ impl<'a> Session<'a> {
 
     /// What there is, as things stand.
     fn extensions(&self) -> Extensions<'_> {
-        Extensions {
-            dialect: self.settings.dialect,
-            message_size_limit: self.settings.message_size_limit,
-            recipient_limit: self.settings.announced_recipients,
-            transaction_limit: self.settings.transaction_limit,
-            tls: self.settings.tls,
-            mechanisms: self.offered(),
-            vrfy: self.settings.vrfy,
-            xclient: self.settings.xclient != Listed::No,
-            discarded: self.settings.discarded,
-        }
+        Extensions { settings: &self.settings, mechanisms: self.offered() }
     }
 
     /// The mechanisms that can be used now.
@@ -353,4 +342,4 @@ impl<'a> Session<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -24,8 +24,7 @@ impl Session<'_> {
 
     /// Each is a RSET too (RFC 5321 section 4.1.4).
     fn greeted(&mut self, extended: bool, name: Vec<u8>) -> Step {
-        let hostname = self.settings.hostname;
-        let reply = if extended { self.extensions().reply(hostname) } else { Reply::hello(hostname) };
+        let reply = if extended { self.extensions().reply() } else { Reply::hello(self.settings.hostname) };
         self.hello = Some((extended, name));
         self.transaction = None;
         Step::Reset(reply)

@@ -1,7 +1,9 @@
 use super::*;
+use crate::lookup::Listed;
 use crate::smtp::command::parse;
 
-fn settings() -> Settings<'static> {
+/// A server that has VRFY, and neither TLS nor logins.
+pub(in crate::smtp) fn settings() -> Settings<'static> {
     Settings {
         hostname: "mx.example",
         message_size_limit: 1000,
