@@ -10,6 +10,7 @@ use super::value::Value;
 use super::{file, main_cf};
 use crate::lookup::Lookup;
 use crate::message::idna;
+use crate::message::path;
 use crate::net::peer::{Origin, Peer};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -355,15 +356,10 @@ fn digits(text: &str) -> Option<u8> {
     if text.bytes().all(|octet| octet.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// The address in an address literal (RFC 5321 section 4.1.3).
+/// The address in an address literal.
 fn literal(domain: &[u8]) -> Option<IpAddr> {
-    let inside = std::str::from_utf8(domain).ok()?.strip_prefix('[')?.strip_suffix(']')?;
-    match inside.get(..5) {
-        Some(tag) if tag.eq_ignore_ascii_case("IPv6:") => {
-            inside.get(5..)?.parse::<Ipv6Addr>().ok().map(|address| IpAddr::V6(address).to_canonical())
-        }
-        _ => inside.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
-    }
+    let inside = domain.strip_prefix(b"[")?.strip_suffix(b"]")?;
+    path::literal(inside).map(|address| address.to_canonical())
 }
 
 /// The patterns of a file, which has main.cf's lines: `#` begins a comment line, a blank continues the line before.

@@ -6,7 +6,7 @@
 
 use super::idna;
 use super::verp::Verp;
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::IpAddr;
 use std::fmt;
 
 /// RFC 5321 section 4.5.3.1.3 allows 254 octets between the angle brackets; quoting may double a local part.
@@ -159,25 +159,25 @@ impl ReversePath {
 
 /// A name, or an address literal with its brackets.
 fn is_usable_domain(domain: &[u8]) -> bool {
-    let literal = domain.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
+    let inside = domain.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
     let is_name = |label: &[u8]| {
         let fits = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | 0x80..);
         !label.is_empty() && label.iter().all(fits)
     };
     idna::lengths(domain).0 <= LONGEST_DOMAIN
         && std::str::from_utf8(domain).is_ok()
-        && match literal {
-            Some(literal) => is_literal(literal),
+        && match inside {
+            Some(inside) => literal(inside).is_some(),
             None => domain.split(|octet| *octet == b'.').all(is_name),
         }
 }
 
-/// What stands in the brackets of an address literal (RFC 5321 section 4.1.3).
-fn is_literal(text: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(text) else { return false };
+/// The address that stands in the brackets of an address literal (RFC 5321 section 4.1.3).
+pub fn literal(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?;
     match text.split_at_checked(5) {
-        Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => address.parse::<Ipv6Addr>().is_ok(),
-        _ => text.parse::<Ipv4Addr>().is_ok(),
+        Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => address.parse().ok().map(IpAddr::V6),
+        _ => text.parse().ok().map(IpAddr::V4),
     }
 }
 
@@ -311,9 +311,9 @@ fn local_part(input: &[u8]) -> Result<(Vec<u8>, &[u8]), Fault> {
 /// Reads a domain or an address literal. An underscore is no letter of a host name, but stands in names that are in
 /// use.
 fn domain(input: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
-    if let Some(literal) = input.strip_prefix(b"[") {
-        let end = literal.iter().position(|octet| *octet == b']').ok_or(Fault::Syntax)?;
-        return if is_literal(&literal[..end]) { Ok(input.split_at(end + 2)) } else { Err(Fault::Syntax) };
+    if let Some(inside) = input.strip_prefix(b"[") {
+        let end = inside.iter().position(|octet| *octet == b']').ok_or(Fault::Syntax)?;
+        return literal(&inside[..end]).map(|_| input.split_at(end + 2)).ok_or(Fault::Syntax);
     }
     let of_name = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
     let (name, rest) = input.split_at(run(input, of_name));

@@ -2,9 +2,10 @@
 
 use super::{Command, Fault};
 use crate::message::parameters::{self, Xtext};
+use crate::message::path;
 use crate::sasl::Mechanism;
 use crate::wire::secret::Secret;
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::IpAddr;
 
 /// Longest text taken from an XCLIENT attribute.
 const LONGEST_TEXT: usize = 255;
@@ -106,17 +107,13 @@ fn read<T>(value: &[u8], meaning: impl FnOnce(&[u8]) -> Option<T>) -> Result<Sai
 }
 
 fn address(text: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(text).ok()?;
-    match text.split_at_checked(5) {
-        Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => address.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
-        _ => text.parse().ok(),
-    }
-    .map(|address: IpAddr| address.to_canonical())
+    let bare = || std::str::from_utf8(text).ok()?.parse().ok();
+    path::literal(text).or_else(bare).map(|address| address.to_canonical())
 }
 
 fn name(text: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(text).ok()?;
-    crate::message::path::is_host_name(text).then(|| text.to_ascii_lowercase())
+    path::is_host_name(text).then(|| text.to_ascii_lowercase())
 }
 
 fn protocol(text: &[u8]) -> Option<bool> {
