@@ -75,6 +75,19 @@ pub enum Failure {
     Handshake(String),
 }
 
+impl Failure {
+    /// Why, for the log: in the middle of a handshake there is nothing that could be said to the client. What the system would
+    /// not do is given as it is.
+    pub fn why(self) -> io::Result<String> {
+        match self {
+            Failure::Stream(Fault::TimedOut) => Ok("timed out".to_owned()),
+            Failure::Stream(Fault::HungUp) => Ok("lost connection".to_owned()),
+            Failure::Stream(Fault::Io(error)) => Err(error),
+            Failure::Handshake(why) => Ok(why),
+        }
+    }
+}
+
 impl Offer {
     /// What the configuration offers; `at_once` (option `--tls`) needs a certificate. A file that cannot be opened is
     /// wrong configuration. To be called before rights are given up: a key may be for root's eyes alone.

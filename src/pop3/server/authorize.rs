@@ -7,7 +7,7 @@ use crate::exit::{Ended, Error};
 use crate::lookup::Lookup;
 use crate::net::connection::{Fault, Stream};
 use crate::net::peer::Peer;
-use crate::net::tls::{Failure, Identity, Offer};
+use crate::net::tls::{Identity, Offer};
 use crate::pop3::dialogue::Dialogue;
 use crate::pop3::reply::Reply;
 use crate::pop3::session::{Session, Step};
@@ -237,13 +237,9 @@ impl<S: Stream> Entrance<'_, S> {
                 self.session.under_tls();
                 return Ok(true);
             }
-            // In the middle of a handshake there is nothing that could be said to the client.
-            Err(Failure::Stream(Fault::TimedOut)) => "timed out".to_owned(),
-            Err(Failure::Stream(Fault::HungUp)) => "lost connection".to_owned(),
-            Err(Failure::Stream(Fault::Io(error))) => {
-                return Err(Error::Connection(format!("client={peer} event=trouble phase=tls why={error}")));
-            }
-            Err(Failure::Handshake(why)) => why,
+            Err(failure) => failure
+                .why()
+                .map_err(|error| Error::Connection(format!("client={peer} event=trouble phase=tls why={error}")))?,
         };
         info!("client={peer} event=tls-failed why={why:?}");
         Ok(false)

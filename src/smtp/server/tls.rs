@@ -3,7 +3,7 @@
 use super::{LineReader, Server, line_end};
 use crate::exit::Error;
 use crate::net::connection::Fault;
-use crate::net::tls::{Failure, Identity};
+use crate::net::tls::Identity;
 use crate::smtp::reply::Reply;
 
 impl Server<'_> {
@@ -56,11 +56,7 @@ impl Server<'_> {
                 self.cipher_suite = facts.split_once('/').map(|(_, suite)| suite.to_owned());
                 return Ok(());
             }
-            // In the middle of a handshake there is nothing that could be said to the client.
-            Err(Failure::Stream(Fault::TimedOut)) => "timed out".to_owned(),
-            Err(Failure::Stream(Fault::HungUp)) => "lost connection".to_owned(),
-            Err(Failure::Stream(fault)) => return Err(fault),
-            Err(Failure::Handshake(why)) => why,
+            Err(failure) => failure.why().map_err(Fault::Io)?,
         };
         log::info!("client={} event=tls-failed why=\"{why}\"", self.client);
         Err(Fault::HungUp)
