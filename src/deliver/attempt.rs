@@ -12,7 +12,7 @@ use super::settings::Settings;
 use super::{Outcome, crew, origin, piped, report, schedule};
 use crate::channel::Transport;
 use crate::config::Config;
-use crate::message::parameters::{Body, MailParameters};
+use crate::message::parameters::RecipientParameters;
 use crate::message::path::Address;
 use crate::queue::{Error, Id, Message, NotTaken, Queue, Recipient, RecipientState};
 use crate::relay::agent::{self, Answer};
@@ -311,16 +311,12 @@ impl Trial {
                 return Ok(None);
             }
             Permit::Dead(why) => {
-                for (number, _) in to {
-                    self.begin(*number)?;
-                }
+                self.begin_all(to)?;
                 vec![Outcome::Deferred(why); to.len()]
             }
             Permit::Go(lent) => {
-                for (number, _) in to {
-                    self.begin(*number)?;
-                }
-                let job = Job { silent: lent.silent, ..self.job(group, to)? };
+                self.begin_all(to)?;
+                let job = self.job(group, to, lent.silent)?;
                 let asked = match lent.agent {
                     Some(mut socket) => agent::ask(&mut socket, &job),
                     None => Err(io::ErrorKind::NotConnected.into()),
@@ -354,9 +350,7 @@ impl Trial {
 
     /// More recipients of a next hop that is known to be none.
     fn nowhere(&mut self, config: &Config, to: &[(usize, Address)], why: &str) -> Result<(), Error> {
-        for (number, _) in to {
-            self.begin(*number)?;
-        }
+        self.begin_all(to)?;
         self.note_all(config, to, vec![Outcome::Failed(why.to_owned()); to.len()])
     }
 
@@ -379,44 +373,29 @@ impl Trial {
                 return Ok(());
             }
         }
-        let mut numbers = Vec::new();
-        for (number, _) in to {
-            self.begin(*number)?;
-            numbers.push(*number);
-        }
+        self.begin_all(to)?;
         let addresses: Vec<&Address> = to.iter().map(|(_, address)| address).collect();
         let outcomes = piped::qmail_queue(config, &group.hop, &self.message, &group.sender, &addresses);
-        for ((number, address), outcome) in to.iter().zip(outcomes) {
-            self.note(config, *number, address, outcome)?;
-        }
-        self.settle(&numbers)?;
+        self.note_all(config, to, outcomes)?;
         desk.say(&Word::Done { key, reusable: false, silent: None }).map_err(broken)
     }
 
-    fn job(&self, group: &Group, to: &[(usize, Address)]) -> Result<Job, Error> {
+    fn job(&self, group: &Group, to: &[(usize, Address)], silent: String) -> Result<Job, Error> {
         let message = &self.message;
         let (file, start) = message.for_reading()?;
-        let said = &message.parameters;
-        let dsn = MailParameters { ret: said.ret, envid: said.envid.clone(), ..MailParameters::default() };
+        let source = Source { file, start, size: message.size, lines: message.lines };
+        let nothing = RecipientParameters::default();
         let to = to.iter().map(|(number, address)| {
-            let dsn = message.recipients.get(*number).map(|recipient| recipient.parameters.to_string());
-            To { address: address.clone(), dsn: with_blank(dsn.unwrap_or_default()) }
+            To::new(address, message.recipients.get(*number).map_or(&nothing, |recipient| &recipient.parameters))
         });
-        Ok(Job {
-            id: message.id.to_string(),
-            transport: group.transport.clone(),
-            next_hop: group.hop.clone(),
-            domain: group.domain.clone(),
-            sender: group.sender.clone(),
-            to: to.collect(),
-            binary: said.body == Body::BinaryMime,
-            smtputf8: said.smtputf8,
-            requiretls: said.requiretls,
-            is_filtered: message.attribute("content_filter").is_some(),
-            dsn: with_blank(dsn.to_string()),
-            silent: String::new(),
-            source: Source { file, start, size: message.size, lines: message.lines },
-        })
+        let way = (&*group.transport, &*group.hop, &*group.domain);
+        let job = Job::new(&message.id, way, &group.sender, &message.parameters, to.collect(), source);
+        Ok(Job { silent, is_filtered: message.attribute("content_filter").is_some(), ..job })
+    }
+
+    /// Marks all of these as being tried.
+    fn begin_all(&mut self, to: &[(usize, Address)]) -> Result<(), Error> {
+        to.iter().try_for_each(|(number, _)| self.begin(*number).map(|_| ()))
     }
 
     /// Marks a recipient as being tried. Gives whether an earlier try may have come to its end: one whose answer never
@@ -460,10 +439,6 @@ impl Trial {
         }
         Ok(())
     }
-}
-
-fn with_blank(text: String) -> String {
-    if text.is_empty() { text } else { format!(" {text}") }
 }
 
 fn broken(error: io::Error) -> Error {

@@ -15,9 +15,11 @@ mod smtp;
 mod tls;
 
 use crate::config::Config;
+use crate::message::parameters::{Body, MailParameters};
 use crate::message::path::ReversePath;
 use crate::net::dns::Resolver;
-use crate::smtp::client::{Protocol, To};
+use crate::queue::Id;
+use crate::smtp::client::{self, Protocol, To};
 pub use content::Source;
 
 /// What a try at a recipient came to. The texts begin with an enhanced status code (RFC 3463) and may be shown to
@@ -70,6 +72,36 @@ pub struct Job {
     pub silent: String,
     /// The content.
     pub source: Source,
+}
+
+impl Job {
+    /// A message of the queue, on its way to a transport, next hop and domain, with what was said with MAIL. Nobody is known to
+    /// be silent, and there is no filter.
+    pub fn new(
+        id: &Id,
+        (transport, next_hop, domain): (&str, &str, &str),
+        sender: &ReversePath,
+        said: &MailParameters,
+        to: Vec<To>,
+        source: Source,
+    ) -> Job {
+        let dsn = MailParameters { ret: said.ret, envid: said.envid.clone(), ..MailParameters::default() };
+        Job {
+            id: id.to_string(),
+            transport: transport.to_owned(),
+            next_hop: next_hop.to_owned(),
+            domain: domain.to_owned(),
+            sender: sender.clone(),
+            to,
+            binary: said.body == Body::BinaryMime,
+            smtputf8: said.smtputf8,
+            requiretls: said.requiretls,
+            is_filtered: false,
+            dsn: client::behind(&dsn),
+            silent: String::new(),
+            source,
+        }
+    }
 }
 
 /// Whether the next hop is there at all.

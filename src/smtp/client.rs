@@ -11,7 +11,7 @@ pub mod answer;
 pub mod login;
 pub mod offers;
 
-use crate::message::parameters::LONGEST_ORCPT;
+use crate::message::parameters::{LONGEST_ORCPT, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use answer::{Answer, Answers};
 use offers::Offers;
@@ -168,6 +168,19 @@ pub struct To {
     pub address: Address,
     /// NOTIFY and ORCPT as they came (RFC 3461): ` NOTIFY=NEVER ORCPT=rfc822;a@b.example`, or empty.
     pub dsn: String,
+}
+
+impl To {
+    /// A recipient with what was said with it.
+    pub fn new(address: &Address, said: &RecipientParameters) -> To {
+        To { address: address.clone(), dsn: behind(said) }
+    }
+}
+
+/// Parameters as they stand behind an address: with a blank in front, if there are any.
+pub fn behind(parameters: &impl fmt::Display) -> String {
+    let text = parameters.to_string();
+    if text.is_empty() { text } else { format!(" {text}") }
 }
 
 /// What a message is, for its transaction.

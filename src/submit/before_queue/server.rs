@@ -8,7 +8,6 @@
 use super::Handed;
 use crate::config::Config;
 use crate::config::value::TlsLevel;
-use crate::message::parameters::{Body, MailParameters};
 use crate::program;
 use crate::queue::Lines;
 use crate::relay::{Job, Outcome, Source, agent};
@@ -83,28 +82,9 @@ fn ask(config: &Config, host: &str, handed: &Handed<'_>, content: &mut dyn Read)
 fn job(host: &str, handed: &Handed<'_>, content: &mut dyn Read) -> io::Result<Job> {
     let (transport, next_hop) = host.split_once(':').ok_or(ErrorKind::InvalidInput)?;
     let source = spool(content)?;
-    let said = handed.parameters;
-    let dsn = MailParameters { ret: said.ret, envid: said.envid.clone(), ..MailParameters::default() };
-    let with_blank = |text: String| if text.is_empty() { text } else { format!(" {text}") };
-    let to = |(address, said): &(_, crate::message::parameters::RecipientParameters)| To {
-        address: crate::message::path::Address::clone(address),
-        dsn: with_blank(said.to_string()),
-    };
-    Ok(Job {
-        id: handed.id.to_string(),
-        transport: transport.to_owned(),
-        next_hop: next_hop.to_owned(),
-        domain: String::new(),
-        sender: handed.reverse_path.clone(),
-        to: handed.recipients.list.iter().map(to).collect(),
-        binary: said.body == Body::BinaryMime,
-        smtputf8: said.smtputf8,
-        requiretls: said.requiretls,
-        is_filtered: true,
-        dsn: with_blank(dsn.to_string()),
-        silent: String::new(),
-        source,
-    })
+    let to = handed.recipients.list.iter().map(|(address, said)| To::new(address, said)).collect();
+    let way = (transport, next_hop, "");
+    Ok(Job { is_filtered: true, ..Job::new(handed.id, way, handed.reverse_path, handed.parameters, to, source) })
 }
 
 /// The message in a file without a name, so that the agent gets nothing of the queue.
