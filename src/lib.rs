@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! src/bin/*                                  one page a program
+//! local                                      front ends for people and programs of this machine; only programs use it
 //! smtp::server  pop3::server  qmqp::server   read, ask the session, do what it says
 //! deliver                                    takes queued mail on
 //! submit                                     puts mail into the queue, and says who may receive any
@@ -32,6 +33,7 @@ pub mod deliver;
 pub mod exit;
 pub mod flocked;
 pub mod kept;
+pub mod local;
 pub mod logging;
 pub mod lookup;
 pub mod mailbox;

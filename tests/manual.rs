@@ -291,7 +291,7 @@ fn letters_of(page: &str) -> BTreeSet<char> {
 
 #[test]
 fn the_options_of_sendmail_are_those_of_its_page() {
-    use doorpost::submit::sendmail::options::Options;
+    use doorpost::local::sendmail::options::Options;
     let is_one = |letter: &char| match Options::read([format!("-{letter}"), "0".to_owned()]) {
         Ok(_) => true,
         Err(error) => !error.to_string().contains("expected an option of sendmail"),

@@ -10,10 +10,10 @@ use doorpost::channel::Channels;
 use doorpost::cli::{self, Common};
 use doorpost::config::{Config, Origin};
 use doorpost::exit::{self, Error};
+use doorpost::local::checkaddr::{self, Answer, Question};
 use doorpost::logging::{self, Speaks};
 use doorpost::net::peer::Peer;
 use doorpost::privilege::{self, Owner};
-use doorpost::submit::checkaddr::{self, Answer, Question};
 use std::io::Write;
 use std::process::ExitCode;
 

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<Ended, Error> {
     if cli::started_as("mailq") {
-        return doorpost::submit::command_line::mailq();
+        return doorpost::local::command_line::mailq();
     }
     let args: Args = cli::parse()?;
     let format = if args.json { Format::Json } else { Format::Text };

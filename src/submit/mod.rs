@@ -2,14 +2,9 @@
 //! says whether a recipient is taken.
 
 pub mod before_queue;
-pub mod checkaddr;
 pub mod client;
-pub mod command_line;
 pub mod drop_folder;
 pub mod frames;
-pub mod local;
-pub mod qmail_queue;
-pub mod sendmail;
 pub mod server;
 pub mod verify;
 pub mod wake;

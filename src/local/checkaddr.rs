@@ -1,7 +1,6 @@
 //! What would become of an address, step by step: the questions that smtpsrvr asks of a client and of RCPT, by the same
 //! code, with each step told.
 
-use super::{Policy, Verdict, verify};
 use crate::channel::Channels;
 use crate::config::Config;
 use crate::exit::Error;
@@ -9,6 +8,7 @@ use crate::lookup::Lookup;
 use crate::net::peer::Peer;
 use crate::smtp::command;
 use crate::smtp::reply::Reply;
+use crate::submit::{Policy, Verdict, verify};
 use std::fmt::Arguments;
 
 /// What is asked.

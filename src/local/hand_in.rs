@@ -6,15 +6,15 @@
 //!
 //! Who may write the queue writes there; everybody else leaves the message in the drop folder.
 
-use super::drop_folder::Dropper;
-use super::server::Receiver;
-use super::{Introduction, Outcome, Policy, Refusal, Submit, Verdict};
 use crate::cli::Common;
 use crate::config::{Config, shown};
 use crate::exit::Error;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, Protocol};
+use crate::submit::drop_folder::Dropper;
+use crate::submit::server::Receiver;
+use crate::submit::{Introduction, Outcome, Policy, Refusal, Submit, Verdict};
 use std::collections::HashSet;
 use std::io::{self, Read};
 

@@ -1,10 +1,9 @@
 //! What submit does for people, under each of its names: `submit`, `sendmail`, `mailq`, `newaliases`, `qmail-queue`.
 
-use super::local::{self, Envelope, Way};
+use super::hand_in::{self, Envelope, Way};
 use super::qmail_queue;
 use super::sendmail::options::{Mode, Options};
 use super::sendmail::{self, header};
-use super::{Policy, verify};
 use crate::aliases;
 use crate::channel::Channels;
 use crate::cli::{self, Common};
@@ -18,6 +17,7 @@ use crate::net::tls::Offer;
 use crate::privilege::{self, Owner};
 use crate::smtp::server::{self, Settings};
 use crate::smtp::site::Here;
+use crate::submit::{Policy, Verdict, verify};
 use nix::unistd::{Uid, User, getuid};
 use std::fs::File;
 use std::io::{self, BufReader, Write};
@@ -31,11 +31,11 @@ pub fn submit(config: &Config, common: &Common, from: Option<String>, recipients
         Ok(Some(user)) => user.name,
         _ => caller.to_string(),
     });
-    let recipients = recipients.iter().map(|text| local::recipient(text)).collect::<Result<_, _>>()?;
-    let recipients = local::without_repeats(config, recipients);
+    let recipients = recipients.iter().map(|text| hand_in::recipient(text)).collect::<Result<_, _>>()?;
+    let recipients = hand_in::without_repeats(config, recipients);
     let envelope = Envelope { from, recipients, ..Envelope::default() };
     let mut way = Way::find(config, common)?;
-    let id = local::submit(config, way.submit(), &envelope, &mut io::stdin().lock())?;
+    let id = hand_in::submit(config, way.submit(), &envelope, &mut io::stdin().lock())?;
     // The message is taken whether or not somebody reads this.
     let _ = writeln!(io::stdout(), "queued as {id}");
     way.wake();
@@ -129,14 +129,14 @@ fn verify_all(config: &Config, addresses: &[String]) -> Result<Ended, Error> {
         for address in header::addresses(text.as_bytes())? {
             let verdict = verify::judge(config, &channels, "local", Policy::Channels, &address);
             let words = match verdict {
-                super::Verdict::Accepted => "deliverable",
-                super::Verdict::UnknownUser => "nobody here has that name",
-                super::Verdict::UnknownHost => "no channel leads to that domain",
-                super::Verdict::NotAllowed => "mail from here may not go there",
-                super::Verdict::BadAddress => "no address",
-                super::Verdict::CannotTell | super::Verdict::TooMany => "cannot tell now",
+                Verdict::Accepted => "deliverable",
+                Verdict::UnknownUser => "nobody here has that name",
+                Verdict::UnknownHost => "no channel leads to that domain",
+                Verdict::NotAllowed => "mail from here may not go there",
+                Verdict::BadAddress => "no address",
+                Verdict::CannotTell | Verdict::TooMany => "cannot tell now",
             };
-            all &= verdict == super::Verdict::Accepted;
+            all &= verdict == Verdict::Accepted;
             let _ = writeln!(io::stdout(), "{address}: {words}");
         }
     }

@@ -7,14 +7,14 @@
 pub mod header;
 pub mod options;
 
-use super::local::{self, Envelope, Text};
-use super::{Submit, before_queue};
+use super::hand_in::{self, Envelope, Text};
 use crate::clock;
 use crate::config::{Config, shown};
 use crate::exit::Error;
 use crate::message::parameters::{Body, MailParameters, RecipientParameters};
 use crate::message::path::Address;
 use crate::message::verp;
+use crate::submit::{Submit, before_queue};
 use header::{Header, Who};
 use nix::unistd::{Uid, User};
 use options::Options;
@@ -66,13 +66,13 @@ pub fn submit(
         ..MailParameters::default()
     };
     let said = RecipientParameters { notify: options.notify, orcpt: None };
-    let recipients = local::without_repeats(config, recipients);
+    let recipients = hand_in::without_repeats(config, recipients);
     let from = sender(options, caller);
     let from = options.verp.map_or(Ok(from.clone()), |delimiter| of_each(config, &from, delimiter))?;
     let envelope = Envelope { from, recipients, mail, said };
     let head = header.to_text();
     let mut whole = io::Read::chain(&head[..], io::Read::chain(&body[..], text));
-    local::submit(config, way, &envelope, &mut whole)
+    hand_in::submit(config, way, &envelope, &mut whole)
 }
 
 /// Who calls, by name, for the envelope.
@@ -87,7 +87,7 @@ fn of_each(config: &Config, from: &str, delimiter: u8) -> Result<String, Error> 
         let expected = format!("expected delimiters of verp_delimiter_filter, {}", shown(allowed));
         return Err(Error::Usage(format!("-XV{}: {expected}", shown(&given))));
     }
-    let path = verp::of_each(&local::reverse_path(config, from)?, delimiter);
+    let path = verp::of_each(&hand_in::reverse_path(config, from)?, delimiter);
     let path = path.and_then(|path| String::from_utf8(path.as_bytes().to_vec()).ok());
     path.ok_or_else(|| Error::Usage(format!("-XV: expected a sender with one @ instead of {}", shown(from))))
 }

@@ -3,13 +3,13 @@
 //!
 //! The envelope is `F` sender NUL, `T` recipient NUL for each, and a last NUL. The message is kept octet by octet.
 
-use super::local::Way;
-use super::{Introduction, Outcome, Policy, Refusal, Verdict, before_queue};
+use super::hand_in::Way;
 use crate::config::Config;
 use crate::exit::Error;
 use crate::message::path::{Address, LONGEST_ADDRESS, ReversePath};
 use crate::message::trace::{Client, Protocol};
 use crate::queue::Id;
+use crate::submit::{Introduction, Outcome, Policy, Refusal, Verdict, before_queue};
 use std::io::{self, BufRead, Read};
 
 /// Why a message was not queued, as qmail's exit statuses.
