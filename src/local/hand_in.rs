@@ -13,7 +13,7 @@ use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, Protocol};
 use crate::submit::drop_folder::Dropper;
-use crate::submit::server::Receiver;
+use crate::submit::receiver::Receiver;
 use crate::submit::{Introduction, Outcome, Policy, Refusal, Submit, Verdict};
 use std::collections::HashSet;
 use std::io::{self, Read};

@@ -5,6 +5,7 @@ pub mod before_queue;
 pub mod client;
 pub mod drop_folder;
 pub mod frames;
+pub(crate) mod receiver;
 pub mod server;
 pub mod verify;
 pub mod wake;

@@ -11,7 +11,7 @@ use crate::exit::Error;
 use crate::message::trace::{Client, Protocol};
 use crate::queue::{self, Id, Queue};
 use crate::submit::frames::{FrameReader, Request};
-use crate::submit::server::Receiver;
+use crate::submit::receiver::Receiver;
 use crate::submit::{Introduction, Outcome, Policy, Refusal, Submit, Verdict};
 use nix::sys::stat::SFlag;
 use std::fs::{File, Metadata};
