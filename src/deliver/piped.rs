@@ -6,12 +6,11 @@ use super::copy::{Content, Copy};
 use crate::config::Config;
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
-use crate::program;
+use crate::program::{self, envelope};
 use crate::queue::{Error, Message};
 use crate::submit::before_queue;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -63,7 +62,7 @@ pub fn qmail_queue(
     sender: &ReversePath,
     to: &[&Address],
 ) -> Vec<Outcome> {
-    let ran = envelope(sender, to).and_then(|envelope| {
+    let ran = envelope::written(sender, to.iter().copied()).and_then(|envelope| {
         let mut words = line.split_ascii_whitespace();
         let mut command = Command::new(words.next().unwrap_or_default());
         run(config, command.args(words).stdout(Stdio::from(envelope)), message, Content::alone(message))
@@ -81,19 +80,6 @@ pub fn qmail_queue(
         Err(error) => not_run(message, line, &error),
     };
     vec![outcome; to.len()]
-}
-
-/// An envelope in a file without a name, to be read from its beginning.
-fn envelope(sender: &ReversePath, to: &[&Address]) -> io::Result<File> {
-    let mut octets = [b"F", sender.as_bytes(), b"\0"].concat();
-    for address in to {
-        octets.extend_from_slice(&[b"T", address.as_bytes(), b"\0"].concat());
-    }
-    octets.push(0);
-    let mut file = program::nameless()?;
-    file.write_all(&octets)?;
-    file.rewind()?;
-    Ok(file)
 }
 
 fn run(

@@ -1,13 +1,14 @@
 //! The program under the name `qmail-queue`: the message on descriptor 0, the envelope on descriptor 1, and nothing said
 //! but by the exit status (qmail-queue(8)).
 //!
-//! The envelope is `F` sender NUL, `T` recipient NUL for each, and a last NUL. The message is kept octet by octet.
+//! The message is kept octet by octet.
 
 use super::hand_in::Way;
 use crate::config::Config;
 use crate::exit::Error;
-use crate::message::path::{Address, LONGEST_ADDRESS, ReversePath};
+use crate::message::path::ReversePath;
 use crate::message::trace::{Client, Protocol};
+use crate::program::envelope::{self, Fault};
 use crate::queue::Id;
 use crate::submit::{Introduction, Outcome, Policy, Refusal, Verdict, before_queue};
 use std::io::{self, BufRead, Read};
@@ -31,6 +32,16 @@ pub enum Refused {
     Temporarily = 71,
     /// 91: the envelope is wrong.
     Envelope = 91,
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Refused {
+        match fault {
+            Fault::Unreadable => Refused::Read,
+            Fault::TooLong => Refused::AddressTooLong,
+            Fault::Wrong => Refused::Envelope,
+        }
+    }
 }
 
 /// Queues the message; gives its queue id.
@@ -67,7 +78,7 @@ fn feed(
     config: &Config,
     way: &mut Way<'_>,
     message: &mut dyn Read,
-    envelope: &mut dyn BufRead,
+    input: &mut dyn BufRead,
 ) -> Result<String, Refused> {
     let submit = way.submit();
     let client = Client { helo: None, name: None, address: "local".to_owned(), tls: None };
@@ -82,12 +93,10 @@ fn feed(
             Err(_) => return Err(Refused::Read),
         }
     }
-    let sender = record(envelope, b'F')?.ok_or(Refused::Envelope)?;
-    let sender = ReversePath::from_internal(&sender).ok().filter(ReversePath::is_usable).ok_or(Refused::Envelope)?;
+    let sender = Some(envelope::sender(input)?).filter(ReversePath::is_usable).ok_or(Refused::Envelope)?;
     let sender = sender.completed(&config.myhostname).map_err(|_| Refused::AddressTooLong)?;
     submit.reverse_path_with(&sender, &before_queue::said()).map_err(trouble)?;
-    while let Some(recipient) = record(envelope, b'T')? {
-        let recipient = Address::from_internal(&recipient).map_err(|_| Refused::Envelope)?;
+    while let Some(recipient) = envelope::recipient(input)? {
         match submit.recipient(&recipient).map_err(trouble)? {
             Verdict::Accepted => {}
             Verdict::TooMany | Verdict::CannotTell => return Err(Refused::Temporarily),
@@ -107,58 +116,10 @@ fn feed(
     }
 }
 
-/// One address with the letter before it; nothing at the last NUL.
-fn record(envelope: &mut dyn BufRead, letter: u8) -> Result<Option<Vec<u8>>, Refused> {
-    let mut octets = Vec::new();
-    let longest = LONGEST_ADDRESS as u64 + 2;
-    envelope.take(longest + 1).read_until(0, &mut octets).map_err(|_| Refused::Read)?;
-    match octets.split_last() {
-        // Cut off: an end of input is no end of an envelope.
-        None => Err(Refused::Read),
-        Some((0, [])) if letter == b'T' => Ok(None),
-        Some((0, record)) => match record.split_first() {
-            Some((first, address)) if *first == letter => Ok(Some(address.to_vec())),
-            _ => Err(Refused::Envelope),
-        },
-        Some(_) if octets.len() as u64 > longest => Err(Refused::AddressTooLong),
-        Some(_) => Err(Refused::Read),
-    }
-}
-
 fn trouble(error: Error) -> Refused {
     log::error!("{error}");
     match error {
         Error::Temporary(_) => Refused::Write,
         _ => Refused::Temporarily,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn records(mut envelope: &[u8]) -> Result<Vec<Vec<u8>>, Refused> {
-        let mut found = vec![record(&mut envelope, b'F')?.ok_or(Refused::Envelope)?];
-        while let Some(recipient) = record(&mut envelope, b'T')? {
-            found.push(recipient);
-        }
-        Ok(found)
-    }
-
-    #[test]
-    fn an_envelope_is_read_and_wrong_ones_have_qmails_statuses() {
-        assert_eq!(records(b"Fa@x\0Tb@x\0Tc@x\0\0").unwrap(), [&b"a@x"[..], b"b@x", b"c@x"]);
-        assert_eq!(records(b"F\0Tb\0\0").unwrap(), [&b""[..], b"b"]);
-        for (envelope, refused) in [
-            (&b""[..], Refused::Read),
-            (b"Fa@x\0Tb@x\0", Refused::Read),
-            (b"Fa@x", Refused::Read),
-            (b"\0", Refused::Envelope),
-            (b"Ta@x\0\0", Refused::Envelope),
-            (b"Fa@x\0Fb@x\0\0", Refused::Envelope),
-        ] {
-            assert_eq!(records(envelope), Err(refused), "{envelope:?}");
-        }
-        assert_eq!(records(&[&b"F"[..], &[b'a'; 2000], b"\0\0"].concat()), Err(Refused::AddressTooLong));
     }
 }

@@ -14,9 +14,9 @@ use crate::config::value::QueueFilter;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::Client;
-use crate::program;
+use crate::program::{self, envelope};
 use crate::queue::Id;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -41,19 +41,13 @@ const ROOM: usize = crate::queue::EARLY_ROOM;
 impl Recipients {
     /// Adds one; false where there is no room.
     pub fn add(&mut self, address: &Address, parameters: &RecipientParameters) -> bool {
-        // A NUL would end it in the middle.
         let octets = self.octets + address.as_bytes().len() + parameters.to_string().len() + 100;
-        if address.as_bytes().contains(&0) || octets > ROOM {
+        if octets > ROOM {
             return false;
         }
         self.octets = octets;
         self.list.push((address.clone(), parameters.clone()));
         true
-    }
-
-    /// As qmail-queue reads them.
-    fn of_qmail(&self) -> Vec<u8> {
-        self.list.iter().flat_map(|(address, _)| [b"T", address.as_bytes(), b"\0"].concat()).collect()
     }
 }
 
@@ -115,12 +109,8 @@ fn run(config: &Config, line: &str, handed: &Handed<'_>, content: &mut dyn Read)
         command.env("PROTO", "TCP").env("TCPREMOTEIP", address.to_string());
         command.envs(handed.client.name.as_ref().map(|name| ("TCPREMOTEHOST", name)));
     }
-    let mut envelope = program::nameless()?;
-    let sender = [b"F", handed.reverse_path.as_bytes(), b"\0"].concat();
-    for part in [&sender[..], &handed.recipients.of_qmail(), b"\0"] {
-        envelope.write_all(part)?;
-    }
-    envelope.rewind()?;
+    let recipients = handed.recipients.list.iter().map(|(address, _)| address);
+    let envelope = envelope::written(handed.reverse_path, recipients)?;
     let started = program::start(command.stdout(Stdio::from(envelope)), content)?;
     program::finish(started, config.before_queue_filter_timeout.0).map(|status| status.code())
 }
