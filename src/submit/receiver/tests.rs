@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::message::trace::{Client, Protocol};
+use std::io::Read;
 
 pub struct Site {
     folder: tempfile::TempDir,
