@@ -275,7 +275,7 @@ impl<'a> Receiver<'a> {
             return Err(Refusal::NoRecipients);
         }
         // Ours counts too.
-        if message.hops.hops() + 1 >= self.config.hopcount_limit {
+        if message.hops.hops().saturating_add(1) >= self.config.hopcount_limit {
             return Err(Refusal::TooManyHops);
         }
         let (Some(mut draft), Some(reverse_path), Some(introduction)) =
