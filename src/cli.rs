@@ -151,6 +151,8 @@ pub fn parse_as<Args: FromArgMatches>(command: clap::Command) -> Result<Args, Er
 }
 
 /// The same of these words.
+// Its frame is large, and not to be part of those under which a session runs.
+#[inline(never)]
 pub fn parse_words<Args: FromArgMatches>(
     command: clap::Command,
     words: impl IntoIterator<Item = OsString>,

@@ -12,7 +12,6 @@ use crate::sys;
 use nix::sys::socket::{UnixAddr, getsockname};
 use nix::sys::stat::{SFlag, fstat};
 use std::ffi::OsString;
-use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +30,7 @@ pub fn stand(seconds: Option<u32>) -> Result<(), Error> {
 
 /// The same in the submit of such a program, which has the other end of an unnamed pair of sockets: nobody can connect to that.
 pub fn stand_for_server(seconds: Option<u32>) -> Result<(), Error> {
-    let is_of_pair = || getsockname::<UnixAddr>(io::stdin().as_raw_fd()).is_ok_and(|name| name.is_unnamed());
+    let is_of_pair = || getsockname::<UnixAddr>(sys::stdio()[0].as_raw_fd()).is_ok_and(|name| name.is_unnamed());
     stand_if(seconds, "a socketpair of the server that starts it", is_of_pair)
 }
 
@@ -45,7 +44,7 @@ fn stand_if(seconds: Option<u32>, expected: &str, is_that: impl FnOnce() -> bool
 }
 
 fn is_file_or_pipe() -> bool {
-    let mode = fstat(io::stdin()).map_or(0, |status| status.st_mode);
+    let mode = fstat(sys::stdio()[0]).map_or(0, |status| status.st_mode);
     [SFlag::S_IFREG, SFlag::S_IFIFO].contains(&(SFlag::from_bits_truncate(mode) & SFlag::S_IFMT))
 }
 

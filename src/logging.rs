@@ -206,7 +206,7 @@ fn is_journal() -> bool {
 
 fn may_be_client(speaks: Speaks) -> bool {
     use std::io::IsTerminal;
-    let stderr = io::stderr();
+    let (stderr, [stdin, stdout]) = (io::stderr(), sys::stdio());
     if sys::client_was_on_stderr() {
         return true;
     }
@@ -214,11 +214,10 @@ fn may_be_client(speaks: Speaks) -> bool {
         return false;
     }
     // Started by hand: client and administrator are one.
-    if io::stdin().is_terminal() && stderr.is_terminal() {
+    if stdin.is_terminal() && stderr.is_terminal() {
         return false;
     }
-    let same =
-        identity(&stderr).is_none_or(|own| identity(&io::stdin()) == Some(own) || identity(&io::stdout()) == Some(own));
+    let same = identity(&stderr).is_none_or(|own| identity(&stdin) == Some(own) || identity(&stdout) == Some(own));
     same || std::env::var_os("SSH_CONNECTION").is_some()
 }
 

@@ -5,6 +5,8 @@ use crate::config::value::{MailboxFormat, MailboxSpec};
 use crate::exit::Error;
 use crate::mailbox::way;
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// Becomes `user` for good, with its group and no others, and makes sure that there is no way back.
@@ -92,21 +94,39 @@ pub struct Account {
     pub gid: Gid,
 }
 
+/// A longer line of /etc/passwd, in octets, is left to getpwnam.
+const LONGEST_LINE: u64 = 4096;
+
 /// The account as /etc/passwd has it, which is where the users of daemons are. Each connection asks, and getpwnam takes
 /// twenty system calls to come to the same answer; it is asked where this one has none.
 fn plain_account(name: &str) -> Option<Account> {
-    let text = String::from_utf8(crate::config::file::contents(Path::new("/etc/passwd")).ok()??).ok()?;
-    account_in(&text, name)
+    // Small pieces: what is read here stays with a session in the room that its buffers then take.
+    account_in(BufReader::with_capacity(1024, File::open("/etc/passwd").ok()?), name)
 }
 
-fn account_in(passwd: &str, name: &str) -> Option<Account> {
-    // Lines of NIS may take users away again.
-    if passwd.lines().any(|line| line.starts_with(['+', '-'])) {
+fn account_in(mut passwd: impl BufRead, name: &str) -> Option<Account> {
+    let (mut line, mut found) = (Vec::new(), None);
+    while passwd.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).ok()? > 0 {
+        // Lines of NIS may take users away again.
+        if line.starts_with(b"+") || line.starts_with(b"-") || line.len() as u64 == LONGEST_LINE {
+            return None;
+        }
+        if found.is_none() {
+            found = line_of(&line, name);
+        }
+        line.clear();
+    }
+    found
+}
+
+/// The account in a line, if it is of that name; nothing where it has no numbers.
+fn line_of(line: &[u8], name: &str) -> Option<Account> {
+    let mut fields = line.split(|octet| *octet == b':');
+    if fields.next() != Some(name.as_bytes()) {
         return None;
     }
-    let mut fields = passwd.lines().map(|line| line.split(':')).find(|fields| fields.clone().next() == Some(name))?;
-    let number = |text: Option<&str>| text?.parse::<u32>().ok();
-    let (uid, gid) = (number(fields.nth(2))?, number(fields.next())?);
+    let number = |text: Option<&[u8]>| std::str::from_utf8(text?).ok()?.parse::<u32>().ok();
+    let (uid, gid) = (number(fields.nth(1))?, number(fields.next())?);
     Some(Account { uid: uid.into(), gid: gid.into() })
 }
 
@@ -149,12 +169,12 @@ mod tests {
         let passwd =
             "root:x:0:0:root:/root:/bin/sh\n# a:x:1:1::/:\nmail:x:8:12:mail:/var/mail:/bin/false\nbad:x:y:1::/:\n";
         let account = |uid: u32, gid: u32| Some(Account { uid: uid.into(), gid: gid.into() });
-        assert_eq!(account_in(passwd, "mail"), account(8, 12));
-        assert_eq!(account_in(passwd, "root"), account(0, 0));
+        assert_eq!(account_in(passwd.as_bytes(), "mail"), account(8, 12));
+        assert_eq!(account_in(passwd.as_bytes(), "root"), account(0, 0));
         for name in ["mai", "x", "", "bad", "nobody"] {
-            assert_eq!(account_in(passwd, name), None, "{name}");
+            assert_eq!(account_in(passwd.as_bytes(), name), None, "{name}");
         }
-        assert_eq!(account_in(&format!("{passwd}-mail::::::\n"), "mail"), None);
+        assert_eq!(account_in(format!("{passwd}-mail::::::\n").as_bytes(), "mail"), None);
         for user in ["root", "nobody", "daemon"] {
             let known = User::from_name(user).unwrap().map(|user| Account { uid: user.uid, gid: user.gid });
             assert_eq!(plain_account(user), known, "{user}");

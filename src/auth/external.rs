@@ -156,7 +156,7 @@ fn become_program(program: &Path, arguments: &[OsString], secret: &OwnedFd, repo
         dup2_stdout(reporter)?;
         // Nothing else of ours is for that program; 3 is the first that is free then.
         sys::close_between(3, u32::MAX);
-        fcntl(io::stdin().as_fd(), FcntlArg::F_DUPFD(3))?;
+        fcntl(sys::stdio()[0], FcntlArg::F_DUPFD(3))?;
         dup2_stdin(File::open("/dev/null")?)?;
         Ok(())
     };

@@ -52,6 +52,8 @@ struct Smtpsrvr {
     as_lmtp: bool,
 }
 
+// What it needs of the stack for a moment is not to lie under the session.
+#[inline(never)]
 fn prepare() -> Result<Smtpsrvr, Error> {
     let args: Args = cli::parse()?;
     clock::stand(args.fixed)?;

@@ -16,7 +16,7 @@ use crate::sys;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// First descriptor of LISTEN_FDS.
@@ -116,6 +116,8 @@ struct Loop<'a> {
 }
 
 impl Loop<'_> {
+    // A program that serves the one client it was started with has no use for its frame.
+    #[inline(never)]
     fn run(
         mut self,
         server: &mut impl Server,
@@ -124,9 +126,9 @@ impl Loop<'_> {
     ) -> Result<Ended, Error> {
         let size = self.bounds.size(server.config());
         ACCEPTS.store(true, Ordering::Relaxed);
-        // Before children are forked: what the first record costs, the first use of std's handles, which have buffers, and the
-        // first look for a line end, which writes down how it is best done, is then not paid in each of them.
-        let _ = (io::stdin().as_fd(), io::stdout().as_fd(), memchr::memchr2(b'\r', b'\n', b"\n"));
+        // Before children are forked: what the first record costs, and the first look for a line end, which writes down how it
+        // is best done, is then not paid in each of them.
+        let _ = memchr::memchr2(b'\r', b'\n', b"\n");
         log::info!(
             "ready service={} children={} idle={} max_use={}",
             self.service,
@@ -238,7 +240,7 @@ fn broken(error: io::Error) -> Error {
 pub fn taken_over(spared: Option<i32>) -> Vec<Listener> {
     let passed = passed_descriptors();
     handing::keep_only(passed.iter().map(AsRawFd::as_raw_fd).chain(spared).collect());
-    let stdin = io::stdin().as_fd().try_clone_to_owned().ok();
+    let stdin = sys::stdio()[0].try_clone_to_owned().ok();
     let mut listeners = Vec::new();
     for fd in passed.into_iter().chain(stdin) {
         let _ = fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
@@ -280,8 +282,9 @@ fn listeners() -> io::Result<Found> {
             Err(connection) => put_on_stdio(&connection)?,
         }
     }
-    if listeners.is_empty() && is_listening(&io::stdin()) {
-        let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    let [stdin, _] = sys::stdio();
+    if listeners.is_empty() && is_listening(&stdin) {
+        let stdin = stdin.try_clone_to_owned()?;
         listeners.extend(Listener::from_descriptor(stdin));
     }
     Ok(Found { listeners, leash, are_own, service })

@@ -19,6 +19,7 @@ pub(crate) use stream::fault;
 pub use stream::{Fault, LastWords, Stream};
 
 use super::tls::{Failure, Identity, Tls};
+use crate::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, setsockopt, shutdown, sockopt};
@@ -50,9 +51,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 impl Connection {
     /// Takes over descriptors 0 and 1; the session may last `session` in all.
     pub fn from_stdio(session: Duration) -> io::Result<Connection> {
-        let input = io::stdin().as_fd().try_clone_to_owned()?;
-        let output = io::stdout().as_fd().try_clone_to_owned()?;
-        Ok(Connection::new(input, output, session))
+        let [input, output] = sys::stdio();
+        Ok(Connection::new(input.try_clone_to_owned()?, output.try_clone_to_owned()?, session))
     }
 
     /// A connection on two descriptors, which may be the same socket.

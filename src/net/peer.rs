@@ -11,6 +11,7 @@ use super::dns::Resolver;
 use crate::config::Config;
 use crate::logging;
 use crate::lookup::Lookup;
+use crate::sys;
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 use std::cell::OnceCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -77,7 +78,7 @@ impl Peer {
     /// program accepts its clients itself: it would be about somebody else.
     pub fn of_stdio(remotehost: Option<&str>, localhost: Option<&str>) -> Peer {
         let environment = |name: &str| (!accept::accepts()).then(|| std::env::var(name).ok()).flatten();
-        Peer::of(std::io::stdin().as_fd(), remotehost, localhost, &environment)
+        Peer::of(sys::stdio()[0], remotehost, localhost, &environment)
     }
 
     /// Whoever is at the other end of a socket that was accepted: nobody else can say.

@@ -64,7 +64,6 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::{Pid, getpid, getppid};
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -257,7 +256,7 @@ impl Parser {
         let failures = [u8::try_from(failures).unwrap_or(u8::MAX)];
         let frame = gate::frame(credentials);
         let input = way.input.unwrap_or_default();
-        self.say(&[b"C", &failures, &way.head()?, input, &frame.0], &[io::stdin().as_fd()])?;
+        self.say(&[b"C", &failures, &way.head()?, input, &frame.0], &[sys::stdio()[0]])?;
         match self.hear_of_session()? {
             Heard::Gate(Answer::Trouble) => Err(gate::gone()),
             heard => Ok(heard),

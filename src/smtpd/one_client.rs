@@ -32,7 +32,7 @@ pub enum Client {
 impl Client {
     /// By what descriptor 0 is.
     pub fn of_stdin() -> Client {
-        let fd = io::stdin().as_raw_fd();
+        let fd = sys::stdio()[0].as_raw_fd();
         let peer = getpeername::<SockaddrStorage>(fd).ok().and_then(|name| inet(&name));
         let local = getsockname::<SockaddrStorage>(fd).ok().and_then(|name| inet(&name));
         match (peer, local) {
@@ -137,7 +137,7 @@ pub fn become_program(program: &Program, client: Client) -> io::Error {
     match client {
         Client::Socket { peer, local } => {
             // A client that is switched off without a word shall not hold the session until its deadline.
-            let _ = setsockopt(&io::stdin(), sockopt::KeepAlive, &true);
+            let _ = setsockopt(&sys::stdio()[0], sockopt::KeepAlive, &true);
             program.introduce(&mut command, peer, Some(local));
         }
         Client::Said(peer) => program.introduce(&mut command, peer, None),
