@@ -250,7 +250,7 @@ fn by_smart_host(
     ));
     scratch.configure(&format!("smtp_sasl_password_maps = hash:{}/passwords", scratch.path().display()));
     let login = password.map(|password| format!("{hop} bob:{password}\n"));
-    scratch.write("passwords", &login.unwrap_or_default());
+    scratch.write("passwords", &login.unwrap_or_else(|| "# none\n".to_owned()));
     scratch.write("channels", &format!("local - mx.example mailbox: *\nout * b.example \"smtp:{hop}\" *\n"));
     scratch.enqueue(&["bob@b.example"], b"Subject: x\n\nhello\n");
     let log = scratch.deliver();

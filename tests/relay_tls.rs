@@ -8,6 +8,7 @@ use common::relaying::*;
 use common::{Scratch, free_port};
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 
 /// RFC 8689, from a client that asks for it to a host that promises it, and to one that does not.
 #[test]
@@ -313,6 +314,39 @@ fn a_smart_host_is_logged_in_at_under_tls() {
             assert!(text.contains("with ESMTPSA"), "{text}");
         }
     }
+}
+
+/// RFC 4954 section 6: a next hop that wants a login refuses for good whoever shows none, and so it would refuse the return.
+#[test]
+fn mail_waits_while_it_is_not_known_how_we_log_in() {
+    let strict = Hop::start(|word, _, _| (word == "MAIL").then_some(Act::Say("530 5.7.0 Authentication required")));
+    let right = format!("{} alice:secret\n", strict.name());
+    for (text, mode, told) in [
+        (right.as_str(), 0o600, "4.3.5 it is not known where we log in"),
+        ("", 0o644, "4.3.5 it is not known where we log in"),
+        (&right.replace(':', " "), 0o644, "4.3.5 it is not known where we log in"),
+        ("other.example alice:secret\n", 0o644, "4.7.0 the next hop wants a login (530)"),
+    ] {
+        let scratch = site(
+            &format!("smtp:{}", strict.name()),
+            "smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = $config_directory/passwords",
+        );
+        let file = scratch.path().join("passwords");
+        fs::write(&file, text).expect("the file");
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("its mode");
+        if mode == 0o600 && !nix::unistd::geteuid().is_root() {
+            continue;
+        }
+        scratch.enqueue(&["bob@b.example"], TEXT);
+        let log = scratch.deliver();
+        assert!(log.contains("status=deferred") && log.contains(told) && !log.contains("secret"), "{told}: {log}");
+        assert_eq!(scratch.queued().len(), 1, "{log}");
+    }
+    // Where nobody means to log in, the answer is for good.
+    let scratch = to(&strict);
+    scratch.enqueue(&["bob@b.example"], TEXT);
+    let log = scratch.deliver();
+    assert!(log.contains("status=failed") && log.contains("530 5.7.0"), "{log}");
 }
 
 /// A configuration whose table of policies says this, {HOP} being the next hop.

@@ -31,6 +31,19 @@ pub(crate) fn contents(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     Ok(Some(octets))
 }
 
+/// A table that a parameter names, which says something: by a missing or an empty one that would be nothing of anybody, and a
+/// file that is being written is empty for a moment.
+pub(crate) fn table(parameter: &str, path: &Path) -> Result<Vec<u8>, Error> {
+    let lacks = |what: &str| Error::at(path, 0, format!("{parameter}: expected {what}"));
+    match contents(path)? {
+        Some(octets) if octets.is_empty() && path.is_file() => {
+            Err(lacks("an entry or a comment, and there is nothing in this file"))
+        }
+        Some(octets) => Ok(octets),
+        None => Err(lacks("a file, and there is none")),
+    }
+}
+
 /// The same of a file that may be missing. Where its folder has changed just now it is looked for once more, for an editor
 /// that moves the old one away writes the new one next.
 pub(crate) fn contents_if_any(path: &Path) -> Result<Option<Vec<u8>>, Error> {

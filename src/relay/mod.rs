@@ -7,7 +7,7 @@
 pub mod agent;
 mod content;
 mod link;
-mod passwords;
+pub mod passwords;
 pub mod policy;
 mod qmqp;
 pub mod route;

@@ -62,15 +62,8 @@ impl Policies {
     /// Reads the table, if there is one; the error has file and line.
     pub fn read(config: &Config) -> Result<Policies, config::Error> {
         let Some(path) = &config.smtp_tls_policy_maps.0 else { return Ok(Policies::default()) };
-        match file::contents(path)? {
-            // By no policy at all mail would go without the TLS that it must have.
-            Some(octets) if octets.is_empty() && path.is_file() => {
-                let problem = "smtp_tls_policy_maps: expected a policy or a comment, and there is nothing in this file";
-                Err(config::Error::at(path, 0, problem))
-            }
-            Some(octets) => Policies::parse(&octets, path),
-            None => Err(config::Error::at(path, 0, "smtp_tls_policy_maps: expected a file, and there is none")),
-        }
+        // By no policy at all mail would go without the TLS that it must have.
+        Policies::parse(&file::table("smtp_tls_policy_maps", path)?, path)
     }
 
     /// The policy for a next hop as the channels file has it, or for the domain where that says where to. What is a name alone

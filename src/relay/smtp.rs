@@ -11,8 +11,8 @@ use super::passwords::Passwords;
 use super::route::{self, Hop, Place};
 use super::tls::{End, Tls, requiretls};
 use super::{Carried, Job, Site, agent};
-use crate::config::Config;
 use crate::config::value::TlsLevel;
+use crate::config::{self, Config};
 use crate::net::dns::Resolver;
 use crate::net::tls::Failure;
 use crate::smtp::client::login::Login;
@@ -24,7 +24,7 @@ use std::time::Instant;
 pub struct Client {
     config: Config,
     resolver: Resolver,
-    passwords: Passwords,
+    passwords: Result<Passwords, config::Error>,
     tls: Tls,
     open: Option<Open>,
     /// The hosts that were found for the domain it was made for, and when. No others are connected to from then on, so that
@@ -51,6 +51,9 @@ struct Open {
     end: End,
 }
 
+const WANTS_LOGIN: &str =
+    "4.7.0 the next hop wants a login (530): is it in smtp_sasl_password_maps as channels has it?";
+
 /// How a transaction ended for a recipient that is not through.
 type Rest = Vec<(usize, Outcome)>;
 
@@ -58,6 +61,7 @@ impl Client {
     /// Opens what has to be opened before no file can be.
     pub fn new(config: &Config, resolver: Resolver) -> Client {
         let (passwords, tls) = (Passwords::read(config), Tls::of(config));
+        let _ = passwords.as_ref().inspect_err(|error| log::error!("{error}"));
         let (open, known, herald, until, is_for_any_eyes, asked) = (None, None, None, Instant::now(), false, None);
         Client { config: config.clone(), resolver, passwords, tls, open, known, herald, until, is_for_any_eyes, asked }
     }
@@ -84,8 +88,12 @@ impl Client {
     /// One message to all its recipients.
     pub fn carry(&mut self, job: &Job, protocol: Protocol) -> Carried {
         let mut carried = Carried::new(job.to.len());
-        if !self.tls.is_known() {
-            let why = "4.3.5 it is not known how much TLS there must be (smtp_tls_policy_maps)";
+        let unknown = match (self.tls.is_known(), &self.passwords) {
+            (false, _) => Some("4.3.5 it is not known how much TLS there must be (smtp_tls_policy_maps)"),
+            (true, Err(_)) => Some("4.3.5 it is not known where we log in (smtp_sasl_password_maps)"),
+            (true, Ok(_)) => None,
+        };
+        if let Some(why) = unknown {
             return carried.all(&Outcome::Deferred(why.to_owned()));
         }
         (self.until, self.asked) = (end_of(job.source.size), None);
@@ -221,6 +229,7 @@ impl Client {
             let to: Vec<To> = rest.iter().filter_map(|number| job.to.get(*number).cloned()).collect();
             let envelope = envelope(job, facts, &to, requiretls(job, open.end));
             let verdicts = open.session.send(&envelope, &mut Reader::new(&job.source, longest));
+            let verdicts: Vec<Verdict> = verdicts.into_iter().map(|verdict| self.of_login(verdict)).collect();
             let (mut too_many, mut taken) = (Vec::new(), false);
             for (number, verdict) in rest.iter().copied().zip(&verdicts) {
                 taken |= verdict.is_ok();
@@ -291,7 +300,20 @@ impl Client {
     }
 
     fn login(&self, hop: &Hop, job: &Job) -> Option<&Login> {
-        self.passwords.find(&[&job.next_hop, &hop.name, &job.domain])
+        self.passwords.as_ref().ok()?.find(&[&job.next_hop, &hop.name, &job.domain])
+    }
+
+    /// RFC 4954 section 6: who wants a login first says 530. Where we have any, that is for the administrator to mend, and no
+    /// reason to return mail.
+    fn of_login(&self, verdict: Verdict) -> Verdict {
+        match verdict {
+            Err(Trouble::Said(answer, _))
+                if answer.code == 530 && self.passwords.as_ref().is_ok_and(Passwords::are_there) =>
+            {
+                Err(Trouble::Cannot(WANTS_LOGIN))
+            }
+            verdict => verdict,
+        }
     }
 
     /// Connects, and brings the session to where a message can be sent.
