@@ -91,8 +91,7 @@ impl Channels {
         let channels = parse::load(config)?;
         for (from, to) in channels.open_relays() {
             log::warn!(
-                "{}: OPEN RELAY: clients from anywhere are on channel {}, and their mail may leave by {}, which is not \
-                 local",
+                "{}: OPEN RELAY: clients from anywhere are on channel {}, and their mail for any domain may leave by {}",
                 from.origin,
                 from.name,
                 to.name
@@ -205,7 +204,8 @@ impl Channels {
         Ok(all.chain(only.iter().filter_map(|name| self.by_name(name))))
     }
 
-    /// Which channel anybody in the world may be on, and one by which mail from it leaves this machine.
+    /// Which channel anybody in the world may be on, and one by which mail from it for any domain leaves this machine. For
+    /// domains that somebody chose, mail goes on as from a backup host, or to the server with their mailboxes.
     ///
     /// Who matches no line is on the last one as well, and his mail stays here.
     pub fn open_relays(&self) -> Vec<(&Channel, &Channel)> {
@@ -215,7 +215,7 @@ impl Channels {
         let end = self.0.iter().position(|channel| channel.name != AUTHENTICATED && channel.clients.takes_all());
         let reached = self.0.iter().take(end.map_or(usize::MAX, |end| end + 1));
         for from in reached.filter(|channel| is_open(channel)) {
-            let leaves = |to: &&Channel| from.may_go_to(to) && !to.is_local() && !to.domains.0.is_empty();
+            let leaves = |to: &&Channel| from.may_go_to(to) && !to.ends_here() && to.domains.is_open();
             if let Some(to) = self.0.iter().find(leaves) {
                 found.push((from, to));
             }

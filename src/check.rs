@@ -127,10 +127,11 @@ fn check_channels(config: &Config, findings: &mut Findings) -> Option<Channels> 
     };
     for (from, to) in channels.open_relays() {
         let problem = format!(
-            "open relay: clients from anywhere are on channel {}, and their mail may leave by {}, which is not local",
+            "open relay: clients from anywhere are on channel {}, and their mail for any domain may leave by {}",
             from.name, to.name
         );
-        findings.error(&from.origin, &problem, "list local channels alone in its last column");
+        let mend = "list in its last column only channels of mailboxes here and of domains you serve";
+        findings.error(&from.origin, &problem, mend);
     }
     for finding in channels.findings() {
         findings.warning(&finding.origin, &finding.problem, &finding.mend);

@@ -106,7 +106,8 @@ fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
         "error: /no/such/file: tls_cert_file: expected a PEM file that can be read: ".to_owned(),
         format!("error: {folder}/main.cf:{}: default_privs = no-such-user: expected a user", line("default_privs")),
         format!(
-            "error: {folder}/channels:2: open relay: clients from anywhere are on channel open, and their mail may leave by out"
+            "error: {folder}/channels:2: open relay: clients from anywhere are on channel open, and their mail for any domain \
+             may leave by out"
         ),
         format!("warning: {folder}/aliases:2: list: nobody here is dave"),
         format!("error: {folder}/policy:1: smtp_tls_policy_maps, a.example: expected the level none, may, encrypt"),

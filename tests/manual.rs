@@ -221,6 +221,10 @@ fn examples_of_channels_are_taken() {
         let scratch = Scratch::new();
         scratch.write("channels", example);
         taken("smtpsrvr", &scratch, example);
+        // Nothing about the file is strange either.
+        let output = scratch.run("doorpost-check", &[], b"");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && !said.contains("/channels"), "{example}{said}");
     }
 }
 

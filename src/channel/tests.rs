@@ -164,6 +164,8 @@ fn an_open_relay_is_found_by_its_effect() {
         ("a 0.0.0.0/0 here.example mailbox: a\nb [::]/0 * smtp: *\n", "b", "b"),
         ("a 0.0.0.0/1 here.example mailbox: a\nb * * smtp: *\n", "b", "b"),
         ("a !0.0.0.0/0,* * smtp: *\nb * here.example mailbox: b\n", "a", "a"),
+        ("a * here.example mailbox: *\nout - !here.example,* lmtp:[gw.example]:24 -\n", "a", "out"),
+        ("a * here.example mailbox: *\nout - 0.0.0.0/0 qmqp:gw.example -\n", "a", "out"),
     ] {
         let channels = read(text).unwrap();
         let found: Vec<_> =
@@ -173,6 +175,18 @@ fn an_open_relay_is_found_by_its_effect() {
     for clients in ["0.0.0.0/0,[::]/0", "!10.0.0.0/8,*"] {
         let closed = format!("a {clients} here.example mailbox: a\nb 10.0.0.0/8 * smtp: *\n");
         assert_eq!(read(&closed).unwrap().open_relays().len(), 0, "{clients}");
+    }
+    // A backup host, a server that has the mailboxes, and what ends on this machine.
+    for (domains, transport) in [
+        ("example.net,.example.net", "smtp:[primary.example.net]"),
+        ("example.net", "lmtp:[192.0.2.1]:24"),
+        ("192.0.2.1", "smtp:[192.0.2.1]"),
+        ("*", "lmtp:unix:/run/dovecot/lmtp"),
+        ("*", "pipe:/bin/cat"),
+        ("*", "discard:"),
+    ] {
+        let text = format!("to - {domains} {transport} -\nsmtp * - - to\nout - * smtp: *\n");
+        assert_eq!(read(&text).unwrap().open_relays().len(), 0, "{text}");
     }
     // Who is on the last line without being listed there goes no further than this machine.
     for text in ["out 10.0.0.0/8 * smtp:[gw.example] *\n", "a 0.0.0.0/1 here.example mailbox: a\nb - * smtp: *\n"] {

@@ -129,7 +129,7 @@ impl PatternList {
         decides.is_some_and(|pattern| !pattern.negated)
     }
 
-    /// Whether clients from anywhere in the world are meant, and not only those that somebody chose.
+    /// Whether clients from anywhere in the world are meant, or any domains, and not only those that somebody chose.
     pub fn is_open(&self) -> bool {
         let is_left = |at: usize, wide: &Matches| {
             let is_out = |wide: &Matches| {
