@@ -17,7 +17,7 @@
 mod expand;
 mod parse;
 
-pub use expand::{Expansion, Place, Trouble, expand, lists};
+pub use expand::{Expansion, Place, Trouble, expand, included, lists};
 pub use parse::{Entry, Fault, defers_failures, lines, split_command};
 
 use crate::config::Config;

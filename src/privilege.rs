@@ -48,7 +48,7 @@ fn is_of_group(folder: &Path, group: Gid) -> bool {
 }
 
 /// The group of `mail_privileged_group`, if it is set.
-fn privileged_group(config: &Config) -> Result<Option<Gid>, Error> {
+pub fn privileged_group(config: &Config) -> Result<Option<Gid>, Error> {
     let name = &config.mail_privileged_group;
     if name.is_empty() {
         return Ok(None);

@@ -318,7 +318,7 @@ fn in_file(config: &Config, path: &Path, name: &str) -> (Lookup<User>, Option<St
 }
 
 /// The user of a line; the error is what was expected there.
-fn user(config: &Config, record: Record<'_>) -> Result<User, String> {
+pub(crate) fn user(config: &Config, record: Record<'_>) -> Result<User, String> {
     check(config, &record)?;
     Ok(whole(record))
 }

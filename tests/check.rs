@@ -115,7 +115,7 @@ fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
         format!("error: {folder}/aliases:4: run: /no/such/program: expected a program"),
         format!("error: {folder}/aliases:5: keep: /var/x: allow_mail_to_files has no word alias, so its mail waits"),
         format!("warning: {folder}/aliases:6: LIST: it was there before, and the first counts"),
-        format!("error: {folder}/aliases:7: all: :include:/no/such/list: expected a file"),
+        format!("error: {folder}/aliases:7: all: :include:/no/such/list: No such file"),
         format!(
             "warning: {folder}/aliases: nobody reads mail for postmaster; it is kept in {folder}/queue/postmaster; add a line"
         ),
@@ -125,6 +125,121 @@ fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
     assert!(!said.contains("carol") && !said.contains("example.net"), "{said}");
     let quiet = scratch.run("doorpost-check", &["-q"], b"");
     assert!(quiet.status.code() == Some(78) && quiet.stdout.is_empty(), "{quiet:?}");
+}
+
+/// Whether there is a finding like this.
+#[track_caller]
+fn told(scratch: &Scratch, status: i32, expected: &str) {
+    let (found, said) = check(scratch);
+    assert!(found == Some(status) && said.contains(expected), "{expected}\n{said}");
+}
+
+/// A file of the installation for root's eyes alone.
+fn shut(scratch: &Scratch, name: &str, text: &str) -> String {
+    let path = scratch.path().join(name);
+    fs::write(&path, text).unwrap();
+    std::os::unix::fs::chown(&path, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path.display().to_string()
+}
+
+/// What root can read, and those programs cannot that root starts.
+#[test]
+fn root_sees_what_is_closed_to_those_who_must_read_it() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mend = |who: &str, path: &str| {
+        let group = if who == "nobody" { "nogroup" } else { who };
+        format!("user {who} cannot read it: chgrp {group} {path} && chmod g+r {path}\n")
+    };
+    let scratch = good("authentication = passwd-file");
+    let path = shut(&scratch, "passwd", "alice:{PLAIN}x::::/home/alice\n");
+    told(&scratch, 78, &mend("nobody", &path));
+    let scratch = good("");
+    let path = shut(&scratch, "aliases", "postmaster: alice\n");
+    told(&scratch, 78, &mend("nobody", &path));
+    let scratch = good("");
+    let path = shut(&scratch, "list", "alice\n");
+    scratch.write("aliases", &format!("postmaster: alice\nall: :include:{path}\n"));
+    told(&scratch, 78, &mend("nobody", &path));
+    for name in ["main.cf", "channels"] {
+        let scratch = good("");
+        let text = match name {
+            "main.cf" => fs::read_to_string(scratch.path().join(name)).unwrap(),
+            _ => "local 127.0.0.0/8 $myhostname mailbox: *\nsmtp * * smtp: local\n".to_owned(),
+        };
+        let path = shut(&scratch, name, &text);
+        told(&scratch, 78, &mend("nobody", &path));
+    }
+    let scratch = good("smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = $config_directory/pw");
+    let path = shut(&scratch, "pw", "[gw.example] alice:secret\n");
+    told(&scratch, 78, &mend("nobody", &path));
+    let scratch = good("smtp_tls_security_level = verify\nsmtp_tls_CAfile = $config_directory/authorities");
+    let path = shut(&scratch, "authorities", "");
+    told(&scratch, 78, &mend("nobody", &path));
+    // The process that reads this one is net_owner, who is in none of mail_owner's groups.
+    let scratch = good("smtpd_sender_login_maps = hash:$config_directory/senders");
+    let path = shut(&scratch, "senders", "a@mx.example alice\n");
+    std::os::unix::fs::chown(&path, Some(65_534), Some(65_534)).unwrap();
+    told(&scratch, 78, &mend("daemon", &path));
+    // A key for root alone is right wherever root starts the servers.
+    let scratch = good("");
+    common::tls::configure(&scratch);
+    let key = scratch.path().join("mx.key.pem");
+    let path = shut(&scratch, "mx.key.pem", &fs::read_to_string(key).unwrap());
+    told(&scratch, 0, &mend("nobody", &path));
+    let scratch = good("");
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(scratch.path(), Some(0), Some(0)).unwrap();
+    let folder = scratch.path().display().to_string();
+    told(&scratch, 78, &format!("user nobody cannot enter {folder}: chmod o+x {folder}\n"));
+}
+
+#[test]
+fn tables_that_are_wrong_and_mailboxes_that_cannot_be_are_told() {
+    let scratch = good("smtpd_sender_login_maps = hash:$config_directory/senders");
+    told(&scratch, 78, ": smtpd_sender_login_maps: expected a file ");
+    scratch.write("senders", "a@mx.example\n");
+    told(
+        &scratch,
+        78,
+        "/senders:1: expected a key, blanks, and a value; users who log in can send nothing meanwhile\n",
+    );
+    let scratch = good("smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = $config_directory/pw");
+    scratch.write("pw", "[gw.example] secret\n");
+    told(&scratch, 78, "/pw:1: smtp_sasl_password_maps: expected user:password behind the next hop [gw.example]");
+    let scratch = good("smtp_tls_security_level = verify\nsmtp_tls_CAfile = /no/such/file");
+    told(&scratch, 78, "error: /no/such/file: smtp_tls_CAfile: expected a readable file: ");
+    let scratch = good("");
+    scratch.write("channels", "local hash:/no/such/table $myhostname mailbox: *\nsmtp * * smtp: local\n");
+    told(&scratch, 78, "/channels:1: local: expected a file /no/such/table, and there is none; ");
+    let scratch = good("users = passwd-file:$config_directory/users");
+    scratch.write("users", "# none\n");
+    told(&scratch, 0, "/users: there is no user in this file: ");
+    scratch.write("users", "alice:{PLAIN}x\nbob\nalice:{PLAIN}y\ncarol {PLAIN}xyz\n");
+    told(&scratch, 0, "warning: ");
+    let said = check(&scratch).1;
+    assert!(said.contains("/users:3: alice: it was there before, and the first counts\n"), "{said}");
+    assert!(said.contains("/users:4: there is no colon in this line, ") && !said.contains("xyz"), "{said}");
+    if nix::unistd::geteuid().is_root() {
+        let (there, not_there) = (scratch.path().join("spool"), scratch.path().join("closed"));
+        fs::create_dir(&not_there).unwrap();
+        scratch.configure(&format!("mailbox = maildir:{}/%u", not_there.display()));
+        told(&scratch, 78, &format!("belongs to nobody, who may not write to {}; ", not_there.display()));
+        fs::create_dir(&there).unwrap();
+        scratch.configure(&format!("users = system\nmailbox = mbox:{}/%u", there.display()));
+        told(
+            &scratch,
+            78,
+            &format!("users can make neither mailboxes nor locks in {}, of group root", there.display()),
+        );
+        std::os::unix::fs::chown(&there, None, Some(8)).unwrap();
+        fs::set_permissions(&there, fs::Permissions::from_mode(0o2775)).unwrap();
+        told(&scratch, 78, ", of group mail, mode 2775; mail_privileged_group = mail\n");
+        scratch.configure("mail_privileged_group = mail");
+        assert_eq!(check(&scratch).0, Some(0), "{}", check(&scratch).1);
+    }
 }
 
 #[test]

@@ -40,6 +40,14 @@ impl Table {
         }
     }
 
+    /// The file it is in.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Table::Cidr(path) | Table::Hash(path) => Some(path),
+            Table::Static => None,
+        }
+    }
+
     /// Whether an address is in it, by itself.
     pub fn has_address(&self, address: IpAddr) -> Lookup<()> {
         match self {

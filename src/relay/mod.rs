@@ -7,20 +7,22 @@
 pub mod agent;
 mod content;
 mod link;
-pub mod passwords;
+mod passwords;
 pub mod policy;
 mod qmqp;
 pub mod route;
 mod smtp;
 mod tls;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::message::parameters::{Body, MailParameters};
 use crate::message::path::ReversePath;
 use crate::net::dns::Resolver;
 use crate::queue::Id;
 use crate::smtp::client::{self, Protocol, To};
 pub use content::Source;
+use passwords::Passwords;
+use policy::Policies;
 
 /// What a try at a recipient came to. The texts begin with an enhanced status code (RFC 3463) and may be shown to
 /// anybody: they name no path and repeat no error of the system.
@@ -179,6 +181,13 @@ impl Carried {
         carried.site = Site::Answers;
         carried
     }
+}
+
+/// What is wrong with the files that a remote delivery needs.
+pub fn check(config: &Config) -> Vec<config::Error> {
+    let files =
+        [Policies::read(config).and_then(|policies| tls::check(config, &policies)), Passwords::read(config).map(drop)];
+    files.into_iter().filter_map(Result::err).collect()
 }
 
 /// Everything a remote delivery needs, with every file it needs opened or read.

@@ -66,6 +66,11 @@ impl Policies {
         Policies::parse(&file::table("smtp_tls_policy_maps", path)?, path)
     }
 
+    /// The highest level that any next hop must have.
+    pub fn highest(&self) -> TlsLevel {
+        self.0.iter().map(|(_, policy)| policy.level).max().unwrap_or(TlsLevel::None)
+    }
+
     /// The policy for a next hop as the channels file has it, or for the domain where that says where to. What is a name alone
     /// may also stand below a `.domain`.
     pub fn find(&self, next_hop: &str, domain: &str) -> Option<&Policy> {

@@ -3,8 +3,8 @@
 
 use super::policy::{Policies, Policy, Wanted};
 use super::route::NextHop;
-use crate::config::Config;
 use crate::config::value::TlsLevel;
+use crate::config::{self, Config};
 use crate::net::trust::{Authorities, Name, Trust};
 use crate::relay::Job;
 use crate::smtp::client::Requiretls;
@@ -124,6 +124,17 @@ impl Tls {
             (None, None) => Err("smtp_tls_CAfile: there is no file of authorities that can be read".to_owned()),
         }
     }
+}
+
+/// Whether the authorities are known where a certificate is checked whatever a message says.
+pub fn check(config: &Config, policies: &Policies) -> Result<(), config::Error> {
+    if config.smtp_tls_security_level.max(policies.highest()) < TlsLevel::Verify {
+        return Ok(());
+    }
+    let path = config.smtp_tls_CAfile.0.as_deref();
+    let path = path.ok_or_else(|| config.wrong("smtp_tls_CAfile", "a file of authorities"))?;
+    let read = File::open(path).map_err(|error| format!("smtp_tls_CAfile: expected a readable file: {error}"));
+    read.and_then(|file| Authorities::read(&file)).map(drop).map_err(|why| config::Error::at(path, 0, why))
 }
 
 /// The name that cannot be changed by whoever answers for a name server.

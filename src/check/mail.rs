@@ -1,0 +1,209 @@
+//! What is read by who has become mail_owner, and by who speaks with clients.
+
+use super::{Findings, Level, aliases};
+use crate::channel::{Channels, Transport};
+use crate::cli::Common;
+use crate::config::pattern::Matches;
+use crate::config::table::Table;
+use crate::config::value::{MailboxFormat, QueueFilter};
+use crate::config::{Config, Origin, shown};
+use crate::exit::Error;
+use crate::lookup::Lookup;
+use crate::relay;
+use crate::users::{self, passwd_file};
+use nix::unistd::{AccessFlags, access};
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// submit and deliver, which are mail_owner.
+pub(super) fn look(common: &Common, config: &Config, findings: &mut Findings) {
+    // It was right for whoever started us.
+    if let Err(error) = Config::read(common) {
+        findings.of(&error);
+    }
+    let queue = &config.queue_directory;
+    if let Err(error) = std::fs::read_dir(queue)
+        && queue.exists()
+    {
+        findings.error(&Origin::File(queue.clone(), 0), &format!("expected a folder that can be read: {error}"), "");
+    }
+    for error in relay::check(config) {
+        findings.error(&error.origin, &error.problem, "mail by SMTP and LMTP waits meanwhile");
+    }
+    check_users(config, findings);
+    if let Some(channels) = check_channels(config, findings) {
+        check_filter(config, &channels, findings);
+        aliases::check(config, &channels, findings);
+    }
+}
+
+/// Whoever speaks with clients, and what tables say of these and of who has logged in.
+pub(super) fn look_as_parser(config: &Config, findings: &mut Findings) {
+    let mut tell = |table: &Table, place: &Origin, name: &str, answer: Lookup<()>, mend: &str| {
+        if let Lookup::CannotTell(why) = answer {
+            let path = table.path().unwrap_or(Path::new(""));
+            findings.add_of(path, Level::Error, place, &format!("{name}: {why}"), mend);
+        }
+    };
+    if let Some(table) = &config.smtpd_sender_login_maps.0 {
+        let name = "smtpd_sender_login_maps";
+        tell(
+            table,
+            &config.origin(name),
+            name,
+            table.value(&[]).map(drop),
+            "users who log in can send nothing meanwhile",
+        );
+    }
+    for channel in Channels::read(config).iter().flat_map(|channels| &channels.0) {
+        for pattern in &channel.clients.0 {
+            if let Matches::Table(table, _) = &pattern.matches {
+                let answer = table.has_address(std::net::Ipv4Addr::UNSPECIFIED.into());
+                tell(table, &channel.origin, &channel.name, answer, "clients are told to come back later meanwhile");
+            }
+        }
+    }
+}
+
+fn check_users(config: &Config, findings: &mut Findings) {
+    if let Err(error) = users::check_file(config) {
+        let closed = config.users.files().find(|path| File::open(path).is_err()).unwrap_or(Path::new(""));
+        match &error {
+            Error::Config(error) => findings.add_of(closed, Level::Error, &error.origin, &error.problem, ""),
+            error => findings.of(error),
+        }
+        return;
+    }
+    for path in config.users.files() {
+        check_lines(path, findings);
+        check_mailboxes(config, path, findings);
+    }
+}
+
+/// What a file of users may say and hardly means.
+fn check_lines(path: &Path, findings: &mut Findings) {
+    let (mut seen, mut count) = (HashSet::new(), 0);
+    let each = |number: usize, line: Option<&[u8]>| {
+        let Some(record) = line.and_then(|line| passwd_file::record(line).ok().flatten()) else { return Ok(()) };
+        let (name, at) = (record.name, Origin::File(path.to_owned(), number));
+        count += 1;
+        let has_no_colon = !line.is_some_and(|line| line.contains(&b':'));
+        if let (true, Some((word, _))) = (has_no_colon, name.split_once([' ', '\t', '{'])) {
+            // The rest may be a password.
+            let problem = format!("there is no colon in this line, so that all of it is a name: {}...", shown(word));
+            findings.warning(&at, &problem, "put a colon between name and password");
+        } else if !seen.insert(name.to_owned()) {
+            findings.warning(&at, &format!("{}: it was there before, and the first counts", shown(name)), "");
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    // What cannot be read is told already.
+    if let Ok(file) = File::open(path)
+        && passwd_file::lines(file, each).is_ok()
+        && count == 0
+    {
+        findings.warning(&Origin::File(path.to_owned(), 0), "there is no user in this file: nobody has mail here", "");
+    }
+}
+
+/// Mailboxes of users without a uid of their own are made by mail_owner.
+fn check_mailboxes(config: &Config, path: &Path, findings: &mut Findings) {
+    let mut told: Option<(String, PathBuf, PathBuf)> = None;
+    let _ = passwd_file::read(path, |record| {
+        if record.owner.is_none() && told.is_none() {
+            let user = users::user(config, record)?;
+            let mailbox = user.mailbox_path(config);
+            let path = Path::new(&mailbox.path);
+            told = closed(path, mailbox.format).map(|folder| (user.name, path.to_owned(), folder));
+        }
+        Ok(())
+    });
+    if let Some((user, mailbox, folder)) = told {
+        let problem = format!(
+            "the mailbox {} of {} in {} belongs to {}, who may not write to {}",
+            mailbox.display(),
+            shown(&user),
+            path.display(),
+            config.mail_owner,
+            folder.display()
+        );
+        let mend = format!("install -d -o {} -m 700 a folder for mailboxes, or chown one", config.mail_owner);
+        findings.error(&config.origin("mailbox"), &problem, &mend);
+    }
+}
+
+/// The folder, or file, to which this process may not write what it takes to deliver there.
+fn closed(mailbox: &Path, format: MailboxFormat) -> Option<PathBuf> {
+    let may = |path: &Path, ways| access(path, ways).is_ok();
+    let is_there = |path: &&Path| path.symlink_metadata().is_ok();
+    let folder = match format {
+        // Whose missing folders are made.
+        MailboxFormat::Maildir => mailbox.ancestors().find(is_there)?,
+        MailboxFormat::Mbox | MailboxFormat::Mmdf => {
+            if is_there(&mailbox) && !may(mailbox, AccessFlags::R_OK | AccessFlags::W_OK) {
+                return Some(mailbox.to_owned());
+            }
+            mailbox.parent()?
+        }
+    };
+    (!may(folder, AccessFlags::W_OK | AccessFlags::X_OK)).then(|| folder.to_owned())
+}
+
+fn check_channels(config: &Config, findings: &mut Findings) -> Option<Channels> {
+    let channels = match Channels::read(config) {
+        Ok(channels) => channels,
+        Err(error) => {
+            findings.error(&error.origin, &error.problem, "");
+            return None;
+        }
+    };
+    for (from, to) in channels.open_relays() {
+        let problem = format!(
+            "open relay: clients from anywhere are on channel {}, and their mail for any domain may leave by {}",
+            from.name, to.name
+        );
+        let mend = "list in its last column only channels of mailboxes here and of domains you serve";
+        findings.error(&from.origin, &problem, mend);
+    }
+    for finding in channels.findings() {
+        findings.warning(&finding.origin, &finding.problem, &finding.mend);
+    }
+    let own = channels.outgoing(config.myhostname.as_bytes());
+    if !matches!(own, Lookup::Yes(channel) if channel.transport == Transport::Mailbox) {
+        let place = channels.0.first().map_or(Origin::Default, |channel| channel.origin.clone());
+        let problem =
+            format!("no channel with mailbox: lists myhostname ({})", crate::config::shown(&config.myhostname));
+        findings.warning(&place, &problem, "mail for users here, postmaster among them, goes elsewhere");
+    }
+    Some(channels)
+}
+
+/// content_filter names what carries a message before anything else: a transport, or a channel.
+fn check_filter(config: &Config, channels: &Channels, findings: &mut Findings) {
+    let filter = &config.content_filter.0;
+    let name = filter.split(':').next().unwrap_or_default();
+    let is_known = ["smtp", "lmtp", "qmqp", "qmtp"].contains(&name) || channels.by_name(name).is_some();
+    if !filter.is_empty() && !is_known {
+        let problem = format!(
+            "content_filter = {}: there is no transport or channel {}",
+            crate::config::shown(filter),
+            crate::config::shown(name)
+        );
+        findings.error(&config.origin("content_filter"), &problem, "every message would wait");
+    }
+    let line = match &config.before_queue_filter {
+        QueueFilter::Program(line) => line.as_str(),
+        // Whether it listens is another matter: it may be started later.
+        QueueFilter::Host(_) | QueueFilter::None => "",
+    };
+    if let Some(program) = line.split_ascii_whitespace().next() {
+        let runs = std::fs::metadata(program).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0);
+        if !runs {
+            let problem = format!("before_queue_filter: there is no program {}", crate::config::shown(program));
+            let origin = config.origin("before_queue_filter");
+            findings.error(&origin, &problem, "every client would be told to come back later");
+        }
+    }
+}
