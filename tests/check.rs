@@ -87,7 +87,7 @@ fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
     scratch.write(
         "aliases",
         "postmaster: nobody-here\nlist: alice, carol, dave, x@example.net\nno colon\nrun: |/no/such/program\nkeep: /var/x\n\
-         LIST: bob\nall: :include:/no/such/list\n",
+         LIST: bob\nall: :include:/no/such/list\n@mx.example: alice\n",
     );
     let (status, said) = check(&scratch);
     assert_eq!(status, Some(78), "{said}");
@@ -115,6 +115,7 @@ fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
         format!("error: {folder}/aliases:4: run: /no/such/program: expected a program"),
         format!("error: {folder}/aliases:5: keep: /var/x: allow_mail_to_files has no word alias, so its mail waits"),
         format!("warning: {folder}/aliases:6: LIST: it was there before, and the first counts"),
+        format!("error: {folder}/aliases:8: expected a name before the @ of @mx.example: there are no catch-alls"),
         format!("error: {folder}/aliases:7: all: :include:/no/such/list: No such file"),
         format!(
             "warning: {folder}/aliases: nobody reads mail for postmaster; it is kept in {folder}/queue/postmaster; add a line"

@@ -106,6 +106,9 @@ fn name(text: &str) -> Result<(String, &str), String> {
         }
     };
     let rest = rest.trim_start().strip_prefix(':').ok_or_else(expected)?;
+    if name.starts_with('@') {
+        return Err(format!("expected a name before the @ of {}: there are no catch-alls", shown(name)));
+    }
     let fits = !name.is_empty() && name.len() <= 255 && !name.chars().any(|c| c.is_control() || c == '/');
     if fits { Ok((name.to_owned(), rest)) } else { Err(expected()) }
 }
@@ -359,6 +362,18 @@ mod tests {
             (7, user("j\u{f6}rg")),
         ];
         assert_eq!(lines(text).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn an_alias_for_all_of_a_domain_is_told_and_not_counted() {
+        for text in ["@example.com: alice\n", "\"@example.com\": alice\n"] {
+            let fault = entries(text.as_bytes()).remove(0).unwrap_err();
+            assert_eq!(
+                (fault.problem.as_str(), fault.name),
+                ("expected a name before the @ of @example.com: there are no catch-alls", None)
+            );
+        }
+        assert!(entries(b"a@example.com: b\n").remove(0).is_ok());
     }
 
     #[test]
