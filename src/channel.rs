@@ -215,12 +215,16 @@ impl Channels {
         let end = self.0.iter().position(|channel| channel.name != AUTHENTICATED && channel.clients.takes_all());
         let reached = self.0.iter().take(end.map_or(usize::MAX, |end| end + 1));
         for from in reached.filter(|channel| is_open(channel)) {
-            let leaves = |to: &&Channel| from.may_go_to(to) && !to.ends_here() && to.domains.is_open();
-            if let Some(to) = self.0.iter().find(leaves) {
+            if let Some(to) = self.way_out(from) {
                 found.push((from, to));
             }
         }
         found
+    }
+
+    /// By which channel mail that came in on this one leaves this machine for any domain, if it may.
+    pub fn way_out(&self, from: &Channel) -> Option<&Channel> {
+        self.0.iter().find(|to| from.may_go_to(to) && !to.ends_here() && to.domains.is_open())
     }
 }
 

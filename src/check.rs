@@ -20,6 +20,7 @@ use std::path::Path;
 mod aliases;
 mod eyes;
 mod mail;
+mod postfix;
 
 use eyes::{Eyes, look_with};
 
@@ -70,8 +71,9 @@ pub fn check(common: &Common) -> Result<Vec<Finding>, Error> {
     }
     let Some((config, warnings)) = read else { return Ok(findings.all) };
     for warning in warnings {
-        let is_misspelt = warning.problem.starts_with("unknown parameter");
-        let mend = if is_misspelt { "mend its spelling; --show-config lists all there are" } else { "" };
+        let unknown = warning.problem.strip_prefix("unknown parameter ");
+        let misspelt = |name| postfix::went(name).unwrap_or("mend its spelling; --show-config lists all there are");
+        let mend = unknown.map_or("", misspelt);
         findings.warning(&warning.origin, &warning.problem, mend);
     }
     if told {

@@ -128,6 +128,22 @@ fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
     assert!(quiet.status.code() == Some(78) && quiet.stdout.is_empty(), "{quiet:?}");
 }
 
+#[test]
+fn of_a_main_cf_of_postfix_it_is_told_where_each_parameter_went() {
+    let scratch = good("relayhost = [smtp.isp.example]\nvirtual_alias_maps = hash:/etc/virtual\nrelayhots = x");
+    told(&scratch, 0, ": unknown parameter relayhost; that is lines of channels(5)\n");
+    told(&scratch, 0, ": unknown parameter virtual_alias_maps; those are lines name@domain: target in the alias file");
+    told(&scratch, 0, ": unknown parameter relayhots; mend its spelling");
+    let warning = ": mynetworks: mail of clients in 10.1.0.0/16 does not go to other hosts from here; ";
+    let scratch = good("mynetworks = 127.0.0.0/8 [::1]/128 10.1.0.0/16");
+    told(&scratch, 0, warning);
+    for (clients, is_warned) in [("10.0.0.0/8", false), ("!10.1.0.0/16,10.0.0.0/8", true), ("$mynetworks", false)] {
+        let local = format!("local 127.0.0.0/8,[::1],{clients} $myhostname mailbox: *\nsmtp * * smtp: local\n");
+        scratch.write("channels", &local);
+        assert_eq!(check(&scratch).1.contains(warning), is_warned, "{clients}");
+    }
+}
+
 /// Whether there is a finding like this.
 #[track_caller]
 fn told(scratch: &Scratch, status: i32, expected: &str) {

@@ -34,6 +34,7 @@ pub(super) fn look(common: &Common, config: &Config, findings: &mut Findings) {
     }
     check_users(config, findings);
     if let Some(channels) = check_channels(config, findings) {
+        check_networks(config, &channels, findings);
         check_filter(config, &channels, findings);
         aliases::check(config, &channels, findings);
     }
@@ -178,6 +179,27 @@ fn check_channels(config: &Config, findings: &mut Findings) -> Option<Channels> 
         findings.warning(&place, &problem, "mail for users here, postmaster among them, goes elsewhere");
     }
     Some(channels)
+}
+
+/// To Postfix mynetworks says whose mail goes to other hosts, too; here channels alone do.
+fn check_networks(config: &Config, channels: &Channels, findings: &mut Findings) {
+    let senders: Vec<_> = channels.0.iter().filter(|channel| channels.way_out(channel).is_some()).collect();
+    // Whom names mean, nobody can tell now.
+    if config.origin("mynetworks") == Origin::Default || senders.iter().any(|channel| channel.clients.has_names()) {
+        return;
+    }
+    let nets =
+        config.mynetworks.0.iter().filter(|pattern| !pattern.negated).filter_map(|pattern| match &pattern.matches {
+            Matches::Net(net) if senders.iter().all(|channel| !channel.clients.takes(net)) => Some(net.to_string()),
+            _ => None,
+        });
+    let nets: Vec<String> = nets.take(10).collect();
+    if !nets.is_empty() {
+        let problem =
+            format!("mynetworks: mail of clients in {} does not go to other hosts from here", nets.join(", "));
+        let mend = "it means no more than permit_mynetworks; list them in channels, on a line whose last column is *";
+        findings.warning(&config.origin("mynetworks"), &problem, mend);
+    }
 }
 
 /// content_filter names what carries a message before anything else: a transport, or a channel.

@@ -142,6 +142,22 @@ impl PatternList {
         wide.any(|(at, pattern)| is_left(at, &pattern.matches))
     }
 
+    /// Whether all of a net is meant, as far as addresses alone can say.
+    pub fn takes(&self, net: &IpNet) -> bool {
+        let decides = self.0.iter().find(|pattern| pattern.matches.covers(&Matches::Net(*net)));
+        decides.is_some_and(|pattern| !pattern.negated)
+    }
+
+    /// Whether it takes more than an address to say who is meant.
+    pub fn has_names(&self) -> bool {
+        let is_name = |pattern: &Pattern| match &pattern.matches {
+            Matches::Name(_) | Matches::Below(_) | Matches::Within(_) => true,
+            Matches::Table(table, _) => *table != Table::Static,
+            Matches::All | Matches::Stdin | Matches::Unknown | Matches::Net(_) => false,
+        };
+        self.0.iter().any(is_name)
+    }
+
     /// Whether nobody who has an address is left for another list, but for some that somebody chose.
     pub fn takes_all(&self) -> bool {
         let (mut ipv4, mut ipv6) = (false, false);

@@ -1,6 +1,7 @@
 //! Mail on its way: which clients may hand it in, what filters it, and under how much TLS it leaves.
 
 use super::{Value, digits, words};
+use crate::config::shown;
 use crate::message::header::FieldName;
 use crate::message::path::is_host_name;
 use std::net::Ipv4Addr;
@@ -63,9 +64,11 @@ impl Value for ClientRestrictions {
                 "reject_unknown_client_hostname" => ClientRestriction::UnknownHostname,
                 "reject_rbl_client" => block_list(words.next())?,
                 _ => {
-                    return Err("permit_mynetworks, permit_sasl_authenticated, reject_unknown_client_hostname or \
-                                reject_rbl_client DOMAIN"
-                        .to_owned());
+                    return Err(format!(
+                        "permit_mynetworks, permit_sasl_authenticated, reject_unknown_client_hostname or \
+                         reject_rbl_client DOMAIN instead of {}",
+                        shown(word)
+                    ));
                 }
             });
         }
@@ -120,7 +123,10 @@ impl ListAnswers {
 }
 
 fn block_list(word: Option<&str>) -> Result<ClientRestriction, String> {
-    let expected = || "reject_rbl_client DOMAIN, or DOMAIN=ANSWERS as in DOMAIN=127.0.0.[2..11;255]".to_owned();
+    let expected = || {
+        let found = word.map_or(String::new(), |word| format!(" instead of {}", shown(word)));
+        format!("reject_rbl_client DOMAIN, or DOMAIN=ANSWERS as in DOMAIN=127.0.0.[2..11;255]{found}")
+    };
     let (domain, answers) =
         word.ok_or_else(expected)?.split_once('=').map_or((word, None), |(d, a)| (Some(d), Some(a)));
     let domain = domain.filter(|domain| is_host_name(domain)).ok_or_else(expected)?;
@@ -268,6 +274,19 @@ impl Value for TlsLevel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_long_list_the_word_is_named_that_is_wrong() {
+        let list = "permit_mynetworks, permit_sasl_authenticated, reject_rbl_client zen.spamhaus.org";
+        for (word, told) in [
+            ("permit", "reject_rbl_client DOMAIN instead of permit"),
+            ("reject_rbl_client a..b", "127.0.0.[2..11;255] instead of a..b"),
+            ("reject_rbl_client", "127.0.0.[2..11;255]"),
+        ] {
+            let error = ClientRestrictions::parse(&format!("{list}, {word}")).unwrap_err();
+            assert!(error.ends_with(told), "{error}");
+        }
+    }
 
     #[test]
     fn answers_of_block_lists_are_written_as_in_postfix() {
