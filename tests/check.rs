@@ -144,6 +144,20 @@ fn of_a_main_cf_of_postfix_it_is_told_where_each_parameter_went() {
     }
 }
 
+#[test]
+fn a_next_hop_that_would_be_waited_for_in_vain_is_told() {
+    let channels = "local - mx.example mailbox: -\nout - * smtp:[smtp.isp.example]:465 -\n";
+    let warning =
+        "/channels:2: channel out: on port 465 TLS begins with the connection, and not here; smtp_tls_wrapper";
+    let scratch = good("");
+    scratch.write("channels", channels);
+    told(&scratch, 0, warning);
+    scratch.configure("smtp_tls_wrappermode = yes");
+    told(&scratch, 78, ": smtp_tls_wrappermode = yes: expected encrypt, verify or secure in smtp_tls_security_level");
+    scratch.configure("smtp_tls_security_level = encrypt");
+    assert_eq!(check(&scratch), (Some(0), "0 errors, 0 warnings\n".to_owned()));
+}
+
 /// Whether there is a finding like this.
 #[track_caller]
 fn told(scratch: &Scratch, status: i32, expected: &str) {

@@ -349,6 +349,48 @@ fn mail_waits_while_it_is_not_known_how_we_log_in() {
     assert!(log.contains("status=failed") && log.contains("530 5.7.0"), "{log}");
 }
 
+/// RFC 8314 section 3.3. Neither a header nor a lower level makes it go in the clear to a server that hears TLS alone.
+#[test]
+fn with_wrappermode_tls_begins_with_the_connection_and_is_never_left_out() {
+    const ASKS: &[u8] = b"TLS-Required: No\n\nx\n";
+    let server = Smtpsrvr::at_once("", "local - mx.example mailbox: -\nall * * discard: *\n");
+    let names = Names::start(ZONE);
+    let hop = format!("[mx.example]:{}", server.2);
+    for (level, authorities, text, expected) in [
+        ("encrypt", "other.crt.pem", TEXT, "status=relayed"),
+        ("verify", "mx.crt.pem", TEXT, "status=relayed"),
+        ("verify", "other.crt.pem", TEXT, "status=deferred"),
+        ("verify", "other.crt.pem", ASKS, "status=relayed"),
+        ("may", "mx.crt.pem", TEXT, "4.7.5 smtp_tls_wrappermode needs smtp_tls_security_level = encrypt or more"),
+    ] {
+        let client = site(
+            &format!("smtp:{hop}"),
+            &format!("name_servers = {}\nsmtp_tls_wrappermode = yes\nsmtp_tls_security_level = {level}", names.address),
+        );
+        client.configure(&format!("smtp_tls_CAfile = {}", common::tls::file(authorities).display()));
+        client.enqueue(&["bob@elsewhere.example"], text);
+        let before = server.1.queued().len();
+        let log = client.deliver();
+        assert!(log.contains(expected), "{level} {authorities}: {log}");
+        let queued = server.1.queued();
+        assert_eq!(queued.len() - before, usize::from(expected == "status=relayed"), "{log}");
+        if expected == "status=relayed" {
+            let text = String::from_utf8_lossy(&queued.last().expect("a message").whole).into_owned();
+            assert!(text.contains("with ESMTPS id"), "{text}");
+        }
+    }
+    // A server that speaks first is no such one, and gets nothing in the clear; but for where the table has it so.
+    for (policy, is_taken) in [("other.example may", false), ("{HOP} none", true)] {
+        let hop = Hop::friendly();
+        let client =
+            site(&format!("smtp:{}", hop.name()), "smtp_tls_wrappermode = yes\nsmtp_tls_security_level = encrypt");
+        with_policy(&client, &hop.name(), policy);
+        client.enqueue(&["bob@b.example"], TEXT);
+        let log = client.deliver();
+        assert_eq!(hop.taken().len(), usize::from(is_taken), "{policy}: {log}");
+    }
+}
+
 /// A configuration whose table of policies says this, {HOP} being the next hop.
 fn with_policy(scratch: &Scratch, hop: &str, policy: &str) {
     scratch.write("policy", &policy.replace("{HOP}", hop));

@@ -1,11 +1,11 @@
 //! What is read by who has become mail_owner, and by who speaks with clients.
 
 use super::{Findings, Level, aliases};
-use crate::channel::{Channels, Transport};
+use crate::channel::{Channel, Channels, Transport};
 use crate::cli::Common;
 use crate::config::pattern::Matches;
 use crate::config::table::Table;
-use crate::config::value::{MailboxFormat, QueueFilter};
+use crate::config::value::{MailboxFormat, QueueFilter, TlsLevel};
 use crate::config::{Config, Origin, shown};
 use crate::exit::Error;
 use crate::lookup::Lookup;
@@ -34,6 +34,7 @@ pub(super) fn look(common: &Common, config: &Config, findings: &mut Findings) {
     }
     check_users(config, findings);
     if let Some(channels) = check_channels(config, findings) {
+        check_wrapping(config, &channels, findings);
         check_networks(config, &channels, findings);
         check_filter(config, &channels, findings);
         aliases::check(config, &channels, findings);
@@ -179,6 +180,22 @@ fn check_channels(config: &Config, findings: &mut Findings) -> Option<Channels> 
         findings.warning(&place, &problem, "mail for users here, postmaster among them, goes elsewhere");
     }
     Some(channels)
+}
+
+/// Servers of port 465 say nothing before TLS has begun, and others begin none.
+fn check_wrapping(config: &Config, channels: &Channels, findings: &mut Findings) {
+    let name = "smtp_tls_wrappermode";
+    if !config.smtp_tls_wrappermode {
+        let waits =
+            |channel: &&Channel| matches!(&channel.transport, Transport::Smtp(Some(hop)) if hop.ends_with(":465"));
+        for channel in channels.0.iter().filter(waits) {
+            let problem = format!("channel {}: on port 465 TLS begins with the connection, and not here", channel.name);
+            findings.warning(&channel.origin, &problem, "smtp_tls_wrappermode = yes, or port 587");
+        }
+    } else if config.smtp_tls_security_level < TlsLevel::Encrypt && config.smtp_tls_policy_maps.0.is_none() {
+        let problem = format!("{name} = yes: expected encrypt, verify or secure in smtp_tls_security_level beside it");
+        findings.error(&config.origin(name), &problem, "mail by SMTP waits meanwhile");
+    }
 }
 
 /// To Postfix mynetworks says whose mail goes to other hosts, too; here channels alone do.

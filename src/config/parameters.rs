@@ -252,6 +252,7 @@ parameters! {
     smtp_connection_cache_time_limit: Seconds = "2s", "how long a connection is kept for another message to the same place";
     smtp_connection_reuse_time_limit: Seconds = "300s", "how long one connection is used at the most";
     smtp_tls_security_level: TlsLevel = "may", "TLS towards next hops: none, may, encrypt, verify or secure";
+    smtp_tls_wrappermode: bool = "no", "TLS towards SMTP next hops begins with the connection, as on port 465, and not by STARTTLS";
     smtp_tls_policy_maps: OptionalPath = "", "text file of next hops and the TLS there must be towards each, a path or hash:PATH";
     tls_required_enable: bool = "yes", "a header with TLS-Required: No asks for no more TLS than may";
     smtp_tls_CAfile: OptionalPath = "/etc/ssl/certs/ca-certificates.crt", "PEM file of the authorities that verify and secure believe";

@@ -321,7 +321,8 @@ impl Client {
         match self.connect_once(hop, job, protocol, true) {
             // Opportunistic TLS that does not come about: better in the clear than not at all.
             Err(Attempt { trouble: Trouble::Lost(_, Stage::StartTls), in_handshake: true })
-                if self.level(job, self.end(hop, job, protocol)) == TlsLevel::May =>
+                if self.level(job, self.end(hop, job, protocol)) == TlsLevel::May
+                    && !self.tls.is_at_once(job, self.end(hop, job, protocol), protocol) =>
             {
                 log::info!("id={} host={} tls=none reason=\"the handshake failed\"", job.id, named(&hop.name));
                 self.connect_once(hop, job, protocol, false).map_err(|attempt| attempt.trouble)
@@ -350,23 +351,29 @@ impl Client {
         protocol: Protocol,
         tls: bool,
     ) -> Result<(TlsLevel, End), Attempt> {
-        session.greeting()?;
-        session.hello(&self.config.myhostname)?;
         let end = self.end(hop, job, protocol);
         let level = self.level(job, end);
         let (mut hidden, mut reached) = (is_local(&hop.place), TlsLevel::None);
-        if tls && level != TlsLevel::None && session.offers.starttls {
+        let at_once = self.tls.is_at_once(job, end, protocol);
+        if at_once && self.tls.policy(job).level < TlsLevel::Encrypt {
+            session.is_alive = false;
+            return Err(
+                Trouble::Cannot("4.7.5 smtp_tls_wrappermode needs smtp_tls_security_level = encrypt or more").into()
+            );
+        } else if at_once {
+            (reached, hidden) = (self.encrypt(session, hop, job, level)?, true);
+        }
+        session.greeting()?;
+        session.hello(&self.config.myhostname)?;
+        if at_once {
+            // It can be had once.
+        } else if tls && level != TlsLevel::None && session.offers.starttls {
             match session.ask_for_tls() {
                 // It was only offered.
                 Err(Trouble::Said(..)) if level == TlsLevel::May && session.is_alive => {}
                 Err(trouble) => return Err(trouble.into()),
                 Ok(()) => {
-                    // Between the two protocols there is nothing to be said.
-                    session.is_alive = false;
-                    let verified = self.shake_hands(session, hop, job, level)?;
-                    session.is_alive = true;
-                    reached = if verified { level } else { TlsLevel::Encrypt };
-                    (session.is_encrypted, session.is_verified, hidden) = (true, verified, true);
+                    (reached, hidden) = (self.encrypt(session, hop, job, level)?, true);
                     session.hello(&self.config.myhostname)?;
                 }
             }
@@ -377,6 +384,21 @@ impl Client {
             session.log_in(login, hidden)?;
         }
         Ok((reached, end))
+    }
+
+    /// Gives what TLS there is.
+    fn encrypt(
+        &mut self,
+        session: &mut Session<Line>,
+        hop: &Hop,
+        job: &Job,
+        level: TlsLevel,
+    ) -> Result<TlsLevel, Attempt> {
+        // Between the two protocols there is nothing to be said.
+        session.is_alive = false;
+        let verified = self.shake_hands(session, hop, job, level)?;
+        (session.is_alive, session.is_encrypted, session.is_verified) = (true, true, verified);
+        Ok(if verified { level } else { TlsLevel::Encrypt })
     }
 
     /// Gives whether the certificate was checked.

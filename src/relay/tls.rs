@@ -7,7 +7,7 @@ use crate::config::value::TlsLevel;
 use crate::config::{self, Config};
 use crate::net::trust::{Authorities, Name, Trust};
 use crate::relay::Job;
-use crate::smtp::client::Requiretls;
+use crate::smtp::client::{Protocol, Requiretls};
 use std::borrow::Cow;
 use std::fs::File;
 
@@ -27,6 +27,7 @@ pub struct End {
 pub struct Tls {
     general: Policy,
     required_enable: bool,
+    is_wrapped: bool,
     policies: Result<Policies, String>,
     /// Opened while files can be, read when they are needed.
     file: Option<File>,
@@ -41,6 +42,7 @@ impl Tls {
         Tls {
             general: Policy::of(config.smtp_tls_security_level),
             required_enable: config.tls_required_enable,
+            is_wrapped: config.smtp_tls_wrappermode,
             policies,
             file: config.smtp_tls_CAfile.0.as_ref().and_then(|path| File::open(path).ok()),
             authorities: None,
@@ -75,6 +77,13 @@ impl Tls {
             _ if is_for_any_eyes && !end.has_login => level.min(TlsLevel::May),
             Requiretls::Unsaid | Requiretls::Wished => level,
         }
+    }
+
+    /// Whether TLS begins with the connection (RFC 8314 section 3), whatever the message says: `smtp_tls_wrappermode`, but for
+    /// next hops of which the table says that there need not be any, as to a filter on this machine.
+    pub fn is_at_once(&self, job: &Job, end: End, protocol: Protocol) -> bool {
+        let may_lack = self.own(job).is_some_and(|policy| policy.level <= TlsLevel::May);
+        self.is_wrapped && protocol == Protocol::Smtp && !end.is_unix && !may_lack
     }
 
     /// Whether a header that asks for no TLS changes anything, so that it is to be looked at.

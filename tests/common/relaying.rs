@@ -52,12 +52,25 @@ impl Smtpsrvr {
     }
 
     pub fn on(listener: TcpListener, main_cf: &str, channels: &str) -> Smtpsrvr {
+        Smtpsrvr::started(listener, &[], main_cf, channels)
+    }
+
+    /// One that speaks TLS from the first octet.
+    pub fn at_once(main_cf: &str, channels: &str) -> Smtpsrvr {
+        Smtpsrvr::started(TcpListener::bind("127.0.0.1:0").expect("a port"), &["--tls"], main_cf, channels)
+    }
+
+    fn started(listener: TcpListener, arguments: &[&str], main_cf: &str, channels: &str) -> Smtpsrvr {
         let scratch = Scratch::with(main_cf);
         super::tls::configure_both(&scratch);
         scratch.write("channels", channels);
         let port = listener.local_addr().expect("its number").port();
         let mut command = scratch.command("smtpsrvr");
-        let command = command.stdin(std::os::fd::OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
+        let command = command
+            .args(arguments)
+            .stdin(std::os::fd::OwnedFd::from(listener))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let child = command.spawn().expect("smtpsrvr");
         Smtpsrvr(child, scratch, port)
     }

@@ -123,6 +123,7 @@ fn for_agent(config: &Config) -> Config {
     }
     config.smtp_quit_timeout.0 = config.smtp_quit_timeout.0.min(GOODBYE);
     config.smtp_tls_security_level = TlsLevel::None;
+    config.smtp_tls_wrappermode = false;
     config.smtp_tls_policy_maps.0 = None;
     config.smtp_sasl_auth_enable = false;
     config
