@@ -220,7 +220,6 @@ impl Walk<'_> {
 
 /// The targets in a file of `:include:`, whose lines are lists of targets. While one is wrong, or the file was emptied just
 /// now, mail waits: nobody knows whom it would miss.
-/// The targets in a file of `:include:`.
 pub fn included(path: &Path) -> Result<Vec<Target>, Trouble> {
     let octets = kept::unless_just_emptied(path).and_then(|()| contents(path));
     let octets = octets.map_err(|error| Trouble::Later(format!("{}: {error}", path.display())))?;
