@@ -7,13 +7,19 @@ use super::mmdf::{self, DELIMITER};
 use crate::config::value::MailboxFormat;
 use memchr::memchr;
 
-/// A field that would tell readers of mbox where the message ends. What a sender says there could hide the next one.
-const LENGTH: &[u8] = b"content-length:";
+/// Fields that are the mailbox's, not the message's: where it ends, and what mail readers note down about it. What a sender
+/// says there could hide the next message, mark this one as deleted, or use up the numbers that IMAP gives to all of them.
+const OF_MAILBOX: [&[u8]; 7] =
+    [b"content-length", b"status", b"x-status", b"x-keywords", b"x-uid", b"x-imap", b"x-imapbase"];
+/// More white space than this stands behind no name, nor in any line that may be sent (RFC 5322 section 2.1.1).
+const LONGEST_BEFORE_COLON: usize = 1000;
 
 #[derive(Debug, PartialEq, Eq)]
 enum At {
     /// At the beginning of a line, perhaps behind some `>`; what may become a word of ours is held back.
     Start { behind_marks: bool },
+    /// Behind the name of a field of the mailbox and white space, which some readers overlook before the colon.
+    Named,
     /// Somewhere in a line.
     Middle,
     /// In a field that is left out.
@@ -45,6 +51,10 @@ impl Quoter {
                 At::Start { behind_marks } => {
                     piece = piece.get(1..).unwrap_or_default();
                     self.start(octet, behind_marks, out);
+                }
+                At::Named => {
+                    let used = usize::from(self.named(octet, out));
+                    piece = piece.get(used..).unwrap_or_default();
                 }
                 At::Middle | At::Dropped => {
                     let length = memchr(b'\n', piece).map_or(piece.len(), |at| at + 1);
@@ -91,18 +101,21 @@ impl Quoter {
             return;
         }
         self.held.push(octet);
-        let may_be_length = is_mbox && self.in_header && !behind_marks;
         if is_mbox && self.held == FROM {
             out.push(b'>');
         } else if !is_mbox && mmdf::is_delimiter(&self.held) {
             self.blank();
-        } else if may_be_length && self.held.eq_ignore_ascii_case(LENGTH) {
-            self.held.clear();
-            self.at = At::Dropped;
-            // Nothing of it is written.
-            self.line_is_ended = true;
-            return;
-        } else if self.may_become_ours(is_mbox, may_be_length) {
+        } else if self.in_header && !behind_marks && is_of_mailbox(self.held.get(..self.held.len() - 1)) {
+            match octet {
+                b':' => return self.drop_field(),
+                b' ' | b'\t' => {
+                    self.at = At::Named;
+                    return;
+                }
+                _ => {}
+            }
+        }
+        if self.may_become_ours(is_mbox, behind_marks) {
             return;
         }
         let line_ended = octet == b'\n';
@@ -114,13 +127,35 @@ impl Quoter {
         self.at = if line_ended { At::Start { behind_marks: false } } else { At::Middle };
     }
 
-    fn may_become_ours(&self, is_mbox: bool, may_be_length: bool) -> bool {
+    /// Behind a name and white space. Gives whether the octet was used.
+    fn named(&mut self, octet: u8, out: &mut Vec<u8>) -> bool {
+        match octet {
+            b' ' | b'\t' if self.held.len() < LONGEST_BEFORE_COLON => self.held.push(octet),
+            b':' | b' ' | b'\t' => self.drop_field(),
+            // It is no field, and the line goes on.
+            _ => {
+                self.release(out);
+                self.at = At::Middle;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Nothing of it is written.
+    fn drop_field(&mut self) {
+        self.held.clear();
+        self.at = At::Dropped;
+        self.line_is_ended = true;
+    }
+
+    fn may_become_ours(&self, is_mbox: bool, behind_marks: bool) -> bool {
         let word = if is_mbox { FROM } else { DELIMITER };
-        let begins = LENGTH.get(..self.held.len());
+        let begins = |name: &&[u8]| name.get(..self.held.len()).is_some_and(|b| b.eq_ignore_ascii_case(&self.held));
         word.starts_with(&self.held)
             || self.held == b"\r"
             || (!is_mbox && self.held == b"\x01\x01\x01\x01\r")
-            || (may_be_length && begins.is_some_and(|begin| begin.eq_ignore_ascii_case(&self.held)))
+            || (self.in_header && !behind_marks && OF_MAILBOX.iter().any(begins))
     }
 
     /// Makes the first octet one that ends no message.
@@ -190,6 +225,11 @@ impl Unquoter {
     }
 }
 
+/// Whether a field of this name is the mailbox's.
+fn is_of_mailbox(name: Option<&[u8]>) -> bool {
+    name.is_some_and(|name| OF_MAILBOX.iter().any(|known| known.eq_ignore_ascii_case(name)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,22 +277,46 @@ mod tests {
     }
 
     #[test]
-    fn a_senders_content_length_is_left_out_of_the_header_only() {
-        let message = b"A: 1\ncontent-Length: 5\n 6\n\t7\nContent-Type: x\nContent-Length:9\n\nContent-Length: 5\n";
-        let expected = b"A: 1\nContent-Type: x\n\nContent-Length: 5\n\n";
-        for size in 1..message.len() {
-            assert_eq!(quote(MailboxFormat::Mbox, message, size), expected);
+    fn fields_that_are_the_mailboxes_are_left_out_of_the_header_only() {
+        let fields = "Status: RO\nX-STATUS: D\nx-keywords:\n\ta\nX-UID: 4294967293\nX-IMAP: 77 1\nX-IMAPbase: 77 1\n";
+        let evasive = "Status \t: RO\nContent-Length\t:5\n";
+        let kept = "Status\nStatus \t\nX-UID x: y\nX-UIDs: 7\nX-IMAPbas: 7\nStatuss: 7\n Status: 7\nA:\n Status: 7\n";
+        let body = "\nStatus: RO\nX-IMAPbase: 77 1\n";
+        let message = format!("{fields}A: 1\n{evasive}{kept}content-Length: 5\n 6\n\t7\nContent-Type: x\n{body}");
+        let expected = format!("A: 1\n{kept}Content-Type: x\n{body}");
+        for (format, end) in [(MailboxFormat::Mbox, &b"\n"[..]), (MailboxFormat::Mmdf, DELIMITER)] {
+            for size in 1..message.len() {
+                let text = quote(format, message.as_bytes(), size);
+                assert_eq!(
+                    text.escape_ascii().to_string(),
+                    [expected.as_bytes(), end].concat().escape_ascii().to_string()
+                );
+            }
         }
     }
 
     #[test]
     fn a_field_that_is_left_out_at_the_end_leaves_nothing() {
-        for field in ["Content-Length: 5", "Content-Length: 5\n", "Content-Length:\n 5\n", "content-length:"] {
+        for field in ["Content-Length: 5", "Content-Length: 5\n", "Status:\n 5\n", "x-imapbase:", "status :\n"] {
             let message = format!("A: 1\n{field}");
             for size in 1..message.len() {
                 assert_eq!(quote(MailboxFormat::Mbox, message.as_bytes(), size), b"A: 1\n\n", "{field:?} {size}");
             }
         }
+        assert_eq!(quote(MailboxFormat::Mbox, b"Status \t", 1), b"Status \t\n\n");
+    }
+
+    /// It is held back, and nobody may make that much.
+    #[test]
+    fn white_space_without_end_behind_a_name_is_left_out() {
+        let message = format!("A: 1\nStatus{}: D\nB: 2\n", " ".repeat(100_000));
+        let (mut quoter, mut out) = (Quoter::new(MailboxFormat::Mbox), Vec::new());
+        for piece in message.as_bytes().chunks(100) {
+            quoter.push(piece, &mut out);
+            assert!(quoter.held.len() <= LONGEST_BEFORE_COLON);
+        }
+        quoter.finish(&mut out);
+        assert_eq!(out, b"A: 1\nB: 2\n\n");
     }
 
     proptest! {
