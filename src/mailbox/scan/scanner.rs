@@ -5,6 +5,7 @@ use super::{Found, Scan};
 use crate::config::value::MailboxFormat;
 use crate::mailbox::mbox::{self, FROM};
 use crate::mailbox::mmdf;
+use crate::mailbox::torn::MARK;
 use memchr::{memchr, memmem};
 use std::fs::File;
 use std::io;
@@ -56,6 +57,8 @@ pub struct Scanner<'a> {
     lasts: bool,
     lines: u32,
     length: Option<u64>,
+    /// What the mark of a delivery of ours says in its place: all lines are quoted, whoever measured them since.
+    is_ours: bool,
     /// Only where it may be: in an mbox, at the begin of the file.
     internal: Option<Internal>,
     /// The end that a Content-Length field gave and a separator proved.
@@ -95,6 +98,7 @@ impl<'a> Scanner<'a> {
             lasts: false,
             lines: 0,
             length: None,
+            is_ours: false,
             internal: None,
             proven_end: None,
             finder: memmem::Finder::new(needle),
@@ -191,6 +195,7 @@ impl<'a> Scanner<'a> {
         self.part = Part::Header;
         (self.count, self.sum) = Default::default();
         (self.lasts, self.lines, self.length, self.proven_end, self.blank) = (false, 0, None, None, 0);
+        self.is_ours = false;
     }
 
     /// The message ends; of what was counted the last octets are an empty line that belongs to the mailbox.
@@ -277,6 +282,11 @@ impl<'a> Scanner<'a> {
         }
         let name = memchr(b':', line).and_then(|at| line.get(..at)).unwrap_or_default();
         self.lasts = LASTING.iter().any(|known| known.eq_ignore_ascii_case(name));
+        self.is_ours = match self.lines {
+            1 => name.eq_ignore_ascii_case(b"return-path"),
+            2 => self.is_ours && line.starts_with(MARK) && line.trim_ascii_end().ends_with(b" whole"),
+            _ => self.is_ours,
+        };
         let value = || line.get(name.len() + 1..).unwrap_or_default().trim_ascii();
         if let Some(found) = &mut self.internal {
             found.has_subject |= name.eq_ignore_ascii_case(b"subject") && value() == SUBJECT_OF_INTERNAL;
@@ -321,17 +331,19 @@ impl<'a> Scanner<'a> {
         }
         if is_line_end && (line.is_empty() || mbox::is_separator(line)) {
             self.proven_end = Some(end);
-            // Whoever writes the field need not quote, and often does not.
-            self.count.quoted = 0;
+            // Whoever writes the field need not quote, and often does not; but we did, where it was added to what we wrote.
+            if !self.is_ours {
+                self.count.quoted = 0;
+            }
         }
         Ok(())
     }
 
     /// As much of the body as there is; gives how many octets were used.
     fn body(&mut self, octets: &[u8]) -> usize {
-        if let Some(end) = self.proven_end {
-            let left = usize::try_from(end - self.offset).unwrap_or(usize::MAX);
-            let octets = octets.get(..left.min(octets.len())).unwrap_or_default();
+        let left = self.proven_end.map_or(octets.len(), |end| usize::try_from(end - self.offset).unwrap_or(usize::MAX));
+        let octets = octets.get(..left.min(octets.len())).unwrap_or_default();
+        if self.proven_end.is_some() && !self.is_ours {
             self.take(octets);
             return octets.len();
         }
@@ -355,7 +367,7 @@ impl<'a> Scanner<'a> {
             }
             if starts {
                 let blank = if before.is_empty() { self.blank } else { blank_at_end(before, self.at_line_start) };
-                if blank > 0 && mbox::is_separator(line_of(rest)) {
+                if blank > 0 && self.proven_end.is_none() && mbox::is_separator(line_of(rest)) {
                     self.take(before);
                     self.end(self.offset + at as u64, blank);
                     return at;

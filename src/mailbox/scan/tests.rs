@@ -94,6 +94,36 @@ fn a_content_length_counts_if_a_separator_stands_there() {
     assert_eq!(mbox(&last).len(), 1);
 }
 
+/// Dovecot and mutt add the field to what they touch; the quotes are ours all the same.
+#[test]
+fn what_we_quoted_is_quoted_whoever_measured_it_since() {
+    let body = "one\n\n>From x\n>>From y\n\nend\n";
+    let of = |mark: &str, path: &str| {
+        let fields = format!("{path}: <a@mx.example>\n{mark}\n>From z\n{{}}Subject: x\n\n{body}");
+        let mut found = Vec::new();
+        for field in [String::new(), format!("Content-Length: {}\n", body.len())] {
+            let text = format!("{FROM_BOB}{}\n{FROM_BOB}A: 2\n\n", fields.replace("{}", &field));
+            let scan = scan(&file(text.as_bytes()), MailboxFormat::Mbox).unwrap();
+            assert_eq!(scan.messages.len(), 2);
+            found.push((scan.messages[0].is_quoted, scan.messages[0].octets - 2 * u64::from(!field.is_empty())));
+            assert!(scan.messages[0].octets > field.len() as u64);
+        }
+        let length = format!("Content-Length: {}", body.len()).len() as u64;
+        (found[0], (found[1].0, found[1].1 - length))
+    };
+    let ours = of("X-Delivery-ID: 1700000000.Q1R0 whole  ", "Return-Path");
+    assert_eq!(ours.0, ours.1);
+    assert!(ours.0.0);
+    for (mark, path) in [
+        ("X-Delivery-ID: 1700000000.Q1R0 partial", "Return-Path"),
+        ("X-Delivery-ID: 1700000000.Q1R0 whole  ", "Received"),
+        ("Received: x\nX-Delivery-ID: 1700000000.Q1R0 whole  ", "Return-Path"),
+    ] {
+        let (without, with) = of(mark, path);
+        assert_eq!((without.0, with), (true, (false, without.1 + 3)), "{mark} {path}");
+    }
+}
+
 /// Else the rest of the line would be a separator, and what its sender wrote a message from anybody.
 #[test]
 fn a_content_length_that_ends_in_the_middle_of_a_line_does_not_count() {
