@@ -394,8 +394,8 @@ fn find(
     let kept = old.iter().map(|message| &message.place).filter(|place| unchanged[usize::from(place.in_cur)]);
     places.extend(kept.map(|place| Place { is_twin: false, ..place.clone() }));
     sort(folders, &mut places);
-    // Versions before this one wrote down nought where a message could not be read.
-    let known = old.iter().filter(|message| message.octets > 0);
+    // Versions before this one wrote down nought where a message could not be read. Of twins nobody can tell which one stays.
+    let known = old.iter().filter(|message| message.octets > 0 && !message.place.is_twin);
     let known: HashMap<&[u8], u64> = known.map(|message| (lasting(&message.place.name), message.octets)).collect();
     let known = |place: &Place| {
         let before = known.get(lasting(&place.name)).filter(|_| !place.is_twin).copied();

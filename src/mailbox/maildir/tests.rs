@@ -237,6 +237,20 @@ fn twins_are_removed_only_where_they_were_seen() {
     assert_eq!(names(path.join("cur")), ["1.a,S=4,W=5:2,S"]);
 }
 
+#[test]
+fn of_two_files_of_one_name_the_one_that_stays_has_its_own_size() {
+    for (gone, octets) in [("new/1.a", 11), ("cur/1.a:2,S", 5)] {
+        let (_scratch, path) = scratch();
+        let maildir = Maildir::open(&path).unwrap();
+        fs::write(path.join("new/1.a"), "one\n").unwrap();
+        fs::write(path.join("cur/1.a:2,S"), "the other\n").unwrap();
+        let sizes = || later(&maildir).all().unwrap().iter().map(Item::octets).collect::<Vec<_>>();
+        assert_eq!(sizes(), [5, 11]);
+        fs::remove_file(path.join(gone)).unwrap();
+        assert_eq!(sizes(), [octets], "{gone}");
+    }
+}
+
 /// As a session that begins in some time, when nothing has changed for long.
 fn later(maildir: &Maildir) -> Snapshot<Message> {
     snapshot(&maildir.folders, index::now() + 60_000_000_000, || Ok(HashMap::new())).unwrap()
