@@ -288,7 +288,7 @@ impl<'a> Writing<'a> {
                     missing.extend_from_slice(mmdf::DELIMITER);
                 }
             }
-            _ if !end.is_empty() && !end.ends_with(b"\n\n") => missing.push(b'\n'),
+            _ if !end.is_empty() && !torn::ends_message(&end) => missing.push(b'\n'),
             _ => {}
         }
         Ok(missing)

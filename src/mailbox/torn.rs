@@ -198,7 +198,8 @@ fn is_closed(file: &File, format: MailboxFormat, end: u64) -> io::Result<bool> {
         })
 }
 
-fn ends_message(before: &[u8]) -> bool {
+/// Whether a message of an mbox may begin behind this, which is not the begin of the file: behind an empty line.
+pub fn ends_message(before: &[u8]) -> bool {
     before.ends_with(b"\n\n") || before.ends_with(b"\n\r\n")
 }
 

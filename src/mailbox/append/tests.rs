@@ -70,6 +70,21 @@ fn what_another_program_left_open_is_closed_first() {
 }
 
 #[test]
+fn an_mbox_of_lines_that_end_in_crlf_gets_no_empty_line_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bob");
+    let whole = "From bob@mx.example Sun Nov 22 04:27:00 2026\r\nA: 1\r\n\r\none\r\n\r\n";
+    for (before, missing) in [(whole, ""), (whole.strip_suffix("\r\n").unwrap(), "\n")] {
+        std::fs::write(&path, before).unwrap();
+        append(&path, Mbox, "1.Q", false, MESSAGE).unwrap();
+        let after = text(&path);
+        let begin = format!("{}{missing}From bob@mx.example DATE\nReturn-Path", of_text(before.as_bytes()));
+        assert!(after.starts_with(&begin), "{after:?}");
+        assert_eq!(scan(&File::open(&path).unwrap(), Mbox).unwrap().messages[0].octets, 13);
+    }
+}
+
+#[test]
 fn an_mmdf_of_lines_that_end_in_crlf_gets_no_delimiter_more() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bob");
