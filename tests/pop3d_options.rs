@@ -421,11 +421,15 @@ fn dot_locks_are_made_by_another_program_if_that_is_wanted() {
     let expected = format!("{path}\n-u {path}\n{path}\n-u {path}\n");
     assert_eq!(fs::read_to_string(&record).expect("a record"), expected);
     fs::write(&mailbox, text).expect("a mailbox");
-    let refusing = write(&scratch, "refusing", "#!/bin/sh\nexit 1\n");
-    fs::set_permissions(&refusing, fs::Permissions::from_mode(0o755)).expect("its mode");
-    let option = format!("--external-locker={}", refusing.display());
-    let refused = said(&scratch, &["--lock-flags=E", &option], &format!("{LOGIN}QUIT\r\n"));
-    assert!(refused.contains("-ERR [IN-USE] "), "{refused}");
+    // Those of the real one: another error, locked by another program, and no right to lock.
+    for (status, code) in [(1, "SYS/TEMP"), (3, "IN-USE"), (4, "SYS/PERM")] {
+        let refusing = write(&scratch, "refusing", &format!("#!/bin/sh\nexit {status}\n"));
+        fs::set_permissions(&refusing, fs::Permissions::from_mode(0o755)).expect("its mode");
+        let option = format!("--external-locker={}", refusing.display());
+        let output = scratch.run("pop3d", &["--lock-flags=E", &option], format!("{LOGIN}QUIT\r\n").as_bytes());
+        let refused = String::from_utf8_lossy(&output.stdout);
+        assert!(refused.contains(&format!("-ERR [{code}] ")), "{status}: {refused}");
+    }
 }
 
 #[test]

@@ -122,17 +122,17 @@ pub struct ExternalLock {
 }
 
 impl ExternalLock {
-    /// The statuses are those of Mailutils' dotlock: 0 locked, 1 locked by somebody else.
+    /// The statuses are those of Mailutils' dotlock: 0 locked, 3 locked by somebody else, 4 no right to, 1 anything else.
     pub fn create(place: &Place, program: &Path) -> nix::Result<ExternalLock> {
         let folder = std::fs::read_link(format!("/proc/self/fd/{}", place.folder.as_raw_fd()));
         let mailbox = folder.map_err(|error| errno_of(&error))?.join(&place.name);
         let lock = ExternalLock { program: program.to_owned(), mailbox };
         match lock.run(&[]) {
             Some(0) => Ok(lock),
-            Some(1) => Err(Errno::EWOULDBLOCK),
+            Some(3) => Err(Errno::EWOULDBLOCK),
             status => {
                 log::error!("event=locker-failed program={:?} status={status:?}", program.display().to_string());
-                Err(Errno::ENOLCK)
+                Err(if status == Some(4) { Errno::EACCES } else { Errno::ENOLCK })
             }
         }
     }
