@@ -5,7 +5,7 @@ mod common;
 use common::{Scratch, feed};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -101,6 +101,24 @@ fn what_was_sent_comes_out_as_it_was_whatever_stands_in_it() {
         assert!(said.contains(&format!("\r\n1 {}\r\n", message.len() + 2)), "{format}: {said}");
         assert_eq!(names(&scratch), ["bob"], "{format}");
         assert_eq!(fs::metadata(mailbox(&scratch)).expect("a mailbox").mode() & 0o777, 0o600);
+    }
+}
+
+/// As useradd and others make them: of group mail, or root.
+#[test]
+fn a_mailbox_of_a_group_that_is_none_of_the_users_can_be_emptied() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    for (mode, expected) in [(0o660, 0o600), (0o600, 0o600)] {
+        let scratch = site("mbox");
+        put(&scratch, &format!("{FROM}A: 1\n\n1\n\n"));
+        std::os::unix::fs::chown(mailbox(&scratch), None, Some(0)).expect("chown");
+        fs::set_permissions(mailbox(&scratch), fs::Permissions::from_mode(mode)).expect("its mode");
+        let said = pop(&scratch, "DELE 1\r\n");
+        assert!(said.ends_with("+OK Goodbye\r\n"), "{said}");
+        let is = fs::metadata(mailbox(&scratch)).expect("a mailbox");
+        assert_eq!((is.len(), is.uid(), is.gid(), is.mode() & 0o7777), (0, common::NOBODY, common::NOBODY, expected));
     }
 }
 

@@ -24,7 +24,7 @@ use crate::sys::Lease;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, UnlinkatFlags, fchown, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
@@ -168,7 +168,8 @@ const MOST_WRITES: usize = 8;
 /// How many messages are looked for in one of them that end in a wrong place.
 const MOST_WRONG: usize = 1000;
 
-/// A new file with the owner and the mode of the old one.
+/// A new file with the owner, the group and the mode of the old one. A group that the user is not in is not his to give: then
+/// it has his own, which may do nothing with it.
 fn create(old: &File, place: &Place, draft: &OsStr) -> io::Result<File> {
     // What a crash left, under our locks.
     match again(|| unlinkat(&place.folder, draft, UnlinkatFlags::NoRemoveDir)) {
@@ -178,11 +179,17 @@ fn create(old: &File, place: &Place, draft: &OsStr) -> io::Result<File> {
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let new = File::from(again(|| openat(&place.folder, draft, flags, Mode::S_IRUSR | Mode::S_IWUSR))?);
     let (was, is) = (old.metadata()?, new.metadata()?);
-    if (was.uid(), was.gid()) != (is.uid(), is.gid()) {
-        let owner = (was.uid() != is.uid()).then(|| nix::unistd::Uid::from_raw(was.uid()));
-        again(|| fchown(&new, owner, Some(Gid::from_raw(was.gid()))))?;
+    if was.uid() != is.uid() {
+        again(|| fchown(&new, Some(Uid::from_raw(was.uid())), None))?;
     }
-    new.set_permissions(Permissions::from_mode(was.mode() & 0o7777))?;
+    let mut mode = was.mode() & 0o7777;
+    if was.gid() != is.gid() {
+        match again(|| fchown(&new, None, Some(Gid::from_raw(was.gid())))) {
+            Err(Errno::EPERM) => mode &= !0o2070,
+            given => given?,
+        }
+    }
+    new.set_permissions(Permissions::from_mode(mode))?;
     Ok(new)
 }
 
