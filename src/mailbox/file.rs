@@ -6,6 +6,7 @@
 //! be what it was. Only `rewrite.rs` ever changes anything.
 
 mod grown;
+mod imap_base;
 mod rewrite;
 
 use super::index::{self, Draft, Index, Item, Snapshot};

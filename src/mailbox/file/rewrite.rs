@@ -13,7 +13,7 @@
 //! So a lease is asked for, which the kernel grants only while nobody has the file open for writing, and takes away
 //! when somebody wants to.
 
-use super::{Identity, OneFile, identities};
+use super::{Identity, OneFile, identities, imap_base};
 use crate::config::value::MailboxFormat;
 use crate::mailbox::index::stamp;
 use crate::mailbox::lock::{Held, lease};
@@ -61,8 +61,12 @@ fn attempt(maildrop: &OneFile, numbers: &[usize]) -> io::Result<usize> {
     let draft = draft_of(place);
     let stays: Vec<Found> =
         found.iter().enumerate().filter(|(index, _)| !doomed.contains(index)).map(|(_, found)| *found).collect();
+    let head = match (found.first(), stays.first()) {
+        (Some(first), Some(heir)) if doomed.contains(&0) && internal == 0 => imap_base::inherited(&old, first, heir)?,
+        _ => None,
+    };
     let mut locks_of_new = None;
-    let written = write((&old, internal), maildrop.format, &stays, place, &draft).and_then(|new| {
+    let written = write((&old, internal), maildrop.format, (&stays, head.as_deref()), place, &draft).and_then(|new| {
         // Before it has the name: what is delivered into it meanwhile would be gone if the two change back.
         locks_of_new = Some(Held::of_new(new, &maildrop.locking)?);
         // Somebody who knows none of our locks.
@@ -135,14 +139,15 @@ fn missing_delimiter(format: MailboxFormat, old: &File, first: Option<&Found>) -
 }
 
 /// Writes what stays into a new file, and reads it again, for nothing but that may be in it. `internal` octets at the begin
-/// are nobody's message, and stay with the first message or without it.
+/// are nobody's message, and stay with the first message or without it. `head` stands in place of what is before the body of
+/// the first that stays.
 ///
 /// A Content-Length that was wrong, and so not believed, may lead to a separator or the end now that something is gone, and
 /// would make one message of several. Empty lines at the end of its message, one or two, make it wrong again.
 fn write(
     (old, internal): (&File, u64),
     format: MailboxFormat,
-    stays: &[Found],
+    (stays, head): (&[Found], Option<&[u8]>),
     place: &Place,
     draft: &OsStr,
 ) -> io::Result<File> {
@@ -152,7 +157,7 @@ fn write(
     let mut longer: HashMap<usize, usize> = HashMap::new();
     for _ in 0..MOST_WRITES {
         let mut new = create(old, place, draft)?;
-        let starts = fill(&mut new, (old, internal), begins, stays, &longer)?;
+        let starts = fill(&mut new, (old, internal), begins, (stays, head), &longer)?;
         let wrong = misread(&new, format, stays, (&starts, internal))?;
         if wrong.is_empty() {
             new.sync_all()?;
@@ -198,7 +203,7 @@ fn fill(
     new: &mut File,
     (old, internal): (&File, u64),
     begins: &[u8],
-    stays: &[Found],
+    (stays, mut head): (&[Found], Option<&[u8]>),
     longer: &HashMap<usize, usize>,
 ) -> io::Result<Vec<u64>> {
     let mut buffer = vec![0; 256 * 1024];
@@ -208,8 +213,12 @@ fn fill(
     let mut end = internal + begins.len() as u64;
     for (number, found) in stays.iter().enumerate() {
         starts.push(at);
-        copy(old, found.start..found.next, new, &mut buffer)?;
-        end += found.next - found.start;
+        let head = head.take();
+        let from = head.map_or(found.start, |_| found.body);
+        let head = head.unwrap_or_default();
+        new.write_all(head)?;
+        copy(old, from..found.next, new, &mut buffer)?;
+        end += head.len() as u64 + found.next - from;
         for _ in 0..longer.get(&number).copied().unwrap_or_default() {
             new.write_all(b"\n")?;
             end += 1;

@@ -321,6 +321,50 @@ fn internal_data_before_the_first_message_outlive_it() {
     }
 }
 
+/// Dovecot and c-client keep there what counts for all of the mailbox.
+#[test]
+fn the_first_message_leaves_its_imap_base_to_the_next() {
+    let base = "X-IMAPbase: 1795317577 0000000003 $Forwarded\n\tJunk\n";
+    let with = |number: usize, field: &str| message(number).replace("\n\nbody", &format!("\n{field}\nbody"));
+    let theirs = "x-imapbase : 1 1\nStatus: RO\n";
+    let first = with(1, &format!("{base}Status: O\n"));
+    for (removed, stays) in [
+        (&[0][..], with(2, &format!("Status: RO\n{base}")) + &message(3)),
+        (&[0, 1], with(3, base)),
+        (&[0, 2], with(2, &format!("Status: RO\n{base}"))),
+        (&[1], first.clone() + &message(3)),
+        (&[0, 1, 2], String::new()),
+    ] {
+        let (_folder, path) = mailbox(&[]);
+        std::fs::write(&path, [first.clone(), with(2, theirs), message(3)].concat()).unwrap();
+        let mut maildrop = open(&path);
+        let ids = |maildrop: &OneFile| maildrop.native().unwrap();
+        let mut before = ids(&maildrop);
+        assert_eq!(maildrop.remove(removed).unwrap(), 0);
+        drop(maildrop);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), stays, "{removed:?}");
+        let maildrop = open(&path);
+        removed.iter().rev().for_each(|number| drop(before.remove(*number)));
+        assert_eq!(ids(&maildrop), before, "the same messages");
+        for number in 0..maildrop.count() {
+            let text = read(&maildrop, number).unwrap().replace('\n', "\r\n");
+            assert_eq!(maildrop.entry(number).unwrap().octets, text.len() as u64);
+        }
+    }
+}
+
+#[test]
+fn a_header_without_an_end_gets_an_imap_base_all_the_same() {
+    for (heir, expected) in
+        [("A: 2", "A: 2\nX-IMAPbase: 1 1\n"), ("A: 2\n\n", "A: 2\nX-IMAPbase: 1 1\n\n"), ("", "X-IMAPbase: 1 1\n")]
+    {
+        let (_folder, path) = mailbox(&[]);
+        std::fs::write(&path, format!("{FROM}X-IMAPbase: 1 1\n\nx\n\n{FROM}{heir}")).unwrap();
+        assert_eq!(open(&path).remove(&[0]).unwrap(), 0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{FROM}{expected}"), "{heir:?}");
+    }
+}
+
 /// Behind a message they are one, which somebody put there; they become what they are when they come to stand at the begin.
 #[test]
 fn what_stands_before_internal_data_can_be_removed() {
