@@ -11,6 +11,7 @@ mod rewrite;
 
 use super::index::{self, Draft, Index, Item, Snapshot};
 use super::lock::{self, Held, Locking, Session};
+use super::maildir::name::Count;
 use super::place::Place;
 use super::quote::Unquoter;
 use super::scan::{BodySum, Found, Scan, scan};
@@ -298,11 +299,13 @@ impl Maildrop for OneFile {
     fn open(&self, number: usize) -> io::Result<Box<dyn Read>> {
         let Some(file) = &self.file else { return Err(io::ErrorKind::NotFound.into()) };
         let found = self.find(file, number)?;
+        let octets = self.known(self.snapshot.get(number))?.found.octets;
         let unquoter = found.is_quoted.then(Unquoter::default);
         let file = file.try_clone()?;
         let mailbox = (Rc::clone(&self.place), self.format);
         let (at, sum, waiting) = (found.header, BodySum::default(), Vec::new());
-        Ok(Box::new(Content { mailbox, file, found, at, sum, unquoter, waiting }))
+        let count = Count::default();
+        Ok(Box::new(Content { mailbox, file, found, octets, at, sum, count, unquoter, waiting }))
     }
 
     fn remove(&mut self, numbers: &[usize]) -> io::Result<usize> {
@@ -310,13 +313,17 @@ impl Maildrop for OneFile {
     }
 }
 
-/// A message being read. That its body is no more what it was is an error at its end.
+/// A message being read. That its body is no more what it was is an error at its end. That it has another size than was said
+/// is none, for it is whole; but the next session shall say what is true.
 struct Content {
     mailbox: (Rc<Place>, MailboxFormat),
     file: File,
     found: Found,
+    /// The size that was said.
+    octets: u64,
     at: u64,
     sum: BodySum,
+    count: Count,
     unquoter: Option<Unquoter>,
     /// Not quoted any more, and not read yet.
     waiting: Vec<u8>,
@@ -339,12 +346,23 @@ impl Content {
         self.sum.add(piece.get(in_header..).unwrap_or_default());
         self.at += count as u64;
         if self.at >= self.found.end && self.sum.value() != self.found.body_sum {
-            // The index may have said so, and would say it again.
-            let (place, format) = &self.mailbox;
-            let _ = index::forget(index_place(place, &index_name(place), *format));
+            self.forget_index();
             return Err(changed());
         }
         Ok(count)
+    }
+
+    /// What was wrong may have been the index, which would say it again.
+    fn forget_index(&self) {
+        let (place, format) = &self.mailbox;
+        let _ = index::forget(index_place(place, &index_name(place), *format));
+    }
+
+    /// At its end.
+    fn finish(&self) {
+        if self.count.virtual_octets() != self.octets {
+            self.forget_index();
+        }
     }
 }
 
@@ -355,7 +373,12 @@ fn changed() -> io::Error {
 impl Read for Content {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.unquoter.is_none() {
-            return self.piece(buffer);
+            let count = self.piece(buffer)?;
+            self.count.add(buffer.get(..count).unwrap_or_default());
+            if count == 0 && !buffer.is_empty() {
+                self.finish();
+            }
+            return Ok(count);
         }
         let mut stored = vec![0; PIECE];
         while self.waiting.is_empty() {
@@ -364,6 +387,10 @@ impl Read for Content {
             unquoter.push(stored.get(..count).unwrap_or_default(), &mut self.waiting);
             if count == 0 {
                 unquoter.finish(&mut self.waiting);
+            }
+            self.count.add(&self.waiting);
+            if count == 0 {
+                self.finish();
                 break;
             }
         }

@@ -246,6 +246,33 @@ fn an_index_that_was_wrong_about_a_body_is_forgotten() {
     assert!(read(&open(&path), 1003).unwrap().contains("body xxxx"));
 }
 
+/// Dovecot keeps room in headers, and puts keywords there: as many octets, and more lines.
+#[test]
+fn an_index_that_was_wrong_about_a_size_is_forgotten_and_the_message_is_read() {
+    let text: String = (0..2000).map(|n| message(n).replace("\n\nbody", "\nX-Pad: aaaaaaaa\n\nbody")).collect();
+    for quoted in [true, false] {
+        let text = if quoted { text.clone() } else { text.replace(">From", "Frog") };
+        let (_folder, path) = mailbox(&[]);
+        std::fs::write(&path, &text).unwrap();
+        let index = path.with_file_name(".bob.doorpost-index");
+        let maildrop = open(&path);
+        let Some(file) = &maildrop.file else { panic!("no file") };
+        snapshot(&maildrop.place, file, Mbox, index::now() + 60_000_000_000, || Ok(HashMap::new())).unwrap();
+        drop(maildrop);
+        let (before, after) = text.split_at(text.find("Subject: 1003").unwrap());
+        let after = after.replacen("X-Pad: aaaaaaaa\n", "X-Pad: a\nX-K: a\n", 1);
+        std::fs::write(&path, format!("{before}{after}{}", message(2000))).unwrap();
+        let maildrop = open(&path);
+        assert_eq!(maildrop.count(), 2001);
+        assert!(read(&maildrop, 1002).is_ok() && index.exists());
+        let octets = |content: String| content.replace('\n', "\r\n").len() as u64;
+        let sent = octets(read(&maildrop, 1003).unwrap());
+        assert_eq!((maildrop.entry(1003).unwrap().octets + 1, index.exists()), (sent, false));
+        drop(maildrop);
+        assert_eq!(open(&path).entry(1003).unwrap().octets, sent);
+    }
+}
+
 #[test]
 fn a_session_that_finds_the_index_broken_is_the_only_one() {
     let (_folder, path) = mailbox(&(0..2000).collect::<Vec<_>>());

@@ -1,4 +1,6 @@
 use super::*;
+use crate::mailbox::maildir::name::Count;
+use crate::mailbox::quote::Unquoter;
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::io::Write as _;
@@ -32,6 +34,18 @@ fn scanned(format: MailboxFormat, text: &str) -> Vec<(String, u64)> {
             let next = usize::try_from(found.next).unwrap();
             assert!(next == text.len() || text[..next].ends_with('\n'), "it ends in the middle of a line: {found:?}");
             let range = usize::try_from(found.header).unwrap()..usize::try_from(found.end).unwrap();
+            let (mut sent, mut count) = (Vec::new(), Count::default());
+            let mut unquoter = found.is_quoted.then(Unquoter::default);
+            let stored = &text.as_bytes()[range.clone()];
+            match &mut unquoter {
+                Some(unquoter) => {
+                    unquoter.push(stored, &mut sent);
+                    unquoter.finish(&mut sent);
+                }
+                None => sent.extend_from_slice(stored),
+            }
+            count.add(&sent);
+            assert_eq!(count.virtual_octets(), found.octets, "what is sent is what was counted: {text:?}");
             (text[range].to_owned(), found.octets)
         })
         .collect();
