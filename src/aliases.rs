@@ -23,10 +23,11 @@ pub use parse::{Entry, Fault, defers_failures, lines, split_command};
 use crate::config::Config;
 use crate::kept::{self, Kept, Stamp};
 use crate::lookup::Lookup;
+use crate::mailbox::way;
 use crate::message::idna;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -164,10 +165,33 @@ pub fn find_for(config: &Config, local: &str, domain: &str) -> Lookup<(String, V
     }
 }
 
-/// A file of ours, whole: regular, and of a bounded size.
+/// The alias file, whole. Who may write it or a link to it is the administrator's to choose.
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     // Non-blocking, so that a FIFO in its place cannot hold a program up for ever.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
+    whole(&file)
+}
+
+/// A file of `:include:`, whole, and whose it is if neither root's nor ours. It often is a user's own, who may name whatever we
+/// may read, as a file of passwords, and what is in it would come back to him in a report. So no symbolic link of another's
+/// leads to it, and a file that another's file names, `writer`'s, is that user's own.
+fn included_file(path: &Path, writer: Option<u32>) -> io::Result<(Vec<u8>, Option<u32>)> {
+    let not_to_be_read = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    let file = way::file(path)?;
+    let metadata = file.metadata()?;
+    if writer.is_some_and(|writer| writer != metadata.uid()) {
+        return not_to_be_read("it belongs to another than the file that names it");
+    }
+    // Some kernels let anybody give another name to a file that he cannot read.
+    if metadata.nlink() > 1 && metadata.mode() & 0o004 == 0 {
+        return not_to_be_read("it has other names, and not everybody may read it");
+    }
+    let other = (!way::is_trusted(&file)?).then_some(metadata.uid());
+    Ok((whole(&file)?, other))
+}
+
+/// What is in a file: regular, and of a bounded size.
+fn whole(file: &File) -> io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }

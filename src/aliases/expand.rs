@@ -4,7 +4,7 @@
 //! name. An alias with an owner of its own is not entered but stays an address: its mail has another sender. So does one with
 //! a program or file that is named in a file of `:include:`: what may be run stands under its own name.
 
-use super::{Aliases, Target, contents, parse};
+use super::{Aliases, Target, parse};
 use crate::config::Config;
 use crate::kept;
 use crate::lookup::Lookup;
@@ -63,7 +63,7 @@ pub fn expand(
     let (files, seen, found) = (HashSet::new(), HashSet::new(), Vec::new());
     let mut walk = Walk { aliases, domain, is_here, inside, entered, files, seen, found };
     for target in first {
-        walk.follow(target, true)?;
+        walk.follow(target)?;
     }
     let local = name.split('@').next().unwrap_or(name);
     let owner = if local.starts_with("owner-") { None } else { owner_of(aliases, local)? };
@@ -130,18 +130,23 @@ struct Walk<'a> {
 
 /// What is next on the way.
 enum Step {
-    /// `true`: it stands in the alias file, so it may be a program or a file.
-    To(Target, bool),
+    To {
+        target: Target,
+        /// It stands in the alias file, so it may be a program or a file.
+        own: bool,
+        /// Who wrote it, where that is a file of `:include:` of somebody who is neither root nor we.
+        writer: Option<u32>,
+    },
     /// This alias is at its end.
     OutOf(String),
 }
 
 impl Walk<'_> {
-    fn follow(&mut self, target: Target, own: bool) -> Result<(), Trouble> {
-        let mut waiting = vec![Step::To(target, own)];
+    fn follow(&mut self, target: Target) -> Result<(), Trouble> {
+        let mut waiting = vec![Step::To { target, own: true, writer: None }];
         while let Some(step) = waiting.pop() {
-            let (target, own) = match step {
-                Step::To(target, own) => (target, own),
+            let (target, own, writer) = match step {
+                Step::To { target, own, writer } => (target, own, writer),
                 Step::OutOf(name) => {
                     self.inside.remove(&name);
                     continue;
@@ -163,9 +168,9 @@ impl Walk<'_> {
                     return Err(Trouble::Wrong(format!("an alias leads to more than {MOST_FILES} files")));
                 }
                 Target::Include(path) => {
-                    let targets = included(&path)?.into_iter().map(|target| Step::To(target, false)).collect();
+                    let (targets, writer) = included(&path, writer)?;
                     self.files.insert(path);
-                    targets
+                    targets.into_iter().map(|target| Step::To { target, own: false, writer }).collect()
                 }
             };
             if waiting.len() + more.len() > MOST {
@@ -201,7 +206,7 @@ impl Walk<'_> {
                     return self.arrive(Place::Address(address));
                 }
                 self.inside.insert(name.clone());
-                let targets = targets.iter().map(|target| Step::To(target.clone(), own));
+                let targets = targets.iter().map(|target| Step::To { target: target.clone(), own, writer: None });
                 Ok(targets.chain([Step::OutOf(name)]).collect())
             }
         }
@@ -218,17 +223,17 @@ impl Walk<'_> {
     }
 }
 
-/// The targets in a file of `:include:`, whose lines are lists of targets. While one is wrong, or the file was emptied just
-/// now, mail waits: nobody knows whom it would miss.
-pub fn included(path: &Path) -> Result<Vec<Target>, Trouble> {
-    let octets = kept::unless_just_emptied(path).and_then(|()| contents(path));
-    let octets = octets.map_err(|error| Trouble::Later(format!("{}: {error}", path.display())))?;
+/// The targets in a file of `:include:`, whose lines are lists of targets, and who wrote it, both as [`super::included_file`] has
+/// them. While one is wrong, or the file was emptied just now, mail waits: nobody knows whom it would miss.
+pub fn included(path: &Path, writer: Option<u32>) -> Result<(Vec<Target>, Option<u32>), Trouble> {
+    let read = kept::unless_just_emptied(path).and_then(|()| super::included_file(path, writer));
+    let (octets, writer) = read.map_err(|error| Trouble::Later(format!("{}: {error}", path.display())))?;
     let mut found = Vec::new();
     for (number, targets) in parse::lines(&octets) {
         let targets = targets.map_err(|problem| Trouble::Later(format!("{}:{number}: {problem}", path.display())))?;
         found.extend(targets);
     }
-    Ok(found)
+    Ok((found, writer))
 }
 
 #[cfg(test)]
@@ -368,6 +373,57 @@ mod tests {
             expanded(&site, "both").unwrap().0,
             [&["|/bin/own", "alice@mx.example"][..], &by_itself[1..]].concat()
         );
+    }
+
+    #[test]
+    fn by_another_users_file_or_link_nothing_is_read_that_is_not_that_users_own() {
+        use std::os::unix::fs::{chown, lchown, symlink};
+        let site = site(
+            "list: :include:DIR/members\nown: :include:DIR/own\nlink: :include:DIR/link\nfolder: :include:DIR/in/secret\n\
+             named: :include:DIR/named\nalias: :include:DIR/names-alias\n",
+        );
+        let path = |name: &str| site.0.path().join(name);
+        let write = |name: &str, text: &str| {
+            std::fs::write(path(name), text.replace("DIR", site.0.path().to_str().unwrap())).unwrap();
+        };
+        write("secret", "bob:$6$hash\n");
+        write("theirs", "carol, :include:DIR/theirs2\n");
+        write("theirs2", "dave\n");
+        write("members", "alice\n:include:DIR/secret\n");
+        write("own", "alice\n:include:DIR/theirs\n");
+        write("names-alias", "named\n");
+        symlink("secret", path("link")).unwrap();
+        symlink(".", path("in")).unwrap();
+        // Of what is ours a link or a file may lead anywhere.
+        for name in ["list", "link", "folder"] {
+            let (targets, _) = expanded(&site, name).unwrap();
+            assert!(targets.iter().any(|target| target.contains("hash")), "{targets:?}");
+        }
+        if !crate::needs::root() {
+            return;
+        }
+        for name in ["members", "theirs", "theirs2", "own", "names-alias"] {
+            chown(path(name), Some(1), None).unwrap();
+        }
+        for name in ["link", "in"] {
+            lchown(path(name), Some(1), None).unwrap();
+        }
+        for name in ["list", "link", "folder"] {
+            let trouble = expanded(&site, name).unwrap_err();
+            assert!(matches!(&trouble, Trouble::Later(why) if !why.contains("hash")), "{trouble:?}");
+        }
+        let (targets, _) = expanded(&site, "own").unwrap();
+        assert_eq!(targets, ["alice@mx.example", "carol@mx.example", "dave@mx.example"]);
+        // What an alias says that it names is the administrator's word.
+        write("named", "erin\n");
+        assert_eq!(expanded(&site, "alias").unwrap().0, ["erin@mx.example"]);
+        // A third user's file is as foreign as ours.
+        chown(path("theirs2"), Some(2), None).unwrap();
+        assert!(matches!(expanded(&site, "own"), Err(Trouble::Later(_))));
+        std::fs::hard_link(path("secret"), path("hard")).unwrap();
+        std::fs::rename(path("hard"), path("members")).unwrap();
+        std::fs::set_permissions(path("secret"), std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        assert!(matches!(expanded(&site, "list"), Err(Trouble::Later(_))));
     }
 
     /// A member of the list may have written the file.

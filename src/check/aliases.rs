@@ -76,7 +76,7 @@ fn check_file(config: &Config, channels: &Channels, path: &Path, seen: &mut Hash
         }
         for target in &entry.targets {
             if let Target::Include(file) = target
-                && let Err(Trouble::Later(why) | Trouble::Wrong(why)) = aliases::included(file)
+                && let Err(Trouble::Later(why) | Trouble::Wrong(why)) = aliases::included(file, None)
             {
                 let problem = format!("{}: :include:{why}", entry.name);
                 findings.add_of(file, Level::Error, &at(entry.line), &problem, "its mail waits meanwhile");

@@ -1,4 +1,5 @@
-//! The way to a folder: it may lead over symbolic links of root and of the user whose rights we have, and over no others.
+//! The way to a folder or file: it may lead over symbolic links of root and of the user whose rights we have, and over no
+//! others.
 //!
 //! Homes often are links, and users put links of their own in place of folders. But who may write a folder above a
 //! mailbox, as everybody may /tmp and some may /var/mail, could otherwise make another's mail go where he likes. Each step
@@ -11,6 +12,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};
 use nix::unistd::geteuid;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
@@ -46,12 +48,35 @@ pub fn open(path: &Path, missing: Missing) -> io::Result<OwnedFd> {
     }
 }
 
+/// Opens a file for reading; where it is a FIFO nobody is waited for.
+pub fn file(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    match again(|| openat2(AT_FDCWD, path, how)) {
+        Err(Errno::ELOOP | Errno::ENOSYS | Errno::EPERM) => {}
+        file => return Ok(File::from(file?)),
+    }
+    let (mut at, mut path) = (start(path)?, path.to_owned());
+    for _ in 0..=MOST_LINKS {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EISDIR.into()) };
+        at = find(at, folder, Missing::Refused)?;
+        match again(|| openat(&at, name, flags | OFlag::O_NOFOLLOW, Mode::empty())) {
+            Err(Errno::ELOOP) => path = link(&at, name)?.into(),
+            file => return Ok(File::from(file?)),
+        }
+        if path.is_absolute() {
+            at = start(&path)?;
+        }
+    }
+    Err(Errno::ELOOP.into())
+}
+
 /// Looks at a folder, which need not be readable: over a network that may not be for root either.
 pub fn status(path: &Path) -> io::Result<FileStat> {
     let how = OpenHow::new().flags(STEP).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
     // The dot: see `step`.
     let folder = match again(|| openat2(AT_FDCWD, &path.join("."), how)) {
-        Err(Errno::ELOOP | Errno::ENOSYS | Errno::EPERM) => find(path, Missing::Refused)?,
+        Err(Errno::ELOOP | Errno::ENOSYS | Errno::EPERM) => find(start(path)?, path, Missing::Refused)?,
         folder => folder?,
     };
     Ok(fstat(&folder)?)
@@ -64,14 +89,18 @@ pub fn is_trusted(file: impl AsFd) -> nix::Result<bool> {
 }
 
 fn walk(path: &Path, missing: Missing) -> io::Result<OwnedFd> {
-    let found = find(path, missing)?;
+    let found = find(start(path)?, path, missing)?;
     Ok(again(|| openat(&found, ".", FOLDER, Mode::empty()))?)
 }
 
-/// Goes there step by step.
-fn find(path: &Path, missing: Missing) -> io::Result<OwnedFd> {
+/// Where a path begins.
+fn start(path: &Path) -> nix::Result<OwnedFd> {
     let start = if path.is_absolute() { "/" } else { "." };
-    let mut at = again(|| openat(AT_FDCWD, start, STEP, Mode::empty()))?;
+    again(|| openat(AT_FDCWD, start, STEP, Mode::empty()))
+}
+
+/// Goes there step by step, from the folder where the path begins.
+fn find(mut at: OwnedFd, path: &Path, missing: Missing) -> io::Result<OwnedFd> {
     let mut left: VecDeque<(OsString, Missing)> = steps(path).map(|step| (step, missing)).collect();
     let mut links = 0_usize;
     while let Some((name, missing)) = left.pop_front() {
@@ -84,7 +113,7 @@ fn find(path: &Path, missing: Missing) -> io::Result<OwnedFd> {
                 }
                 let target = Path::new(&target);
                 if target.is_absolute() {
-                    at = again(|| openat(AT_FDCWD, "/", STEP, Mode::empty()))?;
+                    at = start(target)?;
                 }
                 for name in steps(target).collect::<Vec<_>>().into_iter().rev() {
                     left.push_front((name, Missing::Refused));
@@ -124,13 +153,13 @@ fn step(at: &OwnedFd, name: &OsStr, missing: Missing) -> io::Result<Found> {
             Ok(Found::Folder(open()?))
         }
         // The old call says that it is no folder.
-        Err(Errno::ELOOP | Errno::ENOTDIR) => link(at, name),
+        Err(Errno::ELOOP | Errno::ENOTDIR) => link(at, name).map(Found::Link),
         Err(errno) => Err(errno.into()),
     }
 }
 
 /// Where a link leads, if we may follow it.
-fn link(at: &OwnedFd, name: &OsStr) -> io::Result<Found> {
+fn link(at: &OwnedFd, name: &OsStr) -> io::Result<OsString> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let link = again(|| openat(at, name, flags, Mode::empty()))?;
     let kind = SFlag::from_bits_truncate(fstat(&link)?.st_mode) & SFlag::S_IFMT;
@@ -141,7 +170,7 @@ fn link(at: &OwnedFd, name: &OsStr) -> io::Result<Found> {
         let why = format!("the symbolic link {:?} is another user's", name.display().to_string());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
-    Ok(Found::Link(again(|| readlinkat(&link, ""))?))
+    Ok(again(|| readlinkat(&link, ""))?)
 }
 
 #[cfg(test)]
