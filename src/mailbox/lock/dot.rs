@@ -195,10 +195,10 @@ fn may_be_lock(status: &FileStat) -> bool {
     is_short && (kind == SFlag::S_IFREG || kind == SFlag::S_IFLNK)
 }
 
-/// Whether it is no lock but something of another user's, in a folder where everybody may put things and take away only
-/// his own, as /var/mail is one on some systems: it would keep mail from others for as long as he likes.
+/// Whether it is another user's, who has nothing to lock here, in a folder where everybody may put things and take away only
+/// his own, as /var/mail is one on some systems: it would keep mail from others for as long as he likes, whatever is in it.
 fn is_planted(place: &Place, found: &FileStat) -> bool {
-    if may_be_lock(found) || found.st_uid == 0 || found.st_uid == geteuid().as_raw() {
+    if found.st_uid == 0 || found.st_uid == geteuid().as_raw() {
         return false;
     }
     let mailbox = fstatat(&place.folder, place.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
@@ -236,10 +236,11 @@ fn remove_stale(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<boo
     Ok(was_stale)
 }
 
+/// A time that far ahead tells no more of its age than one that long ago: else whoever sets it locks for ever.
 fn is_old(lock: &FileStat, stale: Duration) -> bool {
-    let limit = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().checked_sub(stale);
-    let time = u64::try_from(lock.st_mtime).unwrap_or(0);
-    !stale.is_zero() && limit.is_some_and(|limit| time < limit.as_secs())
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let time = Duration::from_secs(u64::try_from(lock.st_mtime).unwrap_or(0));
+    !stale.is_zero() && now.abs_diff(time).as_secs() > stale.as_secs()
 }
 
 #[cfg(test)]
@@ -287,5 +288,9 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), contents);
         std::fs::write(&path, "1\n").unwrap();
         assert_eq!((is_there(&place, stale), is_no_lock(&place)), (true, false));
+        if geteuid().is_root() {
+            std::fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).unwrap();
+            assert_eq!((is_there(&place, stale), locked()), (false, Some(Errno::EPERM)), "it looks like a lock");
+        }
     }
 }

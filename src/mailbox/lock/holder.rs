@@ -59,7 +59,11 @@ impl Holder {
         match (began, Life::of(number)) {
             (_, Some(life)) if !life.goes_on => Holder::Gone,
             ("", _) | (_, None) => Holder::Unknown,
-            (began, Some(life)) if began == life.began => Holder::Lives,
+            // Anybody can write of a process that is not his.
+            (began, Some(life)) if began == life.began => match has_rights_of(number, status.st_uid) {
+                true => Holder::Lives,
+                false => Holder::Unknown,
+            },
             _ => Holder::Gone,
         }
     }
@@ -111,6 +115,13 @@ fn is_older_than_this_boot(lock: &FileStat) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let up = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from);
     now.checked_sub(up).is_some_and(|started| made < started.as_secs())
+}
+
+/// Whether a process has, or had, the rights of a user.
+fn has_rights_of(number: i32, user: u32) -> bool {
+    let status = read_to_string(format!("/proc/{number}/status")).unwrap_or_default();
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    users.split_ascii_whitespace().any(|one| one.parse() == Ok(user))
 }
 
 /// What proc(5) says of a process.
@@ -190,6 +201,21 @@ mod tests {
         for (text, is_removed) in [("", true), ("1\n", true), (&old, true), (&*contents(std::process::id()), false)] {
             put(&path, text, Duration::from_secs(600));
             assert_eq!(Held::take(&place, &file, &LOCKING, true, true).is_ok(), is_removed, "{text:?}");
+        }
+        // Nor does a clock of somebody's own keep one.
+        for (ahead, is_removed) in [(400, false), (600, true)] {
+            std::fs::write(&path, "1\n").unwrap();
+            let time = SystemTime::now() + Duration::from_secs(ahead);
+            File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+            assert_eq!(Held::take(&place, &file, &LOCKING, true, true).is_ok(), is_removed, "{ahead}");
+        }
+        if crate::needs::root() {
+            put(&path, &contents(std::process::id()), Duration::from_secs(600));
+            std::os::unix::fs::chown(&path, Some(1), None).unwrap();
+            assert!(
+                Held::take(&place, &file, &LOCKING, true, true).is_ok(),
+                "who wrote it is not the process it names"
+            );
         }
     }
 
