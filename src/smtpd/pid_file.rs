@@ -10,9 +10,9 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::unistd::getpid;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Nobody's number is in the file: whoever has the lock is just about to write his own or to let go.
 const PATIENCE_IF_EMPTY: Duration = Duration::from_secs(5);
+const MODE: u32 = 0o600;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The file, given up when this is dropped.
@@ -41,13 +42,16 @@ impl PidFile {
             let file = open(&path).map_err(|error| wrong(&error))?;
             if !lock(&file).map_err(|errno| wrong(&errno))? {
                 let mut text = String::new();
-                let _ = file.take(20).read_to_string(&mut text);
+                let _ = (&file).take(20).read_to_string(&mut text);
                 let patience = if text.is_empty() { PATIENCE_IF_EMPTY } else { PATIENCE };
                 if begun.elapsed() < patience {
                     std::thread::sleep(PAUSE);
                     continue;
                 }
-                return Err(wrong(&format!("a server is running already, pid {}", text.trim())));
+                return Err(wrong(&match reader(&file) {
+                    Some(pid) => format!("process {pid} holds a lock for reading, as no server does"),
+                    None => format!("a server is running already, pid {}", text.trim()),
+                }));
             }
             // Whoever had it may have removed it between our open and our lock.
             if is_at(&path, &file) {
@@ -73,13 +77,19 @@ pub fn is_at(path: &Path, file: &File) -> bool {
     both.is_ok_and(|(there, ours)| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
 }
 
-/// Never through a symbolic link that somebody put there: we may be root.
+/// Never through a symbolic link that somebody put there: we may be root. Whoever may read it could lock it, too, for as long
+/// as he likes, and no server could be started: so nobody else may.
 fn open(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(flags);
+    options.read(true).write(true).create(true).truncate(false).mode(MODE).custom_flags(flags);
     let file = options.open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("expected a file")) }
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("expected a file"));
+    }
+    // One that was there. Another user's, which we may write, is his to keep from others.
+    let _ = file.set_permissions(Permissions::from_mode(MODE));
+    Ok(file)
 }
 
 /// Whether we have it now. A lock of the process and not of the open file, which children would hold as well: those of
@@ -95,8 +105,37 @@ fn lock(file: &File) -> nix::Result<bool> {
     }
 }
 
+/// Whose lock for reading keeps ours off; -1 where it is an open file's and no process's.
+fn reader(file: &File) -> Option<i32> {
+    let mut found = whole_file(libc::F_WRLCK);
+    fcntl(file, FcntlArg::F_GETLK(&mut found)).ok()?;
+    (i32::from(found.l_type) == libc::F_RDLCK).then_some(found.l_pid)
+}
+
 fn write(mut file: &File, text: &str) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     file.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_may_read_it_and_who_could_before_is_taken_for_no_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let mode = || path.metadata().unwrap().mode() & 0o777;
+        drop(PidFile::claim(&path).inspect(|_| assert_eq!(mode(), 0o600)).unwrap());
+        std::fs::write(&path, "1\n").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let theirs = File::open(&path).unwrap();
+        fcntl(&theirs, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_RDLCK))).unwrap();
+        let error = PidFile::claim(&path).unwrap_err().to_string();
+        assert!(error.contains("holds a lock for reading"), "{error}");
+        drop(theirs);
+        let _ours = PidFile::claim(&path).unwrap();
+        assert_eq!(mode(), 0o600);
+    }
 }
