@@ -57,6 +57,7 @@ fn each_host_of_a_domain_is_asked_for_requiretls() {
         "smtp_mx_session_limit = 1\nmyhostname = client.example\nsmtp_tls_CAfile = {}",
         common::tls::file("mx.crt.pem").display()
     ));
+    with_policy(&client, "", "two.example verify");
     client.enqueue_with(("alice@mx.example", "REQUIRETLS"), &[("bob@two.example", "")], TEXT);
     let log = client.deliver();
     assert_eq!((good.1.queued().len(), bad.1.queued().len()), (1, 0), "{log}");
@@ -87,6 +88,7 @@ fn mail_with_requiretls_waits_for_a_host_that_could_not_be_asked() {
             "myhostname = client.example\nsmtp_tls_CAfile = {}",
             common::tls::file("mx.crt.pem").display()
         ));
+        with_policy(&client, "", "two.example verify");
         client.enqueue_with(("alice@mx.example", "REQUIRETLS"), &[("bob@two.example", "")], TEXT);
         let log = client.deliver();
         assert!(log.contains("status=deferred") && log.contains("4.7.30 "), "{preference}: {log}");
@@ -109,10 +111,60 @@ fn mail_with_requiretls_goes_back_when_all_that_are_asked_have_promised_nothing(
         "myhostname = client.example\nsmtp_mx_address_limit = 1\nsmtp_tls_CAfile = {}",
         common::tls::file("mx.crt.pem").display()
     ));
+    with_policy(&client, "", "two.example verify");
     client.enqueue_with(("", ""), &[("bob@two.example", "")], TEXT);
     client.enqueue_with(("alice@mx.example", "REQUIRETLS"), &[("bob@two.example", "")], TEXT);
     let log = client.deliver();
     assert!(log.contains("status=failed") && log.contains("5.7.30 ") && !log.contains("deferred"), "{log}");
+}
+
+/// RFC 8689 section 4.2.1: that an unsigned name server gave it is no reason to believe a host, and no TLS is as bad as no
+/// promise.
+#[test]
+fn mail_with_requiretls_goes_back_where_there_is_no_tls_with_a_certificate_for_the_domain() {
+    let names = Names::start(&[
+        ("two.example", "MX", "10 mx.example"),
+        ("mx.example", "MX", "10 mx.example"),
+        ("mx.example", "A", "127.0.0.1"),
+    ]);
+    let server = Smtpsrvr::with("", "all * * discard: *\n");
+    let plain = Hop::start(|_: &str, _: &str, _: usize| None);
+    for (hop, domain, policy, status) in [
+        ("smtp:", "two.example", "x.example may", Some("5.7.10 ")),
+        ("smtp:", "two.example", "two.example may", Some("5.7.10 ")),
+        ("smtp:", "two.example", "two.example verify", None),
+        ("smtp:", "mx.example", "x.example may", None),
+        (&format!("smtp:{}", plain.name()), "two.example", "x.example may", Some("5.7.10 ")),
+    ] {
+        let client = site(hop, &format!("name_servers = {}\nsmtp_tcp_port = {}", names.address, server.2));
+        let authorities = common::tls::file("mx.crt.pem");
+        client.configure(&format!("myhostname = client.example\nsmtp_tls_CAfile = {}", authorities.display()));
+        client.write("channels", &format!("out * * \"{hop}\" *\n"));
+        with_policy(&client, "", policy);
+        let before = server.1.queued().len();
+        client.enqueue_with(("alice@c.example", "REQUIRETLS"), &[(&format!("bob@{domain}"), "")], TEXT);
+        let log = client.deliver();
+        assert_eq!(server.1.queued().len() - before, usize::from(status.is_none()), "{domain} {policy}: {log}");
+        let is_told = status.is_none_or(|status| log.contains("status=failed") && log.contains(status));
+        assert!(is_told, "{domain} {policy}: {log}");
+    }
+}
+
+/// It is no lost connection, and not the message's fault.
+#[test]
+fn a_certificate_that_is_not_trusted_is_called_so() {
+    let server = Smtpsrvr::with("", "all * * discard: *\n");
+    let names = Names::start(ZONE);
+    let hop = format!("smtp:[mx.example]:{}", server.2);
+    for (authorities, told) in
+        [("other.crt.pem", "4.7.5 the certificate of the next hop cannot be verified"), ("none", "4.3.5 ")]
+    {
+        let client = site(&hop, &format!("name_servers = {}\nsmtp_tls_security_level = verify", names.address));
+        client.configure(&format!("smtp_tls_CAfile = {}", common::tls::file(authorities).display()));
+        client.enqueue(&["bob@b.example"], TEXT);
+        let log = client.deliver();
+        assert!(log.contains("status=deferred") && log.contains(told), "{log}");
+    }
 }
 
 #[test]
@@ -180,7 +232,7 @@ fn a_message_that_finds_no_tls_keeps_no_other_back() {
         "STARTTLS" => Some(Act::Say("220 go\r\nnonsense")),
         _ => None,
     };
-    for hop in [Hop::start(without), Hop::start(broken)] {
+    for (hop, goes_back) in [(Hop::start(without), 3), (Hop::start(broken), 0)] {
         let one_by_one = "default_process_limit = 1\ndefault_destination_concurrency_limit = 1";
         let scratch = site(&format!("smtp:{}", hop.name()), one_by_one);
         scratch.configure(&format!("smtp_tls_CAfile = {}", common::tls::file("mx.crt.pem").display()));
@@ -190,8 +242,10 @@ fn a_message_that_finds_no_tls_keeps_no_other_back() {
             }
             let log = scratch.deliver();
             let count = |what: &str| log.matches(&format!("status={what}")).count();
-            assert_eq!((count("relayed"), count("deferred"), count("failed")), (2, 3, 0), "{sweep}: {log}");
-            assert_eq!((hop.taken().len(), scratch.queued().len()), (2 * sweep, 3 * sweep), "{log}");
+            let waiting = 3 - goes_back;
+            let counts = (count("relayed"), count("deferred"), count("failed"));
+            assert_eq!(counts, (2, waiting, goes_back), "{sweep}: {log}");
+            assert_eq!((hop.taken().len(), scratch.queued().len()), (2 * sweep, waiting * sweep), "{log}");
         }
     }
 }

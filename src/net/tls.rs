@@ -73,6 +73,8 @@ pub enum Failure {
     Stream(Fault),
     /// The two sides could not agree, or the client did not speak TLS; for the log.
     Handshake(String),
+    /// The other side has not shown the certificate that it must have; for the log.
+    Certificate(String),
 }
 
 impl Failure {
@@ -83,7 +85,7 @@ impl Failure {
             Failure::Stream(Fault::TimedOut) => Ok("timed out".to_owned()),
             Failure::Stream(Fault::HungUp) => Ok("lost connection".to_owned()),
             Failure::Stream(Fault::Io(error)) => Err(error),
-            Failure::Handshake(why) => Ok(why),
+            Failure::Handshake(why) | Failure::Certificate(why) => Ok(why),
         }
     }
 }

@@ -9,14 +9,16 @@ use super::content::{Facts, Reader};
 use super::link::{Line, Times, end_of, is_silence};
 use super::passwords::Passwords;
 use super::route::{self, Hop, Place};
-use super::tls::{End, Tls, requiretls};
+use super::tls::{End, Tls, next_hop, requiretls};
 use super::{Carried, Job, Site, agent};
 use crate::config::value::TlsLevel;
 use crate::config::{self, Config};
 use crate::net::dns::Resolver;
 use crate::net::tls::Failure;
 use crate::smtp::client::login::Login;
-use crate::smtp::client::{Envelope, LACKING, Lost, Protocol, Requiretls, Session, Stage, To, Trouble, Verdict};
+use crate::smtp::client::{
+    Envelope, LACKING, Lost, NO_CERTIFICATE, NO_TLS, Protocol, Requiretls, Session, Stage, To, Trouble, Verdict,
+};
 use std::time::Instant;
 
 /// The client, with a connection that may be of use again.
@@ -48,6 +50,8 @@ struct Open {
     since: Instant,
     /// What TLS it has: none, some, or with a certificate that was checked.
     tls: TlsLevel,
+    /// The next hop or domain for which that was.
+    next_hop: String,
     end: End,
 }
 
@@ -186,6 +190,9 @@ impl Client {
                 }
                 Err(trouble) => {
                     is_put_off |= matches!(trouble, Trouble::Said(..));
+                    if matches!(trouble, Trouble::Cannot(why) if LACKING.contains(&why)) {
+                        unwilling.push(&hop.name);
+                    }
                     let report = trouble.report(&named(&hop.name));
                     log::info!("id={} host={} place={:?} reason=\"{report}\"", job.id, named(&hop.name), hop.place);
                     if let (Trouble::Cannot(why), Place::Net(address), Some(herald)) =
@@ -279,6 +286,8 @@ impl Client {
         self.end(&open.hop, job, protocol) == open.end
             && open.since.elapsed() < self.config.smtp_connection_reuse_time_limit.0
             && (level <= TlsLevel::May || open.tls >= level)
+            // Which name was in the certificate depends on these.
+            && (level < TlsLevel::Verify || open.tls == level && open.next_hop.eq_ignore_ascii_case(next_hop(job)))
     }
 
     /// Whether the sender would rather have it sent in clear than not at all.
@@ -320,7 +329,7 @@ impl Client {
     fn connect(&mut self, hop: &Hop, job: &Job, protocol: Protocol) -> Result<Open, Trouble> {
         match self.connect_once(hop, job, protocol, true) {
             // Opportunistic TLS that does not come about: better in the clear than not at all.
-            Err(Attempt { trouble: Trouble::Lost(_, Stage::StartTls), in_handshake: true })
+            Err(Attempt { in_handshake: true, .. })
                 if self.level(job, self.end(hop, job, protocol)) == TlsLevel::May
                     && !self.tls.is_at_once(job, self.end(hop, job, protocol), protocol) =>
             {
@@ -339,7 +348,8 @@ impl Client {
         let mut session = Session::new(line, protocol);
         // Who only said no is told that this is all.
         let (tls, end) = self.begin(&mut session, hop, job, protocol, tls).inspect_err(|_| session.quit())?;
-        Ok(Open { session, host: named(&hop.name), hop: hop.clone(), since: Instant::now(), tls, end })
+        let (host, next_hop) = (named(&hop.name), next_hop(job).to_owned());
+        Ok(Open { session, host, hop: hop.clone(), since: Instant::now(), tls, next_hop, end })
     }
 
     /// Brings a session to where a message can be sent. Gives what TLS it has.
@@ -353,6 +363,7 @@ impl Client {
     ) -> Result<(TlsLevel, End), Attempt> {
         let end = self.end(hop, job, protocol);
         let level = self.level(job, end);
+        let is_senders = requiretls(job, end) == Requiretls::Required;
         let (mut hidden, mut reached) = (is_local(&hop.place), TlsLevel::None);
         let at_once = self.tls.is_at_once(job, end, protocol);
         if at_once && self.tls.policy(job).level < TlsLevel::Encrypt {
@@ -361,7 +372,7 @@ impl Client {
                 Trouble::Cannot("4.7.5 smtp_tls_wrappermode needs smtp_tls_security_level = encrypt or more").into()
             );
         } else if at_once {
-            (reached, hidden) = (self.encrypt(session, hop, job, level)?, true);
+            (reached, hidden) = (self.encrypt(session, hop, job, level, is_senders)?, true);
         }
         session.greeting()?;
         session.hello(&self.config.myhostname)?;
@@ -373,12 +384,13 @@ impl Client {
                 Err(Trouble::Said(..)) if level == TlsLevel::May && session.is_alive => {}
                 Err(trouble) => return Err(trouble.into()),
                 Ok(()) => {
-                    (reached, hidden) = (self.encrypt(session, hop, job, level)?, true);
+                    (reached, hidden) = (self.encrypt(session, hop, job, level, is_senders)?, true);
                     session.hello(&self.config.myhostname)?;
                 }
             }
         } else if level >= TlsLevel::Encrypt {
-            return Err(Trouble::Cannot("4.7.4 TLS is required, and the next hop does not offer it").into());
+            let why = if is_senders { NO_TLS } else { "4.7.4 TLS is required, and the next hop does not offer it" };
+            return Err(Trouble::Cannot(why).into());
         }
         if let Some(login) = self.login(hop, job) {
             session.log_in(login, hidden)?;
@@ -386,40 +398,47 @@ impl Client {
         Ok((reached, end))
     }
 
-    /// Gives what TLS there is.
+    /// Gives what TLS there is; `is_senders`: because the sender wants it.
     fn encrypt(
         &mut self,
         session: &mut Session<Line>,
         hop: &Hop,
         job: &Job,
         level: TlsLevel,
+        is_senders: bool,
     ) -> Result<TlsLevel, Attempt> {
         // Between the two protocols there is nothing to be said.
         session.is_alive = false;
-        let verified = self.shake_hands(session, hop, job, level)?;
+        let verified = self.shake_hands(session, hop, job, level, is_senders)?;
         (session.is_alive, session.is_encrypted, session.is_verified) = (true, true, verified);
         Ok(if verified { level } else { TlsLevel::Encrypt })
     }
 
-    /// Gives whether the certificate was checked.
+    /// Gives whether the certificate was checked; `is_senders`: because the sender wants it.
     fn shake_hands(
         &mut self,
         session: &mut Session<Line>,
         hop: &Hop,
         job: &Job,
         level: TlsLevel,
+        is_senders: bool,
     ) -> Result<bool, Attempt> {
-        let failed = |text: &str| {
+        let unknown =
+            if is_senders { NO_CERTIFICATE } else { "4.7.5 the certificate of the next hop cannot be verified" };
+        let failed = |text: &str, trouble: Trouble| {
             log::warn!(
                 "id={} host={} tls=failed reason=\"{}\"",
                 job.id,
                 named(&hop.name),
                 crate::logging::clean(text.as_bytes(), 300)
             );
-            Attempt { trouble: Trouble::Lost(Lost::HungUp, Stage::StartTls), in_handshake: true }
+            Attempt { trouble, in_handshake: true }
         };
         let checked = level >= TlsLevel::Verify;
-        let trust = self.tls.trust(job, &hop.name, level).map_err(|why| failed(&why))?;
+        let lost = || Trouble::Lost(Lost::HungUp, Stage::StartTls);
+        // That is for the administrator here to mend.
+        let ours = Trouble::Cannot("4.3.5 no certificate can be verified here (smtp_tls_CAfile)");
+        let trust = self.tls.trust(job, &hop.name, level).map_err(|why| failed(&why, ours))?;
         let name = self.tls.server_name(job, &hop.name, level);
         // Some valid one must be given.
         let is_valid = rustls::pki_types::ServerName::try_from(&*name).is_ok();
@@ -429,8 +448,9 @@ impl Client {
                 log::debug!("id={} host={} tls={facts} verified={checked}", job.id, named(&hop.name));
                 Ok(checked)
             }
-            Err(Failure::Handshake(why)) => Err(failed(&why)),
-            Err(Failure::Stream(_)) => Err(failed("the connection was lost")),
+            Err(Failure::Certificate(why)) => Err(failed(&why, Trouble::Cannot(unknown))),
+            Err(Failure::Handshake(why)) => Err(failed(&why, lost())),
+            Err(Failure::Stream(_)) => Err(failed("the connection was lost", lost())),
         }
     }
 

@@ -69,7 +69,10 @@ impl Tls {
         let level = self.policy(job).level;
         match requiretls(job, end) {
             _ if end.is_unix => TlsLevel::None,
-            Requiretls::Required => level.max(TlsLevel::Verify),
+            // RFC 8689 section 4.2.1: a host whose name came by a name server, unsigned, must not be believed by that name.
+            // Only the administrator may know better.
+            Requiretls::Required if self.own(job).is_none() || level < TlsLevel::Verify => TlsLevel::Secure,
+            Requiretls::Required => level,
             // What the administrator says of this very next hop, no message takes back.
             _ if self.own(job).is_some() => level,
             _ if end.is_last => level.min(TlsLevel::May),

@@ -97,6 +97,14 @@ pub trait Content {
 /// REQUIRETLS is asked for, and this server does not have it.
 const NO_PROMISE: &str = "5.7.30 the sender requires TLS all the way, and the next hop does not promise it";
 
+/// REQUIRETLS is asked for, and this server does not offer TLS. As for the promise, another of the domain may (RFC 8689 section
+/// 4.2.1).
+pub const NO_TLS: &str = "5.7.10 the sender requires TLS, and the next hop does not offer it";
+
+/// REQUIRETLS is asked for, and nobody knows whether this server is the right one.
+pub const NO_CERTIFICATE: &str =
+    "5.7.10 the sender requires TLS, and the certificate of the next hop cannot be verified";
+
 /// An address or the header cannot be said without SMTPUTF8.
 const NEEDS_SMTPUTF8: &str = "5.6.7 an address or the header needs SMTPUTF8, which the next hop does not know";
 
@@ -107,7 +115,7 @@ const NEEDS_BINARYMIME: &str = "5.6.1 the message is binary, and the next hop ta
 const NEEDS_8BITMIME: &str = "5.6.3 the message has octets above 127, and the next hop does not know 8BITMIME";
 
 /// What this server does not offer, and another of the domain may.
-pub const LACKING: [&str; 4] = [NO_PROMISE, NEEDS_SMTPUTF8, NEEDS_BINARYMIME, NEEDS_8BITMIME];
+pub const LACKING: [&str; 6] = [NO_PROMISE, NO_TLS, NO_CERTIFICATE, NEEDS_SMTPUTF8, NEEDS_BINARYMIME, NEEDS_8BITMIME];
 
 /// An address cannot be said at all.
 const NOT_UTF8: &str = "5.6.7 an address has octets that are no UTF-8, and SMTP carries no others";

@@ -58,7 +58,10 @@ impl Connection {
                 },
                 Err(error) => {
                     let _ = self.send_sealed(tls);
-                    return Err(Failure::Handshake(error.to_string()));
+                    let why = error.to_string();
+                    let is_of_certificate =
+                        matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented);
+                    return Err(if is_of_certificate { Failure::Certificate(why) } else { Failure::Handshake(why) });
                 }
             }
             self.send_sealed(tls).map_err(Failure::Stream)?;
