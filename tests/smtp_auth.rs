@@ -164,6 +164,19 @@ fn wrong_logins_are_logged_with_the_client_that_a_balancer_or_proxy_names() {
     }
 }
 
+/// RFC 4616 section 2: the syntax is right, and nobody may.
+#[test]
+fn who_would_act_for_another_user_is_refused_as_with_a_wrong_password() {
+    let scratch = Scratch::with(LOGIN);
+    let mut client = greeted(Client::from_here(&mut scratch.command("smtpsrvr")));
+    let wrong = client.ask(&plain("bob", "wrong"));
+    assert!(wrong.starts_with("535 5.7.8 "), "{wrong}");
+    let for_another = format!("AUTH PLAIN {}", encoded(format!("alice\0bob\0{PASSWORD}")));
+    assert_eq!(client.ask(&for_another), wrong);
+    // It counts.
+    assert_eq!(client.ask(&for_another), "421 4.7.0 Too many errors, closing the connection");
+}
+
 #[test]
 fn responses_that_are_none_are_told_and_the_session_goes_on() {
     let scratch = Scratch::with(LOGIN);

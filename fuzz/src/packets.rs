@@ -53,6 +53,7 @@ fn fields_of(credentials: Credentials) -> Vec<Vec<u8>> {
         Proof::ScramSha256 { salt, auth_message, proof } => {
             vec![b"SCRAM-SHA-256".to_vec(), name, salt.to_vec(), auth_message, proof.to_vec()]
         }
+        Proof::ForAnother => vec![b"ANOTHER".to_vec(), name],
     }
 }
 

@@ -283,6 +283,7 @@ pub fn frame(credentials: &Credentials) -> Secret {
         Proof::Apop { stamp, digest } => (b"APOP", vec![stamp, digest]),
         Proof::CramMd5 { challenge, digest } => (b"CRAM-MD5", vec![challenge, digest]),
         Proof::ScramSha256 { salt, auth_message, proof } => (b"SCRAM-SHA-256", vec![salt, auth_message, proof]),
+        Proof::ForAnother => (b"ANOTHER", Vec::new()),
     };
     for field in [mechanism, &credentials.name].into_iter().chain(proof) {
         netstring::put(&mut fields.0, field);
@@ -331,6 +332,7 @@ pub(crate) fn parse(octets: &[u8]) -> Result<Option<Credentials>, ()> {
         b"SCRAM-SHA-256" => {
             Proof::ScramSha256 { salt: exactly(next()?)?, auth_message: next()?.to_vec(), proof: exactly(next()?)? }
         }
+        b"ANOTHER" => Proof::ForAnother,
         _ => return Err(()),
     };
     if fields.is_empty() && rest.is_empty() { Ok(Some(Credentials { name, proof })) } else { Err(()) }
@@ -392,6 +394,7 @@ mod tests {
             Proof::Apop { stamp: b"<1@mx>".to_vec(), digest: [1; 16] },
             Proof::CramMd5 { challenge: b"<1@mx>".to_vec(), digest: [2; 16] },
             Proof::ScramSha256 { salt: [3; 16], auth_message: b"n=bob".to_vec(), proof: [4; 32] },
+            Proof::ForAnother,
         ] {
             let credentials = Credentials { name: b"bob".to_vec(), proof };
             let mut memory = Memory::default();

@@ -44,6 +44,8 @@ pub enum Proof {
         /// ClientProof.
         proof: [u8; 32],
     },
+    /// Whatever it was, the client wants to act for another user by it (RFC 4422 section 3.4.1), which nobody may here.
+    ForAnother,
 }
 
 /// Rounds of PBKDF2 for SCRAM; RFC 7677 section 4 asks for 4096 at least. Paid at each login, for only the password is
@@ -56,6 +58,7 @@ impl Proof {
     /// the kind is said, it is taken as it is. A proof that is the password itself is for `auth::scheme` to check.
     pub fn fits(&self, password: &[u8]) -> Option<Vec<u8>> {
         match self {
+            Proof::ForAnother => None,
             Proof::Password(given) => bool::from(given.0.ct_eq(password)).then(Vec::new),
             Proof::Apop { stamp, digest } => {
                 let own = Md5::new().chain_update(stamp).chain_update(password).finalize();

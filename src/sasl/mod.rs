@@ -210,7 +210,7 @@ pub fn converse<T, E>(
     }
 }
 
-/// RFC 4616: `[authzid] NUL authcid NUL passwd`. Nobody may be somebody else here.
+/// RFC 4616: `[authzid] NUL authcid NUL passwd`.
 fn plain(response: &[u8]) -> Result<Credentials, Malformed> {
     let mut parts = response.split(|octet| *octet == 0);
     let (Some(authorize), Some(name), Some(password), None) = (parts.next(), parts.next(), parts.next(), parts.next())
@@ -218,10 +218,12 @@ fn plain(response: &[u8]) -> Result<Credentials, Malformed> {
         return Err(Malformed);
     };
     let (authorize, name) = (name_of(authorize)?, name_of(name)?);
-    if !(authorize.is_empty() || authorize == name) || name.is_empty() {
+    let password = Secret(field(password)?);
+    if name.is_empty() {
         return Err(Malformed);
     }
-    Ok(Credentials { name, proof: Proof::Password(Secret(field(password)?)) })
+    let is_own = authorize.is_empty() || authorize == name;
+    Ok(Credentials { name, proof: if is_own { Proof::Password(password) } else { Proof::ForAnother } })
 }
 
 /// RFC 2195: name, a blank, and the digest in lower-case hexadecimal. The name may have blanks.

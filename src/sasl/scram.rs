@@ -10,6 +10,8 @@ use super::{Malformed, decode, encode, name_of};
 #[derive(Debug)]
 pub struct First {
     name: Vec<u8>,
+    /// The client wants to act for another user.
+    is_for_another: bool,
     gs2_header: Vec<u8>,
     nonce: String,
     salt: [u8; 16],
@@ -30,12 +32,8 @@ impl First {
         let name = name_of(&unescape(escaped)?)?;
         // Extensions may follow; `m=` at the front is one that must be understood, and none is.
         let theirs = value(attributes.next(), b"r=")?;
-        let is_other = !authorize.is_empty() && name_of(&unescape(value(Some(authorize), b"a=")?)?)? != name;
-        if is_other
-            || theirs.is_empty()
-            || theirs.len() > 256
-            || !theirs.iter().all(|octet| matches!(octet, b'!'..=b'~'))
-        {
+        let is_for_another = !authorize.is_empty() && name_of(&unescape(value(Some(authorize), b"a=")?)?)? != name;
+        if theirs.is_empty() || theirs.len() > 256 || !theirs.iter().all(|octet| matches!(octet, b'!'..=b'~')) {
             return Err(Malformed);
         }
         let nonce = format!("{}{nonce}", String::from_utf8_lossy(theirs));
@@ -44,7 +42,7 @@ impl First {
         let header = message.len().saturating_sub(bare.len());
         let gs2_header = message.get(..header).unwrap_or_default().to_vec();
         let said = [bare, b",", &challenge].concat();
-        Ok((First { name, gs2_header, nonce, salt, said }, challenge))
+        Ok((First { name, is_for_another, gs2_header, nonce, salt, said }, challenge))
     }
 
     /// Reads client-final-message.
@@ -57,6 +55,9 @@ impl First {
         let proof: [u8; 32] = decode(proof)?.0.as_slice().try_into().map_err(|_| Malformed)?;
         if binding.0 != self.gs2_header || nonce != self.nonce.as_bytes() {
             return Err(Malformed);
+        }
+        if self.is_for_another {
+            return Ok(Credentials { name: self.name, proof: Proof::ForAnother });
         }
         let auth_message = [&self.said, b",".as_slice(), without_proof].concat();
         Ok(Credentials { name: self.name, proof: Proof::ScramSha256 { salt: self.salt, auth_message, proof } })

@@ -25,9 +25,22 @@ fn plain_is_that_of_rfc_4616() {
             assert_eq!(password(next), (name.into(), secret.into()));
         }
     }
-    for response in [&b""[..], b"tim", b"tim\0x", b"Ursel\0Kurt\0xipj3plmq", b"\0\0x", b"\0tim\0x\0y"] {
+    for response in [&b""[..], b"tim", b"tim\0x", b"Ursel\0\0xipj3plmq", b"\0\0x", b"\0tim\0x\0y"] {
         assert_eq!(exchange(Mechanism::Plain).begin(Some(response)), Err(Malformed), "{}", response.escape_ascii());
     }
+}
+
+/// The syntax is right (RFC 4616 section 2, RFC 5802 section 7), and nobody is let in.
+#[test]
+fn who_would_act_for_another_user_gives_no_proof() {
+    let for_another = |name: &str| Ok(Next::Check(Credentials { name: name.into(), proof: Proof::ForAnother }));
+    assert_eq!(exchange(Mechanism::Plain).begin(Some(b"Ursel\0Kurt\0xipj3plmq")), for_another("Kurt"));
+    let mut begun = exchange(Mechanism::ScramSha256);
+    let Ok(Next::Challenge(_)) = begun.begin(Some(b"n,a=other,n=user,r=x")) else { panic!() };
+    let (header, proof) = (encode(b"n,a=other,"), encode(&[7; 32]));
+    let last = format!("c={header},r=x%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p={proof}");
+    assert_eq!(begun.take(last.as_bytes()), for_another("user"));
+    assert_eq!(Proof::ForAnother.fits(b""), None);
 }
 
 #[test]
@@ -112,7 +125,6 @@ fn scram_messages_that_are_wrong_end_it() {
         "n,,n=,r=x",
         "n,,n=us=er,r=x",
         "n,,n=user,r=",
-        "n,a=other,n=user,r=x",
         "x,,n=user,r=x",
         "n,,n=user,r=a b",
     ] {
