@@ -210,12 +210,20 @@ pub fn parse(input: &[u8]) -> Result<(Option<Address>, &[u8]), Fault> {
     read().map_err(|fault| in_utf8(input, fault))
 }
 
-/// Reads an address that stands alone, as behind VRFY, without angle brackets.
+/// Reads an address that stands alone, without angle brackets.
 pub fn parse_mailbox(input: &[u8]) -> Result<Address, Fault> {
     match mailbox(input) {
         Ok((address, [])) => Ok(address),
         Ok(_) => Err(in_utf8(input, Fault::Syntax)),
         Err(fault) => Err(in_utf8(input, fault)),
+    }
+}
+
+/// The same, or a local part alone, quoted or not, which names a user here. One with an `@` is not for the internal form.
+pub fn parse_lone(input: &[u8]) -> Result<Address, Fault> {
+    match local_part(input) {
+        Ok((local, [])) if !local.contains(&b'@') => Address::from_internal(&local),
+        _ => parse_mailbox(input),
     }
 }
 

@@ -252,17 +252,15 @@ fn vrfy(argument: &[u8]) -> Result<Command, Fault> {
     lone_address(argument).map(|address| Command::Vrfy(address, in_utf8))
 }
 
-/// Reads an address as it may stand behind VRFY: alone or in angle brackets, also without a domain.
+/// Reads an address as it may stand behind VRFY: alone or in angle brackets, or a user's name without a domain (RFC 5321
+/// section 4.1.1.6, RFC 6531 section 3.7.4.2).
 pub fn lone_address(argument: &[u8]) -> Result<Address, Fault> {
     let wrong = |fault| Fault::Path(Which::Forward, fault);
     if argument.is_empty() {
         return Err(Fault::NoArgument);
     }
-    if argument.iter().all(|octet| path::is_atext(*octet) || *octet == b'.') {
-        return Address::from_internal(argument).map_err(wrong);
-    }
     if !argument.starts_with(b"<") {
-        return path::parse_mailbox(argument).map_err(wrong);
+        return path::parse_lone(argument).map_err(wrong);
     }
     match path::parse(argument).map_err(wrong)? {
         (Some(address), []) => Ok(address),
@@ -372,6 +370,9 @@ mod tests {
             ("TURN", Command::NotImplemented),
             ("SAML FROM:<a@b>", Command::NotImplemented),
             ("VRFY bob smtputf8", Command::Vrfy(address("bob"), true)),
+            ("VRFY \"john \\doe\"", Command::Vrfy(address("john doe"), false)),
+            ("VRFY \"a b\"@mx", Command::Vrfy(address("a b@mx"), false)),
+            ("VRFY j\u{f6}rg SMTPUTF8", Command::Vrfy(address("j\u{f6}rg"), true)),
             ("LHLO x", Command::Lhlo(b"x".to_vec())),
             (
                 "RCPT TO:<bob@mx> NOTIFY=DELAY ORCPT=rfc822;x@y",
@@ -418,6 +419,8 @@ mod tests {
             ("RCPT TO:<a@b", path(Which::Forward)),
             ("RCPT TO:<\u{fc}@b\u{85}>", path(Which::Forward)),
             ("VRFY a b", path(Which::Forward)),
+            ("VRFY \"a@b\"", path(Which::Forward)),
+            ("VRFY \"a\"b", path(Which::Forward)),
             ("VRFY <>", path(Which::Forward)),
             ("MAIL FROM:<a@b> RET=ALL", Fault::BadParameter),
             ("MAIL FROM:<a@b> HOLDFOR=5", Fault::UnknownParameter),
