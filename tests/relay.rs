@@ -281,6 +281,41 @@ fn a_report_of_an_address_beyond_ascii_goes_home_by_a_host_without_smtputf8() {
     }
 }
 
+/// RFC 2046 section 5.2.1: an attached message may not be encoded. Its header may, as text.
+#[test]
+fn a_report_comes_home_by_a_host_without_8bitmime_too() {
+    let hop = Hop::start(|word, line, _| match word {
+        "EHLO" => Some(Act::Say("250-hop\r\n250 PIPELINING")),
+        _ if line.starts_with("RCPT TO:<gone@") => Some(Act::Say("550 5.1.1 no such user")),
+        _ => None,
+    });
+    let scratch = to(&hop);
+    let text = "Subject: gr\u{fc}n\n\ngr\u{fc}n\n";
+    let global = ("alice@b.example", "BODY=8BITMIME SMTPUTF8");
+    scratch.enqueue_with(("alice@b.example", "BODY=8BITMIME"), &[("nobody-here@mx.example", "")], text.as_bytes());
+    scratch.enqueue_with(global, &[("jos\u{e9}@mx.example", "")], text.as_bytes());
+    // Nothing is told of a report to nobody but postmaster.
+    scratch.enqueue_with(("gone@b.example", "BODY=8BITMIME"), &[("nobody-here@mx.example", "")], text.as_bytes());
+    scratch.write("aliases", "postmaster: alice\n");
+    let log: String = (0..4).map(|_| scratch.deliver()).collect();
+    let mut taken = hop.taken();
+    taken.sort_by_key(|taken| taken.content.contains("global"));
+    assert_eq!(taken.len(), 2, "{log}");
+    assert!(taken.iter().all(|taken| taken.mail == "MAIL FROM:<>" && taken.content.is_ascii()), "{taken:#?}");
+    assert!(taken.iter().all(|taken| !taken.content.contains("8bit")), "{taken:#?}");
+    let part = "Content-Type: text/rfc822-headers\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n";
+    let header = format!("{part}Received: by mx.example\r\nSubject: gr=C3=BCn\r\n\r\n--");
+    assert!(taken[0].content.contains(&header) && taken[0].content.contains("Action: failed"), "{}", taken[0].content);
+    assert!(taken[0].content.contains(" The header of what was sent follows below.\r\n"), "{}", taken[0].content);
+    for part in ["Final-Recipient: utf-8; jos=C3=A9@mx.example\r\n", "\r\n\r\ngr=C3=BCn\r\n", " What was sent follows"]
+    {
+        assert!(taken[1].content.contains(part), "{part}: {}", taken[1].content);
+    }
+    let double = scratch.texts("alice");
+    assert_eq!((double.len(), scratch.queued().len()), (1, 0), "{double:#?}");
+    assert!(double[0].contains("Final-Recipient: rfc822; gone@b.example\n"), "{double:#?}");
+}
+
 /// RFC 3030 section 3: only what is binary needs a host that knows that.
 #[test]
 fn what_came_as_binary_and_is_text_leaves_as_text() {

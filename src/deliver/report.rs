@@ -7,8 +7,10 @@
 //!
 //! The id of a return comes from the message, the kind and the first recipient it is about. A repeat after a crash finds it
 //! queued already, and only notes that. While some recipient waits for a place at a busy next hop, what failed meanwhile
-//! waits too, for `minimal_backoff_time` at most, so that one report tells of all. `text.rs` finds the words.
+//! waits too, for `minimal_backoff_time` at most, so that one report tells of all. `text.rs` finds the words. A report that a
+//! host without 8BITMIME does not get is queued once more as `ascii.rs` makes it.
 
+mod ascii;
 mod text;
 
 use super::copy::public_address;
@@ -20,6 +22,7 @@ use crate::message::parameters::{Body, MailParameters, RecipientParameters, Ret}
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp::{self, Verp};
 use crate::queue::{Draft, Error, Head, Id, Message, Queue, RecipientState};
+use std::io::{BufRead, BufReader, Read};
 use std::time::SystemTime;
 
 /// The channel return messages are recorded to have come in on.
@@ -171,9 +174,11 @@ fn tell_of(queue: &Queue, config: &Config, message: &Message, kind: Kind, group:
     }
     let told: Vec<Told> = told.into_iter().filter(|one| !is_unwanted(&one)).collect();
     let (Some(first), Some(one)) = (group.first(), told.first()) else { return Ok(()) };
+    let is_again = needs_ascii(message, &told);
     let sender = verp::expand(&message.reverse_path, &one.address);
     let (kind, to) = match sender.0 {
         Some(sender) => (kind, Some(sender)),
+        None if is_again => (Kind::Double, Some(one.address.clone())),
         None => (Kind::Double, double_bounce_recipient(config, message)),
     };
     let Some(to) = to else {
@@ -186,7 +191,10 @@ fn tell_of(queue: &Queue, config: &Config, message: &Message, kind: Kind, group:
     };
     match queue.begin_derived(&message.id, &origin(kind, *first))? {
         Some(draft) => {
-            let id = write(draft, config, message, kind, &told, &to)?;
+            let id = match is_again {
+                true => write_in_ascii(draft, message, &to)?,
+                false => write(draft, config, message, kind, &told, &to)?,
+            };
             queue.wake_for(&id);
         }
         None => log::info!("id={} event=returned-before kind={}", message.id, kind.word()),
@@ -206,6 +214,38 @@ fn double_bounce_recipient(config: &Config, message: &Message) -> Option<Address
     let is_worth_it = matches!(message.attribute(REPORT), None | Some("failure"));
     let to = Address::from_internal(config.double_bounce_recipient.as_bytes()).ok()?;
     is_worth_it.then(|| to.or_at(&config.myhostname))
+}
+
+/// Whether this is a report that did not go because of octets above 127: it can be written without.
+fn needs_ascii(message: &Message, told: &[Told]) -> bool {
+    let is_lack = |word: &str| matches!(word, "5.6.3" | "4.6.3");
+    let is_report = message.attribute(REPORT).is_some() && message.reverse_path.0.is_none();
+    let is_open = |to: &Told| to.address.is_ascii() && to.report.split(' ').any(is_lack);
+    is_report && message.parameters.body == Body::EightBitMime && matches!(told, [one] if is_open(one))
+}
+
+/// Writes a report once more.
+fn write_in_ascii(mut draft: Draft, message: &Message, to: &Address) -> Result<Id, Error> {
+    let is_cut = in_ascii(message, false, |_| Ok(()))?;
+    in_ascii(message, is_cut, |octets| draft.content(octets))?;
+    draft.end_content()?;
+    let parameters = MailParameters { body: Body::SevenBit, smtputf8: false, ..message.parameters.clone() };
+    let kind = message.attribute(REPORT).unwrap_or_default();
+    commit(draft, message, kind, &parameters, to, 1)
+}
+
+/// Gives a report in ASCII, and says whether it is cut.
+fn in_ascii(message: &Message, is_cut: bool, mut each: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<bool, Error> {
+    let (mut content, mut piece) = (BufReader::new(message.content()), Vec::new());
+    let mut ascii = ascii::Ascii::new(is_cut);
+    loop {
+        let read = content.by_ref().take(ascii::PIECE).read_until(b'\n', &mut piece);
+        match read.map_err(|error| Error::Io(format!("{}: {error}", message.id)))? {
+            0 => return Ok(ascii.is_cut),
+            _ => each(&ascii.take(&piece))?,
+        }
+        piece.clear();
+    }
 }
 
 fn write(
@@ -243,15 +283,28 @@ fn write(
     }
     draft.content(report.end().as_bytes())?;
     draft.end_content()?;
-    // Of a report nothing is reported, but a failure is kept (double bounces).
-    draft.recipient(to)?;
     let body = if is_ascii && !report.is_global { Body::SevenBit } else { Body::EightBitMime };
     let smtputf8 = report.is_global || !to.as_bytes().is_ascii();
-    draft.parameters(&MailParameters { body, smtputf8, requiretls, ..MailParameters::default() })?;
-    draft.attribute(REPORT, kind.word())?;
+    let parameters = MailParameters { body, smtputf8, requiretls, ..MailParameters::default() };
+    commit(draft, message, kind.word(), &parameters, to, told.len())
+}
+
+/// Queues a report that is written, about so many recipients.
+fn commit(
+    mut draft: Draft,
+    message: &Message,
+    kind: &str,
+    parameters: &MailParameters,
+    to: &Address,
+    recipients: usize,
+) -> Result<Id, Error> {
+    // Of a report nothing is reported, but a failure is kept (double bounces).
+    draft.recipient(to)?;
+    draft.parameters(parameters)?;
+    draft.attribute(REPORT, kind)?;
     let head = Head { reverse_path: ReversePath::NULL, trace: Vec::new(), channel: CHANNEL.to_owned() };
     let id = draft.commit(&head)?;
-    log::info!("id={} return={id} kind={} to=<{}> recipients={}", message.id, kind.word(), shown(to), told.len());
+    log::info!("id={} return={id} kind={kind} to=<{}> recipients={recipients}", message.id, shown(to));
     Ok(id)
 }
 

@@ -8,6 +8,10 @@ use crate::queue::{Id, Message};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+/// The words in front of a message that comes with a report, and of a header.
+pub(super) const WHOLE_FOLLOWS: &str = "What was sent follows below.";
+pub(super) const HEADER_FOLLOWS: &str = "The header of what was sent follows below.";
+
 /// A return message in the making.
 pub(super) struct Report<'a> {
     config: &'a Config,
@@ -94,15 +98,15 @@ impl<'a> Report<'a> {
         for one in self.told {
             text.push_str(&format!("  <{}>\n    {}\n", self.address(&one.address), self.reason(one)));
         }
-        let what = if self.is_whole { "What was sent" } else { "The header of what was sent" };
+        let what = if self.is_whole { WHOLE_FOLLOWS } else { HEADER_FOLLOWS };
         text.push_str(&match self.kind {
-            Kind::Failure => format!("\nIt will not be tried again. {what} follows below.\n\n"),
+            Kind::Failure => format!("\nIt will not be tried again. {what}\n\n"),
             Kind::Delay => format!(
                 "\nIt is tried again, until {}. You need not send it again.\n\n",
                 self.until().map_or_else(|| "it arrives".to_owned(), field_date)
             ),
-            Kind::Success => format!("\n{what} follows below.\n\n"),
-            Kind::Double => format!("\nNobody else is told. {what} follows below.\n\n"),
+            Kind::Success => format!("\n{what}\n\n"),
+            Kind::Double => format!("\nNobody else is told. {what}\n\n"),
         });
         text
     }
