@@ -62,8 +62,9 @@ struct Message {
     draft: Option<Draft>,
     hops: HopCounter,
     recipients: u32,
-    /// Who gets it, as far as remembered, the domain in lower case: who is named twice gets one copy.
-    named: BTreeSet<(Vec<u8>, Vec<u8>)>,
+    /// Who gets it, as far as remembered, the domain in lower case, and what was said with it: who is named twice gets one
+    /// copy, but each wish is kept (RFC 3461 section 5.2.6).
+    named: BTreeSet<(Vec<u8>, Vec<u8>, String)>,
     first_recipient: Option<Address>,
     /// The same recipients, for the filter before the queue.
     handed_over: before_queue::Recipients,
@@ -374,7 +375,7 @@ impl Submit for Receiver<'_> {
         }
         let Ok(complete) = address.completed(&self.config.myhostname) else { return Ok(Verdict::BadAddress) };
         let domain = complete.domain().unwrap_or_default().to_ascii_lowercase();
-        let key = (complete.local_part().to_vec(), domain);
+        let key = (complete.local_part().to_vec(), domain, parameters.to_string());
         if self.message.named.contains(&key) {
             return Ok(verdict);
         }

@@ -262,3 +262,21 @@ fn a_recipient_named_twice_is_written_once() {
     assert!(matches!(receiver.commit().unwrap(), Outcome::Queued(_)));
     assert_eq!(site.queued()[0].recipients.len(), 2);
 }
+
+/// RFC 3461 sections 5.2.3 and 5.2.6: each recipient of the transaction has its own.
+#[test]
+fn whoever_is_named_again_with_other_wishes_is_another_recipient() {
+    let site = Site::with(&[]);
+    let common = Common::default();
+    let mut receiver = site.receiver(&common);
+    receiver.reverse_path(&alice()).unwrap();
+    for said in ["NOTIFY=NEVER", "", "NOTIFY=NEVER", "NOTIFY=NEVER ORCPT=rfc822;b@c", ""] {
+        let parameters = RecipientParameters::from_text(said.as_bytes()).unwrap();
+        assert_eq!(receiver.recipient_with(&address("bob@mx.example"), &parameters).unwrap(), Verdict::Accepted);
+    }
+    receiver.content(b"x\n").unwrap();
+    assert!(matches!(receiver.commit().unwrap(), Outcome::Queued(_)));
+    let queued = &site.queued()[0];
+    let said: Vec<String> = queued.recipients.iter().map(|recipient| recipient.parameters.to_string()).collect();
+    assert_eq!(said, ["NOTIFY=NEVER", "", "NOTIFY=NEVER ORCPT=rfc822;b@c"]);
+}
