@@ -96,6 +96,25 @@ fn a_return_message_names_the_host_that_refused_and_what_it_said() {
     assert_eq!(status.trim_end().split("\n\n").count(), 2, "{status}");
 }
 
+/// RFC 3464 section 2.3.6. The remedy stands at the end of what many hosts say.
+#[test]
+fn a_return_message_has_all_that_the_host_said() {
+    const SAID: &str = "550-5.7.26 Your email has been blocked because the sender is unauthenticated.\r\n\
+                        550-5.7.26 Senders must authenticate with either SPF or DKIM. For instructions\r\n\
+                        550-5.7.26 on setting up authentication, go to\r\n\
+                        550 5.7.26 https://support.example/mail/answer/81126#authentication";
+    let hop = Hop::start(|word, _, _| (word == ".").then_some(Act::Say(SAID)));
+    let scratch = to(&hop);
+    scratch.enqueue(&["bob@b.example"], TEXT);
+    scratch.deliver();
+    let back = String::from_utf8(scratch.mail("alice").concat()).expect("a report");
+    let remedy = "go to https://support.example/mail/answer/81126#authentication";
+    assert_eq!(back.matches(remedy).count(), 2, "{back}");
+    let diagnostic = "\nDiagnostic-Code: smtp; 550 5.7.26 Your email has been blocked because the sender is unauth";
+    assert!(back.contains(diagnostic), "{back}");
+    assert!(back.lines().all(|line| line.len() <= 998), "{back}");
+}
+
 /// What is said or done at a stage, and what becomes of the message: `deferred`, `failed`.
 const ODD: [(&str, Act, &str); 25] = [
     ("greeting", Act::Say("554 5.7.1 go away"), "deferred"),

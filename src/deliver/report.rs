@@ -205,8 +205,7 @@ fn tell_of(queue: &Queue, config: &Config, message: &Message, kind: Kind, group:
 fn told(config: &Config, message: &Message, number: usize) -> Option<Told> {
     let recipient = message.recipients.get(number)?;
     let address = public_address(message, &recipient.address.or_at(&config.myhostname));
-    let report = clean(recipient.report.as_bytes(), 200);
-    Some(Told { address, parameters: recipient.parameters.clone(), report })
+    Some(Told { address, parameters: recipient.parameters.clone(), report: recipient.report.clone() })
 }
 
 /// Who hears of a message from nobody that failed; nobody, if it is itself a report that was no return of a failure.

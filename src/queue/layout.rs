@@ -45,6 +45,9 @@ pub const COMPLETE: u8 = b'c';
 /// Longest report in a status slot.
 pub const LONGEST_REPORT: usize = 120;
 
+/// Longest report that is kept in memory: what a next hop says is told to the sender whole, as a rule in the same attempt.
+pub const LONGEST_TOLD: usize = 600;
+
 /// Octets of the status slot behind each address: state, attempts, time, report length, report.
 pub const SLOT: usize = 1 + 4 + 8 + 1 + LONGEST_REPORT;
 

@@ -4,7 +4,7 @@ use super::{Draft, HELD, RecipientState, microseconds, uninterrupted};
 use crate::logging;
 use crate::message::parameters::MailParameters;
 use crate::message::path::ReversePath;
-use crate::queue::layout::{self, Header, Kind, LONGEST_REPORT, Lines, Slot};
+use crate::queue::layout::{self, Header, Kind, LONGEST_REPORT, LONGEST_TOLD, Lines, Slot};
 use crate::queue::{Error, Id, Recipient, remove_file};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -167,13 +167,14 @@ impl Message {
     }
 
     /// Records how far a recipient is; `Trying` counts one attempt more. `durable`: on disk before this returns. The
-    /// report is cleaned and cut.
+    /// report is cleaned; in the file it is cut.
     pub fn mark(&mut self, number: usize, state: RecipientState, report: &str, durable: bool) -> Result<(), Error> {
         let (Some(recipient), Some(&at)) = (self.recipients.get_mut(number), self.slots.get(number)) else {
             return Err(Error::Io(format!("{}: there is no recipient {number}", self.id)));
         };
         let attempts = recipient.attempts.saturating_add(u32::from(state == RecipientState::Trying));
-        let report = logging::clean(report.as_bytes(), LONGEST_REPORT);
+        let told = logging::clean(report.as_bytes(), LONGEST_TOLD);
+        let report = logging::clean(told.as_bytes(), LONGEST_REPORT);
         let is_warned = recipient.is_warned;
         let changed = SystemTime::now();
         let slot = Slot { state, attempts, is_warned, time: microseconds(changed), report };
@@ -183,7 +184,7 @@ impl Message {
         if durable {
             self.file.sync_data().map_err(|e| Error::from_io(&format!("{}: fdatasync", self.id), &e))?;
         }
-        (recipient.state, recipient.attempts, recipient.report) = (slot.state, slot.attempts, slot.report);
+        (recipient.state, recipient.attempts, recipient.report) = (slot.state, slot.attempts, told);
         recipient.changed = changed;
         Ok(())
     }
