@@ -431,10 +431,16 @@ fn postmaster_is_kept_where_nobody_is_and_root_is_not() {
     enqueue(&scratch, "alice@mx.example", "root@mx.example");
     scratch.deliver();
     assert_eq!((kept(), scratch.mail("alice").len()), (2, 1));
+    // Reports come from there, and it is postmaster's.
+    let before = kept();
+    enqueue(&scratch, "alice@mx.example", "MAILER-DAEMON@mx.example");
+    scratch.deliver();
+    let log = scratch.deliver();
+    assert_eq!(kept(), before + 1, "{log}");
     scratch.write("aliases", "postmaster: root\nroot: bob\n");
     enqueue(&scratch, "alice@mx.example", "postmaster@mx.example");
     scratch.deliver();
-    assert_eq!((kept(), scratch.mail("bob").len()), (2, 1));
+    assert_eq!((kept(), scratch.mail("bob").len()), (before + 1, 1));
 }
 
 #[test]

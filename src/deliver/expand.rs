@@ -21,6 +21,7 @@ use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, HopCounter, Protocol, Received};
 use crate::message::verp;
 use crate::queue::{Error, Head, Message, Queue};
+use crate::submit::verify;
 use std::time::SystemTime;
 
 /// The attribute of a message that an alias or a `~/.forward` sent on.
@@ -78,7 +79,7 @@ impl Route {
 
     /// Whether mail for postmaster came this way.
     pub fn is_postmaster(&self) -> bool {
-        self.address.local_part().eq_ignore_ascii_case(b"postmaster")
+        verify::is_of_postmaster(&self.address)
     }
 
     /// The address of the user whose `~/.forward` it was.

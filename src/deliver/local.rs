@@ -132,7 +132,7 @@ impl Delivery<'_, '_> {
     /// An alias of empty files: nobody would have the message, so whoever sent it must hear of that.
     fn nobody(&self, name: &str) -> Outcome {
         let is_of_postmaster = Route::of(self.copy.message).is_some_and(|route| route.is_postmaster());
-        if is_of_postmaster || self.copy.address.local_part().eq_ignore_ascii_case(b"postmaster") {
+        if is_of_postmaster || verify::is_of_postmaster(self.copy.address) {
             return self.keep();
         }
         log::warn!("id={} alias={name}: it leads to nobody", self.copy.message.id);

@@ -3,7 +3,7 @@
 //! An address without a domain is completed with `myhostname`; the domain gives the channel by which mail leaves; the
 //! channel it came in on says whether it may, and from a client that no channel lists it stays on this machine in any case;
 //! and where mail ends in a mailbox here, its user must exist, or an alias. A local part that nobody has is looked for
-//! without its extension (`recipient_delimiter`). postmaster is always taken.
+//! without its extension (`recipient_delimiter`). postmaster is always taken, and so is mailer-daemon, as postmaster.
 
 use super::{Policy, Verdict};
 use crate::aliases::{self, Target};
@@ -151,7 +151,17 @@ pub fn local(config: &Config, address: &Address) -> Lookup<Local> {
             Lookup::CannotTell(why) => return Lookup::CannotTell(why),
         }
     }
-    if local.eq_ignore_ascii_case("postmaster") { Lookup::Yes(Local::Postmaster) } else { Lookup::No }
+    match is_of_postmaster(address) {
+        true if local.eq_ignore_ascii_case("postmaster") => Lookup::Yes(Local::Postmaster),
+        true => self::local(config, &with_local_part(address, "postmaster")),
+        false => Lookup::No,
+    }
+}
+
+/// Whether mail for it must be taken: postmaster's own, and what reports come from (`deliver/report/text.rs`), for people
+/// answer them.
+pub fn is_of_postmaster(address: &Address) -> bool {
+    ["postmaster", "mailer-daemon"].iter().any(|name| address.local_part().eq_ignore_ascii_case(name.as_bytes()))
 }
 
 /// The local part, and the user and extension it may be made of. The owner of a list and its requests are never taken
@@ -270,6 +280,23 @@ mod tests {
         assert_eq!(verdict("postmasters@other.example"), Verdict::UnknownUser);
         std::fs::remove_file(site.path().join("aliases")).unwrap();
         assert_eq!(verdict("list@mx.example"), Verdict::CannotTell);
+    }
+
+    /// Reports come from there, and people answer them.
+    #[test]
+    fn mailer_daemon_is_postmaster_where_nobody_else_is() {
+        let site = site();
+        let file = |name: &str| site.path().join(name).display().to_string();
+        let (users, map) = (format!("passwd-file:{}", file("passwd")), file("aliases"));
+        std::fs::write(site.path().join("passwd"), "# nobody\n").unwrap();
+        let config = Config::with(&[("myhostname", "mx.example"), ("users", &users), ("alias_maps", &map)]);
+        let whose = || local(&config, &address("MAILER-DAEMON@mx.example"));
+        let aliases = |text: &str| std::fs::write(site.path().join("aliases"), text).unwrap();
+        assert_eq!(whose(), Lookup::Yes(Local::Postmaster));
+        aliases("postmaster: carol\n");
+        assert!(matches!(whose(), Lookup::Yes(Local::Alias(name, _)) if name == "postmaster"));
+        aliases("postmaster: carol\nmailer-daemon: postmaster\n");
+        assert!(matches!(whose(), Lookup::Yes(Local::Alias(name, _)) if name == "mailer-daemon"));
     }
 
     #[test]
