@@ -167,7 +167,8 @@ fn notify_and_ret_say_what_comes_back() {
         report.contains("Subject: Your message was delivered\n") && report.contains("Action: delivered\n"),
         "{report}"
     );
-    let (_, report) = with(&[("jos\u{e9}@mx.example", "")], "SMTPUTF8");
+    let (_, report) = with(&[("jos\u{e9}@mx.example", "ORCPT=utf-8;jos\\x{E9}@old.example")], "SMTPUTF8");
+    assert!(report.contains("\nOriginal-Recipient: utf-8; jos\u{e9}@old.example\n"), "{report}");
     assert!(
         report.contains("report-type=global-delivery-status;") && report.contains("Final-Recipient: utf-8; "),
         "{report}"

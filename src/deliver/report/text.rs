@@ -3,7 +3,7 @@
 use super::{EXPANDED, Kind, RELAYED, Told, shown};
 use crate::clock::field_date;
 use crate::config::Config;
-use crate::message::path::Address;
+use crate::message::path::{self, Address};
 use crate::queue::{Id, Message};
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -129,10 +129,10 @@ impl<'a> Report<'a> {
             text.push('\n');
             if let Some(orcpt) = &one.parameters.orcpt {
                 let (kind, address) = orcpt.decoded();
-                let address = match kind {
-                    _ if self.is_global => address,
-                    kind if kind.eq_ignore_ascii_case("utf-8") => in_ascii(&address),
-                    _ => crate::logging::clean(address.as_bytes(), 800),
+                let address = match kind.eq_ignore_ascii_case("utf-8") {
+                    true if self.is_global => in_utf8(&address),
+                    true => in_ascii(&address),
+                    false => crate::logging::clean(address.as_bytes(), 800),
                 };
                 text.push_str(&format!("Original-Recipient: {kind}; {address}\n"));
             }
@@ -218,6 +218,25 @@ fn in_ascii(address: &str) -> String {
     text
 }
 
+/// An address of the type `utf-8` for a report in UTF-8 (RFC 6533 section 3, `utf-8-addr-unitext`); as it is where that is
+/// none.
+fn in_utf8(address: &str) -> String {
+    let mut parts = address.split("\\x{");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (digits, rest) = part.split_once('}').unwrap_or_default();
+        let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        match u32::from_str_radix(digits, 16).ok().filter(|_| is_hex).and_then(char::from_u32) {
+            Some(letter) => text.extend([letter].into_iter().chain(rest.chars())),
+            None => return address.to_owned(),
+        }
+    }
+    match path::parse_mailbox(text.as_bytes()).ok().and_then(|parsed| utf8(&parsed)) {
+        Some(_) => text,
+        None => address.to_owned(),
+    }
+}
+
 /// The enhanced status code the report begins with, and the text behind it.
 fn parts(report: &str) -> (Option<&str>, &str) {
     match report.split_once(' ') {
@@ -297,5 +316,24 @@ mod tests {
     fn an_address_of_utf_8_is_told_in_ascii() {
         assert_eq!(in_ascii("jos\u{e9}\u{4e2d}+\\x{20}@b.example"), "jos\\x{E9}\\x{4E2D}+\\x{20}@b.example");
         assert!(in_ascii(&"\u{e9}".repeat(250)).len() < 900);
+    }
+
+    /// RFC 6533 sections 3 and 4.1.
+    #[test]
+    fn an_address_of_utf_8_is_told_as_it_is_written_where_it_is_one() {
+        assert_eq!(in_utf8("jos\\x{E9}\\x{2B}\\x{4e2d}\u{fc}@b.example"), "jos\u{e9}+\u{4e2d}\u{fc}@b.example");
+        for kept in [
+            "jos\\x{E9@b",
+            "jos\\x{+E9}@b",
+            "jos\\x{}@b",
+            "x\\x{D800}@b",
+            "x\\x{A}@b",
+            "x\\x{85}@b",
+            "x\\x{20}y@b",
+            "\u{e9}",
+            "\\x{E9}",
+        ] {
+            assert_eq!(in_utf8(kept), kept);
+        }
     }
 }
