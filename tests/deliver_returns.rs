@@ -33,7 +33,10 @@ fn an_unknown_user_is_returned_in_one_report() {
     let status: Vec<&str> = parts[2].trim_matches('\n').split("\n\n").collect();
     assert_eq!(status[0], "Content-Type: message/delivery-status");
     assert!(
-        status[1].starts_with(&format!("Reporting-MTA: dns; mx.example\nX-Doorpost-Queue-Id: {id}\nArrival-Date: "))
+        status[1].starts_with("Reporting-MTA: dns; mx.example\nArrival-Date: ")
+            && status[1].ends_with(&format!("\nX-Doorpost-Queue-Id: {id}")),
+        "the order of RFC 3464 section 2.2: {}",
+        status[1]
     );
     for (fields, address) in [(status[2], "nobody-here@mx.example"), (status[3], "nor-here@mx.example")] {
         assert_eq!(

@@ -212,10 +212,10 @@ fn what_a_message_said_about_itself_goes_on_where_the_host_knows_it() {
         (plain.taken()[0].mail.as_str(), plain.taken()[0].rcpts[0].as_str()),
         ("MAIL FROM:<alice@mx.example>", "RCPT TO:<bob@b.example>")
     );
-    assert!(
-        String::from_utf8_lossy(&scratch.mail("alice").concat()).contains("Action: relayed"),
-        "success is told by us"
-    );
+    // RFC 3461 section 6.3 (h) and (i).
+    let told = String::from_utf8_lossy(&scratch.mail("alice").concat()).into_owned();
+    let fields = "Action: relayed\nStatus: 2.0.0\nRemote-MTA: dns; [127.0.0.1]\nDiagnostic-Code: smtp; 250 ";
+    assert!(told.contains(fields), "success is told by us: {told}");
 }
 
 /// RFC 5321 section 4.5.3.1.6. A header's line is folded by that; LMTP ends at a mailbox.

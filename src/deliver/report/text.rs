@@ -120,10 +120,10 @@ impl<'a> Report<'a> {
             text.push_str(&format!("Original-Envelope-Id: {envid}\n"));
         }
         text.push_str(&format!(
-            "Reporting-MTA: dns; {}\nX-Doorpost-Queue-Id: {}\nArrival-Date: {}\n",
+            "Reporting-MTA: dns; {}\nArrival-Date: {}\nX-Doorpost-Queue-Id: {}\n",
             self.config.myhostname,
-            self.message.id,
-            field_date(self.message.created)
+            field_date(self.message.created),
+            self.message.id
         ));
         for one in self.told {
             text.push('\n');
@@ -142,16 +142,13 @@ impl<'a> Report<'a> {
                 "Final-Recipient: {kind}; {}\nAction: {action}\nStatus: {status}\n",
                 self.address(&one.address)
             ));
-            let said = said(&one.report);
-            if let Some((host, _)) = said {
+            if let Some(host) = host(&one.report) {
                 text.push_str(&format!("Remote-MTA: dns; {}\n", mta(host)));
             }
-            if matches!(self.kind, Kind::Failure | Kind::Delay | Kind::Double) {
-                let (of, diagnostic) = match said.and_then(|(_, reply)| reply) {
-                    Some(reply) => ("smtp", reply),
-                    None => ("x-doorpost", parts(&one.report).1),
-                };
-                text.push_str(&format!("Diagnostic-Code: {of}; {diagnostic}\n"));
+            match said(&one.report) {
+                Some((_, Some(reply))) => text.push_str(&format!("Diagnostic-Code: smtp; {reply}\n")),
+                _ if self.kind == Kind::Success => {}
+                _ => text.push_str(&format!("Diagnostic-Code: x-doorpost; {}\n", parts(&one.report).1)),
             }
             if let (Kind::Delay, Some(until)) = (self.kind, self.until()) {
                 text.push_str(&format!("Will-Retry-Until: {}\n", field_date(until)));
@@ -256,6 +253,22 @@ fn said(report: &str) -> Option<(&str, Option<&str>)> {
     Some((host, is_smtp.then_some(reply)))
 }
 
+/// The host that a report names: one that answered, one that did not (`Trouble::report`, `relay/qmqp.rs`), or one that lacks
+/// what is needed.
+fn host(report: &str) -> Option<&str> {
+    let between = |before: &str, after: &str| report.split_once(before)?.1.split_once(after).map(|(host, _)| host);
+    let lacks = || report.strip_suffix(')').filter(|report| report.contains("the next hop"))?.rsplit_once(" (");
+    let found = said(report)
+        .map(|(host, _)| host)
+        .or_else(|| between("4.4.2 lost the connection to ", " at "))
+        .or_else(|| between("4.4.2 the connection to ", " was lost"))
+        .or_else(|| between("4.4.2 ", " took too long "))
+        .or_else(|| between("4.5.0 ", " answered "))
+        .or_else(|| between("4.5.0 ", " said something else "))
+        .or_else(|| lacks().map(|(_, host)| host));
+    found.filter(|host| !host.contains(' '))
+}
+
 /// A host as RFC 3464 section 2.3.5 names it: an address stands in brackets.
 fn mta(host: &str) -> String {
     match host.parse::<IpAddr>() {
@@ -277,6 +290,7 @@ fn is_status(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::client::{Lost, Stage, Trouble};
 
     #[test]
     fn a_report_is_taken_apart_into_status_and_text() {
@@ -297,6 +311,24 @@ mod tests {
             ("5.1.1 no such user", None),
         ] {
             assert_eq!(said(report), expected, "{report}");
+        }
+        let lost = |lost| Trouble::Lost(lost, Stage::Rcpt).report("mx.b");
+        for report in [
+            "5.1.1 mx.b said: 550 5.1.1 no (to RCPT)".to_owned(),
+            lost(Lost::HungUp),
+            lost(Lost::TimedOut),
+            format!("5.4.7 given up after 5 days: {}", lost(Lost::Nonsense)),
+            Trouble::Cannot("5.3.4 the message is larger than the next hop takes").report("mx.b"),
+            "4.4.2 the connection to mx.b was lost".to_owned(),
+            "4.4.2 mx.b took too long to answer".to_owned(),
+            "4.5.0 mx.b said something else than an answer".to_owned(),
+        ] {
+            assert_eq!(host(&report), Some("mx.b"), "{report}");
+        }
+        for report in
+            ["5.1.1 no such user here (mx.b)", "4.4.1 no connection to the QMQP server", "5.3.0 it answered x y"]
+        {
+            assert_eq!(host(report), None, "{report}");
         }
         assert_eq!(["192.0.2.1", "::1", "mx.b"].map(mta), ["[192.0.2.1]", "[IPv6:::1]", "mx.b"]);
     }
