@@ -94,11 +94,15 @@ fn one_answer(octets: usize, answer: &'static [u8]) -> (String, JoinHandle<Vec<u
     (address, server)
 }
 
+const LONG: &str =
+    "103:Dthis message is refused, and what is to be done about it stands at https://support.example/mail/remedy,";
+
 #[test]
 fn each_answer_has_its_meaning_and_none_or_nonsense_means_later() {
     for (octets, answer, status, told) in [
         (90, &b"3:Kok,"[..], "relayed", ""),
         (90, b"9:Dno, never,", "failed", "said: no, neve"),
+        (90, LONG.as_bytes(), "failed", &LONG[5..LONG.len() - 1]),
         (90, b"13:Znot just now,", "deferred", "said: not just now"),
         (90, b"", "deferred", "was lost"),
         (90, b"220 mx ESMTP\r\n", "deferred", "was lost"),

@@ -20,6 +20,9 @@ use std::time::Duration;
 /// Longest answer.
 const LONGEST_ANSWER: u64 = 2000;
 
+/// Most octets of it that the sender is told, as of a reply of SMTP.
+const LONGEST_TEXT: usize = 400;
+
 /// How long one address may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -192,7 +195,7 @@ impl Talk {
             text.push(octet);
         }
         text.truncate(usize::try_from(left - 1).unwrap_or(usize::MAX));
-        Ok((first, clean(&text, 70)))
+        Ok((first, clean(&text, LONGEST_TEXT)))
     }
 
     fn octet(&mut self) -> Result<u8, Lost> {
