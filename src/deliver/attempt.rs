@@ -83,11 +83,11 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
     }
     let (mut groups, handed) = trial.serve_here(tools)?;
     // Whoever took very long the last time, or so long that there was no end of it, keeps nobody else waiting now.
-    groups.0.sort_by_cached_key(|group| trial.attempts(group));
-    for group in groups.0 {
+    groups.list.sort_by_cached_key(|group| trial.attempts(group));
+    for group in groups.list {
         trial.send(tools, &group)?;
     }
-    for group in handed.0 {
+    for group in handed.list {
         for part in group.to.chunks(config.smtp_destination_recipient_limit.max(1) as usize) {
             trial.hand_over(tools, &group, part)?;
         }

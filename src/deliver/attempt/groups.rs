@@ -6,6 +6,7 @@ use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
 use crate::queue::Message;
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 /// Recipients that one next hop takes in one transaction.
 pub(super) struct Group {
@@ -23,8 +24,15 @@ impl Group {
     }
 }
 
+/// What the recipients of a group have in common: transport, next hop, domain, sender.
+type Way = (String, String, String, ReversePath);
+
 #[derive(Default)]
-pub(super) struct Groups(pub(super) Vec<Group>);
+pub(super) struct Groups {
+    pub(super) list: Vec<Group>,
+    /// Where each is in the list. With VERP there may be as many groups as recipients.
+    places: HashMap<Way, usize>,
+}
 
 impl Groups {
     pub(super) fn add(&mut self, transport: &Transport, message: &Message, number: usize, address: Address) {
@@ -38,15 +46,20 @@ impl Groups {
     }
 
     pub(super) fn put(&mut self, way: (String, String, String), message: &Message, number: usize, address: Address) {
+        self.join(way, verp::expand(&message.reverse_path, &address), number, address);
+    }
+
+    fn join(&mut self, way: (String, String, String), sender: ReversePath, number: usize, address: Address) {
         let (transport, hop, domain) = way;
-        let sender = verp::expand(&message.reverse_path, &address);
-        let same = |group: &&mut Group| {
-            (&*group.transport, &*group.hop, &*group.domain, &group.sender) == (&*transport, &*hop, &*domain, &sender)
-        };
-        match self.0.iter_mut().find(same) {
-            Some(group) => group.to.push((number, address)),
-            None => self.0.push(Group { transport, hop, domain, sender, to: vec![(number, address)] }),
+        let way = (transport, hop, domain, sender);
+        let group = self.places.get(&way).and_then(|place| self.list.get_mut(*place));
+        if let Some(group) = group {
+            group.to.push((number, address));
+            return;
         }
+        let (transport, hop, domain, sender) = way.clone();
+        self.places.insert(way, self.list.len());
+        self.list.push(Group { transport, hop, domain, sender, to: vec![(number, address)] });
     }
 }
 
@@ -58,5 +71,27 @@ pub(super) fn hop_of(transport: &Transport) -> Option<(String, String)> {
             Some((name.clone(), hop.clone()))
         }
         Transport::Other(..) | Transport::Mailbox | Transport::None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// A list's message may be for very many, whom one host has.
+    #[test]
+    fn recipients_that_have_a_sender_each_take_no_time_worth_naming() {
+        let (mut groups, begun) = (Groups::default(), Instant::now());
+        let way = || ("smtp".to_owned(), "relay.example".to_owned(), String::new());
+        let address = |text: &str| Address::from_internal(text.as_bytes()).unwrap();
+        for number in 0..50_000 {
+            let sender = ReversePath(Some(address(&format!("list-user{number}=client.example@mx.example"))));
+            groups.join(way(), sender, number, address(&format!("user{number}@client.example")));
+        }
+        groups.join(way(), groups.list[7].sender.clone(), 50_000, address("user7@client.example"));
+        let numbers: Vec<usize> = groups.list[7].to.iter().map(|(number, _)| *number).collect();
+        assert_eq!((groups.list.len(), numbers), (50_000, vec![7, 50_000]));
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     }
 }
