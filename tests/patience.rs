@@ -221,6 +221,23 @@ fn next_hops_that_are_silent_do_not_hold_up_mail_for_mailboxes_here() {
     assert_eq!(hops.iter().map(Hop::sessions).sum::<usize>(), 3);
 }
 
+/// A message for here and for there: what an alias made of it waits neither while another is with that host nor while it is
+/// there itself.
+#[test]
+fn mail_that_stays_here_by_an_alias_does_not_wait_for_a_host_that_is_silent() {
+    let hop = Hop::start(|_, _, _| Some(Act::Silence));
+    let limits = "default_destination_concurrency_limit = 1\ndeliver_stop_timeout = 1s\nqueue_run_delay = 1h";
+    let scratch = to(&hop, limits);
+    scratch.write("aliases", "all: alice, carol\n");
+    let _watching = Watching::start(&scratch);
+    for count in 1..=3 {
+        scratch.enqueue(&["bob@b.example", "all@mx.example"], TEXT);
+        Queue::at(&scratch.queue()).wake();
+        until("the copies that stay here", || scratch.mail("alice").len() == count);
+    }
+    assert_eq!(hop.sessions(), 1);
+}
+
 /// Else it would be due at once where the try took longer than the wait.
 #[test]
 fn the_wait_for_the_next_try_begins_when_the_try_is_over() {

@@ -4,12 +4,13 @@
 //! of the other. Fresh mail is taken by turns from its old end and from its new one: a single message that comes behind
 //! ten thousand of a flood is the next but one.
 //!
-//! A message and those it gave rise to, returns and what an alias made of it, are never worked on at the same time, the
-//! message first: one whose worker was killed between queueing another and noting it must find that still in the queue.
-//! Ids tell: that of the other is a microsecond later (`Id::derived`).
+//! What a message gave rise to, returns and what an alias made of it, waits until the attempt at that message is over or has
+//! noted it: whose worker is killed between queueing another and noting it must find that still in the queue. `origin.rs`
+//! holds to that whoever works on what; here it saves giving out what could not be delivered yet. Which message another
+//! comes from is what its origin says. Its id only tells where that is worth reading: ids of others may be as near.
 
 use crate::queue::Id;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, SystemTime};
 
 /// Most messages known at once; the others wait in the queue for a later look.
@@ -25,43 +26,36 @@ pub struct Backlog {
     first: VecDeque<Id>,
     fresh: VecDeque<Id>,
     stale: VecDeque<Id>,
-    /// Families of which a message is in one of the lines or given out.
-    families: HashMap<u64, Family>,
-    /// Of which family ids of such a time are.
-    roots: HashMap<u64, u64>,
+    /// What waits for the message that it comes from.
+    waiting: HashMap<Id, Vec<Id>>,
+    /// Messages that are with a host or wait for one, and have noted all they gave rise to.
+    noted: HashSet<Id>,
     /// Everything that was added and is not finished.
-    known: HashSet<Id>,
+    known: BTreeSet<Id>,
     turn: u32,
 }
 
-/// Messages of which only one is worked on at a time.
-#[derive(Debug, Default)]
-struct Family {
-    waiting: VecDeque<Id>,
-    times: Vec<u64>,
-    /// The attempt at one of them broke off: the others may be its work, not noted yet.
-    is_broken: bool,
-}
-
 impl Backlog {
-    /// Adds messages with the times of their next tries, unless they are known. False: not all had room.
-    pub fn add(&mut self, mut due: Vec<(SystemTime, Id)>) -> bool {
+    /// Adds messages with the times of their next tries, unless they are known. `origin` reads which message one comes from.
+    /// False: not all had room.
+    pub fn add(&mut self, mut due: Vec<(SystemTime, Id)>, origin: impl Fn(&Id) -> Option<Id>) -> bool {
         due.retain(|(_, id)| !self.known.contains(id));
-        due.retain(|(_, id)| !self.is_held_back(id));
         let room = MOST.saturating_sub(self.known.len());
         let all_fit = due.len() <= room;
         due.truncate(room);
+        // Whoever comes from another is behind it.
         due.sort_unstable_by_key(|(_, id)| *id);
-        // Each line in the order of times, but within a family in that of the ids.
-        let mut leaders = Vec::new();
+        let mut free = Vec::new();
         for (time, id) in due {
+            let parent = if self.may_come_from_another(&id) { origin(&id) } else { None };
             self.known.insert(id);
-            if self.join(id) {
-                leaders.push((time, id));
+            match parent.filter(|parent| self.known.contains(parent) && !self.noted.contains(parent)) {
+                Some(parent) => self.waiting.entry(parent).or_default().push(id),
+                None => free.push((time, id)),
             }
         }
-        leaders.sort_unstable();
-        for (time, id) in leaders {
+        free.sort_unstable();
+        for (time, id) in free {
             let is_fresh = time.duration_since(id.time()).map_or(true, |since| since < FRESH);
             if is_fresh { self.fresh.push_back(id) } else { self.stale.push_back(id) }
         }
@@ -88,6 +82,7 @@ impl Backlog {
 
     /// Something became free for a message that was given out before.
     pub fn again(&mut self, id: Id) {
+        self.noted.remove(&id);
         self.first.push_back(id);
     }
 
@@ -96,80 +91,34 @@ impl Backlog {
         self.first.push_front(id);
     }
 
-    /// Its attempt is over; the next of its family may come.
+    /// Its attempt is over; what it gave rise to may come.
     pub fn finish(&mut self, id: &Id) {
         self.known.remove(id);
-        let Some(root) = self.roots.get(&id.microseconds()).copied() else { return };
-        let Some(family) = self.families.get_mut(&root) else { return };
-        match family.waiting.pop_front() {
-            Some(next) => self.first.push_back(next),
-            None => self.dissolve(root),
-        }
+        self.noted.remove(id);
+        self.first.extend(self.waiting.remove(id).unwrap_or_default());
     }
 
-    /// Its attempt broke off, so nobody knows what it had queued by then. Its family is held back until
-    /// [`Backlog::take_up`], when they are looked at again, it first.
-    pub fn break_off(&mut self, id: &Id) {
-        self.known.remove(id);
-        let Some(root) = self.roots.get(&id.microseconds()) else { return };
-        let Some(family) = self.families.get_mut(root) else { return };
-        family.is_broken = true;
-        for other in std::mem::take(&mut family.waiting) {
-            self.known.remove(&other);
-        }
+    /// It has noted all it gave rise to so far. It is with a host or waits for one, which is no reason for mail that stays
+    /// here to wait.
+    pub fn has_noted(&mut self, id: &Id) {
+        self.noted.insert(*id);
+        self.first.extend(self.waiting.remove(id).unwrap_or_default());
     }
 
-    /// Forgets which attempts broke off.
-    pub fn take_up(&mut self) {
-        let broken: Vec<u64> =
-            self.families.iter().filter(|(_, family)| family.is_broken).map(|(root, _)| *root).collect();
-        broken.into_iter().for_each(|root| self.dissolve(root));
-    }
-
-    fn is_held_back(&self, id: &Id) -> bool {
-        self.root_of(id).and_then(|root| self.families.get(&root)).is_some_and(|family| family.is_broken)
-    }
-
-    /// The family that it belongs to, if that is known.
-    fn root_of(&self, id: &Id) -> Option<u64> {
+    /// Whether a message is known whose id is as near as that of the one it comes from (`Id::derived`).
+    fn may_come_from_another(&self, id: &Id) -> bool {
+        let of = |microseconds| Id::of_time(SystemTime::UNIX_EPOCH + Duration::from_micros(microseconds));
         let time = id.microseconds();
-        [Some(time), time.checked_sub(1)].into_iter().flatten().find_map(|time| self.roots.get(&time)).copied()
-    }
-
-    /// Whether it is the first of its family; else it waits for the others.
-    fn join(&mut self, id: Id) -> bool {
-        let time = id.microseconds();
-        let known = self.root_of(&id);
-        let root = known.unwrap_or(time);
-        let is_first = known.is_none();
-        let family = self.families.entry(root).or_default();
-        if self.roots.insert(time, root).is_none() {
-            family.times.push(time);
-        }
-        if !is_first {
-            family.waiting.push_back(id);
-        }
-        is_first
-    }
-
-    fn dissolve(&mut self, root: u64) {
-        for time in self.families.remove(&root).map(|family| family.times).unwrap_or_default() {
-            self.roots.remove(&time);
-        }
+        self.known.range(of(time.saturating_sub(1))..of(time)).next().is_some()
     }
 
     /// Forgets all that is in the lines, and gives it: nothing more is to be given out.
     pub fn clear(&mut self) -> Vec<Id> {
         let mut ids: Vec<Id> =
             [&mut self.first, &mut self.fresh, &mut self.stale].into_iter().flat_map(std::mem::take).collect();
-        ids.extend(self.families.values_mut().flat_map(|family| std::mem::take(&mut family.waiting)));
+        ids.extend(self.waiting.drain().flat_map(|(_, waiting)| waiting));
         let gone: HashSet<&Id> = ids.iter().collect();
         self.known.retain(|id| !gone.contains(id));
-        let kept: HashSet<u64> =
-            self.known.iter().filter_map(|id| self.roots.get(&id.microseconds()).copied()).collect();
-        let is_over = |(root, family): &(&u64, &Family)| !kept.contains(root) && !family.is_broken;
-        let over: Vec<u64> = self.families.iter().filter(is_over).map(|(root, _)| *root).collect();
-        over.into_iter().for_each(|root| self.dissolve(root));
         ids
     }
 
@@ -192,6 +141,10 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
     }
 
+    fn alone(_: &Id) -> Option<Id> {
+        None
+    }
+
     fn drain(backlog: &mut Backlog) -> Vec<Id> {
         std::iter::from_fn(|| backlog.next().inspect(|id| backlog.finish(id))).collect()
     }
@@ -200,9 +153,9 @@ mod tests {
     fn a_single_message_behind_a_flood_is_among_the_next() {
         let mut backlog = Backlog::default();
         let flood: Vec<_> = (0..10_000).map(|n| (at(n), Id::new(at(n)))).collect();
-        assert!(backlog.add(flood));
+        assert!(backlog.add(flood, alone));
         let single = Id::new(at(20_000));
-        backlog.add(vec![(at(20_000), single)]);
+        backlog.add(vec![(at(20_000), single)], alone);
         let place = drain(&mut backlog).iter().position(|id| *id == single);
         assert!(place.is_some_and(|place| place < 2), "{place:?}");
     }
@@ -212,7 +165,7 @@ mod tests {
         let mut backlog = Backlog::default();
         let fresh: Vec<_> = (0..100).map(|n| (at(n), Id::new(at(n)))).collect();
         let stale: Vec<_> = (0..100).map(|n| (at(n), Id::new(at(n) - Duration::from_secs(4000)))).collect();
-        backlog.add([fresh, stale.clone()].concat());
+        backlog.add([fresh, stale.clone()].concat(), alone);
         let order = drain(&mut backlog);
         let stale: HashSet<Id> = stale.into_iter().map(|(_, id)| id).collect();
         let early = order[..100].iter().filter(|id| stale.contains(id)).count();
@@ -224,48 +177,62 @@ mod tests {
         let mut backlog = Backlog::default();
         let parent = Id::new(at(0));
         let (child, late) = (parent.derived("return/0", 0), parent.derived("return/5", 0));
-        backlog.add(vec![(at(0), child), (at(1), parent)]);
+        let origin = |id: &Id| (*id != parent).then_some(parent);
+        backlog.add(vec![(at(0), child), (at(1), parent)], origin);
         assert_eq!(backlog.next(), Some(parent));
-        backlog.add(vec![(at(2), late)]);
+        backlog.add(vec![(at(2), late)], origin);
         assert_eq!(backlog.next(), None);
         backlog.again(parent);
         assert_eq!(backlog.next(), Some(parent));
         backlog.finish(&parent);
-        assert_eq!(backlog.next(), Some(child));
-        assert_eq!(backlog.next(), None);
-        backlog.finish(&child);
-        assert_eq!(drain(&mut backlog), [late]);
-        assert!(backlog.known.is_empty() && backlog.families.is_empty());
+        assert_eq!(drain(&mut backlog), [child, late]);
+        assert!(backlog.known.is_empty() && backlog.waiting.is_empty());
     }
 
     #[test]
-    fn the_returns_of_a_message_whose_attempt_broke_off_wait_for_it_to_be_taken_up() {
+    fn what_a_message_that_waits_for_a_host_has_given_rise_to_does_not_wait_with_it() {
         let mut backlog = Backlog::default();
         let parent = Id::new(at(0));
-        let (child, late) = (parent.derived("return/0", 0), parent.derived("return/5", 0));
-        backlog.add(vec![(at(0), child), (at(0), parent)]);
+        let (child, late) = (parent.derived("expansion/0", 0), parent.derived("expansion/1", 0));
+        let origin = |id: &Id| (*id != parent).then_some(parent);
+        backlog.add(vec![(at(0), child), (at(0), parent)], origin);
         assert_eq!(backlog.next(), Some(parent));
-        backlog.break_off(&parent);
-        backlog.add(vec![(at(1), late), (at(0), child), (at(0), parent)]);
-        assert!(backlog.next().is_none() && backlog.known.is_empty());
-        backlog.take_up();
-        backlog.add(vec![(at(1), late), (at(0), child), (at(0), parent)]);
-        assert_eq!(drain(&mut backlog)[0], parent);
-        assert!(backlog.known.is_empty() && backlog.families.is_empty());
+        backlog.has_noted(&parent);
+        assert_eq!(drain(&mut backlog), [child]);
+        backlog.add(vec![(at(1), late)], origin);
+        assert_eq!(drain(&mut backlog), [late], "announced before, read behind");
+        backlog.again(parent);
+        backlog.add(vec![(at(1), late)], origin);
+        assert_eq!((backlog.next(), backlog.next()), (Some(parent), None));
+        backlog.finish(&parent);
+        assert_eq!(drain(&mut backlog), [late]);
+        assert!(backlog.known.is_empty() && backlog.noted.is_empty());
+    }
+
+    /// Whoever has a message of a moment of his choice must not hold up others of that moment.
+    #[test]
+    fn a_message_does_not_wait_for_another_that_it_does_not_come_from() {
+        let mut backlog = Backlog::default();
+        let other = Id::new(at(0));
+        let near = [other.derived("a", 0), other.derived("b", 0)];
+        backlog.add(vec![(at(0), other)], |_| None);
+        assert_eq!(backlog.next(), Some(other));
+        backlog.add(near.map(|id| (at(0), id)).to_vec(), |id| (*id == near[0]).then(|| Id::new(at(5))));
+        assert_eq!(drain(&mut backlog).len(), 2);
     }
 
     #[test]
     fn what_is_known_is_not_added_again_and_more_than_fits_waits() {
         let mut backlog = Backlog::default();
         let many: Vec<_> = (0..MOST as u64 + 5).map(|n| (at(n), Id::new(at(n)))).collect();
-        assert!(!backlog.add(many.clone()));
+        assert!(!backlog.add(many.clone(), alone));
         assert_eq!((backlog.known.len(), backlog.has_room()), (MOST, false));
         assert_eq!((drain(&mut backlog).len(), backlog.has_room()), (MOST, true));
-        backlog.add(many[..2].to_vec());
+        backlog.add(many[..2].to_vec(), alone);
         let out = backlog.next().unwrap();
-        backlog.add(many[..2].to_vec());
+        backlog.add(many[..2].to_vec(), alone);
         assert_eq!(backlog.clear().len(), 1);
         backlog.finish(&out);
-        assert!(backlog.is_empty() && backlog.known.is_empty() && backlog.families.is_empty());
+        assert!(backlog.is_empty() && backlog.known.is_empty() && backlog.waiting.is_empty());
     }
 }

@@ -57,6 +57,8 @@ pub struct Crew {
 pub enum News {
     /// Something became free for this message.
     Free(Id),
+    /// All that this message gave rise to so far is noted in it, and what comes next may take its time: another host.
+    Noted(Id),
     /// An attempt is over.
     Over(Id, Attempt),
 }
@@ -128,6 +130,8 @@ impl Crew {
                 };
                 let permit = self.permit(number, &key, limit, agent.then_some(reuse), &mut hire);
                 freed.extend(self.answer(number, &key, &permit));
+                let message = self.workers.get(number).filter(|_| agent).and_then(|worker| worker.message);
+                freed.extend(message.map(News::Noted));
                 freed
             }
             Some(Word::Home { hosts }) => {
@@ -159,7 +163,9 @@ impl Crew {
         }
         match ended {
             // Those who use it now may have been done in between: then nobody would call.
-            Attempt::Waits(key) if self.places.wait(if lacks_agent { AGENTS } else { &key }, id) => {}
+            Attempt::Waits(key) if self.places.wait(if lacks_agent { AGENTS } else { &key }, id) => {
+                news.push(News::Noted(id));
+            }
             Attempt::Waits(_) => news.push(News::Free(id)),
             ended => news.push(News::Over(id, ended)),
         }

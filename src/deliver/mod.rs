@@ -132,7 +132,7 @@ impl Deliver {
         self.waker.leave();
         self.tells = true;
         let now = SystemTime::now();
-        self.backlog.add(ids.iter().map(|id| (now, *id)).collect());
+        self.backlog.add(ids.iter().map(|id| (now, *id)).collect(), |id| origin::of(&self.queue, id));
         self.work_off()?;
         Ok(Ended::Done)
     }
@@ -226,7 +226,7 @@ impl Deliver {
         }
         due.retain(|(_, id)| !self.tried.contains_key(id));
         log::debug!("event=looked due={}", due.len());
-        self.looks.has_more = !self.backlog.add(due);
+        self.looks.has_more = !self.backlog.add(due, |id| origin::of(&self.queue, id));
         Ok(!self.backlog.is_empty())
     }
 
@@ -299,7 +299,7 @@ impl Deliver {
         for (_, id) in &come {
             self.tried.remove(id);
         }
-        self.looks.has_more |= !self.backlog.add(come);
+        self.looks.has_more |= !self.backlog.add(come, |id| origin::of(&self.queue, id));
         self.looks.is_wanted |= woken.all;
         self.looks.has_drop |= woken.drop;
         let (now, has_room) = (Instant::now(), self.backlog.has_room());
@@ -314,7 +314,6 @@ impl Deliver {
                 self.looks.begin(Look::Regular, now);
                 // What could not even be noted as tried waits for this, and not for the end of this process.
                 self.tried.clear();
-                self.backlog.take_up();
                 self.sweep()?;
             }
             Some(Look::Early) => _ = self.sweep()?,
@@ -364,6 +363,7 @@ impl Deliver {
         for news in self.crew.hear(number, &mut base, &mut || waker.forget()) {
             match news {
                 News::Free(id) => self.backlog.again(id),
+                News::Noted(id) => self.backlog.has_noted(&id),
                 News::Over(id, ended) => self.over(id, ended),
             }
         }
@@ -371,10 +371,7 @@ impl Deliver {
     }
 
     fn over(&mut self, id: Id, ended: Attempt) {
-        match ended {
-            Attempt::Broken => self.backlog.break_off(&id),
-            _ => self.backlog.finish(&id),
-        }
+        self.backlog.finish(&id);
         self.done = self.done.saturating_add(1);
         self.came_to_something |= !matches!(ended, Attempt::NotOurs | Attempt::Damaged);
         log::debug!("id={id} event=over came-to={} done={} left={}", ended.word(), self.done, self.backlog.len());

@@ -2,9 +2,15 @@
 //!
 //! Whoever queues such a message notes it in the other one next. Were it delivered and gone before that is noted, and the
 //! first killed in between, the repeat would not find it and queue it again: two reports of one failure. Within one deliver
-//! `backlog.rs` gives the other message out first; this is for several delivers, of which one may be killed.
+//! `backlog.rs` mostly gives the other message out first; this holds for several delivers too, of which one may be killed.
 
 use crate::queue::{Error, Id, Message, Queue, RecipientState};
+
+/// Which message gave rise to this one.
+pub fn of(queue: &Queue, id: &Id) -> Option<Id> {
+    let message = queue.look(id).ok()??;
+    message.attribute(crate::queue::ORIGIN).and_then(taken_apart).map(|(parent, ..)| parent)
+}
 
 /// Whether the message that gave rise to this one has noted it, or is gone.
 pub fn is_noted(queue: &Queue, message: &Message) -> Result<bool, Error> {

@@ -75,8 +75,10 @@ struct Told {
 pub fn tell(queue: &Queue, config: &Config, message: &mut Message) -> Result<(), Error> {
     for (kind, numbers) in untold(message) {
         for group in groups(message, &numbers) {
-            tell_of(queue, config, message, kind, group)?;
+            let report = tell_of(queue, config, message, kind, group)?;
             settle(message, group)?;
+            // Before that is noted it could not be delivered (origin.rs).
+            report.iter().for_each(|id| _ = queue.wake_for(id));
         }
     }
     Ok(())
@@ -141,10 +143,11 @@ pub fn warn(queue: &Queue, config: &Config, message: &mut Message, now: SystemTi
     };
     let waiting: Vec<usize> = message.recipients.iter().enumerate().filter_map(waits).collect();
     for group in groups(message, &waiting) {
-        tell_of(queue, config, message, Kind::Delay, group)?;
+        let report = tell_of(queue, config, message, Kind::Delay, group)?;
         for number in group.iter().rev() {
             message.mark_warned(*number, group.first() == Some(number))?;
         }
+        report.iter().for_each(|id| _ = queue.wake_for(id));
     }
     Ok(())
 }
@@ -166,14 +169,21 @@ fn settle(message: &mut Message, group: &[usize]) -> Result<(), Error> {
     Ok(())
 }
 
-fn tell_of(queue: &Queue, config: &Config, message: &Message, kind: Kind, group: &[usize]) -> Result<(), Error> {
+/// Queues the report of these, and gives its id if it was not queued before.
+fn tell_of(
+    queue: &Queue,
+    config: &Config,
+    message: &Message,
+    kind: Kind,
+    group: &[usize],
+) -> Result<Option<Id>, Error> {
     let told: Vec<Told> = group.iter().filter_map(|number| told(config, message, *number)).collect();
     let is_unwanted = |told: &&Told| kind == Kind::Failure && !told.parameters.notify().failure;
     for one in told.iter().filter(is_unwanted) {
         log::info!("id={} to=<{}> event=not-returned reason=\"NOTIFY\"", message.id, shown(&one.address));
     }
     let told: Vec<Told> = told.into_iter().filter(|one| !is_unwanted(&one)).collect();
-    let (Some(first), Some(one)) = (group.first(), told.first()) else { return Ok(()) };
+    let (Some(first), Some(one)) = (group.first(), told.first()) else { return Ok(None) };
     let is_again = needs_ascii(message, &told);
     let sender = verp::expand(&message.reverse_path, &one.address);
     let (kind, to) = match sender.0 {
@@ -187,19 +197,16 @@ fn tell_of(queue: &Queue, config: &Config, message: &Message, kind: Kind, group:
             let (to, reason) = (shown(&one.address), &one.report);
             log::warn!("id={} to=<{to}> status=lost reason=\"{reason}\"", message.id);
         }
-        return Ok(());
+        return Ok(None);
     };
     match queue.begin_derived(&message.id, &origin(kind, *first))? {
-        Some(draft) => {
-            let id = match is_again {
-                true => write_in_ascii(draft, message, &to)?,
-                false => write(draft, config, message, kind, &told, &to)?,
-            };
-            queue.wake_for(&id);
+        Some(draft) if is_again => write_in_ascii(draft, message, &to).map(Some),
+        Some(draft) => write(draft, config, message, kind, &told, &to).map(Some),
+        None => {
+            log::info!("id={} event=returned-before kind={}", message.id, kind.word());
+            Ok(None)
         }
-        None => log::info!("id={} event=returned-before kind={}", message.id, kind.word()),
     }
-    Ok(())
 }
 
 fn told(config: &Config, message: &Message, number: usize) -> Option<Told> {

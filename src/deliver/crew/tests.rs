@@ -65,7 +65,7 @@ fn all_that_wait_learn_that_their_address_became_silent_for_another_domain() {
         come(&mut crew, 0, "k", ONE, is_shared);
         for id in &ids {
             crew.workers[1].message = Some(*id);
-            assert!(crew.end(1, Attempt::Waits("k".into())).is_empty());
+            assert_eq!(crew.end(1, Attempt::Waits("k".into())), [News::Noted(*id)]);
         }
         find_silent(&mut crew, 2, "l", ONE, "192.0.2.1:25");
         assert_eq!(crew.done(0, Duration::ZERO, None), [News::Free(ids[0])]);
@@ -115,7 +115,7 @@ fn agents_leave_a_part_of_all_places_free_and_who_lacked_one_is_called_when_ther
     }
     assert!(matches!(crew.permit(4, "mbox", 1, None, &mut |_| None), Permit::Go(_)), "what needs no agent");
     for (number, key) in [(2, "k"), (3, "m"), (4, "n")] {
-        assert!(crew.end(number, Attempt::Waits(key.into())).is_empty());
+        assert!(matches!(crew.end(number, Attempt::Waits(key.into()))[..], [News::Noted(_)]));
     }
     assert_eq!(crew.stranded(), []);
     assert_eq!(crew.done(1, Duration::ZERO, None), [News::Free(ids[0])]);
@@ -250,7 +250,7 @@ fn passes_leave_room_for_permits_and_are_not_given_while_a_message_waits() {
     assert!(!want(&mut crew, 4, key));
     assert!(!crew.may_pass(), "with those who have permits it would be the fifth");
     crew.workers.swap(4, 5);
-    assert_eq!(crew.end(5, Attempt::Waits(key.to_owned())), [], "it waits");
+    assert!(matches!(crew.end(5, Attempt::Waits(key.to_owned()))[..], [News::Noted(_)]), "it waits");
     assert!(crew.done(3, REUSE, None).len() == 1 && !crew.places.is_waited_for(key));
     assert!(crew.may_pass());
     assert!(crew.places.wait(key, messages[5]));
