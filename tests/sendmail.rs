@@ -592,6 +592,30 @@ fn a_message_from_the_drop_folder_is_queued_once_whatever_crashes() {
     assert_eq!(scratch.queued().len(), 1);
 }
 
+/// Whoever comes before the first deliver may make something of that name.
+#[test]
+fn what_stands_in_the_place_of_the_fifo_of_the_drop_folder_is_replaced() {
+    for kind in ["file", "folder", "fifo"] {
+        let scratch = Scratch::with("queue_run_delay = 1h");
+        let folder = drop_folder(&scratch);
+        let trigger = folder.join("trigger");
+        match kind {
+            "file" => fs::write(&trigger, "x").unwrap(),
+            "folder" => fs::create_dir_all(trigger.join("in it")).unwrap(),
+            _ if !common::needs::root() => continue,
+            _ => nix::unistd::mkfifo(&trigger, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap(),
+        }
+        if common::needs::root() {
+            std::os::unix::fs::chown(&trigger, Some(USER), Some(USER)).unwrap();
+        }
+        let watching = Watching::start(&scratch);
+        let us = fs::metadata(&folder).unwrap().uid();
+        let is_ours = |found: fs::Metadata| found.uid() == us && found.mode() == nix::libc::S_IFIFO | 0o622;
+        until("a FIFO of its own", || fs::symlink_metadata(&trigger).is_ok_and(is_ours));
+        watching.terminate();
+    }
+}
+
 #[test]
 fn mailq_lists_text_and_json_and_the_tool_holds_releases_requeues_and_deletes() {
     let scratch = Scratch::new();

@@ -21,9 +21,9 @@ use crate::config::Config;
 pub use collect::collect;
 pub use leave::Dropper;
 use nix::sys::stat::Mode;
-use std::fs::Permissions;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::fs::{Metadata, Permissions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 /// The mode of the folder, which the administrator makes.
 const MODE: u32 = 0o1733;
@@ -56,11 +56,35 @@ pub fn trigger(config: &Config) -> Option<PathBuf> {
         return None;
     }
     let path = owned(config)?.join("trigger");
-    // Not subject to the umask, which is for us alone.
-    if nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600)).is_ok() {
-        let _ = std::fs::set_permissions(&path, Permissions::from_mode(0o622));
+    // Once it is ours nobody else can take it away; before that anybody may put something in its place.
+    for _ in 0..3 {
+        // Not subject to the umask, which is for us alone.
+        if nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600)).is_ok() {
+            let _ = std::fs::set_permissions(&path, Permissions::from_mode(0o622));
+            break;
+        }
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if !is_ours(&found) => set_aside(&path, &found),
+            _ => break,
+        }
     }
     Some(path)
+}
+
+fn is_ours(found: &Metadata) -> bool {
+    found.file_type().is_fifo() && found.uid() == nix::unistd::geteuid().as_raw()
+}
+
+fn set_aside(path: &Path, found: &Metadata) {
+    // A folder may have something in it.
+    let aside = format!("refused.trigger.{}", found.ino());
+    let done =
+        if found.is_dir() { std::fs::rename(path, path.with_file_name(aside)) } else { std::fs::remove_file(path) };
+    let (path, uid) = (path.display(), found.uid());
+    match done {
+        Ok(()) => log::warn!("event=replaced file={path} uid={uid} reason=\"it was no FIFO of ours\""),
+        Err(error) => log::warn!("event=not-replaced file={path} uid={uid} reason=\"{error}\""),
+    }
 }
 
 /// The folder, if it is there and ours alone to list.
