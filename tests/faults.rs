@@ -409,19 +409,48 @@ fn deliver_killed_anywhere_takes_a_message_from_the_drop_folder_once() {
     });
 }
 
+/// A deliver that cannot remove the file of the drop folder. Nobody can write one again that is the same to the next: its id
+/// comes from the time of its last change.
+fn deliver_without_removing(scratch: &Scratch, path: &Path) {
+    let mut strace = Command::new("strace");
+    strace.args([
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=unlink,unlinkat",
+        "-e",
+        "inject=unlink,unlinkat:error=EIO",
+        "-P",
+    ]);
+    strace.arg(path).arg(common::binary("deliver")).env("MAIL_CONFIG", scratch.path());
+    let output = feed(&mut strace, b"");
+    assert!(path.exists() && output.status.success(), "{output:?}");
+}
+
 /// Its removal is not on disk when that of its message is: a power cut brings it back.
 #[test]
 fn a_message_that_is_in_the_drop_folder_again_is_known_in_the_mailbox() {
     let scratch = dropped();
     let path = scratch.path().join("drop").join("5".repeat(32));
-    let (octets, time) = (fs::read(&path).expect("it"), fs::metadata(&path).expect("it").modified().expect("its time"));
+    deliver_without_removing(&scratch, &path);
     delivered_once(&scratch, 1, "first");
-    std::thread::sleep(std::time::Duration::from_millis(1100));
-    fs::write(&path, octets).expect("again");
-    scratch.hand_over(&path);
-    fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(time)).expect("its time");
-    delivered_once(&scratch, 1, "again");
     assert!(!path.exists());
+    delivered_once(&scratch, 1, "again");
+}
+
+/// And as long as it waits, in the queue.
+#[test]
+fn a_message_that_is_in_the_drop_folder_again_is_known_in_the_queue() {
+    let scratch = dropped();
+    let path = scratch.path().join("drop").join("5".repeat(32));
+    fs::write(scratch.maildir("bob"), "in the way").expect("no mailbox");
+    for _ in 0..2 {
+        deliver_without_removing(&scratch, &path);
+        assert_eq!(scratch.queued().len(), 1);
+    }
+    scratch.deliver();
+    assert!(scratch.queued().len() == 1 && !path.exists());
 }
 
 #[test]

@@ -507,11 +507,6 @@ fn what_nobody_of_ours_wrote_into_the_drop_folder_harms_nothing() {
     for (letter, left) in [('a', false), ('b', true), ('f', true), ('0', true), ('1', true), ('2', true)] {
         assert_eq!(name(letter).symlink_metadata().is_ok(), left, "{letter}: {log}");
     }
-    // What nobody completes is removed in the end.
-    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(4000);
-    fs::File::options().write(true).open(name('b')).unwrap().set_modified(old).unwrap();
-    scratch.deliver();
-    assert!(!name('b').exists());
 }
 
 /// Sparse, and of frames that are whole: what deliver would read of it would keep everybody's mail waiting.
@@ -573,23 +568,46 @@ fn more_than_a_thousand_files_do_not_wait_for_the_next_run() {
     assert_eq!(scratch.mail("bob").len(), 1001);
 }
 
+/// Else it could be one that another message is to have, or have had: of a report, say, which whoever delivers it would then
+/// take for delivered.
 #[test]
-fn a_message_from_the_drop_folder_is_queued_once_whatever_crashes() {
+fn whoever_leaves_a_message_in_the_drop_folder_does_not_choose_its_id() {
     let scratch = Scratch::new();
     let folder = drop_folder(&scratch);
     fs::write(scratch.maildir("bob"), "in the way").unwrap();
-    let frame = |text: &str| format!("{}:{text},", text.len());
-    let path = folder.join("a".repeat(32));
-    let text = format!("{}{}{}{}", frame("F"), frame("Rbob@mx.example"), frame("Cx\n"), frame("E"));
-    let time = std::time::SystemTime::now();
-    for _ in 0..3 {
-        // As if the name had not been removed.
-        fs::write(&path, &text).unwrap();
+    let begun = std::time::SystemTime::now() - Duration::from_secs(1);
+    for (letter, seconds) in [("a", 1_000_000_000), ("b", 4_000_000_000)] {
+        let path = folder.join(letter.repeat(32));
+        fs::write(&path, "1:F,15:Rbob@mx.example,3:Cx\n,1:E,").unwrap();
+        let time = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
         fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
         scratch.hand_over(&path);
-        scratch.deliver();
     }
-    assert_eq!(scratch.queued().len(), 1);
+    let log = scratch.deliver();
+    let queue = doorpost::queue::Queue::at(&scratch.queue());
+    let times: Vec<_> = queue.names().unwrap().iter().map(|name| name.id.time()).collect();
+    let now = std::time::SystemTime::now();
+    assert!(times.len() == 2 && times.iter().all(|time| (begun..=now).contains(time)), "{times:?} {log}");
+}
+
+/// It would be taken at each look, without end.
+#[test]
+fn nothing_is_taken_from_a_drop_folder_where_nothing_can_be_removed() {
+    let scratch = Scratch::new();
+    let folder = drop_folder(&scratch);
+    let path = folder.join("a".repeat(32));
+    fs::write(&path, "1:F,15:Rbob@mx.example,3:Cx\n,1:E,").unwrap();
+    scratch.hand_over(&path);
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o1555)).unwrap();
+    let mut deliver = scratch.command("deliver").stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    until("its end", || deliver.try_wait().unwrap().is_some() || scratch.mail("bob").len() > 1);
+    let _ = deliver.kill();
+    let output = deliver.wait_with_output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(scratch.mail("bob").is_empty() && log.contains("nothing is taken from it"), "{log}");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o1733)).unwrap();
+    scratch.deliver();
+    assert!(scratch.mail("bob").len() == 1 && !path.exists());
 }
 
 /// Whoever comes before the first deliver may make something of that name.

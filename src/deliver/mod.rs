@@ -34,7 +34,7 @@ use crate::exit::{Ended, Error};
 use crate::privilege::{self, Owner};
 use crate::queue::{Id, Queue};
 pub use crate::relay::Outcome;
-use crate::submit::drop_folder;
+use crate::submit::drop_folder::{self, Collector};
 use attempt::Attempt;
 use backlog::Backlog;
 use crew::{Base, Crew, News};
@@ -74,6 +74,7 @@ pub fn run(common: &Common, config: Box<Config>, work: &Work) -> Result<Ended, E
         settings,
         helper,
         waker,
+        collector: Collector::default(),
         crew: Crew::default(),
         backlog: Backlog::default(),
         alarms: Alarms::default(),
@@ -108,6 +109,7 @@ struct Deliver {
     settings: Settings,
     helper: Option<Helper>,
     waker: Waker,
+    collector: Collector,
     crew: Crew,
     backlog: Backlog,
     alarms: Alarms,
@@ -140,8 +142,12 @@ impl Deliver {
     fn until_nothing_is_new(&mut self) -> Result<Ended, Error> {
         loop {
             self.came_to_something = false;
+            let has_work = self.sweep()? || self.collector.is_under_way();
+            if !has_work || self.work_off()? == Ending::Stopped {
+                return self.last_look();
+            }
             // Messages that are being written, or whose writer died, are due at every look.
-            if !self.sweep()? || self.work_off()? == Ending::Stopped || !self.came_to_something {
+            if !self.came_to_something && !self.collector.is_under_way() {
                 return self.last_look();
             }
         }
@@ -205,8 +211,12 @@ impl Deliver {
     /// Looks at the whole queue. Gives whether there is anything to do.
     fn sweep(&mut self) -> Result<bool, Error> {
         // What was tried when it was no message yet is one now.
-        for id in self.waker.take().ids {
+        let woken = self.waker.take();
+        for id in woken.ids {
             self.tried.remove(&id);
+        }
+        if woken.drop {
+            self.collector.call();
         }
         self.refresh();
         self.looks.begin(Look::Early, Instant::now());
@@ -301,7 +311,10 @@ impl Deliver {
         }
         self.looks.has_more |= !self.backlog.add(come, |id| origin::of(&self.queue, id));
         self.looks.is_wanted |= woken.all;
-        self.looks.has_drop |= woken.drop;
+        if woken.drop {
+            self.looks.has_drop = true;
+            self.collector.call();
+        }
         let (now, has_room) = (Instant::now(), self.backlog.has_room());
         // Only who stays comes by itself; and who is to end begins nothing that can be left to others.
         let stays = self.watches && self.told_to_stop.is_none();
@@ -330,16 +343,17 @@ impl Deliver {
 
     /// Takes what is in the drop folder, and what is more than can be taken at once a breath later. Gives how many.
     fn collect(&mut self) -> usize {
-        let (taken, has_more) = drop_folder::collect(&self.settings.config, self.settings.common(), &self.queue);
+        let (taken, has_more) = self.collector.collect(&self.settings.config, self.settings.common(), &self.queue);
         self.looks.has_drop |= has_more;
         taken
     }
 
     fn give_out(&mut self) -> Result<(), Error> {
         while let Some(id) = self.backlog.next() {
-            let (waker, queue) = (&mut self.waker, &self.queue);
+            let (waker, collector, queue) = (&mut self.waker, &mut self.collector, &self.queue);
+            let mut close = || (waker.forget(), collector.forget()).0;
             let mut base = Base { queue, settings: &self.settings, helper: self.helper.as_mut() };
-            match self.crew.give(id, &mut base, &mut || waker.forget()) {
+            match self.crew.give(id, &mut base, &mut close) {
                 Ok(true) => {}
                 Ok(false) => {
                     self.backlog.put_back(id);
@@ -358,9 +372,10 @@ impl Deliver {
     }
 
     fn hear(&mut self, number: usize) -> Result<(), Error> {
-        let (waker, queue) = (&mut self.waker, &self.queue);
+        let (waker, collector, queue) = (&mut self.waker, &mut self.collector, &self.queue);
+        let mut close = || (waker.forget(), collector.forget()).0;
         let mut base = Base { queue, settings: &self.settings, helper: self.helper.as_mut() };
-        for news in self.crew.hear(number, &mut base, &mut || waker.forget()) {
+        for news in self.crew.hear(number, &mut base, &mut close) {
             match news {
                 News::Free(id) => self.backlog.again(id),
                 News::Noted(id) => self.backlog.has_noted(&id),

@@ -18,7 +18,7 @@ mod disk;
 mod leave;
 
 use crate::config::Config;
-pub use collect::collect;
+pub use collect::Collector;
 pub use leave::Dropper;
 use nix::sys::stat::Mode;
 use std::fs::{Metadata, Permissions};

@@ -14,7 +14,9 @@ use crate::submit::frames::{FrameReader, Request};
 use crate::submit::receiver::Receiver;
 use crate::submit::{Introduction, Outcome, Policy, Refusal, Submit, Verdict};
 use nix::sys::stat::SFlag;
-use std::fs::{File, Metadata};
+use nix::unistd::{AccessFlags, eaccess};
+use std::collections::HashSet;
+use std::fs::{DirEntry, File, Metadata, ReadDir};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -26,47 +28,102 @@ const ABANDONED: Duration = Duration::from_secs(3600);
 /// Most files taken or refused between two sweeps.
 const AT_ONCE: usize = 1000;
 
-/// And the longest time, as long as one was taken or refused: others wait for their mail meanwhile.
+/// And the longest time, whatever is met: others wait for their mail meanwhile.
 const SPELL: Duration = Duration::from_secs(1);
+
+/// Most files remembered that could not be removed.
+const STUCK: usize = 1000;
 
 /// Names of files begin so when they can never be taken, and stay for the administrator.
 const REFUSED: &str = "refused.";
 
-/// Queues what users have left. Gives how many messages that were, and whether there may be more.
-pub fn collect(config: &Config, common: &Common, queue: &Queue) -> (usize, bool) {
-    const NOTHING: (usize, bool) = (0, false);
-    if !config.drop_directory.exists() {
-        return NOTHING;
+/// Queues what users have left, a spell at a time.
+#[derive(Debug, Default)]
+pub struct Collector {
+    /// A look at the folder that was broken off, to be gone on with: who fills the folder with what cannot be taken must not
+    /// keep the end of it from being seen.
+    under_way: Option<(PathBuf, ReadDir)>,
+    /// Somebody left something since that look began, maybe where it had been already.
+    is_called: bool,
+    /// Taken, but not removed. By its id it is found to be taken only as long as its message waits.
+    stuck: HashSet<String>,
+}
+
+impl Collector {
+    /// Somebody says that something is there.
+    pub fn call(&mut self) {
+        self.is_called = true;
     }
-    let Some(folder) = owned(config) else { return NOTHING };
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) => {
-            log::warn!("drop_directory {}: {error}", folder.display());
-            return NOTHING;
-        }
-    };
-    let (mut taken, mut refused, begun) = (0_usize, 0_usize, Instant::now());
-    for entry in entries.flatten() {
-        let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-        let is_name = name.len() == 2 * CHANCE && name.bytes().all(|octet| octet.is_ascii_hexdigit());
-        if !is_name {
-            continue;
-        }
-        // What is refused was read as well, whole where only its end is wrong.
-        let read = taken.saturating_add(refused);
-        if read >= AT_ONCE || (read > 0 && begun.elapsed() > SPELL) {
-            return (taken, true);
-        }
-        let left = Left { config, common, queue, path: entry.path(), name };
-        match left.take() {
-            Ok(Met::Taken) => taken += 1,
-            Ok(Met::Refused) => refused += 1,
-            Ok(Met::Left) => {}
-            Err(error) => queue.complain_of_drop(entry.file_name().as_os_str(), &error),
-        }
+
+    /// Whether the last look came to no end.
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
     }
-    (taken, false)
+
+    /// For a child: closes everything.
+    pub fn forget(&mut self) {
+        self.under_way = None;
+    }
+
+    /// Queues what users have left. Gives how many messages that were, and whether there may be more.
+    pub fn collect(&mut self, config: &Config, common: &Common, queue: &Queue) -> (usize, bool) {
+        self.collect_for(SPELL, config, common, queue)
+    }
+
+    fn collect_for(&mut self, spell: Duration, config: &Config, common: &Common, queue: &Queue) -> (usize, bool) {
+        let Some((folder, mut entries)) = self.entries(config) else { return (0, false) };
+        let (mut taken, mut refused, begun) = (0_usize, 0_usize, Instant::now());
+        for met in 0_u64.. {
+            // What is refused was read as well, whole where only its end is wrong.
+            if taken.saturating_add(refused) >= AT_ONCE || (met > 0 && begun.elapsed() > spell) {
+                self.under_way = Some((folder, entries));
+                return (taken, true);
+            }
+            let Some(Ok(entry)) = entries.next() else { break };
+            let Some(name) = name_of(&entry) else { continue };
+            let left = Left { config, common, queue, path: entry.path(), name };
+            match left.take(&mut self.stuck) {
+                Ok(Met::Taken) => taken += 1,
+                Ok(Met::Refused) => refused += 1,
+                Ok(Met::Left) => {}
+                Err(error) => queue.complain_of_drop(left.name.as_ref(), &error),
+            }
+        }
+        (taken, self.is_called)
+    }
+
+    /// What is left of the look that is under way, or a new one; nothing where nothing can be taken.
+    fn entries(&mut self, config: &Config) -> Option<(PathBuf, ReadDir)> {
+        let before = self.under_way.take();
+        if !config.drop_directory.exists() {
+            return None;
+        }
+        let folder = owned(config)?;
+        // What cannot be removed would be taken at each look.
+        if let Err(why) = eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK) {
+            log::warn!("drop_directory {}: {why}; nothing is taken from it", folder.display());
+            return None;
+        }
+        if self.stuck.len() >= STUCK {
+            log::warn!("drop_directory {}: {STUCK} files could not be removed; no more are taken", folder.display());
+            return None;
+        }
+        if let Some(before) = before.filter(|(path, _)| path == folder) {
+            return Some(before);
+        }
+        self.is_called = false;
+        let entries = std::fs::read_dir(folder);
+        entries
+            .inspect_err(|error| log::warn!("drop_directory {}: {error}", folder.display()))
+            .ok()
+            .map(|entries| (folder.clone(), entries))
+    }
+}
+
+/// The name of what may be a message.
+fn name_of(entry: &DirEntry) -> Option<String> {
+    let name = entry.file_name().into_string().ok()?;
+    (name.len() == 2 * CHANCE && name.bytes().all(|octet| octet.is_ascii_hexdigit())).then_some(name)
 }
 
 /// A file that somebody left.
@@ -118,7 +175,10 @@ impl From<Refusal> for Trouble {
 }
 
 impl Left<'_> {
-    fn take(&self) -> Result<Met, String> {
+    fn take(&self, stuck: &mut HashSet<String>) -> Result<Met, String> {
+        if stuck.contains(&self.name) {
+            return Ok(Met::Left);
+        }
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
         let file = match File::options().read(true).custom_flags(flags).open(&self.path) {
             Ok(file) => file,
@@ -136,14 +196,15 @@ impl Left<'_> {
         }
         match self.queue(&file, &metadata) {
             Ok(()) => {
-                self.remove();
+                if !self.remove(&metadata) {
+                    stuck.insert(self.name.clone());
+                }
                 Ok(Met::Taken)
             }
             Err(Trouble::Incomplete) => {
-                let age = metadata.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
-                if age.is_some_and(|age| age >= ABANDONED) {
+                if is_abandoned(&metadata, SystemTime::now()) {
                     log::info!("drop={} uid={} event=removed reason=\"never completed\"", self.name, metadata.uid());
-                    self.remove();
+                    self.remove(&metadata);
                 }
                 Ok(Met::Left)
             }
@@ -176,7 +237,7 @@ impl Left<'_> {
         }
         let later = |error: queue::Error| Trouble::Later(error.to_string());
         let origin = origin(&self.name, uid);
-        let parent = Id::of_time(metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+        let parent = Id::of_time(changed(metadata));
         let Some(mut draft) = self.queue.begin_derived(&parent, &origin).map_err(later)? else {
             log::info!("drop={} uid={uid} event=taken-before", self.name);
             return Ok(());
@@ -230,12 +291,26 @@ impl Left<'_> {
         }
     }
 
-    /// Not fsynced: a name that a power cut brings back is found to be taken, as long as its message waits.
-    fn remove(&self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            log::warn!("drop={} event=not-removed reason=\"{error}\"", self.name);
-        }
+    /// Not fsynced: a name that a power cut brings back is found to be taken, as long as its message waits. False: the file
+    /// is still there. (Its owner may have put something else there meanwhile, which is no file that was taken.)
+    fn remove(&self, metadata: &Metadata) -> bool {
+        let Err(error) = std::fs::remove_file(&self.path) else { return true };
+        log::warn!("drop={} event=not-removed reason=\"{error}\"", self.name);
+        let same = |found: Metadata| (found.dev(), found.ino()) == (metadata.dev(), metadata.ino());
+        !std::fs::symlink_metadata(&self.path).is_ok_and(same)
     }
+}
+
+/// When anything of the file changed for the last time. Its owner sets the time of modification as he likes, and with that he
+/// would choose the id of a message, and keep what he never completes for ever; this one is the system's alone.
+fn changed(metadata: &Metadata) -> SystemTime {
+    let (seconds, nanoseconds) = (metadata.ctime(), metadata.ctime_nsec());
+    let since = Duration::new(seconds.try_into().unwrap_or_default(), nanoseconds.try_into().unwrap_or_default());
+    SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+fn is_abandoned(metadata: &Metadata, now: SystemTime) -> bool {
+    now.duration_since(changed(metadata)).is_ok_and(|age| age >= ABANDONED)
 }
 
 /// Whether the last frame is there: cheap, and nothing is begun for what is still being written.
@@ -270,6 +345,55 @@ fn each_frame(
             if let Some(payload) = payload {
                 act(Request::decode(payload).map_err(|_| wrong())?)?;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_look_has_its_time_whatever_it_meets_and_the_next_one_goes_on_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let drop = folder.path().join("drop");
+        (0..20).for_each(|number| std::fs::create_dir_all(drop.join(format!("{number:032x}"))).unwrap());
+        std::fs::write(drop.join("e".repeat(32)), "1:F,15:Rbob@mx.example,3:Cx\n,1:E,").unwrap();
+        std::fs::set_permissions(&drop, std::fs::Permissions::from_mode(0o1733)).unwrap();
+        let queue = Queue::open(&folder.path().join("queue")).unwrap();
+        let config = Config::with(&[("drop_directory", drop.to_str().unwrap())]);
+        let mut collector = Collector::default();
+        let look = |collector: &mut Collector| {
+            let (taken, has_more) = collector.collect_for(Duration::ZERO, &config, &Common::default(), &queue);
+            assert_eq!(has_more, collector.is_under_way());
+            taken
+        };
+        let mut taken = Vec::new();
+        loop {
+            taken.push(look(&mut collector));
+            if !collector.is_under_way() {
+                break;
+            }
+        }
+        assert_eq!((taken.len(), taken.iter().sum::<usize>()), (22, 1));
+        // Somebody comes while a look is under way: there is another behind it.
+        look(&mut collector);
+        collector.call();
+        let end = (0..20).map(|_| collector.collect_for(SPELL, &config, &Common::default(), &queue).1);
+        assert_eq!(end.take_while(|has_more| *has_more).count(), 1);
+    }
+
+    #[test]
+    fn what_nobody_completes_is_removed_in_the_end_whatever_time_its_owner_gives_it() {
+        let file = tempfile::tempfile().unwrap();
+        let now = SystemTime::now();
+        for time in [now + 10_000 * ABANDONED, SystemTime::UNIX_EPOCH] {
+            file.set_modified(time).unwrap();
+            let metadata = file.metadata().unwrap();
+            assert!(
+                !is_abandoned(&metadata, now) && is_abandoned(&metadata, now + ABANDONED + Duration::from_secs(60))
+            );
         }
     }
 }
