@@ -145,6 +145,24 @@ fn what_can_neither_be_delivered_nor_returned_is_told_to_postmaster_once() {
     assert!(scratch.queued().is_empty(), "{log}");
 }
 
+/// What an alias makes of a report is one too.
+#[test]
+fn a_report_to_an_alias_that_fails_ends_there() {
+    let scratch = Scratch::new();
+    let no = "local - mx.example mailbox: *\nno - no.example error:no -\n";
+    scratch.write("channels", no);
+    scratch.write("aliases", "postmaster: admin@no.example\nlist: admin@no.example\n");
+    // One from nobody, and a return whose sender's alias fails.
+    scratch.enqueue_from("", &["not-here@mx.example"], b"text\n");
+    scratch.enqueue_from("list@mx.example", &["nor-here@mx.example"], b"text\n");
+    let is_over = |_: &u32| {
+        let ids = scratch.ids();
+        deliver_these(&scratch, &ids.iter().collect::<Vec<_>>());
+        ids.is_empty()
+    };
+    assert!((0..12).any(|round| is_over(&round)), "{} messages", scratch.queued().len());
+}
+
 #[test]
 fn notify_and_ret_say_what_comes_back() {
     let scratch = Scratch::new();

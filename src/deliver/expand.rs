@@ -9,6 +9,7 @@
 
 use super::Outcome;
 use super::copy::{Copy, public_address};
+use super::report::REPORT;
 use super::task::as_text;
 use crate::aliases::Place;
 use crate::clock;
@@ -180,6 +181,10 @@ impl Child<'_> {
         }
         draft.parameters(&mail)?;
         draft.attribute(EXPANDED, &self.route.to_text())?;
+        // A report stays one whoever stands for its recipient: else each that fails would make another, without end.
+        if let Some(kind) = message.attribute(REPORT) {
+            draft.attribute(REPORT, kind)?;
+        }
         let id = *draft.id();
         let received = Received {
             client: &Client { address: "local".to_owned(), ..Client::default() },

@@ -31,8 +31,8 @@ const CHANNEL: &str = "local";
 /// Most recipients that one return message is about: those whose numbers differ by less.
 const BLOCK: usize = 1000;
 
-/// The attribute of a return message: its kind.
-const REPORT: &str = "report";
+/// The attribute of a return message, and of what an alias or a `~/.forward` makes of it: its kind.
+pub const REPORT: &str = "report";
 
 /// What a recipient that another host has is recorded with, in front of what that said; it will not report success.
 pub const RELAYED: &str = "relayed";
