@@ -53,6 +53,34 @@ fn the_peer_of_the_socket_is_the_client_whatever_the_environment_says() {
     assert!(scratch.queued().is_empty());
 }
 
+/// The kernel still gives out what came before the reset, but not whose it was. The others have no business with it either.
+#[test]
+fn a_client_that_has_reset_the_connection_is_not_unknown_but_gone() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = unknown");
+    scratch.write("channels", "local unknown mx.example mailbox: *\n");
+    for program in ["qmqpd", "qmtpd", "smtpsrvr", "pop3d"] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("its number")).expect("a connection");
+        let mut server = listener.accept().expect("a client").0;
+        match program {
+            "qmqpd" => client.write_all(&package(b"x\n")),
+            "qmtpd" => client.write_all(b"3:\nx\n,20:alice@client.example,18:14:bob@mx.example,,"),
+            _ => client.write_all(b"QUIT\r\n"),
+        }
+        .expect("sent");
+        // A close with octets unread is a reset.
+        server.write_all(b"x").expect("sent");
+        client.peek(&mut [0]).expect("there");
+        drop(client);
+        let server = OwnedFd::from(server);
+        let mut command = scratch.command(program);
+        command.stdin(Stdio::from(server.try_clone().expect("a descriptor"))).stdout(Stdio::from(server));
+        let log = log_of(command.stderr(Stdio::piped()).spawn().expect("a server"));
+        assert!(log.contains("client=unknown event=end reason=\"lost connection before the session\""), "{program}: {log}");
+        assert!(scratch.queued().is_empty(), "{program}: {log}");
+    }
+}
+
 #[test]
 fn a_refusal_before_the_client_has_sent_all_is_not_lost() {
     let scratch = Scratch::with("qmqpd_authorized_clients = 127.0.0.0/8\nmessage_size_limit = 1000");

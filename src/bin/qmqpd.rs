@@ -97,6 +97,8 @@ impl accept::Server for Qmqpd {
 }
 
 fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, Error> {
+    let Some(peer) = Peer::of_stdio(None, None) else { return Ok(Ended::HungUp) };
+    let peer = peer.asking(config);
     let complain = |error: std::io::Error| log::warn!("event=nothing-recorded cause={error}");
     let record = args.record.as_ref().and_then(|path| record::create(path).map_err(complain).ok());
     let submit = Submitter::start(config, &args.common);
@@ -104,7 +106,6 @@ fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, E
     let connection = connection(server::longest(config)).inspect_err(refuse)?;
     let head = record::Head { program: name(), arguments: Vec::new(), varying: &["30:KOk: queued as "] };
     let mut stream = Recorder::new(connection, record, &head);
-    let peer = Peer::of_stdio(None, None).asking(config);
     let peer = if args.daemon.alone { peer.or_localhost() } else { peer };
     peer.debug_if_listed(config);
     let ended = if name() == "qmtpd" {

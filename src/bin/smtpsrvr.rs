@@ -120,7 +120,8 @@ fn logins(args: &Args, config: &Config) -> bool {
 /// How it ended; an error outside of that is one of which the client has not heard.
 fn session(server: &Smtpsrvr, tls: Offer) -> Result<Result<Ended, Error>, Error> {
     let Smtpsrvr { args, config, channels, .. } = server;
-    let peer = Peer::of_stdio(args.remotehost.as_deref(), args.localhost.as_deref()).asking(config);
+    let peer = Peer::of_stdio(args.remotehost.as_deref(), args.localhost.as_deref());
+    let Some(peer) = peer.map(|peer| peer.asking(config)) else { return Ok(Ok(Ended::HungUp)) };
     let checker = match logins(args, config) {
         false => Checker::None,
         // Whoever has no rights to keep need not start it before somebody asks.

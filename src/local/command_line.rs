@@ -111,7 +111,7 @@ fn speak_smtp(config: &Config, common: &Common) -> Result<Ended, Error> {
     let channels = Channels::load(config)?;
     become_owner(config)?;
     let mut way = Way::find(config, common)?;
-    let peer = Peer::of_stdio(Some("127.0.0.1"), None);
+    let Some(peer) = Peer::of_stdio(Some("127.0.0.1"), None) else { return Ok(Ended::HungUp) };
     let site = Here::new(config, &channels, &peer, &[], false)?;
     let settings = Settings::new(config, &peer, None, server::Kind::default());
     let stream = Connection::from_stdio(config.daemon_timeout.0);

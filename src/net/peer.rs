@@ -76,9 +76,17 @@ impl Peer {
     /// Whoever is on standard input. The operands may be names or addresses, these also in brackets; they count on pipes
     /// and unix sockets only, but a name is kept as a claim. What the environment says of a client is not asked where this
     /// program accepts its clients itself: it would be about somebody else.
-    pub fn of_stdio(remotehost: Option<&str>, localhost: Option<&str>) -> Peer {
+    ///
+    /// Nothing where the client of an inet socket has reset the connection already. What it sent can still be read then, and
+    /// by QMQP that is a whole message; but from whom it came nobody knows any more, and `unknown` in a list means others.
+    pub fn of_stdio(remotehost: Option<&str>, localhost: Option<&str>) -> Option<Peer> {
         let environment = |name: &str| (!accept::accepts()).then(|| std::env::var(name).ok()).flatten();
-        Peer::of(sys::stdio()[0], remotehost, localhost, &environment)
+        let peer = Peer::of(sys::stdio()[0], remotehost, localhost, &environment);
+        if peer.on_inet_socket && peer.origin == Origin::Unknown {
+            log::info!("client=unknown event=end reason=\"lost connection before the session\"");
+            return None;
+        }
+        Some(peer)
     }
 
     /// Whoever is at the other end of a socket that was accepted: nobody else can say.

@@ -142,7 +142,8 @@ impl Parser {
 
     /// Serves the client on standard input and output.
     pub fn session(&mut self, config: &Config) -> Result<Ended, Error> {
-        let peer = Peer::of_stdio(None, None).asking(config);
+        let Some(peer) = Peer::of_stdio(None, None) else { return Ok(Ended::HungUp) };
+        let peer = peer.asking(config);
         peer.debug_if_listed(config);
         let connection = Connection::from_stdio(config.daemon_timeout.0).map_err(server::no_connection)?;
         let mut stream = Recorder::new(connection, None, &server::HEAD);

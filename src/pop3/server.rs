@@ -48,7 +48,8 @@ pub(super) const HEAD: Head = Head { program: "pop3d", arguments: Vec::new(), va
 /// the clients before.
 pub fn serve(config: &Config, record: Option<&Path>, tls_at_once: bool, files: &mut Files) -> Result<Ended, Error> {
     let tls = Offer::open(config, tls_at_once).inspect_err(refuse)?;
-    let peer = Peer::of_stdio(None, None).asking(config);
+    let Some(peer) = Peer::of_stdio(None, None) else { return Ok(Ended::HungUp) };
+    let peer = peer.asking(config);
     peer.debug_if_listed(config);
     let record = record.and_then(|path| {
         let complain = |error: &io::Error| warn!("nothing is recorded, {}: {error}", path.display());
