@@ -176,6 +176,12 @@ pub fn clean(octets: &[u8], limit: usize) -> String {
     text
 }
 
+/// What others chose as the value of a field in a record: without blanks, so that it cannot pretend to be another field. A
+/// text of theirs stands in quotation marks instead, by `{:?}`, which it cannot leave.
+pub fn field(value: &impl std::fmt::Display) -> String {
+    clean(value.to_string().as_bytes(), 300).replace(' ', "\\x20")
+}
+
 fn severity(level: log::Level) -> u8 {
     match level {
         log::Level::Error => 3,

@@ -53,7 +53,7 @@ pub fn finish(mut started: Started, limit: Duration) -> io::Result<ExitStatus> {
         let mut said = Vec::new();
         let _ = started.complaints.rewind();
         let _ = started.complaints.take(300).read_to_end(&mut said);
-        log::warn!("event=program-failed status=\"{status}\" said=\"{}\"", clean(said.trim_ascii(), 300));
+        log::warn!("event=program-failed status=\"{status}\" said={:?}", clean(said.trim_ascii(), 300));
     }
     Ok(status)
 }

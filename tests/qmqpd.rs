@@ -53,6 +53,18 @@ fn the_peer_of_the_socket_is_the_client_whatever_the_environment_says() {
     assert!(scratch.queued().is_empty());
 }
 
+#[test]
+fn a_sender_cannot_pretend_to_be_another_field_of_a_record() {
+    let scratch = Scratch::with("qmqpd_authorized_clients = 127.0.0.0/8");
+    let (child, mut client) = on_socket(&scratch);
+    let inside = b"2:x\n,26:x> client=me @evil.example,14:bob@mx.example,";
+    client.write_all(&[format!("{}:", inside.len()).as_bytes(), inside, b","].concat()).expect("sent");
+    client.read_to_string(&mut String::new()).expect("a reply");
+    let log = log_of(child);
+    let record = log.lines().find(|line| line.contains("event=queued")).expect("a record");
+    assert_eq!(record.matches(" client=").count(), 1, "{record}");
+}
+
 /// The kernel still gives out what came before the reset, but not whose it was. The others have no business with it either.
 #[test]
 fn a_client_that_has_reset_the_connection_is_not_unknown_but_gone() {
@@ -76,7 +88,10 @@ fn a_client_that_has_reset_the_connection_is_not_unknown_but_gone() {
         let mut command = scratch.command(program);
         command.stdin(Stdio::from(server.try_clone().expect("a descriptor"))).stdout(Stdio::from(server));
         let log = log_of(command.stderr(Stdio::piped()).spawn().expect("a server"));
-        assert!(log.contains("client=unknown event=end reason=\"lost connection before the session\""), "{program}: {log}");
+        assert!(
+            log.contains("client=unknown event=end reason=\"lost connection before the session\""),
+            "{program}: {log}"
+        );
         assert!(scratch.queued().is_empty(), "{program}: {log}");
     }
 }

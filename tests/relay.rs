@@ -144,6 +144,23 @@ const ODD: [(&str, Act, &str); 25] = [
     ("QUIT", Act::Drop, "relayed"),
 ];
 
+/// Whoever reads records for what became of a message must not be told so by its sender, nor by the next hop.
+#[test]
+fn neither_an_address_nor_an_answer_can_pretend_to_be_another_field_of_a_record() {
+    let hop = Hop::start(|word, _, _| {
+        (word == "RCPT").then_some(Act::Say("550 5.1.1 no\" status=delivered reason=\"2.0.0 ok"))
+    });
+    let scratch = to(&hop);
+    scratch.enqueue_from("x> to=<boss@mx.example> status=failed @evil.example", &["y> status=lost @b.example"], TEXT);
+    let log = scratch.deliver();
+    let tried = log.lines().find(|line| line.contains(" delay=")).expect("a record");
+    let fields = tried.replace("\\\"", "");
+    let outside = fields.split('"').step_by(2).collect::<String>();
+    assert_eq!((outside.matches(" to=").count(), outside.matches(" status=").count()), (1, 1), "{tried}");
+    let said = "said: 550 5.1.1 no\\\" status=delivered reason=\\\"2.0.0 ok (to RCPT)\"";
+    assert!(tried.ends_with(said), "{tried}");
+}
+
 #[test]
 fn every_answer_at_every_stage_is_one_of_three_ends_and_never_two() {
     for (stage, act, status) in ODD {

@@ -12,6 +12,7 @@ use super::settings::Settings;
 use super::{Outcome, crew, origin, piped, report, schedule};
 use crate::channel::Transport;
 use crate::config::Config;
+use crate::logging::field;
 use crate::message::parameters::RecipientParameters;
 use crate::message::path::Address;
 use crate::queue::{Error, Id, Message, NotTaken, Queue, Recipient, RecipientState};
@@ -73,7 +74,7 @@ pub fn attempt(tools: &mut Tools<'_>, id: &Id) -> Result<Attempt, Error> {
         log::debug!("id={id} event=passed-by reason=\"the message it comes from is at work\"");
         return Ok(Attempt::NotOurs);
     }
-    let (from, size, nrcpt) = (&message.reverse_path, message.size, message.recipients.len());
+    let (from, size, nrcpt) = (field(&message.reverse_path), message.size, message.recipients.len());
     log::debug!("id={id} event=taken from={from} size={size} nrcpt={nrcpt} channel={}", message.channel);
     let mut trial = Trial { message, now, busy: None, uses: None };
     // Left by a crash: whoever fails now must not change the id of a return that is there already.
@@ -131,7 +132,7 @@ impl Trial {
             }
             let address = recipient.address.or_at(&config.myhostname);
             let way = way::route(tools.settings, &self.message, &address);
-            log::debug!("id={} to=<{address}> event=trying way=\"{}\"", self.message.id, way::told(&way));
+            log::debug!("id={} to=<{}> event=trying way={:?}", self.message.id, field(&address), way::told(&way));
             match way {
                 Ok(transport) if hop_of(&transport).is_some() => groups.add(&transport, &self.message, number, address),
                 Ok(Transport::Other(name, place)) if name == QUEUE => {
@@ -426,8 +427,8 @@ impl Trial {
         };
         self.message.mark(number, state, &why, false)?;
         let delay = schedule::age(self.message.created, SystemTime::now()).as_secs_f64();
-        let (id, from) = (&self.message.id, &self.message.reverse_path);
-        log::info!("id={id} from={from} to=<{address}> status={status} delay={delay:.1} reason=\"{why}\"");
+        let (id, from, to) = (&self.message.id, field(&self.message.reverse_path), field(address));
+        log::info!("id={id} from={from} to=<{to}> status={status} delay={delay:.1} reason={why:?}");
         Ok(())
     }
 

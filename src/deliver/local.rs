@@ -14,7 +14,7 @@ use super::task::{self, Act, Task};
 use crate::aliases::{self, Place, Target, Trouble};
 use crate::config::value::{MailSource, MailboxFormat, MailboxSpec};
 use crate::config::{Config, shown};
-use crate::logging::clean;
+use crate::logging::{clean, field};
 use crate::lookup::Lookup;
 use crate::mailbox;
 use crate::message::path::Address;
@@ -300,7 +300,7 @@ impl Delivery<'_, '_> {
     }
 
     fn cannot_tell(&self, why: &str) -> Outcome {
-        log::warn!("id={} to=<{}>: {why}", self.copy.message.id, self.copy.address);
+        log::warn!("id={} to=<{}>: {why}", self.copy.message.id, field(self.copy.address));
         Appended::CannotTell.outcome()
     }
 }

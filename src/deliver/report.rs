@@ -16,7 +16,7 @@ mod text;
 use super::copy::public_address;
 use super::schedule;
 use crate::config::Config;
-use crate::logging::clean;
+use crate::logging::{clean, field};
 use crate::message::header::{self, Header};
 use crate::message::parameters::{Body, MailParameters, RecipientParameters, Ret};
 use crate::message::path::{Address, ReversePath};
@@ -180,7 +180,7 @@ fn tell_of(
     let told: Vec<Told> = group.iter().filter_map(|number| told(config, message, *number)).collect();
     let is_unwanted = |told: &&Told| kind == Kind::Failure && !told.parameters.notify().failure;
     for one in told.iter().filter(is_unwanted) {
-        log::info!("id={} to=<{}> event=not-returned reason=\"NOTIFY\"", message.id, shown(&one.address));
+        log::info!("id={} to=<{}> event=not-returned reason=\"NOTIFY\"", message.id, field(&one.address));
     }
     let told: Vec<Told> = told.into_iter().filter(|one| !is_unwanted(&one)).collect();
     let (Some(first), Some(one)) = (group.first(), told.first()) else { return Ok(None) };
@@ -194,8 +194,8 @@ fn tell_of(
     let Some(to) = to else {
         // A report itself, of which nobody wants to hear a second time.
         for one in &told {
-            let (to, reason) = (shown(&one.address), &one.report);
-            log::warn!("id={} to=<{to}> status=lost reason=\"{reason}\"", message.id);
+            let (to, reason) = (field(&one.address), &one.report);
+            log::warn!("id={} to=<{to}> status=lost reason={reason:?}", message.id);
         }
         return Ok(None);
     };
@@ -310,11 +310,11 @@ fn commit(
     draft.attribute(REPORT, kind)?;
     let head = Head { reverse_path: ReversePath::NULL, trace: Vec::new(), channel: CHANNEL.to_owned() };
     let id = draft.commit(&head)?;
-    log::info!("id={} return={id} kind={kind} to=<{}> recipients={recipients}", message.id, shown(to));
+    log::info!("id={} return={id} kind={kind} to=<{}> recipients={recipients}", message.id, field(to));
     Ok(id)
 }
 
-/// An address as a header field and a record can hold it: no line of a message is longer than 998 octets, and none of it
+/// An address as a header field can hold it: no line of a message is longer than 998 octets, and none of it
 /// may be taken for something else.
 fn shown(address: &Address) -> String {
     clean(address.to_string().as_bytes(), 900)

@@ -15,6 +15,7 @@ use super::server::{REFUSAL, bad_delimiters, introduction, refuse, slow_down, wh
 use crate::channel::Channels;
 use crate::config::Config;
 use crate::exit::{Ended, Error};
+use crate::logging::field;
 use crate::lookup::Lookup;
 use crate::message::trace::Protocol;
 use crate::net::connection::{Fault, Stream};
@@ -132,7 +133,7 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
             }
             Event::ReversePath(path) => {
                 self.submit.content(package.lines.rest())?;
-                log::debug!("client={} event=sender from={path}", self.who);
+                log::debug!("client={} event=sender from={}", self.who, field(&path));
                 package.has_reverse_path = true;
                 package.refusal = bad_delimiters(self.config, &path);
                 self.submit.reverse_path(&path)?;
@@ -151,7 +152,7 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
             }
             Event::Recipient(address) => {
                 let verdict = self.submit.recipient(&address)?;
-                log::debug!("client={} event=recipient to=<{address}> verdict={verdict:?}", self.who);
+                log::debug!("client={} event=recipient to=<{}> verdict={verdict:?}", self.who, field(&address));
                 self.note(package, verdict);
             }
             Event::End => {}

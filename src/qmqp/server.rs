@@ -11,6 +11,7 @@ use super::request::{Event, Request};
 use crate::channel::Channels;
 use crate::config::Config;
 use crate::exit::{Ended, Error};
+use crate::logging::field;
 use crate::lookup::Lookup;
 use crate::message::path::ReversePath;
 use crate::message::trace::{Client, Protocol};
@@ -184,14 +185,14 @@ fn take(
                     submit.content(octets)?;
                 }
                 Some(Event::ReversePath(path)) => {
-                    log::debug!("client={who} event=sender from={path}");
+                    log::debug!("client={who} event=sender from={}", field(&path));
                     if let Some(reply) = bad_delimiters(config, &path) {
                         return Ok(End::early(reply));
                     }
                     submit.reverse_path(&path)?;
                 }
                 Some(Event::Recipient(address)) => {
-                    log::debug!("client={who} event=recipient to=<{address}>");
+                    log::debug!("client={who} event=recipient to=<{}>", field(&address));
                     submit.require(&address)?;
                 }
                 Some(Event::End) => {

@@ -213,7 +213,7 @@ fn hop(name: &str, address: IpAddr, port: u16) -> Hop {
 }
 
 fn unsure(name: &str, why: &str) -> Outcome {
-    log::info!("event=dns-trouble name={} reason=\"{why}\"", crate::logging::clean(name.as_bytes(), 100));
+    log::info!("event=dns-trouble name={} reason={why:?}", crate::logging::field(&name));
     Outcome::Deferred(format!("4.4.3 {name:.60} cannot be looked up now"))
 }
 

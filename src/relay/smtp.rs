@@ -194,7 +194,7 @@ impl Client {
                         unwilling.push(&hop.name);
                     }
                     let report = trouble.report(&named(&hop.name));
-                    log::info!("id={} host={} place={:?} reason=\"{report}\"", job.id, named(&hop.name), hop.place);
+                    log::info!("id={} host={} place={:?} reason={report:?}", job.id, named(&hop.name), hop.place);
                     if let (Trouble::Cannot(why), Place::Net(address), Some(herald)) =
                         (&trouble, &hop.place, &mut self.herald)
                         && is_silence(&trouble)
@@ -427,7 +427,7 @@ impl Client {
             if is_senders { NO_CERTIFICATE } else { "4.7.5 the certificate of the next hop cannot be verified" };
         let failed = |text: &str, trouble: Trouble| {
             log::warn!(
-                "id={} host={} tls=failed reason=\"{}\"",
+                "id={} host={} tls=failed reason={:?}",
                 job.id,
                 named(&hop.name),
                 crate::logging::clean(text.as_bytes(), 300)

@@ -9,7 +9,7 @@ use super::reply::Reply;
 use super::session::{self, Session, Step};
 use super::site::Site;
 use crate::exit::{Ended, Error};
-use crate::logging;
+use crate::logging::field;
 use crate::lookup::Listed;
 use crate::message::header::Coming;
 use crate::net::connection::{Fault, Stream};
@@ -242,7 +242,7 @@ impl Server<'_> {
         // What is asked of a client that logs in is nobody else's.
         if reply.code != 334 {
             let (client, phase) = (&self.client, self.session.phase());
-            log::debug!("client={client} event=said while=\"{phase}\" reply=\"{}\"", brief(&reply));
+            log::debug!("client={client} event=said while=\"{phase}\" reply={:?}", brief(&reply));
         }
         self.session.count(&reply);
         reply.put(&mut self.out, self.settings.soft_bounce);
@@ -266,7 +266,7 @@ impl Server<'_> {
 
     fn log_refusal(&self, reply: &Reply) {
         let (client, phase) = (&self.client, self.session.phase());
-        log::info!("client={client} event=refused while=\"{phase}\" reply=\"{}\"", brief(reply));
+        log::info!("client={client} event=refused while=\"{phase}\" reply={:?}", brief(reply));
     }
 
     /// submit failed. The session goes on; whatever submit knew is said again with the next message.
@@ -325,11 +325,6 @@ impl Server<'_> {
 
 fn line_end(bare_newline: Listed) -> LineEnd {
     if bare_newline == Listed::Yes { LineEnd::Lenient } else { LineEnd::Strict }
-}
-
-/// A text of the client as the value of a field in a record: without blanks, so that it cannot pretend to be another.
-fn field(text: &str) -> String {
-    logging::clean(text.as_bytes(), 300).replace(' ', "\\x20")
 }
 
 fn brief(reply: &Reply) -> String {

@@ -12,7 +12,7 @@ use crate::cli::Common;
 use crate::clock;
 use crate::config::Config;
 use crate::exit::Error;
-use crate::logging::clean;
+use crate::logging::field;
 use crate::message::header;
 use crate::message::parameters::{Body, MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
@@ -166,7 +166,7 @@ impl<'a> Receiver<'a> {
                 Ok(None)
             }
             Request::Attribute(name, _) => {
-                log::warn!("event=attribute-ignored name={}", clean(name.as_bytes(), 100));
+                log::warn!("event=attribute-ignored name={}", field(&name));
                 Ok(None)
             }
             Request::Verify(address) => self.verify(address).map(Reply::Verdict).map(Some),
@@ -322,9 +322,8 @@ impl<'a> Receiver<'a> {
         match draft.commit(&head) {
             Ok(id) if !log::log_enabled!(log::Level::Info) => Ok(id.to_string()),
             Ok(id) => {
-                let from = clean(head.reverse_path.to_string().as_bytes(), 300);
                 let client = self.introduction.as_ref().map_or("", |introduction| &introduction.client.address);
-                let (client, channel) = (clean(client.as_bytes(), 100), clean(head.channel.as_bytes(), 100));
+                let (from, client, channel) = (field(&head.reverse_path), field(&client), field(&head.channel));
                 log::info!(
                     "event=queued id={id} from={from} nrcpt={recipients} size={size} client={client} channel={channel}"
                 );

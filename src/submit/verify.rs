@@ -10,6 +10,7 @@ use crate::aliases::{self, Target};
 use crate::channel::{Channel, Channels, Transport};
 use crate::config::Config;
 use crate::config::value::ReceiveOverride;
+use crate::logging::field;
 use crate::lookup::Lookup;
 use crate::message::idna;
 use crate::message::path::Address;
@@ -227,7 +228,7 @@ pub fn may_receive(user: &User) -> bool {
 }
 
 fn cannot_tell(address: &Address, why: &str) -> Verdict {
-    log::warn!("event=cannot-tell address=<{address}> reason=\"{why}\"");
+    log::warn!("event=cannot-tell address=<{}> reason={why:?}", field(address));
     Verdict::CannotTell
 }
 

@@ -9,6 +9,7 @@ use crate::deliver::expand::Route;
 use crate::deliver::helper::Helper;
 use crate::deliver::settings::Settings;
 use crate::deliver::{Outcome, crew, local, piped};
+use crate::logging::field;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
 use crate::queue::Message;
@@ -28,7 +29,7 @@ pub(super) fn route(settings: &Settings, message: &Message, address: &Address) -
         Lookup::Yes(channel) => Ok(channel.transport.clone()),
         Lookup::No => Err(Outcome::Failed("5.1.2 no channel leads to this domain".to_owned())),
         Lookup::CannotTell(why) => {
-            log::warn!("id={} to=<{address}>: {why}", message.id);
+            log::warn!("id={} to=<{}>: {why}", message.id, field(address));
             Err(Outcome::Deferred("4.4.3 the domain cannot be looked up now".to_owned()))
         }
     }

@@ -70,7 +70,7 @@ impl Server<'_> {
             let from = self.session.envelope().map_or_else(String::new, |(path, _)| path.to_string());
             let to = format!("<{address}>");
             let (client, from, to) = (&self.client, field(&from), field(&to));
-            log::info!("client={client} event=refused from={from} to={to} reply=\"{}\"", brief(&reply));
+            log::info!("client={client} event=refused from={from} to={to} reply={:?}", brief(&reply));
         }
         reply
     }

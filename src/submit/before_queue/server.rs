@@ -8,6 +8,7 @@
 use super::Handed;
 use crate::config::Config;
 use crate::config::value::TlsLevel;
+use crate::logging::field;
 use crate::program;
 use crate::queue::Lines;
 use crate::relay::{Job, Outcome, Source, agent};
@@ -43,7 +44,7 @@ pub fn hand_over(
                 }
                 _ => error.to_string(),
             };
-            log::error!("id={id} event=not-handed-over filter={host} reason=\"{why}\"");
+            log::error!("id={id} event=not-handed-over filter={host} reason={why:?}");
             return Err(Refusal::Trouble);
         }
     };
@@ -56,7 +57,7 @@ pub fn hand_over(
             Outcome::Relayed(why) | Outcome::PassedOn(why) | Outcome::Expanded(why) => ("handed-over", why.as_str()),
             Outcome::Delivered | Outcome::Listed => ("handed-over", ""),
         };
-        log::info!("id={id} to=<{address}> event={word} filter={host} reason=\"{why}\"");
+        log::info!("id={id} to=<{}> event={word} filter={host} reason={why:?}", field(address));
     }
     match left.len() {
         count if count < outcomes.len() => Ok(left),
