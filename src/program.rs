@@ -3,6 +3,7 @@
 //! The content lies whole in a file without a name before the program starts, so that a message cut off is never taken for
 //! one. What the program's end means is for whoever ran it to say.
 
+pub mod arguments;
 pub mod envelope;
 
 use crate::logging::clean;

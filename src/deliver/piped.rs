@@ -6,12 +6,11 @@ use super::copy::{Content, Copy};
 use crate::config::Config;
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
+use crate::program::arguments::Values;
 use crate::program::{self, envelope};
 use crate::queue::{Error, Message};
 use crate::submit::before_queue;
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, ExitStatus, Stdio};
 
 /// Exit statuses of sysexits.h that mean never, with what they mean.
@@ -35,13 +34,11 @@ pub fn pipe(config: &Config, line: &str, copy: &Copy<'_>) -> Outcome {
     let sender = verp::expand(&copy.message.reverse_path, copy.address);
     let mut words = line.split_ascii_whitespace();
     let mut command = Command::new(words.next().unwrap_or_default());
-    for word in words {
-        match argument(word, sender.as_bytes(), copy) {
-            Some(argument) => command.arg(argument),
-            // It might be taken for an option.
-            None => return Outcome::Failed("5.1.3 a program cannot be given an address like this".to_owned()),
-        };
-    }
+    let values = Values { sender: sender.as_bytes(), recipient: copy.address, id: copy.message.id.as_str() };
+    match values.put_into(words) {
+        Some(arguments) => command.args(arguments),
+        None => return Outcome::Failed("5.1.3 a program cannot be given an address like this".to_owned()),
+    };
     match run(config, command.stdout(Stdio::null()), copy.message, copy.content()).map(|status| status.code()) {
         Ok(Some(0)) => Outcome::Delivered,
         Ok(Some(code)) => match NEVER.iter().find(|(known, _)| *known == code) {
@@ -99,31 +96,6 @@ fn not_run(message: &Message, line: &str, error: &io::Error) -> Outcome {
         io::ErrorKind::TimedOut => Outcome::Deferred("4.3.0 the program of this channel took too long".to_owned()),
         _ => Outcome::Deferred("4.3.5 the program of this channel cannot be run".to_owned()),
     }
-}
-
-/// An argument with everything put in, once. Nothing: a value that comes from outside would be an option.
-fn argument(word: &str, sender: &[u8], copy: &Copy<'_>) -> Option<OsString> {
-    let (mut octets, mut rest) = (Vec::new(), word.as_bytes());
-    while let Some(at) = rest.iter().position(|octet| *octet == b'%') {
-        let (before, behind) = rest.split_at_checked(at)?;
-        octets.extend_from_slice(before);
-        let (value, used) = match behind.get(1) {
-            Some(b's') => (sender, 2),
-            Some(b'r') => (copy.address.as_bytes(), 2),
-            Some(b'n') => (copy.address.local_part(), 2),
-            Some(b'd') => (copy.address.domain().unwrap_or_default(), 2),
-            Some(b'i') => (copy.message.id.as_str().as_bytes(), 2),
-            Some(b'%') => (&b"%"[..], 2),
-            _ => (&b"%"[..], 1),
-        };
-        if octets.is_empty() && value.starts_with(b"-") {
-            return None;
-        }
-        octets.extend_from_slice(value);
-        rest = behind.get(used..)?;
-    }
-    octets.extend_from_slice(rest);
-    Some(OsString::from_vec(octets))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::channel::Channels;
 use crate::config::Config;
 use crate::exit::Error;
 use crate::lookup::Lookup;
+use crate::message::path::ReversePath;
 use crate::net::peer::Peer;
 use crate::smtp::command;
 use crate::smtp::reply::Reply;
@@ -49,7 +50,7 @@ pub fn ask(
             let (from, policy) = (&found.channel.name, Policy::of(found));
             let address = command::lone_address(question.address.as_bytes());
             let verdict = match address {
-                Ok(address) => verify::judge_traced(config, channels, from, policy, &address, tell),
+                Ok(address) => verify::judge_traced(config, channels, from, policy, &ReversePath::NULL, &address, tell),
                 Err(_) => {
                     tell(format_args!("{}: no address", question.address.escape_debug()));
                     Verdict::BadAddress
@@ -72,7 +73,9 @@ pub fn ask(
 fn answer(verdict: Verdict) -> Answer {
     match verdict {
         Verdict::Accepted => Answer::Taken,
-        Verdict::UnknownUser | Verdict::UnknownHost | Verdict::NotAllowed | Verdict::BadAddress => Answer::Refused,
-        Verdict::CannotTell | Verdict::TooMany => Answer::CannotTell,
+        Verdict::UnknownUser | Verdict::UnknownHost | Verdict::NotAllowed | Verdict::BadAddress | Verdict::Closed => {
+            Answer::Refused
+        }
+        Verdict::CannotTell | Verdict::ClosedNow | Verdict::TooMany => Answer::CannotTell,
     }
 }

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::exit::{Ended, Error};
 use crate::mailq::Format;
 use crate::mailq::tool::{self, Action};
+use crate::message::path::ReversePath;
 use crate::net::connection::Connection;
 use crate::net::peer::Peer;
 use crate::net::tls::Offer;
@@ -127,13 +128,15 @@ fn verify_all(config: &Config, addresses: &[String]) -> Result<Ended, Error> {
     let mut all = true;
     for text in addresses {
         for address in header::addresses(text.as_bytes())? {
-            let verdict = verify::judge(config, &channels, "local", Policy::Channels, &address);
+            let verdict = verify::judge(config, &channels, "local", Policy::Channels, &ReversePath::NULL, &address);
             let words = match verdict {
                 Verdict::Accepted => "deliverable",
                 Verdict::UnknownUser => "nobody here has that name",
                 Verdict::UnknownHost => "no channel leads to that domain",
                 Verdict::NotAllowed => "mail from here may not go there",
                 Verdict::BadAddress => "no address",
+                Verdict::Closed => "no mail is taken for that domain",
+                Verdict::ClosedNow => "no mail is taken for that domain now",
                 Verdict::CannotTell | Verdict::TooMany => "cannot tell now",
             };
             all &= verdict == Verdict::Accepted;

@@ -99,7 +99,7 @@ fn feed(
     while let Some(recipient) = envelope::recipient(input)? {
         match submit.recipient(&recipient).map_err(trouble)? {
             Verdict::Accepted => {}
-            Verdict::TooMany | Verdict::CannotTell => return Err(Refused::Temporarily),
+            Verdict::TooMany | Verdict::CannotTell | Verdict::ClosedNow => return Err(Refused::Temporarily),
             _ => return Err(Refused::Permanently),
         }
     }

@@ -234,6 +234,8 @@ impl Reply {
             Verdict::UnknownHost => fixed(550, "5.1.2", "No way to that domain from here"),
             Verdict::NotAllowed => fixed(550, "5.7.1", "You may not send mail there through this host"),
             Verdict::BadAddress => fixed(501, "5.1.3", "That address cannot be used"),
+            Verdict::Closed => fixed(550, "5.3.2", "No mail is taken for that domain"),
+            Verdict::ClosedNow => fixed(450, "4.3.2", "No mail is taken for that domain now, try again later"),
             Verdict::CannotTell => fixed(451, "4.4.3", "Cannot check that address now, try again later"),
             Verdict::TooMany => Reply::TOO_MANY_RECIPIENTS,
         }

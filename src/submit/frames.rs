@@ -69,12 +69,14 @@ pub enum Reply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault;
 
-const VERDICTS: [(Verdict, u8); 7] = [
+const VERDICTS: [(Verdict, u8); 9] = [
     (Verdict::Accepted, b'a'),
     (Verdict::UnknownUser, b'u'),
     (Verdict::UnknownHost, b'h'),
     (Verdict::NotAllowed, b'p'),
     (Verdict::BadAddress, b'b'),
+    (Verdict::Closed, b'c'),
+    (Verdict::ClosedNow, b'n'),
     (Verdict::CannotTell, b't'),
     (Verdict::TooMany, b'm'),
 ];

@@ -30,6 +30,10 @@ pub enum Verdict {
     NotAllowed,
     /// It is not an address we can use (501 5.1.3).
     BadAddress,
+    /// The administrator has no mail taken for its domain (550 5.3.2).
+    Closed,
+    /// The same for now (450 4.3.2).
+    ClosedNow,
     /// Nobody can say now (451 4.4.3).
     CannotTell,
     /// The message has as many recipients as it may have (452 4.5.3).

@@ -197,7 +197,8 @@ impl<'a> Receiver<'a> {
     fn judge(&self, address: &Address) -> Result<Verdict, Error> {
         let introduction = self.introduction()?;
         let judge = |channels: &Channels| {
-            verify::judge(self.config, channels, &introduction.channel, introduction.policy, address)
+            let sender = self.message.reverse_path.as_ref().unwrap_or(&ReversePath::NULL);
+            verify::judge(self.config, channels, &introduction.channel, introduction.policy, sender, address)
         };
         match (introduction.policy, self.channels.get()) {
             (Policy::Anywhere, _) => Ok(judge(&Channels(Vec::new()))),

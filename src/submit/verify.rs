@@ -2,8 +2,10 @@
 //!
 //! An address without a domain is completed with `myhostname`; the domain gives the channel by which mail leaves; the
 //! channel it came in on says whether it may, and from a client that no channel lists it stays on this machine in any case;
-//! and where mail ends in a mailbox here, its user must exist, or an alias. A local part that nobody has is looked for
-//! without its extension (`recipient_delimiter`). postmaster is always taken, and so is mailer-daemon, as postmaster.
+//! and where mail ends in a mailbox here, its user must exist, or an alias. What deliver could only return, by a channel
+//! `error:` or because a program must not be given such an address, is refused: the sender may be forged. A local part that
+//! nobody has is looked for without its extension (`recipient_delimiter`). postmaster is always taken, and so is
+//! mailer-daemon, as postmaster.
 
 use super::{Policy, Verdict};
 use crate::aliases::{self, Target};
@@ -13,7 +15,8 @@ use crate::config::value::ReceiveOverride;
 use crate::logging::field;
 use crate::lookup::Lookup;
 use crate::message::idna;
-use crate::message::path::Address;
+use crate::message::path::{Address, ReversePath};
+use crate::program::arguments::Values;
 use crate::users::{self, User};
 use std::fmt::Arguments;
 
@@ -21,8 +24,15 @@ use std::fmt::Arguments;
 const FIRST_PERSON: u32 = 1000;
 
 /// Judges an address whose mail came in on channel `from`.
-pub fn judge(config: &Config, channels: &Channels, from: &str, policy: Policy, address: &Address) -> Verdict {
-    judge_traced(config, channels, from, policy, address, &mut |_| {})
+pub fn judge(
+    config: &Config,
+    channels: &Channels,
+    from: &str,
+    policy: Policy,
+    sender: &ReversePath,
+    address: &Address,
+) -> Verdict {
+    judge_traced(config, channels, from, policy, sender, address, &mut |_| {})
 }
 
 /// The same, telling each step: for checkaddr.
@@ -31,6 +41,7 @@ pub fn judge_traced(
     channels: &Channels,
     from: &str,
     policy: Policy,
+    sender: &ReversePath,
     address: &Address,
     tell: &mut dyn FnMut(Arguments<'_>),
 ) -> Verdict {
@@ -64,8 +75,21 @@ pub fn judge_traced(
         return Verdict::NotAllowed;
     }
     tell(format_args!("mail from channel {from} may go to channel {}", channel.name));
-    if channel.transport != Transport::Mailbox {
-        return Verdict::Accepted;
+    match &channel.transport {
+        Transport::Mailbox => {}
+        Transport::Other(name, text) if name == "error" => {
+            tell(format_args!("channel {} takes no mail: {text}", channel.name));
+            return if class(text) == Some('4') { Verdict::ClosedNow } else { Verdict::Closed };
+        }
+        Transport::Other(name, line) if name == "pipe" => {
+            let values = Values { sender: sender.as_bytes(), recipient: &address, id: "" };
+            if values.put_into(line.split_ascii_whitespace().skip(1)).is_none() {
+                tell(format_args!("an argument of the program of channel {} would begin with -", channel.name));
+                return Verdict::BadAddress;
+            }
+            return Verdict::Accepted;
+        }
+        Transport::Other(..) | Transport::Smtp(_) | Transport::None => return Verdict::Accepted,
     }
     if config.receive_override_options.0.contains(&ReceiveOverride::NoUnknownRecipientChecks) {
         tell(format_args!("receive_override_options: nobody asks whether the user is known"));
@@ -85,6 +109,13 @@ pub fn judge_traced(
             cannot_tell(&address, &why)
         }
     }
+}
+
+/// The first digit of the status code that the text of a channel `error:` begins with; nothing if it begins with none.
+pub fn class(text: &str) -> Option<char> {
+    let status = text.split(' ').next().unwrap_or_default();
+    let is_status = status.split('.').count() == 3 && status.split('.').all(|number| number.parse::<u16>().is_ok());
+    status.chars().next().filter(|class| is_status && matches!(class, '4' | '5') && status.get(1..2) == Some("."))
 }
 
 /// The channel by which mail for an address, completed already, leaves.
@@ -254,7 +285,7 @@ mod tests {
             [("myhostname", "mx.example"), ("channels", &channels), ("users", &users), ("alias_maps", &aliases)];
         let config = Config::with(&settings);
         let channels = Channels::load(&config).unwrap();
-        judge(&config, &channels, from, policy, &address(to))
+        judge(&config, &channels, from, policy, &ReversePath::NULL, &address(to))
     }
 
     fn site() -> tempfile::TempDir {
@@ -357,6 +388,42 @@ mod tests {
         }
     }
 
+    /// Else whoever was forged as its sender would get it back.
+    #[test]
+    fn what_could_only_be_returned_is_refused() {
+        let site = site();
+        let file = |way: &str| {
+            std::fs::write(site.path().join("channels"), format!("local - shop.example {way} *\n")).unwrap()
+        };
+        let verdict = |to| judged(site.path(), "local", to);
+        for (way, expected) in [
+            ("error:", Verdict::Closed),
+            ("\"error:5.7.1 no\"", Verdict::Closed),
+            ("\"error:44.7.1 no\"", Verdict::Closed),
+            ("\"error:4.3.2 moving\"", Verdict::ClosedNow),
+        ] {
+            file(way);
+            assert_eq!(verdict("x@shop.example"), expected, "{way}");
+        }
+        for (way, expected) in [
+            ("\"pipe:/bin/x %n\"", Verdict::BadAddress),
+            ("\"pipe:/bin/x -r %r\"", Verdict::BadAddress),
+            ("\"pipe:/bin/x -r%r +%n\"", Verdict::Accepted),
+            ("\"pipe:/bin/x %d\"", Verdict::Accepted),
+        ] {
+            file(way);
+            assert_eq!((verdict("-x@shop.example"), verdict("x@shop.example")), (expected, Verdict::Accepted), "{way}");
+        }
+        file("\"pipe:/bin/x -f %s\"");
+        let config = Config::with(&[("channels", site.path().join("channels").to_str().unwrap())]);
+        let channels = Channels::load(&config).unwrap();
+        for (from, expected) in [("-x@a.example", Verdict::BadAddress), ("x@a.example", Verdict::Accepted)] {
+            let sender = ReversePath::from_internal(from.as_bytes()).unwrap();
+            let found = judge(&config, &channels, "local", Policy::Channels, &sender, &address("x@shop.example"));
+            assert_eq!(found, expected, "{from}");
+        }
+    }
+
     /// RFC 5321 section 3.6.1: a route in a local part is no route of ours.
     #[test]
     fn relay_tricks_are_refused() {
@@ -406,7 +473,7 @@ mod tests {
         let config = Config::with(&[&settings[..], &aliases].concat());
         let channels = Channels::load(&config).unwrap();
         for service in ["root", "daemon@mx.example"] {
-            let verdict = judge(&config, &channels, "smtp", Policy::Channels, &address(service));
+            let verdict = judge(&config, &channels, "smtp", Policy::Channels, &ReversePath::NULL, &address(service));
             assert_eq!(verdict, Verdict::UnknownUser, "{service}");
         }
     }
@@ -415,7 +482,7 @@ mod tests {
     fn under_the_policy_anywhere_all_that_is_an_address_is_taken() {
         let config = Config::with(&[("channels", "/nonexistent")]);
         let channels = Channels(Vec::new());
-        let verdict = |to: &str| judge(&config, &channels, "x", Policy::Anywhere, &address(to));
+        let verdict = |to: &str| judge(&config, &channels, "x", Policy::Anywhere, &ReversePath::NULL, &address(to));
         assert_eq!(verdict("nobody-knows@unlisted.example"), Verdict::Accepted);
         assert_eq!(verdict("b c@[192.0.2.1]"), Verdict::Accepted);
         assert_eq!(verdict("a@[IPv6:2001:db8::1]"), Verdict::Accepted);

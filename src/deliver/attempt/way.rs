@@ -157,17 +157,11 @@ pub(super) fn carry_nowhere(transport: &Transport) -> Outcome {
 
 /// `error:` with a text of the administrator's, that may begin with a status code.
 fn refusal(text: &str) -> Outcome {
-    let status = text.split(' ').next().unwrap_or_default();
-    let is_status = |class: char| {
-        status.starts_with(class)
-            && status.split('.').count() == 3
-            && status.split('.').all(|n| n.parse::<u16>().is_ok())
-    };
-    match text {
-        "" => Outcome::Failed("5.0.0 mail for this domain is not taken".to_owned()),
-        _ if is_status('4') => Outcome::Deferred(text.to_owned()),
-        _ if is_status('5') => Outcome::Failed(text.to_owned()),
-        _ => Outcome::Failed(format!("5.0.0 {text}")),
+    match (text, verify::class(text)) {
+        ("", _) => Outcome::Failed("5.0.0 mail for this domain is not taken".to_owned()),
+        (_, Some('4')) => Outcome::Deferred(text.to_owned()),
+        (_, Some(_)) => Outcome::Failed(text.to_owned()),
+        (_, None) => Outcome::Failed(format!("5.0.0 {text}")),
     }
 }
 

@@ -225,7 +225,7 @@ impl Submit for Dropper<'_> {
 
     fn verify(&mut self, address: &Address) -> Result<Verdict, Error> {
         let nowhere = Channels(Vec::new());
-        Ok(verify::judge(self.config, &nowhere, CHANNEL, Policy::Anywhere, address))
+        Ok(verify::judge(self.config, &nowhere, CHANNEL, Policy::Anywhere, &ReversePath::NULL, address))
     }
 
     fn reverse_path_with(&mut self, path: &ReversePath, parameters: &MailParameters) -> Result<(), Error> {
