@@ -28,6 +28,9 @@ use std::time::SystemTime;
 /// The attribute of a message that an alias or a `~/.forward` sent on.
 const EXPANDED: &str = "expanded";
 
+/// Why what has the field Delivered-To of its own recipient is returned.
+pub const IN_A_CIRCLE: &str = "5.4.6 mail for this address goes in a circle";
+
 /// Most octets of a header that are looked through for Delivered-To.
 const LOOKED_AT: usize = 256 * 1024;
 
@@ -99,7 +102,7 @@ pub fn send_on(config: &Config, copy: &Copy<'_>, route: &Route, places: &[Place]
         Err(error) => return trouble(message, &error),
     };
     if on_its_way.was_here {
-        return Outcome::Failed("5.4.6 mail for this address goes in a circle".to_owned());
+        return Outcome::Failed(IN_A_CIRCLE.to_owned());
     }
     if on_its_way.hops.saturating_add(1) >= config.hopcount_limit {
         return Outcome::Failed("5.4.6 the message has been through too many hosts".to_owned());

@@ -14,6 +14,7 @@ mod ascii;
 mod text;
 
 use super::copy::public_address;
+use super::expand::IN_A_CIRCLE;
 use super::schedule;
 use crate::config::Config;
 use crate::logging::{clean, field};
@@ -275,6 +276,8 @@ fn write(
     // What is binary cannot be a part of a text, and an attached message cannot be encoded (RFC 2046 section 5.2.1).
     let whole = whole && message.parameters.body != Body::BinaryMime;
     let whole = whole && message.size <= config.bounce_size_limit;
+    // Anybody can write that field, and whoever was forged as the sender gets no more of what he wrote than must be.
+    let whole = whole && told.iter().all(|one| one.report != IN_A_CIRCLE);
     report.is_whole = whole;
     let header = if whole { None } else { Some(header_in_lf(message)?) };
     let is_ascii = match &header {
