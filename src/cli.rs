@@ -92,7 +92,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Does what can be done before the configuration is read, and makes settings of the options that are some.
+    /// Does what can be done before the configuration is read, and [`Daemon::set`].
     pub fn apply(&self, common: &mut Common) -> Result<(), Error> {
         if self.chroot {
             log::warn!("option -c: the root is not changed");
@@ -104,12 +104,17 @@ impl Daemon {
         if let Some(name) = &self.name {
             let _ = SERVICE_NAME.set(name.clone());
         }
+        self.set(common);
+        Ok(())
+    }
+
+    /// Makes settings of the options that are some.
+    pub fn set(&self, common: &mut Common) {
         let one = self.one_process.then(|| "1".to_owned());
         let settings = [("max_idle", &self.idle), ("max_use", &self.max_use), ("children", &one)];
         // In front, so that -o wins.
         let settings = settings.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
         common.overrides.splice(0..0, settings);
-        Ok(())
     }
 }
 
@@ -157,8 +162,7 @@ pub fn parse_words<Args: FromArgMatches>(
     command: clap::Command,
     words: impl IntoIterator<Item = OsString>,
 ) -> Result<Args, Error> {
-    let matches = command.args_override_self(true).try_get_matches_from(words);
-    matches.and_then(|matches| Args::from_arg_matches(&matches)).or_else(|problem| {
+    read(command, words).or_else(|problem| {
         if problem.use_stderr() {
             return Err(Error::Usage(in_one_line(&problem.render().to_string())));
         }
@@ -167,10 +171,23 @@ pub fn parse_words<Args: FromArgMatches>(
     })
 }
 
-/// What another program of ours makes of its command line, name and words; nothing, if that is wrong.
-pub fn of_another<Args: Parser>(words: impl IntoIterator<Item = OsString>) -> Option<Args> {
-    let matches = Args::command().args_override_self(true).try_get_matches_from(words);
-    matches.and_then(|matches| Args::from_arg_matches(&matches)).ok()
+/// What another program of ours makes of its command line, name and words.
+pub fn of_another<Args: FromArgMatches>(
+    command: clap::Command,
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Args, Error> {
+    read(command, words).map_err(|problem| match problem.use_stderr() {
+        true => Error::Usage(in_one_line(&problem.render().to_string())),
+        false => Error::Usage("expected options of a server, not --help or --version".to_owned()),
+    })
+}
+
+fn read<Args: FromArgMatches>(
+    command: clap::Command,
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Args, clap::Error> {
+    let matches = command.args_override_self(true).try_get_matches_from(words);
+    matches.and_then(|matches| Args::from_arg_matches(&matches))
 }
 
 /// What clap says is wrong, without the summary and the hints below it: a record of the log is one line.

@@ -494,7 +494,7 @@ fn a_channel_that_is_not_there_ends_smtpd_at_the_start_and_changes_nothing_at_hu
         (&["-f", "smtpsrvr", "local, nosuch"], "nosuch"),
         (&["--mode", "pool", "smtpsrvr", "local,"], ""),
         (&["smtpsrvr", "-", "mx.example", "local,nosuch"], "nosuch"),
-        (&["smtpsrvr", "--tls", "-omax_use=1", "-o", "x=y", "--", "-", "mx.example", "nosuch"], "nosuch"),
+        (&["smtpsrvr", "--submission", "-omax_use=1", "-o", "x=y", "--", "-", "mx.example", "nosuch"], "nosuch"),
     ] {
         let (status, text) = refused(&mut listening(words));
         assert_eq!(status, Some(78), "{words:?}: {text}");
@@ -525,13 +525,65 @@ fn a_channel_that_is_not_there_is_named_with_its_line_of_the_services_file() {
     let scratch = common::Scratch::new();
     let program = common::binary("smtpsrvr").display().to_string();
     for kind in ["nowait", "wait"] {
-        let line =
-            |list: &str| format!("127.0.0.1:0 stream tcp {kind} - {program} rsmtpsrvr --tls - mx.example {list}\n");
+        let line = |list: &str| {
+            format!("127.0.0.1:0 stream tcp {kind} - {program} rsmtpsrvr --submission - mx.example {list}\n")
+        };
         let lines = format!("# comment\n{}{}", line("smtp,local"), line("local,nosuch"));
         let (status, text) = refused(&mut with_services(scratch.path(), &lines));
         assert_eq!(status, Some(78), "{text}");
         let named = "/services:3: expected the name of a channel instead of nosuch";
         assert!(text.contains(named), "{text}");
+    }
+}
+
+/// Each client would be told to come later, and with a blank in a list of channels it would be worse: that would be no list,
+/// and all channels open.
+#[test]
+fn what_a_server_would_refuse_ends_smtpd_at_the_start() {
+    let scratch = common::Scratch::new();
+    for (words, status, said) in [
+        (&["-f", "smtpsrvr", "local,", "smtp"][..], 64, "without a blank behind the comma"),
+        (&["smtpsrvr", "local", ",smtp"], 64, "expected a host name"),
+        (&["smtpsrvr", "local", ",", "smtp"], 64, "expected a host name"),
+        (&["smtpsrvr", "--finicky", "local,smtp"], 64, "or - in front of localhost and channels"),
+        (&["smtpsrvr", "--finicky", "smtp"], 64, "expected channels alone"),
+        (&["smtpsrvr", "local,", "smtp", "0", "4", "mx.example"], 64, "smtpsrvr: "),
+        (&["smtpsrvr", "local", "0", "3", "mx.example", "extra"], 64, "smtpsrvr: "),
+        (&["smtpsrvr", "--nosuch"], 64, "smtpsrvr: unexpected argument '--nosuch'"),
+        (&["smtpsrvr", "--help"], 64, "smtpsrvr: expected options of a server"),
+        (&["smtpsrvr", "--tls"], 78, "tls_cert_file"),
+        (&["pop3d", "--nosuch"], 64, "pop3d: unexpected argument '--nosuch'"),
+        (&["pop3d", "-d", "5"], 64, "pop3d: expected the number next to -d"),
+        (&["pop3d", "--expire=soon"], 64, "pop3d: --expire soon"),
+        (&["--mode", "pool", "pop3d", "--tls"], 78, "tls_cert_file"),
+        (&["qmqpd", "-i", "soon"], 78, "max_idle"),
+        (&["qmqpd", "-o", "qmqpd_timeout=xx"], 78, "qmqpd_timeout"),
+        (&["qmqpd", "extra"], 64, "qmqpd: unexpected argument 'extra'"),
+    ] {
+        let (ended, text) = refused(scratch.command("smtpd").args(ON_LOOPBACK).args(words));
+        assert_eq!(ended, Some(status), "{words:?}: {text}");
+        assert!(text.contains(said), "{words:?}: {text}");
+    }
+    let programs = binary("smtpd");
+    let folder = programs.parent().unwrap();
+    for network in ["", "mx example", "mx\nexample"] {
+        let operands = ["--listen-address", "127.0.0.1", "smtpsrvr", "local,smtp", "0", "4", network];
+        let (ended, text) = refused(scratch.command("smtpd").args(operands));
+        assert!(ended == Some(64) && text.contains("expected a host name"), "{network:?}: {text}");
+    }
+    for (line, said) in [
+        ("smtpsrvr rsmtpsrvr local, smtp", "without a blank behind the comma"),
+        ("pop3d pop3d --nosuch", "unexpected argument '--nosuch'"),
+        ("qmqpd qmtpd -o qmqpd_timeout=xx", "qmqpd_timeout"),
+    ] {
+        let line = format!("127.0.0.1:0 stream tcp nowait - {}/{line}\n", folder.display());
+        let (ended, text) = refused(&mut with_services(scratch.path(), &line));
+        assert!(ended == Some(78) && text.contains("/services:1: ") && text.contains(said), "{line}: {text}");
+    }
+    // The client may come from elsewhere than from us, where its name is in place.
+    for words in [&["smtpsrvr", "-", "mx.example"][..], &["smtpsrvr", "-"], &["pop3d", "-t", "60"], &["qmqpd", "-v"]] {
+        let mut server = Server::start(scratch.command("smtpd").args(ON_LOOPBACK).args(words));
+        server.connect("0");
     }
 }
 

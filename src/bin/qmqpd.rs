@@ -7,7 +7,7 @@
 //! 78 configuration
 
 use doorpost::channel::Channels;
-use doorpost::cli::{self, Common, Daemon};
+use doorpost::cli;
 use doorpost::clock;
 use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
@@ -16,33 +16,14 @@ use doorpost::net::accept;
 use doorpost::net::connection::{Connection, LastWords};
 use doorpost::net::peer::Peer;
 use doorpost::privilege;
+use doorpost::qmqp::command_line::Args;
 use doorpost::qmqp::qmtp;
 use doorpost::qmqp::server;
 use doorpost::record::{self, Recorder};
 use doorpost::smtpd::refusal;
 use doorpost::submit::client::{self, Submitter};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-
-/// Take one message by QMQP on standard input, answer on standard output
-#[derive(Debug, Default, clap::Parser)]
-#[command(name = "qmqpd", version, disable_version_flag = true)]
-struct Args {
-    #[command(flatten)]
-    common: Common,
-    #[command(flatten)]
-    daemon: Daemon,
-    /// Print the version
-    #[arg(long, action = clap::ArgAction::Version)]
-    version: Option<bool>,
-    /// Write the session to a new file, as a transcript that can be played again
-    #[arg(long, value_name = "FILE")]
-    record: Option<PathBuf>,
-    /// For tests: let the clock stand, and number ids and challenges, so that a file or pipe gets the same replies each time
-    #[arg(long, value_name = "SECONDS")]
-    fixed: Option<u32>,
-}
 
 fn main() -> ExitCode {
     logging::start(name(), Speaks::ToClient);

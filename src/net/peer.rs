@@ -11,6 +11,7 @@ use super::dns::Resolver;
 use crate::config::Config;
 use crate::logging;
 use crate::lookup::Lookup;
+use crate::message::path::is_host_name;
 use crate::sys;
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 use std::cell::OnceCell;
@@ -241,6 +242,18 @@ impl Said {
     }
 }
 
+/// Whether a word says who is calling, or that nobody knows.
+pub fn can_be_said(word: &str) -> bool {
+    let is_nobody =
+        ["", "-", "unknown", "stdin", "paranoid"].iter().any(|nobody| word.trim().eq_ignore_ascii_case(nobody));
+    is_nobody || address(word).is_some() || name(word).is_some()
+}
+
+/// Whether a word is a name that this machine may have, or an address.
+pub fn can_be_ours(word: &str) -> bool {
+    is_host_name(word) || (word.trim() == word && address(word).is_some())
+}
+
 /// `192.0.2.1`, `[192.0.2.1]`, `::1`, `[::1]`, `[IPv6:::1]`, with or without a zone (`%eth0`).
 fn address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
@@ -259,7 +272,7 @@ fn name(text: &str) -> Option<String> {
     let text = text.trim();
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let is_word = matches!(name.as_str(), "unknown" | "stdin" | "paranoid");
-    (crate::message::path::is_host_name(&name) && address(&name).is_none() && !is_word).then_some(name)
+    (is_host_name(&name) && address(&name).is_none() && !is_word).then_some(name)
 }
 
 /// Address and port of an inet socket's end; nothing for any other socket.

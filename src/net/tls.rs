@@ -94,16 +94,21 @@ impl Offer {
     /// What the configuration offers; `at_once` (option `--tls`) needs a certificate. A file that cannot be opened is
     /// wrong configuration. To be called before rights are given up: a key may be for root's eyes alone.
     pub fn open(config: &Config, at_once: bool) -> Result<Offer, Error> {
-        match (Files::open(config)?, at_once) {
-            (Some(files), true) => Ok(Offer::AtOnce(Arc::new(files))),
-            (Some(files), false) => Ok(Offer::OnRequest(Arc::new(files))),
-            (None, false) => Ok(Offer::None),
-            (None, true) => Err(wrong(Path::new("--tls"), "tls_cert_file", "a file of certificates to be set")),
+        Offer::check(config, at_once)?;
+        let files = Files::open(config)?.map(Arc::new);
+        Ok(files.map_or(Offer::None, if at_once { Offer::AtOnce } else { Offer::OnRequest }))
+    }
+
+    /// Whether it could be opened at all, as far as that can be told without rights to the files.
+    pub fn check(config: &Config, at_once: bool) -> Result<(), Error> {
+        match at_once && config.tls_cert_file.0.is_empty() {
+            true => Err(wrong(Path::new("--tls"), "tls_cert_file", "a file of certificates to be set")),
+            false => Ok(()),
         }
     }
 
-    /// The same for a configuration that was read again. Files of the same names are kept, for who may not open them any
-    /// more; what is in them is read for each client, as it is then, as far as it may be.
+    /// As [`Offer::open`] for a configuration that was read again. Files of the same names are kept, for who may not open them
+    /// any more; what is in them is read for each client, as it is then, as far as it may be.
     pub fn open_again(&self, config: &Config, at_once: bool) -> Result<Offer, Error> {
         match self {
             Offer::OnRequest(files) | Offer::AtOnce(files) if files.are_those_of(config) => Ok(self.clone()),

@@ -8,6 +8,7 @@ use crate::config::value::{AuthMethod, Expire, Facility, List, MailboxSpec, Opti
 use crate::exit::Error;
 use crate::mailbox::import::Source;
 use clap::{ArgAction, ArgGroup, CommandFactory, Parser};
+use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -120,13 +121,25 @@ impl Args {
         if std::env::args_os().len() <= 1 {
             return Ok(Args::default());
         }
-        if std::env::args_os().skip(1).zip(std::env::args_os().skip(2)).any(|(one, two)| {
-            let is_number = two.to_str().is_some_and(|two| two.parse::<u32>().is_ok());
-            one.to_str().is_some_and(is_daemon) && is_number
-        }) {
+        Args::of(&std::env::args_os().collect::<Vec<_>>(), cli::parse_words)
+    }
+
+    /// What another program would have it started with, name and words.
+    pub fn of_another(words: &[OsString]) -> Result<Args, Error> {
+        Args::of(words, cli::of_another)
+    }
+
+    fn of(words: &[OsString], read: fn(clap::Command, Vec<OsString>) -> Result<Args, Error>) -> Result<Args, Error> {
+        let is_number = |word: &OsString| word.to_str().is_some_and(|word| word.parse::<u32>().is_ok());
+        if words
+            .iter()
+            .skip(1)
+            .zip(words.iter().skip(2))
+            .any(|(one, two)| one.to_str().is_some_and(is_daemon) && is_number(two))
+        {
             return Err(Error::Usage("expected the number next to -d, without a blank".to_owned()));
         }
-        let mut args: Args = cli::parse_as(abbreviated())?;
+        let mut args = read(abbreviated(), words.to_vec())?;
         let settings = args.settings()?;
         args.common.overrides.splice(0..0, settings);
         Ok(args)

@@ -14,6 +14,7 @@
 //!
 //! A sender `prefix-@host-@[]` (a variable envelope return path) is queued as it is written; deliver expands it.
 
+pub mod command_line;
 pub mod qmtp;
 pub mod reply;
 pub mod request;

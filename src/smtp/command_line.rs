@@ -2,6 +2,8 @@
 //! before a client does.
 
 use crate::cli::Common;
+use crate::config::shown;
+use crate::net::peer;
 use std::path::PathBuf;
 
 /// Serve one SMTP session on standard input and output
@@ -27,8 +29,10 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS")]
     pub fixed: Option<u32>,
     /// Name or address of the client, believed on a pipe or unix socket
+    #[arg(value_parser = remotehost)]
     pub remotehost: Option<String>,
     /// Our own name in greeting and replies, instead of myhostname
+    #[arg(value_parser = localhost)]
     pub localhost: Option<String>,
     /// Channels to look the client up in, joined by commas; without them all
     pub channels: Option<String>,
@@ -38,5 +42,54 @@ impl Args {
     /// The names of the channels to look the client up in; none: all.
     pub fn only(&self) -> Vec<String> {
         self.channels.iter().flat_map(|list| list.split(',')).map(|name| name.trim().to_owned()).collect()
+    }
+}
+
+/// A word that is taken for the client, and is none, may be the list of channels: without that all would be open.
+fn remotehost(word: &str) -> Result<String, String> {
+    if peer::can_be_said(word) {
+        Ok(word.to_owned())
+    } else if word.ends_with(',') {
+        Err("expected a list of channels without a blank behind the comma".to_owned())
+    } else {
+        Err("expected a name or address of the client, or - in front of localhost and channels".to_owned())
+    }
+}
+
+/// What myhostname may be, or an address, which says where the client came in. A line of our own in each reply it cannot be.
+fn localhost(word: &str) -> Result<String, String> {
+    if peer::can_be_ours(word) {
+        Ok(word.to_owned())
+    } else {
+        Err(format!("{}: expected a host name like mail.example.net", shown(word)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_operand_is_a_client_and_never_a_list_of_channels() {
+        for word in ["", "-", "unknown", "STDIN", "client.example", "client_1.example.", "192.0.2.1", "[IPv6:::1]", "a"]
+        {
+            assert_eq!(remotehost(word).as_deref(), Ok(word));
+        }
+        for word in ["local,", "smtp,local,"] {
+            assert!(remotehost(word).unwrap_err().contains("without a blank"), "{word}");
+        }
+        for word in ["local,smtp", ",", "a b", "--", "a\nb", "bad..name"] {
+            assert!(remotehost(word).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn the_second_one_is_a_name_that_a_reply_can_begin_with() {
+        for word in ["mx.example", "mx", "192.0.2.2", "[2001:db8::1]"] {
+            assert_eq!(localhost(word).as_deref(), Ok(word));
+        }
+        for word in ["", "-", ",smtp", "smtp,", "mx example", "mx\r\n250 x", "192.0.2.2\n", " 192.0.2.2"] {
+            assert!(localhost(word).unwrap_err().contains("expected a host name"), "{word}");
+        }
     }
 }

@@ -19,7 +19,10 @@ use crate::logging;
 use crate::net::acceptor::Kind;
 use crate::net::limits::Limits;
 use crate::net::peer::{self, Peer};
+use crate::net::tls::Offer;
+use crate::pop3::command_line as pop3d;
 use crate::privilege::{self, Owner};
+use crate::qmqp::command_line as qmqpd;
 use crate::smtp::command_line as smtpsrvr;
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
@@ -215,7 +218,7 @@ impl Args {
         let is_one = self.services.is_none();
         let (mut sessions, mut stands) = (0_usize, false);
         for service in &mut services {
-            self.check_channels(service, config)?;
+            self.check_program(service, config)?;
             service.program = self.configured(service.program.clone(), config)?;
             if let Some(children) = self.most_children().filter(|_| service.kind == Kind::Session) {
                 service.limit = service.limit.min(children);
@@ -324,33 +327,66 @@ impl Args {
         }
     }
 
-    /// With a channel that its file does not have, smtpsrvr would tell each client to come later, and only its record would
-    /// say why. That one also warns of open relays. What another program of that name has for channels nobody knows.
-    fn check_channels(&self, service: &Service, config: &Config) -> Result<(), Error> {
+    /// With an option or a channel that is not there, a program of ours would tell each client to come later, and only its
+    /// record would say why. smtpsrvr also warns of open relays. What another program of that name has for its words nobody
+    /// knows.
+    fn check_program(&self, service: &Service, config: &Config) -> Result<(), Error> {
         let program = &service.program;
-        if !program::is_ours(&program.path, "smtpsrvr", config) {
-            return Ok(());
-        }
+        let is = |name: &str| program::is_ours(&program.path, name, config);
         let (name, before) =
             (program.name.clone(), program.localhost.iter().flat_map(|name| ["-".into(), name.into()]));
-        let words = std::iter::once(name).chain(before).chain(program.arguments.iter().cloned());
-        let Some(args) = cli::of_another::<smtpsrvr::Args>(words).filter(|args| args.channels.is_some()) else {
-            return Ok(());
-        };
-        // Not what we were given by -o, but what it is given.
-        let folder = args.common.config.clone().or(self.common.config.clone());
-        let seen = Config::read(&Common { config: folder, ..args.common.clone() }).map(|(config, _)| config);
-        // Of a client without an address nothing is asked: the names alone are looked at.
-        let checked = seen.and_then(|seen| {
-            Channels::read(&seen)?.incoming(&Peer::new(peer::Origin::Stdin), &args.only(), true)?;
+        let words = std::iter::once(name).chain(before).chain(program.arguments.iter().cloned()).collect();
+        let checked = if is("smtpsrvr") {
+            self.check_smtpsrvr(words)
+        } else if is("pop3d") {
+            pop3d::Args::of_another(&words).and_then(|args| self.check_server(&args.common, args.tls).map(drop))
+        } else if is("qmqpd") {
+            cli::of_another(qmqpd::Args::command(), words).and_then(|mut args: qmqpd::Args| {
+                args.daemon.set(&mut args.common);
+                self.check_server(&args.common, false).map(drop)
+            })
+        } else {
             Ok(())
-        });
+        };
+        let origin = || service.origin.clone();
         checked.map_err(|error| match error {
             Error::Config(config::Error { origin: Origin::Arguments | Origin::Option, problem }) => {
-                Error::Config(config::Error { origin: service.origin.clone(), problem })
+                Error::Config(config::Error { origin: origin(), problem })
+            }
+            Error::Usage(problem) => {
+                let problem = format!("{}: {problem}", program.name.display());
+                match origin() {
+                    Origin::File(..) => Error::Config(config::Error { origin: origin(), problem }),
+                    _ => Error::Usage(problem),
+                }
             }
             error => error,
         })
+    }
+
+    fn check_smtpsrvr(&self, words: Vec<OsString>) -> Result<(), Error> {
+        let args: smtpsrvr::Args = cli::of_another(smtpsrvr::Args::command(), words)?;
+        if let (Some(word), None) =
+            (args.remotehost.as_ref().filter(|word| !matches!(&***word, "" | "-")), &args.localhost)
+        {
+            // Who the client is we say, so that a list of channels was meant: without one all would be open.
+            let problem = "expected channels alone, or -, localhost and channels behind options, instead of";
+            return Err(Error::Usage(format!("{problem} {}", shown(word))));
+        }
+        let seen = self.check_server(&args.common, args.tls)?;
+        if args.channels.is_some() {
+            // Of a client without an address nothing is asked: the names alone are looked at.
+            Channels::read(&seen)?.incoming(&Peer::new(peer::Origin::Stdin), &args.only(), true)?;
+        }
+        Ok(())
+    }
+
+    /// The configuration of a server. Not what we were given by -o, but what it is given.
+    fn check_server(&self, common: &Common, tls: bool) -> Result<Box<Config>, Error> {
+        let folder = common.config.clone().or(self.common.config.clone());
+        let (seen, _) = Config::read(&Common { config: folder, ..common.clone() })?;
+        Offer::check(&seen, tls)?;
+        Ok(seen)
     }
 
     fn niceness(&self) -> i32 {
