@@ -252,8 +252,14 @@ fn each_name_has_its_letters_and_no_others() {
         assert_eq!(status, Some(64));
         assert!(text.contains(&format!("invalid value 'x' for '{whole} ")), "{name} {begun}: {text}");
     }
-    let (status, text) = refused(named(folder.path(), "qpsmtpd-forkserver").args(["--l", "1"]));
+    let (status, text) = refused(named(folder.path(), "qpsmtpd-forkserver").args(["--li", "1"]));
     assert_eq!(status, Some(64), "not the beginning of one name only: {text}");
+    // A letter does as well behind two hyphens, and wins over names that it begins.
+    for letter in ["--c", "--m"] {
+        let (status, text) = refused(named(folder.path(), "qpsmtpd-forkserver").args([letter, "x"]));
+        assert_eq!(status, Some(64));
+        assert!(text.contains("invalid value 'x' for '--"), "{letter}: {text}");
+    }
 }
 
 #[test]

@@ -127,11 +127,22 @@ impl Personality {
         read
     }
 
-    /// `-port=25` as `--port=25`; `-p25` and `-dH`, which begin no long name, and everything else as it is.
+    /// Which letter of the page it is, with its hyphen, in this case or else in the other one.
+    fn letter(self, written: &str) -> Option<char> {
+        let mut letters = written.strip_prefix('-')?.chars();
+        let letter = letters.next().filter(|_| letters.next().is_none())?;
+        let is_there = |letter: &char| self.page().iter().any(|(_, known)| *known == Some(*letter));
+        [letter, letter.to_ascii_lowercase()].into_iter().find(is_there)
+    }
+
+    /// `--p=25` as `-p=25`, `-port=25` as `--port=25`; `-p25` and `-dH`, which begin no long name, and all else as it is.
     fn with_two_hyphens(self, command: &Command, word: OsString) -> OsString {
         let Some(text) = word.to_str().filter(|text| text.starts_with('-')) else { return word };
         let (written, value) = text.split_at(text.find('=').unwrap_or(text.len()));
         let lower = written.to_ascii_lowercase();
+        if let Some(letter) = written.strip_prefix('-').and_then(|letter| self.letter(letter)) {
+            return format!("-{letter}{value}").into();
+        }
         let has = |written: &str| {
             let mut letters = written.chars().skip(1);
             let (letter, is_alone) = (letters.next(), letters.next().is_none());
@@ -230,6 +241,7 @@ mod tests {
             ("-detach -no-rdns -l ::1 -listen-address ::2", "--detach --no-rdns -l ::1 --listen-address ::2"),
             // Letters, with values or together, and what is the beginning of several or of none.
             ("-p25 -dH -Hd -h -V -li -lo -x", "-p25 -dH -Hd -h -V -li -lo -x"),
+            ("--p 26 --c=40 --l 127.0.0.1 --H --d --P 1", "-p 26 -c=40 -l 127.0.0.1 -H -d -p 1"),
             // Getopt::Long's ignore_case.
             ("-P 25 -PORT=26 --Port 27 -D -H", "-p 25 --port=26 --port 27 -d -H"),
             // Values, of options that are not the page's too.
