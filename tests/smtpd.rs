@@ -436,6 +436,49 @@ fn wrong_command_lines_are_usage_errors() {
     }
 }
 
+/// Whoever starts smtpd again at 75 would do so for ever.
+#[test]
+fn what_will_never_be_is_no_temporary_trouble() {
+    let folder = folder();
+    let at = folder.path().display().to_string();
+    for (options, said) in [
+        (["--pid-file", "/nosuch/x"], "expected a file in a folder that is there"),
+        (["--pid-file", &at], "expected a file in a folder that is there"),
+        (["--listen-address", "fe80::1"], "as in fe80::1%eth0"),
+        (["--listen-address", "[::1"], "expected an address"),
+    ] {
+        let (status, text) = refused(smtpd(folder.path()).args(["--port", "0"]).args(options).arg("/bin/cat"));
+        assert!(status == Some(64) && text.contains(said), "{options:?}: {text}");
+    }
+    // What is said in the other family's words is listened on all the same.
+    let mut command = smtpd(folder.path());
+    command.args(["--port", "0", "--listen-address", "::ffff:127.0.0.1", "/bin/echo", "served"]);
+    assert_eq!(Server::start(&mut command).listen_to("0"), "served\n");
+}
+
+/// And not as that of --user, to whom root is somebody else at each HUP from then on.
+#[test]
+fn root_in_a_services_file_is_root() {
+    use std::os::unix::fs::PermissionsExt;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let folder = folder();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let line = |user: &str| format!("127.0.0.1:0 stream tcp nowait {user} /bin/sh sh -c id\n");
+    for user in ["root", "nobody:daemon", "daemon"] {
+        let (status, text) = refused(with_services(folder.path(), &line(user)).args(["--user", "nobody"]));
+        assert!(status == Some(64) && text.contains("names other users"), "{user}: {text}");
+    }
+    let mut server = Server::start(with_services(folder.path(), &line("nobody")).args(["--user", "nobody"]));
+    assert!(server.listen_to("127.0.0.1:0").contains("(nobody)"));
+    server.signal(Signal::SIGHUP);
+    server.record("reading the configuration again");
+    server.signal(Signal::SIGUSR1);
+    server.record("state ");
+    assert!(!server.seen.iter().any(|record| record.contains("stays as it was")), "{:?}", server.seen);
+}
+
 #[test]
 fn each_address_is_listened_on_at_each_port() {
     let folder = folder();

@@ -1,6 +1,7 @@
 //! Where to listen: addresses and ports as people write them.
 
 use crate::config::shown;
+use crate::message::path::is_host_name;
 use crate::net::listener::Listener;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -118,7 +119,11 @@ pub fn parse_service(text: &str, family: Family) -> Result<Vec<Address>, String>
         if host.is_empty() && hosts.contains(',') {
             return Err(format!("{}: expected an address on either side of a comma", shown(text)));
         }
-        addresses.extend(self::host(host, port, family)?);
+        for address in self::host(host, port, family)? {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
     }
     Ok(if family == Family::Any { together(addresses) } else { addresses })
 }
@@ -194,11 +199,22 @@ fn resolve(text: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     }
     let text = inner.unwrap_or(text);
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(vec![(address, port).into()]);
+        let is_local = |address: &Ipv6Addr| address.is_unicast_link_local();
+        if matches!(&address, IpAddr::V6(address) if is_local(address)) {
+            return Err(format!(
+                "{shown}: expected the interface of a link-local address behind it, as in {text}%eth0"
+            ));
+        }
+        // On a socket of IPv6 alone it could not be.
+        return Ok(vec![(address.to_canonical(), port).into()]);
     }
     // Half an address is one to the resolver: 192.0.2 would be 192.0.0.2.
     if text.bytes().all(|octet| octet.is_ascii_digit() || octet == b'.') {
         return Err(format!("{shown}: expected an IPv4 address of four numbers"));
+    }
+    // Nobody is asked for what is no name.
+    if !is_v6(text) && !is_host_name(text.strip_suffix('.').unwrap_or(text)) {
+        return Err(format!("{shown}: expected an address, or a name that has one"));
     }
     let found = (text, port).to_socket_addrs();
     Ok(found.map_err(|error| format!("{shown}: expected an address, or a name that has one ({error})"))?.collect())
@@ -225,6 +241,9 @@ mod tests {
             assert_eq!(parse(text, 25).unwrap(), [Address::Only(scoped.into())], "{text}");
         }
         assert!(parse("[fe80::1%nosuch]", 25).is_err());
+        assert_eq!(parse("::ffff:127.0.0.1", 25).unwrap(), only("127.0.0.1:25"));
+        assert_eq!(parse("[::ffff:127.0.0.1]:26", 25).unwrap(), only("127.0.0.1:26"));
+        assert_eq!(parse_service("127.0.0.1,127.0.0.1:25", Family::V4).unwrap(), only("127.0.0.1:25"));
         assert!(parse("localhost:7", 0).unwrap().iter().all(|address| address.to_string().ends_with(":7")));
     }
 
@@ -266,6 +285,10 @@ mod tests {
         for text in [
             "[::1",
             "[127.0.0.1]:25",
+            "[::1]25",
+            "fe80::1",
+            "[fe80::1]:25",
+            "a b",
             "127.0.0.1:",
             "127.0.0.1:65536",
             "127.0.0.1:-1",

@@ -215,6 +215,14 @@ impl Args {
             Some(file) => services::read(file, config)?,
             None => vec![self.service(config)?],
         };
+        if let Some(user) = self.user.as_deref().map(user).transpose()? {
+            let is_another =
+                |service: &Service| service.program.identity.is_some_and(|who| who != (user.uid, user.gid));
+            if services.iter().any(is_another) {
+                let problem = "--user: the services file names other users, whom only root can become";
+                return Err(Error::Usage(problem.to_owned()));
+            }
+        }
         let is_one = self.services.is_none();
         let (mut sessions, mut stands) = (0_usize, false);
         for service in &mut services {
@@ -523,7 +531,7 @@ impl Args {
                 addresses.extend(address::parse(text, port).map_err(wrong)?);
             }
         }
-        Ok(if self.listen_address.is_empty() { addresses } else { address::together(addresses) })
+        Ok(address::together(addresses))
     }
 }
 
@@ -584,6 +592,12 @@ mod tests {
             let listens = |line: &String| try_parsed(line).is_ok_and(|args| args.program.is_empty() && args.listens());
             assert!(spellings.iter().any(listens), "{option}");
         }
+    }
+
+    #[test]
+    fn a_port_that_is_said_twice_is_one() {
+        let args = parsed("--port 2525 --port 2525 --port 0 /bin/cat");
+        assert_eq!(args.addresses(&args.port).unwrap(), [Address::Everywhere(2525), Address::Everywhere(0)]);
     }
 
     fn try_parsed(line: &str) -> Result<Args, clap::Error> {

@@ -129,11 +129,6 @@ fn settle(
 ) -> Result<Ended, Error> {
     let niceness = Niceness::new(life.renice);
     if let Some(user) = &life.user {
-        if plan.services.iter().any(|service| service.program.identity.is_some()) {
-            return Err(Error::Usage(
-                "--user: the services file names other users, whom only root can become".to_owned(),
-            ));
-        }
         life::become_user(user)?;
     }
     let state = status_file.as_ref().and_then(StatusFile::descriptor);

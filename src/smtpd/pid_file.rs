@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::unistd::getpid;
 use std::fs::{File, Permissions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -39,7 +39,14 @@ impl PidFile {
         let path = std::path::absolute(path).map_err(|error| wrong(&error))?;
         let begun = Instant::now();
         loop {
-            let file = open(&path).map_err(|error| wrong(&error))?;
+            let file = open(&path).map_err(|error| match error.kind() {
+                // These do not mend by themselves.
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => Error::Usage(format!(
+                    "pid file {}: expected a file in a folder that is there ({error})",
+                    path.display()
+                )),
+                _ => wrong(&error),
+            })?;
             if !lock(&file).map_err(|errno| wrong(&errno))? {
                 let mut text = String::new();
                 let _ = (&file).take(20).read_to_string(&mut text);

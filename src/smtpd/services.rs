@@ -15,7 +15,7 @@ use crate::config::{self, Config, Origin, shown};
 use crate::exit::Error;
 use crate::net::acceptor::Kind;
 use crate::privilege;
-use nix::unistd::{Gid, Group, Uid, User, geteuid};
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid};
 use std::path::Path;
 
 /// Reads the file; a wrong line is an error with file, line and what was expected.
@@ -116,9 +116,9 @@ fn identity(word: &str) -> Result<Option<(Uid, Gid)>, String> {
         None => own_group,
     };
     if privilege::is_root() {
-        return Ok(if uid.is_root() && group.is_none() { None } else { Some((uid, gid)) });
+        return Ok(Some((uid, gid)));
     }
-    if uid != geteuid() || group.is_some() {
+    if uid != geteuid() || (group.is_some() && gid != getegid()) {
         return Err(format!("{}: expected - or the user who started smtpd, which is not root", shown(word)));
     }
     Ok(None)
@@ -233,9 +233,10 @@ mod tests {
     #[test]
     fn users_are_found_by_name_and_number_with_and_without_group() {
         assert_eq!(identity("-"), Ok(None));
-        assert_eq!(identity(&geteuid().to_string()), Ok(None));
         assert!(identity("4294967295").is_err(), "-1 would leave us who we are");
         if !privilege::is_root() {
+            let us = geteuid().to_string();
+            assert_eq!((identity(&us), identity(&format!("{us}:{}", getegid()))), (Ok(None), Ok(None)));
             assert!(identity("root").unwrap_err().contains("not root"));
             return;
         }
@@ -245,8 +246,9 @@ mod tests {
         let daemon = Group::from_name("daemon").unwrap().unwrap().gid;
         assert_eq!(identity("nobody.daemon"), Ok(Some((nobody.0, daemon))));
         assert_eq!(identity("nobody:daemon"), Ok(Some((nobody.0, daemon))));
-        assert_eq!(identity("root"), Ok(None));
-        assert_eq!(identity("root:daemon"), Ok(Some((Uid::from_raw(0), daemon))));
+        let root = Uid::from_raw(0);
+        assert_eq!(identity("root"), Ok(Some((root, Gid::from_raw(0)))), "and not with the groups that we have");
+        assert_eq!(identity("root:daemon"), Ok(Some((root, daemon))));
         assert!(identity("nobody:nosuchgroup").is_err());
     }
 }
