@@ -5,6 +5,7 @@ use crate::exit::Error;
 use clap::{FromArgMatches, Parser};
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -72,10 +73,10 @@ pub struct Daemon {
     #[arg(short = 'd')]
     pub terminal: bool,
     /// Retire after so long; each process serves one connection anyway
-    #[arg(short = 'r', value_name = "SECONDS", value_parser = clap::value_parser!(u32))]
+    #[arg(short = 'r', value_name = "SECONDS", value_parser = number)]
     pub retire: Option<u32>,
     /// Number of listening sockets; they are found without it
-    #[arg(short = 's', value_name = "COUNT", value_parser = clap::value_parser!(u32))]
+    #[arg(short = 's', value_name = "COUNT", value_parser = number)]
     pub sockets: Option<u32>,
     /// Kind of listening socket; it is found without it
     #[arg(short = 't', value_name = "KIND", value_parser = ["inet", "unix", "pass", "fifo"])]
@@ -188,6 +189,19 @@ fn read<Args: FromArgMatches>(
 ) -> Result<Args, clap::Error> {
     let matches = command.args_override_self(true).try_get_matches_from(words);
     matches.and_then(|matches| Args::from_arg_matches(&matches))
+}
+
+/// Reads a number. What std says of one that is none is not what was expected.
+pub fn number(text: &str) -> Result<u32, String> {
+    let digits = Some(text).filter(|text| text.bytes().all(|octet| octet.is_ascii_digit()));
+    let number = digits.and_then(|digits| digits.parse().ok());
+    number.ok_or_else(|| format!("expected a number from 0 to {}", u32::MAX))
+}
+
+/// The same where there must be one of it at least.
+pub fn positive(text: &str) -> Result<NonZeroU32, String> {
+    let number = number(text).ok().and_then(NonZeroU32::new);
+    number.ok_or_else(|| format!("expected a number from 1 to {}", u32::MAX))
 }
 
 /// What clap says is wrong, without the summary and the hints below it: a record of the log is one line.

@@ -254,6 +254,13 @@ fn each_name_has_its_letters_and_no_others() {
     }
     let (status, text) = refused(named(folder.path(), "qpsmtpd-forkserver").args(["--li", "1"]));
     assert_eq!(status, Some(64), "not the beginning of one name only: {text}");
+    for (letter, value) in [("-c", "-1"), ("-m", "+1"), ("-c", "4294967296"), ("-m", "")] {
+        let (status, text) = refused(named(folder.path(), "qpsmtpd-forkserver").args([letter, value]));
+        assert!(
+            status == Some(64) && text.contains("expected a number from 0 to 4294967295"),
+            "{letter} {value}: {text}"
+        );
+    }
     // A letter does as well behind two hyphens, and wins over names that it begins.
     for letter in ["--c", "--m"] {
         let (status, text) = refused(named(folder.path(), "qpsmtpd-forkserver").args([letter, "x"]));

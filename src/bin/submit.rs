@@ -34,7 +34,7 @@ struct Args {
     #[arg(value_name = "RECIPIENT")]
     recipients: Vec<String>,
     /// Serve a server that was started with this
-    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["from", "recipients"])]
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["from", "recipients"], value_parser = cli::number)]
     fixed: Option<u32>,
     #[command(flatten)]
     common: Common,

@@ -247,6 +247,10 @@ mod tests {
             load("", &["smtpd_timeout=5x"]).unwrap_err(),
             "option -o: smtpd_timeout = 5x: expected a whole number and at most one of the letters s, m, h, d, w"
         );
+        for long in ["99999999w", "4294967296", "99999999999999999999s"] {
+            let problem = load("", &[&format!("smtpd_timeout={long}")]).unwrap_err();
+            assert!(problem.ends_with(": expected a time of at most 4294967295 seconds"), "{problem}");
+        }
         assert!(load("myhostname = a b\n", &[]).unwrap_err().contains("expected a host name"));
     }
 

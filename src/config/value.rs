@@ -217,9 +217,12 @@ fn time(text: &str, unit: char) -> Result<Duration, String> {
         'd' => 86_400,
         _ => 604_800,
     };
-    let seconds = digits(number).and_then(|n| n.checked_mul(factor)).ok_or_else(expected)?;
+    if number.is_empty() || !number.bytes().all(|octet| octet.is_ascii_digit()) {
+        return Err(expected());
+    }
     // More than an i64 of seconds cannot be added to a clock.
-    if seconds > u64::from(u32::MAX) { Err(expected()) } else { Ok(Duration::from_secs(seconds)) }
+    let seconds = digits(number).and_then(|n| n.checked_mul(factor)).filter(|seconds| *seconds <= u64::from(u32::MAX));
+    seconds.map(Duration::from_secs).ok_or_else(|| format!("a time of at most {} seconds", u32::MAX))
 }
 
 /// Separated by commas or blanks.

@@ -21,7 +21,8 @@ pub struct Args {
     #[arg(short, long, overrides_with = "daemon")]
     pub inetd: bool,
     /// Listen, and serve each connection in a child, NUMBER at most (10)
-    #[arg(short, long, value_name = "NUMBER", num_args = 0..=1, default_missing_value = "10", overrides_with = "inetd")]
+    #[arg(short, long, value_name = "NUMBER", num_args = 0..=1, default_missing_value = "10", overrides_with = "inetd",
+          value_parser = cli::positive)]
     pub daemon: Option<NonZeroU32>,
     /// Listen there: a port or service, perhaps with addresses before it and a colon (110); implies -d
     #[arg(short, long, value_name = "PORT", conflicts_with = "inetd")]
@@ -33,8 +34,8 @@ pub struct Args {
     #[arg(short = 'P', long, value_name = "FILE", requires = "standalone", conflicts_with = "inetd")]
     pub pidfile: Option<PathBuf>,
     /// End the session of a client that was silent for so long: pop3d_timeout
-    #[arg(short, long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
-    pub timeout: Option<u32>,
+    #[arg(short, long, value_name = "SECONDS", value_parser = cli::positive, allow_negative_numbers = true)]
+    pub timeout: Option<NonZeroU32>,
     /// The folder of the mailboxes, which are mbox; or a format and a folder: mailbox
     #[arg(short, long, value_name = "PATH")]
     pub mail_spool: Option<String>,
@@ -42,7 +43,7 @@ pub struct Args {
     #[arg(long)]
     pub undelete: bool,
     /// Shortest time between two sessions of a user: pop3d_login_delay
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = cli::number, allow_negative_numbers = true)]
     pub login_delay: Option<u32>,
     /// Where the times of the last sessions are: pop3d_stat_file
     #[arg(long, value_name = "PATH")]
@@ -60,13 +61,13 @@ pub struct Args {
     #[arg(long, value_name = "PROGRAM")]
     pub external_locker: Option<String>,
     /// How often a lock is tried: deliver_lock_attempts
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = cli::number, allow_negative_numbers = true)]
     pub lock_retry_count: Option<u32>,
     /// Time between two tries: deliver_lock_delay
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = cli::number, allow_negative_numbers = true)]
     pub lock_retry_timeout: Option<u32>,
     /// Age of a lock that may be stolen: stale_lock_time
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = cli::number, allow_negative_numbers = true)]
     pub lock_expire_timeout: Option<u32>,
     /// Facility of log records: syslog_facility
     #[arg(long, value_name = "FACILITY")]
@@ -99,7 +100,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "standalone")]
     pub record: Option<PathBuf>,
     /// For tests: number challenges, so that a file or pipe gets the same replies each time
-    #[arg(long, value_name = "SECONDS", conflicts_with = "standalone")]
+    #[arg(long, value_name = "SECONDS", conflicts_with = "standalone",
+          value_parser = cli::number, allow_negative_numbers = true)]
     pub fixed: Option<u32>,
     /// What all programs have.
     #[command(flatten)]
@@ -151,7 +153,7 @@ impl Args {
             settings.extend(value.map(|value| format!("{name}={}", value.replace('$', "$$"))));
         };
         let number = |number: Option<u32>| number.map(|number| number.to_string());
-        set("pop3d_timeout", number(self.timeout));
+        set("pop3d_timeout", number(self.timeout.map(NonZeroU32::get)));
         set("mailbox", self.mail_spool.as_deref().map(spool).transpose()?);
         set("pop3d_undelete", self.undelete.then(|| "yes".to_owned()));
         set("pop3d_login_delay", number(self.login_delay));
@@ -216,6 +218,29 @@ fn abbreviated() -> clap::Command {
 /// Whether an argument is `-d`, in one of its spellings; a shorter one could be another option too.
 fn is_daemon(argument: &str) -> bool {
     argument == "-d" || (argument.starts_with("--da") && "--daemon".starts_with(argument))
+}
+
+/// Whether a command line, name and words, is that of a server that listens by itself, as far as that can be told before it is
+/// read: by the last option that says so, or not.
+pub fn listens(words: &[OsString]) -> bool {
+    let is_cut = |whole: &str, name: &str, least: usize| name.len() >= least && whole.starts_with(name);
+    let mut listens = false;
+    for word in words.iter().skip(1).map(|word| word.to_string_lossy()).take_while(|word| word != "--") {
+        if word.starts_with("--") {
+            let name = word.split('=').next().unwrap_or_default();
+            listens |= is_daemon(name) || is_cut("--port", name, "--po".len());
+            listens &= !is_cut("--inetd", name, "--in".len());
+        } else if let Some(letters) = word.strip_prefix('-') {
+            for letter in letters.chars() {
+                listens = matches!(letter, 'd' | 'p') || (listens && letter != 'i');
+                // The rest is its value.
+                if "dpPtmo".contains(letter) {
+                    break;
+                }
+            }
+        }
+    }
+    listens
 }
 
 /// A value as it was given, if it is one.
@@ -348,6 +373,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_number_is_told_what_was_expected() {
+        for (words, expected) in [
+            (&["-t", "-1"][..], "from 1 to"),
+            (&["-t0"], "from 1 to"),
+            (&["-dmany"], "from 1 to"),
+            (&["--login-delay=soon"], "from 0 to"),
+            (&["--lock-retry-count", "-1"], "from 0 to"),
+        ] {
+            let problem = settings(words).unwrap_err();
+            assert!(problem.contains(&format!("expected a number {expected} 4294967295")), "{words:?}: {problem}");
+        }
+    }
+
+    #[test]
     fn the_number_of_children_stands_next_to_its_letter() {
         let daemon = |word: &str| Args::try_parse_from(["pop3d", word]).unwrap().children().map(NonZeroU32::get);
         assert_eq!([daemon("-d"), daemon("-d3"), daemon("--daemon=4"), daemon("--daemon")], [10, 3, 4, 10].map(Some));
@@ -358,6 +397,31 @@ mod tests {
         // Of the two ways to serve the last one holds.
         let last = |words: [&str; 3]| Args::try_parse_from(words).unwrap().children().map(NonZeroU32::get);
         assert_eq!((last(["pop3d", "-i", "-d4"]), last(["pop3d", "-d4", "-i"])), (Some(4), None));
+    }
+
+    #[test]
+    fn who_listens_is_known_before_the_command_line_is_read() {
+        let listens = |line: &str| listens(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        for line in
+            ["-d", "-d5", "-xd", "-p 110", "-p110", "--daemon=3", "--da", "--port=110", "--po 1", "-i -d", "-o a -d"]
+        {
+            assert!(listens(&format!("pop3d {line}")), "{line}");
+        }
+        for line in [
+            "",
+            "-i",
+            "-x",
+            "-m/var/mail/d",
+            "-t60 -mpd",
+            "--pidfile=/d",
+            "-P /d",
+            "-d -i",
+            "-- -d",
+            "--debug",
+            "-od=1",
+        ] {
+            assert!(!listens(&format!("pop3d {line}")), "{line}");
+        }
     }
 
     #[test]

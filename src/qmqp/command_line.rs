@@ -1,7 +1,7 @@
 //! The command line of qmqpd: the options of Postfix's page, and ours. smtpd reads it too, to find what is wrong before
 //! a client does.
 
-use crate::cli::{Common, Daemon};
+use crate::cli::{self, Common, Daemon};
 use std::path::PathBuf;
 
 /// Take one message by QMQP on standard input, answer on standard output
@@ -21,6 +21,6 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// For tests: let the clock stand, and number ids and challenges, so that a file or pipe gets the same replies each time
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = cli::number, allow_negative_numbers = true)]
     pub fixed: Option<u32>,
 }

@@ -1,7 +1,7 @@
 //! The command line of smtpsrvr: MMDF's operands, and options of ours. smtpd reads it too, to find a channel that is not there
 //! before a client does.
 
-use crate::cli::Common;
+use crate::cli::{self, Common};
 use crate::config::shown;
 use crate::net::peer;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// For tests: let the clock stand, and number ids and challenges, so that a file or pipe gets the same replies each time
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = cli::number, allow_negative_numbers = true)]
     pub fixed: Option<u32>,
     /// Name or address of the client, believed on a pipe or unix socket
     #[arg(value_parser = remotehost)]

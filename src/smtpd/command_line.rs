@@ -46,16 +46,17 @@ pub struct Args {
     #[arg(long)]
     pub finicky: bool,
     /// Most connections at once (default: 4)
-    #[arg(long, value_name = "NUMBER", conflicts_with = "limit_connections")]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "limit_connections",
+          value_parser = cli::positive, allow_negative_numbers = true)]
     pub maxconnects: Option<NonZeroU32>,
     /// The same, also for all services together; 0: no limit (default: 15 as qpsmtpd-forkserver, else none)
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = cli::number, allow_negative_numbers = true)]
     pub limit_connections: Option<u32>,
     /// Most connections at once from one address: smtpd_client_connection_count_limit
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = cli::number, allow_negative_numbers = true)]
     pub max_from_ip: Option<u32>,
     /// Most connections a minute from one address: smtpd_client_connection_rate_limit
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = cli::number, allow_negative_numbers = true)]
     pub max_per_minute: Option<u32>,
     /// Addresses and nets without these two limits: smtpd_client_event_limit_exceptions; may be repeated
     #[arg(long, value_name = "NETS", value_parser = nets)]
@@ -67,13 +68,13 @@ pub struct Args {
     #[arg(long, value_name = "MODE", value_parser = ["exec", "pool"])]
     pub mode: Option<String>,
     /// Most processes for connections (default: as many as connections; qpsmtpd-prefork: 15)
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = cli::positive, allow_negative_numbers = true)]
     pub children: Option<NonZeroU32>,
     /// Processes of a pool that wait for a connection; 0: none (default: idle_children; qpsmtpd-prefork: 5)
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = cli::number, allow_negative_numbers = true)]
     pub idle_children: Option<u32>,
     /// Be nicer to other processes by so much, or less nice (default: 0; qpsmtpd-prefork: 5)
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-39..=39))]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = niceness)]
     pub renice_parent: Option<i32>,
     /// Processes of a pool have the address of their client as name: pretty_child
     #[arg(long)]
@@ -97,7 +98,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub status_file: Option<PathBuf>,
     /// Write a line to this descriptor when everything is bound, and close it
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = descriptor, allow_negative_numbers = true)]
     pub notification_fd: Option<i32>,
     /// Nothing: names are only looked up where a channel asks for them
     #[arg(long)]
@@ -550,6 +551,16 @@ fn user(text: &str) -> Result<User, Error> {
         Ok(None) => Err(Error::Usage(format!("--user {}: expected a user of this system", shown(text)))),
         Err(errno) => Err(Error::Temporary(format!("--user {}: {errno}", shown(text)))),
     }
+}
+
+fn niceness(text: &str) -> Result<i32, String> {
+    let number = text.parse().ok().filter(|number| (-39..=39).contains(number));
+    number.ok_or_else(|| "expected a number from -39 to 39".to_owned())
+}
+
+fn descriptor(text: &str) -> Result<i32, String> {
+    let number = cli::number(text)?;
+    i32::try_from(number).map_err(|_| "expected an open descriptor above 2".to_owned())
 }
 
 fn nets(text: &str) -> Result<String, String> {
