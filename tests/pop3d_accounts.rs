@@ -176,8 +176,9 @@ fn a_mailbox_in_the_folder_of_a_group_is_rewritten_with_that_group_only() {
     put();
     let mailboxes = format!("mailbox=mbox:{}/%u", spool.display());
     let input = "USER bob\r\nPASS secret\r\nDELE 1\r\nQUIT\r\n";
-    let (said, _) = run(&scratch, &["-o", &mailboxes], input);
+    let (said, log) = run(&scratch, &["-o", &mailboxes], input);
     assert!(said.contains("\r\n-ERR [SYS/PERM] Deleted messages cannot be removed"), "{said}");
+    assert!(log.contains("event=not-removed") && log.contains("see=mail_privileged_group"), "{log}");
     let (said, log) = run(&scratch, &["-o", &mailboxes, "-o", "mail_privileged_group=mail"], input);
     assert!(said.ends_with("+OK Goodbye\r\n"), "{said} {log}");
     let after = fs::metadata(&mailbox).expect("a mailbox");

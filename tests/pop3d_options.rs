@@ -110,6 +110,44 @@ fn without_a_port_it_is_110_and_who_may_not_listen_there_ends_with_77() {
     }
 }
 
+/// And with records that go where ours go, whatever else goes there: into the pipe of a service manager, or to who is logged
+/// in from elsewhere.
+#[test]
+fn who_listens_says_so_on_standard_error_though_it_is_standard_output_too() {
+    let scratch = Scratch::new();
+    let (mut log, theirs) = std::io::pipe().expect("a pipe");
+    let mut command = scratch.command("pop3d");
+    command.env("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22").args(["-d", "-p", "127.0.0.1:0"]).stdin(Stdio::null());
+    command.stdout(theirs.try_clone().expect("a copy")).stderr(theirs);
+    let child = command.spawn().expect("pop3d");
+    drop(command);
+    let mut server = Server(child, String::new());
+    let mut line = String::new();
+    BufReader::new(&mut log).read_line(&mut line).expect("a record");
+    assert!(line.contains("listening on=127.0.0.1:"), "{line}");
+    server.1 = line;
+}
+
+#[test]
+fn what_each_client_would_find_wrong_ends_it_before_it_listens() {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("file");
+    fs::write(&file, "").expect("a file");
+    let no_folder = format!("--stat-file={}", file.display());
+    for (options, parameter) in [
+        (&["--tls"][..], "tls_cert_file"),
+        (&["-o", "tls_cert_file=/nosuch/crt", "-o", "tls_key_file=/nosuch/key"], "tls_cert_file"),
+        (&["--login-delay=2", "--stat-file=/nosuch/folder"], "pop3d_stat_file"),
+        (&["--login-delay=2", &no_folder], "pop3d_stat_file"),
+    ] {
+        let options = [&["-d", "-p", "127.0.0.1:0"], options].concat();
+        let output = scratch.run("pop3d", &options, b"");
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{options:?}: {log}");
+        assert!(log.contains(parameter) && !log.contains("listening"), "{options:?}: {log}");
+    }
+}
+
 #[test]
 fn a_taken_port_is_temporary_trouble() {
     let scratch = Scratch::new();

@@ -14,9 +14,10 @@ use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
-use doorpost::pop3::command_line::Args;
+use doorpost::pop3::command_line::{self, Args};
 use doorpost::pop3::reuse::{self, Parser};
 use doorpost::pop3::{self, import, standalone};
+use doorpost::smtpd::one_client::Client;
 use doorpost::smtpd::refusal;
 use std::process::ExitCode;
 
@@ -85,6 +86,7 @@ fn run() -> Result<Ended, Error> {
     match server.args.children() {
         None => accept::serve(&mut server, refusal::words("pop3d".as_ref())),
         Some(children) => {
+            standalone::check(&server.config, server.args.tls)?;
             let way = standalone::Way::of(&server.args);
             standalone::listen(&mut server, way, children)
         }
@@ -92,6 +94,9 @@ fn run() -> Result<Ended, Error> {
 }
 
 fn main() -> ExitCode {
-    logging::start("pop3d", Speaks::ToClient);
+    // Who listens by himself has no client on descriptor 0, unless he was started for one all the same.
+    let words: Vec<_> = std::env::args_os().collect();
+    let listens = command_line::listens(&words) && Client::of_stdin() == Client::Nobody;
+    logging::start("pop3d", if listens { Speaks::ToPeople } else { Speaks::ToClient });
     exit::status(run())
 }

@@ -11,11 +11,13 @@ use crate::config::Config;
 use crate::exit::Error;
 use crate::flocked::Flocked;
 use nix::fcntl::OFlag;
+use nix::unistd::{AccessFlags, access};
 use std::cell::Cell;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// A user's file.
@@ -28,6 +30,19 @@ pub struct LastSession {
 }
 
 impl LastSession {
+    /// Whether there can be files of users, where a delay is wanted.
+    pub fn check(config: &Config) -> Result<(), Error> {
+        if config.pop3d_login_delay.0.is_zero() {
+            return Ok(());
+        }
+        let folder = &config.pop3d_stat_file;
+        // The slash: a file is no folder, whatever its mode is.
+        let is_there = make(folder).and_then(|()| Ok(access(&folder.join(""), AccessFlags::W_OK | AccessFlags::X_OK)?));
+        is_there.map_err(|error| {
+            Error::Config(config.wrong("pop3d_stat_file", &format!("a folder for the times of sessions ({error})")))
+        })
+    }
+
     /// Opens the file of a user; none where no delay is wanted.
     pub fn open(config: &Config, user: &str) -> Result<Option<LastSession>, Error> {
         let delay = config.pop3d_login_delay.0;
@@ -36,10 +51,7 @@ impl LastSession {
         }
         let folder = &config.pop3d_stat_file;
         let open = || -> io::Result<File> {
-            match DirBuilder::new().mode(0o700).create(folder) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
+            make(folder)?;
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
             options.open(folder.join(user))
@@ -92,6 +104,13 @@ impl LastSession {
         if let Err(error) = self.file.write_all_at(b"\n", 0) {
             log::warn!("event=end-not-noted why=\"{error}\"");
         }
+    }
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -19,7 +19,7 @@ use super::split;
 use crate::auth::files::Files;
 use crate::auth::{self, Granted, gate};
 use crate::config::Config;
-use crate::config::value::MailboxSpec;
+use crate::config::value::{MailboxFormat, MailboxSpec};
 use crate::exit::{self, Ended, Error};
 use crate::logging;
 use crate::lookup::Lookup;
@@ -33,12 +33,16 @@ use crate::record::{self, Head, Recorder};
 use crate::sasl::Credentials;
 use crate::users;
 use log::{info, warn};
+use std::fs::Metadata;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long the last words to a client may take that was too slow already.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Where servers keep mailboxes that keep each in one file.
+const SPOOL: &str = "/var/mail";
 
 /// What a record of a session begins with; only the stamp in the greeting differs each time.
 pub(super) const HEAD: Head = Head { program: "pop3d", arguments: Vec::new(), varying: &["+OK doorpost POP3 ready"] };
@@ -159,6 +163,9 @@ pub(super) fn serve_user<S: Stream>(
             return Err(Error::Temporary(format!("last session of {name:?}: {error}")));
         }
     }
+    if let Some(spool) = left_in_spool(mailbox, user, Path::new(SPOOL)) {
+        warn!("event=no-maildir user={name:?} mailbox={} left={}", mailbox.path, spool.display());
+    }
     let opened = mailbox::open(config, mailbox);
     if let (Err(_), Some(last)) = (&opened, last) {
         last.did_not_begin();
@@ -187,6 +194,16 @@ pub(super) fn serve_user<S: Stream>(
             Err(Error::Temporary(format!("maildrop of {name:?} at {}: {why}", mailbox.path)))
         }
     }
+}
+
+/// The mailbox of one file that another server had, if there is mail in it and no Maildir yet: the user finds nothing.
+fn left_in_spool(mailbox: &MailboxSpec, user: &str, spool: &Path) -> Option<PathBuf> {
+    if mailbox.format != MailboxFormat::Maildir || Path::new(&mailbox.path).symlink_metadata().is_ok() {
+        return None;
+    }
+    let file = spool.join(user);
+    let is_mail = |status: Metadata| status.is_file() && status.len() > 0;
+    (!user.contains('/') && file.symlink_metadata().is_ok_and(is_mail)).then_some(file)
 }
 
 /// The end of a session without QUIT: nothing is removed.

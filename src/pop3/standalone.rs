@@ -2,10 +2,13 @@
 //! connects with the accept loop that `smtpd` has.
 
 use super::command_line::Args;
+use super::login_delay::LastSession;
+use crate::config::Config;
 use crate::exit::{Ended, Error};
 use crate::net::accept;
 use crate::net::listener::Listener;
 use crate::net::signals;
+use crate::net::tls::Offer;
 use crate::smtpd::address::{self, Family};
 use crate::smtpd::life;
 use crate::smtpd::pid_file::PidFile;
@@ -27,6 +30,12 @@ impl Way {
         let port = args.port.clone().unwrap_or_else(|| "110".to_owned());
         Way { port, pid_file: args.pidfile.clone(), detach: args.detach }
     }
+}
+
+/// What each client would find wrong, and nobody else.
+pub fn check(config: &Config, tls_at_once: bool) -> Result<(), Error> {
+    Offer::open(config, tls_at_once)?;
+    LastSession::check(config)
 }
 
 /// Serves until TERM, at most `children` at once.

@@ -462,3 +462,21 @@ proptest! {
         }
     }
 }
+
+/// With the command line of another server unchanged, and no `-m`: all maildrops would be empty without a word.
+#[test]
+fn mail_that_lies_in_the_spool_of_another_server_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let maildir =
+        MailboxSpec { format: MailboxFormat::Maildir, path: folder.path().join("Maildir").display().to_string() };
+    let left = |mailbox: &MailboxSpec, user: &str| left_in_spool(mailbox, user, folder.path());
+    assert_eq!(left(&maildir, "bob"), None);
+    std::fs::write(folder.path().join("bob"), "").unwrap();
+    assert_eq!(left(&maildir, "bob"), None, "it is empty");
+    std::fs::write(folder.path().join("bob"), "From x\n").unwrap();
+    assert_eq!(left(&maildir, "bob"), Some(folder.path().join("bob")));
+    let mbox = MailboxSpec { format: MailboxFormat::Mbox, ..maildir.clone() };
+    assert_eq!((left(&mbox, "bob"), left(&maildir, "../x/bob"), left(&maildir, "")), (None, None, None));
+    std::fs::create_dir(&maildir.path).unwrap();
+    assert_eq!(left(&maildir, "bob"), None);
+}

@@ -173,7 +173,11 @@ fn update<M: Maildrop>(mut maildrop: M, marked: &[usize], user: &str) -> (Reply,
             (Reply::NOT_ALL_REMOVED, marked.len().saturating_sub(left))
         }
         Err(error) => {
-            warn!("event=not-removed user={user:?} why={:?}", error.to_string());
+            let hint = match error.kind() {
+                io::ErrorKind::PermissionDenied => " see=mail_privileged_group",
+                _ => "",
+            };
+            warn!("event=not-removed user={user:?} why={:?}{hint}", error.to_string());
             (if mailbox::stays(&error) { Reply::CANNOT_REMOVE } else { Reply::NOT_ALL_REMOVED }, 0)
         }
     }
