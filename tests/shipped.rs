@@ -1,16 +1,23 @@
 //! What is shipped for other programs, by those programs: the filter of fail2ban, PAM through its helper, and systemd's
 //! units for the mail of users; and the installation that smtpsrvr(8) describes, under inetd.
 //!
-//! Needs fail2ban, libpam0g-dev, openbsd-inetd, swaks, systemd, iproute2 and root (a file in /etc/pam.d, namespaces), which
-//! .ci/run has.
+//! Needs fail2ban, libpam0g-dev, openbsd-inetd, swaks, systemd, strace, python3, iproute2 and root (a file in /etc/pam.d,
+//! namespaces), which .ci/run has.
 
 mod common;
 
+use common::connections::{self, Server};
+use common::hops::Hop;
 use common::{Scratch, feed, under_inetd};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -149,6 +156,170 @@ fn the_units_for_the_mail_of_users_take_logins_with_the_rights_they_have() {
     }
     assert_eq!(scratch.queued().len(), 2);
     assert!(scratch.queue().join("tickets").is_file(), "made by who owns the queue");
+}
+
+/// What a unit lets its programs call: the lists of SystemCallFilter, their sets as systemd on this machine has them.
+fn allowed(unit: &str) -> BTreeSet<String> {
+    let mut left: Vec<String> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("SystemCallFilter="))
+        .flat_map(|list| list.split(' ').map(str::to_owned))
+        .collect();
+    let mut calls = BTreeSet::new();
+    while let Some(name) = left.pop() {
+        if !name.starts_with('@') {
+            calls.insert(name);
+            continue;
+        }
+        let output = Command::new("systemd-analyze").args(["syscall-filter", &name]).output().expect("systemd-analyze");
+        assert!(output.status.success(), "{name}: {output:?}");
+        let text = String::from_utf8(output.stdout).expect("names");
+        left.extend(text.lines().skip(1).map(str::trim).filter(|line| !line.starts_with('#')).map(str::to_owned));
+    }
+    calls
+}
+
+/// Sees every call of programs of ours and of all that they start.
+struct Calls(Scratch);
+
+impl Calls {
+    /// A program, seen.
+    fn of(&self, program: &str, arguments: &[&str]) -> Command {
+        let count = fs::read_dir(self.0.path()).expect("a folder").count();
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-s", "0", "-e", "signal=none", "-o"]);
+        command.arg(self.0.path().join(format!("calls-{count}"))).arg(common::binary(program)).args(arguments);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", self.0.path());
+        command
+    }
+
+    /// A program that accepts, seen, on a socket of its own.
+    fn accepting(&self, program: &str) -> (Child, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let mut command = self.of(program, &[]);
+        let command = command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
+        (command.spawn().expect("strace"), address)
+    }
+
+    /// Tells a server to end, and not who traces it.
+    fn tell(strace: &Child) {
+        let program = common::processes::children(strace.id())[0];
+        kill(Pid::from_raw(program.cast_signed()), Signal::SIGTERM).expect("a signal");
+    }
+
+    /// Ends a server; its trace is whole then.
+    fn end(mut strace: Child) {
+        Calls::tell(&strace);
+        assert!(strace.wait().expect("its end").success());
+    }
+
+    /// The names of all calls.
+    fn seen(&self) -> BTreeSet<String> {
+        let files = fs::read_dir(self.0.path()).expect("a folder").map(|file| file.expect("a file").path());
+        let is_trace =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("calls-"));
+        let text: String = files.filter(is_trace).map(|path| fs::read_to_string(path).expect("a trace")).collect();
+        let name = |line: &str| {
+            let (_, call) = line.split_once(' ')?;
+            let call = call.trim_start();
+            let call = call.strip_prefix("<... ").unwrap_or(call);
+            call.split(['(', ' ']).next().map(str::to_owned)
+        };
+        text.lines().filter_map(name).collect()
+    }
+}
+
+/// Mail in by each server, past a filter, on to another host and out by POP3.
+#[test]
+fn what_the_programs_call_is_what_the_units_let_them_call() {
+    let hop = Hop::friendly();
+    let calls = Calls(common::relaying::to(&hop));
+    let scratch = &calls.0;
+    scratch.configure(&format!(
+        "before_queue_filter = smtp:{}\nqmqpd_authorized_clients = stdin\nauth_failure_delay = 0",
+        hop.name()
+    ));
+    let netstring = |text: &str| format!("{}:{text},", text.len());
+    let (server, address) = calls.accepting("smtpsrvr");
+    connections::smtp(address, "Subject: x\r\n\r\nhi\r\n", "250");
+    Calls::end(server);
+    let package = netstring(&["Subject: x\n", "alice@client.example", "bob@mx.example"].map(netstring).concat());
+    let output = feed(&mut calls.of("qmqpd", &[]), package.as_bytes());
+    assert!(String::from_utf8_lossy(&output.stdout).contains(":K"), "{output:?}");
+    let mut command = calls.of("smtpd", &connections::ON_LOOPBACK);
+    let mut server = Server::start(command.arg("smtpsrvr"));
+    let address = server.address("0");
+    connections::smtp(address, "Subject: x\r\n\r\nhi\r\n", "250");
+    Calls::tell(&server.process);
+    server.end();
+    assert_eq!(hop.taken().len(), 3, "past the filter");
+    scratch.enqueue(&["x@far.example", "bob@mx.example"], b"Subject: x\n\nhi\n");
+    let mut deliver = calls.of("deliver", &["--watch"]);
+    let deliver = deliver.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace");
+    common::until("both copies", || hop.taken().len() == 4 && scratch.mail("bob").len() == 1);
+    Calls::end(deliver);
+    let (server, address) = calls.accepting("pop3d");
+    let mut client = std::net::TcpStream::connect(address).expect("a connection");
+    std::io::Write::write_all(&mut client, b"USER bob\r\nPASS secret\r\nRETR 1\r\nDELE 1\r\nQUIT\r\n")
+        .expect("a session");
+    let said = connections::all(&mut client);
+    assert!(said.ends_with("+OK Goodbye\r\n") && said.contains("\r\nhi\r\n"), "{said}");
+    Calls::end(server);
+    let seen = calls.seen();
+    assert!(seen.contains("execve") && seen.contains("landlock_create_ruleset"), "an agent too: {seen:?}");
+    for file in fs::read_dir(repository().join("systemd")).expect("units") {
+        let name = file.expect("a file").file_name().into_string().expect("a name");
+        if name.ends_with(".service") {
+            let unit = unit(&name);
+            let allowed = allowed(&unit);
+            let missing: Vec<&String> = seen.difference(&allowed).collect();
+            assert!(missing.is_empty(), "{name} does not allow {missing:?}");
+            // A later systemd has these in the set, where 252 has not.
+            let named = "\nSystemCallFilter=landlock_create_ruleset landlock_add_rule landlock_restrict_self\n";
+            assert!(unit.contains(named), "{name}");
+        }
+    }
+}
+
+/// Begins a program under a filter of the kernel, which does this at landlock_create_ruleset (444 everywhere), as
+/// SystemCallFilter of a unit does at what is not listed.
+const FILTER: &str = "
+import ctypes, os, struct, sys
+does = {'kill': 0x80000000, 'EPERM': 0x00050001}[sys.argv[1]]
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, does), (0x06, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *line) for line in code))
+program = ctypes.create_string_buffer(struct.pack('HP', 4, ctypes.addressof(code)))
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, program, 0, 0):
+    sys.exit(os.strerror(ctypes.get_errno()))
+os.execv(sys.argv[2], sys.argv[2:])";
+
+#[test]
+fn what_a_filter_of_calls_does_to_an_agent_is_in_the_log() {
+    for (does, is_taken, words) in [
+        ("kill", false, "process=agent event=killed pid="),
+        ("EPERM", true, "the agent is not confined: landlock_create_ruleset is forbidden"),
+    ] {
+        let hop = Hop::friendly();
+        let scratch = common::relaying::to(&hop);
+        let filtered = |program: &str, arguments: &[&str], input: &[u8]| {
+            let mut command = Command::new("python3");
+            command.args(["-c", FILTER, does]).arg(common::binary(program)).args(arguments);
+            let output = feed(command.env("MAIL_CONFIG", scratch.path()), input);
+            (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let id = scratch.enqueue(&["x@far.example"], b"Subject: x\n\nhi\n");
+        let (_, log) = filtered("deliver", &[], b"");
+        assert!(log.contains(words) && (is_taken || log.contains(" signal=SIGSYS\n")), "{log}");
+        assert_eq!((hop.taken().len(), scratch.ids().contains(&id)), (usize::from(is_taken), !is_taken), "{log}");
+        let session = b"MAIL FROM:<a@client.example>\r\nRCPT TO:<bob@mx.example>\r\nDATA\r\n\r\nhi\r\n.\r\nQUIT\r\n";
+        let filter = format!("before_queue_filter=smtp:{}", hop.name());
+        let (said, log) = filtered("smtpsrvr", &["-o", &filter], session);
+        assert_eq!(said.contains("\r\n250 2.0.0 Ok: queued as "), is_taken, "{said}{log}");
+        // Of one that goes on nothing is said here: its log is silent.
+        assert!(is_taken || log.contains(words) && log.contains(" signal=SIGSYS\n"), "{log}");
+    }
 }
 
 /// Our programs and the helper for PAM in one folder.

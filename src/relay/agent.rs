@@ -16,6 +16,8 @@ use crate::net::handing;
 use crate::queue::Lines;
 use crate::smtp::client::To;
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
+use nix::errno::Errno;
+use nix::sys::wait::WaitStatus;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -170,17 +172,36 @@ fn told(frame: &[u8]) -> Option<Told> {
 }
 
 /// No file can be opened from here on, no program started from one, and nothing listened on. Where the kernel cannot do
-/// that, mail goes on; the log says it once a process, at level debug.
+/// that, mail goes on, and the log says it once a process, at level debug; where it can and was told not to, as a warning.
 fn confine() {
-    let confined = Ruleset::default()
+    Errno::clear();
+    let rules = Ruleset::default();
+    // The crate takes any error of the probe for a kernel that cannot. That would answer otherwise than a filter of calls.
+    let is_forbidden = Errno::last() == Errno::EPERM;
+    let confined = rules
         .handle_access(AccessFs::from_all(ABI::V5))
         .and_then(|rules| rules.handle_access(AccessNet::BindTcp))
         .and_then(|rules| rules.create())
         .and_then(|rules| rules.restrict_self());
     match confined.map(|status| status.ruleset) {
         Ok(RulesetStatus::FullyEnforced) => {}
+        Ok(_) if is_forbidden => {
+            log::warn!(
+                "the agent is not confined: landlock_create_ruleset is forbidden, as by SystemCallFilter of a unit"
+            );
+        }
         Ok(status) => log::debug!("the agent is not wholly confined: {status:?}"),
-        Err(error) => log::debug!("the agent is not confined: {error}"),
+        Err(error) => log::warn!("the agent is not confined: {error}"),
+    }
+}
+
+/// Logs how a process ended that did not end well, an agent or another: at the other end of its socket nobody sees why it is
+/// silent.
+pub fn log_end(name: &str, status: WaitStatus) {
+    match status {
+        WaitStatus::Exited(pid, code @ 1..) => log::error!("process={name} event=ended pid={pid} status={code}"),
+        WaitStatus::Signaled(pid, signal, _) => log::error!("process={name} event=killed pid={pid} signal={signal}"),
+        _ => {}
     }
 }
 

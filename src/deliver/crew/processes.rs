@@ -178,7 +178,11 @@ impl Crew {
         loop {
             match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => return,
-                Ok(status) => self.agents.retain(|agent| Some(*agent) != status.pid()),
+                Ok(status) => {
+                    let agents = self.agents.len();
+                    self.agents.retain(|agent| Some(*agent) != status.pid());
+                    agent::log_end(if self.agents.len() < agents { "agent" } else { "worker" }, status);
+                }
                 Err(Errno::EINTR) => {}
                 Err(_) => return,
             }

@@ -16,7 +16,7 @@ use crate::smtp::client::To;
 use crate::submit::Refusal;
 use crate::sys;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -144,15 +144,24 @@ impl Agent {
     }
 
     fn wait(self) {
-        let _ = waitpid(self.0, None);
+        self.log_end();
         std::mem::forget(self);
+    }
+
+    fn log_end(&self) {
+        match waitpid(self.0, None) {
+            // By us.
+            Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _)) | Err(_) => {}
+            Ok(status) => agent::log_end("agent", status),
+        }
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        // One that has come to its end already keeps the signal or the status that it ended with.
         let _ = kill(self.0, Signal::SIGKILL);
-        let _ = waitpid(self.0, None);
+        self.log_end();
     }
 }
 
