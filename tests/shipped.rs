@@ -104,6 +104,17 @@ fn fail2ban_looks_for_the_records_of_each_unit_that_takes_passwords() {
     }
 }
 
+/// What is started for each connection reads its configuration then.
+#[test]
+fn the_units_of_programs_that_stay_have_them_read_their_configuration_again_at_reload() {
+    for file in fs::read_dir(repository().join("systemd")).expect("units") {
+        let name = file.expect("a file").file_name().into_string().expect("a name");
+        if name.ends_with(".service") && !name.contains('@') {
+            assert_eq!(value(&unit(&name), "ExecReload"), "/bin/kill -HUP $MAINPID", "{name}");
+        }
+    }
+}
+
 /// The command of each unit, with the rights that the unit leaves it and no others: a login, by a file of passwords that is
 /// for root alone to read as the shadow file is, under a key that is root's too.
 #[test]
