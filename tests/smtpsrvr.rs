@@ -267,6 +267,34 @@ fn a_bare_lf_is_taken_from_whom_that_is_allowed_and_from_nobody_else() {
     assert!(said(&scratch, "198.51.100.1", message)[1].starts_with("500 5.5.2 "));
 }
 
+/// What a person types at a terminal, whose driver makes of each Enter an LF.
+#[test]
+fn at_a_terminal_a_line_ends_as_a_person_ends_it() {
+    let scratch = Scratch::new();
+    for (program, arguments) in [("smtpsrvr", &[][..]), ("sendmail", &["-bs"])] {
+        let terminal = nix::pty::openpty(None, None).expect("a terminal");
+        let mut command = scratch.command(if arguments.is_empty() { program } else { "submit" });
+        let output = terminal.slave.try_clone().expect("a descriptor");
+        command.arg0(program).args(arguments).stdin(terminal.slave).stdout(output).stderr(Stdio::null());
+        let mut child = command.spawn().expect("a program of ours");
+        // The builder has copies of the descriptors.
+        drop(command);
+        let mut person = fs::File::from(terminal.master);
+        let lines = "EHLO me\nMAIL FROM:<a@c.example>\nRCPT TO:<bob@mx.example>\nDATA\nSubject: x\n\n..one\n.\nQUIT\n";
+        person.write_all(lines.as_bytes()).expect("typing");
+        let mut seen = Vec::new();
+        // A terminal that nobody has any more is an error to read from.
+        let _ = person.read_to_end(&mut seen);
+        let seen = String::from_utf8_lossy(&seen).into_owned();
+        assert!(
+            child.wait().expect("its end").success() && seen.contains("\n250 2.0.0 Ok: queued as "),
+            "{program}: {seen}"
+        );
+    }
+    let contents: Vec<_> = scratch.queued().iter().map(|message| message.content().to_vec()).collect();
+    assert_eq!(contents, [b"Subject: x\n\n.one\n"; 2]);
+}
+
 #[test]
 fn where_a_list_cannot_tell_nobody_is_refused_for_good() {
     let scratch = Scratch::with(

@@ -167,7 +167,8 @@ fn kind(server: &Smtpsrvr, peer: &Peer) -> Kind {
 }
 
 fn connection(time: Duration) -> Result<Connection, Error> {
-    Connection::from_stdio(time).map_err(|error| Error::Connection(format!("standard input and output: {error}")))
+    let stdio = Connection::from_stdio(time).map(Connection::with_typed_lines);
+    stdio.map_err(|error| Error::Connection(format!("standard input and output: {error}")))
 }
 
 fn record_file(args: &Args) -> Option<std::fs::File> {

@@ -115,7 +115,7 @@ fn speak_smtp(config: &Config, common: &Common) -> Result<Ended, Error> {
     let Some(peer) = Peer::of_stdio(Some("127.0.0.1"), None) else { return Ok(Ended::HungUp) };
     let site = Here::new(config, &channels, &peer, &[], false)?;
     let settings = Settings::new(config, &peer, None, server::Kind::default());
-    let stream = Connection::from_stdio(config.daemon_timeout.0);
+    let stream = Connection::from_stdio(config.daemon_timeout.0).map(Connection::with_typed_lines);
     let mut stream = stream.map_err(|error| Error::Connection(format!("standard input and output: {error}")))?;
     let ended = server::serve(&mut stream, way.submit(), &site, &settings, Offer::None);
     way.wake();

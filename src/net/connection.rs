@@ -7,13 +7,14 @@
 //! It becomes TLS in place (`tls.rs`), under the same deadlines. Its end is then announced, and an end of the client's
 //! that was not announced is a hang-up, whatever went before.
 //!
-//! What servers need of it is `stream.rs`, how octets go in and out `raw.rs`, the same under TLS `sealed.rs`, and what is
-//! there for whoever polls by himself `polled.rs`.
+//! What servers need of it is `stream.rs`, how octets go in and out `raw.rs`, the same under TLS `sealed.rs`, what a person
+//! types `typed.rs`, and what is there for whoever polls by himself `polled.rs`.
 
 mod polled;
 mod raw;
 mod sealed;
 mod stream;
+mod typed;
 
 pub(crate) use stream::fault;
 pub use stream::{Fault, LastWords, Stream};
@@ -26,6 +27,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, setsockopt, shutdown, sockopt};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+use typed::Typed;
 
 /// The connection on standard input and output.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct Connection {
     is_socket: bool,
     /// How long a read of the socket waits by itself, once that was set.
     patience: Option<Duration>,
+    /// Its lines end as a person ends them.
+    typed: Option<Typed>,
     command_deadline: Option<Instant>,
     session_deadline: Instant,
     tls: Option<Box<Tls>>,
@@ -66,6 +70,7 @@ impl Connection {
             output,
             is_socket,
             patience: None,
+            typed: None,
             command_deadline: None,
             session_deadline,
             tls: None,
@@ -111,13 +116,16 @@ impl Stream for Connection {
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
-        match self.tls.take() {
-            None => self.receive_raw(buffer),
-            Some(mut tls) => {
-                let received = self.receive_sealed(&mut tls, buffer);
-                self.tls = Some(tls);
-                received
-            }
+        if let Some(mut tls) = self.tls.take() {
+            let received = self.receive_sealed(&mut tls, buffer);
+            self.tls = Some(tls);
+            received
+        } else if let Some(mut typed) = self.typed.take() {
+            let received = self.receive_typed(&mut typed, buffer);
+            self.typed = Some(typed);
+            received
+        } else {
+            self.receive_raw(buffer)
         }
     }
 

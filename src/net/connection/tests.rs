@@ -39,6 +39,28 @@ fn octets_go_both_ways_and_an_end_is_no_fault() {
 }
 
 #[test]
+fn a_line_that_is_typed_ends_in_cr_lf_and_others_stay_as_they_are() {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut modes = nix::sys::termios::tcgetattr(&terminal.slave).unwrap();
+    nix::sys::termios::cfmakeraw(&mut modes);
+    nix::sys::termios::tcsetattr(&terminal.slave, nix::sys::termios::SetArg::TCSANOW, &modes).unwrap();
+    let expected = b"a\r\n\r\nb\r\n\r\r\n.\r\n";
+    for step in 1..9 {
+        let [input, output] = [(); 2].map(|()| terminal.slave.try_clone().unwrap());
+        let mut connection = Connection::new(input, output, LONG).with_typed_lines();
+        nix::unistd::write(&terminal.master, b"a\n\nb\r\n\r\r\n.\n").unwrap();
+        let (mut heard, mut buffer) = (Vec::new(), vec![0; step]);
+        while heard.len() < expected.len() {
+            let count = connection.receive(&mut buffer).unwrap();
+            heard.extend_from_slice(&buffer[..count]);
+        }
+        assert_eq!(heard, expected, "pieces of {step}");
+    }
+    let (connection, _to_us, _from_us) = on_pipes(LONG);
+    assert!(connection.with_typed_lines().typed.is_none());
+}
+
+#[test]
 fn a_silent_client_times_out() {
     let (mut connection, _client) = on_socket(LONG);
     connection.allow(SHORT);
