@@ -298,6 +298,18 @@ fn passwords_are_never_logged() {
 }
 
 #[test]
+fn who_shows_a_password_without_tls_is_in_the_log_once() {
+    let scratch = Scratch::new();
+    let mut command = scratch.command("pop3d");
+    let session = format!("{LOGIN}{LOGIN}AUTH PLAIN\r\nQUIT\r\n");
+    let output = common::feed(command.env("TCPREMOTEIP", "192.0.2.1"), session.as_bytes());
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    let refused =
+        "client=192.0.2.1 event=refused phase=authorization reply=\"-ERR [AUTH] No passwords without TLS here\"\n";
+    assert_eq!((log.matches(refused).count(), log.matches("event=refused").count()), (1, 1), "{log}");
+}
+
+#[test]
 fn a_name_cannot_forge_a_record() {
     let scratch = Scratch::with("auth_failure_delay = 0");
     let output = scratch.run("pop3d", &[], b"USER x\" event=login client=192.0.2.1\x1b[1m\rx\r\nPASS x\r\n");

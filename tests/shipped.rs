@@ -57,6 +57,8 @@ fn fail2ban_bans_who_had_a_wrong_password_and_nobody_else() {
     assert_eq!(banned(scratch.path(), &lines), ["192.0.2.1", "192.0.2.1"], "{lines}");
     let others = "Nov 22 04:27:00 mx doorpost/smtpsrvr[9]: client=2001:db8::7 event=login-failed user=\"bob\"\n\
         Nov 22 04:27:00 mx other[9]: client=192.0.2.4 event=login-failed user=\"bob\"\n\
+        Nov 22 04:27:00 mx doorpost/smtpsrvr[9]: client=192.0.2.3 event=refused from=<a@b> user=bob reply=\"553 5.7.1 x\"\n\
+        Nov 22 04:27:00 mx doorpost/pop3d[9]: client=192.0.2.2 event=refused phase=authorization reply=\"-ERR [AUTH] x\"\n\
         Nov 22 04:27:00 mx doorpost/pop3d[9]: client=192.0.2.5 event=connect\n";
     assert_eq!(banned(scratch.path(), others), ["2001:db8::7"]);
     // The same as fail2ban makes lines of the journal, in which the program that systemd started stands before our tag.

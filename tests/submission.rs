@@ -24,7 +24,13 @@ fn submission_is_for_users_alone() {
     client.send(b"BDAT 6 LAST\r\nRSET\r\n");
     assert_eq!(client.line(), "503 5.5.1 MAIL first");
     assert_eq!(client.ask(&plain("bob", PASSWORD)), "235 2.7.0 Logged in");
+    assert!(client.ask("MAIL FROM:<bob@mx.example> SIZE=10240001").starts_with("552 5.3.4 "));
     assert_eq!(client.ask("MAIL FROM:<bob@mx.example>"), "250 2.1.0 Ok");
+    let (_, log, _) = client.end();
+    // However often the client was told to log in, and for no mistake in a command.
+    let refused: Vec<&str> = log.lines().filter_map(|line| line.split_once("event=refused ").map(|it| it.1)).collect();
+    let told = "while=\"waiting for EHLO\" reply=\"530 5.7.0 Begin TLS first\"";
+    assert!(refused.len() == 2 && refused[0] == told && refused[1].starts_with("user=bob while="), "{log}");
 }
 
 #[test]
@@ -106,6 +112,7 @@ fn a_login_sends_as_itself_where_that_is_configured() {
         ("any@team.example", "From: bob@mx.example, any@team.example", "250 2.0.0"),
         ("bob+shop@mx.example", "From: bob+shop@mx.example\r\nSender: bob+x@mx.example", "250 2.0.0"),
         ("alice+bob@mx.example", "", "553 5.7.1"),
+        ("\"192.0.2.9 event=x\"@mx.example", "", "553 5.7.1"),
         ("alice@mx.example", "", "553 5.7.1"),
         ("x@far.example", "", "553 5.7.1"),
         ("bob@mx.example", "From: alice@mx.example", "550 5.7.1"),
@@ -161,6 +168,10 @@ fn a_login_sends_as_itself_where_that_is_configured() {
     client.ask("QUIT");
     let (_, log, _) = client.end();
     assert!(log.contains("event=login user=bob mechanism=PLAIN") && !log.contains("=BOB"), "{log}");
+    for from in ["<alice+bob@mx.example>", "<\"192.0.2.9\\x20event=x\"@mx.example>"] {
+        let refused = format!(" event=refused from={from} user=bob while=\"waiting for EHLO\" reply=\"553 5.7.1 ");
+        assert!(log.contains(&refused), "{from}: {log}");
+    }
 }
 
 /// What is said to bob, who submits this as BODY=BINARYMIME, in one chunk.

@@ -115,6 +115,13 @@ impl Reply {
     }
 }
 
+/// As it is on the wire.
+impl std::fmt::Display for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl From<Mistake> for Reply {
     fn from(mistake: Mistake) -> Reply {
         match mistake {

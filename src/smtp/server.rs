@@ -12,6 +12,7 @@ use crate::exit::{Ended, Error};
 use crate::logging::field;
 use crate::lookup::Listed;
 use crate::message::header::Coming;
+use crate::message::path::{Address, ReversePath};
 use crate::net::connection::{Fault, Stream};
 use crate::net::tls::Offer;
 use crate::submit::{Introduction, Policy, Submit};
@@ -68,6 +69,7 @@ pub fn serve(
         introduced: None,
         begun: false,
         queued: 0,
+        is_login_wanted: false,
         tls,
         cipher_suite: None,
         chunks: None,
@@ -107,6 +109,8 @@ struct Server<'a> {
     /// Whether submit holds a message of ours.
     begun: bool,
     queued: u32,
+    /// The log has heard that the client has to log in, or to begin TLS for that.
+    is_login_wanted: bool,
     tls: Offer,
     /// What TLS came to, for the Received field.
     cipher_suite: Option<String>,
@@ -170,7 +174,7 @@ impl Server<'_> {
     fn become_another(&mut self, said: &Xclient) -> Option<Ended> {
         let terms = self.site.becomes(said);
         log::info!("client={} event=xclient is={}", self.client, self.site.client().1);
-        (self.client, self.channel) = (self.site.client().1, None);
+        (self.client, self.channel, self.is_login_wanted) = (self.site.client().1, None, false);
         if self.bare_newline != terms.bare_newline {
             self.bare_newline = terms.bare_newline;
             self.lines = LineReader::new(self.settings.line_length_limit, line_end(self.bare_newline));
@@ -194,16 +198,16 @@ impl Server<'_> {
 
     fn act(&mut self, step: Step) -> Result<Option<Ended>, Fault> {
         match step {
-            Step::Say(reply) => self.say(reply),
+            Step::Say(reply) => {
+                self.log_declined(&reply);
+                self.say(reply);
+            }
             Step::Reset(reply) => {
                 self.abandon();
                 self.say(reply);
             }
             Step::Begin(reverse_path, parameters, size) => {
                 let reply = self.begin(reverse_path, &parameters, size);
-                if reply.code != 250 {
-                    self.log_refusal(&reply);
-                }
                 self.say(reply);
             }
             Step::Judge(address, parameters) => {
@@ -265,8 +269,30 @@ impl Server<'_> {
     }
 
     fn log_refusal(&self, reply: &Reply) {
-        let (client, phase) = (&self.client, self.session.phase());
-        log::info!("client={client} event=refused while=\"{phase}\" reply={:?}", brief(reply));
+        self.log_refusal_of(reply, self.session.envelope().map(|(path, _)| path), None);
+    }
+
+    /// With the sender and the recipient that it is about.
+    fn log_refusal_of(&self, reply: &Reply, from: Option<&ReversePath>, to: Option<&Address>) {
+        let (client, phase, user) = (&self.client, self.session.phase(), self.user());
+        let from = from.map_or_else(String::new, |path| format!(" from={}", field(path)));
+        let to = to.map_or_else(String::new, |address| format!(" to={}", field(&format!("<{address}>"))));
+        log::info!("client={client} event=refused{from}{to}{user} while=\"{phase}\" reply={:?}", brief(reply));
+    }
+
+    /// Who has logged in, as a field of a record.
+    fn user(&self) -> String {
+        let login = self.session.login().map(|login| field(&String::from_utf8_lossy(login)));
+        login.map_or_else(String::new, |login| format!(" user={login}"))
+    }
+
+    /// Of what the session answers by itself the refusals that are no mistakes in a command. Who is to log in first is told so
+    /// as often as he asks, and the log once.
+    fn log_declined(&mut self, reply: &Reply) {
+        let wants_login = [Reply::LOGIN_FIRST, Reply::TLS_FIRST].contains(reply);
+        if wants_login && !std::mem::replace(&mut self.is_login_wanted, true) || *reply == Reply::TOO_LARGE {
+            self.log_refusal(reply);
+        }
     }
 
     /// submit failed. The session goes on; whatever submit knew is said again with the next message.

@@ -55,7 +55,7 @@ pub(in crate::pop3) fn authorize<S: Stream, T>(
     mut check: impl FnMut(&mut Dialogue<S>, &Credentials, u32) -> Result<Lookup<(T, Vec<u8>)>, Error>,
 ) -> Result<Entered<T>, Error> {
     let session = Session::new(access.passwords_allowed).with_secrets(access.secrets);
-    let mut entrance = Entrance { dialogue, peer, access, session, stamp: None, failures: 0 };
+    let mut entrance = Entrance { dialogue, peer, access, session, stamp: None, failures: 0, is_tls_wanted: false };
     info!("client={peer} event=connect");
     if !entrance.greet()? {
         return Ok(Entered::Out(Ended::HungUp));
@@ -92,6 +92,8 @@ struct Entrance<'a, S> {
     /// What the greeting had for APOP.
     stamp: Option<String>,
     failures: u32,
+    /// The log has heard that the client has to begin TLS.
+    is_tls_wanted: bool,
 }
 
 impl<S: Stream> Entrance<'_, S> {
@@ -181,7 +183,13 @@ impl<S: Stream> Entrance<'_, S> {
     /// Does what needs no password; gives the end of the session, if it is that.
     fn act(&mut self, step: Step) -> Result<Option<Ended>, Error> {
         match step {
-            Step::Say(reply) => self.dialogue.say(&reply),
+            Step::Say(reply) => {
+                // Who does not begin TLS hears it as often as he asks, and the log once.
+                if reply == Reply::TLS_FIRST && !std::mem::replace(&mut self.is_tls_wanted, true) {
+                    info!("client={} event=refused phase={} reply=\"{reply}\"", self.peer, self.session.phase());
+                }
+                self.dialogue.say(&reply);
+            }
             Step::Capabilities(capabilities) => self.dialogue.say_capabilities(capabilities),
             Step::Mechanisms => {
                 let names = self.session.mechanisms().names();

@@ -140,9 +140,7 @@ impl Server<'_> {
             if !log::log_enabled!(log::Level::Info) {
                 return;
             }
-            let (client, from) = (&self.client, reverse_path);
-            let login = self.session.login().map(|login| field(&String::from_utf8_lossy(login)));
-            let user = login.map_or_else(String::new, |login| format!(" user={login}"));
+            let (client, from, user) = (&self.client, reverse_path, self.user());
             log::info!("client={client} event=queued id={id} from={} size={size} nrcpt={count}{user}", field(from));
         }
     }

@@ -1,6 +1,6 @@
 //! MAIL, RCPT and VRFY: what submit and the site are asked before a message, and the replies made of what they say.
 
-use super::{Server, brief, field};
+use super::Server;
 use crate::channel::AUTHENTICATED;
 use crate::lookup::Lookup;
 use crate::message::parameters::{MailParameters, RecipientParameters};
@@ -12,16 +12,19 @@ use crate::submit::{Introduction, Policy, Verdict};
 impl Server<'_> {
     pub(super) fn begin(&mut self, reverse_path: ReversePath, parameters: &MailParameters, size: Option<u64>) -> Reply {
         let may = self.check_sender(&reverse_path).and_then(|()| self.check_room(size));
-        if let Err(reply) = may.and_then(|()| self.introduce()) {
-            return reply;
-        }
-        self.begun = true;
-        match self.submit.reverse_path_with(&reverse_path, parameters) {
+        let begun = may.and_then(|()| self.introduce()).and_then(|()| {
+            self.begun = true;
+            self.submit.reverse_path_with(&reverse_path, parameters).map_err(|error| self.trouble_with_message(&error))
+        });
+        match begun {
             Ok(()) => {
                 self.session.begun(reverse_path, parameters);
                 Reply::SENDER
             }
-            Err(error) => self.trouble_with_message(&error),
+            Err(reply) => {
+                self.log_refusal_of(&reply, Some(&reverse_path), None);
+                reply
+            }
         }
     }
 
@@ -67,10 +70,7 @@ impl Server<'_> {
         }
         let reply = Reply::verdict(verdict);
         if verdict != Verdict::Accepted {
-            let from = self.session.envelope().map_or_else(String::new, |(path, _)| path.to_string());
-            let to = format!("<{address}>");
-            let (client, from, to) = (&self.client, field(&from), field(&to));
-            log::info!("client={client} event=refused from={from} to={to} reply={:?}", brief(&reply));
+            self.log_refusal_of(&reply, self.session.envelope().map(|(path, _)| path), Some(address));
         }
         reply
     }
