@@ -204,7 +204,11 @@ fn taken(program: &str, scratch: &Scratch, example: &str) {
 #[test]
 fn examples_of_main_cf_are_taken() {
     let readme = examples_of_readme().swap_remove(0);
-    for example in examples("main.cf.5").iter().chain([&readme]) {
+    let [of_page, folder] = <[String; 2]>::try_from(examples("main.cf.5")).expect("a main.cf and its folder");
+    // Not below Debian's /var/mail itself, which belongs to another group than mail_owner's.
+    let mailboxes = folder.trim_end().strip_prefix("install -d -m 700 -o doorpost ").expect("a folder");
+    assert!(of_page.contains(&format!("\nmailbox = maildir:{mailboxes}/%u\n")), "{of_page}");
+    for example in [&of_page, &readme] {
         let scratch = Scratch::new();
         assert!(example.contains("\nqmqpd_authorized_clients = "), "no main.cf: {example}");
         let needed = format!("mail_owner = nobody\nqueue_directory = {}\n", scratch.queue().display());
