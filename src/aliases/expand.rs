@@ -224,8 +224,8 @@ impl Walk<'_> {
 }
 
 /// The targets in a file of `:include:`, whose lines are lists of targets, and who wrote it if that is neither root nor we;
-/// `writer`: who wrote the file that names it. While a line is wrong, or the file was emptied just now, mail waits: nobody knows
-/// whom it would miss.
+/// `writer`: who wrote the file that names it. While a line is wrong, or the file was emptied just now, mail waits: nobody
+/// knows whom it would miss.
 pub fn included(path: &Path, writer: Option<u32>) -> Result<(Vec<Target>, Option<u32>), Trouble> {
     let read = kept::unless_just_emptied(path).and_then(|()| super::included_file(path, writer));
     let (octets, writer) = read.map_err(|error| Trouble::Later(format!("{}: {error}", path.display())))?;
