@@ -172,22 +172,45 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
     whole(&file)
 }
 
-/// A file of `:include:`, whole, and whose it is if neither root's nor ours. It often is a user's own, who may name whatever we
-/// may read, as a file of passwords, and what is in it would come back to him in a report. So no symbolic link of another's
-/// leads to it, and a file that another's file names, `writer`'s, is that user's own.
-fn included_file(path: &Path, writer: Option<u32>) -> io::Result<(Vec<u8>, Option<u32>)> {
+/// Who else than root and we may have written a file of `:include:`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// The user whose it is.
+    Owner(u32),
+    /// Others than its owner may write to it.
+    Others,
+}
+
+/// A file of `:include:`, whole, and its writer if that is neither root nor we. It often is a user's own, who may name whatever
+/// we may read, as a file of passwords, and what is in it would come back to him in a report. So no symbolic link of another's
+/// leads to it, and what another's file names, `writer`'s, is that user's own, or may be read by everybody where nobody knows
+/// who that is.
+fn included_file(path: &Path, writer: Option<Writer>) -> io::Result<(Vec<u8>, Option<Writer>)> {
     let not_to_be_read = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     let file = way::file(path)?;
     let metadata = file.metadata()?;
-    if writer.is_some_and(|writer| writer != metadata.uid()) {
-        return not_to_be_read("it belongs to another than the file that names it");
+    let is_for_all = metadata.mode() & 0o004 != 0;
+    match writer {
+        Some(Writer::Owner(uid)) if uid != metadata.uid() => {
+            return not_to_be_read("it belongs to another than the file that names it");
+        }
+        Some(Writer::Others) if !is_for_all => {
+            return not_to_be_read(
+                "not everybody may read it, and others than its owner may write to the file that names it",
+            );
+        }
+        _ => {}
     }
     // Some kernels let anybody give another name to a file that he cannot read.
-    if metadata.nlink() > 1 && metadata.mode() & 0o004 == 0 {
+    if metadata.nlink() > 1 && !is_for_all {
         return not_to_be_read("it has other names, and not everybody may read it");
     }
-    let other = (!way::is_trusted(&file)?).then_some(metadata.uid());
-    Ok((whole(&file)?, other))
+    let is_foreign = !way::is_trusted(&file)?;
+    let writer = match metadata.mode() & 0o022 {
+        0 => is_foreign.then_some(Writer::Owner(metadata.uid())),
+        _ => Some(Writer::Others),
+    };
+    Ok((whole(&file)?, writer))
 }
 
 /// What is in a file: regular, and of a bounded size.

@@ -4,7 +4,7 @@
 //! name. An alias with an owner of its own is not entered but stays an address: its mail has another sender. So does one with
 //! a program or file that is named in a file of `:include:`: what may be run stands under its own name.
 
-use super::{Aliases, Target, parse};
+use super::{Aliases, Target, Writer, parse};
 use crate::config::Config;
 use crate::kept;
 use crate::lookup::Lookup;
@@ -135,7 +135,7 @@ enum Step {
         /// It stands in the alias file, so it may be a program or a file.
         own: bool,
         /// Who wrote it, where that is a file of `:include:` of somebody who is neither root nor we.
-        writer: Option<u32>,
+        writer: Option<Writer>,
     },
     /// This alias is at its end.
     OutOf(String),
@@ -226,7 +226,7 @@ impl Walk<'_> {
 /// The targets in a file of `:include:`, whose lines are lists of targets, and who wrote it if that is neither root nor we;
 /// `writer`: who wrote the file that names it. While a line is wrong, or the file was emptied just now, mail waits: nobody
 /// knows whom it would miss.
-pub fn included(path: &Path, writer: Option<u32>) -> Result<(Vec<Target>, Option<u32>), Trouble> {
+pub fn included(path: &Path, writer: Option<Writer>) -> Result<(Vec<Target>, Option<Writer>), Trouble> {
     let read = kept::unless_just_emptied(path).and_then(|()| super::included_file(path, writer));
     let (octets, writer) = read.map_err(|error| Trouble::Later(format!("{}: {error}", path.display())))?;
     let mut found = Vec::new();
@@ -378,7 +378,8 @@ mod tests {
 
     #[test]
     fn by_another_users_file_or_link_nothing_is_read_that_is_not_that_users_own() {
-        use std::os::unix::fs::{chown, lchown, symlink};
+        use std::fs::Permissions;
+        use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
         let site = site(
             "list: :include:DIR/members\nown: :include:DIR/own\nlink: :include:DIR/link\nfolder: :include:DIR/in/secret\n\
              named: :include:DIR/named\nalias: :include:DIR/names-alias\n",
@@ -400,6 +401,14 @@ mod tests {
             let (targets, _) = expanded(&site, name).unwrap();
             assert!(targets.iter().any(|target| target.contains("hash")), "{targets:?}");
         }
+        // Unless others may write to that file: then it leads to what everybody may read.
+        let allow = |name: &str, mode| std::fs::set_permissions(path(name), Permissions::from_mode(mode)).unwrap();
+        allow("members", 0o664);
+        allow("secret", 0o640);
+        assert!(matches!(expanded(&site, "list"), Err(Trouble::Later(why)) if !why.contains("hash")));
+        allow("secret", 0o644);
+        assert!(expanded(&site, "list").is_ok());
+        allow("members", 0o644);
         if !crate::needs::root() {
             return;
         }
