@@ -43,8 +43,9 @@ impl Backlog {
         let room = MOST.saturating_sub(self.known.len());
         let all_fit = due.len() <= room;
         due.truncate(room);
-        // Whoever comes from another is behind it.
-        due.sort_unstable_by_key(|(_, id)| *id);
+        // Whoever comes from another is behind it; an alarm and somebody who wakes us may name the same one.
+        due.sort_unstable_by_key(|(time, id)| (*id, *time));
+        due.dedup_by_key(|(_, id)| *id);
         let mut free = Vec::new();
         for (time, id) in due {
             let parent = if self.may_come_from_another(&id) { origin(&id) } else { None };
@@ -228,7 +229,8 @@ mod tests {
         assert!(!backlog.add(many.clone(), alone));
         assert_eq!((backlog.known.len(), backlog.has_room()), (MOST, false));
         assert_eq!((drain(&mut backlog).len(), backlog.has_room()), (MOST, true));
-        backlog.add(many[..2].to_vec(), alone);
+        // Also where an alarm and a wake name one at once.
+        backlog.add([&many[..2], &many[..1]].concat(), alone);
         let out = backlog.next().unwrap();
         backlog.add(many[..2].to_vec(), alone);
         assert_eq!(backlog.clear().len(), 1);

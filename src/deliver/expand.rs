@@ -29,7 +29,7 @@ use std::time::SystemTime;
 const EXPANDED: &str = "expanded";
 
 /// Why what has the field Delivered-To of its own recipient is returned.
-pub const IN_A_CIRCLE: &str = "5.4.6 mail for this address goes in a circle";
+pub const IN_A_CIRCLE: &str = "mail for this address goes in a circle";
 
 /// Most octets of a header that are looked through for Delivered-To.
 const LOOKED_AT: usize = 256 * 1024;
@@ -102,7 +102,7 @@ pub fn send_on(config: &Config, copy: &Copy<'_>, route: &Route, places: &[Place]
         Err(error) => return trouble(message, &error),
     };
     if on_its_way.was_here {
-        return Outcome::Failed(IN_A_CIRCLE.to_owned());
+        return Outcome::Failed(format!("5.4.6 {IN_A_CIRCLE}"));
     }
     if on_its_way.hops.saturating_add(1) >= config.hopcount_limit {
         return Outcome::Failed("5.4.6 the message has been through too many hosts".to_owned());

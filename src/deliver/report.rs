@@ -156,9 +156,9 @@ pub fn warn(queue: &Queue, config: &Config, message: &mut Message, now: SystemTi
 /// Recipients that are told of together. By their numbers, so that a repeat after a crash in the middle makes no other
 /// groups of those that are left: the first of each is settled last.
 fn groups<'a>(message: &Message, numbers: &'a [usize]) -> Vec<&'a [usize]> {
-    // With VERP each recipient has a sender of its own.
-    let is_verp = Verp::of(&message.reverse_path).is_some();
-    numbers.chunk_by(|one, next| !is_verp && one / BLOCK == next / BLOCK).collect()
+    // With VERP each recipient has a sender of its own, and a report goes once more to each who has it not yet.
+    let is_each = Verp::of(&message.reverse_path).is_some() || is_report_of_8_bits(message);
+    numbers.chunk_by(|one, next| !is_each && one / BLOCK == next / BLOCK).collect()
 }
 
 /// Records that nothing is left to do for these.
@@ -226,9 +226,14 @@ fn double_bounce_recipient(config: &Config, message: &Message) -> Option<Address
 /// Whether this is a report that did not go because of octets above 127: it can be written without.
 fn needs_ascii(message: &Message, told: &[Told]) -> bool {
     let is_lack = |word: &str| matches!(word, "5.6.3" | "4.6.3");
-    let is_report = message.attribute(REPORT).is_some() && message.reverse_path.0.is_none();
     let is_open = |to: &Told| to.address.is_ascii() && to.report.split(' ').any(is_lack);
-    is_report && message.parameters.body == Body::EightBitMime && matches!(told, [one] if is_open(one))
+    is_report_of_8_bits(message) && matches!(told, [one] if is_open(one))
+}
+
+/// Whether this is a report that has octets above 127.
+fn is_report_of_8_bits(message: &Message) -> bool {
+    let is_report = message.attribute(REPORT).is_some() && message.reverse_path.0.is_none();
+    is_report && message.parameters.body == Body::EightBitMime
 }
 
 /// Writes a report once more.
@@ -277,7 +282,7 @@ fn write(
     let whole = whole && message.parameters.body != Body::BinaryMime;
     let whole = whole && message.size <= config.bounce_size_limit;
     // Anybody can write that field, and whoever was forged as the sender gets no more of what he wrote than must be.
-    let whole = whole && told.iter().all(|one| one.report != IN_A_CIRCLE);
+    let whole = whole && told.iter().all(|one| !one.report.ends_with(IN_A_CIRCLE));
     report.is_whole = whole;
     let header = if whole { None } else { Some(header_in_lf(message)?) };
     let is_ascii = match &header {

@@ -82,7 +82,8 @@ pub fn judge_traced(
             return if class(text) == Some('4') { Verdict::ClosedNow } else { Verdict::Closed };
         }
         Transport::Other(name, line) if name == "pipe" => {
-            let values = Values { sender: sender.as_bytes(), recipient: &address, id: "" };
+            // No id begins with a hyphen, and none is empty.
+            let values = Values { sender: sender.as_bytes(), recipient: &address, id: "0" };
             if values.put_into(line.split_ascii_whitespace().skip(1)).is_none() {
                 tell(format_args!("an argument of the program of channel {} would begin with -", channel.name));
                 return Verdict::BadAddress;
@@ -409,6 +410,7 @@ mod tests {
             ("\"pipe:/bin/x %n\"", Verdict::BadAddress),
             ("\"pipe:/bin/x -r %r\"", Verdict::BadAddress),
             ("\"pipe:/bin/x -r%r +%n\"", Verdict::Accepted),
+            ("\"pipe:/bin/x %i%n\"", Verdict::Accepted),
             ("\"pipe:/bin/x %d\"", Verdict::Accepted),
         ] {
             file(way);
