@@ -76,15 +76,24 @@ fn is_ours(found: &Metadata) -> bool {
 }
 
 fn set_aside(path: &Path, found: &Metadata) {
-    // A folder may have something in it.
-    let aside = format!("refused.trigger.{}", found.ino());
-    let done =
-        if found.is_dir() { std::fs::rename(path, path.with_file_name(aside)) } else { std::fs::remove_file(path) };
+    // A folder may have something in it, and by a name that can be told in advance somebody else would be first.
+    let done = match found.is_dir() {
+        true => unguessable()
+            .and_then(|chance| std::fs::rename(path, path.with_file_name(format!("refused.trigger.{chance}")))),
+        false => std::fs::remove_file(path),
+    };
     let (path, uid) = (path.display(), found.uid());
     match done {
         Ok(()) => log::warn!("event=replaced file={path} uid={uid} reason=\"it was no FIFO of ours\""),
         Err(error) => log::warn!("event=not-replaced file={path} uid={uid} reason=\"{error}\""),
     }
+}
+
+/// Digits that nobody can tell in advance.
+fn unguessable() -> std::io::Result<String> {
+    let mut octets = [0; CHANCE];
+    getrandom::fill(&mut octets).map_err(|error| std::io::Error::other(format!("no chance: {error}")))?;
+    Ok(octets.iter().map(|octet| format!("{octet:02x}")).collect())
 }
 
 /// The folder, if it is there and ours alone to list.

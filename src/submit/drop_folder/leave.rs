@@ -1,6 +1,6 @@
 //! Leaving a message in the drop folder, as the user who sends it and with no other rights.
 
-use super::{CHANCE, CHANNEL, disk};
+use super::{CHANNEL, disk, unguessable};
 use crate::channel::Channels;
 use crate::config::Config;
 use crate::exit::Error;
@@ -72,9 +72,7 @@ impl Message {
             ErrorKind::PermissionDenied => Error::Permission(format!("drop_directory {}: {error}", folder.display())),
             _ => Error::Temporary(format!("drop_directory {}: {error}", folder.display())),
         };
-        let mut octets = [0; CHANCE];
-        getrandom::fill(&mut octets).map_err(|error| Error::Temporary(format!("no name for a message: {error}")))?;
-        let name: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
+        let name = unguessable().map_err(trouble)?;
         let path = folder.join(&name);
         let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(flags).open(&path);
