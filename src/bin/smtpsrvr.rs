@@ -120,7 +120,7 @@ fn logins(args: &Args, config: &Config) -> bool {
 /// How it ended; an error outside of that is one of which the client has not heard.
 fn session(server: &Smtpsrvr, tls: Offer) -> Result<Result<Ended, Error>, Error> {
     let Smtpsrvr { args, config, channels, .. } = server;
-    let peer = Peer::of_stdio(args.remotehost.as_deref(), args.localhost.as_deref());
+    let peer = Peer::of_stdio(args.remotehost.as_deref(), args.localhost());
     let Some(peer) = peer.map(|peer| peer.asking(config)) else { return Ok(Ok(Ended::HungUp)) };
     let checker = match logins(args, config) {
         false => Checker::None,
@@ -144,7 +144,7 @@ fn session(server: &Smtpsrvr, tls: Offer) -> Result<Result<Ended, Error>, Error>
     let site = Here::new(config, channels, &peer, &only, kind.finicky)?.with_checker(checker);
     // The site knows what is logged of others.
     peer.debug_if_listed(config);
-    let settings = Settings::new(config, &peer, args.localhost.as_deref(), kind);
+    let settings = Settings::new(config, &peer, args.localhost(), kind);
     let mut stream = Recorder::new(connection, record_file(args), &recorded(args));
     let ended = server::serve(&mut stream, &mut submit, &site, &settings, tls);
     if ended.is_err() && !args.tls && stream.stream().is_clear() {

@@ -164,7 +164,7 @@ pub(super) fn serve_user<S: Stream>(
         }
     }
     if let Some(spool) = left_in_spool(mailbox, user, Path::new(SPOOL)) {
-        warn!("event=no-maildir user={name:?} mailbox={} left={}", mailbox.path, spool.display());
+        warn!("event=no-maildir user={name:?} mailbox={:?} left={spool:?}", mailbox.path);
     }
     let opened = mailbox::open(config, mailbox);
     if let (Err(_), Some(last)) = (&opened, last) {

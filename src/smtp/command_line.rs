@@ -39,6 +39,11 @@ pub struct Args {
 }
 
 impl Args {
+    /// Our name, if that was said.
+    pub fn localhost(&self) -> Option<&str> {
+        self.localhost.as_deref().filter(|name| !name.is_empty())
+    }
+
     /// The names of the channels to look the client up in; none: all.
     pub fn only(&self) -> Vec<String> {
         self.channels.iter().flat_map(|list| list.split(',')).map(|name| name.trim().to_owned()).collect()
@@ -57,9 +62,13 @@ fn remotehost(word: &str) -> Result<String, String> {
 }
 
 /// What myhostname may be, or an address, which says where the client came in. A line of our own in each reply it cannot be.
+/// Superservers have nothing to say about it at times: then it is empty.
 fn localhost(word: &str) -> Result<String, String> {
-    if peer::can_be_ours(word) {
-        Ok(word.to_owned())
+    let name = word.strip_suffix('.').unwrap_or(word);
+    if matches!(word, "" | "-") {
+        Ok(String::new())
+    } else if peer::can_be_ours(name) {
+        Ok(name.to_owned())
     } else {
         Err(format!("{}: expected a host name like mail.example.net", shown(word)))
     }
@@ -88,7 +97,10 @@ mod tests {
         for word in ["mx.example", "mx", "192.0.2.2", "[2001:db8::1]"] {
             assert_eq!(localhost(word).as_deref(), Ok(word));
         }
-        for word in ["", "-", ",smtp", "smtp,", "mx example", "mx\r\n250 x", "192.0.2.2\n", " 192.0.2.2"] {
+        for (word, name) in [("mx.example.", "mx.example"), ("", ""), ("-", "")] {
+            assert_eq!(localhost(word).as_deref(), Ok(name));
+        }
+        for word in [",smtp", "smtp,", "mx example", "mx\r\n250 x", "192.0.2.2\n", " 192.0.2.2"] {
             assert!(localhost(word).unwrap_err().contains("expected a host name"), "{word}");
         }
     }
