@@ -14,6 +14,7 @@ use crate::privilege::{self, Owner};
 use crate::submit::verify;
 use crate::users::passwd_file;
 use nix::unistd::{Gid, Group};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -80,6 +81,7 @@ pub fn check(common: &Common) -> Result<Vec<Finding>, Error> {
         // By the defaults in their place much else would look wrong that is not.
         return Ok(findings.all);
     }
+    findings.is_strangers = is_stranger(&config);
     check_host(&config, &mut findings);
     check_owners(&config, &mut findings);
     check_parser(&config, &mut findings);
@@ -94,11 +96,24 @@ pub fn check(common: &Common) -> Result<Vec<Finding>, Error> {
     Ok(findings.all)
 }
 
+/// Whether we are neither root nor whoever takes mail on: mail_owner, or where nothing starts as root the queue's owner.
+fn is_stranger(config: &Config) -> bool {
+    let own = nix::unistd::geteuid();
+    let is_owner = privilege::owner_of(config, Owner::Mail).is_ok_and(|account| account.uid == own);
+    let has_queue = || std::fs::metadata(&config.queue_directory).is_ok_and(|queue| queue.uid() == own.as_raw());
+    !own.is_root() && !is_owner && !has_queue()
+}
+
+/// Behind what may look otherwise to who needs it.
+const AS_FAR: &str = "as far as this user can see";
+
 #[derive(Default)]
 struct Findings {
     all: Vec<Finding>,
     /// Whose eyes see it, if those are not our own.
     eyes: Option<Eyes>,
+    /// The eyes are of somebody whom none of our programs becomes: what is closed to these may be open to those.
+    is_strangers: bool,
 }
 
 impl Findings {
@@ -109,7 +124,14 @@ impl Findings {
 
     /// About a file that is named elsewhere. If it is closed to the user who needs it, that is what is to be mended.
     fn add_of(&mut self, file: &Path, level: Level, place: &Origin, problem: &str, mend: &str) {
-        let closed = self.eyes.as_ref().and_then(|eyes| eyes.mend(file));
+        let (level, closed) = match &self.eyes {
+            Some(eyes) => (level, eyes.mend(file)),
+            // Of a folder all is looked at from outside.
+            None if self.is_strangers && !file.is_dir() && eyes::closed(file).is_some() => {
+                (Level::Warning, Some(AS_FAR.to_owned()))
+            }
+            None => (level, None),
+        };
         let (place, problem) = (place.to_string(), problem.to_owned());
         self.all.push(Finding { level, place, problem, mend: closed.unwrap_or_else(|| mend.to_owned()) });
     }
@@ -173,7 +195,7 @@ fn check_owners(config: &Config, findings: &mut Findings) {
         Ok(()) => {}
         // Whoever is not root cannot tell what the servers can read that root starts.
         Err(Error::Config(error)) if !privilege::is_root() && error.problem.starts_with("authentication") => {
-            findings.warning(&error.origin, &error.problem, "as far as this user can see");
+            findings.warning(&error.origin, &error.problem, AS_FAR);
         }
         Err(error) => findings.of(&error),
     }
@@ -212,15 +234,19 @@ fn check_parser(config: &Config, findings: &mut Findings) {
 }
 
 fn check_folders(config: &Config, findings: &mut Findings) {
-    let owner = privilege::owner_of(config, Owner::Mail).ok().map(|user| user.uid.as_raw());
-    let owner = if privilege::is_root() { owner } else { Some(nix::unistd::geteuid().as_raw()) };
+    let mut owners: Vec<u32> = privilege::owner_of(config, Owner::Mail).iter().map(|user| user.uid.as_raw()).collect();
+    if !privilege::is_root() {
+        // Nothing may ever start as root here.
+        owners.push(nix::unistd::geteuid().as_raw());
+    }
+    let is_others = |uid: u32| !owners.is_empty() && !owners.contains(&uid);
     let (queue, drop) = (&config.queue_directory, &config.drop_directory);
     let (at_queue, at_drop) = (Origin::File(queue.clone(), 0), Origin::File(drop.clone(), 0));
     match std::fs::symlink_metadata(queue) {
         Ok(metadata) if !metadata.is_dir() => {
             findings.error(&at_queue, "expected a folder for the queue", "");
         }
-        Ok(metadata) if owner.is_some_and(|owner| owner != metadata.uid()) => {
+        Ok(metadata) if is_others(metadata.uid()) => {
             let problem = format!("the queue belongs to uid {}, and not to mail_owner", metadata.uid());
             findings.error(&at_queue, &problem, &format!("chown -R {} {}", config.mail_owner, queue.display()));
         }
@@ -231,14 +257,15 @@ fn check_folders(config: &Config, findings: &mut Findings) {
             findings.add(level, &at_queue, &problem, &mend);
         }
         Ok(_) => {}
-        Err(error) => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             let mend = format!("install -d -o {} -m 700 {}", config.mail_owner, queue.display());
             findings.error(&at_queue, &format!("there is no queue: {error}"), &mend);
         }
+        Err(error) => findings.error(&at_queue, &format!("the queue cannot be seen: {error}"), ""),
     }
     let mend = format!("install -d -o {} -m 1733 {}", config.mail_owner, drop.display());
     match std::fs::symlink_metadata(drop) {
-        Ok(metadata) if !metadata.is_dir() || owner.is_some_and(|owner| owner != metadata.uid()) => {
+        Ok(metadata) if !metadata.is_dir() || is_others(metadata.uid()) => {
             findings.error(&at_drop, "the drop folder is no folder of mail_owner's", &mend);
         }
         Ok(metadata) if metadata.mode() & 0o7777 != 0o1733 => {

@@ -5,6 +5,7 @@ mod common;
 use common::Scratch;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 
 fn check(scratch: &Scratch) -> (Option<i32>, String) {
     let output = scratch.run("doorpost-check", &[], b"");
@@ -220,11 +221,52 @@ fn root_sees_what_is_closed_to_those_who_must_read_it() {
     let key = scratch.path().join("mx.key.pem");
     let path = shut(&scratch, "mx.key.pem", &fs::read_to_string(key).unwrap());
     told(&scratch, 0, &mend("nobody", &path));
+    // deliver comes to the queue as nobody.
+    let scratch = good("queue_directory = $config_directory/closed/queue");
+    let (folder, queue) = (scratch.path().join("closed"), scratch.path().join("closed/queue"));
+    fs::create_dir(&folder).unwrap();
+    fs::rename(scratch.queue(), &queue).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    let (queue, folder) = (queue.display(), folder.display());
+    let problem = format!("error: {queue}: expected a folder that can be read: Permission denied (os error 13)");
+    told(&scratch, 78, &format!("{problem}; user nobody cannot enter {folder}: chmod o+x {folder}\n"));
     let scratch = good("");
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::chown(scratch.path(), Some(0), Some(0)).unwrap();
     let folder = scratch.path().display().to_string();
     told(&scratch, 78, &format!("user nobody cannot enter {folder}: chmod o+x {folder}\n"));
+}
+
+/// Who neither delivers nor can become who does: what is closed to him is no mistake.
+#[test]
+fn what_a_stranger_cannot_see_is_no_error() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = good("smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = $config_directory/pw");
+    common::tls::configure(&scratch);
+    let key = fs::read_to_string(scratch.path().join("mx.key.pem")).unwrap();
+    let aliases = fs::read_to_string(scratch.path().join("aliases")).unwrap();
+    let closed = [("pw", "[gw.example] alice:secret\n"), ("mx.key.pem", key.as_str()), ("aliases", aliases.as_str())];
+    let closed = closed.map(|(name, text)| shut(&scratch, name, text));
+    let run = || {
+        let output = scratch.command("doorpost-check").uid(1).gid(1).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (status, said) = run();
+    assert_eq!(status, Some(0), "{said}");
+    for path in &closed {
+        let finding = said.lines().find(|line| line.contains(path.as_str())).expect(path);
+        assert!(finding.starts_with("warning: ") && finding.ends_with("; as far as this user can see"), "{finding}");
+    }
+    assert!(said.ends_with("0 errors, 3 warnings\n"), "{said}");
+    // What he can see is one as ever.
+    fs::set_permissions(scratch.queue(), fs::Permissions::from_mode(0o702)).unwrap();
+    let (status, said) = run();
+    assert!(status == Some(78) && said.contains("/queue: the queue has mode 702; chmod 700 "), "{said}");
+    fs::remove_dir_all(scratch.queue()).unwrap();
+    let (status, said) = run();
+    assert!(status == Some(78) && said.contains("/queue: there is no queue: "), "{said}");
 }
 
 #[test]
@@ -257,7 +299,16 @@ fn tables_that_are_wrong_and_mailboxes_that_cannot_be_are_told() {
         let (there, not_there) = (scratch.path().join("spool"), scratch.path().join("closed"));
         fs::create_dir(&not_there).unwrap();
         scratch.configure(&format!("mailbox = maildir:{}/%u", not_there.display()));
-        told(&scratch, 78, &format!("belongs to nobody, who may not write to {}; ", not_there.display()));
+        let install = "install -d -o nobody -m 700 a folder for mailboxes, or chown one\n";
+        told(&scratch, 78, &format!("belongs to nobody, who may not write to {}; {install}", not_there.display()));
+        scratch.configure("mailbox = mbox:/no/such/folder/%u");
+        told(&scratch, 78, "/users: expected a folder /no/such/folder to write to: No such file or directory\n");
+        let file = scratch.path().join("aliases");
+        scratch.configure(&format!("mailbox = maildir:{}/%u", file.display()));
+        told(&scratch, 78, &format!(": expected a folder {} to write to: Not a directory\n", file.display()));
+        let path = shut(&scratch, "alice", "");
+        scratch.configure("mailbox = mbox:$config_directory/%u");
+        told(&scratch, 78, &format!("/users is closed to nobody, to whom it belongs; chown nobody {path}\n"));
         fs::create_dir(&there).unwrap();
         scratch.configure(&format!("users = system\nmailbox = mbox:{}/%u", there.display()));
         told(

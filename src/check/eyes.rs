@@ -40,18 +40,23 @@ impl Eyes {
 
     /// What keeps this process, which looks with these, from a file that is there, and how to mend that.
     pub(super) fn mend(&self, path: &Path) -> Option<String> {
-        let is_closed = |path: &Path, way: AccessFlags| access(path, way) == Err(Errno::EACCES);
-        let folders: Vec<&Path> = path.ancestors().skip(1).collect();
-        if let Some(folder) = folders.into_iter().rev().find(|folder| is_closed(folder, AccessFlags::X_OK)) {
-            let folder = folder.display();
-            return Some(format!("user {} cannot enter {folder}: chmod o+x {folder}", self.name));
+        let closed = closed(path)?;
+        let shown = closed.display();
+        if closed != path {
+            return Some(format!("user {} cannot enter {shown}: chmod o+x {shown}", self.name));
         }
         let group = Group::from_gid(self.account.gid).ok().flatten();
         let group = group.map_or_else(|| self.account.gid.to_string(), |group| group.name);
-        let file = path.display();
-        let mend = || format!("user {} cannot read it: chgrp {group} {file} && chmod g+r {file}", self.name);
-        is_closed(path, AccessFlags::R_OK).then(mend)
+        Some(format!("user {} cannot read it: chgrp {group} {shown} && chmod g+r {shown}", self.name))
     }
+}
+
+/// What keeps this process from reading a file that is there: a folder that it cannot enter, or the file itself.
+pub(super) fn closed(path: &Path) -> Option<&Path> {
+    let is_closed = |path: &Path, way: AccessFlags| access(path, way) == Err(Errno::EACCES);
+    let folders: Vec<&Path> = path.ancestors().skip(1).collect();
+    let folder = folders.into_iter().rev().find(|folder| is_closed(folder, AccessFlags::X_OK));
+    folder.or_else(|| is_closed(path, AccessFlags::R_OK).then_some(path))
 }
 
 /// Adds what `look` finds with these eyes, or without any with our own.
@@ -72,7 +77,7 @@ fn in_child(eyes: Eyes, look: impl FnOnce(&mut Findings)) -> io::Result<Vec<Find
     let child = sys::fork(|| {
         let Account { uid, gid } = eyes.account;
         let became = privilege::become_user_with(uid, gid, &eyes.groups);
-        let mut findings = Findings { all: Vec::new(), eyes: Some(eyes) };
+        let mut findings = Findings { eyes: Some(eyes), ..Findings::default() };
         match became {
             Ok(()) => look(&mut findings),
             Err(error) => findings.of(&error),

@@ -11,9 +11,11 @@ use crate::exit::Error;
 use crate::lookup::Lookup;
 use crate::relay;
 use crate::users::{self, passwd_file};
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use std::collections::HashSet;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -24,8 +26,10 @@ pub(super) fn look(common: &Common, config: &Config, findings: &mut Findings) {
         findings.of(&error);
     }
     let queue = &config.queue_directory;
-    if let Err(error) = std::fs::read_dir(queue)
-        && queue.exists()
+    // Whether it is there is told already.
+    if !findings.is_strangers
+        && let Err(error) = std::fs::read_dir(queue)
+        && error.kind() != ErrorKind::NotFound
     {
         findings.error(&Origin::File(queue.clone(), 0), &format!("expected a folder that can be read: {error}"), "");
     }
@@ -80,7 +84,9 @@ fn check_users(config: &Config, findings: &mut Findings) {
     }
     for path in config.users.files() {
         check_lines(path, findings);
-        check_mailboxes(config, path, findings);
+        if !findings.is_strangers {
+            check_mailboxes(config, path, findings);
+        }
     }
 }
 
@@ -112,45 +118,59 @@ fn check_lines(path: &Path, findings: &mut Findings) {
 
 /// Mailboxes of users without a uid of their own are made by mail_owner.
 fn check_mailboxes(config: &Config, path: &Path, findings: &mut Findings) {
-    let mut told: Option<(String, PathBuf, PathBuf)> = None;
+    let mut told: Option<(String, PathBuf, Closed)> = None;
     let _ = passwd_file::read(path, |record| {
         if record.owner.is_none() && told.is_none() {
             let user = users::user(config, record)?;
             let mailbox = user.mailbox_path(config);
             let path = Path::new(&mailbox.path);
-            told = closed(path, mailbox.format).map(|folder| (user.name, path.to_owned(), folder));
+            told = closed(path, mailbox.format).map(|closed| (user.name, path.to_owned(), closed));
         }
         Ok(())
     });
-    if let Some((user, mailbox, folder)) = told {
-        let problem = format!(
-            "the mailbox {} of {} in {} belongs to {}, who may not write to {}",
-            mailbox.display(),
-            shown(&user),
-            path.display(),
-            config.mail_owner,
-            folder.display()
-        );
-        let mend = format!("install -d -o {} -m 700 a folder for mailboxes, or chown one", config.mail_owner);
+    if let Some((user, mailbox, Closed { path: closed, errno })) = told {
+        let is_file = closed == mailbox && mailbox.is_file();
+        let (mailbox, owner, folder) = (mailbox.display(), &config.mail_owner, closed.display());
+        let whose = format!("the mailbox {mailbox} of {} in {}", shown(&user), path.display());
+        let (problem, mend) = match errno {
+            Errno::EACCES if is_file => {
+                (format!("{whose} is closed to {owner}, to whom it belongs"), format!("chown {owner} {folder}"))
+            }
+            Errno::EACCES => (
+                format!("{whose} belongs to {owner}, who may not write to {folder}"),
+                format!("install -d -o {owner} -m 700 a folder for mailboxes, or chown one"),
+            ),
+            errno => (format!("{whose}: expected a folder {folder} to write to: {}", errno.desc()), String::new()),
+        };
         findings.error(&config.origin("mailbox"), &problem, &mend);
     }
 }
 
-/// The folder, or file, to which this process may not write what it takes to deliver there.
-fn closed(mailbox: &Path, format: MailboxFormat) -> Option<PathBuf> {
-    let may = |path: &Path, ways| access(path, ways).is_ok();
+/// What keeps this process from delivering to a mailbox: the folder or file that it may not write to, and why.
+struct Closed {
+    path: PathBuf,
+    errno: Errno,
+}
+
+fn closed(mailbox: &Path, format: MailboxFormat) -> Option<Closed> {
+    let try_to = |path: &Path, ways| access(path, ways).err().map(|errno| Closed { path: path.to_owned(), errno });
     let is_there = |path: &&Path| path.symlink_metadata().is_ok();
     let folder = match format {
         // Whose missing folders are made.
         MailboxFormat::Maildir => mailbox.ancestors().find(is_there)?,
         MailboxFormat::Mbox | MailboxFormat::Mmdf => {
-            if is_there(&mailbox) && !may(mailbox, AccessFlags::R_OK | AccessFlags::W_OK) {
-                return Some(mailbox.to_owned());
+            if is_there(&mailbox)
+                && let Some(closed) = try_to(mailbox, AccessFlags::R_OK | AccessFlags::W_OK)
+            {
+                return Some(closed);
             }
             mailbox.parent()?
         }
     };
-    (!may(folder, AccessFlags::W_OK | AccessFlags::X_OK)).then(|| folder.to_owned())
+    if folder.is_file() {
+        return Some(Closed { path: folder.to_owned(), errno: Errno::ENOTDIR });
+    }
+    try_to(folder, AccessFlags::W_OK | AccessFlags::X_OK)
 }
 
 fn check_channels(config: &Config, findings: &mut Findings) -> Option<Channels> {
