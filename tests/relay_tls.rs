@@ -379,7 +379,7 @@ fn mail_waits_while_it_is_not_known_how_we_log_in() {
         (right.as_str(), 0o600, "4.3.5 it is not known where we log in"),
         ("", 0o644, "4.3.5 it is not known where we log in"),
         (&right.replace(':', " "), 0o644, "4.3.5 it is not known where we log in"),
-        ("other.example alice:secret\n", 0o644, "4.7.0 the next hop wants a login (530)"),
+        ("other.example alice:secret\n", 0o644, "said: 530 5.7.0 Authentication required (to mail without a login)"),
     ] {
         let scratch = site(
             &format!("smtp:{}", strict.name()),
@@ -396,6 +396,19 @@ fn mail_waits_while_it_is_not_known_how_we_log_in() {
         assert!(log.contains("status=deferred") && log.contains(told) && !log.contains("secret"), "{told}: {log}");
         assert_eq!(scratch.queued().len(), 1, "{log}");
     }
+    // RFC 3207 section 4: the same code may ask for something else, which both log and report tell.
+    let tls =
+        Hop::start(|word, _, _| (word == "MAIL").then_some(Act::Say("530 5.7.0 Must issue a STARTTLS command first")));
+    let scratch = site(
+        &format!("smtp:{}", tls.name()),
+        "smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = $config_directory/passwords\nmaximal_queue_lifetime = 0",
+    );
+    scratch.write("passwords", "other.example alice:secret\n");
+    scratch.enqueue(&["bob@b.example"], TEXT);
+    let (log, told) = (scratch.deliver(), "530 5.7.0 Must issue a STARTTLS command first");
+    assert!(log.contains(told), "{log}");
+    let report = scratch.texts("alice").concat();
+    assert!(report.contains(told), "{report}");
     // Where nobody means to log in, the answer is for good.
     let scratch = to(&strict);
     scratch.enqueue(&["bob@b.example"], TEXT);

@@ -90,7 +90,7 @@ impl Times {
         match stage {
             Stage::Greeting | Stage::Hello | Stage::Auth => self.hello,
             Stage::StartTls => self.starttls,
-            Stage::Mail => self.mail,
+            Stage::Mail | Stage::WithoutLogin => self.mail,
             Stage::Rcpt => self.rcpt,
             Stage::Data => self.data,
             Stage::Content => self.content,

@@ -55,9 +55,6 @@ struct Open {
     end: End,
 }
 
-const WANTS_LOGIN: &str =
-    "4.7.0 the next hop wants a login (530): is it in smtp_sasl_password_maps as channels has it?";
-
 /// How a transaction ended for a recipient that is not through.
 type Rest = Vec<(usize, Outcome)>;
 
@@ -236,7 +233,7 @@ impl Client {
             let to: Vec<To> = rest.iter().filter_map(|number| job.to.get(*number).cloned()).collect();
             let envelope = envelope(job, facts, &to, requiretls(job, open.end));
             let verdicts = open.session.send(&envelope, &mut Reader::new(&job.source, longest));
-            let verdicts: Vec<Verdict> = verdicts.into_iter().map(|verdict| self.of_login(verdict)).collect();
+            let verdicts: Vec<Verdict> = verdicts.into_iter().map(|verdict| self.of_login(verdict, &open)).collect();
             let (mut too_many, mut taken) = (Vec::new(), false);
             for (number, verdict) in rest.iter().copied().zip(&verdicts) {
                 taken |= verdict.is_ok();
@@ -312,14 +309,13 @@ impl Client {
         self.passwords.as_ref().ok()?.find(&[&job.next_hop, &hop.name, &job.domain])
     }
 
-    /// RFC 4954 section 6: who wants a login first says 530. Where we have any, that is for the administrator to mend, and no
-    /// reason to return mail.
-    fn of_login(&self, verdict: Verdict) -> Verdict {
+    /// RFC 4954 section 6: who wants a login first says 530. Where we have some, and none for this next hop, that is for the
+    /// administrator to mend, and no reason to return mail. It may be STARTTLS that is wanted (RFC 3207 section 4).
+    fn of_login(&self, verdict: Verdict, open: &Open) -> Verdict {
+        let may_lack = !open.end.has_login && self.passwords.as_ref().is_ok_and(Passwords::are_there);
         match verdict {
-            Err(Trouble::Said(answer, _))
-                if answer.code == 530 && self.passwords.as_ref().is_ok_and(Passwords::are_there) =>
-            {
-                Err(Trouble::Cannot(WANTS_LOGIN))
+            Err(Trouble::Said(answer, _)) if may_lack && answer.code == 530 => {
+                Err(Trouble::Said(answer, Stage::WithoutLogin))
             }
             verdict => verdict,
         }

@@ -43,6 +43,8 @@ pub enum Stage {
     Rset,
     /// QUIT.
     Quit,
+    /// Any of a transaction, where the answer is to who has not logged in.
+    WithoutLogin,
 }
 
 impl fmt::Display for Stage {
@@ -59,6 +61,7 @@ impl fmt::Display for Stage {
             Stage::End => "the end of the message",
             Stage::Rset => "RSET",
             Stage::Quit => "QUIT",
+            Stage::WithoutLogin => "mail without a login",
         })
     }
 }
@@ -138,6 +141,7 @@ impl Trouble {
             Trouble::Lost(..) => false,
             // That is about us or about the server, and no reason to return a message.
             Trouble::Said(_, Stage::Greeting | Stage::Hello | Stage::StartTls | Stage::Auth | Stage::Rset) => false,
+            Trouble::Said(_, Stage::WithoutLogin) => false,
             // RFC 5321 section 4.5.3.1.10: too many recipients, said in the old way.
             Trouble::Said(answer, Stage::Rcpt) if answer.code == 552 => false,
             Trouble::Said(answer, _) => answer.is_never(),
