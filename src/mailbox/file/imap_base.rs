@@ -12,16 +12,19 @@ use std::io;
 /// Nobody's header is longer who has such a field to lose.
 const LONGEST: u64 = 1 << 20;
 
-/// All before the body of the message that comes to stand first, with the field of the one that goes and without its own,
-/// which did not count; nothing if there is no such field.
+/// All before the body of the message that comes to stand first, with the field of the one that goes, if it has one, and
+/// without its own, which did not count; nothing if neither has such a field.
 pub fn inherited(old: &File, first: &Found, heir: &Found) -> io::Result<Option<Vec<u8>>> {
     if [first, heir].into_iter().any(|found| found.body - found.start > LONGEST) {
         return Ok(None);
     }
     let left = read(old, first.header, first.body)?;
-    let Some(base) = fields(&left).find(|field| is_base(field)) else { return Ok(None) };
-    let mut head = read(old, heir.start, heir.header)?;
+    let base = fields(&left).find(|field| is_base(field));
     let header = read(old, heir.header, heir.body)?;
+    if base.is_none() && !fields(&header).any(is_base) {
+        return Ok(None);
+    }
+    let mut head = read(old, heir.start, heir.header)?;
     let is_blank = |field: &&[u8]| matches!(*field, b"\n" | b"\r\n");
     let mut ended = |field: &[u8]| {
         head.extend_from_slice(field);
@@ -31,7 +34,7 @@ pub fn inherited(old: &File, first: &Found, heir: &Found) -> io::Result<Option<V
     };
     fields(&header).filter(|field| !is_base(field) && !is_blank(field)).for_each(&mut ended);
     // Not before the others: our mark must be the second line.
-    ended(base);
+    base.into_iter().for_each(&mut ended);
     fields(&header).filter(is_blank).for_each(ended);
     Ok(Some(head))
 }
