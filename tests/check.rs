@@ -157,6 +157,28 @@ fn a_next_hop_that_would_be_waited_for_in_vain_is_told() {
     told(&scratch, 78, ": smtp_tls_wrappermode = yes: expected encrypt, verify or secure in smtp_tls_security_level");
     scratch.configure("smtp_tls_security_level = encrypt");
     assert_eq!(check(&scratch), (Some(0), "0 errors, 0 warnings\n".to_owned()));
+    // No other hop hears that, but for where the table says so; and a table says nothing of those that it does not name.
+    let warning = |who: &str, port| {
+        format!(
+            ": {who}: with smtp_tls_wrappermode TLS begins with the connection, which port {port} hardly expects; its mail"
+        )
+    };
+    scratch.configure("content_filter = smtp:[127.0.0.1]:10025");
+    told(&scratch, 0, &warning("content_filter", 10025));
+    scratch.configure("smtp_tls_policy_maps = hash:$config_directory/policy");
+    scratch.write("policy", "[127.0.0.1]:10025 none\n");
+    assert_eq!(check(&scratch), (Some(0), "0 errors, 0 warnings\n".to_owned()));
+    scratch.write(
+        "channels",
+        &format!("{channels}direct - b.example smtp: -\nhub - hub.example smtp:[hub.example]:587 -\n"),
+    );
+    told(&scratch, 0, &warning("channel direct", 25));
+    told(&scratch, 0, &warning("channel hub", 587));
+    scratch.write("channels", channels);
+    scratch.configure("smtp_tls_security_level = may");
+    told(&scratch, 78, "beside it; mail for next hops that smtp_tls_policy_maps does not name waits meanwhile\n");
+    scratch.write("policy", "[127.0.0.1]:10025 none\n[smtp.isp.example]:465 encrypt\n");
+    assert_eq!(check(&scratch).0, Some(0), "{}", check(&scratch).1);
 }
 
 /// Whether there is a finding like this.

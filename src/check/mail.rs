@@ -10,6 +10,8 @@ use crate::config::{Config, Origin, shown};
 use crate::exit::Error;
 use crate::lookup::Lookup;
 use crate::relay;
+use crate::relay::policy::Policies;
+use crate::relay::route::NextHop;
 use crate::users::{self, passwd_file};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -212,9 +214,35 @@ fn check_wrapping(config: &Config, channels: &Channels, findings: &mut Findings)
             let problem = format!("channel {}: on port 465 TLS begins with the connection, and not here", channel.name);
             findings.warning(&channel.origin, &problem, "smtp_tls_wrappermode = yes, or port 587");
         }
-    } else if config.smtp_tls_security_level < TlsLevel::Encrypt && config.smtp_tls_policy_maps.0.is_none() {
+        return;
+    }
+    // What is wrong with the table is told already.
+    let policies = Policies::read(config).unwrap_or_default();
+    let own = |hop: &str| policies.find(hop, "").map(|policy| policy.level);
+    let filter = Transport::parse(&config.content_filter.0).ok();
+    let of_filter = filter.map(|filter| ("content_filter".to_owned(), config.origin("content_filter"), filter));
+    let of_channel =
+        |channel: &Channel| (format!("channel {}", channel.name), channel.origin.clone(), channel.transport.clone());
+    let mut are_named = true;
+    for (user, place, transport) in channels.0.iter().map(of_channel).chain(of_filter) {
+        let Transport::Smtp(hop) = transport else { continue };
+        let hop = hop.unwrap_or_default();
+        are_named &= own(&hop).is_some();
+        let port = NextHop::of(&hop).port.unwrap_or(config.smtp_tcp_port.0);
+        if port != 465 && own(&hop).is_none_or(|level| level > TlsLevel::May) {
+            let problem =
+                format!("{user}: with {name} TLS begins with the connection, which port {port} hardly expects");
+            findings.warning(
+                &place,
+                &problem,
+                "its mail waits then; smtp_tls_policy_maps may say none or may of a next hop",
+            );
+        }
+    }
+    if config.smtp_tls_security_level < TlsLevel::Encrypt && !are_named {
         let problem = format!("{name} = yes: expected encrypt, verify or secure in smtp_tls_security_level beside it");
-        findings.error(&config.origin(name), &problem, "mail by SMTP waits meanwhile");
+        let mend = "mail for next hops that smtp_tls_policy_maps does not name waits meanwhile";
+        findings.error(&config.origin(name), &problem, mend);
     }
 }
 
