@@ -609,7 +609,7 @@ fn what_a_server_would_refuse_ends_smtpd_at_the_start() {
     }
     let programs = binary("smtpd");
     let folder = programs.parent().unwrap();
-    for network in ["", "mx example", "mx\nexample"] {
+    for network in ["mx example", "mx\nexample"] {
         let operands = ["--listen-address", "127.0.0.1", "smtpsrvr", "local,smtp", "0", "4", network];
         let (ended, text) = refused(scratch.command("smtpd").args(operands));
         assert!(ended == Some(64) && text.contains("expected a host name"), "{network:?}: {text}");

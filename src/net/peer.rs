@@ -242,13 +242,6 @@ impl Said {
     }
 }
 
-/// Whether a word says who is calling, or that nobody knows.
-pub fn can_be_said(word: &str) -> bool {
-    let is_nobody =
-        ["", "-", "unknown", "stdin", "paranoid"].iter().any(|nobody| word.trim().eq_ignore_ascii_case(nobody));
-    is_nobody || address(word).is_some() || name(word).is_some()
-}
-
 /// Whether a word is a name that this machine may have, or an address.
 pub fn can_be_ours(word: &str) -> bool {
     is_host_name(word) || (word.trim() == word && address(word).is_some())

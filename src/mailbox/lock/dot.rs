@@ -239,8 +239,8 @@ fn remove_stale(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<boo
 /// No clock that anybody keeps right is that far ahead.
 const FAR_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A time far ahead tells no more of its age than one long ago: else whoever sets it locks for ever. Clocks of file servers, and
-/// our own before it was set back, may be ahead by less.
+/// A time far ahead tells no more of its age than one long ago: else whoever sets it locks for ever. Clocks of file servers,
+/// and our own before it was set back, may be ahead by less.
 fn is_old(lock: &FileStat, stale: Duration) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let time = Duration::from_secs(u64::try_from(lock.st_mtime).unwrap_or(0));
