@@ -361,8 +361,10 @@ mod tests {
         (0..20).for_each(|number| std::fs::create_dir_all(drop.join(format!("{number:032x}"))).unwrap());
         std::fs::write(drop.join("e".repeat(32)), "1:F,15:Rbob@mx.example,3:Cx\n,1:E,").unwrap();
         std::fs::set_permissions(&drop, std::fs::Permissions::from_mode(0o1733)).unwrap();
-        let queue = Queue::open(&folder.path().join("queue")).unwrap();
-        let config = Config::with(&[("drop_directory", drop.to_str().unwrap())]);
+        let at_queue = folder.path().join("queue");
+        let queue = Queue::open(&at_queue).unwrap();
+        let places = [("drop_directory", &drop), ("queue_directory", &at_queue)];
+        let config = Config::with(&places.map(|(name, path)| (name, path.to_str().unwrap())));
         let mut collector = Collector::default();
         let look = |collector: &mut Collector| {
             let (taken, has_more) = collector.collect_for(Duration::ZERO, &config, &Common::default(), &queue);
