@@ -540,11 +540,37 @@ fn sort(folders: &Folders, places: &mut Vec<Place>) {
         // Of several with one name each is to have the same unique-id in the next session.
         by_name.then_with(|| one.in_cur.cmp(&two.in_cur)).then_with(|| one.name.cmp(&two.name))
     });
-    let is_there =
-        |place: &Place| fstatat(folder(folders, place.in_cur), &*place.name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok();
     mark_twins(places);
-    places.retain(|place| !place.is_twin || is_there(place));
+    leave_renamed_out(places, |place| {
+        let status = fstatat(folder(folders, place.in_cur), &*place.name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        status.ok().map(|status| (status.st_ino, status.st_nlink > 1))
+    });
     mark_twins(places);
+}
+
+/// Of twins keeps each file once, however often it is renamed while one after another is looked at. `status` gives the
+/// inode of the file at a place, if there is one, and whether it has further links.
+fn leave_renamed_out(places: &mut Vec<Place>, mut status: impl FnMut(&Place) -> Option<(u64, bool)>) {
+    let mut stays = vec![true; places.len()];
+    let (mut files, mut found, mut missed) = (HashMap::new(), HashSet::new(), HashMap::new());
+    for (at, place) in places.iter().enumerate().filter(|(_, place)| place.is_twin) {
+        let name = lasting(&place.name);
+        let renamed = match status(place) {
+            Some((inode, has_links)) => {
+                found.insert(name);
+                // One file seen twice was renamed in between, or has two links that are both there.
+                let before = files.insert((name, inode), at);
+                before.filter(|at| !has_links || places.get(*at).and_then(&mut status).is_none())
+            }
+            None => missed.insert(name, at),
+        };
+        renamed.and_then(|at| stays.get_mut(at)).into_iter().for_each(|stays| *stays = false);
+    }
+    // Where nothing was found at any place the file came and went the other way: whoever opens it looks for it.
+    let missed = missed.into_iter().filter(|(name, _)| found.contains(name)).map(|(_, at)| at);
+    missed.for_each(|at| stays.get_mut(at).into_iter().for_each(|stays| *stays = false));
+    let mut stays = stays.into_iter();
+    places.retain(|_| stays.next().unwrap_or(true));
 }
 
 /// Notes which places share what lasts of their names; those stand together where they are sorted.

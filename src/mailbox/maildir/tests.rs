@@ -237,6 +237,30 @@ fn twins_are_removed_only_where_they_were_seen() {
     assert_eq!(names(path.join("cur")), ["1.a,S=4,W=5:2,S"]);
 }
 
+/// What is left of places where one message was seen, when looking at each in turn finds this: an inode, and whether it has
+/// further links.
+fn left_of(names: &[&str], looks: &[Option<(u64, bool)>]) -> Vec<String> {
+    let place = |name: &&str| Place { in_cur: true, is_twin: true, name: name.as_bytes().into() };
+    let mut places: Vec<Place> = names.iter().map(place).collect();
+    let mut looks = looks.iter();
+    leave_renamed_out(&mut places, |_| *looks.next().expect("no more looks"));
+    assert!(looks.next().is_none());
+    places.iter().map(|place| String::from_utf8_lossy(&place.name).into_owned()).collect()
+}
+
+#[test]
+fn a_message_that_is_renamed_under_the_looks_at_it_is_there_once() {
+    let names = ["1.a:2,", "1.a:2,S", "1.a:2,FS"];
+    // Always where the look is, and never; a second look tells links from a file that has other names elsewhere.
+    assert_eq!(left_of(&names, &[Some((7, false)), Some((7, false)), Some((7, false))]), names[2..]);
+    assert_eq!(left_of(&names, &[None, None, None]), names[2..]);
+    assert_eq!(left_of(&names, &[None, Some((7, false)), None]), names[1..2]);
+    assert_eq!(left_of(&names[..2], &[Some((7, true)), Some((7, true)), None]), names[1..2]);
+    assert_eq!(left_of(&names[..2], &[Some((7, true)), Some((7, true)), Some((7, true))]), names[..2]);
+    // Files of their own.
+    assert_eq!(left_of(&names, &[Some((7, false)), Some((8, false)), None]), names[..2]);
+}
+
 #[test]
 fn of_two_files_of_one_name_the_one_that_stays_has_its_own_size() {
     for (gone, octets) in [("new/1.a", 11), ("cur/1.a:2,S", 5)] {
