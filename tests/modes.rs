@@ -99,7 +99,7 @@ fn both_modes_have_the_same_limits_and_say_the_same() {
         assert!(all(&mut server.connect("0")).starts_with("421 4.3.2 "), "{mode}");
         records[1].push(refused(&mut server));
     }
-    let said = |cause: &str| vec![format!("client=127.0.0.1 service=0 cause=\"{cause}\""); 2];
+    let said = |cause: &str| vec![format!("client=127.0.0.1 service=0 reason=\"{cause}\""); 2];
     assert_eq!(records, [said("too many connections"), said("too many connections from this address")]);
 }
 

@@ -316,7 +316,7 @@ fn where_a_list_cannot_tell_nobody_is_refused_for_good() {
         assert!(lines.next_back().is_some_and(|line| line.starts_with(last)), "{end}: {said}");
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
         for parameter in ["smtpd_forbid_bare_newline_exclusions", "smtpd_authorized_xclient_hosts"] {
-            let told = format!("client=198.51.100.1 event=trouble with={parameter} problem=\"");
+            let told = format!("client=198.51.100.1 event=trouble with={parameter} reason=\"");
             assert!(log.contains(&told), "{log}");
         }
     }
@@ -382,7 +382,7 @@ fn a_list_that_answers_with_an_error_lists_nobody_and_the_log_tells_it_once() {
     let output = feed(&mut scratch.command("smtpsrvr"), input.as_bytes());
     let (said, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(said.matches("\r\n250 2.1.0 ").count(), 2, "{said}");
-    let told = "client=192.0.2.7 event=trouble with=closed.example problem=\"it answers 127.255.255.254, ";
+    let told = "client=192.0.2.7 event=trouble with=closed.example reason=\"it answers 127.255.255.254, ";
     assert_eq!(log.matches(told).count(), 1, "{log}");
     scratch.configure("smtpd_client_restrictions = reject_rbl_client bl.example=127.0.0.2-11");
     assert_eq!(feed(&mut scratch.command("smtpsrvr"), b"").status.code(), Some(78));

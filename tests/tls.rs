@@ -179,7 +179,7 @@ fn a_client_that_does_not_shake_hands_is_no_failure() {
     client.say("EHLO in clear");
     let (said, log, status) = client.end();
     assert!(!said.contains("mx.example"), "{said}");
-    assert!(log.contains("event=tls-failed why=") && log.contains("event=end"), "{log}");
+    assert!(log.contains("event=tls-failed reason=") && log.contains("event=end"), "{log}");
     assert_eq!(status, Some(0));
     let mut command = scratch.command("smtpsrvr");
     let mut client = Client::start(command.args(["-o", "smtpd_timeout=1"]));
@@ -190,7 +190,7 @@ fn a_client_that_does_not_shake_hands_is_no_failure() {
     client.wait_for_end();
     let (said, log, status) = client.end();
     assert_eq!((said.as_str(), status), ("", Some(0)), "{log}");
-    assert!(log.contains("event=tls-failed why=\"timed out\""), "{log}");
+    assert!(log.contains("event=tls-failed reason=\"timed out\""), "{log}");
 }
 
 #[test]

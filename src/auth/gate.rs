@@ -81,7 +81,7 @@ fn judge_of(config: &Config, peer: Option<&Peer>, credentials: &Credentials, fai
         std::thread::sleep(config.auth_failure_delay.0.saturating_mul(failures.saturating_add(1)));
     } else if let Lookup::CannotTell(why) = &found {
         let client = peer.map_or_else(String::new, |peer| format!("client={peer} "));
-        warn!("{client}event=login-not-checked user={:?} why={why:?}", logging::clean(&credentials.name, 100));
+        warn!("{client}event=login-not-checked user={:?} reason={why:?}", logging::clean(&credentials.name, 100));
     }
     found
 }

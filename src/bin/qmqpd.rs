@@ -80,7 +80,7 @@ impl accept::Server for Qmqpd {
 fn session(args: &Args, config: &Config, channels: &Channels) -> Result<Ended, Error> {
     let Some(peer) = Peer::of_stdio(None, None) else { return Ok(Ended::HungUp) };
     let peer = peer.asking(config);
-    let complain = |error: std::io::Error| log::warn!("event=nothing-recorded cause={error}");
+    let complain = |error: std::io::Error| log::warn!("event=nothing-recorded reason={:?}", error.to_string());
     let record = args.record.as_ref().and_then(|path| record::create(path).map_err(complain).ok());
     let submit = Submitter::start(config, &args.common);
     let submit = submit.and_then(|submit| privilege::begin_to_parse(config).map(|()| submit));

@@ -50,7 +50,7 @@ pub fn targets(user: &str, octets: &[u8]) -> Said {
             Ok(targets) => found.extend(targets),
             Err(problem) => {
                 is_in_part = true;
-                log::warn!("user={user} event=forward-line-ignored reason=\"{problem}\"");
+                log::warn!("user={user} event=forward-line-ignored reason={problem:?}");
             }
         }
     }

@@ -361,7 +361,7 @@ impl Deliver {
                 }
                 // Some more processes may come to their end; without any there is no help.
                 Err(error) if self.crew.busy() > 0 => {
-                    log::warn!("event=no-worker reason=\"{error}\"");
+                    log::warn!("event=no-worker reason={:?}", error.to_string());
                     self.backlog.put_back(id);
                     return Ok(());
                 }

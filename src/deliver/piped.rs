@@ -91,7 +91,7 @@ fn run(
 }
 
 fn not_run(message: &Message, line: &str, error: &io::Error) -> Outcome {
-    log::warn!("id={} program=\"{line}\": {error}", message.id);
+    log::warn!("id={} program={line:?}: {error}", message.id);
     match error.kind() {
         io::ErrorKind::TimedOut => Outcome::Deferred("4.3.0 the program of this channel took too long".to_owned()),
         _ => Outcome::Deferred("4.3.5 the program of this channel cannot be run".to_owned()),

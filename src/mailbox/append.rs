@@ -80,7 +80,8 @@ pub fn deliver(
     let result = result.and_then(|()| Ok(place.sync()?)).and_then(|()| still_there(&place, &file));
     if result.is_err() {
         let cut_off = writing.undo().and_then(|()| file.sync_all());
-        let _ = cut_off.inspect_err(|error| log::error!("event=partial-message-left base={base} why=\"{error}\""));
+        let _ = cut_off
+            .inspect_err(|error| log::error!("event=partial-message-left base={base} reason={:?}", error.to_string()));
     }
     result
 }

@@ -42,7 +42,7 @@ pub fn act(queue: &Queue, act: Act, selection: &Selection) -> io::Result<Done> {
             Ok(Some(count)) => *count(&mut done) += 1,
             Ok(None) => {}
             Err(error) => {
-                log::error!("id={} event=not-{} reason=\"{error}\"", name.id, word(act));
+                log::error!("id={} event=not-{} reason={:?}", name.id, word(act), error.to_string());
                 done.failed += 1;
             }
         }

@@ -356,7 +356,7 @@ impl Acceptor {
         service.running = service.running.saturating_sub(1);
         let serves = service.kind.accepts_itself() && !self.stopping;
         if serves && service.starts.ended(status, child.since.elapsed()) {
-            log::error!("cannot serve service={} cause=\"its program ended as soon as it began\"", service.name);
+            log::error!("cannot serve service={} reason=\"its program ended as soon as it began\"", service.name);
             service.rests_until = Instant::now().checked_add(REST);
         }
         match status {

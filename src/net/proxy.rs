@@ -38,7 +38,7 @@ pub fn meet(config: &Config, peer: Peer, stream: &mut impl Stream) -> Result<Opt
                 Some(_) => "the connection ended in the PROXY header",
                 None => "what came is no PROXY header",
             };
-            log::warn!("client={peer} event=refused reason=\"{why}\"");
+            log::warn!("client={peer} event=refused reason={why:?}");
             return Ok(None);
         }
     };

@@ -167,7 +167,7 @@ impl Files {
         identity(&now, tickets.clone()).or_else(|error| {
             // Half replaced, or of no use: the old ones are still open, unless somebody wrote over them.
             let before = identity(&self.pairs, tickets).ok();
-            before.inspect(|_| log::error!("event=old-certificate problem=\"{error}\"")).ok_or(error)
+            before.inspect(|_| log::error!("event=old-certificate reason={:?}", error.to_string())).ok_or(error)
         })
     }
 }
@@ -372,7 +372,7 @@ impl Tls {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(error) => {
-                    log::info!("event=tls-broken why=\"{error}\"");
+                    log::info!("event=tls-broken reason={:?}", error.to_string());
                     return Err(Fault::HungUp);
                 }
             }

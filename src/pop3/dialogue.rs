@@ -280,7 +280,7 @@ impl<S: Stream> Dialogue<S> {
         let mut file = match maildrop.open(index) {
             Ok(file) => file,
             Err(error) => {
-                warn!("event=message-not-opened message={} why={:?}", index + 1, error.to_string());
+                warn!("event=message-not-opened message={} reason={:?}", index + 1, error.to_string());
                 self.respond(match error.kind() {
                     ErrorKind::NotFound => &Reply::IS_GONE,
                     _ if mailbox::stays(&error) => &Reply::UNUSABLE_MESSAGE,

@@ -47,7 +47,7 @@ impl Expiry {
         if self.fetched.insert(index)
             && let Err(error) = self.note(maildrop, index)
         {
-            warn!("event=fetch-not-noted why={:?}", error.to_string());
+            warn!("event=fetch-not-noted reason={:?}", error.to_string());
         }
     }
 
@@ -60,7 +60,7 @@ impl Expiry {
     pub fn mark_expired<M: Maildrop>(&mut self, maildrop: &M, marked: &mut Vec<usize>) {
         let known = match self.known(maildrop) {
             Ok(known) => known,
-            Err(error) => return warn!("event=nothing-expires why={:?}", error.to_string()),
+            Err(error) => return warn!("event=nothing-expires reason={:?}", error.to_string()),
         };
         let latest = now().saturating_sub(u64::from(self.days).saturating_mul(86_400));
         let expired =
@@ -77,7 +77,7 @@ impl Expiry {
         if std::fs::symlink_metadata(self.file.path()).is_ok_and(|file| file.len() > enough) {
             match self.known(maildrop) {
                 Ok(known) => self.forget(&known),
-                Err(error) => warn!("event=fetched-not-read why={:?}", error.to_string()),
+                Err(error) => warn!("event=fetched-not-read reason={:?}", error.to_string()),
             }
         }
     }
@@ -114,7 +114,7 @@ impl Expiry {
         if known.kept.len() < known.lines || known.has_wrong {
             let text: String = known.kept.iter().map(|(_, time, unique_id)| format!("{time} {unique_id}\n")).collect();
             if let Err(error) = self.file.replace(&text) {
-                warn!("event=fetched-not-rewritten why={:?}", error.to_string());
+                warn!("event=fetched-not-rewritten reason={:?}", error.to_string());
             }
         }
     }

@@ -95,14 +95,14 @@ impl LastSession {
             if Some(locked.metadata()?.modified()?) == self.begun.get() { locked.set_len(0) } else { Ok(()) }
         };
         if let Err(error) = forget() {
-            log::warn!("event=login-delay-stays why=\"{error}\"");
+            log::warn!("event=login-delay-stays reason={:?}", error.to_string());
         }
     }
 
     /// Notes that the session is over.
     pub fn ended(&self) {
         if let Err(error) = self.file.write_all_at(b"\n", 0) {
-            log::warn!("event=end-not-noted why=\"{error}\"");
+            log::warn!("event=end-not-noted reason={:?}", error.to_string());
         }
     }
 }

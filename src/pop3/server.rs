@@ -224,7 +224,7 @@ pub(super) fn lost<S: Stream>(
             Ok(Ended::TimedOut)
         }
         Some(Fault::Io(error)) => {
-            Err(Error::Connection(format!("client={peer} event=trouble phase={phase} why={error}")))
+            Err(Error::Connection(format!("client={peer} event=trouble phase={phase} reason={:?}", error.to_string())))
         }
     }
 }

@@ -356,7 +356,7 @@ impl Queue {
 
     fn discard(&self, id: &Id) {
         if let Err(error) = remove_file(&self.path_of(id)) {
-            log::warn!("event=not-removed id={id} reason=\"{error}\"");
+            log::warn!("event=not-removed id={id} reason={:?}", error.to_string());
         }
     }
 
@@ -376,9 +376,9 @@ fn complain(complained: &Mutex<HashSet<OsString>>, place: &str, name: &std::ffi:
     if complained.len() >= COMPLAINTS || !complained.insert(name.to_owned()) {
         return;
     }
-    log::warn!("event=left-alone file={} reason=\"{why}\"", logging::clean(name.as_bytes(), 100));
+    log::warn!("event=left-alone file={} reason={why:?}", logging::clean(name.as_bytes(), 100));
     if complained.len() == COMPLAINTS {
-        log::warn!("event=left-alone reason=\"{COMPLAINTS} files in {place}; of others this process says nothing\"");
+        log::warn!("event=left-alone reason=\"of more than {COMPLAINTS} files in {place} this process says nothing\"");
     }
 }
 

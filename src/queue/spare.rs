@@ -55,7 +55,7 @@ impl Queue {
                 // A message that finds no room says so itself; what else there is may be said this once.
                 match error.raw_os_error() {
                     Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::EEXIST) => {}
-                    _ => log::warn!("event=not-prepared reason=\"{error}\""),
+                    _ => log::warn!("event=not-prepared reason={:?}", error.to_string()),
                 }
                 spares.last = None;
             }

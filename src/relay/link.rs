@@ -127,7 +127,7 @@ impl Line {
             io::ErrorKind::ConnectionRefused => Trouble::Cannot("4.4.1 the connection was refused"),
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Trouble::Cannot(UNREACHABLE),
             _ => {
-                log::debug!("place={place:?} reason=\"{error}\"");
+                log::debug!("place={place:?} reason={:?}", error.to_string());
                 Trouble::Cannot("4.4.1 no way to connect")
             }
         })?;

@@ -298,7 +298,11 @@ impl Server<'_> {
     /// submit failed. The session goes on; whatever submit knew is said again with the next message.
     fn trouble(&mut self, error: &Error) -> Reply {
         let phase = self.session.phase();
-        log::error!("client={} event=trouble with=submit while=\"{phase}\" problem=\"{error}\"", self.client);
+        log::error!(
+            "client={} event=trouble with=submit while=\"{phase}\" reason={:?}",
+            self.client,
+            error.to_string()
+        );
         self.introduced = None;
         self.session.broken();
         Reply::TROUBLE
@@ -344,7 +348,7 @@ impl Server<'_> {
                 self.stream.finish();
             }
         }
-        log::info!("client={} event=end queued={} reason=\"{reason}\"", self.client, self.queued);
+        log::info!("client={} event=end queued={} reason={reason:?}", self.client, self.queued);
         Ok(ended)
     }
 }

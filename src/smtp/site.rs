@@ -178,7 +178,7 @@ impl<'a> Here<'a> {
                         }
                         Lookup::No => {}
                         Lookup::CannotTell(why) => {
-                            log::warn!("client={peer} event=trouble with={domain} problem=\"{why}\"");
+                            log::warn!("client={peer} event=trouble with={domain} reason={why:?}");
                         }
                     }
                 }
@@ -230,7 +230,7 @@ pub fn listed(parameter: &str, list: &PatternList, peer: &Peer) -> Listed {
         Lookup::Yes(()) => Listed::Yes,
         Lookup::No => Listed::No,
         Lookup::CannotTell(why) => {
-            log::warn!("client={peer} event=trouble with={parameter} problem=\"{why}\"");
+            log::warn!("client={peer} event=trouble with={parameter} reason={why:?}");
             Listed::CannotTell
         }
     }
@@ -270,7 +270,7 @@ fn warn_of_error(peer: &Peer, list: &str, answer: IpAddr) {
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
     if !told.iter().any(|name| name == list) {
         let problem = format!("it answers {answer}, an error and no listing");
-        log::warn!("client={peer} event=trouble with={list} problem=\"{problem}\"");
+        log::warn!("client={peer} event=trouble with={list} reason={problem:?}");
         told.push(list.to_owned());
     }
 }

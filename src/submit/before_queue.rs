@@ -79,12 +79,12 @@ fn to_program(config: &Config, line: &str, handed: &Handed<'_>, content: &mut dy
     let (id, code) = (handed.id, ran.as_ref().ok().copied().flatten());
     match ran {
         Ok(Some(0)) => {
-            log::info!("id={id} event=handed-over program=\"{line}\"");
+            log::info!("id={id} event=handed-over program={line:?}");
             Ok(())
         }
         // qmail-queue(8): these are for ever; 31 is what filters say.
         Ok(Some(11..=40)) => {
-            log::info!("id={id} event=refused program=\"{line}\" status={}", code.unwrap_or_default());
+            log::info!("id={id} event=refused program={line:?} status={}", code.unwrap_or_default());
             Err(Refusal::Filtered)
         }
         Ok(Some(code)) => later(id, line, &format!("status {code}")),
@@ -97,7 +97,7 @@ fn to_program(config: &Config, line: &str, handed: &Handed<'_>, content: &mut dy
 }
 
 fn later(id: &Id, line: &str, why: &str) -> Result<(), Refusal> {
-    log::error!("id={id} event=not-handed-over program=\"{line}\" reason=\"{why}\"");
+    log::error!("id={id} event=not-handed-over program={line:?} reason={why:?}");
     Err(Refusal::Trouble)
 }
 

@@ -85,7 +85,7 @@ fn set_aside(path: &Path, found: &Metadata) {
     let (path, uid) = (path.display(), found.uid());
     match done {
         Ok(()) => log::warn!("event=replaced file={path} uid={uid} reason=\"it was no FIFO of ours\""),
-        Err(error) => log::warn!("event=not-replaced file={path} uid={uid} reason=\"{error}\""),
+        Err(error) => log::warn!("event=not-replaced file={path} uid={uid} reason={:?}", error.to_string()),
     }
 }
 

@@ -409,7 +409,7 @@ impl Submit for Receiver<'_> {
         Ok(match self.put_on_disk() {
             Ok(id) => Outcome::Queued(id),
             Err(refusal) => {
-                log::info!("event=refused reason=\"{refusal}\"");
+                log::info!("event=refused reason={:?}", refusal.to_string());
                 Outcome::Refused(refusal)
             }
         })

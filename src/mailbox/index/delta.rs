@@ -107,7 +107,7 @@ impl<T: Item> Delta<T> {
             return;
         };
         if let Err(error) = self.try_write(draft, index, stamps) {
-            log::debug!("event=no-index why={:?}", error.to_string());
+            log::debug!("event=no-index reason={:?}", error.to_string());
         }
     }
 

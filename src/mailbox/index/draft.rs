@@ -42,7 +42,7 @@ impl<'a> Draft<'a> {
     /// Writes it and puts it in place. What fails is no loss: it is said in the log, for those who look for it.
     pub fn write<T: Item>(mut self, stamps: &[Stamp; 2], items: &[T]) {
         if let Err(error) = self.try_write(stamps, items) {
-            log::debug!("event=no-index why={:?}", error.to_string());
+            log::debug!("event=no-index reason={:?}", error.to_string());
         }
     }
 

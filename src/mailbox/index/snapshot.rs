@@ -45,7 +45,7 @@ impl<T: Item> Snapshot<T> {
             Ok(Some(index)) => Snapshot::instead_of(items, index),
             Ok(None) => Snapshot::held(items),
             Err(error) => {
-                log::debug!("event=no-index why={:?}", error.to_string());
+                log::debug!("event=no-index reason={:?}", error.to_string());
                 Snapshot::held(items)
             }
         }

@@ -60,7 +60,11 @@ impl Session {
     /// Says in the log what was in the way of the file beside the mailbox: once, however often it was tried to begin.
     pub fn tell(&self, place: &Place) {
         if let Some(errno) = self.no_file {
-            log::warn!("event=no-session-file mailbox={:?} why=\"{errno}\"", place.name.to_string_lossy());
+            log::warn!(
+                "event=no-session-file mailbox={:?} reason={:?}",
+                place.name.to_string_lossy(),
+                errno.to_string()
+            );
         }
     }
 

@@ -146,7 +146,7 @@ impl Acceptor {
 
     pub(super) fn rest(&mut self, number: usize, error: &io::Error) {
         if let Some(service) = self.services.get_mut(number) {
-            log::error!("cannot serve service={} cause=\"{error}\"", service.name);
+            log::error!("cannot serve service={} reason={:?}", service.name, error.to_string());
             service.rests_until = Instant::now().checked_add(REST);
         }
     }
@@ -183,7 +183,7 @@ impl Acceptor {
 fn tell(count: &mut u64, refused: Option<&mut Refused>, service: &Service, connection: OwnedFd, excess: Excess) {
     *count = count.saturating_add(1);
     let client = limits::address_of(&connection).map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-    log::info!("refused client={client} service={} cause=\"{excess}\"", service.name);
+    log::info!("refused client={client} service={} reason={:?}", service.name, excess.to_string());
     if let Some(refused) = refused {
         refused.refuse(connection, service.refusal.as_deref());
     }

@@ -128,7 +128,7 @@ impl Acceptor {
         // In this order, so that nobody finds it empty.
         let written = file.write_all_at(text.as_bytes(), 0).and_then(|()| file.set_len(text.len() as u64));
         if let Err(error) = written {
-            log::warn!("cannot write the state cause=\"{error}\"");
+            log::warn!("cannot write the state reason={:?}", error.to_string());
         }
     }
 }

@@ -73,7 +73,7 @@ impl Shared {
     pub(super) fn refuses(&self, service: &str, connection: &OwnedFd, excess: Excess) {
         self.add_refused(1);
         let client = limits::address_of(connection).map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-        log::info!("refused client={client} service={service} cause=\"{excess}\"");
+        log::info!("refused client={client} service={service} reason={:?}", excess.to_string());
     }
 
     /// More that were refused.

@@ -115,7 +115,7 @@ impl<'a> Worker<'a> {
             Err(error) => {
                 // Whose the socket is has stopped it, and ends us next.
                 if error.raw_os_error() != Some(Errno::EINVAL as i32) {
-                    log::error!("cannot accept cause=\"{error}\"");
+                    log::error!("cannot accept reason={:?}", error.to_string());
                 }
                 let end = PollFd::new(self.shared.end.as_fd(), PollFlags::POLLIN);
                 let _ = poll(&mut [end], PollTimeout::try_from(REST).unwrap_or(PollTimeout::ZERO));

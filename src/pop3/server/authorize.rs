@@ -205,7 +205,7 @@ impl<S: Stream> Entrance<'_, S> {
                     }
                 }
                 Some(Err(error)) => {
-                    log::error!("client={} event=no-tls problem={:?}", self.peer, error.to_string());
+                    log::error!("client={} event=no-tls reason={:?}", self.peer, error.to_string());
                     self.dialogue.say(&Reply::NO_TLS);
                 }
                 None => self.dialogue.say(&Reply::NO_TLS),
@@ -245,11 +245,11 @@ impl<S: Stream> Entrance<'_, S> {
                 self.session.under_tls();
                 return Ok(true);
             }
-            Err(failure) => failure
-                .why()
-                .map_err(|error| Error::Connection(format!("client={peer} event=trouble phase=tls why={error}")))?,
+            Err(failure) => failure.why().map_err(|error| {
+                Error::Connection(format!("client={peer} event=trouble phase=tls reason={:?}", error.to_string()))
+            })?,
         };
-        info!("client={peer} event=tls-failed why={why:?}");
+        info!("client={peer} event=tls-failed reason={why:?}");
         Ok(false)
     }
 }

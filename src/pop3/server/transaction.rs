@@ -109,7 +109,8 @@ pub(in crate::pop3) fn transaction<S: Stream, M: Maildrop>(
             Err(Lost::Stream(fault)) => return lost(dialogue, Some(fault), peer, session.phase()),
             Err(Lost::Message(error)) => {
                 return Err(Error::Temporary(format!(
-                    "client={peer} event=message-broke-off user={user:?} why={error}"
+                    "client={peer} event=message-broke-off user={user:?} reason={:?}",
+                    error.to_string()
                 )));
             }
         }
@@ -177,7 +178,7 @@ fn update<M: Maildrop>(mut maildrop: M, marked: &[usize], user: &str) -> (Reply,
                 io::ErrorKind::PermissionDenied => " see=mail_privileged_group",
                 _ => "",
             };
-            warn!("event=not-removed user={user:?} why={:?}{hint}", error.to_string());
+            warn!("event=not-removed user={user:?} reason={:?}{hint}", error.to_string());
             (if mailbox::stays(&error) { Reply::CANNOT_REMOVE } else { Reply::NOT_ALL_REMOVED }, 0)
         }
     }

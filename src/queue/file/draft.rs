@@ -324,7 +324,7 @@ impl Drop for Draft {
         if let Err(error) = remove_file(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
-            log::warn!("event=not-removed id={} reason=\"{error}\"", self.id);
+            log::warn!("event=not-removed id={} reason={:?}", self.id, error.to_string());
         }
     }
 }

@@ -205,7 +205,12 @@ impl Message {
         self.set_held(held).map_err(|e| self.trouble("set its mode", e))?;
         if let Err(error) = self.file.sync_all() {
             if let Err(error) = self.set_held(self.is_held) {
-                log::error!("id={} event=left-{} reason=\"{error}\"", self.id, if held { "held" } else { "released" });
+                log::error!(
+                    "id={} event=left-{} reason={:?}",
+                    self.id,
+                    if held { "held" } else { "released" },
+                    error.to_string()
+                );
             }
             return Err(self.trouble("fsync", error));
         }

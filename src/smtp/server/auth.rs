@@ -59,7 +59,7 @@ impl Server<'_> {
             Lookup::No => Ok(self.session.not_logged_in(Reply::WRONG_LOGIN)),
             Lookup::CannotTell(why) => {
                 let name = shown(&credentials.name);
-                log::warn!("client={client} event=login-not-checked user={name} why=\"{why}\"");
+                log::warn!("client={client} event=login-not-checked user={name} reason={why:?}");
                 Ok(self.session.not_logged_in(Reply::LOGIN_NOT_CHECKED))
             }
         }

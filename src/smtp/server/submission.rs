@@ -115,7 +115,7 @@ impl Server<'_> {
                 Lookup::Yes(()) => {}
                 Lookup::No => return Err(not_yours.clone()),
                 Lookup::CannotTell(why) => {
-                    log::warn!("client={} event=trouble with=smtpd_sender_login_maps problem=\"{why}\"", self.client);
+                    log::warn!("client={} event=trouble with=smtpd_sender_login_maps reason={why:?}", self.client);
                     return Err(Reply::CANNOT_TELL_SENDER);
                 }
             }

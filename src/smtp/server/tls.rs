@@ -18,7 +18,7 @@ impl Server<'_> {
                 self.shake_hands(&identity)
             }
             Some(Err(error)) => {
-                log::error!("client={} event=no-tls problem=\"{error}\"", self.client);
+                log::error!("client={} event=no-tls reason={:?}", self.client, error.to_string());
                 self.say(Reply::NO_TLS);
                 Ok(())
             }
@@ -58,7 +58,7 @@ impl Server<'_> {
             }
             Err(failure) => failure.why().map_err(Fault::Io)?,
         };
-        log::info!("client={} event=tls-failed why=\"{why}\"", self.client);
+        log::info!("client={} event=tls-failed reason={why:?}", self.client);
         Err(Fault::HungUp)
     }
 }

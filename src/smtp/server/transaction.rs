@@ -42,7 +42,7 @@ impl Server<'_> {
             Lookup::Yes(()) => Ok(()),
             Lookup::No => Err(Reply::NOT_YOUR_ADDRESS),
             Lookup::CannotTell(why) => {
-                log::warn!("client={} event=trouble with=smtpd_sender_login_maps problem=\"{why}\"", self.client);
+                log::warn!("client={} event=trouble with=smtpd_sender_login_maps reason={why:?}", self.client);
                 Err(Reply::CANNOT_TELL_SENDER)
             }
         }
@@ -52,7 +52,7 @@ impl Server<'_> {
     fn check_room(&self, size: Option<u64>) -> Result<(), Reply> {
         match self.site.room() {
             Some(room) if room == 0 || size.is_some_and(|size| size > room) => {
-                log::warn!("client={} event=trouble with=queue problem=\"room for {room} octets\"", self.client);
+                log::warn!("client={} event=trouble with=queue reason=\"room for {room} octets\"", self.client);
                 Err(Reply::NO_ROOM)
             }
             Some(_) | None => Ok(()),
@@ -119,7 +119,7 @@ impl Server<'_> {
             Lookup::Yes(channel) => Ok(self.channel.insert(channel).clone()),
             Lookup::No => Err(Reply::NO_CHANNEL),
             Lookup::CannotTell(why) => {
-                log::warn!("client={} event=trouble with=channels problem=\"{why}\"", self.client);
+                log::warn!("client={} event=trouble with=channels reason={why:?}", self.client);
                 Err(Reply::CANNOT_TELL_CHANNEL)
             }
         }

@@ -218,10 +218,10 @@ impl Left<'_> {
     fn refuse(&self, why: &str, uid: u32) -> Result<Met, String> {
         let name = &self.name;
         match std::fs::rename(&self.path, self.path.with_file_name(format!("{REFUSED}{name}"))) {
-            Ok(()) => log::warn!("drop={name} uid={uid} event=refused reason=\"{why}\" kept={REFUSED}{name}"),
+            Ok(()) => log::warn!("drop={name} uid={uid} event=refused reason={why:?} kept={REFUSED}{name}"),
             Err(error) => {
                 std::fs::remove_file(&self.path).map_err(|error| error.to_string())?;
-                log::warn!("drop={name} uid={uid} event=refused reason=\"{why}\" removed=\"{error}\"");
+                log::warn!("drop={name} uid={uid} event=refused reason={why:?} removed={:?}", error.to_string());
             }
         }
         Ok(Met::Refused)
@@ -295,7 +295,7 @@ impl Left<'_> {
     /// is still there. (Its owner may have put something else there meanwhile, which is no file that was taken.)
     fn remove(&self, metadata: &Metadata) -> bool {
         let Err(error) = std::fs::remove_file(&self.path) else { return true };
-        log::warn!("drop={} event=not-removed reason=\"{error}\"", self.name);
+        log::warn!("drop={} event=not-removed reason={:?}", self.name, error.to_string());
         let same = |found: Metadata| (found.dev(), found.ino()) == (metadata.dev(), metadata.ino());
         !std::fs::symlink_metadata(&self.path).is_ok_and(same)
     }
