@@ -17,20 +17,20 @@ mod table;
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use sections::Plan;
+use sections::{Part, Plan, RowKind};
 use server::{Peers, Site};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Measure doorpost beside other mail servers on this machine
 #[derive(Debug, Parser)]
-#[command(name = "compare")]
+#[command(name = "bench/compare", bin_name = "bench/compare")]
 struct Args {
     /// Shorter runs, fewer connections, three of five runs: ends in two minutes
     #[arg(long)]
@@ -38,7 +38,7 @@ struct Args {
     /// The folder with the peers' up.sh and down.sh; without it ours are measured alone
     #[arg(long, value_name = "DIR")]
     peers: Option<PathBuf>,
-    /// So many runs of each, of which the median counts; 5, or 3 where it is to be quick
+    /// So many runs of each, of which the median counts; 5, or 3 of mail and where it is to be quick
     #[arg(long, value_name = "N")]
     runs: Option<usize>,
     /// Where to put what is to lie on disk
@@ -47,17 +47,17 @@ struct Args {
     /// Other programs than those just built
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
-    /// Only this part: connect, mail, pop3 stat, pop3 retr, memory or costs
+    /// Only this part
     #[arg(long, value_name = "PART")]
-    only: Option<String>,
-    /// Of the part mail only rows of these kinds: smtp, many, large, qmqp, tls; disk, tmpfs
-    #[arg(long, value_name = "WORD", value_delimiter = ',')]
-    rows: Vec<String>,
+    only: Option<Part>,
+    /// Of the part mail only rows of these kinds and media
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    rows: Vec<RowKind>,
     /// Only servers with one of these words in their names
     #[arg(long, value_name = "WORD", value_delimiter = ',')]
     servers: Vec<String>,
-    /// Put the tables into bench/README.md and the plot into bench/figures.svg; takes half an hour
-    #[arg(long, conflicts_with = "quick")]
+    /// Put the tables into bench/README.md and the plot into bench/figures.svg; takes half an hour, and needs the peers
+    #[arg(long, conflicts_with_all = ["quick", "only", "rows", "servers"])]
     write: bool,
     /// Draw a plot
     #[arg(long, value_name = "FILE")]
@@ -92,9 +92,11 @@ fn run(args: &Args) -> io::Result<()> {
     let states = States::new(&[("disk", args.state.join(&folder)), ("tmpfs", Path::new("/dev/shm").join(&folder))])?;
     let plan = Plan {
         runs: args.runs.unwrap_or(if args.quick { 3 } else { 5 }).max(1),
+        // Mail takes longest, for what was taken is delivered before the next run.
+        mail_runs: args.runs.unwrap_or(3).max(1),
         time: Duration::from_millis(if args.quick { 120 } else { 400 }),
         quick: args.quick,
-        only: args.only.clone(),
+        only: args.only,
         rows: args.rows.clone(),
         servers: args.servers.clone(),
         programs: programs(args)?,
@@ -104,10 +106,13 @@ fn run(args: &Args) -> io::Result<()> {
         deadline: Some(begun + Duration::from_secs(if args.quick { 100 } else { 2700 })),
         say: Box::new(move |text| drop(writeln!(io::stderr(), "{:4.0} s  {text}", begun.elapsed().as_secs_f64()))),
     };
+    if args.write && plan.peers.is_none() {
+        return Err(io::Error::other("--write: the committed tables stand beside the peers, and there are none"));
+    }
     let load_before = load_average();
     let rows = sections::all(&plan)?;
     let mut costs = String::new();
-    if args.only.as_deref().is_none_or(|only| "costs".contains(only)) && !stop.load(Ordering::Relaxed) {
+    if plan.only.is_none_or(|only| only == Part::Costs) && !stop.load(Ordering::Relaxed) {
         let state = &states.0[0].1;
         let site = Site::new(&state.join("ours"), &plan.programs, &state.join("ours/mail"))?;
         costs = format!(
@@ -118,10 +123,12 @@ fn run(args: &Args) -> io::Result<()> {
     let late = plan.deadline.is_some_and(|deadline| Instant::now() > deadline);
     let cut = if late { " **Out of time: rows are missing, or have fewer runs.**" } else { "" };
     let caption = format!(
-        "Medians of {} runs of {} ms; {} processors; load average before and after: {load_before} / {}; in parentheses \
-         how many times the best peer.{cut}",
+        "{}; medians of {} runs of {} ms, of mail {}, of memory one; {} processors; load average before and after: \
+         {load_before} / {}; in parentheses how many times the best peer.{cut}",
+        revision(),
         plan.runs,
         plan.time.as_millis(),
+        plan.mail_runs,
         std::thread::available_parallelism().map_or(0, usize::from),
         load_average()
     );
@@ -131,7 +138,13 @@ fn run(args: &Args) -> io::Result<()> {
     if let Some(file) = &args.svg {
         fs::write(file, plot::svg(&rows, &caption))?;
     }
+    if rows.iter().all(|row| row.cells.is_empty()) && costs.is_empty() {
+        return Err(io::Error::other("nothing was measured"));
+    }
     if args.write {
+        if late || stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("--write: not all was measured, so that the last tables stay"));
+        }
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench");
         fs::write(folder.join("figures.svg"), plot::svg(&rows, &caption))?;
         write_figures(&folder.join("README.md"), &format!("{caption}\n{}{costs}", table::markdown(&rows)))?;
@@ -173,6 +186,15 @@ fn peers(args: &Args) -> io::Result<Option<Peers>> {
     Peers::find(&fs::canonicalize(folder)?, Path::new(env!("CARGO_TARGET_TMPDIR"))).map(Some)
 }
 
+/// What was measured, where git can say so.
+fn revision() -> String {
+    let git =
+        Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let told =
+        git.ok().filter(|output| output.status.success()).and_then(|output| String::from_utf8(output.stdout).ok());
+    told.map_or_else(|| "doorpost".to_owned(), |revision| format!("doorpost {}", revision.trim_end()))
+}
+
 fn load_average() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or("unknown").to_owned()
@@ -185,7 +207,7 @@ impl States {
     fn new(folders: &[(&'static str, PathBuf)]) -> io::Result<States> {
         let mut states = States(Vec::new());
         for (name, folder) in folders {
-            fs::create_dir(folder)?;
+            fs::create_dir(folder).map_err(|error| io::Error::other(format!("{}: {error}", folder.display())))?;
             states.0.push((name, folder.clone()));
             fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
         }

@@ -8,6 +8,7 @@ use crate::mail::{self, Names};
 use crate::process;
 use crate::server::{Kind, MODES, Mode, Peers, Server, Servers, Site};
 use crate::table::{Cell, Row};
+use clap::ValueEnum;
 use doorpost::net::trust::{Trust, Versions};
 use std::fs;
 use std::io;
@@ -16,18 +17,45 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// The parts of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    Connect,
+    Mail,
+    #[value(name = "pop3 stat")]
+    Stat,
+    #[value(name = "pop3 retr")]
+    Retr,
+    Memory,
+    Costs,
+}
+
+/// What rows of mail are about: how it comes, and where it lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RowKind {
+    Smtp,
+    Many,
+    Large,
+    Qmqp,
+    Tls,
+    Disk,
+    Tmpfs,
+}
+
 /// What the table is made with.
 pub struct Plan {
     /// Counted runs.
     pub runs: usize,
+    /// Of rows of mail.
+    pub mail_runs: usize,
     /// How long one is.
     pub time: Duration,
     /// Less of everything.
     pub quick: bool,
-    /// Only sections with this word in their names.
-    pub only: Option<String>,
+    /// Only this part.
+    pub only: Option<Part>,
     /// Only these kinds of mail and of media, if any are named.
-    pub rows: Vec<String>,
+    pub rows: Vec<RowKind>,
     /// Only servers with one of these words in their names, if there are some.
     pub servers: Vec<String>,
     /// Programs of ours.
@@ -52,17 +80,16 @@ type Section = fn(&Plan) -> Rows;
 
 /// The whole table.
 pub fn all(plan: &Plan) -> Rows {
-    let sections: [(&str, Section); 5] = [
-        ("connect", connect),
-        ("mail smtp qmqp large", mail_in),
-        ("pop3 stat", pop3),
-        ("pop3 retr", retrieve),
-        ("memory", memory),
+    let sections: [(Part, Section); 5] = [
+        (Part::Connect, connect),
+        (Part::Mail, mail_in),
+        (Part::Stat, pop3),
+        (Part::Retr, retrieve),
+        (Part::Memory, memory),
     ];
     let mut rows = Vec::new();
-    for (words, section) in sections {
-        let wanted = plan.only.as_ref().is_none_or(|only| words.contains(only.as_str()));
-        if wanted && !plan.stopped() {
+    for (part, section) in sections {
+        if plan.only.is_none_or(|only| only == part) && !plan.stopped() {
             rows.extend(section(plan)?);
         }
     }
@@ -75,9 +102,8 @@ impl Plan {
     }
 
     /// Whether one of these kinds of rows is to be measured: of those that exclude each other all are given.
-    fn wants(&self, word: &str, kinds: &[&str]) -> bool {
-        let names_none = !kinds.iter().any(|kind| self.rows.iter().any(|row| row == kind));
-        names_none || self.rows.iter().any(|row| row == word)
+    fn wants(&self, kind: RowKind, kinds: &[RowKind]) -> bool {
+        !kinds.iter().any(|kind| self.rows.contains(kind)) || self.rows.contains(&kind)
     }
 
     fn has(&self, name: &str) -> bool {
@@ -158,8 +184,8 @@ impl Plan {
             };
             row.cells = servers.iter().map(cell).collect();
         }
-        // Mail takes longest, for what was taken is delivered before the next run.
-        let runs = if rows.iter().any(|row| row.unit.starts_with("messages")) { self.runs.min(3) } else { self.runs };
+        let is_mail = rows.iter().any(|row| SECTIONS.contains(&row.section));
+        let runs = if is_mail { self.mail_runs } else { self.runs };
         for run in 0..=runs {
             for (number, server) in servers.iter().enumerate() {
                 if self.stopped() {
@@ -243,34 +269,35 @@ fn deliver(load: Load, server: &Server, session: impl Fn(usize) -> io::Result<lo
 }
 
 fn mail_in(plan: &Plan) -> Rows {
-    const KINDS: [&str; 5] = ["smtp", "many", "large", "qmqp", "tls"];
+    use RowKind::{Disk, Large, Many, Qmqp, Smtp, Tls, Tmpfs};
     let mut rows = Vec::new();
-    for (medium, state) in plan.states.iter().filter(|(medium, _)| plan.wants(medium, &["disk", "tmpfs"])) {
-        let wants = |kind| plan.wants(kind, &KINDS);
+    let media = [Disk, Tmpfs].into_iter().zip(&plan.states);
+    for (_, (medium, state)) in media.filter(|(medium, _)| plan.wants(*medium, &[Disk, Tmpfs])) {
+        let wants = |kind| plan.wants(kind, &[Smtp, Many, Large, Qmqp, Tls]);
         let site = Site::new(&state.join("ours"), &plan.programs, &state.join("ours/mail"))?;
         let peers = plan.peers(&["postfix", "opensmtpd"], state);
         let is_postfix = |server: &&Server| server.name == "postfix";
         let is_pool = |server: &&Server| server.name == Mode::Pool.name();
-        if wants("smtp") || wants("many") || wants("large") {
+        if wants(Smtp) || wants(Many) || wants(Large) {
             let smtp = plan.ours(&site, "smtpsrvr", plan.modes());
             let all = || peers.0.iter().chain(&smtp.0);
-            if wants("smtp") {
+            if wants(Smtp) {
                 rows.extend(small(plan, medium, &all().collect::<Vec<_>>()));
             }
-            if wants("many") {
+            if wants(Many) {
                 let few = all().filter(|server| is_postfix(server) || is_pool(server));
                 rows.extend(many(plan, medium, &few.collect::<Vec<_>>()));
             }
-            if wants("large") {
+            if wants(Large) {
                 rows.extend(large(plan, medium, &all().collect::<Vec<_>>()));
             }
         }
-        if wants("qmqp") {
+        if wants(Qmqp) {
             let qmqp = plan.ours(&site, "qmqpd", plan.modes());
             let postfix = peers.0.iter().filter(is_postfix);
             rows.extend(by_qmqp(plan, medium, &postfix.chain(&qmqp.0).collect::<Vec<_>>()));
         }
-        if wants("tls") {
+        if wants(Tls) {
             drop(site);
             let site = Site::with_tls(&state.join("tls"), &plan.programs, &state.join("tls/mail"))?;
             let ours = plan.ours(&site, "smtpsrvr", &[Mode::Pool]);
@@ -592,7 +619,8 @@ fn held(plan: &Plan, server: &Server, rows: &mut [Row], users: &[String], count:
             settle();
             let more = process::memory(server.pid).pss.saturating_sub(before);
             drop(connections);
-            (vec![more as f64 / count as f64], None)
+            // Where what went meanwhile was more than what came nobody knows how much that was.
+            (Vec::from_iter((more > 0).then(|| more as f64 / count as f64)), None)
         }
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
