@@ -28,9 +28,15 @@ if ! command -v cargo >/dev/null; then
 	exit 69
 fi
 echo "Building the programs (the first time takes some minutes) ..."
-cargo build --quiet --locked --release --bins --example talk
+cargo build --quiet --locked --release
 # The target folder may be named by an environment variable or by a file of cargo's.
 target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+# By itself: as a cargo example it would have all programs built again, with what only tests need.
+talk=$target/release/examples/talk
+if [ -z "$(find "$talk" -newer examples/talk.rs 2>/dev/null)" ]; then
+	mkdir -p "$target/release/examples"
+	rustc --edition 2024 -o "$talk" examples/talk.rs
+fi
 
 state=$(mktemp -d "${TMPDIR:-/tmp}/doorpost.XXXXXX")
 server=''
