@@ -4,9 +4,12 @@ const CHANNELS: &str = "that is lines of channels(5)";
 const TLS: &str = "TLS is offered wherever tls_cert_file is set";
 const USERS: &str = "who has mail here, and where, is said by users and mailbox, or a passwd-file (doorpost-passwd(5))";
 const NONE: &str = "nothing here needs it: it can go";
+const ABSENT: &str = "there is nothing like it here";
+const TESTS: &str = "who may send where is lines of channels(5), block lists stand in smtpd_client_restrictions, and there are \
+                     no tests of other kinds";
 
 /// Some names, and what became of them.
-const WENT: [(&[&str], &str); 14] = [
+const WENT: [(&[&str], &str); 20] = [
     (
         &[
             "mydestination",
@@ -21,10 +24,51 @@ const WENT: [(&[&str], &str); 14] = [
             "mailbox_transport",
             "virtual_alias_domains",
             "virtual_mailbox_domains",
-            "smtpd_relay_restrictions",
-            "smtpd_recipient_restrictions",
         ],
         CHANNELS,
+    ),
+    (
+        &[
+            "smtpd_relay_restrictions",
+            "smtpd_recipient_restrictions",
+            "smtpd_sender_restrictions",
+            "smtpd_helo_restrictions",
+            "smtpd_helo_required",
+            "smtpd_data_restrictions",
+            "smtpd_end_of_data_restrictions",
+        ],
+        TESTS,
+    ),
+    (
+        &["myorigin", "masquerade_domains"],
+        "an address without a domain, as that of mail from this machine's users, gets myhostname; nothing writes another",
+    ),
+    (
+        &["smtpd_milters", "non_smtpd_milters", "header_checks", "mime_header_checks", "body_checks"],
+        "a program can do it, by content_filter or before_queue_filter",
+    ),
+    (&["smtp_tls_CApath"], "name one file of certificates in smtp_tls_CAfile"),
+    (&["smtpd_banner", "smtp_helo_name"], "what is said is myhostname, and ESMTP"),
+    (
+        &[
+            "relay_recipient_maps",
+            "canonical_maps",
+            "sender_canonical_maps",
+            "recipient_canonical_maps",
+            "smtp_generic_maps",
+            "relocated_maps",
+            "always_bcc",
+            "sender_bcc_maps",
+            "recipient_bcc_maps",
+            "luser_relay",
+            "fallback_transport",
+            "smtp_fallback_relay",
+            "smtp_bind_address",
+            "smtp_bind_address6",
+            "smtpd_client_message_rate_limit",
+            "smtpd_client_recipient_rate_limit",
+        ],
+        ABSENT,
     ),
     (&["virtual_alias_maps", "virtual_maps"], "those are lines name@domain: target in the alias file (alias_maps)"),
     (
@@ -40,7 +84,7 @@ const WENT: [(&[&str], &str); 14] = [
     (&["home_mailbox", "mail_spool_directory"], "that is mailbox, as in mailbox = maildir:~/Maildir"),
     (
         &["mailbox_command"],
-        "name the program in an alias or a ~/.forward (doorpost-aliases(5)), or in channels as pipe:",
+        "no program is run for everybody: hand mail over by lmtp:unix: in channels(5), or let users name it in ~/.forward",
     ),
     (&["smtpd_tls_cert_file", "smtpd_tls_chain_files"], "that is tls_cert_file"),
     (&["smtpd_tls_key_file"], "that is tls_key_file"),
@@ -66,6 +110,11 @@ const WENT: [(&[&str], &str); 14] = [
             "newaliases_path",
             "sendmail_path",
             "setgid_group",
+            "smtpd_tls_loglevel",
+            "smtp_tls_loglevel",
+            "smtpd_tls_received_header",
+            "smtpd_delay_reject",
+            "mynetworks_style",
             "smtpd_tls_session_cache_database",
             "smtp_tls_session_cache_database",
             "smtp_sasl_security_options",
