@@ -17,9 +17,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConnection, Connection, ServerConfig, ServerConnection};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -107,13 +107,18 @@ impl Offer {
         }
     }
 
-    /// As [`Offer::open`] for a configuration that was read again. Files of the same names are kept, for who may not open them
-    /// any more; what is in them is read for each client, as it is then, as far as it may be.
+    /// As [`Offer::open`] for a configuration that was read again: with the files as they are now. Where those of the same names
+    /// may not be opened any more, or are of no use, the open ones are kept, and the log told if others are in their place.
     pub fn open_again(&self, config: &Config, at_once: bool) -> Result<Offer, Error> {
-        match self {
-            Offer::OnRequest(files) | Offer::AtOnce(files) if files.are_those_of(config) => Ok(self.clone()),
-            _ => Offer::open(config, at_once),
-        }
+        let now = Offer::open(config, at_once);
+        let (Offer::OnRequest(before) | Offer::AtOnce(before)) = self else { return now };
+        let is_of_use = |offer: Offer| match &offer {
+            Offer::OnRequest(files) | Offer::AtOnce(files) => identity(&files.pairs, None).map(|_| offer),
+            Offer::None => Ok(offer),
+        };
+        now.and_then(is_of_use).or_else(|error| {
+            before.are_those_of(config).then(|| before.tell_if_replaced(&error)).map(|()| self.clone()).ok_or(error)
+        })
     }
 
     /// Whether a client may ask for it now.
@@ -156,6 +161,13 @@ impl Files {
             && config.tls_ticket_key_file.0 == self.tickets.as_ref().map(|keys| keys.path.clone())
     }
 
+    /// Tells the log that clients see certificates that are not those in the files, which may have run out.
+    fn tell_if_replaced(&self, why: &Error) {
+        if self.pairs.iter().flatten().any(Pem::is_replaced) {
+            log::error!("event=old-certificate reason={:?}", why.to_string());
+        }
+    }
+
     /// Reads them. A process that has served others before sees them as they are now, as far as it
     /// may open them again and they are of use, and else as they were at its start; never some of each.
     pub fn read(&self) -> Result<Identity, Error> {
@@ -163,7 +175,13 @@ impl Files {
         let now: Result<Vec<[Pem; 2]>, Error> =
             self.pairs.iter().map(|[certificate, key]| Ok([again(certificate)?, again(key)?])).collect();
         let tickets = self.tickets.as_ref().and_then(Keys::tickets);
-        let Ok(now) = now else { return identity(&self.pairs, tickets) };
+        let now = match now {
+            Ok(now) => now,
+            Err(error) => {
+                self.tell_if_replaced(&error);
+                return identity(&self.pairs, tickets);
+            }
+        };
         identity(&now, tickets.clone()).or_else(|error| {
             // Half replaced, or of no use: the old ones are still open, unless somebody wrote over them.
             let before = identity(&self.pairs, tickets).ok();
@@ -194,6 +212,13 @@ impl Pem {
             Ok(file) => Ok(Pem { parameter, path: path.to_owned(), file }),
             Err(error) => Err(wrong(path, parameter, &format!("a PEM file that can be read: {error}"))),
         }
+    }
+
+    /// Whether another file has its name now, as far as that can be told.
+    fn is_replaced(&self) -> bool {
+        let id = |status: Metadata| (status.dev(), status.ino());
+        let now = std::fs::metadata(&self.path).map(id);
+        now.is_ok_and(|now| self.file.metadata().map(id).is_ok_and(|before| before != now))
     }
 
     /// Not by the file's own position, which other processes share.

@@ -257,6 +257,31 @@ fn a_key_that_may_not_be_opened_any_more_is_kept_when_the_configuration_is_read_
     assert!(matches!(offer.open_again(&Config::with(&[]), false), Ok(Offer::None)));
 }
 
+/// The certificates that a server has for its clients.
+fn first_certificate(offer: &Offer) -> Vec<u8> {
+    let mut offer = offer.clone();
+    offer.take().unwrap().pairs[0][0].certificates().unwrap()[0].to_vec()
+}
+
+#[test]
+fn files_that_were_replaced_are_opened_when_the_configuration_is_read_again_and_never_half_of_them() {
+    let (_folder, [certificate, key]) = copies();
+    let config = config(&certificate.display().to_string(), &key.display().to_string());
+    let before = Offer::open(&config, false).unwrap();
+    let put = |name: &str, path: &Path| {
+        let draft = path.with_extension("new");
+        std::fs::copy(test_file(name), &draft).unwrap();
+        std::fs::rename(draft, path).unwrap();
+    };
+    put("other.crt.pem", &certificate);
+    let half = before.open_again(&config, false).unwrap();
+    assert_eq!(first_certificate(&half), first_certificate(&before));
+    put("other.key.pem", &key);
+    let whole = half.open_again(&config, false).unwrap();
+    assert_ne!(first_certificate(&whole), first_certificate(&before));
+    assert!(whole.clone().take().unwrap().read().is_ok());
+}
+
 #[test]
 fn files_that_cannot_be_opened_any_more_are_read_as_they_were() {
     let (_folder, [certificate, key]) = copies();
