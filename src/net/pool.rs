@@ -231,7 +231,7 @@ impl Pool {
             if client && self.shared.count(IDLE) == 0 {
                 if self.may_grow() {
                     self.grow(work);
-                } else if self.is_full() {
+                } else if !self.stopping {
                     self.refuse();
                 }
             }
@@ -256,8 +256,8 @@ impl Pool {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        let refuses = self.is_full() && self.shared.limits.refuses_when_full;
-        let looks = !self.stopping && self.shared.count(IDLE) == 0 && (self.may_grow() || refuses);
+        let looks =
+            !self.stopping && self.shared.count(IDLE) == 0 && (self.may_grow() || self.shared.limits.refuses_when_full);
         let signals = self.signals.as_ref().map(|signals| PollFd::new(signals.as_fd(), PollFlags::POLLIN));
         let bell = PollFd::new(self.shared.bell.as_fd(), PollFlags::POLLIN);
         let refused = PollFd::new(self.refused.as_fd(), PollFlags::POLLIN);
@@ -380,11 +380,12 @@ impl Pool {
         }
     }
 
-    /// As nobody else can, the parent tells a client that all is full.
+    /// As nobody else can, the parent tells a client that all is full, or that no child can be started now.
     fn refuse(&mut self) {
+        let excess = if self.is_full() { Excess::Full } else { Excess::NotServing };
         for listener in &self.shared.listeners {
             if let Ok(Some(connection)) = listener.accept() {
-                self.shared.refuses(&self.name, &connection, Excess::Full);
+                self.shared.refuses(&self.name, &connection, excess);
                 self.refused.refuse(connection, self.refusal.as_deref());
             }
         }
@@ -402,7 +403,7 @@ mod tests {
     use super::*;
     use nix::sys::signal::kill;
     use std::io::{PipeWriter, Read, Write};
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, TcpStream};
     use std::os::fd::AsRawFd;
 
     /// Children that end as soon as they begin, by a signal or by themselves.
@@ -446,5 +447,30 @@ mod tests {
             waitpid(pool, None).unwrap();
             assert!(rested >= REST, "{signal:?}: {rested:?}");
         }
+    }
+
+    #[test]
+    fn who_comes_while_no_child_can_begin_hears_so_where_clients_are_refused() {
+        let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
+        let address = listener.address().unwrap();
+        let (_reader, writer) = io::pipe().unwrap();
+        let mut work = Fails(writer, None);
+        let pool = sys::fork(|| {
+            keep_only(vec![work.0.as_raw_fd(), listener.as_fd().as_raw_fd()]);
+            let size = Size { children: 9, idle: 1, max_use: 9, max_idle: None, linger: None };
+            let limits = Limits { refuses_when_full: true, ..Limits::default() };
+            let refusal = Some(b"421 later\r\n".to_vec());
+            let mut pool = Pool::new("test".to_owned(), vec![listener], size, limits, refusal).unwrap();
+            let _ = pool.run(&mut work);
+            0
+        });
+        let pool = pool.unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut said = [0; 11];
+        client.read_exact(&mut said).unwrap();
+        assert_eq!(said, *b"421 later\r\n");
+        kill(pool, Signal::SIGTERM).unwrap();
+        waitpid(pool, None).unwrap();
     }
 }

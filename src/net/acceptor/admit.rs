@@ -101,7 +101,7 @@ impl Acceptor {
                 {
                     self.give_back(slot);
                     if let Given::Connection(connection) = given {
-                        self.refuse(number, connection, Excess::Full);
+                        self.refuse(number, connection, Excess::NotServing);
                     }
                 }
             }
