@@ -310,7 +310,13 @@ fn qmail_queue_takes_message_and_envelope_and_says_nothing() {
         (&b"Fa@x.example\0Tbob@mx.example\0"[..], 54),
         (b"X\0\0", 91),
         (b"Fa@x.example\0\0", 91),
+        (b"XXXXXXXXX", 91),
+        (&[&b"F\0T"[..], &[b'a'; 1001], b"\0\0"].concat(), 11),
+        (&[&b"F"[..], &[b'a'; 1001], b"\0Tbob\0\0"].concat(), 11),
         (&[&b"F\0T"[..], &[b'a'; 1100], b"\0\0"].concat(), 11),
+        // So are those to which a domain is added.
+        (&[&b"F\0T"[..], &[b'a'; 1000], b"\0\0"].concat(), 11),
+        (&[&b"F"[..], &[b'a'; 1000], b"\0Tbob\0\0"].concat(), 11),
     ] {
         assert_eq!(run(b"x\n", envelope), Some(status), "{envelope:?}");
     }

@@ -97,6 +97,7 @@ fn feed(
     let sender = sender.completed(&config.myhostname).map_err(|_| Refused::AddressTooLong)?;
     submit.reverse_path_with(&sender, &before_queue::said()).map_err(trouble)?;
     while let Some(recipient) = envelope::recipient(input)? {
+        recipient.completed(&config.myhostname).map_err(|_| Refused::AddressTooLong)?;
         match submit.recipient(&recipient).map_err(trouble)? {
             Verdict::Accepted => {}
             Verdict::TooMany | Verdict::CannotTell | Verdict::ClosedNow => return Err(Refused::Temporarily),

@@ -45,8 +45,8 @@ pub fn recipient(input: &mut dyn BufRead) -> Result<Option<Address>, Fault> {
 /// One address with the letter before it; nothing at the last NUL.
 fn record(input: &mut dyn BufRead, letter: u8) -> Result<Option<Vec<u8>>, Fault> {
     let mut octets = Vec::new();
-    let longest = LONGEST_ADDRESS as u64 + 2;
-    input.take(longest + 1).read_until(0, &mut octets).map_err(|_| Fault::Unreadable)?;
+    let longest = LONGEST_ADDRESS + 2;
+    input.take(longest as u64).read_until(0, &mut octets).map_err(|_| Fault::Unreadable)?;
     match octets.split_last() {
         // Cut off: an end of input is no end of an envelope.
         None => Err(Fault::Unreadable),
@@ -55,7 +55,8 @@ fn record(input: &mut dyn BufRead, letter: u8) -> Result<Option<Vec<u8>>, Fault>
             Some((first, address)) if *first == letter => Ok(Some(address.to_vec())),
             _ => Err(Fault::Wrong),
         },
-        Some(_) if octets.len() as u64 > longest => Err(Fault::TooLong),
+        Some(_) if octets.first() != Some(&letter) => Err(Fault::Wrong),
+        Some(_) if octets.len() == longest => Err(Fault::TooLong),
         Some(_) => Err(Fault::Unreadable),
     }
 }
@@ -98,7 +99,11 @@ mod tests {
             (b"Fa@x\0Fb@x\0\0", Fault::Wrong),
             (b"Fa@x\0T\0\0", Fault::Wrong),
             (b"Fa\n\0\0", Fault::Wrong),
+            (&[&b"F"[..], &[b'a'; LONGEST_ADDRESS + 1], b"\0\0"].concat(), Fault::TooLong),
+            (&[&b"F\0T"[..], &[b'a'; LONGEST_ADDRESS + 1], b"\0\0"].concat(), Fault::TooLong),
+            (&[&b"F\0T"[..], &[b'a'; LONGEST_ADDRESS + 2], b"\0\0"].concat(), Fault::TooLong),
             (&[&b"F"[..], &[b'a'; 2 * LONGEST_ADDRESS], b"\0\0"].concat(), Fault::TooLong),
+            (&[b'a'; 2 * LONGEST_ADDRESS], Fault::Wrong),
         ] {
             let mut input = octets;
             assert_eq!(read(&mut input), Err(fault), "{octets:?}");
