@@ -285,14 +285,17 @@ fn mail_that_left_by_an_alias_and_comes_back_to_it_goes_round_once() {
 /// Anybody can write the field, and have what he likes sent to whom he likes.
 #[test]
 fn of_what_seems_to_go_in_a_circle_only_the_header_is_returned() {
-    let scratch = Scratch::new();
-    scratch.write("aliases", "list: bob\n");
-    let text = b"Delivered-To: list@mx.example\nSubject: forged\n\nbuy this\n";
-    scratch.enqueue_from("alice@mx.example", &["list@mx.example"], text);
-    let log = scratch.deliver();
-    let reports = scratch.texts("alice");
-    assert!(reports.len() == 1 && reports[0].contains("in a circle"), "{reports:?} {log}");
-    assert!(reports[0].contains("\nSubject: forged\n") && !reports[0].contains("buy this"), "{reports:?}");
+    let given_up = "given up after 0 seconds: 4.4.6 mail for this address goes in a circle";
+    for (setting, why) in [("", "in a circle"), ("soft_bounce = yes\nmaximal_queue_lifetime = 0", given_up)] {
+        let scratch = Scratch::with(setting);
+        scratch.write("aliases", "list: bob\n");
+        let text = b"Delivered-To: list@mx.example\nSubject: forged\n\nbuy this\n";
+        scratch.enqueue_from("alice@mx.example", &["list@mx.example"], text);
+        let log = scratch.deliver();
+        let reports = scratch.texts("alice");
+        assert!(reports.len() == 1 && reports[0].contains(why), "{reports:?} {log}");
+        assert!(reports[0].contains("\nSubject: forged\n") && !reports[0].contains("buy this"), "{reports:?}");
+    }
 }
 
 /// Circles that nobody's Delivered-To shows end by the number of Received fields.

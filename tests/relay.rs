@@ -352,6 +352,24 @@ fn a_report_comes_home_by_a_host_without_8bitmime_too() {
     assert!(double[0].contains("Final-Recipient: rfc822; gone@b.example\n"), "{double:#?}");
 }
 
+/// A sender may be an alias for several, and their host know no 8BITMIME.
+#[test]
+fn each_whom_a_report_goes_to_by_an_alias_has_it_without_8bitmime_too() {
+    let hop = Hop::start(|word, _, _| (word == "EHLO").then_some(Act::Say("250-hop\r\n250 PIPELINING")));
+    let scratch = to(&hop);
+    scratch.write("aliases", "team: alice@b.example, carol@b.example\n");
+    let text = "Subject: gr\u{fc}n\n\ngr\u{fc}n\n";
+    scratch.enqueue_with(("team@mx.example", "BODY=8BITMIME"), &[("nobody-here@mx.example", "")], text.as_bytes());
+    let log: String = (0..4).map(|_| scratch.deliver()).collect();
+    let mut taken = hop.taken();
+    taken.sort_by_key(|taken| taken.rcpts.clone());
+    let rcpts: Vec<String> = taken.iter().flat_map(|taken| taken.rcpts.clone()).collect();
+    assert_eq!(rcpts, ["RCPT TO:<alice@b.example>", "RCPT TO:<carol@b.example>"], "{log}");
+    let is_whole = |content: &str| content.is_ascii() && content.contains("Subject: gr=C3=BCn\r\n");
+    assert!(taken.iter().all(|taken| is_whole(&taken.content)), "{taken:#?}");
+    assert_eq!(scratch.queued(), [], "{log}");
+}
+
 /// RFC 3030 section 3: only what is binary needs a host that knows that.
 #[test]
 fn what_came_as_binary_and_is_text_leaves_as_text() {

@@ -625,7 +625,14 @@ fn what_stands_in_the_place_of_the_fifo_of_the_drop_folder_is_replaced() {
         let trigger = folder.join("trigger");
         match kind {
             "file" => fs::write(&trigger, "x").unwrap(),
-            "folder" => fs::create_dir_all(trigger.join("in it")).unwrap(),
+            "folder" => {
+                fs::create_dir_all(trigger.join("in it")).unwrap();
+                // Nor is it any use to stand where it could be moved to, by all that is known before.
+                let number = fs::metadata(&trigger).unwrap().ino();
+                for name in ["refused.trigger".to_owned(), format!("refused.trigger.{number}")] {
+                    fs::create_dir_all(folder.join(name).join("in the way")).unwrap();
+                }
+            }
             _ if !common::needs::root() => continue,
             _ => nix::unistd::mkfifo(&trigger, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap(),
         }
@@ -636,6 +643,9 @@ fn what_stands_in_the_place_of_the_fifo_of_the_drop_folder_is_replaced() {
         let us = fs::metadata(&folder).unwrap().uid();
         let is_ours = |found: fs::Metadata| found.uid() == us && found.mode() == nix::libc::S_IFIFO | 0o622;
         until("a FIFO of its own", || fs::symlink_metadata(&trigger).is_ok_and(is_ours));
+        let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        let kept = entries.filter(|path| path.join("in it").is_dir()).count();
+        assert_eq!(kept, usize::from(kind == "folder"), "what was in it is there still");
         watching.terminate();
     }
 }
