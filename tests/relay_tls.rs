@@ -458,6 +458,26 @@ fn with_wrappermode_tls_begins_with_the_connection_and_is_never_left_out() {
     }
 }
 
+/// TLS 1.3 lets it do so because of what it was shown in the handshake, and the next message may show something else.
+#[test]
+fn with_wrappermode_too_a_server_that_leaves_behind_the_handshake_keeps_no_other_mail_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its number").port();
+    let server = common::tls::Leaving::start(listener);
+    let one_by_one = "default_process_limit = 1\ndefault_destination_concurrency_limit = 1";
+    for (level, sessions) in [("encrypt", 2), ("encrypt\ntls_required_enable = no", 1)] {
+        let scratch = site(
+            &format!("smtp:[127.0.0.1]:{port}"),
+            &format!("smtp_tls_wrappermode = yes\n{one_by_one}\nsmtp_tls_security_level = {level}"),
+        );
+        scratch.enqueue(&["bob@b.example"], TEXT);
+        scratch.enqueue(&["bob@b.example"], TEXT);
+        let before = server.sessions();
+        let log = scratch.deliver();
+        assert_eq!((log.matches("status=deferred").count(), server.sessions() - before), (2, sessions), "{log}");
+    }
+}
+
 /// A configuration whose table of policies says this, {HOP} being the next hop.
 fn with_policy(scratch: &Scratch, hop: &str, policy: &str) {
     scratch.write("policy", &policy.replace("{HOP}", hop));

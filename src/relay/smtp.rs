@@ -198,7 +198,7 @@ impl Client {
                     {
                         herald.silent(address, why);
                     }
-                    if self.is_ones_own(job, hop, protocol) && !is_before_tls(&trouble) {
+                    if self.is_ones_own(&trouble, job, hop, protocol) {
                         carried.site = Site::Answers;
                     }
                     let untried = rest.iter().copied().filter(|number| !carried.is_told(*number)).collect::<Vec<_>>();
@@ -292,9 +292,11 @@ impl Client {
         Ok(self.tls.may_be_less(job) && job.source.is_for_any_eyes()?)
     }
 
-    fn is_ones_own(&self, job: &Job, hop: &Hop, protocol: Protocol) -> bool {
+    /// Whether the trouble may be that of this message alone, whose TLS is not that of others.
+    fn is_ones_own(&self, trouble: &Trouble, job: &Job, hop: &Hop, protocol: Protocol) -> bool {
         let end = self.end(hop, job, protocol);
-        self.tls.is_ones_own(job, end, self.level(job, end))
+        let is_before_tls = is_before_tls(trouble, self.tls.is_at_once(job, end, protocol));
+        !is_before_tls && self.tls.is_ones_own(job, end, self.level(job, end))
     }
 
     fn end(&self, hop: &Hop, job: &Job, protocol: Protocol) -> End {
@@ -323,17 +325,15 @@ impl Client {
 
     /// Connects, and brings the session to where a message can be sent.
     fn connect(&mut self, hop: &Hop, job: &Job, protocol: Protocol) -> Result<Open, Trouble> {
-        match self.connect_once(hop, job, protocol, true) {
+        let connected = match self.connect_once(hop, job, protocol, true) {
             // Opportunistic TLS that does not come about: better in the clear than not at all.
-            Err(Attempt { in_handshake: true, .. })
-                if self.level(job, self.end(hop, job, protocol)) == TlsLevel::May
-                    && !self.tls.is_at_once(job, self.end(hop, job, protocol), protocol) =>
-            {
+            Err(Attempt { may_be_clear: true, .. }) => {
                 log::info!("id={} host={} tls=none reason=\"the handshake failed\"", job.id, named(&hop.name));
-                self.connect_once(hop, job, protocol, false).map_err(|attempt| attempt.trouble)
+                self.connect_once(hop, job, protocol, false)
             }
-            other => other.map_err(|attempt| attempt.trouble),
-        }
+            other => other,
+        };
+        connected.map_err(|attempt| attempt.trouble)
     }
 
     fn connect_once(&mut self, hop: &Hop, job: &Job, protocol: Protocol, tls: bool) -> Result<Open, Attempt> {
@@ -368,7 +368,7 @@ impl Client {
                 Trouble::Cannot("4.7.5 smtp_tls_wrappermode needs smtp_tls_security_level = encrypt or more").into()
             );
         } else if at_once {
-            (reached, hidden) = (self.encrypt(session, hop, job, level, is_senders)?, true);
+            (reached, hidden) = (self.shake_hands(session, hop, job, level, is_senders)?, true);
         }
         session.greeting()?;
         session.hello(&self.config.myhostname)?;
@@ -380,7 +380,9 @@ impl Client {
                 Err(Trouble::Said(..)) if level == TlsLevel::May && session.is_alive => {}
                 Err(trouble) => return Err(trouble.into()),
                 Ok(()) => {
-                    (reached, hidden) = (self.encrypt(session, hop, job, level, is_senders)?, true);
+                    let shaken = self.shake_hands(session, hop, job, level, is_senders);
+                    let may_be_clear = level == TlsLevel::May;
+                    (reached, hidden) = (shaken.map_err(|trouble| Attempt { trouble, may_be_clear })?, true);
                     session.hello(&self.config.myhostname)?;
                 }
             }
@@ -394,23 +396,7 @@ impl Client {
         Ok((reached, end))
     }
 
-    /// Gives what TLS there is; `is_senders`: because the sender wants it.
-    fn encrypt(
-        &mut self,
-        session: &mut Session<Line>,
-        hop: &Hop,
-        job: &Job,
-        level: TlsLevel,
-        is_senders: bool,
-    ) -> Result<TlsLevel, Attempt> {
-        // Between the two protocols there is nothing to be said.
-        session.is_alive = false;
-        let verified = self.shake_hands(session, hop, job, level, is_senders)?;
-        (session.is_alive, session.is_encrypted, session.is_verified) = (true, true, verified);
-        Ok(if verified { level } else { TlsLevel::Encrypt })
-    }
-
-    /// Gives whether the certificate was checked; `is_senders`: because the sender wants it.
+    /// Gives what TLS there is then; `is_senders`: because the sender wants it.
     fn shake_hands(
         &mut self,
         session: &mut Session<Line>,
@@ -418,7 +404,9 @@ impl Client {
         job: &Job,
         level: TlsLevel,
         is_senders: bool,
-    ) -> Result<bool, Attempt> {
+    ) -> Result<TlsLevel, Trouble> {
+        // Between the two protocols there is nothing to be said.
+        session.is_alive = false;
         let unknown =
             if is_senders { NO_CERTIFICATE } else { "4.7.5 the certificate of the next hop cannot be verified" };
         let failed = |text: &str, trouble: Trouble| {
@@ -428,7 +416,7 @@ impl Client {
                 named(&hop.name),
                 crate::logging::clean(text.as_bytes(), 300)
             );
-            Attempt { trouble, in_handshake: true }
+            trouble
         };
         let checked = level >= TlsLevel::Verify;
         let lost = || Trouble::Lost(Lost::HungUp, Stage::StartTls);
@@ -442,7 +430,8 @@ impl Client {
         match session.wire.start_tls(&trust, name) {
             Ok(facts) => {
                 log::debug!("id={} host={} tls={facts} verified={checked}", job.id, named(&hop.name));
-                Ok(checked)
+                (session.is_alive, session.is_encrypted, session.is_verified) = (true, true, checked);
+                Ok(if checked { level } else { TlsLevel::Encrypt })
             }
             Err(Failure::Certificate(why)) => Err(failed(&why, Trouble::Cannot(unknown))),
             Err(Failure::Handshake(why)) => Err(failed(&why, lost())),
@@ -459,20 +448,22 @@ impl Client {
 /// A try to connect that failed.
 struct Attempt {
     trouble: Trouble,
-    in_handshake: bool,
+    /// It was the handshake that failed, of TLS without which the message may go as well.
+    may_be_clear: bool,
 }
 
 impl From<Trouble> for Attempt {
     fn from(trouble: Trouble) -> Attempt {
-        Attempt { trouble, in_handshake: false }
+        Attempt { trouble, may_be_clear: false }
     }
 }
 
 /// The host was not there, or said no before it could know what is wanted of it. TLS 1.3 lets a server break off after the
-/// handshake, so any later trouble may be one of TLS.
-fn is_before_tls(trouble: &Trouble) -> bool {
+/// handshake, so any later trouble may be one of TLS; where TLS is `at_once`, also that before the greeting.
+fn is_before_tls(trouble: &Trouble, at_once: bool) -> bool {
     match trouble {
-        Trouble::Lost(_, stage) | Trouble::Said(_, stage) => *stage == Stage::Greeting,
+        Trouble::Lost(_, stage) => *stage == Stage::Greeting && !at_once,
+        Trouble::Said(_, stage) => *stage == Stage::Greeting,
         Trouble::Cannot(why) => why.starts_with("4.4.1"),
     }
 }

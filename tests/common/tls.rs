@@ -5,15 +5,17 @@
 use super::Scratch;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A file of tests/tls/.
@@ -40,6 +42,59 @@ pub fn configure_both(scratch: &Scratch) {
     let pair =
         |kind: &str| ["mx", "other"].map(|name| format!("{}/{name}.{kind}.pem", scratch.path().display())).join(" ");
     scratch.configure(&format!("tls_cert_file = {}\ntls_key_file = {}", pair("crt"), pair("key")));
+}
+
+/// A server that shakes hands and closes, without a word.
+pub struct Leaving {
+    sessions: Arc<AtomicUsize>,
+    is_over: Arc<AtomicBool>,
+    address: SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Leaving {
+    pub fn start(listener: TcpListener) -> Leaving {
+        let certificate = CertificateDer::from_pem_file(file("mx.crt.pem")).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(file("mx.key.pem")).expect("a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .expect("a certificate");
+        let (config, address) = (Arc::new(config), listener.local_addr().expect("its address"));
+        let (sessions, is_over): (Arc<AtomicUsize>, Arc<AtomicBool>) = Default::default();
+        let (counted, told) = (Arc::clone(&sessions), Arc::clone(&is_over));
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if told.load(Ordering::SeqCst) {
+                    return;
+                }
+                let mut stream = stream.expect("a connection");
+                let mut session = ServerConnection::new(Arc::clone(&config)).expect("a session");
+                while session.is_handshaking() {
+                    session.complete_io(&mut stream).expect("a handshake");
+                }
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        Leaving { sessions, is_over, address, thread: Some(thread) }
+    }
+
+    /// How many handshakes there were.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// The client.
