@@ -10,6 +10,7 @@ use common::{Scratch, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
 #[test]
@@ -62,6 +63,38 @@ fn a_watching_deliver_comes_back_to_a_message_that_somebody_had_locked() {
 }
 
 /// It must be read whole to see that, so not again whenever somebody wakes deliver.
+/// A worker that is killed between queueing a report and noting it: the report goes when its message was tried again.
+#[test]
+fn a_report_waits_with_a_message_whose_worker_is_gone_and_is_not_looked_at_again_and_again() {
+    let scratch = Scratch::with("queue_run_delay = 12s");
+    let (program, running) = (scratch.path().join("slow"), scratch.path().join("running"));
+    let at = running.display();
+    let text = format!(
+        "#!/bin/sh\n[ -e {at} ] && exec cat\necho $PPID $$ > {at}.new && mv {at}.new {at} && exec sleep 100 > {at}.out\n"
+    );
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    scratch.hand_over(scratch.path());
+    let pipe = format!("p - pipe.example pipe:{} -", program.display());
+    scratch.write("channels", &format!("local - mx.example mailbox: *\n{pipe}\n"));
+    let id = scratch.enqueue(&["nobody-here@mx.example", "x@pipe.example"], TEXT);
+    scratch.settle();
+    let path = scratch.path().join("log");
+    let watch = Watching::by(scratch.command("deliver").arg("-w").stderr(fs::File::create(&path).unwrap()));
+    until("the program", || running.exists());
+    let report = queue_of(&scratch).begin_derived(&id, "failure/0").unwrap().expect("no report so far");
+    let report = scratch.enqueue_draft(report, ("", ""), &[("alice@mx.example", "")], TEXT);
+    for process in fs::read_to_string(&running).unwrap().split_whitespace() {
+        kill(Pid::from_raw(process.parse().unwrap()), Signal::SIGKILL).unwrap();
+    }
+    let log = || fs::read_to_string(&path).unwrap();
+    until("the end of the try", || log().contains("came-to=broken"));
+    assert!(queue_of(&scratch).wake_for(&report));
+    until("the report", || scratch.mail("alice").len() == 1);
+    watch.terminate();
+    assert_eq!((log().matches("event=passed-by").count(), scratch.mail("alice").len()), (1, 1), "{}", log());
+}
+
 #[test]
 fn a_watching_deliver_reads_a_damaged_file_once() {
     let scratch = Scratch::with("queue_run_delay = 1h");

@@ -393,6 +393,10 @@ impl Deliver {
         match ended {
             // A submit may be writing it, and rely on us when it is done: it was not tried.
             Attempt::NotOurs if self.tells => log::warn!("id={id}: not in the queue, or another deliver has it"),
+            // Neither is tried before the next look at everything.
+            Attempt::NotOurs if self.comes_from_what_is_broken(&id) => {
+                self.tried.insert(id, Tried::now(None));
+            }
             // Or somebody lists the queue just now: it must not wait for the next look at everything.
             Attempt::NotOurs if self.queue.has(&id) => self.alarms.set(SystemTime::now() + PASSED_BY, id),
             Attempt::NotOurs => {}
@@ -406,6 +410,12 @@ impl Deliver {
             }
             Attempt::Finished => {}
         }
+    }
+
+    /// Whether the try of the message that gave rise to this one was broken off, perhaps before that was noted.
+    fn comes_from_what_is_broken(&self, id: &Id) -> bool {
+        let is_broken = |parent| self.tried.get(&parent).is_some_and(|tried| tried.next.is_none());
+        !self.tried.is_empty() && origin::of(&self.queue, id).is_some_and(is_broken)
     }
 }
 
