@@ -9,6 +9,7 @@ use common::watching::Watching;
 use common::{Scratch, until};
 use doorpost::queue::Queue;
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -219,6 +220,48 @@ fn next_hops_that_are_silent_do_not_hold_up_mail_for_mailboxes_here() {
     Queue::at(&scratch.queue()).wake();
     until("the message that stays here", || scratch.mail("alice").len() == 1);
     assert_eq!(hops.iter().map(Hop::sessions).sum::<usize>(), 3);
+}
+
+/// Where a report goes whoever wrote to us has chosen: to hosts, perhaps, that take their time, or to many domains of one.
+#[test]
+fn reports_to_hosts_that_are_silent_hold_up_neither_other_mail_nor_all_other_reports() {
+    const DOMAINS: Table = &[
+        ("a.slow.example", "MX", "10 mx.slow.example"),
+        ("b.slow.example", "MX", "10 mx.slow.example"),
+        ("c.slow.example", "MX", "10 mx.slow.example"),
+        ("d.slow.example", "MX", "10 mx.slow.example"),
+        ("mx.slow.example", "A", "127.0.0.1"),
+        ("slower.example", "A", "127.0.0.2"),
+        ("quick.example", "A", "127.0.0.3"),
+    ];
+    let names = Names::start(DOMAINS);
+    let slow = Hop::start(|_, _, _| Some(Act::Silence));
+    let on = |address: &str| TcpListener::bind((address, slow.address.port())).expect("the same port");
+    let slower = Hop::on(on("127.0.0.2"), |_, _, _| Some(Act::Silence));
+    let quick = Hop::on(on("127.0.0.3"), |_, _, _| None);
+    // Four agents, two for reports, one of them at one host.
+    let limits = "default_process_limit = 5\ndeliver_stop_timeout = 1s\nqueue_run_delay = 1h";
+    let scratch = by_mx(&slow, &names, limits);
+    let send = |from: &str, to: &str| {
+        scratch.enqueue_from(from, &[to], TEXT);
+        Queue::at(&scratch.queue()).wake();
+    };
+    let unknown = "nobody-here@mx.example";
+    let _watching = Watching::start(&scratch);
+    for domain in ["a", "b", "c", "d", "a", "b"] {
+        send(&format!("forged@{domain}.slow.example"), unknown);
+    }
+    until("a report at the slow host", || slow.sessions() == 1);
+    send("bob@quick.example", unknown);
+    until("another report", || quick.taken().len() == 1);
+    send("forged@slower.example", unknown);
+    until("a report at another slow host", || slower.sessions() == 1);
+    send("bob@quick.example", unknown);
+    send("alice@mx.example", "bob@quick.example");
+    until("other mail", || quick.taken().len() == 2);
+    let from: Vec<String> = quick.taken().into_iter().map(|taken| taken.mail).collect();
+    assert!(from[0].starts_with("MAIL FROM:<>") && from[1].starts_with("MAIL FROM:<alice@mx.example>"), "{from:?}");
+    assert_eq!((slow.sessions(), slower.sessions()), (1, 1));
 }
 
 /// A message for here and for there: what an alias made of it waits neither while another is with that host nor while it is

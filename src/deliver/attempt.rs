@@ -7,7 +7,7 @@
 
 use super::copy::Copy;
 use super::helper::Helper;
-use super::permits::{Desk, Lent, Permit, Word};
+use super::permits::{Desk, Errand, Lent, Permit, Word};
 use super::settings::Settings;
 use super::{Outcome, crew, origin, piped, report, schedule};
 use crate::channel::Transport;
@@ -211,7 +211,7 @@ impl Trial {
         let has_pass = *transport == Transport::Mailbox && desk.has_pass(shared.limit);
         let key = if has_pass { None } else { Some(shared.key(config, &self.message, address)) };
         if let Some(key) = key.filter(|key| self.uses.as_ref() != Some(key)) {
-            match self.want(desk, &key, shared.limit, false)? {
+            match self.want(desk, &key, shared.limit, Errand::Here)? {
                 Permit::Go(_) => self.uses = Some(key),
                 Permit::Busy | Permit::Dead(_) => {
                     self.busy = Some(key);
@@ -238,24 +238,22 @@ impl Trial {
     }
 
     /// Asks for a permit, having given back the one before.
-    fn want(&mut self, desk: &Desk, key: &str, limit: u32, agent: bool) -> Result<Permit, Error> {
+    fn want(&mut self, desk: &Desk, key: &str, limit: u32, errand: Errand) -> Result<Permit, Error> {
         if let Some(key) = self.uses.take() {
             desk.say(&Word::Done { key, reusable: false, silent: None }).map_err(broken)?;
         }
-        desk.want(key, limit, agent).map_err(broken)
+        desk.want(key, limit, errand).map_err(broken)
     }
 
     /// Asks for an agent to a next hop. A new one for a domain is asked first where that is: another one may be connected to
     /// the same hosts already, or nobody answer there.
     fn want_agent(&mut self, tools: &Tools<'_>, group: &Group) -> Result<Permit, Error> {
         let (config, desk, key) = (&tools.settings.config, tools.desk, group.key());
-        let permit = self.want(desk, &key, crew::limit(config), true)?;
-        let mut socket = match permit {
-            Permit::Go(Lent { agent: Some(socket), is_new: true, .. })
-                if group.transport == "smtp" && group.hop.is_empty() =>
-            {
-                socket
-            }
+        // Whoever wrote to us has chosen where a report goes, but where the administrator has named the next hop.
+        let is_report = group.is_by_domain() && group.sender.0.is_none();
+        let errand = if is_report { Errand::Report } else { Errand::Mail };
+        let mut socket = match self.want(desk, &key, crew::limit(config), errand)? {
+            Permit::Go(Lent { agent: Some(socket), is_new: true, .. }) if group.is_by_domain() => socket,
             permit => return Ok(permit),
         };
         // One that is broken will be found so.
@@ -265,9 +263,9 @@ impl Trial {
         }
         match desk.home(&hosts).map_err(broken)? {
             Permit::Go(lent) if lent.agent.is_none() => Ok(Permit::Go(Lent { agent: Some(socket), ..lent })),
-            Permit::Dead(why) => {
+            refusal @ (Permit::Dead(_) | Permit::Busy) => {
                 desk.say(&Word::Done { key, reusable: false, silent: None }).map_err(broken)?;
-                Ok(Permit::Dead(why))
+                Ok(refusal)
             }
             permit => Ok(permit),
         }
@@ -367,7 +365,7 @@ impl Trial {
     fn hand_over(&mut self, tools: &Tools<'_>, group: &Group, to: &[(usize, Address)]) -> Result<(), Error> {
         let (config, desk) = (&tools.settings.config, tools.desk);
         let key = format!("{QUEUE}\n{}", group.hop);
-        match self.want(desk, &key, crew::limit(config), false)? {
+        match self.want(desk, &key, crew::limit(config), Errand::Here)? {
             Permit::Go(_) => {}
             Permit::Busy | Permit::Dead(_) => {
                 self.busy = Some(key);

@@ -14,14 +14,14 @@ mod processes;
 
 use super::attempt::Attempt;
 use super::helper::Helper;
-use super::permits::{self, Word};
+use super::permits::{self, Errand, Word};
 use super::settings::Settings;
 use crate::config::Config;
 use crate::queue::{Id, Queue};
 use homes::{Homes, SILENCE};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use places::{AGENTS, Places};
+use places::{AGENTS, Places, REPORTS};
 pub use processes::QUICK;
 use processes::Worker;
 use std::io;
@@ -121,9 +121,12 @@ impl Crew {
         };
         let config = &base.settings.config;
         match word {
-            Some(Word::Want { key, limit, agent }) => {
+            Some(Word::Want { key, limit, errand }) => {
                 let mut freed = self.pass_is_back(number);
-                let reuse = config.smtp_connection_reuse_time_limit.0;
+                let (reuse, agent) = (config.smtp_connection_reuse_time_limit.0, errand != Errand::Here);
+                if let Some(worker) = self.workers.get_mut(number) {
+                    worker.has_report = errand == Errand::Report;
+                }
                 let mut hire = |crew: &mut Crew| {
                     let hired = crew.hire_agent(base, close);
                     hired.inspect_err(|error| log::error!("an agent for remote delivery: {error}")).ok()
@@ -157,13 +160,13 @@ impl Crew {
         news.extend(self.pass_is_back(number));
         let Some(worker) = self.workers.get_mut(number) else { return news };
         let Some(id) = worker.message.take() else { return news };
-        let lacks_agent = std::mem::take(&mut worker.lacks_agent);
+        let lacks = worker.lacks.take();
         if !worker.rest() {
             self.workers.swap_remove(number);
         }
         match ended {
             // Those who use it now may have been done in between: then nobody would call.
-            Attempt::Waits(key) if self.places.wait(if lacks_agent { AGENTS } else { &key }, id) => {
+            Attempt::Waits(key) if self.places.wait(lacks.as_ref().unwrap_or(&key), id) => {
                 news.push(News::Noted(id));
             }
             Attempt::Waits(_) => news.push(News::Free(id)),
@@ -229,8 +232,10 @@ impl Crew {
     pub fn stranded(&mut self) -> Vec<Id> {
         let mut stranded = self.places.stranded();
         // Here there may be room though somebody is there.
-        let room = self.most_remote.saturating_sub(self.places.users(AGENTS));
-        stranded.extend((0..room).map_while(|_| self.places.next(AGENTS)));
+        for (share, most) in [(AGENTS, self.most_remote), (REPORTS, half(self.most_remote))] {
+            let room = most.saturating_sub(self.places.users(share));
+            stranded.extend((0..room).map_while(|_| self.places.next(share)));
+        }
         stranded
     }
 
@@ -269,6 +274,11 @@ pub fn mailbox_limit(config: &Config) -> u32 {
 /// kind: a fifth of the places, and one at least, is kept for mailboxes and programs.
 fn most_remote(limit: u32) -> u32 {
     limit.saturating_sub((limit / 5).max(1)).max(1)
+}
+
+/// Of so many, half of which at the most may be of one kind or for one host, so that neither keeps all others waiting.
+fn half(of: u32) -> u32 {
+    of.div_ceil(2)
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ pub enum Word {
         key: String,
         /// How many may.
         limit: u32,
-        /// An agent is needed.
-        agent: bool,
+        /// What for.
+        errand: Errand,
     },
     /// Which hosts what is used leads to, as the agent that came with it has found: see `relay::route::home`. Answered as
     /// [`Word::Want`] is: with an agent that is connected there, or without one, which means that the one at hand will do.
@@ -49,6 +49,17 @@ pub enum Word {
     },
     /// The attempt at the message is over.
     End(Attempt),
+}
+
+/// What something is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Errand {
+    /// For mail that is not given to an agent.
+    Here,
+    /// To carry mail there: an agent is needed.
+    Mail,
+    /// The same, for a report to a domain that somebody outside may have chosen.
+    Report,
 }
 
 /// The master's answer to [`Word::Want`].
@@ -138,9 +149,9 @@ impl Desk {
     }
 
     /// Asks for a permit.
-    pub fn want(&self, key: &str, limit: u32, agent: bool) -> io::Result<Permit> {
+    pub fn want(&self, key: &str, limit: u32, errand: Errand) -> io::Result<Permit> {
         self.pass.set(0);
-        self.say(&Word::Want { key: key.to_owned(), limit, agent })?;
+        self.say(&Word::Want { key: key.to_owned(), limit, errand })?;
         self.permit()
     }
 
@@ -184,10 +195,24 @@ impl Permit {
     }
 }
 
+impl Errand {
+    fn word(self) -> &'static str {
+        match self {
+            Errand::Here => "here",
+            Errand::Mail => "mail",
+            Errand::Report => "report",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Errand> {
+        [Errand::Here, Errand::Mail, Errand::Report].into_iter().find(|errand| errand.word() == word)
+    }
+}
+
 impl Word {
     fn to_text(&self) -> String {
         match self {
-            Word::Want { key, limit, agent } => format!("want\n{limit}\n{}\n{key}", u8::from(*agent)),
+            Word::Want { key, limit, errand } => format!("want\n{limit}\n{}\n{key}", errand.word()),
             Word::Home { hosts } => format!("home\n{hosts}"),
             Word::Silent { address, why } => format!("silent\n{address}\n{}", why.replace('\n', " ")),
             Word::Done { key, reusable, silent } => {
@@ -211,8 +236,8 @@ impl Word {
         match kind {
             "want" => {
                 let mut fields = rest.splitn(3, '\n');
-                let (limit, agent) = (fields.next()?.parse().ok()?, fields.next()? == "1");
-                Some(Word::Want { key: fields.next()?.to_owned(), limit, agent })
+                let (limit, errand) = (fields.next()?.parse().ok()?, Errand::from_word(fields.next()?)?);
+                Some(Word::Want { key: fields.next()?.to_owned(), limit, errand })
             }
             "home" => Some(Word::Home { hosts: rest.to_owned() }),
             "silent" => {
@@ -257,7 +282,7 @@ mod tests {
         assert_eq!(desk.next().unwrap(), Some(id));
         assert!(desk.has_pass(20) && desk.has_pass(21) && !desk.has_pass(19) && !desk.has_pass(1));
         Permit::Busy.send(&master).unwrap();
-        assert!(matches!(desk.want("mailbox\na", 1, false), Ok(Permit::Busy)));
+        assert!(matches!(desk.want("mailbox\na", 1, Errand::Here), Ok(Permit::Busy)));
         assert!(!desk.has_pass(20));
     }
 
@@ -265,7 +290,9 @@ mod tests {
     fn words_come_back_as_they_were() {
         let key = || "smtp\nmx.example".to_owned();
         for word in [
-            Word::Want { key: key(), limit: 20, agent: true },
+            Word::Want { key: key(), limit: 20, errand: Errand::Here },
+            Word::Want { key: key(), limit: 20, errand: Errand::Mail },
+            Word::Want { key: key(), limit: 20, errand: Errand::Report },
             Word::Home { hosts: "0 mx.example 192.0.2.1:25,1 b.example [::1]:25".into() },
             Word::Home { hosts: String::new() },
             Word::Silent { address: "[::1]:25".into(), why: "4.4.1 no".into() },

@@ -22,6 +22,11 @@ impl Group {
     pub(super) fn key(&self) -> String {
         format!("{}\n{}\n{}", self.transport, self.hop, self.domain)
     }
+
+    /// Whether its hosts are those that the domain names, and none that the administrator has named.
+    pub(super) fn is_by_domain(&self) -> bool {
+        self.transport == "smtp" && self.hop.is_empty()
+    }
 }
 
 /// What the recipients of a group have in common: transport, next hop, domain, sender.

@@ -8,13 +8,13 @@
 //! What is remembered, and for how long, is in `homes.rs` and `places.rs`.
 
 use super::homes::Silence;
-use super::places::{AGENTS, MAILBOX, at};
+use super::places::{AGENTS, MAILBOX, REPORTS, at};
 use super::processes::{Agent, Use};
-use super::{Crew, News};
+use super::{Crew, News, half};
 use crate::deliver::permits::{Lent, Permit};
 use crate::relay::route;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 impl Crew {
     /// Whether it may be used, and by which agent where one is wanted: none that is older than `agent` says.
@@ -33,16 +33,18 @@ impl Crew {
         // While a limit was made smaller passes may be more than it: nobody is called where nobody is.
         let passes = if is_shared { self.passes(Some(number)).min(limit.saturating_sub(1)) } else { 0 };
         let has_place = self.places.users(key).saturating_add(passes) < limit;
-        let lacks_agent = has_place && agent.is_some() && self.places.users(AGENTS) >= self.most_remote;
-        if let Some(worker) = self.workers.get_mut(number).filter(|_| lacks_agent || !has_place) {
-            worker.lacks_agent = lacks_agent;
-        }
-        if lacks_agent || !has_place {
-            return Permit::Busy;
+        if !has_place {
+            return self.refuse(number, None);
         }
         let hosts = self.homes.of(key).to_owned();
         let waits_at = if hosts.is_empty() { key } else { &at(&hosts) };
         let idle = agent.and_then(|reuse| self.places.lend(waits_at, reuse));
+        let at_hosts = idle.as_ref().map_or(&hosts, |idle| &idle.hosts);
+        let shares = if agent.is_some() { self.shares(number, at_hosts) } else { Vec::new() };
+        if let Some(full) = self.full(&shares) {
+            idle.into_iter().for_each(|idle| self.places.keep(key, idle));
+            return self.refuse(number, Some(full));
+        }
         let silent = match &idle {
             Some(idle) => self.homes.silence(&idle.hosts).0,
             None => match self.silence(&hosts) {
@@ -52,15 +54,47 @@ impl Crew {
         };
         let is_new = agent.is_some() && idle.is_none();
         let agent = if is_new { hire(self) } else { idle };
-        self.places.enter(key);
-        if agent.is_some() {
-            self.places.enter(AGENTS);
-        }
+        let shares: Vec<String> = shares.into_iter().filter(|_| agent.is_some()).map(|(share, _)| share).collect();
+        shares.iter().map(String::as_str).chain([key]).for_each(|place| self.places.enter(place));
         let its = agent.as_ref().and_then(|agent| agent.socket.try_clone().ok());
         if let Some(worker) = self.workers.get_mut(number) {
-            worker.uses = Some(Use { key: key.to_owned(), agent, is_new });
+            worker.uses = Some(Use { key: key.to_owned(), shares, agent, is_new });
         }
         Permit::Go(Lent { agent: its, is_new, silent })
+    }
+
+    /// Of which agents this worker's is one, and how many there may be of them. Where a report goes somebody outside may have
+    /// chosen, and each host may take its time: so reports never have all agents.
+    fn kind(&self, number: usize) -> (&'static str, u32) {
+        let has_report = self.workers.get(number).is_some_and(|worker| worker.has_report);
+        if has_report { (REPORTS, half(self.most_remote)) } else { (AGENTS, self.most_remote) }
+    }
+
+    /// Nor has one host all of its kind, however many domains lead to it. It goes by the first address, for nobody knows yet
+    /// with which one it will be connected.
+    fn share_of_host(&self, number: usize, hosts: &str) -> Option<(String, u32)> {
+        let (kind, most) = self.kind(number);
+        route::addresses(hosts).next().map(|first| (format!("{kind}\n{first}"), half(most)))
+    }
+
+    /// What an agent takes a part of, and how many may.
+    fn shares(&self, number: usize, hosts: &str) -> Vec<(String, u32)> {
+        let (kind, most) = self.kind(number);
+        let all = (kind != AGENTS).then(|| (AGENTS.to_owned(), self.most_remote));
+        self.share_of_host(number, hosts).into_iter().chain([(kind.to_owned(), most)]).chain(all).collect()
+    }
+
+    /// The first of these shares that has no room.
+    fn full(&self, shares: &[(String, u32)]) -> Option<String> {
+        shares.iter().find(|(share, most)| self.places.users(share) >= *most).map(|(share, _)| share.clone())
+    }
+
+    /// A refusal: its message waits for the place it asked for, or for this.
+    fn refuse(&mut self, number: usize, lacks: Option<String>) -> Permit {
+        if let Some(worker) = self.workers.get_mut(number) {
+            worker.lacks = lacks;
+        }
+        Permit::Busy
     }
 
     /// Whether the next message may use mailboxes without asking: never more than half as many may as may use one mailbox, nor
@@ -104,6 +138,18 @@ impl Crew {
         agent.hosts.clone_from(&hosts);
         let is_shared = agent.is_shared;
         let is_kept = is_shared && self.homes.settle(&key, &hosts);
+        let uses = self.workers.get(number).and_then(|worker| worker.uses.as_ref());
+        // Where these hosts were known it came with the permit.
+        let is_more = |share: &(String, u32)| uses.is_some_and(|used| !used.shares.contains(&share.0));
+        let share = self.share_of_host(number, &hosts).filter(is_more);
+        if let Some(full) = self.full(share.as_slice()) {
+            return (key, self.refuse(number, Some(full)));
+        }
+        let used = self.workers.get_mut(number).and_then(|worker| worker.uses.as_mut());
+        if let (Some(used), Some((share, _))) = (used, share) {
+            self.places.enter(&share);
+            used.shares.push(share);
+        }
         let idle = if is_shared { self.places.lend(&at(&hosts), reuse) } else { None };
         if let Some((its, idle)) = idle.and_then(|idle| Some((idle.socket.try_clone().ok()?, idle))) {
             let silent = self.silence(&hosts).unwrap_or_default();
@@ -173,12 +219,12 @@ impl Crew {
         };
         let is_current = |agent: &Agent| self.configured.is_none_or(|configured| agent.since > configured);
         let mut called = Vec::new();
-        if used.agent.is_some() {
-            self.places.leave(AGENTS);
-            called.extend(self.places.next(AGENTS).map(News::Free));
+        for share in &used.shares {
+            self.places.leave(share);
+            called.extend(self.places.next(share).map(News::Free));
         }
         if let Some(agent) = used.agent.filter(|agent| agent.since.elapsed() < keep && is_current(agent)) {
-            self.places.keep(&used.key, agent);
+            self.places.keep(&used.key, Agent { idle_since: Instant::now(), ..agent });
         }
         self.places.leave(&used.key);
         if silent.is_some_and(|silence| self.places.hush(&used.key, silence)) {

@@ -13,6 +13,9 @@ pub const MAILBOX: &str = "mailbox\n";
 /// What everybody uses who has an agent, besides his next hop.
 pub const AGENTS: &str = "agents";
 
+/// And who has one for a report to a domain, besides.
+pub const REPORTS: &str = "reports";
+
 /// Most agents that wait for another message to their next hop.
 const MOST_IDLE: usize = 50;
 
@@ -120,7 +123,7 @@ impl Places {
     pub fn keep(&mut self, key: &str, agent: Agent) {
         if self.idle().count() < MOST_IDLE {
             let place = self.0.entry(agent.waits_at(key)).or_default();
-            place.idle.push(Agent { idle_since: Instant::now(), ..agent });
+            place.idle.push(agent);
         }
     }
 

@@ -40,8 +40,10 @@ pub struct Worker {
     worked_on: u32,
     /// What it uses now.
     pub uses: Option<Use>,
-    /// What it was refused last was an agent, of which there were too many, and not a place.
-    pub lacks_agent: bool,
+    /// It asked last for an agent that is to carry a report to a domain.
+    pub has_report: bool,
+    /// What it was refused last, where that was not the place it asked for but a share of the agents.
+    pub lacks: Option<String>,
     /// It may use without asking what as many as [`Crew::pass`] may use at once.
     pub has_pass: bool,
 }
@@ -51,6 +53,8 @@ pub struct Worker {
 pub struct Use {
     /// The next hop, mailbox or program.
     pub key: String,
+    /// The shares of the agents that it has a part of.
+    pub shares: Vec<String>,
     /// The agent it was lent.
     pub agent: Option<Agent>,
     /// The agent has had no job yet.
@@ -60,8 +64,17 @@ pub struct Use {
 impl Worker {
     /// One that has just been started.
     pub fn new(process: Pid, socket: Socket) -> Worker {
-        let (message, uses, lacks_agent, has_pass) = (None, None, false, false);
-        Worker { process, socket, message, since: Instant::now(), worked_on: 0, uses, lacks_agent, has_pass }
+        Worker {
+            process,
+            socket,
+            message: None,
+            since: Instant::now(),
+            worked_on: 0,
+            uses: None,
+            has_report: false,
+            lacks: None,
+            has_pass: false,
+        }
     }
 
     /// Whether it is likely to be done in a moment.

@@ -135,6 +135,56 @@ fn agents_leave_a_part_of_all_places_free_and_who_lacked_one_is_called_when_ther
     assert_eq!(crew.done(0, Duration::ZERO, None), [News::Free(ids[0])]);
 }
 
+/// However many domains lead to one host, and however long it takes.
+#[test]
+fn reports_never_have_all_agents_and_one_host_never_all_of_a_kind() {
+    const TWO: &str = "0 b.example 192.0.2.2:25";
+    let ((mut crew, _theirs), ids) = (crew(8), ids(3));
+    crew.most_remote = 8;
+    (0..6).for_each(|number| crew.workers[number].has_report = true);
+    for (number, key) in [(0, "a"), (1, "b")] {
+        assert!(matches!(come(&mut crew, number, key, ONE, number == 0), Permit::Go(_)));
+    }
+    // The third at that host is sent away when that is found, the fourth because it is known.
+    assert!(matches!(come(&mut crew, 2, "c", ONE, true), Permit::Busy));
+    assert!(crew.done(2, Duration::ZERO, None).is_empty());
+    crew.workers[2].message = Some(ids[0]);
+    assert_eq!(crew.end(2, Attempt::Waits("c".into())), [News::Noted(ids[0])]);
+    assert!(matches!(permit(&mut crew, 2, "c", true), Permit::Busy));
+    crew.workers[2].message = Some(ids[1]);
+    assert_eq!(crew.end(2, Attempt::Waits("c".into())), [News::Noted(ids[1])]);
+    for (number, key) in [(3, "d"), (4, "e")] {
+        assert!(matches!(come(&mut crew, number, key, TWO, true), Permit::Go(_)));
+    }
+    // Half of the agents have reports.
+    assert!(matches!(permit(&mut crew, 5, "f", true), Permit::Busy));
+    crew.workers[5].message = Some(ids[2]);
+    assert_eq!(crew.end(5, Attempt::Waits("f".into())), [News::Noted(ids[2])]);
+    assert_eq!(crew.stranded(), []);
+    // Other mail to the same host counts by itself, and has its half, too.
+    for number in [5, 6, 7, 2] {
+        crew.workers[number].has_report = false;
+        // The hosts are known, and found once more.
+        assert!(matches!(come(&mut crew, number, "a", ONE, true), Permit::Go(_)), "{number}");
+    }
+    assert_eq!(crew.places.users(AGENTS), 8);
+    crew.done(4, Duration::ZERO, None);
+    assert!(matches!(permit(&mut crew, 4, "a", true), Permit::Busy), "of eight");
+    // Who waits for the host is called, and who waits for any agent that may have a report.
+    assert_eq!(crew.done(0, REUSE, None), [News::Free(ids[0])]);
+    assert_eq!(crew.stranded(), []);
+    assert_eq!(crew.done(1, Duration::ZERO, None), [News::Free(ids[1])]);
+    // The idle one of a is at that host, and stays idle while there is no room.
+    crew.workers[0].has_report = false;
+    assert!(matches!(permit(&mut crew, 0, "a", true), Permit::Busy) && crew.has_idle_agents());
+    for number in 0..8 {
+        crew.done(number, Duration::ZERO, None);
+    }
+    crew.tidy(REUSE);
+    assert!(crew.places.users(AGENTS) == 0 && crew.places.users(REPORTS) == 0);
+    assert!(matches!(permit(&mut crew, 0, "a", true), Permit::Go(Lent { is_new: false, .. })));
+}
+
 #[test]
 fn connections_that_are_there_are_used_though_their_address_takes_no_more() {
     let (mut crew, _theirs) = crew(4);
