@@ -4,9 +4,11 @@
 //! one. What the program's end means is for whoever ran it to say.
 
 pub mod arguments;
+pub mod end;
 pub mod envelope;
 
 use crate::logging::clean;
+use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,7 +22,7 @@ pub struct Started {
     complaints: File,
 }
 
-/// Starts it in a session of its own, with nothing of ours open but its standard output, once all the content is there.
+/// Starts it in a process group of its own, with nothing of ours open but its standard output, once all the content is there.
 pub fn start(command: &mut Command, content: &mut dyn Read) -> io::Result<Started> {
     let mut spool = nameless()?;
     io::copy(content, &mut spool)?;
@@ -29,27 +31,19 @@ pub fn start(command: &mut Command, content: &mut dyn Read) -> io::Result<Starte
     command.stdin(spool).stderr(complaints.try_clone()?).process_group(0);
     // A signal that this process blocks or ignores is none of the program's affairs.
     crate::sys::start_as_we_were(command, nix::sys::signal::SigSet::empty(), 0);
+    end::leave(None);
     Ok(Started { child: command.spawn()?, complaints })
 }
 
-/// Waits for its end; after `limit` it and all it started are killed, which is an error.
+/// Waits for its end; after `limit` it and all it started are killed, which is an error unless it has ended with 0 all the
+/// same: then it has the message.
 pub fn finish(mut started: Started, limit: Duration) -> io::Result<ExitStatus> {
-    let end = Instant::now() + limit;
-    let mut pause = Duration::from_millis(1);
-    let status = loop {
-        if let Some(status) = started.child.try_wait()? {
-            break status;
-        }
-        if Instant::now() >= end {
-            if let Ok(group) = i32::try_from(started.child.id()) {
-                let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), nix::sys::signal::Signal::SIGKILL);
-            }
-            started.child.wait()?;
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it ran longer than command_time_limit"));
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
-    };
+    let leader = Pid::from_raw(i32::try_from(started.child.id()).map_err(io::Error::other)?);
+    let (status, in_time) = end::wait(leader, Instant::now() + limit, end::ENDING, || started.child.try_wait())?;
+    // Another status may be that of a shell whose command was killed.
+    if !in_time && !status.success() {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "it ran longer than command_time_limit"));
+    }
     if !status.success() {
         let mut said = Vec::new();
         let _ = started.complaints.rewind();
@@ -78,6 +72,26 @@ mod tests {
         let started = start(&mut command, &mut &b"text\n"[..]).unwrap();
         let error = finish(started, Duration::from_millis(10)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// As by set-uid or sudo: here it is we who become somebody else than root, in a process of its own.
+    #[test]
+    fn what_a_program_says_that_cannot_be_killed_is_heard() {
+        if !crate::needs::root() {
+            return;
+        }
+        for (script, expected) in [("sleep 1; exit 0", Some(0)), ("sleep 1; exit 67", None)] {
+            let alone = || {
+                let mut command = Command::new("/bin/sh");
+                command.stdout(Stdio::null()).uid(1).args(["-c", script]);
+                let started = start(&mut command, &mut &b"text\n"[..]).unwrap();
+                nix::unistd::setuid(nix::unistd::Uid::from_raw(65_534)).unwrap();
+                u8::from(finish(started, Duration::from_millis(10)).ok().and_then(|status| status.code()) == expected)
+            };
+            let child = crate::sys::fork(alone).unwrap();
+            let status = nix::sys::wait::waitpid(child, None).unwrap();
+            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 1), "{script}");
+        }
     }
 
     #[test]

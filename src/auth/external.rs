@@ -10,14 +10,14 @@ use crate::config::Config;
 use crate::config::value::AuthMethod;
 use crate::exit::{Ended, Error};
 use crate::lookup::Lookup;
+use crate::program::end;
 use crate::sys;
 use crate::users::{self, User};
 use crate::wire::secret::Secret;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, access, dup2_stdin, dup2_stdout, setsid};
+use nix::unistd::{access, dup2_stdin, dup2_stdout, setsid};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
@@ -143,10 +143,14 @@ fn run(program: &Path, arguments: &[OsString], told: &Secret, longest: Duration)
     let (secret, reporter) = (OwnedFd::from(secret), OwnedFd::from(reporter));
     let child = sys::fork(|| become_program(program, arguments, &secret, &reporter))?;
     drop((secret, reporter));
-    let end = Instant::now() + longest;
-    let heard = hear(&mut report, end);
-    let status = wait(child, if heard.is_ok() { end } else { Instant::now() });
-    Ok((status?, heard?))
+    let last = Instant::now() + longest;
+    let heard = hear(&mut report, last);
+    let look = || match waitpid(child, Some(WaitPidFlag::WNOHANG))? {
+        WaitStatus::StillAlive => Ok(None),
+        status => Ok(Some(status)),
+    };
+    let status = end::wait(child, if heard.is_ok() { last } else { Instant::now() }, end::ENDING, look);
+    Ok((status?.0, heard?))
 }
 
 fn become_program(program: &Path, arguments: &[OsString], secret: &OwnedFd, reporter: &OwnedFd) -> u8 {
@@ -192,23 +196,6 @@ fn hear(report: &mut PipeReader, end: Instant) -> io::Result<Vec<u8>> {
         }
         if heard.len() > LONGEST_REPORT {
             return Err(io::Error::other("said too much"));
-        }
-    }
-}
-
-/// Waits for its end, and ends it, with all that it started, when it is time.
-fn wait(child: Pid, end: Instant) -> nix::Result<WaitStatus> {
-    let mut killed = false;
-    loop {
-        match waitpid(child, if killed { None } else { Some(WaitPidFlag::WNOHANG) }) {
-            Ok(WaitStatus::StillAlive) if Instant::now() >= end => {
-                // It may have become somebody whom we may not end; then it is left to its own.
-                killpg(child, Signal::SIGKILL)?;
-                killed = true;
-            }
-            Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(1)),
-            Err(nix::errno::Errno::EINTR) => {}
-            status => return status,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::lookup::Lookup;
 use crate::net::FIRST_ROOM;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
+use crate::program::end::leave;
 use crate::sasl::{Credentials, MOST_FAILURES, Proof};
 use crate::sys;
 use crate::users;
@@ -25,15 +26,10 @@ use crate::wire::netstring::{self, LengthReader};
 use crate::wire::secret::{Secret, wipe};
 use log::warn;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
+use nix::unistd::{dup2_stdin, dup2_stdout};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
 use std::time::Duration;
-
-/// Checkers that had not ended when their session did; a process that serves many sessions collects them later.
-static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// Largest frame: what one exchange of SASL may have said.
 const LARGEST_FRAME: u64 = 8192;
@@ -133,10 +129,8 @@ pub fn start(config: &Config, peer: &Peer) -> Result<Connection, Error> {
         crate::exit::code(&result)
     };
     let child = sys::fork(checker).map_err(|errno| Error::Temporary(format!("fork: {errno}")))?;
-    if let Ok(mut left) = LEFT.lock() {
-        left.retain(|child| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_none()));
-        left.push(child);
-    }
+    // It may end later than the session.
+    leave(Some(child));
     drop(theirs);
     match ours {
         Some(socket) => connect(config, socket),

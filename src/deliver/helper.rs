@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::exit::Error;
 use crate::mailbox::lock::Locking;
 use crate::net::handing;
+use crate::program::end::ENDING;
 use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -30,9 +31,6 @@ const ANOTHER: &str = "another";
 
 /// What ending a program that was too slow may take.
 const SLACK: Duration = Duration::from_secs(30);
-
-/// How long one may take to end that was killed; a file system that does not answer can keep it.
-const ENDING: Duration = Duration::from_secs(10);
 
 /// Octets of a message for which a task gets a second more.
 const A_SECOND: u64 = 10_000;

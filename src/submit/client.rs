@@ -13,10 +13,10 @@ use crate::exit::Error;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::privilege;
+use crate::program::end::leave;
 use crate::sys;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, socket};
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
 use std::ffi::OsString;
 use std::fs::File;
@@ -31,9 +31,6 @@ use std::time::{Duration, Instant};
 
 /// A piece of content of this size is sent as it is, and smaller ones are collected.
 const LARGE: usize = 16 * 1024;
-
-/// Children that had not ended when their session did; a process that serves many sessions collects them later.
-static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// The connection that the session before left, and since when it is there.
 static KEPT: Mutex<Option<(UnixStream, Instant)>> = Mutex::new(None);
@@ -188,10 +185,7 @@ impl<'a> Submitter<'a> {
         if let Some(stream) = self.stream.take() {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
-        if let Ok(mut left) = LEFT.lock() {
-            left.extend(self.child.take());
-            left.retain(|child| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_none()));
-        }
+        leave(self.child.take());
     }
 
     /// Appends a frame behind the content that came before it.

@@ -1,0 +1,76 @@
+//! The end of children: of a program that may run only so long, and of those whose end nobody waits for.
+
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use std::io;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// How long one may take to end that was killed. A file system that does not answer can keep it; and who has become another
+/// user (set-uid, sudo) cannot be killed by us.
+pub const ENDING: Duration = Duration::from_secs(10);
+
+/// Children that had not ended when they were left; a process that lives longer collects them later.
+static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Collects the children that have ended since they were left, and leaves this one.
+pub fn leave(child: Option<Pid>) {
+    if let Ok(mut left) = LEFT.lock() {
+        left.retain(|child| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_none()));
+        left.extend(child);
+    }
+}
+
+/// Waits for a child that leads a group, by what `look` says of it; from `end` on it and all it started are killed. Gives how
+/// it ended, and whether it did so before. One that does not end for so long even so is left: an error.
+pub fn wait<S>(
+    leader: Pid,
+    mut end: Instant,
+    ending: Duration,
+    mut look: impl FnMut() -> io::Result<Option<S>>,
+) -> io::Result<(S, bool)> {
+    let shortest = Duration::from_millis(1);
+    let (mut pause, mut in_time) = (shortest, true);
+    loop {
+        if let Some(status) = look()? {
+            return Ok((status, in_time));
+        }
+        if Instant::now() >= end {
+            if !in_time {
+                log::error!("pid={leader} event=program-not-ended: it took too long, was killed in vain, and runs on");
+                leave(Some(leader));
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            // No error where one of the group could be killed, and perhaps not its leader.
+            let _ = killpg(leader, Signal::SIGKILL);
+            (in_time, end, pause) = (false, Instant::now() + ending, shortest);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use nix::sys::signal::kill;
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    #[test]
+    fn a_child_that_does_not_end_is_left_and_collected_when_it_has() {
+        let mut command = Command::new("sleep");
+        let child = command.arg("1000").process_group(0).spawn().unwrap();
+        let child = Pid::from_raw(child.id().try_into().unwrap());
+        let nothing_seen = || Ok(None::<()>);
+        let error = wait(child, Instant::now(), Duration::from_millis(10), nothing_seen).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let begun = Instant::now();
+        while kill(child, None) != Err(Errno::ESRCH) {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            leave(None);
+        }
+    }
+}
