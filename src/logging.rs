@@ -153,24 +153,29 @@ pub fn configure(name: &str, facility: u8) {
 /// Printable ASCII as it is, everything else as `\xNN`, at most `limit` octets: for records and reports.
 pub fn clean(octets: &[u8], limit: usize) -> String {
     let is_clean = |octet: &u8| matches!(octet, b' '..=b'~');
-    // As nearly all are; the limit leaves room for what an octet may become, and for the dots.
-    if octets.len() + 4 <= limit
+    // As nearly all are.
+    if octets.len() <= limit
         && octets.iter().all(is_clean)
         && let Ok(text) = std::str::from_utf8(octets)
     {
         return text.to_owned();
     }
     let mut text = String::with_capacity(octets.len().min(limit));
-    for &octet in octets {
-        if text.len() + 4 > limit {
+    // Where the dots go if not all of it fits.
+    let mut end = 0;
+    for octet in octets {
+        if is_clean(octet) {
+            text.push(char::from(*octet));
+        } else {
+            let _ = write!(text, "\\x{octet:02x}");
+        }
+        if text.len() > limit {
+            text.truncate(end);
             text.push_str("...");
             break;
         }
-        match octet {
-            b' '..=b'~' => text.push(char::from(octet)),
-            _ => {
-                let _ = write!(text, "\\x{octet:02x}");
-            }
+        if text.len() + 3 <= limit {
+            end = text.len();
         }
     }
     text
@@ -295,6 +300,28 @@ impl Write for Sink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_fits_is_whole_and_what_does_not_ends_with_dots() {
+        for (octets, limit, expected) in [
+            (&b"12345678"[..], 8, "12345678"),
+            (b"123456789", 8, "12345..."),
+            (b"\x01\x02", 8, "\\x01\\x02"),
+            (b"\x01\x02\x03", 8, "\\x01..."),
+            (b"\x01\x023", 8, "\\x01..."),
+            (b"\x01\x02\x03", 7, "\\x01..."),
+        ] {
+            assert_eq!(clean(octets, limit), expected, "{octets:?} {limit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_longer_than_its_limit(octets: Vec<u8>, limit in 3..500_usize) {
+            prop_assert!(clean(&octets, limit).len() <= limit);
+        }
+    }
 
     #[test]
     fn a_syslogd_that_was_started_anew_gets_what_comes_then() {
