@@ -4,7 +4,6 @@
 
 use super::{AUTHENTICATED, Channel, Channels, MayGo};
 use crate::config::Origin;
-use crate::config::pattern::Matches;
 
 /// Something to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,35 +23,25 @@ impl Channels {
         let mut add = |channel: &Channel, problem: String, mend: String| {
             findings.push(Finding { origin: channel.origin.clone(), problem, mend });
         };
-        let (mut all_clients, mut all_domains): (Option<&Channel>, Option<&Channel>) = (None, None);
+        let mut above: Vec<&Channel> = Vec::new();
         for channel in self.0.iter().filter(|channel| channel.name != AUTHENTICATED) {
             let (name, before) = (&channel.name, "put this line before that one");
-            if let Some(earlier) = all_clients.filter(|_| !channel.clients.0.is_empty()) {
+            // Below one net another may be meant for a server that searches this channel only (`smtpsrvr campus`).
+            let takes_all =
+                |earlier: &&&Channel| earlier.clients.takes_all() && earlier.clients.covers(&channel.clients);
+            if let Some(earlier) = above.iter().find(takes_all) {
                 let problem = format!("no client is ever on channel {name}: {earlier} takes all of them");
                 add(channel, problem, before.to_owned());
             }
-            if let Some(earlier) = all_domains.filter(|_| !channel.domains.0.is_empty()) {
-                let problem = format!("no mail ever leaves by channel {name}: {earlier} takes all domains");
+            if let Some(earlier) = above.iter().find(|earlier| earlier.domains.covers(&channel.domains)) {
+                let problem = format!("no mail ever leaves by channel {name}: {earlier} takes all its domains");
                 add(channel, problem, before.to_owned());
             }
             if channel.may_go == MayGo::To(Vec::new()) && !channel.clients.0.is_empty() {
                 let problem = format!("clients of channel {name} can send nothing to anybody");
                 add(channel, problem, "name channels in its last column, or no clients".to_owned());
             }
-            let takes_all = |matches: Option<&Matches>| matches == Some(&Matches::All);
-            let first = |list: &super::PatternList| {
-                list.0
-                    .iter()
-                    .find(|pattern| pattern.matches == Matches::All && !pattern.negated)
-                    .map(|p| p.matches.clone())
-            };
-            let negates = |list: &super::PatternList| list.0.iter().any(|pattern| pattern.negated);
-            if takes_all(first(&channel.clients).as_ref()) && !negates(&channel.clients) {
-                all_clients.get_or_insert(channel);
-            }
-            if takes_all(first(&channel.domains).as_ref()) && !negates(&channel.domains) {
-                all_domains.get_or_insert(channel);
-            }
+            above.push(channel);
         }
         findings
     }
@@ -85,10 +74,25 @@ mod tests {
             found,
             [
                 "F:2: no client is ever on channel b: channel a (F:1) takes all of them; put this line before that one",
-                "F:3: no mail ever leaves by channel c: channel b (F:2) takes all domains; put this line before that one",
+                "F:3: no mail ever leaves by channel c: channel b (F:2) takes all its domains; put this line before that one",
             ]
         );
-        assert_eq!(findings("a !10.0.0.0/8,* mx.example mailbox: a\nb 10.0.0.0/8 - - a\n"), [""; 0]);
+        for [above, below] in [["*", "a.example,10.0.0.0/8"], ["0.0.0.0/0,[::]/0", "!192.0.2.1,192.0.2.0/24"]] {
+            let found = findings(&format!("a {above} mx.example mailbox: a\nb {below} - - a\n"));
+            assert!(found.len() == 1 && found[0].contains("no client is ever on channel b"), "{below}: {found:?}");
+        }
+        // Who has no address is nobody to `*`, and who has only a name is in no net.
+        for [above, below] in [
+            ["!10.0.0.0/8,*", "10.0.0.0/8"],
+            ["*", "stdin,unknown"],
+            ["*", "10.0.0.0/8,stdin"],
+            ["static:all", "unknown"],
+            ["0.0.0.0/0,[::]/0", "a.example"],
+            ["0.0.0.0/0,[::]/0", "*"],
+            ["10.0.0.0/8", "10.1.0.0/16"],
+        ] {
+            assert_eq!(findings(&format!("a {above} mx.example mailbox: a\nb {below} - - a\n")), [""; 0]);
+        }
     }
 
     #[test]

@@ -169,6 +169,12 @@ impl PatternList {
         }
         ipv4 && ipv6
     }
+    /// Whether nobody of another list is left for it behind this one, as far as that is certain.
+    pub fn covers(&self, other: &PatternList) -> bool {
+        let is_ours = |pattern: &Pattern| self.0.iter().any(|ours| ours.matches.covers(&pattern.matches));
+        let mut theirs = other.0.iter().filter(|pattern| !pattern.negated).peekable();
+        theirs.peek().is_some() && !self.0.iter().any(|ours| ours.negated) && theirs.all(is_ours)
+    }
 }
 
 /// All of IPv4, and all of IPv6.
@@ -192,6 +198,8 @@ impl Matches {
     /// Whether every client that the other matches matches this too, as far as that is certain.
     fn covers(&self, other: &Matches) -> bool {
         match (self, other) {
+            // Who has neither an address nor a name.
+            (_, Matches::Stdin | Matches::Unknown) => false,
             (Matches::All | Matches::Table(Table::Static, _), _) => true,
             (Matches::Net(net), Matches::Net(other)) => net.contains(other),
             _ => false,
