@@ -54,24 +54,26 @@ pub enum Matches {
 /// Deepest that files of patterns may name others.
 const DEEPEST: usize = 10;
 
-/// Most patterns of a file and those it names: ten files that name the next one ten times would never end.
-const MOST_FROM_FILES: usize = 100_000;
+/// Most patterns of a value and of the files it names, each of which counts as one more: ten files that name the next one ten
+/// times would never end, also with nothing in the last.
+const MOST: usize = 100_000;
 
 impl Value for PatternList {
     fn parse(text: &str) -> Result<Self, String> {
-        patterns(text, 0).map(PatternList)
+        patterns(text, 0, &mut { MOST }).map(PatternList)
     }
 }
 
-/// Patterns separated by commas and blanks.
-fn patterns(text: &str, depth: usize) -> Result<Vec<Pattern>, String> {
+/// Patterns separated by commas and blanks, and `left` without what they cost.
+fn patterns(text: &str, depth: usize, left: &mut usize) -> Result<Vec<Pattern>, String> {
     let words = text.split([',', ' ', '\t', '\r', '\n', '\x0b', '\x0c']).filter(|word| !word.is_empty());
     let mut patterns = Vec::new();
     for word in words {
+        *left = left.checked_sub(1).ok_or_else(|| format!("no more than {MOST} patterns and files of them"))?;
         match word.trim_start_matches('!') {
             path if path.starts_with('/') => {
                 let negated = is_negated(word);
-                let from_file = file(Path::new(path), depth)?.into_iter();
+                let from_file = file(Path::new(path), depth, left)?.into_iter();
                 patterns.extend(from_file.map(|p| Pattern { negated: p.negated != negated, ..p }));
             }
             _ => patterns.push(pattern(word)?),
@@ -169,6 +171,7 @@ impl PatternList {
         }
         ipv4 && ipv6
     }
+
     /// Whether nobody of another list is left for it behind this one, as far as that is certain.
     pub fn covers(&self, other: &PatternList) -> bool {
         let is_ours = |pattern: &Pattern| self.0.iter().any(|ours| ours.matches.covers(&pattern.matches));
@@ -387,7 +390,7 @@ fn literal(domain: &[u8]) -> Option<IpAddr> {
 }
 
 /// The patterns of a file, which has main.cf's lines: `#` begins a comment line, a blank continues the line before.
-fn file(path: &Path, depth: usize) -> Result<Vec<Pattern>, String> {
+fn file(path: &Path, depth: usize, left: &mut usize) -> Result<Vec<Pattern>, String> {
     FILES_READ.fetch_add(1, Ordering::Relaxed);
     if depth == DEEPEST {
         return Err(format!("at most {DEEPEST} files that name each other, and {} is one more", path.display()));
@@ -402,10 +405,7 @@ fn file(path: &Path, depth: usize) -> Result<Vec<Pattern>, String> {
     for (number, line) in lines {
         let at = |expected: String| format!("{expected} (line {number} of {})", path.display());
         let line = std::str::from_utf8(&line).map_err(|_| at("text in UTF-8".to_owned()))?;
-        found.extend(patterns(line, depth + 1).map_err(at)?);
-        if found.len() > MOST_FROM_FILES {
-            return Err(at(format!("fewer than {MOST_FROM_FILES} patterns")));
-        }
+        found.extend(patterns(line, depth + 1, left).map_err(at)?);
     }
     Ok(found)
 }

@@ -172,6 +172,20 @@ fn files_hold_one_pattern_a_line() {
     assert!(PatternList::parse("/no/such/file").unwrap_err().contains("/no/such/file, and there is none"));
 }
 
+/// The last has no pattern that would count.
+#[test]
+fn files_that_name_each_other_again_and_again_come_to_an_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |number: usize| folder.path().join(number.to_string());
+    for number in 0..5 {
+        std::fs::write(path(number), format!("{}\n", path(number + 1).display()).repeat(10)).unwrap();
+    }
+    std::fs::write(path(5), "# nobody\n").unwrap();
+    let error = PatternList::parse(&path(0).display().to_string()).unwrap_err();
+    assert!(error.starts_with("no more than 100000 patterns and files of them"), "{error}");
+    assert_eq!(list(&path(1).display().to_string()), PatternList::default());
+}
+
 #[test]
 fn files_have_main_cfs_lines_and_may_name_others() {
     let folder = tempfile::tempdir().unwrap();
