@@ -200,7 +200,7 @@ fn shut(scratch: &Scratch, name: &str, text: &str) -> String {
 /// What root can read, and those programs cannot that root starts.
 #[test]
 fn root_sees_what_is_closed_to_those_who_must_read_it() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let mend = |who: &str, path: &str| {
@@ -262,7 +262,7 @@ fn root_sees_what_is_closed_to_those_who_must_read_it() {
 /// Who neither delivers nor can become who does: what is closed to him is no mistake.
 #[test]
 fn what_a_stranger_cannot_see_is_no_error() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let scratch = good("smtp_sasl_auth_enable = yes\nsmtp_sasl_password_maps = $config_directory/pw");

@@ -107,7 +107,7 @@ fn what_was_sent_comes_out_as_it_was_whatever_stands_in_it() {
 /// As useradd and others make them: of group mail, or root.
 #[test]
 fn a_mailbox_of_a_group_that_is_none_of_the_users_can_be_emptied() {
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     for (mode, expected) in [(0o660, 0o600), (0o600, 0o600)] {

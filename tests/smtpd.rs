@@ -460,7 +460,7 @@ fn what_will_never_be_is_no_temporary_trouble() {
 #[test]
 fn root_in_a_services_file_is_root() {
     use std::os::unix::fs::PermissionsExt;
-    if !nix::unistd::geteuid().is_root() {
+    if !common::needs::root() {
         return;
     }
     let folder = folder();
