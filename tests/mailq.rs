@@ -3,24 +3,23 @@
 
 mod common;
 
+use common::local::{as_user, drop_folder, named, said, sendmail};
 use common::{Scratch, feed};
 use doorpost::queue::{Head, Id, Queue, RecipientState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::process::Output;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-/// The output of a program under a name that submit has.
-fn named(scratch: &Scratch, name: &str, arguments: &[&str]) -> String {
-    let mut command = scratch.command("submit");
-    said(&feed(command.arg0(format!("/usr/sbin/{name}")).args(arguments), b""))
+/// What a program says under a name that submit has.
+fn said_by(scratch: &Scratch, name: &str, arguments: &[&str]) -> String {
+    said(&feed(&mut named(scratch, name, arguments), b""))
 }
 
 fn tool(scratch: &Scratch, arguments: &[&str]) -> (Option<i32>, String) {
@@ -67,7 +66,7 @@ fn every_member_of_an_object_of_json_is_what_the_page_says() {
     let queue = Queue::at(&scratch.queue());
     let lock = queue.take(&active).expect("the queue").expect("a message");
     let (_, json) = tool(&scratch, &["--json"]);
-    assert_eq!(named(&scratch, "mailq", &["--json"]).lines().count(), 4);
+    assert_eq!(said_by(&scratch, "mailq", &["--json"]).lines().count(), 4);
     let mut lines = json.lines();
     for (id, state, recipients) in [
         (
@@ -110,7 +109,7 @@ fn a_list_for_people_has_id_size_age_next_try_sender_reasons_and_recipients() {
     let size = |id: &Id| queue.look(id).expect("the queue").expect("a message").size;
     let total: u64 = [&deferred, &held, &incoming, &active].map(size).iter().sum();
     let lock = queue.take(&active).expect("the queue").expect("a message");
-    let text = named(&scratch, "mailq", &[]);
+    let text = said_by(&scratch, "mailq", &[]);
     // Seconds pass while it is written.
     let got: Vec<String> = text.lines().map(masked).collect();
     let line = |id: &Id, next: &str| format!("{:<16} {:>9} AGE  {next:<10} <alice@mx.example>", id.as_str(), size(id));
@@ -139,16 +138,18 @@ fn a_list_for_people_has_id_size_age_next_try_sender_reasons_and_recipients() {
     assert_eq!(got.len(), expected.len(), "{text}");
     drop(lock);
     scratch.settle();
-    let same = |other: String| other.lines().map(masked).eq(named(&scratch, "mailq", &[]).lines().map(masked));
+    let same = |other: String| other.lines().map(masked).eq(said_by(&scratch, "mailq", &[]).lines().map(masked));
     assert!(
-        same(named(&scratch, "sendmail", &["-bp"])) && same(tool(&scratch, &["list"]).1) && same(tool(&scratch, &[]).1)
+        same(said_by(&scratch, "sendmail", &["-bp"]))
+            && same(tool(&scratch, &["list"]).1)
+            && same(tool(&scratch, &[]).1)
     );
-    let some = named(&scratch, "mailq", &["*@c.example"]);
+    let some = said_by(&scratch, "mailq", &["*@c.example"]);
     assert!(
         some.contains("dave@c.example") && some.contains("-- 1 message, ") && !some.contains("b.example>"),
         "{some}"
     );
-    assert_eq!(named(&scratch, "mailq", &["nobody@*"]), "No message is like that\n");
+    assert_eq!(said_by(&scratch, "mailq", &["nobody@*"]), "No message is like that\n");
 }
 
 /// The age of a line about a message, which changes, in one form.
@@ -191,7 +192,7 @@ fn flush_and_release_make_due_what_is_like_a_pattern_and_nothing_else() {
     assert_eq!(left().len(), 0);
 }
 
-/// Whoever is not mail_owner may look at his own mail (tests/sendmail.rs) and change none, not even that.
+/// Whoever is not mail_owner may look at his own mail and change none, not even that.
 #[test]
 fn an_ordinary_user_holds_releases_requeues_flushes_and_deletes_nothing() {
     if !common::needs::root() {
@@ -327,4 +328,216 @@ fn a_queue_that_cannot_be_read_is_not_called_empty() {
     );
     let (status, text) = tool(&scratch, &["--json"]);
     assert!(status == Some(75) && text.contains("not of all messages"), "{text}");
+}
+
+#[test]
+fn mailq_lists_text_and_json_and_the_tool_holds_releases_requeues_and_deletes() {
+    let scratch = Scratch::new();
+    let empty = feed(&mut named(&scratch, "mailq", &[]), b"");
+    assert_eq!(said(&empty), "Mail queue is empty\n");
+    fs::write(scratch.maildir("bob"), "in the way").unwrap();
+    sendmail(&scratch, &["-f", "alice@mx.example", "bob"], "Subject: x\n\nbody\n");
+    sendmail(&scratch, &["-f", "", "carol@mx.example"], "Subject: y\n\nbody\n");
+    let tool = |arguments: &[&str]| {
+        let output = scratch.run("doorpost-queue", arguments, b"");
+        (output.status.code(), said(&output))
+    };
+    assert_eq!(tool(&["hold", "carol@*"]).0, Some(0));
+    scratch.deliver();
+    assert_eq!(scratch.mail("carol").len(), 0, "it is held");
+    let text = said(&feed(&mut named(&scratch, "mailq", &[]), b""));
+    assert!(
+        text.contains(
+            " <alice@mx.example>\n    (4.2.0 the mailbox cannot be written now; 1 tries)\n    to <bob@mx.example>\n"
+        ),
+        "{text}"
+    );
+    assert!(text.contains(" held       <>\n    to <carol@mx.example>\n") && text.contains("-- 2 messages, "), "{text}");
+    let json = tool(&["--json"]).1;
+    let lines: Vec<&str> = json.lines().collect();
+    assert_eq!(lines.len(), 2, "{json}");
+    assert!(
+        lines[0].starts_with("{\"queue_name\": \"deferred\", \"queue_id\": \"")
+            && lines[0].ends_with("\"delay_reason\": \"4.2.0 the mailbox cannot be written now\", \"tries\": 1}]}"),
+        "{json}"
+    );
+    assert!(lines[1].starts_with("{\"queue_name\": \"hold\", ") && lines[1].contains("\"next_try\": null, "), "{json}");
+    assert_eq!(tool(&["release", "carol@*"]).0, Some(0));
+    fs::remove_file(scratch.maildir("bob")).unwrap();
+    scratch.deliver();
+    assert_eq!((scratch.mail("carol").len(), scratch.mail("bob").len()), (1, 0), "bob's waits for its next try");
+    let before = scratch.queued()[0].clone();
+    assert_eq!(tool(&["requeue", &before.id]).0, Some(0));
+    let after = scratch.queued()[0].clone();
+    assert_ne!(before.id, after.id);
+    assert_eq!((&before.whole, &before.recipients), (&after.whole, &after.recipients));
+    assert_eq!(tool(&["hold", "ALL"]).0, Some(0));
+    assert_eq!(tool(&["flush", "ALL"]).0, Some(65), "what is held stays");
+    assert_eq!(tool(&["delete", "nobody@*"]).0, Some(65));
+    assert_eq!(tool(&["delete"]).0, Some(64));
+    assert_eq!(tool(&["delete", "alice@mx.example"]), (Some(0), "1 message\n".to_owned()));
+    assert!(scratch.queued().is_empty());
+    if nix::unistd::geteuid().is_root() {
+        let output = feed(as_user(scratch.command("doorpost-queue")).args(["delete", "ALL"]), b"");
+        assert_eq!(output.status.code(), Some(77));
+    }
+}
+
+#[test]
+fn flushing_makes_what_waits_due_now() {
+    let scratch = Scratch::with("minimal_backoff_time = 1h");
+    fs::write(scratch.maildir("bob"), "in the way").unwrap();
+    for to in ["bob", "x@elsewhere.example"] {
+        sendmail(&scratch, &[to], "Subject: x\n\nbody\n");
+    }
+    scratch.deliver();
+    fs::remove_file(scratch.maildir("bob")).unwrap();
+    scratch.deliver();
+    assert_eq!(scratch.mail("bob").len(), 0);
+    let output = sendmail(&scratch, &["-qRmx.example"], "");
+    assert_eq!((output.status.code(), said(&output)), (Some(0), String::new()));
+    scratch.deliver();
+    assert_eq!(scratch.mail("bob").len(), 1);
+    assert_eq!(sendmail(&scratch, &["-q"], "").status.code(), Some(0));
+}
+
+#[test]
+fn a_flush_may_be_of_one_message_or_of_those_from_somebody() {
+    let scratch = Scratch::with("minimal_backoff_time = 1h");
+    fs::write(scratch.maildir("bob"), "in the way").unwrap();
+    for from in ["alice@one.example", "alice@two.example", "alice@three.example"] {
+        sendmail(&scratch, &["-f", from, "bob"], "Subject: x\n\nbody\n");
+    }
+    scratch.deliver();
+    fs::remove_file(scratch.maildir("bob")).unwrap();
+    let queued = scratch.queued();
+    let first = queued.iter().find(|message| message.reverse_path.ends_with(b"@one.example")).unwrap();
+    let mut arrived = vec![];
+    for word in [format!("-qI{}", first.id), "-qStwo.example".to_owned(), "-qSnowhere.example".to_owned()] {
+        assert!(sendmail(&scratch, &[&word], "").status.success());
+        scratch.deliver();
+        arrived.push(scratch.queued().iter().map(|left| left.reverse_path.len()).collect::<Vec<_>>());
+    }
+    let [two, three] = ["alice@two.example", "alice@three.example"].map(str::len);
+    assert_eq!(arrived, [vec![two, three], vec![three], vec![three]]);
+    assert_eq!(scratch.mail("bob").len(), 2);
+}
+
+#[test]
+fn a_user_sees_his_own_mail_and_no_other() {
+    if !common::needs::root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let folder = drop_folder(&scratch);
+    for user in ["bob", "carol"] {
+        fs::write(scratch.maildir(user), "in the way").unwrap();
+    }
+    sendmail(&scratch, &["carol"], "Subject: another's\n\n");
+    feed(&mut as_user(named(&scratch, "sendmail", &["bob"])), b"Subject: mine\n\n");
+    scratch.deliver();
+    let output = feed(&mut as_user(named(&scratch, "mailq", &[])), b"");
+    assert_eq!(output.status.code(), Some(77), "nobody answers: {output:?}");
+    let listener = UnixListener::bind(folder.join("status")).unwrap();
+    fs::set_permissions(folder.join("status"), fs::Permissions::from_mode(0o666)).unwrap();
+    let mut serving = scratch.command("submit");
+    serving.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut serving = serving.spawn().unwrap();
+    let mine = said(&feed(&mut as_user(named(&scratch, "mailq", &[])), b""));
+    let json = said(&feed(&mut as_user(named(&scratch, "mailq", &["--json"])), b""));
+    let mut other = named(&scratch, "mailq", &[]);
+    let nothing = said(&feed(other.uid(4242).gid(4242), b""));
+    let _ = serving.kill();
+    let _ = serving.wait();
+    assert!(mine.contains("to <bob@mx.example>") && !mine.contains("carol") && mine.contains("-- 1 message"), "{mine}");
+    assert!(json.lines().count() == 1 && json.contains("\"address\": \"bob@mx.example\""), "{json}");
+    assert_eq!(nothing, "Mail queue is empty\n");
+    let all = said(&feed(&mut named(&scratch, "mailq", &[]), b""));
+    assert!(all.contains("-- 2 messages"), "{all}");
+}
+
+#[test]
+fn who_listens_at_the_status_socket_without_being_one_of_ours_is_not_heard() {
+    if !common::needs::root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let folder = drop_folder(&scratch);
+    let at = folder.join("status");
+    let mut forger = Command::new("perl");
+    let script = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[0])); listen(S, 5); \
+                  chmod 0666, $ARGV[0]; while (accept(C, S)) { syswrite(C, \"forged\\e[31m\\n\"); close(C); }";
+    let mut forger = forger.args(["-e", script]).arg(&at).uid(4242).gid(4242).spawn().unwrap();
+    common::until("a socket that listens", || at.metadata().is_ok_and(|file| file.mode() & 0o777 == 0o666));
+    let output = feed(&mut as_user(named(&scratch, "mailq", &[])), b"");
+    let _ = forger.kill();
+    let _ = forger.wait();
+    assert_eq!(output.status.code(), Some(77), "{output:?}");
+    assert!(!said(&output).contains("forged"), "{output:?}");
+    // What one of ours says cannot steer a terminal either.
+    fs::remove_file(&at).unwrap();
+    let listener = UnixListener::bind(&at).unwrap();
+    fs::set_permissions(&at, fs::Permissions::from_mode(0o666)).unwrap();
+    let answering = std::thread::spawn(move || {
+        let mut client = listener.accept().unwrap().0;
+        client.read_exact(&mut [0; 5]).unwrap();
+        client.write_all(b"a\x1b[31mb\xc2\x9bc\n")
+    });
+    let output = feed(&mut as_user(named(&scratch, "mailq", &[])), b"");
+    answering.join().unwrap().unwrap();
+    assert_eq!(said(&output), "a?[31mb??c\n");
+}
+
+/// A requeueing that found no room must not keep the message from everybody for ever.
+#[test]
+fn what_could_not_be_queued_anew_waits_as_before() {
+    let scratch = Scratch::new();
+    fs::write(scratch.maildir("bob"), "in the way").unwrap();
+    sendmail(&scratch, &["bob"], &format!("Subject: x\n\n{}", "a line\n".repeat(50_000)));
+    let requeue = |limit: &str| {
+        let tool = scratch.command("doorpost-queue");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -f {limit}; exec \"$0\" requeue ALL")]).arg(tool.get_program());
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
+        feed(&mut command, b"")
+    };
+    let held = || said(&feed(&mut named(&scratch, "mailq", &[]), b"")).contains(" held ");
+    let output = requeue("100");
+    assert_eq!(output.status.code(), Some(75), "{output:?}");
+    assert!(!held() && scratch.queued().len() == 1, "{output:?}");
+    scratch.run("doorpost-queue", &["hold", "ALL"], b"");
+    assert_eq!(requeue("100").status.code(), Some(75));
+    assert!(held(), "it was held before");
+    let output = requeue("unlimited");
+    assert!(output.status.success() && scratch.queued().len() == 1, "{output:?}");
+}
+
+#[test]
+fn one_file_that_cannot_be_read_keeps_the_tool_from_no_other() {
+    let scratch = Scratch::new();
+    let [first, _, third] = [(); 3].map(|()| scratch.enqueue(&["bob@mx.example"], b"Subject: x\n\n"));
+    let at = |id: &doorpost::queue::Id| scratch.queue().join("message").join(id.folder()).join(id.as_str());
+    let octets = fs::read(at(&first)).unwrap();
+    fs::write(at(&first), [&octets[..octets.len() - 1], b"?"].concat()).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(at(&third), Some(0), Some(0)).unwrap();
+    } else {
+        fs::set_permissions(at(&third), fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let output = scratch.run("doorpost-queue", &["hold", "ALL"], b"");
+    assert_eq!((output.status.code(), &*output.stdout), (Some(75), &b"1 message\n"[..]), "{output:?}");
+    assert!(said(&output).contains("other messages: 1 in trouble, 1 damaged"), "{output:?}");
+    // Of one that is cut off nobody knows more than its name, and need not.
+    fs::write(at(&first), &octets[..octets.len() - 1]).unwrap();
+    for what in ["ALL", first.as_str()] {
+        let output = scratch.run("doorpost-queue", &["flush", what], b"");
+        assert!(output.status.code() == Some(75) && said(&output).contains("1 damaged"), "{what}: {output:?}");
+    }
+    // One that is being written is not there yet.
+    let writing = doorpost::queue::Queue::at(&scratch.queue()).begin().unwrap();
+    scratch.hand_over(&scratch.queue());
+    let _ = fs::remove_file(at(&first)).and_then(|()| fs::remove_file(at(&third)));
+    let output = scratch.run("doorpost-queue", &["hold", "ALL"], b"");
+    assert!(output.status.success(), "{output:?}");
+    drop(writing);
 }

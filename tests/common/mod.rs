@@ -10,6 +10,7 @@ pub mod delivering;
 pub mod enqueue;
 pub mod filter;
 pub mod hops;
+pub mod local;
 pub mod login;
 pub mod manual;
 pub mod names;
