@@ -422,9 +422,9 @@ impl Deliver {
 /// A message that was tried.
 #[derive(Debug, Clone, Copy)]
 struct Tried {
-    /// When that was over.
+    /// When this process heard that it was over.
     over: SystemTime,
-    /// When it was to be tried again.
+    /// When it is to be tried again, as the one who tried has written it.
     next: Option<SystemTime>,
 }
 
@@ -433,10 +433,11 @@ impl Tried {
         Tried { over: SystemTime::now(), next }
     }
 
-    /// Whether somebody made it due at `time`, after the try and before the next: it was flushed, or released.
+    /// Whether somebody made it due at `time`, after the try and before the next: it was flushed, or released. A time before
+    /// the one that was written came behind that, and may have come before the news of it.
     fn is_before(&self, time: SystemTime) -> bool {
         let a_second = Duration::from_secs(1);
-        time > self.over && self.next.is_none_or(|next| time.checked_add(a_second).is_some_and(|time| time < next))
+        self.next.map_or(time > self.over, |next| time.checked_add(a_second).is_some_and(|time| time < next))
     }
 }
 

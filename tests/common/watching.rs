@@ -26,7 +26,10 @@ impl Watching {
     fn stop(&mut self) -> ExitStatus {
         // Once it was waited for this reaches nobody else: std remembers its status.
         if self.0.try_wait().expect("its status").is_none() {
-            kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM).expect("a signal");
+            // A test may have stopped it and failed then.
+            for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+                kill(Pid::from_raw(self.0.id().cast_signed()), signal).expect("a signal");
+            }
         }
         self.0.wait().expect("its end")
     }
