@@ -263,7 +263,7 @@ fn a_relative_path_finds_its_program_in_the_background_too() {
     script(folder.path(), "program", "echo served");
     let mut server = Server::start(on_loopback(folder.path()).current_dir(folder.path()).arg("./program"));
     assert_eq!(server.listen_to("0"), "served\n");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = free_port().to_string();
     let mut command = smtpd(folder.path());
     command.args(["--listen-address", "127.0.0.1", "--port", &port, "--detach", "--pid-file", "pid", "./program"]);
     let (status, text) = refused(command.current_dir(folder.path()));

@@ -5,7 +5,7 @@ mod common;
 
 use common::connections::*;
 use common::processes::children;
-use common::{Scratch, binary, until};
+use common::{Scratch, binary, free_address, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use std::fs;
@@ -466,7 +466,7 @@ fn hup_without_a_pools_service_closes_its_port_and_not_its_sessions() {
     let scratch = Scratch::new();
     let file = scratch.path().join("services");
     let program = binary("smtpsrvr").display().to_string();
-    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().to_string();
+    let free = free_address().to_string();
     let line_of = |address: &str| format!("{address} stream tcp nowait - {program}\n");
     let both = [line_of("127.0.0.1:0"), line_of(&free)].concat();
     fs::write(&file, &both).unwrap();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::relaying::site;
-use common::{Scratch, bin_folder, feed};
+use common::{Scratch, bin_folder, feed, free_address};
 use doorpost::wire::netstring;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -61,7 +61,7 @@ fn two_of_ours_make_a_null_client_pair() {
     let main = Scratch::with("qmqpd_authorized_clients = 127.0.0.0/8");
     let (_server, address) = Server::start(&main);
     // Nobody listens on the first: it is passed over.
-    let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number");
+    let dead = free_address();
     let null = null_client(&format!("{dead},{address}"));
     let content: Vec<u8> = (0..200_000_u32).flat_map(|n| [b"Subject: x\n\n\r\0\xff"[(n % 15) as usize]]).collect();
     submit(&null, &content, "list-@null.example-@[]", &["alice@mx.example", "bob@mx.example"]);
@@ -138,7 +138,7 @@ fn a_package_is_one_netstring_with_the_queued_message_in_it() {
 
 #[test]
 fn without_a_connection_the_message_waits() {
-    let dead = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").to_string();
+    let dead = free_address().to_string();
     let null = null_client(&dead);
     submit(&null, b"x\n", "", &["bob@mx.example"]);
     let log = swept(&null);

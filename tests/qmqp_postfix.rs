@@ -8,7 +8,7 @@ mod common;
 
 use common::chance::Chance;
 use common::postfix::Postfix;
-use common::{Scratch, bin_folder, until};
+use common::{Scratch, bin_folder, free_address, until};
 use doorpost::wire::netstring;
 use std::collections::BTreeMap;
 use std::fs;
@@ -318,7 +318,7 @@ fn differences_over_generated_packages_are_all_explained() {
 
 #[test]
 fn postfixs_sink_takes_what_deliver_sends() {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port");
+    let port = free_address();
     let mut sink = Command::new("/usr/sbin/qmqp-sink");
     let mut sink = sink.arg(port.to_string()).arg("10").stdout(Stdio::null()).spawn().expect("qmqp-sink");
     until("qmqp-sink to listen", || TcpStream::connect(port).is_ok());

@@ -11,7 +11,7 @@ mod smuggling;
 
 use common::postfix::Postfix;
 use common::tls::{configure, file};
-use common::{PASSWORD, Queued, Scratch, until};
+use common::{PASSWORD, Queued, Scratch, free_address, until};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -264,7 +264,7 @@ impl OpenSmtpd {
         assert!(Path::new(&root).join("usr/sbin/smtpd").exists(), "OpenSMTPD is needed: DOORPOST_OPENSMTPD={root}");
         let folder = tempfile::Builder::new().prefix("doorpost-opensmtpd-").tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port");
+        let address = free_address();
         let conf = format!(
             "table secrets {{ hop = \"bob:{PASSWORD}\" }}\nlisten on 127.0.0.1 port {} hostname client.example\n\
              action out relay host \"smtp+tls://hop@127.0.0.1:{}\" auth <secrets> tls no-verify helo client.example\n\

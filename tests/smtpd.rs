@@ -4,7 +4,7 @@
 mod common;
 
 use common::connections::*;
-use common::{binary, until};
+use common::{binary, free_port, until};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::io::Write;
@@ -482,8 +482,7 @@ fn root_in_a_services_file_is_root() {
 #[test]
 fn each_address_is_listened_on_at_each_port() {
     let folder = folder();
-    let free = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    let ports = free.map(|listener| listener.local_addr().unwrap().port().to_string());
+    let ports = [(); 2].map(|()| free_port().to_string());
     let mut command = smtpd(folder.path());
     command.args(["--port", &ports[0], "--listen-address", "127.0.0.1", "--port", &ports[1]]);
     let mut server = Server::start(command.args(["--listen-address", "127.0.0.2", "/bin/echo", "served"]));

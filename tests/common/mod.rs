@@ -26,7 +26,7 @@ pub mod watching;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirEntryExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -325,16 +325,23 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// A port of 127.0.0.1 that nobody has, for programs that cannot be given a listening socket, and for those who are to find
-/// nobody there. It is below those that the kernel gives to clients, so that none of them takes it.
+/// nobody there. It is below those that the kernel gives to clients, so that none of them takes it, nor a connection to it
+/// finds itself.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 10_000).expect("a small number");
+    // Far from those of another process of tests that was started with this one.
+    let start = u16::try_from(std::process::id() * 97 % 20_000).expect("a small number");
     loop {
-        let port = 12_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let port = 12_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed) % 20_000) % 20_000;
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return port;
         }
     }
+}
+
+/// The same as an address.
+pub fn free_address() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
 /// Names under which a program is another, and its file.

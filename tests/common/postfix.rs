@@ -2,11 +2,11 @@
 //!
 //! Needs root and Postfix's programs.
 
-use super::until;
+use super::{free_address, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -39,8 +39,8 @@ impl Postfix {
         let user = nix::unistd::User::from_name("postfix").expect("users").expect("the user postfix");
         chown(path("data"), Some(user.uid.as_raw()), None).expect("chown");
         chown(path("mail"), Some(super::NOBODY), Some(super::NOBODY)).expect("chown");
-        // Free until Postfix takes it: it cannot be handed a socket.
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port");
+        // It cannot be handed a socket.
+        let address = free_address();
         let top = folder.path().display();
         let main_cf = format!(
             "compatibility_level = 3.6\nqueue_directory = {top}/spool\ndata_directory = {top}/data\n\

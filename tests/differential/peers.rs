@@ -25,7 +25,7 @@ impl Dovecot {
             .expect("a folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
         fs::create_dir(folder.path().join("run")).expect("a folder");
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port");
+        let address = common::free_address();
         let top = folder.path().display();
         let users = ["alice", "bob", "carol"].map(|user| format!("{user}:{{PLAIN}}secret\n"));
         fs::write(folder.path().join("users"), users.concat()).expect("users");
