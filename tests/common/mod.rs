@@ -184,9 +184,11 @@ impl Scratch {
         let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
         let folders = || entries(&self.queue().join("message"));
         let inodes = || folders().flat_map(|folder| entries(&folder.path())).map(|file| file.ino());
+        // On another file system files of others have the same numbers, above all where it is small.
+        let device = device_of(&self.queue());
         until("the end of all locks", || {
             let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-            !inodes().any(|inode| locks.contains(&format!(":{inode} ")))
+            !inodes().any(|inode| locks.contains(&format!(" {device}:{inode} ")))
         });
     }
 
@@ -277,6 +279,19 @@ impl Queued {
             }
         }
     }
+}
+
+/// The device of a folder's file system, as /proc/locks has it. For some file systems stat(2) gives another one.
+fn device_of(folder: &Path) -> String {
+    let folder = fs::canonicalize(folder).expect("a folder");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+    let mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    // Of those on one point the last is on top.
+    let device = mounts.filter(|fields| folder.starts_with(fields[4])).max_by_key(|fields| fields[4].len());
+    let device = device.expect("a root")[2].to_owned();
+    let (major, minor) = device.split_once(':').expect("two numbers");
+    let [major, minor] = [major, minor].map(|number| number.parse::<u32>().expect("a number"));
+    format!("{major:02x}:{minor:02x}")
 }
 
 /// Runs a command to its end with `input` on standard input; a child that does not read all of it is no error.
