@@ -37,8 +37,7 @@ fn program(scratch: &Scratch) -> (String, std::path::PathBuf) {
         "#!/bin/sh\n{{ echo \"args:$*\"; echo \"to:$RECIPIENT from:$SENDER\"; cat; }} >> {}\nexit ${{1:-0}}\n",
         out.display()
     );
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    common::write_program(&path, &script);
     scratch.hand_over(&path);
     (path.display().to_string(), out)
 }
@@ -511,8 +510,7 @@ fn as_root_a_program_may_run_longer_than_ipc_timeout() {
     }
     let scratch = Scratch::with("allow_mail_to_commands = alias\ndefault_privs = nobody\nipc_timeout = 1s");
     let (path, out) = (scratch.path().join("slow"), scratch.path().join("out"));
-    fs::write(&path, format!("#!/bin/sh\nsleep 3\necho line >> {}\n", out.display())).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    common::write_program(&path, &format!("#!/bin/sh\nsleep 5\necho line >> {}\n", out.display()));
     fs::write(&out, "").unwrap();
     fs::set_permissions(&out, fs::Permissions::from_mode(0o666)).unwrap();
     scratch.write("aliases", &format!("slow: \"|{}\"\n", path.display()));
@@ -565,16 +563,14 @@ fn as_root_a_forward_file_is_read_and_its_program_runs_as_the_user() {
     fs::write(&out, "").unwrap();
     fs::set_permissions(&out, fs::Permissions::from_mode(0o666)).unwrap();
     let script = scratch.path().join("who");
-    fs::write(
+    common::write_program(
         &script,
-        format!(
+        &format!(
             "#!/bin/sh\nid -un >> {}\nls {} >/dev/null && exit 75\nexit 0\n",
             out.display(),
             scratch.queue().display()
         ),
-    )
-    .unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    );
     scratch.write("aliases", &format!("who: |{}\n", script.display()));
     enqueue(&scratch, "", "who@mx.example");
     let log = scratch.deliver();
@@ -592,8 +588,7 @@ fn a_user_whose_deliveries_take_long_keeps_no_other_user_waiting() {
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
     let script = scratch.path().join("slow");
     let text = format!("#!/bin/sh\n: >{}/$1\nuntil [ -e {} ]; do sleep 0.05; done\n", folder.display(), end.display());
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    common::write_program(&script, &text);
     for number in 0..8 {
         forward(&scratch, "bob", "");
         fs::write(

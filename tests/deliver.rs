@@ -229,8 +229,7 @@ fn channels_can_discard_refuse_store_and_pipe() {
     let scratch = Scratch::new();
     let path = scratch.path().display().to_string();
     let program = scratch.path().join("program");
-    fs::write(&program, format!("#!/bin/sh\ncat >{path}/mail/$1\n")).expect("a program");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+    common::write_program(&program, &format!("#!/bin/sh\ncat >{path}/mail/$1\n"));
     scratch.hand_over(&program);
     scratch.write(
         "channels",

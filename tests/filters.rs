@@ -170,9 +170,10 @@ fn proxsmtp_before_the_queue_takes_refuses_and_is_waited_for() {
     let scratch = Scratch::new();
     let back = Listening::ours(&scratch, "smtpsrvr", &["-o", "before_queue_filter="]);
     let script = scratch.path().join("scan");
-    fs::write(&script, "#!/bin/sh\nsed s/clean/scanned/ | awk '/virus/ { bad = 1 } { print } END { exit bad }'\n")
-        .expect("a script");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("its mode");
+    common::write_program(
+        &script,
+        "#!/bin/sh\nsed s/clean/scanned/ | awk '/virus/ { bad = 1 } { print } END { exit bad }'\n",
+    );
     let filter = proxsmtpd(&scratch, &script.display().to_string(), back.1);
     scratch.configure(&format!("before_queue_filter = smtp:[127.0.0.1]:{}", filter.1));
     let (said, log) = send(&scratch, &[], "a virus");

@@ -8,9 +8,7 @@ use common::names::{Names, Table};
 use common::watching::Watching;
 use common::{Scratch, until};
 use doorpost::queue::Queue;
-use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant, SystemTime};
 
 const TEXT: &[u8] = b"Subject: x\n\nhello\n";
@@ -387,8 +385,7 @@ fn a_message_is_returned_whole_up_to_bounce_size_limit() {
 fn a_program_runs_as_long_as_command_time_limit_says() {
     let scratch = Scratch::with("allow_mail_to_commands = alias\ncommand_time_limit = 1s");
     let program = scratch.path().join("slow");
-    fs::write(&program, "#!/bin/sh\nsleep 1000\n").expect("a program");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+    common::write_program(&program, "#!/bin/sh\nsleep 1000\n");
     let path = program.display();
     scratch.write("aliases", &format!("slow: |{path}\n"));
     scratch.write(

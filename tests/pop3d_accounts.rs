@@ -31,8 +31,7 @@ fn checker(scratch: &Scratch, owner: &str) -> String {
          *) exit 1 ;;\nesac\nHOME={} exec {owner} \"$@\" 3<&-\n",
         home.display(),
     );
-    fs::write(&path, script).expect("a program");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+    common::write_program(&path, &script);
     path.display().to_string()
 }
 

@@ -8,7 +8,6 @@ use nix::sys::signal::{Signal, kill};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -447,9 +446,8 @@ fn dot_locks_are_made_by_another_program_if_that_is_wanted() {
     let record = scratch.path().join("record");
     fs::write(&record, "").expect("a file");
     scratch.hand_over(&record);
-    let locker =
-        write(&scratch, "locker", &format!("#!/bin/sh\necho \"$*\" >>{}\nexit ${{STATUS:-0}}\n", record.display()));
-    fs::set_permissions(&locker, fs::Permissions::from_mode(0o755)).expect("its mode");
+    let [locker, refusing] = ["locker", "refusing"].map(|name| scratch.path().join(name));
+    common::write_program(&locker, &format!("#!/bin/sh\necho \"$*\" >>{}\nexit ${{STATUS:-0}}\n", record.display()));
     let options = ["--lock-flags=ER".to_owned(), format!("--external-locker={}", locker.display())];
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     assert!(said(&scratch, &options, &format!("{LOGIN}DELE 1\r\nQUIT\r\n")).ends_with("+OK Goodbye\r\n"));
@@ -461,8 +459,7 @@ fn dot_locks_are_made_by_another_program_if_that_is_wanted() {
     fs::write(&mailbox, text).expect("a mailbox");
     // Those of the real one: another error, locked by another program, and no right to lock.
     for (status, code) in [(1, "SYS/TEMP"), (3, "IN-USE"), (4, "SYS/PERM")] {
-        let refusing = write(&scratch, "refusing", &format!("#!/bin/sh\nexit {status}\n"));
-        fs::set_permissions(&refusing, fs::Permissions::from_mode(0o755)).expect("its mode");
+        common::write_program(&refusing, &format!("#!/bin/sh\nexit {status}\n"));
         let option = format!("--external-locker={}", refusing.display());
         let output = scratch.run("pop3d", &["--lock-flags=E", &option], format!("{LOGIN}QUIT\r\n").as_bytes());
         let refused = String::from_utf8_lossy(&output.stdout);

@@ -37,7 +37,7 @@ use powercut::pop3::Maildrop;
 use powercut::workload::{Acknowledged, Load, Plant, Recording, Site, record};
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -297,8 +297,7 @@ fn without_calls(site: &Site, program: &str, inject: &[String]) {
                 inject.join(" "),
                 real.display()
             );
-            fs::write(&path, script).expect("a script");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+            common::write_program(&path, &script);
         } else {
             std::os::unix::fs::symlink(real, path).expect("a link");
         }

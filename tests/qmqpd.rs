@@ -269,12 +269,10 @@ fn a_session_ends_with_daemon_timeout_however_it_is_stretched() {
 
 #[test]
 fn a_submit_that_never_answers_is_given_up_after_ipc_timeout() {
-    use std::os::unix::fs::PermissionsExt;
     for (ipc, daemon) in [("1s", "100s"), ("100s", "1s")] {
         let scratch = Scratch::new();
         let stuck = scratch.path().join("submit");
-        scratch.write("submit", "#!/bin/sh\nexec cat >/dev/null 2>&1\n");
-        std::fs::set_permissions(&stuck, PermissionsExt::from_mode(0o755)).expect("its mode");
+        common::write_program(&stuck, "#!/bin/sh\nexec cat >/dev/null 2>&1\n");
         scratch.configure(&format!(
             "qmqpd_authorized_clients = stdin\nipc_timeout = {ipc}\ndaemon_timeout = {daemon}\ndaemon_directory = {}",
             scratch.path().display()

@@ -373,8 +373,7 @@ fn pam_checks_the_passwords_of_users() {
     let script = scratch.path().join("check");
     // pam_exec gives the password on standard input, with a NUL behind it.
     let text = "#!/bin/sh\ntest \"$PAM_USER $(tr -d '\\000')\" = 'bob by PAM'\n";
-    fs::write(&script, text).expect("a script");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("its mode");
+    common::write_program(&script, text);
     // What pam_exec says of a script that ends with 1 is that the system is broken; pam_deny says no.
     let lines = format!(
         "auth [success=1 default=ignore] pam_exec.so quiet expose_authtok {}\nauth requisite pam_deny.so\n\

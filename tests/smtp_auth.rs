@@ -280,8 +280,7 @@ fn a_program_with_the_interface_of_checkpassword_lets_users_log_in() {
         "#!/bin/sh\ncase $(tr '\\0' '\\n' <&3 | head -n 2 | tr '\\n' ' ') in\n\
          'bob other ') HOME=/ exec {user} \"$@\" 3<&- ;;\n'slow '*) exit 111 ;;\nesac\nexit 1\n"
     );
-    fs::write(&program, script).expect("a program");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+    common::write_program(&program, &script);
     scratch.configure(&format!("authentication = checkpassword:{}", program.display()));
     let mut client = greeted(Client::from_here(&mut scratch.command("smtpsrvr")));
     assert!(extensions(&mut client).contains("AUTH PLAIN LOGIN|"), "no secrets are known");

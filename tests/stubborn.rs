@@ -4,7 +4,7 @@ mod common;
 
 use common::connections::*;
 use common::processes::children;
-use common::{Scratch, binary, until};
+use common::{Scratch, binary, until, write_program};
 use nix::pty::openpty;
 use nix::sys::signal::killpg;
 use nix::sys::signal::{Signal, kill};
@@ -370,10 +370,10 @@ fn what_cannot_be_served_at_all_is_said_at_once() {
 /// A smtpsrvr that does this first, in a folder that it may not be found in by name.
 fn slow_smtpsrvr(scratch: &Scratch, first: &str) -> String {
     let real = binary("smtpsrvr");
-    let program = script(scratch.path(), "smtpsrvr", "");
+    let program = scratch.path().join("smtpsrvr");
     // Not sh, which may unblock what was blocked when it was started.
-    fs::write(&program, format!("#!/bin/bash\n{first}\nexec {} \"$@\"\n", real.display())).unwrap();
-    program
+    write_program(&program, &format!("#!/bin/bash\n{first}\nexec {} \"$@\"\n", real.display()));
+    program.to_str().expect("a name").to_owned()
 }
 
 fn pool_of_script(scratch: &Scratch, program: &str) -> Server {

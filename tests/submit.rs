@@ -403,8 +403,7 @@ fn submit_starts_no_deliver_where_a_mailbox_is_another_users() {
     let bin = scratch.path().join("bin");
     fs::create_dir(&bin).expect("a folder");
     let started = scratch.path().join("started");
-    fs::write(bin.join("deliver"), format!("#!/bin/sh\necho >> {}\n", started.display())).expect("a script");
-    fs::set_permissions(bin.join("deliver"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("its mode");
+    common::write_program(&bin.join("deliver"), &format!("#!/bin/sh\necho >> {}\n", started.display()));
     scratch.hand_over(scratch.path());
     let setting = format!("daemon_directory={}", bin.display());
     for _ in 0..5 {

@@ -288,9 +288,7 @@ fn s6_supervise() {
         site.config(),
         site.ports[0]
     );
-    std::fs::write(folder.join("run"), run).expect("run");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(folder.join("run"), mode).expect("its mode");
+    common::write_program(&folder.join("run"), &run);
     std::fs::write(folder.join("notification-fd"), "3\n").expect("notification-fd");
     let service = folder.display().to_string();
     site.run("s6-supervise", [&service]);

@@ -224,7 +224,6 @@ fn parse(report: &[u8]) -> Option<Account> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     /// Asks a program that is a shell script, and has the arguments that show what it runs.
     fn ask_script(script: &str, password: &[u8]) -> Lookup<Account> {
@@ -234,8 +233,9 @@ mod tests {
     fn ask_for(script: &str, password: &[u8], longest: Duration) -> Lookup<Account> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checker");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Not by ourselves: a program forked meanwhile by another test would hold it open for writing (ETXTBSY).
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$0\" && chmod 755 \"$0\"";
+        assert!(Command::new("/bin/sh").args(["-c", write]).arg(&path).arg(script).status().unwrap().success());
         let report = r"printf 'doorpost 1000 100 %s\0' $HOME".to_owned();
         ask(&path, &["/bin/sh".into(), "-c".into(), report.into()], (b"bob", password), longest)
     }

@@ -1,6 +1,6 @@
 //! A running smtpd: started, listened to by its records, talked to, signalled, killed when the test is over.
 
-use super::{binary, free_port, until};
+use super::{binary, free_port, until, write_program};
 use doorpost::net::listener::Listener;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -158,10 +158,8 @@ pub fn with_services(folder: &Path, lines: &str) -> Command {
 }
 
 pub fn script(folder: &Path, name: &str, text: &str) -> String {
-    use std::os::unix::fs::PermissionsExt;
     let path = folder.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+    write_program(&path, &format!("#!/bin/sh\n{text}\n"));
     path.to_str().expect("a name").to_owned()
 }
 

@@ -1,8 +1,8 @@
 //! A filter for mail.
 
-use super::{Scratch, binary};
+use super::{Scratch, binary, write_program};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 
 /// Makes `scratch`/filter a program that lets mail through to `qmail-queue`, marked, but for what says "virus" or "later".
 pub fn filter_of(scratch: &Scratch) -> String {
@@ -19,8 +19,7 @@ pub fn filter_of(scratch: &Scratch) -> String {
         count = count.display(),
         sbin = sbin.display()
     );
-    fs::write(&filter, script).expect("a filter");
-    fs::set_permissions(&filter, fs::Permissions::from_mode(0o755)).expect("its mode");
+    write_program(&filter, &script);
     scratch.hand_over(scratch.path());
     filter.display().to_string()
 }

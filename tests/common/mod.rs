@@ -330,6 +330,14 @@ pub fn under_inetd(command: &mut Command, input: &[u8]) -> (String, ExitStatus) 
     (seen.escape_ascii().to_string(), child.wait().expect("its end"))
 }
 
+/// Writes a program. Another process does: what a test beside this one starts at that moment has for a while what we have open,
+/// and the system runs nothing that somebody has open for writing (ETXTBSY).
+pub fn write_program(path: &Path, text: &str) {
+    let mut command = Command::new("/bin/sh");
+    let output = feed(command.args(["-c", "cat >\"$0\" && chmod 755 \"$0\""]).arg(path), text.as_bytes());
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// Waits for something that another process does, at most 20 s; polling, because there is nothing to wait on.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
@@ -380,9 +388,10 @@ pub fn bin_folder() -> &'static Path {
         fs::create_dir_all(&copy).expect("a folder for the programs");
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("its mode");
         let programs = ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver"];
-        for program in programs.into_iter().chain(["doorpost-queue", "doorpost-check", "checkaddr"]) {
-            fs::copy(built.join(program), copy.join(program)).expect("a copy of a program");
-        }
+        let programs = programs.into_iter().chain(["doorpost-queue", "doorpost-check", "checkaddr"]);
+        // Not by ourselves, as with `write_program`.
+        let copied = Command::new("cp").args(programs.map(|program| built.join(program))).arg(&copy).status();
+        assert!(copied.expect("cp").success(), "copies of the programs");
         copy
     })
 }

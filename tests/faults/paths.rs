@@ -63,8 +63,7 @@ fn piped() -> Scratch {
     let scratch = receiving();
     scratch.configure("allow_mail_to_commands = alias\ndefault_privs = nobody");
     let (program, out) = (scratch.path().join("program"), scratch.path().join("out"));
-    fs::write(&program, format!("#!/bin/sh\ncat >{0}.$$ && mv {0}.$$ {0}/$$\n", out.display())).expect("a program");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
+    crate::common::write_program(&program, &format!("#!/bin/sh\ncat >{0}.$$ && mv {0}.$$ {0}/$$\n", out.display()));
     fs::create_dir(&out).expect("a folder");
     scratch.hand_over(scratch.path());
     scratch.write("aliases", &format!("prog: \"|{}\"\n", program.display()));
