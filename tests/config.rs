@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 /// A folder with this main.cf.
 fn folder(main_cf: &str) -> TempDir {
+    common::usual_umask();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("main.cf"), format!("{main_cf}\n")).unwrap();
     folder

@@ -77,6 +77,7 @@ impl Disk {
 
     fn behind(start: impl FnOnce(&Path) -> Option<Daemon>) -> Disk {
         withdraw();
+        common::usual_umask();
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let at = folder.path().join("mounted");
         fs::create_dir(&at).expect("a mount point");

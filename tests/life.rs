@@ -458,6 +458,9 @@ fn both_are_served(port: &str) {
 
 #[test]
 fn wildcard_sockets_of_both_families_are_taken_and_the_missing_one_is_bound() {
+    if !common::needs::ipv6() {
+        return;
+    }
     let folder = folder();
     for handed in [&[0, 1][..], &[1, 0], &[0], &[1]] {
         let (sockets, port) = both_wildcards();
@@ -483,6 +486,9 @@ fn wildcard_sockets_of_both_families_are_taken_and_the_missing_one_is_bound() {
 
 #[test]
 fn a_wait_service_has_a_program_for_each_wildcard_socket_that_is_handed_over() {
+    if !common::needs::ipv6() {
+        return;
+    }
     let folder = folder();
     let ([ipv4, ipv6], port) = both_wildcards();
     let file = folder.path().join("services");

@@ -111,6 +111,7 @@ fn postfix_has_each_message_once() {
 
 /// Dovecot's LMTP server, on a port and on a unix socket, with bob and carol; passwords are checked at the socket `auth`.
 fn dovecot(folder: &Path, port: u16) -> Listening {
+    common::usual_umask();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("its mode");
     fs::create_dir(folder.join("run")).expect("a folder");
     let (top, owner) = (folder.display(), common::NOBODY);

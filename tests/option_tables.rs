@@ -131,12 +131,18 @@ fn it_listens_on_the_address(site: &Site, options: &[String]) {
 }
 
 fn it_listens_on_both(site: &Site, options: &[String]) {
+    if !common::needs::ipv6() {
+        return;
+    }
     let mut server = Server::start(&mut site.command(&["--port", "0"], options));
     server.record("listening on=127.0.0.2:");
     server.record("listening on=[::1]:");
 }
 
 fn one_socket_takes_both_families(site: &Site, options: &[String]) {
+    if !common::needs::ipv6() {
+        return;
+    }
     let mut server = Server::start(&mut site.command(&["--port", "0"], options));
     let port = server.address("0").port();
     for host in ["127.0.0.1", "::1"] {

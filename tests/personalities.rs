@@ -198,6 +198,9 @@ fn under_qpsmtpds_names_smtpsrvr_is_started_with_all_channels() {
 
 #[test]
 fn addresses_and_ports_can_be_repeated() {
+    if !common::needs::ipv6() {
+        return;
+    }
     let (folder, _) = with_mirror();
     let mut command = named(folder.path(), "qpsmtpd-forkserver");
     command.args(["-l", "127.0.0.1", "-l", "127.0.0.2:0", "-l", "[::1]:0", "-p", "0", "/bin/echo", "served"]);
@@ -211,6 +214,9 @@ fn addresses_and_ports_can_be_repeated() {
 
 #[test]
 fn an_ipv4_address_may_stand_beside_the_ipv6_wildcard() {
+    if !common::needs::ipv6() {
+        return;
+    }
     let (folder, _) = with_mirror();
     for (ipv4, addresses) in
         [("0.0.0.0", ["-l", "0.0.0.0", "-l", "::"]), ("127.0.0.1", ["-l", "::", "-l", "127.0.0.1"])]

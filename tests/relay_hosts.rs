@@ -11,6 +11,9 @@ use std::process::Stdio;
 
 #[test]
 fn a_next_hop_may_be_reached_over_ipv6() {
+    if !common::needs::ipv6() {
+        return;
+    }
     let scratch = Scratch::new();
     scratch.write("channels", "out [::1] mx2.example discard: *\n");
     let listener = TcpListener::bind("[::1]:0").expect("a port of ::1");
@@ -32,6 +35,9 @@ fn a_next_hop_may_be_reached_over_ipv6() {
 /// By MX and AAAA; where IPv6 is refused, or says "later" at once, the host's A is asked.
 #[test]
 fn a_mail_host_is_reached_over_ipv6_and_over_ipv4_where_that_is_refused() {
+    if !common::needs::ipv6() {
+        return;
+    }
     const BOTH: common::names::Table = &[
         ("both.example", "MX", "10 mx.both.example"),
         ("mx.both.example", "AAAA", "::1"),

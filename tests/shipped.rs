@@ -537,7 +537,7 @@ fn the_small_site_of_smtpsrvrs_page_works_when_it_is_followed_word_for_word() {
         "sh",
     ]);
     let path = format!("/usr/local/sbin:/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap_or_default());
-    let output = feed(command.arg(folder.path()).arg(common::bin_folder()).env("PATH", path), b"");
+    let output = feed(command.arg(folder.path()).arg(common::bin_folder()).env_clear().env("PATH", path), b"");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}");
     let results: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("sent ")).collect();

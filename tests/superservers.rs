@@ -71,6 +71,7 @@ impl Site {
 
     fn run(&mut self, program: &str, arguments: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>) {
         let mut command = Command::new(program);
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("{program} is needed for this test: {error}"));
         self.running.push(child);
@@ -417,7 +418,12 @@ fn a_plain_pipe() {
         let (path, config) = (binary(program), site.config());
         Box::new(move || {
             let mut command = Command::new(&path);
-            command.args(["--config", &config]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+            command
+                .env_clear()
+                .args(["--config", &config])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null());
             let mut process = command.spawn().expect("a program of ours");
             let (input, output) = (process.stdin.take(), process.stdout.take().expect("a pipe"));
             Box::new(OnPipes { process, input, output }) as Box<dyn Stream>

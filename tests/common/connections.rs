@@ -164,6 +164,7 @@ pub fn script(folder: &Path, name: &str, text: &str) -> String {
 }
 
 pub fn folder() -> tempfile::TempDir {
+    super::usual_umask();
     let folder = tempfile::tempdir().expect("a folder");
     fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("its mode");
     folder

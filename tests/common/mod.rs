@@ -71,6 +71,7 @@ impl Scratch {
 
     /// A fresh installation with more lines in main.cf; later lines win.
     pub fn with(main_cf: &str) -> Scratch {
+        usual_umask();
         let folder = tempfile::Builder::new().prefix("doorpost-test-").tempdir().expect("a temporary folder");
         let mut scratch = Scratch { folder, trigger: None };
         let path = scratch.path().to_owned();
@@ -239,6 +240,11 @@ impl Scratch {
             changed => changed.expect("chown"),
         }
     }
+}
+
+/// What a test writes others can read, whatever whoever runs it has in his profile.
+pub fn usual_umask() {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 }
 
 /// A message of the queue.

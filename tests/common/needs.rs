@@ -6,6 +6,12 @@ pub fn root() -> bool {
     there("root", nix::unistd::geteuid().is_root())
 }
 
+/// Whether this machine speaks IPv6 with itself.
+#[allow(dead_code)] // The tests inside the library have no use for it.
+pub fn ipv6() -> bool {
+    there("IPv6", std::net::TcpListener::bind("[::1]:0").is_ok())
+}
+
 /// Whether what a test needs is there.
 pub fn there(what: &str, is_there: bool) -> bool {
     let must = std::env::var_os("DOORPOST_MUST_RUN_ALL").is_some();

@@ -30,6 +30,7 @@ impl Postfix {
     /// mx.example into Maildirs, and knows nobody else.
     pub fn start(parent: &Path, service: &str, more: &str) -> Postfix {
         assert!(nix::unistd::geteuid().is_root(), "Postfix's master needs root");
+        super::usual_umask();
         let folder = tempfile::Builder::new().prefix("doorpost-postfix-").tempdir_in(parent).expect("a folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
         let path = |name: &str| folder.path().join(name);

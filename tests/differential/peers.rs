@@ -19,6 +19,7 @@ pub struct Dovecot {
 impl Dovecot {
     /// With mailboxes of this format, `maildir` or `mbox`.
     pub fn start(format: &str) -> Dovecot {
+        common::usual_umask();
         let folder = tempfile::Builder::new()
             .prefix("doorpost-dovecot-")
             .tempdir_in(super::super::in_memory())
