@@ -508,7 +508,7 @@ fn as_root_a_program_may_run_longer_than_ipc_timeout() {
     if !common::needs::root() {
         return;
     }
-    let scratch = Scratch::with("allow_mail_to_commands = alias\ndefault_privs = nobody\nipc_timeout = 1s");
+    let scratch = Scratch::with("allow_mail_to_commands = alias\ndefault_privs = nobody\nipc_timeout = 3s");
     let (path, out) = (scratch.path().join("slow"), scratch.path().join("out"));
     common::write_program(&path, &format!("#!/bin/sh\nsleep 5\necho line >> {}\n", out.display()));
     fs::write(&out, "").unwrap();

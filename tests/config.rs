@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 /// A folder with this main.cf.
 fn folder(main_cf: &str) -> TempDir {
-    common::usual_umask();
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("main.cf"), format!("{main_cf}\n")).unwrap();
     folder

@@ -285,7 +285,7 @@ fn a_return_does_not_go_out_before_it_is_noted_whoever_delivers() {
     fs::write(&file, octets).expect("the message");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its mode");
     scratch.hand_over(&scratch.queue());
-    let mut message = queue_of(&scratch).take(&id).expect("the queue").expect("the message");
+    let mut message = take(&scratch, &id);
     message.mark(0, RecipientState::Failed, "5.1.1 no such user here", true).expect("a mark");
     fs::remove_file(scratch.maildir("alice")).expect("a file");
     for _ in 0..2 {

@@ -244,9 +244,11 @@ fn runs_deliver(pid: u32) -> bool {
 
 #[test]
 fn the_process_that_speaks_with_a_host_holds_no_right_on_the_queue() {
-    let hop = Hop::start(|word, _, _| {
+    let (go, wait) = std::sync::mpsc::channel();
+    let wait = std::sync::Mutex::new(wait);
+    let hop = Hop::start(move |word, _, _| {
         if word == "MAIL" {
-            std::thread::sleep(Duration::from_millis(1500));
+            let _ = wait.lock().expect("the signal").recv_timeout(Duration::from_secs(60));
         }
         None
     });
@@ -263,6 +265,7 @@ fn the_process_that_speaks_with_a_host_holds_no_right_on_the_queue() {
     let info = fs::read_to_string(format!("/proc/{agent}/fdinfo/{}", of_queue[0].0)).expect("its flags");
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags").trim().to_owned();
     assert!(flags.ends_with('0') || flags.ends_with('4'), "read only: {flags}");
+    go.send(()).expect("a host that waits");
     assert!(child.wait().expect("its end").success());
 }
 

@@ -127,12 +127,28 @@ impl Disk {
 }
 
 #[test]
-fn a_message_alone_costs_two_flushes_and_a_half_at_most_and_among_many_less_than_one() {
+fn a_message_alone_costs_two_flushes_and_a_half_at_most() {
     let disk = Disk::new();
     let queue = Queue::open(&disk.path("queue")).expect("a queue");
     (0..ALONE).for_each(|_| put_one(&queue));
     disk.is_spared("queue", ALONE, &|| put_one(&queue));
+}
+
+#[test]
+fn messages_at_once_share_flushes() {
+    let disk = Disk::slow(WRITES);
+    let queue = Queue::open(&disk.path("queue")).expect("a queue");
+    make_folders(&queue);
     disk.is_shared("queue", EACH, &|| put_one(&queue));
+}
+
+/// Each of the queue's folders has been made then, on a slow disk by many at once.
+fn make_folders(queue: &Queue) {
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| (0..ALONE / AT_ONCE as u32).for_each(|_| put_one(queue)));
+        }
+    });
 }
 
 /// An installation whose queue and drop folder lie on the disk. Somebody reads the FIFOs, so that nobody starts deliver.
@@ -141,12 +157,7 @@ fn installation(disk: &Disk, main_cf: &str) -> (Scratch, [fs::File; 2]) {
     let places = format!("queue_directory = {}\ndrop_directory = {}\n{main_cf}", queue.display(), drop.display());
     let scratch = Scratch::with(&places);
     let open = Queue::open(&queue).expect("a queue");
-    // Each of its folders has been made, on a slow disk by many at once.
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| (0..ALONE / AT_ONCE as u32).for_each(|_| put_one(&open)));
-        }
-    });
+    make_folders(&open);
     fs::create_dir(&drop).expect("a folder");
     let triggers = [(queue, 0o600), (drop.clone(), 0o622)].map(|(folder, mode)| {
         let path = folder.join("trigger");

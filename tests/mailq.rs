@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::delivering::take;
 use common::local::{as_user, drop_folder, named, said, sendmail};
 use common::{Scratch, feed};
 use doorpost::queue::{Head, Id, Queue, RecipientState};
@@ -29,8 +30,7 @@ fn tool(scratch: &Scratch, arguments: &[&str]) -> (Option<i32>, String) {
 
 /// Notes what a try came to, and when the next one is.
 fn note(scratch: &Scratch, id: &Id, notes: &[(usize, RecipientState, &str)], next: Option<SystemTime>) {
-    scratch.settle();
-    let mut message = Queue::at(&scratch.queue()).take(id).expect("the queue").expect("a message");
+    let mut message = take(scratch, id);
     for (number, state, report) in notes {
         message.mark(*number, RecipientState::Trying, "", false).expect("a mark");
         message.mark(*number, *state, report, true).expect("a mark");
@@ -64,7 +64,7 @@ fn site() -> (Scratch, [Id; 4], SystemTime) {
 fn every_member_of_an_object_of_json_is_what_the_page_says() {
     let (scratch, [deferred, held, incoming, active], next) = site();
     let queue = Queue::at(&scratch.queue());
-    let lock = queue.take(&active).expect("the queue").expect("a message");
+    let lock = take(&scratch, &active);
     let (_, json) = tool(&scratch, &["--json"]);
     assert_eq!(said_by(&scratch, "mailq", &["--json"]).lines().count(), 4);
     let mut lines = json.lines();
@@ -108,7 +108,7 @@ fn a_list_for_people_has_id_size_age_next_try_sender_reasons_and_recipients() {
     let queue = Queue::at(&scratch.queue());
     let size = |id: &Id| queue.look(id).expect("the queue").expect("a message").size;
     let total: u64 = [&deferred, &held, &incoming, &active].map(size).iter().sum();
-    let lock = queue.take(&active).expect("the queue").expect("a message");
+    let lock = take(&scratch, &active);
     let text = said_by(&scratch, "mailq", &[]);
     // Seconds pass while it is written.
     let got: Vec<String> = text.lines().map(masked).collect();
@@ -264,9 +264,8 @@ fn what_was_queued_anew_is_not_released_beside_it() {
     let scratch = Scratch::new();
     let old = scratch.enqueue(&["bob@mx.example"], b"x\n");
     assert_eq!(tool(&scratch, &["hold", "ALL"]).0, Some(0));
-    scratch.settle();
     let queue = Queue::at(&scratch.queue());
-    let parent = queue.take(&old).expect("the queue").expect("a message");
+    let parent = take(&scratch, &old);
     let mut draft = queue.begin_derived(&old, "requeued").expect("the queue").expect("a draft");
     parent.copy_to(&mut draft).expect("its content");
     draft.recipient(&parent.recipients[0].address).expect("room");

@@ -177,14 +177,17 @@ fn a_connection_is_used_for_smtp_connection_reuse_time_limit() {
             }
             None
         });
-        let scratch = to(&hop, &format!("default_destination_concurrency_limit = 1\n{setting}"));
+        // Kept longer than a busy machine takes from one message to the next.
+        let limits = "default_destination_concurrency_limit = 1\nsmtp_connection_cache_time_limit = 60s";
+        let scratch = to(&hop, &format!("{limits}\n{setting}"));
         for _ in 0..3 {
             scratch.enqueue(&["bob@b.example"], TEXT);
         }
         scratch.deliver();
         assert_eq!((hop.taken().len(), hop.sessions()), (3, sessions), "{setting}");
-        let quits = hop.seen().iter().filter(|line| *line == "QUIT").count();
-        assert_eq!(quits, sessions, "each host is told that it is over");
+        // Nobody waits for the answer to that.
+        let quits = || hop.seen().iter().filter(|line| *line == "QUIT").count();
+        until("each host to be told that it is over", || quits() == sessions);
     }
 }
 
@@ -305,7 +308,7 @@ fn a_host_that_is_silent_at_rset_is_left_after_smtp_rset_timeout() {
     scratch.enqueue(&["never@b.example", "bob@b.example"], TEXT);
     let start = Instant::now();
     let log = scratch.deliver();
-    assert!(hop.seen().contains(&"RSET".to_owned()), "{log}");
+    until("RSET", || hop.seen().contains(&"RSET".to_owned()));
     assert!(start.elapsed() > Duration::from_secs(1) && start.elapsed() < SOON, "{:?}: {log}", start.elapsed());
     assert_eq!(hop.taken().len() + scratch.queued().len(), 1, "taken elsewhere or waiting: {log}");
 }

@@ -321,7 +321,7 @@ fn a_name_cannot_forge_a_record() {
 #[test]
 fn a_silent_client_is_left_and_nothing_is_removed() {
     let scratch = two_messages();
-    let mut client = Client::logged_in(scratch.command("pop3d").args(["-t", "1"]));
+    let mut client = Client::logged_in(scratch.command("pop3d").args(["-t", "4"]));
     assert!(client.ask("DELE 1").starts_with("+OK"));
     assert_eq!(client.line(), "-ERR Silent for too long, nothing was deleted, goodbye");
     assert_eq!(client.end().2, Some(0));

@@ -165,8 +165,8 @@ fn a_reply_that_is_not_good_comes_late_over_the_network() {
 fn the_replies_behind_a_pause_have_their_time_and_the_last_ones_of_a_session_too() {
     let both = package(b"\nx\n", &[b"bob@mx.example", b"nobody@mx.example"]);
     // In the second, the session is over when the pause is.
-    for (settings, count) in [("qmqpd_timeout = 1s", 2), ("daemon_timeout = 1s", 1)] {
-        let scratch = Scratch::with(&format!("qmqpd_error_delay = 2s\n{settings}"));
+    for (settings, count) in [("qmqpd_timeout = 3s", 2), ("daemon_timeout = 3s", 1)] {
+        let scratch = Scratch::with(&format!("qmqpd_error_delay = 4s\n{settings}"));
         let (mut client, child) = on_a_socket(&scratch);
         client.write_all(&both.repeat(2)).expect("sent");
         client.shutdown(Shutdown::Write).expect("half-closed");

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::delivering::take;
 use common::hops::Hop;
 use common::local::{as_user, drop_folder, files, named, said, sendmail};
 use common::{Scratch, feed};
@@ -71,8 +72,7 @@ fn what_is_said_about_notices_lies_in_the_queue() {
     let output =
         sendmail(&scratch, &["-N", "success,delay", "-R", "hdrs", "-V", "a b", "-v", "--", "bob"], "Subject: x\n\n");
     assert!(said(&output).starts_with("queued as "), "{output:?}");
-    let queue = doorpost::queue::Queue::at(&scratch.queue());
-    let message = queue.take(&scratch.queued()[0].id.parse().unwrap()).unwrap().unwrap();
+    let message = take(&scratch, &scratch.queued()[0].id.parse().unwrap());
     assert_eq!(message.parameters.to_string(), "RET=HDRS ENVID=a+20b");
     assert_eq!(message.recipients[0].parameters.to_string(), "NOTIFY=SUCCESS,DELAY");
 }

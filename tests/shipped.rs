@@ -499,7 +499,7 @@ fn the_small_site_of_smtpsrvrs_page_works_when_it_is_followed_word_for_word() {
         doorpost-check || echo "check: $?"
         inetd -i inetd.conf & inetd=$!
         for port in 25 587 465; do
-            for try in $(seq 200); do nc -z 127.0.0.1 $port && break; sleep 0.02; done
+            for try in $(seq 1000); do nc -z 127.0.0.1 $port && break; sleep 0.02; done
         done
         send() {
             status=0; swaks --silent 2 --server 192.0.2.25 --header "Subject: $1" "$@" || status=$?
@@ -515,7 +515,7 @@ fn the_small_site_of_smtpsrvrs_page_works_when_it_is_followed_word_for_word() {
         send --tls-on-connect --port 465 $user --from alice@example.org --to bob@example.org
         send --tls-on-connect --port 465 $user --from bob@example.org --to alice@example.org
         send --tls-on-connect --port 465 $other --from bob@example.org --to alice@example.org
-        for try in $(seq 200); do
+        for try in $(seq 1000); do
             mail=$(ls /var/mail/doorpost/alice/new /var/mail/doorpost/bob/new 2>/dev/null | grep -c Q) || true
             test "$mail" = 4 && break; sleep 0.05
         done

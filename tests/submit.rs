@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::delivering::take;
 use common::{Scratch, feed, until};
 use doorpost::cli::Common;
 use doorpost::config::Config;
@@ -234,9 +235,7 @@ fn only_known_attributes_are_written_into_a_queue_file() {
     talk(&mut stream, &requests, 1000, 2);
     drop(stream);
     assert!(child.wait().expect("its end").success());
-    let queue = doorpost::queue::Queue::at(&scratch.queue());
-    let id = scratch.queued()[0].id.parse().expect("an id");
-    let message = queue.take(&id).expect("reading").expect("a message");
+    let message = take(&scratch, &scratch.queued()[0].id.parse().expect("an id"));
     let names: Vec<&str> = message.attributes.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["content_filter"]);
 }

@@ -182,7 +182,7 @@ fn a_client_that_does_not_shake_hands_is_no_failure() {
     assert!(log.contains("event=tls-failed reason=") && log.contains("event=end"), "{log}");
     assert_eq!(status, Some(0));
     let mut command = scratch.command("smtpsrvr");
-    let mut client = Client::start(command.args(["-o", "smtpd_timeout=1"]));
+    let mut client = Client::start(command.args(["-o", "smtpd_timeout=4"]));
     client.line();
     assert!(client.ask("STARTTLS").starts_with("220 "));
     // Silent; only the deadline ends it.

@@ -527,7 +527,7 @@ mod tests {
         let _ = site.resolver.set(Resolver::new(vec![silent.local_addr().unwrap()], ""));
         let begun = Instant::now();
         assert_eq!(site.refusal(), None);
-        assert!(begun.elapsed() < LONGEST_LOOK_UP + Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < LONGEST_LOOK_UP * 2, "one after the other: {:?}", begun.elapsed());
     }
 
     #[test]

@@ -551,7 +551,7 @@ fn messages_that_are_renamed_or_gone_while_sizes_are_counted_are_looked_for_all_
     let mut sizes: Vec<Option<io::Result<u64>>> = places.iter().map(|_| None).collect();
     let since = Instant::now();
     assert!(count_unknown(&folders, &mut places, &mut sizes).unwrap());
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
     let all = sizes.iter().zip(&places).zip(0..);
     let is_right = |((size, place), number): ((&Option<io::Result<u64>>, &Place), i32)| match size {
         Some(Ok(3)) => number % 2 == 0 && place.in_cur,

@@ -125,7 +125,8 @@ fn looking_takes_bounded_time() {
         let started = std::time::Instant::now();
         let found = looked(Mbox, text.as_bytes());
         assert!(matches!(found, Tail::Sound | Tail::Torn(0)), "{hostile:?}");
-        assert!(started.elapsed() < std::time::Duration::from_secs(5), "{hostile:?}");
+        // For each of them anew it would be hours.
+        assert!(started.elapsed() < std::time::Duration::from_secs(60), "{hostile:?}");
     }
 }
 
