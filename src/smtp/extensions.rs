@@ -54,7 +54,7 @@ impl Extensions<'_> {
     /// The reply to EHLO or LHLO.
     pub fn reply(&self) -> Reply {
         let lines: Vec<String> = [self.settings.hostname.to_owned()].into_iter().chain(self.keywords()).collect();
-        Reply { code: 250, status: "", text: Cow::Owned(lines.join("\n")) }
+        Reply { code: 250, status: None, text: Cow::Owned(lines.join("\n")) }
     }
 
     /// The reply to HELP.
@@ -78,7 +78,7 @@ impl Extensions<'_> {
         let text = format!(
             "Commands: {commands}\nMAIL takes SIZE= BODY={of_mail}{utf8}{tls}{of_rcpt}\nRFC 5321 says the rest"
         );
-        Reply { code: 214, status: "2.0.0", text: Cow::Owned(text) }
+        Reply { code: 214, status: Some([2, 0, 0]), text: Cow::Owned(text) }
     }
 }
 

@@ -5,7 +5,7 @@
 //! message on its way to submit (`server/message.rs`).
 
 use super::command::{Command, Xclient};
-use super::reply::Reply;
+use super::reply::{Reply, Status};
 use super::session::{self, Session, Step};
 use super::site::Site;
 use crate::exit::{Ended, Error};
@@ -358,7 +358,8 @@ fn line_end(bare_newline: Listed) -> LineEnd {
 }
 
 fn brief(reply: &Reply) -> String {
-    format!("{} {} {}", reply.code, reply.status, reply.text)
+    let status = |[class, subject, detail]: Status| format!("{class}.{subject}.{detail} ");
+    format!("{} {}{}", reply.code, reply.status.map_or_else(String::new, status), reply.text)
 }
 
 #[cfg(test)]
