@@ -97,10 +97,6 @@ pub fn address_of(connection: &impl AsFd) -> Option<IpAddr> {
     v4.or_else(|| name.as_sockaddr_in6().map(|name| IpAddr::V6(name.ip()).to_canonical()))
 }
 
-/// Words in front of the slots: who holds the lock, and how many slots were ever used.
-const HEAD: usize = 2;
-const LOCK: usize = 0;
-const USED: usize = 1;
 /// Words of a slot: an address, or 0 twice.
 const SLOT: usize = 2;
 /// Words of a rate: an address, the time of the first connection of this minute, and how many there were.
@@ -114,8 +110,12 @@ const MINUTE: u64 = 60_000;
 /// Who has how much.
 #[derive(Debug)]
 pub struct Table {
-    words: &'static [AtomicU64],
-    slots: usize,
+    /// Who holds it.
+    lock: &'static AtomicU64,
+    /// How many slots were ever used.
+    used: &'static AtomicU64,
+    slots: &'static [[AtomicU64; SLOT]],
+    rates: &'static [[[AtomicU64; RATE]; WAYS]],
     secret: RandomState,
 }
 
@@ -123,125 +123,118 @@ impl Table {
     /// With room for so many connections at once, shared with the children that are forked from now on. Never freed; pages
     /// that are not used cost nothing.
     pub fn shared(slots: usize) -> io::Result<Table> {
-        let words = HEAD + slots * SLOT + SETS * WAYS * RATE;
-        Ok(Table { words: sys::shared_words(words)?, slots, secret: RandomState::new() })
+        let of_slots = slots.saturating_mul(SLOT);
+        let words = sys::shared_words(of_slots.saturating_add(2 + SETS * WAYS * RATE))?;
+        let [lock, used, words @ ..] = words else { return Err(io::ErrorKind::OutOfMemory.into()) };
+        let (slots, rates) = words.split_at_checked(of_slots).unwrap_or_default();
+        let (slots, rates) = (slots.as_chunks().0, rates.as_chunks().0.as_chunks().0);
+        Ok(Table { lock, used, slots, rates, secret: RandomState::new() })
     }
 
     /// How many connections there is room for.
     pub fn slots(&self) -> usize {
-        self.slots
+        self.slots.len()
     }
 
     /// Takes a slot for a client, if it may have one more. The slot must be the caller's, and free.
-    pub fn claim(&self, slot: usize, address: IpAddr, limits: &Limits) -> Result<(), Excess> {
-        if !limits.concern(address) || slot >= self.slots {
-            return Ok(());
-        }
+    pub fn claim(&self, number: usize, address: IpAddr, limits: &Limits) -> Result<(), Excess> {
+        let Some([high, low]) = self.slots.get(number).filter(|_| limits.concern(address)) else { return Ok(()) };
         let key = limits.key(address);
-        let _locked = self.lock(slot);
+        let _locked = self.lock(number);
         if limits.at_once > 0 && self.count(key) >= u64::from(limits.at_once) {
             return Err(Excess::AtOnce);
         }
         if limits.per_minute > 0 && !self.count_rate(key, limits.per_minute) {
             return Err(Excess::PerMinute);
         }
-        self.put(HEAD + slot * SLOT, key);
-        if self.get(USED) <= slot as u64 {
-            self.set(USED, slot as u64 + 1);
+        put(high, low, key);
+        if get(self.used) <= number as u64 {
+            set(self.used, (number as u64).saturating_add(1));
         }
         Ok(())
     }
 
     /// Gives a slot back.
-    pub fn release(&self, slot: usize) {
-        if slot < self.slots {
-            self.put(HEAD + slot * SLOT, (0, 0));
+    pub fn release(&self, number: usize) {
+        if let Some([high, low]) = self.slots.get(number) {
+            put(high, low, (0, 0));
         }
     }
 
     /// Gives back what a process had that is gone: its slot, and the lock if it was killed with that.
-    pub fn forget(&self, slot: usize) {
-        if let Some(lock) = self.words.get(LOCK) {
-            let _ = lock.compare_exchange(name(slot), 0, Ordering::AcqRel, Ordering::Relaxed);
-        }
-        self.release(slot);
+    pub fn forget(&self, number: usize) {
+        let _ = self.lock.compare_exchange(name(number), 0, Ordering::AcqRel, Ordering::Relaxed);
+        self.release(number);
     }
 
     fn count(&self, key: (u64, u64)) -> u64 {
-        let used = usize::try_from(self.get(USED)).unwrap_or(usize::MAX).min(self.slots);
-        let slots = self.words.get(HEAD..HEAD + used * SLOT).unwrap_or_default();
-        slots.chunks_exact(SLOT).filter(|slot| matches!(slot, [high, low] if is(high, key.0) && is(low, key.1))).count()
-            as u64
+        let used = usize::try_from(get(self.used)).unwrap_or(usize::MAX);
+        self.slots.iter().take(used).filter(|[high, low]| is(high, low, key)).count() as u64
     }
 
     /// Counts one more connection of this minute, if that may be.
     fn count_rate(&self, key: (u64, u64), limit: u32) -> bool {
-        let set = usize::try_from(self.secret.hash_one(key) % SETS as u64).unwrap_or(0);
-        let first = HEAD + self.slots * SLOT + set * WAYS * RATE;
-        let places = || (0..WAYS).map(|way| first + way * RATE);
+        let number = usize::try_from(self.secret.hash_one(key) % SETS as u64).unwrap_or(0);
+        let Some(rates) = self.rates.get(number) else { return true };
         let now = milliseconds();
-        let known = places().find(|place| self.get(*place) == key.0 && self.get(place + 1) == key.1);
-        if let Some(place) = known
-            && now.saturating_sub(self.get(place + 2)) < MINUTE
+        let known = rates.iter().find(|[high, low, ..]| is(high, low, key));
+        if let Some([_, _, since, count]) = known
+            && now.saturating_sub(get(since)) < MINUTE
         {
-            let count = self.get(place + 3);
-            if count >= u64::from(limit) {
+            let made = get(count);
+            if made >= u64::from(limit) {
                 return false;
             }
-            self.set(place + 3, count + 1);
+            set(count, made.saturating_add(1));
             return true;
         }
-        if let Some(place) = known.or_else(|| places().min_by_key(|place| self.get(place + 2))) {
-            self.put(place, key);
-            self.set(place + 2, now);
-            self.set(place + 3, 1);
+        let oldest = || rates.iter().min_by_key(|[_, _, since, _]| get(since));
+        if let Some([high, low, since, count]) = known.or_else(oldest) {
+            put(high, low, key);
+            set(since, now);
+            set(count, 1);
         }
         true
     }
 
-    fn get(&self, place: usize) -> u64 {
-        self.words.get(place).map_or(0, |word| word.load(Ordering::Relaxed))
-    }
-
-    fn set(&self, place: usize, value: u64) {
-        if let Some(word) = self.words.get(place) {
-            word.store(value, Ordering::Relaxed);
-        }
-    }
-
-    fn put(&self, place: usize, (high, low): (u64, u64)) {
-        self.set(place, high);
-        self.set(place + 1, low);
-    }
-
     /// Held for a few hundred loads; who waits lets others run. [`Table::forget`] frees it from the dead.
-    fn lock(&self, slot: usize) -> Locked<'_> {
-        let lock = self.words.get(LOCK);
-        let own = name(slot);
-        while lock.is_some_and(|lock| lock.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed).is_err()) {
+    fn lock(&self, number: usize) -> Locked {
+        let own = name(number);
+        while self.lock.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed).is_err() {
             std::thread::yield_now();
         }
-        Locked(lock)
+        Locked(self.lock)
     }
 }
 
-struct Locked<'a>(Option<&'a AtomicU64>);
+struct Locked(&'static AtomicU64);
 
-impl Drop for Locked<'_> {
+impl Drop for Locked {
     fn drop(&mut self) {
-        if let Some(lock) = self.0 {
-            lock.store(0, Ordering::Release);
-        }
+        self.0.store(0, Ordering::Release);
     }
 }
 
 /// Who claims a slot, in the lock. Not by its process id: who reaps it need not be its parent.
-fn name(slot: usize) -> u64 {
-    (slot as u64).saturating_add(1)
+fn name(number: usize) -> u64 {
+    (number as u64).saturating_add(1)
 }
 
-fn is(word: &AtomicU64, value: u64) -> bool {
-    word.load(Ordering::Relaxed) == value
+fn get(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+fn set(word: &AtomicU64, value: u64) {
+    word.store(value, Ordering::Relaxed);
+}
+
+fn is(high: &AtomicU64, low: &AtomicU64, key: (u64, u64)) -> bool {
+    (get(high), get(low)) == key
+}
+
+fn put(high: &AtomicU64, low: &AtomicU64, key: (u64, u64)) {
+    set(high, key.0);
+    set(low, key.1);
 }
 
 /// A clock that all processes of this machine share and nobody sets.
@@ -306,9 +299,8 @@ mod tests {
         assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Ok(()));
         assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Err(Excess::PerMinute));
         let key = limits.key(ip("192.0.2.1"));
-        let rates = HEAD + table.slots * SLOT;
-        let place = (0..SETS * WAYS).map(|n| rates + n * RATE).find(|place| table.get(place + 1) == key.1).unwrap();
-        table.set(place + 2, milliseconds().saturating_sub(MINUTE));
+        let [.., since, _] = table.rates.as_flattened().iter().find(|[high, low, ..]| is(high, low, key)).unwrap();
+        set(since, milliseconds().saturating_sub(MINUTE));
         assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Ok(()));
     }
 
@@ -325,9 +317,9 @@ mod tests {
     fn who_died_with_the_lock_and_a_slot_has_neither_any_more() {
         let (table, limits) = (Table::shared(2).unwrap(), limits(1, 0));
         assert_eq!(table.claim(0, ip("192.0.2.1"), &limits), Ok(()));
-        table.set(LOCK, name(0));
+        set(table.lock, name(0));
         table.forget(1);
-        assert_eq!(table.get(LOCK), name(0), "that was another one");
+        assert_eq!(get(table.lock), name(0), "that was another one");
         table.forget(0);
         assert_eq!(table.claim(1, ip("192.0.2.1"), &limits), Ok(()));
     }
