@@ -17,7 +17,7 @@ use crate::net::connection::{Fault, Stream};
 use crate::net::tls::Offer;
 use crate::submit::{Introduction, Policy, Submit};
 use crate::wire::line::{LineEnd, LineReader};
-use lines::Input;
+use lines::{Input, Next};
 use std::time::Duration;
 
 mod auth;
@@ -61,9 +61,7 @@ pub fn serve(
         session: Session::new(session::Settings { tls: offered, ..settings.session }),
         lines: LineReader::new(settings.line_length_limit, line_end(settings.bare_newline)),
         bare_newline: settings.bare_newline,
-        input: vec![0; FIRST_LINES],
-        start: 0,
-        end: 0,
+        input: Input::with_room(FIRST_LINES),
         out: Vec::with_capacity(FIRST_REPLIES),
         channel: None,
         introduced: None,
@@ -100,9 +98,7 @@ struct Server<'a> {
     lines: LineReader,
     /// Whether an LF without CR is a line end for this client.
     bare_newline: Listed,
-    input: Vec<u8>,
-    start: usize,
-    end: usize,
+    input: Input,
     out: Vec<u8>,
     channel: Option<(String, Policy)>,
     introduced: Option<Introduction>,
@@ -134,17 +130,17 @@ impl Server<'_> {
         loop {
             let errors = self.session.errors();
             let step = match self.next_line()? {
-                Input::Command(Ok(command)) if self.is_early(&command) => Step::Refuse(Reply::EARLY),
-                Input::Command(Ok(command)) => {
+                Next::Command(Ok(command)) if self.is_early(&command) => Step::Refuse(Reply::EARLY),
+                Next::Command(Ok(command)) => {
                     if self.session.lists_mechanisms(&command) {
                         self.session.has_secrets(self.site.has_secrets());
                     }
                     self.session.command(command)
                 }
-                Input::Command(Err(fault)) => self.session.mistake(fault),
-                Input::TooLong => Step::Say(Reply::LINE_TOO_LONG),
-                Input::BareLineEnd => Step::Refuse(self.of_bare(Reply::BARE_LINE_END, Reply::CANNOT_TELL_YET)),
-                Input::End => return Err(Fault::HungUp),
+                Next::Command(Err(fault)) => self.session.mistake(fault),
+                Next::TooLong => Step::Say(Reply::LINE_TOO_LONG),
+                Next::BareLineEnd => Step::Refuse(self.of_bare(Reply::BARE_LINE_END, Reply::CANNOT_TELL_YET)),
+                Next::End => return Err(Fault::HungUp),
             };
             if let Some(ended) = self.act(step)? {
                 return Ok(ended);
@@ -193,7 +189,7 @@ impl Server<'_> {
     }
 
     fn is_early(&self, command: &Command) -> bool {
-        self.settings.forbid_early && self.start < self.end && command.must_be_last()
+        self.settings.forbid_early && !self.input.is_empty() && command.must_be_last()
     }
 
     fn act(&mut self, step: Step) -> Result<Option<Ended>, Fault> {
@@ -344,7 +340,7 @@ impl Server<'_> {
             self.stream.allow_last_words(FAREWELL);
             // Whoever does not wait for the answer has asked for the connection to be closed all the same. Octets that
             // are left unread would have the kernel destroy the answer.
-            if self.flush_within(FAREWELL).is_ok() && (ended != Ended::Done || self.start < self.end) {
+            if self.flush_within(FAREWELL).is_ok() && (ended != Ended::Done || !self.input.is_empty()) {
                 self.stream.finish();
             }
         }

@@ -70,7 +70,7 @@ impl Server<'_> {
         let mut lines = LineReader::new(LONGEST_LINE, line_end(self.bare_newline));
         let mut waiting = false;
         loop {
-            if self.start == self.end {
+            if self.input.is_empty() {
                 if !std::mem::replace(&mut waiting, true) {
                     self.flush()?;
                     self.stream.allow(self.settings.timeout);
@@ -79,8 +79,8 @@ impl Server<'_> {
                     return Err(Fault::HungUp);
                 }
             }
-            let (taken, line) = lines.push(&self.input[self.start..self.end]);
-            self.start += taken;
+            let (taken, line) = lines.push(self.input.octets());
+            self.input.advance(taken);
             match line {
                 Some(Line::Whole(line)) => return Ok(Response::Line(Secret(line.to_vec()))),
                 Some(Line::TooLong) => return Ok(Response::TooLong),

@@ -36,8 +36,8 @@ impl Server<'_> {
         let mut fate = if is_too_large { Fate::Refused(Reply::TOO_LARGE) } else { Fate::Submitted };
         let (mut left, mut budget) = (size, 0);
         while left > 0 {
-            let count = self.available(left, &mut budget)?;
-            let octets = &self.input[self.start..self.start + count];
+            let octets = self.available(left, &mut budget)?;
+            let count = octets.len();
             if fate == Fate::Submitted {
                 let taken = match &mut chunks.lines {
                     Some(lines) => lines.push(octets, &mut piece),
@@ -48,8 +48,8 @@ impl Server<'_> {
                 };
                 fate = if taken.is_ok() { fate } else { Fate::Refused(bare.clone()) };
             }
-            self.start += count;
-            left -= count as u64;
+            self.input.advance(count);
+            left = left.saturating_sub(count as u64);
             if piece.len() >= PIECE {
                 fate = self.pass_on(&mut piece, fate, false);
             }
@@ -79,22 +79,23 @@ impl Server<'_> {
     pub(super) fn skip(&mut self, size: u64) -> Result<(), Fault> {
         let (mut left, mut budget) = (size, 0);
         while left > 0 {
-            let count = self.available(left, &mut budget)?;
-            self.start += count;
-            left -= count as u64;
+            let count = self.available(left, &mut budget)?.len();
+            self.input.advance(count);
+            left = left.saturating_sub(count as u64);
         }
         Ok(())
     }
 
-    /// Waits for octets of a message where there are none; gives how many of the `left` ones are there.
-    fn available(&mut self, left: u64, budget: &mut u64) -> Result<usize, Fault> {
-        if self.start == self.end {
+    /// Waits for octets of a message where there are none; gives those of the `left` ones that are there.
+    fn available(&mut self, left: u64, budget: &mut u64) -> Result<&[u8], Fault> {
+        if self.input.is_empty() {
             *budget = self.renew(*budget);
             if self.fill()? == 0 {
                 return Err(Fault::HungUp);
             }
-            *budget = budget.saturating_sub((self.end - self.start) as u64);
+            *budget = budget.saturating_sub(self.input.octets().len() as u64);
         }
-        Ok((self.end - self.start).min(usize::try_from(left).unwrap_or(usize::MAX)))
+        let octets = self.input.octets();
+        Ok(octets.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(octets))
     }
 }

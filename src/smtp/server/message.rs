@@ -30,15 +30,15 @@ impl Server<'_> {
         let mut fate = Fate::Submitted;
         let mut budget = 0;
         loop {
-            if self.start == self.end {
+            if self.input.is_empty() {
                 budget = self.renew(budget);
                 if self.fill()? == 0 {
                     return Err(Fault::HungUp);
                 }
-                budget = budget.saturating_sub((self.end - self.start) as u64);
+                budget = budget.saturating_sub(self.input.octets().len() as u64);
             }
-            let (taken, found) = text.push(&self.input[self.start..self.end], &mut piece);
-            self.start += taken;
+            let (taken, found) = text.push(self.input.octets(), &mut piece);
+            self.input.advance(taken);
             if fate == Fate::Submitted && self.session.is_too_large(text.size()) {
                 self.abandon();
                 fate = Fate::Refused(Reply::TOO_LARGE);

@@ -40,10 +40,11 @@ impl Server<'_> {
     /// What came behind STARTTLS was not sent under TLS, and must not be taken for what was (command injection,
     /// CVE-2011-0411).
     fn forget_input(&mut self) {
-        if self.start < self.end {
-            log::warn!("client={} event=input-before-tls-dropped octets={}", self.client, self.end - self.start);
+        if !self.input.is_empty() {
+            let count = self.input.octets().len();
+            log::warn!("client={} event=input-before-tls-dropped octets={count}", self.client);
         }
-        (self.start, self.end) = (0, 0);
+        self.input.clear();
         self.lines = LineReader::new(self.settings.line_length_limit, line_end(self.bare_newline));
     }
 
