@@ -118,7 +118,7 @@ struct Findings {
 
 impl Findings {
     fn add(&mut self, level: Level, place: &Origin, problem: &str, mend: &str) {
-        let file = if let Origin::File(path, _) = place { path.as_path() } else { Path::new("") };
+        let file = if let Origin::File(path, _) = place { &**path } else { Path::new("") };
         self.add_of(file, level, place, problem, mend);
     }
 
@@ -241,7 +241,7 @@ fn check_folders(config: &Config, findings: &mut Findings) {
     }
     let is_others = |uid: u32| !owners.is_empty() && !owners.contains(&uid);
     let (queue, drop) = (&config.queue_directory, &config.drop_directory);
-    let (at_queue, at_drop) = (Origin::File(queue.clone(), 0), Origin::File(drop.clone(), 0));
+    let (at_queue, at_drop) = (Origin::File(queue.as_path().into(), 0), Origin::File(drop.as_path().into(), 0));
     match std::fs::symlink_metadata(queue) {
         Ok(metadata) if !metadata.is_dir() => {
             findings.error(&at_queue, "expected a folder for the queue", "");

@@ -100,8 +100,9 @@ const LONGEST_LINE: u64 = 4096;
 /// The account as /etc/passwd has it, which is where the users of daemons are. Each connection asks, and getpwnam takes
 /// twenty system calls to come to the same answer; it is asked where this one has none.
 fn plain_account(name: &str) -> Option<Account> {
-    // Small pieces: what is read here stays with a session in the room that its buffers then take.
-    account_in(BufReader::with_capacity(1024, File::open("/etc/passwd").ok()?), name)
+    // Small pieces: what is read here stays with a session in the room that its buffers then take. What is no larger than 1032
+    // octets the GNU C library would keep for the next who asks for as much, and that is none who wants it zeroed as they do.
+    account_in(BufReader::with_capacity(1280, File::open("/etc/passwd").ok()?), name)
 }
 
 fn account_in(mut passwd: impl BufRead, name: &str) -> Option<Account> {

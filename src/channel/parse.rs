@@ -5,6 +5,8 @@ use crate::config::expand::{self, Names};
 use crate::config::pattern::{Matches, PatternList};
 use crate::config::value::Value;
 use crate::config::{Config, Error, Origin, file, main_cf, names, shown};
+use std::path::Path;
+use std::sync::Arc;
 
 /// What holds where there is no file.
 const BUILT_IN: &str = "local 127.0.0.0/8,[::1] $myhostname,localhost mailbox: *\nsmtp * * smtp: local\n";
@@ -26,9 +28,11 @@ pub(super) fn load(config: &Config) -> Result<Channels, Error> {
 }
 
 pub(super) fn parse(octets: &[u8], config: &Config, built_in: bool) -> Result<Channels, Error> {
-    let origin = |line| if built_in { Origin::Default } else { Origin::File(config.channels.clone(), line) };
-    let mut channels: Vec<Channel> = Vec::new();
-    for (number, line) in main_cf::all_lines(octets, &config.channels)? {
+    let path: Arc<Path> = config.channels.as_path().into();
+    let origin = |line| if built_in { Origin::Default } else { Origin::File(Arc::clone(&path), line) };
+    let lines = main_cf::all_lines(octets, &path)?;
+    let mut channels: Vec<Channel> = Vec::with_capacity(lines.len());
+    for (number, line) in lines {
         let origin = origin(number);
         let wrong = |expected: String| Error { origin: origin.clone(), problem: format!("expected {expected}") };
         let text = std::str::from_utf8(&line).map_err(|_| wrong("text in UTF-8".to_owned()))?;

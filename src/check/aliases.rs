@@ -23,7 +23,7 @@ pub(super) fn check(config: &Config, channels: &Channels, findings: &mut Finding
         matches!(channels.outgoing(config.myhostname.as_bytes()), Lookup::Yes(channel) if channel.is_local());
     if let (true, Ok(address)) = (is_local, host("postmaster")) {
         let ends = verify::local(config, &address);
-        let place = Origin::File(paths.first().map_or_else(|| PathBuf::from("/etc/aliases"), PathBuf::clone), 0);
+        let place = Origin::File(paths.first().map_or(Path::new("/etc/aliases"), PathBuf::as_path).into(), 0);
         let loses = match &ends {
             Lookup::Yes(Local::Postmaster) => true,
             Lookup::Yes(Local::Alias(_, targets)) => targets.iter().all(|target| is_unread(config, target)),
@@ -59,7 +59,7 @@ fn check_file(config: &Config, channels: &Channels, path: &Path, seen: &mut Hash
         }
     };
     for entry in entries {
-        let at = |line: usize| Origin::File(path.to_owned(), line);
+        let at = |line: usize| Origin::File(path.into(), line);
         let entry = match entry {
             Ok(entry) => entry,
             Err(fault) => {

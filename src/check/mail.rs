@@ -33,7 +33,11 @@ pub(super) fn look(common: &Common, config: &Config, findings: &mut Findings) {
         && let Err(error) = std::fs::read_dir(queue)
         && error.kind() != ErrorKind::NotFound
     {
-        findings.error(&Origin::File(queue.clone(), 0), &format!("expected a folder that can be read: {error}"), "");
+        findings.error(
+            &Origin::File(queue.as_path().into(), 0),
+            &format!("expected a folder that can be read: {error}"),
+            "",
+        );
     }
     for error in relay::check(config) {
         findings.error(&error.origin, &error.problem, "mail by SMTP and LMTP waits meanwhile");
@@ -97,7 +101,7 @@ fn check_lines(path: &Path, findings: &mut Findings) {
     let (mut seen, mut count) = (HashSet::new(), 0);
     let each = |number: usize, line: Option<&[u8]>| {
         let Some(record) = line.and_then(|line| passwd_file::record(line).ok().flatten()) else { return Ok(()) };
-        let (name, at) = (record.name, Origin::File(path.to_owned(), number));
+        let (name, at) = (record.name, Origin::File(path.into(), number));
         count += 1;
         let has_no_colon = !line.is_some_and(|line| line.contains(&b':'));
         if let (true, Some((word, _))) = (has_no_colon, name.split_once([' ', '\t', '{'])) {
@@ -114,7 +118,7 @@ fn check_lines(path: &Path, findings: &mut Findings) {
         && passwd_file::lines(file, each).is_ok()
         && count == 0
     {
-        findings.warning(&Origin::File(path.to_owned(), 0), "there is no user in this file: nobody has mail here", "");
+        findings.warning(&Origin::File(path.into(), 0), "there is no user in this file: nobody has mail here", "");
     }
 }
 

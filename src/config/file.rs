@@ -28,6 +28,8 @@ pub(crate) fn contents(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     if octets.len() as u64 > LARGEST_FILE {
         return Err(wrong(format!("expected a file of at most {LARGEST_FILE} octets")));
     }
+    // What comes next may lie where nothing was read: memory that was never written to costs nothing.
+    octets.shrink_to_fit();
     Ok(Some(octets))
 }
 

@@ -167,8 +167,9 @@ fn read(folder: &Folder, options: Vec<Definition>, without: &[Origin]) -> Result
 }
 
 fn assemble(definitions: Vec<Definition>) -> Result<Loaded, Error> {
+    // Those that are set, and the few whose defaults refer to others.
+    let mut settings = Vec::with_capacity(definitions.len().saturating_add(4));
     let mut definitions = Definitions::new(definitions);
-    let mut settings = Vec::new();
     for parameter in parameters() {
         let (raw, origin) = match definitions.get(parameter.name) {
             Some((raw, origin)) => (Cow::Owned(raw.clone()), origin.clone()),
@@ -186,6 +187,8 @@ fn assemble(definitions: Vec<Definition>) -> Result<Loaded, Error> {
         let lacks = definitions.take_missed();
         settings.push(Setting { name: parameter.name, raw, expanded, origin, lacks });
     }
+    // All of this stays as long as the configuration.
+    settings.shrink_to_fit();
     let mut config = Config::from_settings(settings)?;
     config.check()?;
     config.widen();

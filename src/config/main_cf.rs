@@ -8,6 +8,7 @@ use super::{Error, Origin, shown};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// `name = value`, as it stands in a file or behind `-o`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,25 +32,30 @@ pub struct Parsed {
 
 /// Splits the text of a main.cf. `path` is for messages only.
 pub fn parse(octets: &[u8], path: &Path) -> Result<Parsed, Error> {
+    let path: Arc<Path> = path.into();
+    let wrong = |number, problem: &str| Error::at(Arc::clone(&path), number, problem);
     let mut parsed = Parsed::default();
+    let lines = logical_lines(octets, &path, &mut parsed.warnings);
+    // One more: the folder of the file becomes a definition too.
+    parsed.definitions.reserve_exact(lines.len().saturating_add(1));
     // By name, and of those the last one, where among all: a file may have tens of thousands.
-    let mut last: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    for (at, (number, logical)) in logical_lines(octets, path, &mut parsed.warnings).into_iter().enumerate() {
-        let text = std::str::from_utf8(&logical).map_err(|_| Error::at(path, number, "expected text in UTF-8"))?;
+    let mut last: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for (at, (number, logical)) in lines.iter().enumerate() {
+        let number = *number;
+        let text = std::str::from_utf8(logical).map_err(|_| wrong(number, "expected text in UTF-8"))?;
         if text.contains('\0') {
-            parsed.warnings.push(Error::at(path, number, "there is a NUL in this line"));
+            parsed.warnings.push(wrong(number, "there is a NUL in this line"));
         }
-        let (name, raw) = name_and_value(text).map_err(|expected| Error::at(path, number, expected))?;
-        if let Some((_, earlier)) = last.insert(name.to_owned(), (at, number)) {
-            let earlier = Origin::File(path.to_owned(), earlier);
-            let problem = format!("{name} is set again; {earlier} does not count");
-            parsed.warnings.push(Error::at(path, number, problem));
+        let (name, raw) = name_and_value(text).map_err(|expected| wrong(number, &expected))?;
+        if let Some((_, earlier)) = last.insert(name, (at, number)) {
+            let earlier = Origin::File(Arc::clone(&path), earlier);
+            parsed.warnings.push(wrong(number, &format!("{name} is set again; {earlier} does not count")));
         }
-        let origin = Origin::File(path.to_owned(), number);
+        let origin = Origin::File(Arc::clone(&path), number);
         parsed.definitions.push(Definition { name: name.to_owned(), raw: raw.to_owned(), origin });
     }
     let mut at = 0_usize..;
-    parsed.definitions.retain(|definition| last.get(&definition.name).map(|(last, _)| *last) == at.next());
+    parsed.definitions.retain(|definition| last.get(definition.name.as_str()).map(|(last, _)| *last) == at.next());
     Ok(parsed)
 }
 

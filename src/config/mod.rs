@@ -19,13 +19,14 @@ pub mod value;
 
 pub use parameters::Config;
 
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 
 /// Where a setting was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// A file and the line its logical line begins on, from 1; 0: the file as a whole.
-    File(PathBuf, usize),
+    File(Arc<Path>, usize),
     /// `-o name=value`.
     Option,
     /// The operands of the command line.
@@ -60,7 +61,7 @@ pub struct Error {
 
 impl Error {
     /// An error in line `line` (from 1) of a file.
-    pub fn at(path: impl Into<PathBuf>, line: usize, problem: impl Into<String>) -> Self {
+    pub fn at(path: impl Into<Arc<Path>>, line: usize, problem: impl Into<String>) -> Self {
         Error { origin: Origin::File(path.into(), line), problem: problem.into() }
     }
 }

@@ -113,7 +113,7 @@ impl Settings {
                 Some(_) => "this file is empty, and is waited for until something is in it",
                 None => "this file, which was there, is gone (restart deliver to do without it)",
             };
-            Err(Error::Config(config::Error::at(path, 0, problem)))
+            Err(Error::Config(config::Error::at(path.as_path(), 0, problem)))
         })
     }
 }

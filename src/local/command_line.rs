@@ -198,7 +198,7 @@ fn check_aliases(common: &Common) -> Result<Ended, Error> {
         }
     };
     for path in paths {
-        let wrong = |line, problem: String| crate::config::Error::at(&path, line, problem);
+        let wrong = |line, problem: String| crate::config::Error::at(path.as_path(), line, problem);
         let entries = match aliases::read(&path) {
             Ok(entries) => entries,
             Err(error) => {

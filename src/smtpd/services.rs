@@ -28,7 +28,7 @@ pub fn read(path: &Path, config: &Config) -> Result<Vec<Service>, Error> {
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if !line.is_empty() && !line.starts_with('#') {
-            let origin = Origin::File(path.to_owned(), number + 1);
+            let origin = Origin::File(path.into(), number + 1);
             services.extend(parse(line, &origin, config).map_err(|problem| wrong(number + 1, problem))?);
         }
     }

@@ -255,7 +255,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"# users\nbob:{PLAIN}x\ncarol:secret").unwrap();
         let Err(Trouble::Line(error)) = read(file.path(), |_| Ok(())) else { panic!("the line was taken") };
-        assert_eq!(error.origin, Origin::File(file.path().to_owned(), 3));
+        assert_eq!(error.origin, Origin::File(file.path().into(), 3));
         assert!(!error.to_string().contains("secret"), "{error}");
     }
 
@@ -264,6 +264,6 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&vec![b'x'; 1 << 20]).unwrap();
         let Err(Trouble::Line(error)) = read(file.path(), |_| Ok(())) else { panic!("the line was taken") };
-        assert_eq!(error.origin, Origin::File(file.path().to_owned(), 1));
+        assert_eq!(error.origin, Origin::File(file.path().into(), 1));
     }
 }

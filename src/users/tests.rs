@@ -118,7 +118,7 @@ fn a_wrong_line_is_neither_a_no_nor_the_end_of_the_check() {
     let Lookup::CannotTell(why) = find(&config, b"dave") else { panic!("taken") };
     assert!(why.starts_with(&format!("{}:2: expected ", file.path().display())), "{why}");
     let Err(Error::Config(error)) = check_file(&config) else { panic!("taken") };
-    assert_eq!(error.origin, crate::config::Origin::File(file.path().to_owned(), 2));
+    assert_eq!(error.origin, crate::config::Origin::File(file.path().into(), 2));
 }
 
 #[test]

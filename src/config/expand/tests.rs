@@ -9,7 +9,7 @@ struct Known(Vec<(&'static str, String)>);
 impl Names for Known {
     fn look_up(&mut self, name: &str) -> Option<(String, Origin)> {
         let at = self.0.iter().position(|(known, _)| *known == name)?;
-        Some((self.0[at].1.clone(), Origin::File("main.cf".into(), at + 1)))
+        Some((self.0[at].1.clone(), Origin::File(std::path::Path::new("main.cf").into(), at + 1)))
     }
 }
 
