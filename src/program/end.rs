@@ -60,6 +60,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "who collects it is what is tested")]
     fn a_child_that_does_not_end_is_left_and_collected_when_it_has() {
         let mut command = Command::new("sleep");
         let child = command.arg("1000").process_group(0).spawn().unwrap();
