@@ -162,16 +162,17 @@ fn postfix_hands_over_all_that_it_was_told_by_every_extension_it_knows() {
         &[
             "RCPT TO:<bøb@far.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;first@far.example",
             "RCPT TO:<carol@far.example> NOTIFY=NEVER",
+            "RCPT TO:<dör+x@far.example>",
         ],
         content.as_bytes(),
     );
     let queued = wait_for(&scratch, 1, Some(&postfix)).remove(0);
     assert_eq!(queued.reverse_path, "alïce@client.example".as_bytes());
-    assert_eq!(queued.recipients, ["bøb@far.example".as_bytes(), b"carol@far.example"]);
+    assert_eq!(queued.recipients, ["bøb@far.example".as_bytes(), b"carol@far.example", "dör+x@far.example".as_bytes()]);
     assert_eq!(
         queued.parameters,
         "BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=env+2Bid|NOTIFY=SUCCESS,DELAY ORCPT=rfc822;first@far.example\
-         |NOTIFY=NEVER ORCPT=rfc822;carol@far.example"
+         |NOTIFY=NEVER ORCPT=rfc822;carol@far.example|ORCPT=utf-8;d\\x{F6}r\\x{2B}x@far.example"
     );
     // Postfix has put its own Received field in front.
     assert!(queued.content().ends_with(content.as_bytes()), "{}", String::from_utf8_lossy(queued.content()));

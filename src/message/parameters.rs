@@ -2,7 +2,7 @@
 //! what notices the sender wants (RFC 3461, 6152, 3030, 6531, 8689).
 //!
 //! The text form is that of the wire, `BODY=8BITMIME RET=HDRS ENVID=QQ314159`; it stands in frames and queue files too,
-//! so there is one reader and one writer. Identifiers are kept in the *xtext* they came in, which may be sent on as it
+//! so there is one reader and one writer. Identifiers are kept in *xtext* as RFC 3461 has it, which may be sent on as it
 //! is, and are decoded only for a return message.
 
 use std::fmt;
@@ -71,11 +71,10 @@ impl Notify {
 pub struct Xtext(Box<str>);
 
 impl Xtext {
-    /// Takes encoded octets.
+    /// Takes encoded octets, and writes them anew, which never gets longer: a strict next hop would return the mail for
+    /// digits in lower case.
     pub fn from_encoded(octets: &[u8]) -> Option<Xtext> {
-        decode(octets)?;
-        // Whatever can be decoded is ASCII.
-        std::str::from_utf8(octets).ok().map(|text| Xtext(text.into()))
+        decode(octets).map(|decoded| Xtext::encode(&decoded))
     }
 
     /// Encodes octets.
@@ -121,26 +120,47 @@ fn decode(octets: &[u8]) -> Option<Vec<u8>> {
 pub struct Orcpt(Box<str>);
 
 impl Orcpt {
-    /// Takes the encoded form, the whole value of the parameter.
-    pub fn from_encoded(octets: &[u8]) -> Option<Orcpt> {
+    /// Takes the encoded form, the whole value of the parameter. Nothing is kept of what is well-formed and cannot be
+    /// shown to anybody: it does not matter enough to refuse the recipient.
+    pub fn from_encoded(octets: &[u8]) -> Option<Option<Orcpt>> {
         let text = std::str::from_utf8(octets).ok().filter(|text| text.len() <= LONGEST_ORCPT)?;
         let (kind, address) = text.split_once(';')?;
         let is_atom = |octet: u8| octet.is_ascii_alphanumeric() || b"-._".contains(&octet);
         if kind.is_empty() || address.is_empty() || !kind.bytes().all(is_atom) {
             return None;
         }
-        let good = if kind.eq_ignore_ascii_case("utf-8") {
-            address.chars().all(|c| !c.is_control() && !matches!(c, ' ' | '=' | '\u{7f}'))
-        } else {
-            // What it says is shown to people: nothing that ends a line in there (RFC 3461 section 4.2).
-            decode(address.as_bytes())?.iter().all(|octet| matches!(octet, b' '..=b'~'))
-        };
-        good.then(|| Orcpt(text.into()))
+        if kind.eq_ignore_ascii_case("utf-8") {
+            let good = address.chars().all(|c| !c.is_control() && !matches!(c, ' ' | '='));
+            return good.then(|| Some(Orcpt(text.into())));
+        }
+        decode(address.as_bytes()).map(|address| Orcpt::of(kind, &address))
     }
 
     /// That of an address of ours, for the first hop.
     pub fn of_address(address: &[u8]) -> Option<Orcpt> {
-        Orcpt::from_encoded(format!("rfc822;{}", Xtext::encode(address).as_str()).as_bytes())
+        Orcpt::of("rfc822", address)
+    }
+
+    /// That of an address which is not encoded. It is shown to people, so nothing in there may end a line (RFC 3461
+    /// section 4.2). The type `rfc822` is all of ASCII, and clients (Postfix 3.7) give it to every recipient; what is more
+    /// becomes `utf-8`, in the form that may go anywhere (RFC 6533 section 3, `utf-8-addr-xtext`).
+    fn of(kind: &str, address: &[u8]) -> Option<Orcpt> {
+        let address = std::str::from_utf8(address).ok().filter(|text| !text.contains(char::is_control))?;
+        let text = if address.is_ascii() {
+            format!("{kind};{}", Xtext::encode(address.as_bytes()).as_str())
+        } else if kind.eq_ignore_ascii_case("rfc822") {
+            let mut text = "utf-8;".to_owned();
+            for letter in address.chars() {
+                match letter {
+                    '!'..='~' if !matches!(letter, '+' | '=' | '\\') => text.push(letter),
+                    _ => text.push_str(&format!("\\x{{{:X}}}", u32::from(letter))),
+                }
+            }
+            text
+        } else {
+            return None;
+        };
+        (text.len() <= LONGEST_ORCPT).then(|| Orcpt(text.into()))
     }
 
     /// The encoded form, as RCPT takes it.
@@ -234,7 +254,7 @@ impl RecipientParameters {
     pub fn set(&mut self, keyword: &[u8], value: Option<&[u8]>) -> Result<(), Fault> {
         let new = match &keyword.to_ascii_uppercase()[..] {
             b"NOTIFY" => replace(&mut self.notify, None, value.and_then(notify).map(Some)),
-            b"ORCPT" => replace(&mut self.orcpt, None, value.and_then(Orcpt::from_encoded).map(Some)),
+            b"ORCPT" => replace(&mut self.orcpt, None, value.and_then(Orcpt::from_encoded)),
             _ => return Err(Fault::Unknown),
         };
         if new { Ok(()) } else { Err(Fault::Wrong) }
@@ -368,10 +388,34 @@ mod tests {
         assert_eq!(mail("").as_deref(), Ok(""));
         assert_eq!(mail("body=7bit").as_deref(), Ok(""));
         assert_eq!(mail("envid=QQ+20x ret=hdrs  BODY=8bitmime").as_deref(), Ok("BODY=8BITMIME RET=HDRS ENVID=QQ+20x"));
+        assert_eq!(mail("ENVID=a+2bb+3D+41").as_deref(), Ok("ENVID=a+2Bb+3DA"));
+        assert_eq!(rcpt("ORCPT=X400;a+2bb+40c").as_deref(), Ok("ORCPT=X400;a+2Bb@c"));
         assert_eq!(mail("requiretls SMTPUTF8").as_deref(), Ok("SMTPUTF8 REQUIRETLS"));
         assert_eq!(rcpt("notify=delay,success").as_deref(), Ok("NOTIFY=SUCCESS,DELAY"));
         assert_eq!(rcpt("ORCPT=rfc822;a+2Bb@c NOTIFY=never").as_deref(), Ok("NOTIFY=NEVER ORCPT=rfc822;a+2Bb@c"));
         assert_eq!(rcpt("ORCPT=utf-8;j\u{f6}rg@d").as_deref(), Ok("ORCPT=utf-8;j\u{f6}rg@d"));
+    }
+
+    /// Postfix 3.7 writes every recipient as `rfc822`.
+    #[test]
+    fn an_original_recipient_of_another_kind_than_it_says_loses_nobody() {
+        let cases = [
+            ("rfc822;b+C3+B6b@d", "ORCPT=utf-8;b\\x{F6}b@d"),
+            ("RFC822;b+c3+b6b+2bx@d", "ORCPT=utf-8;b\\x{F6}b\\x{2B}x@d"),
+            ("rfc822;+22\\+5C+20+3D+22+F0+9F+98+80@d", "ORCPT=utf-8;\"\\x{5C}\\x{5C}\\x{20}\\x{3D}\"\\x{1F600}@d"),
+            ("rfc822;a+0D+0Ab@d", ""),
+            ("rfc822;a+7F@d", ""),
+            ("rfc822;a+C2+85@d", ""),
+            ("rfc822;a+FF@d", ""),
+            ("x400;b+C3+B6b", ""),
+        ];
+        for (said, kept) in cases {
+            assert_eq!(rcpt(&format!("ORCPT={said}")).as_deref(), Ok(kept), "{said}");
+        }
+        let long = format!("ORCPT=rfc822;+C3+B6{}", "+2B".repeat(160));
+        assert_eq!(rcpt(&long).as_deref(), Ok(""));
+        assert_eq!(rcpt(&format!("{long} NOTIFY=NEVER")).as_deref(), Ok("NOTIFY=NEVER"));
+        assert_eq!(Orcpt::of_address("b\u{f6}b@d".as_bytes()).unwrap().as_str(), "utf-8;b\\x{F6}b@d");
     }
 
     #[test]
@@ -412,7 +456,7 @@ mod tests {
             "ORCPT=;a@b",
             "ORCPT=rfc822;",
             "ORCPT=r c;x",
-            "ORCPT=rfc822;a+0A",
+            "ORCPT=rfc822;a+0",
             "ORCPT=x;\u{fc}",
             "ORCPT=utf-8;\u{85}",
             "ORCPT=rfc(c);x",

@@ -103,7 +103,7 @@ fn parameters_come_back_with_recipients_before_and_after_the_content() {
     let mail = MailParameters::from_text(b"BODY=8BITMIME SMTPUTF8 REQUIRETLS RET=HDRS ENVID=a+2Bb").unwrap();
     let said = |text: &str| RecipientParameters::from_text(text.as_bytes()).unwrap();
     let mut draft = queue.begin().unwrap();
-    draft.recipient_with(&address("bob@mx.example"), &said("NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b+40c")).unwrap();
+    draft.recipient_with(&address("bob@mx.example"), &said("NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b+2Bx@c")).unwrap();
     draft.recipient(&address("carol@mx.example")).unwrap();
     draft.content(b"x\n").unwrap();
     draft.end_content().unwrap();
@@ -116,7 +116,7 @@ fn parameters_come_back_with_recipients_before_and_after_the_content() {
     let message = queue.take_at_last(&id);
     assert_eq!(message.parameters, mail);
     let found: Vec<_> = message.recipients.iter().map(|r| r.parameters.to_string()).collect();
-    assert_eq!(found, ["NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b+40c", "", "NOTIFY=NEVER"]);
+    assert_eq!(found, ["NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b+2Bx@c", "", "NOTIFY=NEVER"]);
     assert_eq!(message.recipients[1].state, RecipientState::Delivered);
 }
 
