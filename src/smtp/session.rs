@@ -225,10 +225,11 @@ impl<'a> Session<'a> {
         Step::Say(Reply::LOGGED_IN)
     }
 
-    /// The same: it did not show who it is; `reply` says what was wrong.
+    /// The same: it did not show who it is; `reply` says what was wrong, the last time too, for clients try later what is
+    /// answered 421.
     pub fn not_logged_in(&mut self, reply: Reply) -> Step {
         self.login_failures = self.login_failures.saturating_add(1);
-        if self.login_failures >= MOST_FAILURES { Step::Refuse(Reply::TOO_MANY_ERRORS) } else { Step::Say(reply) }
+        Step::Say(reply)
     }
 
     /// Who the client has logged in as.
@@ -303,9 +304,9 @@ impl<'a> Session<'a> {
         self.errors
     }
 
-    /// Whether there were too many mistakes.
+    /// Whether there were too many mistakes, or wrong logins.
     pub fn is_worn_out(&self) -> bool {
-        self.errors >= self.settings.error_limit
+        self.errors >= self.settings.error_limit || self.login_failures >= MOST_FAILURES
     }
 
     /// Whether a message of so many octets is too large.
