@@ -187,6 +187,10 @@ fn responses_that_are_none_are_told_and_the_session_goes_on() {
     assert_eq!(client.ask("AUTH GSSAPI"), "504 5.5.4 That mechanism is not offered");
     assert_eq!(client.ask("AUTH PLAIN !!!"), "501 5.5.2 The response does not follow the mechanism");
     assert_eq!(client.ask("AUTH PLAIN ="), "501 5.5.2 The response does not follow the mechanism");
+    let unpadded = plain("bob", PASSWORD);
+    assert!(unpadded.ends_with('='), "{unpadded}");
+    let unpadded = unpadded.trim_end_matches('=');
+    assert_eq!(client.ask(unpadded), "501 5.5.2 The response does not follow the mechanism");
     assert_eq!(client.ask("AUTH LOGIN"), "334 VXNlcm5hbWU6");
     assert_eq!(client.ask("*"), "501 5.7.0 Login cancelled");
     assert_eq!(client.ask("AUTH PLAIN"), "334");

@@ -10,7 +10,8 @@ pub mod prepare;
 pub mod scram;
 
 use crate::wire::secret::Secret;
-use base64::engine::{DecodePaddingMode, Engine, GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 pub use credentials::{Credentials, Proof};
 
 /// Wrong passwords before a connection is closed.
@@ -245,18 +246,12 @@ fn field(octets: &[u8]) -> Result<Vec<u8>, Malformed> {
     if octets.len() > LONGEST_FIELD || octets.contains(&0) { Err(Malformed) } else { Ok(octets.to_vec()) }
 }
 
-/// Some clients leave the padding out.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 /// The line that carries octets.
 pub fn encode(octets: &[u8]) -> String {
     BASE64.encode(octets)
 }
 
-/// The octets of a line.
+/// The octets of a line. Its padding must be there, and nothing behind the last octet (RFC 4648 sections 3.2 and 3.5).
 pub fn decode(line: &[u8]) -> Result<Secret, Malformed> {
     BASE64.decode(line).map(Secret).map_err(|_| Malformed)
 }

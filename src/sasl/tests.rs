@@ -149,11 +149,8 @@ fn scram_messages_that_are_wrong_end_it() {
 #[test]
 fn lines_are_base64_and_an_equals_sign_is_nothing() {
     assert_eq!(decode_initial(b"=").unwrap().0, b"");
-    assert_eq!(
-        (decode(b"AHg=").unwrap().0.as_slice(), decode(b"AHg").unwrap().0.as_slice()),
-        (&b"\0x"[..], &b"\0x"[..])
-    );
-    for wrong in [&b"="[..], b"A", b"AH g=", b"AHg=AHg=", b"*", b"\xff"] {
+    assert_eq!(decode(b"AHg=").unwrap().0, b"\0x");
+    for wrong in [&b"="[..], b"A", b"AHg", b"AHh=", b"AA=", b"AHgA=", b"AH g=", b"AHg=AHg=", b"*", b"\xff"] {
         assert_eq!(decode(wrong), Err(Malformed), "{}", wrong.escape_ascii());
     }
 }
