@@ -76,7 +76,7 @@ impl Extensions<'_> {
         let utf8 = parameters("SMTPUTF8", " SMTPUTF8");
         let tls = if settings.tls == Tls::On { parameters("REQUIRETLS", " REQUIRETLS") } else { "" };
         let text = format!(
-            "Commands: {commands}\nMAIL takes SIZE= BODY={of_mail}{utf8}{tls}{of_rcpt}\nRFC 5321 says the rest"
+            "Commands: {commands}\nMAIL takes SIZE= BODY= AUTH={of_mail}{utf8}{tls}{of_rcpt}\nRFC 5321 says the rest"
         );
         Reply { code: 214, status: Some([2, 0, 0]), text: Cow::Owned(text) }
     }
@@ -123,9 +123,9 @@ mod tests {
     #[test]
     fn help_names_no_parameters_of_what_is_discarded() {
         let named = |discarded: &[&str]| said(Tls::On, discarded).1.lines().nth(1).map(str::to_owned).unwrap();
-        let all = "MAIL takes SIZE= BODY= RET= ENVID= SMTPUTF8 REQUIRETLS, RCPT takes NOTIFY= ORCPT=";
+        let all = "MAIL takes SIZE= BODY= AUTH= RET= ENVID= SMTPUTF8 REQUIRETLS, RCPT takes NOTIFY= ORCPT=";
         assert_eq!(named(&[]), all);
-        assert_eq!(named(&["dsn"]), "MAIL takes SIZE= BODY= SMTPUTF8 REQUIRETLS");
-        assert_eq!(named(&["smtputf8", "RequireTLS", "dsn"]), "MAIL takes SIZE= BODY=");
+        assert_eq!(named(&["dsn"]), "MAIL takes SIZE= BODY= AUTH= SMTPUTF8 REQUIRETLS");
+        assert_eq!(named(&["smtputf8", "RequireTLS", "dsn"]), "MAIL takes SIZE= BODY= AUTH=");
     }
 }

@@ -220,9 +220,7 @@ impl Reply {
 
     fn path(which: Which, fault: path::Fault) -> Reply {
         match (fault, which) {
-            (path::Fault::NotAscii, _) => {
-                fixed(553, [5, 6, 7], "That address needs SMTPUTF8, and MAIL did not ask for it")
-            }
+            (path::Fault::NotAscii, _) => fixed(553, [5, 6, 7], "That address needs SMTPUTF8, which was not asked for"),
             (path::Fault::NotUtf8, _) => fixed(553, [5, 6, 7], "The address is neither ASCII nor UTF-8"),
             (path::Fault::TooLong, Which::Reverse) => fixed(501, [5, 1, 7], "The address is too long"),
             (path::Fault::TooLong, Which::Forward) => fixed(501, [5, 1, 3], "The address is too long"),
