@@ -212,7 +212,7 @@ fn check_parser(config: &Config, findings: &mut Findings) {
     for path in config.users.files() {
         // What is wrong with the file is told already.
         let _ = passwd_file::read(path, |record| {
-            if record.owner.is_none_or(|(uid, _)| uid == mail_owner) {
+            if record.fault.is_none() && record.owner.is_none_or(|(uid, _)| uid == mail_owner) {
                 match first {
                     None => first = Some((path.display().to_string(), record.name.to_owned())),
                     Some(_) => others = ", ...",
@@ -307,7 +307,9 @@ fn check_spool(config: &Config, findings: &mut Findings) {
             mode & 0o7777
         );
         let mend = if own == 0 || mode & 0o020 == 0 {
-            format!("chgrp mail {folder} && chmod 2775 {folder}, and mail_privileged_group = mail")
+            // That folder may be for much else.
+            "name a folder for mailboxes alone, of group mail and mode 2775, and set mail_privileged_group = mail"
+                .to_owned()
         } else {
             format!("mail_privileged_group = {name}")
         };

@@ -9,7 +9,7 @@ const TESTS: &str = "who may send where is lines of channels(5), block lists sta
                      no tests of other kinds";
 
 /// Some names, and what became of them.
-const WENT: [(&[&str], &str); 20] = [
+const WENT: [(&[&str], &str); 21] = [
     (
         &[
             "mydestination",
@@ -81,7 +81,8 @@ const WENT: [(&[&str], &str); 20] = [
         ],
         USERS,
     ),
-    (&["home_mailbox", "mail_spool_directory"], "that is mailbox, as in mailbox = maildir:~/Maildir"),
+    (&["home_mailbox"], "that is mailbox, as in mailbox = maildir:~/Maildir"),
+    (&["mail_spool_directory"], "that is mailbox = mbox:/var/mail/%u, with mail_privileged_group = mail"),
     (
         &["mailbox_command"],
         "no program is run for everybody: hand mail over by lmtp:unix: in channels(5), or let users name it in ~/.forward",

@@ -4,7 +4,7 @@
 
 use crate::cli::{self, Common};
 use crate::config::shown;
-use crate::config::value::{AuthMethod, Expire, Facility, List, MailboxSpec, OptionalPath, Users, Value};
+use crate::config::value::{AuthMethod, Expire, Facility, List, MailboxSpec, OptionalPath, Users, Value, placeholders};
 use crate::exit::Error;
 use crate::mailbox::import::Source;
 use clap::{ArgAction, ArgGroup, CommandFactory, Parser};
@@ -276,17 +276,6 @@ fn spool(path: &str) -> Result<String, Error> {
         Ok(_) => Ok(whole),
         Err(expected) => Err(wrong_value("--mail-spool", path, &format!("a folder, or {expected}"))),
     }
-}
-
-/// The letters of what is put in there for a user: of `%u`, `%n`, `%d` and `%%`.
-fn placeholders(mut path: &str) -> String {
-    let mut letters = String::new();
-    while let Some((_, behind)) = path.split_once('%') {
-        let letter = behind.chars().next().filter(|letter| "und%".contains(*letter));
-        letters.extend(letter);
-        path = behind.get(letter.map_or(0, char::len_utf8)..).unwrap_or_default();
-    }
-    letters
 }
 
 #[cfg(test)]

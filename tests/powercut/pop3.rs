@@ -39,12 +39,12 @@ impl Maildrop {
     }
 
     fn path(self, folder: &Path) -> PathBuf {
-        folder.join(self.0.to_string())
+        folder.join(format!("alice-{}", self.0))
     }
 
     /// Whose fsync a planted fault leaves out: the new file of an mbox before it gets its name.
     pub fn draft(self, folder: &Path) -> PathBuf {
-        folder.join(format!(".{}.doorpost", self.0))
+        folder.join(format!(".alice-{}.doorpost", self.0))
     }
 
     /// Where a Maildir has its messages.
@@ -70,7 +70,7 @@ impl Maildrop {
     fn pop3d(self, site: &Site) -> Command {
         let format = if self.is_mbox() { "mbox" } else { "maildir" };
         let mut command = site.command("pop3d");
-        command.arg("-o").arg(format!("mailbox={format}:{}", self.path(&site.read_folder()).display()));
+        command.arg("-o").arg(format!("mailbox={format}:{}/%u-{}", site.read_folder().display(), self.0));
         command
     }
 

@@ -84,20 +84,64 @@ pub struct MailboxSpec {
     pub path: String,
 }
 
+/// Of a mailbox in Dovecot's words, what says nothing of where the INBOX is.
+const BESIDE: [&str; 9] =
+    ["INDEX", "INDEXPVT", "INDEXCACHE", "CONTROL", "VOLATILEDIR", "LISTINDEX", "SUBSCRIPTIONS", "UTF-8", "NO-NOSELECT"];
+
+/// That of everybody's mailbox, which would be one for all if nothing in it were each user's.
 impl Value for MailboxSpec {
     fn parse(text: &str) -> Result<Self, String> {
-        let format = match text.split_once(':').map(|(format, _)| format) {
-            Some("maildir") => MailboxFormat::Maildir,
-            Some("mbox") => MailboxFormat::Mbox,
-            Some("mmdf") => MailboxFormat::Mmdf,
-            _ => return Err("maildir:, mbox: or mmdf: and a path".to_owned()),
+        let spec = MailboxSpec::of_one(text)?;
+        match spec.path.starts_with("~/") || placeholders(&spec.path).contains(['u', 'n']) {
+            true => Ok(spec),
+            false => {
+                let path = crate::config::shown(&spec.path);
+                Err(format!("%u or %n in {path}, or ~/ before it: all users would have one mailbox"))
+            }
+        }
+    }
+}
+
+impl MailboxSpec {
+    /// A mailbox that may be one user's alone. The path ends at a colon; behind it is what Dovecot may have there.
+    pub fn of_one(text: &str) -> Result<Self, String> {
+        let (format, rest) = text.split_once(':').unwrap_or_default();
+        let Some(format) = MailboxFormat::of(format) else {
+            return Err("maildir:, mbox: or mmdf: and a path".to_owned());
         };
-        let path = text.split_once(':').map_or("", |(_, path)| path);
+        let mut words = rest.split(':');
+        let mut path = words.next().unwrap_or_default();
+        for word in words {
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            match (key.to_ascii_uppercase().as_str(), value.to_ascii_lowercase().as_str()) {
+                ("INBOX", _) => path = value,
+                // Other layouts have it elsewhere.
+                ("LAYOUT", "fs" | "maildir++") => {}
+                (key, _) if BESIDE.contains(&key) => {}
+                _ => {
+                    let word = crate::config::shown(word);
+                    return Err(format!(
+                        "INBOX=, LAYOUT=fs, INDEX=, CONTROL= or the like, and not {word}, behind the path"
+                    ));
+                }
+            }
+        }
         if !path.starts_with("~/") && !path.starts_with('/') {
             return Err("a path that begins with / or ~/ behind the mailbox format".to_owned());
         }
         Ok(MailboxSpec { format, path: path.to_owned() })
     }
+}
+
+/// The letters of what is put into a path for a user: of `%u`, `%n`, `%d` and `%%`.
+pub fn placeholders(mut path: &str) -> String {
+    let mut letters = String::new();
+    while let Some((_, behind)) = path.split_once('%') {
+        let letter = behind.chars().next().filter(|letter| "und%".contains(*letter));
+        letters.extend(letter);
+        path = behind.get(letter.map_or(0, char::len_utf8)..).unwrap_or_default();
+    }
+    letters
 }
 
 /// The format of a mailbox.
@@ -109,6 +153,18 @@ pub enum MailboxFormat {
     Mbox,
     /// One file; messages stand between lines of four ^A.
     Mmdf,
+}
+
+impl MailboxFormat {
+    /// That of a name.
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "maildir" => Some(MailboxFormat::Maildir),
+            "mbox" => Some(MailboxFormat::Mbox),
+            "mmdf" => Some(MailboxFormat::Mmdf),
+            _ => None,
+        }
+    }
 }
 
 /// `mailbox_delivery_lock`: a way to lock a mailbox that is one file.
@@ -165,5 +221,49 @@ impl Value for Expire {
             Ok(days) if is_number && days <= 65_535 => Ok(Expire(Some(days))),
             _ => Err("never, or a number of days up to 65535".to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> Result<String, String> {
+        MailboxSpec::of_one(text).map(|spec| spec.path)
+    }
+
+    #[test]
+    fn what_dovecot_has_behind_the_path_is_no_part_of_it() {
+        for (text, expected) in [
+            ("maildir:~/Maildir", "~/Maildir"),
+            ("maildir:~/Maildir:INDEX=/tmp/x", "~/Maildir"),
+            ("maildir:~/Maildir:LAYOUT=fs:CONTROL=/c:index=MEMORY", "~/Maildir"),
+            ("mbox:~/mail:INBOX=/var/mail/%u", "/var/mail/%u"),
+            ("mbox:~/mail:INBOX=/var/mail/%u:INDEX=/i", "/var/mail/%u"),
+        ] {
+            assert_eq!(path(text).as_deref(), Ok(expected), "{text}");
+        }
+        for (text, named) in [
+            ("maildir:~/Maildir:DIRNAME=x", "DIRNAME=x"),
+            ("maildir:~/Maildir:LAYOUT=index", "LAYOUT=index"),
+            ("maildir:/a:b", "not b"),
+            ("maildir:/a:", "INBOX="),
+            ("mbox:~/mail:INBOX=mail", "a path that begins"),
+        ] {
+            let expected = path(text).expect_err(text);
+            assert!(expected.contains(named), "{text}: {expected}");
+        }
+    }
+
+    #[test]
+    fn one_mailbox_is_not_everybodys() {
+        for text in ["maildir:/var/vm", "mbox:/var/mail", "maildir:/mail/%d", "maildir:/mail/%%u", "maildir:/mail/%x"] {
+            assert!(MailboxSpec::parse(text).is_err_and(|expected| expected.contains("%u or %n")), "{text}");
+            assert!(MailboxSpec::of_one(text).is_ok(), "{text}");
+        }
+        for text in ["maildir:~/Maildir", "mbox:/var/mail/%u", "maildir:/mail/%d/%n", "mmdf:/100%%/%u/in"] {
+            assert!(MailboxSpec::parse(text).is_ok(), "{text}");
+        }
+        assert!(MailboxSpec::parse("mbox:~/mail:INBOX=/var/mail").is_err());
     }
 }

@@ -3,7 +3,7 @@
 use super::groups::hop_of;
 use crate::channel::Transport;
 use crate::config::Config;
-use crate::config::value::{MailSource, MailboxFormat, MailboxSpec, Value};
+use crate::config::value::{MailSource, MailboxFormat, MailboxSpec};
 use crate::deliver::copy::Copy;
 use crate::deliver::expand::Route;
 use crate::deliver::helper::Helper;
@@ -126,7 +126,7 @@ fn owner(config: &Config, route: Option<&Route>, address: &Address) -> Option<Us
 
 /// The mailbox that a channel names for all its mail.
 fn stored(name: &str, place: &str) -> Option<MailboxSpec> {
-    MailboxSpec::parse(&format!("{name}:{place}")).ok()
+    MailboxFormat::of(name).map(|format| MailboxSpec { format, path: place.to_owned() })
 }
 
 pub(super) fn carry_here(

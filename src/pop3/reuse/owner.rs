@@ -222,12 +222,7 @@ impl Handed {
         let [name, format, path, peer, secrets, utf8, left, input] =
             octets.get(1..).and_then(fields).ok_or_else(unknown)?;
         let text = |octets: &[u8]| String::from_utf8(octets.to_vec()).map_err(|_| unknown());
-        let format = match format {
-            b"maildir" => MailboxFormat::Maildir,
-            b"mbox" => MailboxFormat::Mbox,
-            b"mmdf" => MailboxFormat::Mmdf,
-            _ => return Err(unknown()),
-        };
+        let format = std::str::from_utf8(format).ok().and_then(MailboxFormat::of).ok_or_else(unknown)?;
         let (name, mailbox) = (text(name)?, MailboxSpec { format, path: text(path)? });
         let peer = Peer::of_word(&text(peer)?).unwrap_or_else(|| Peer::new(Origin::Unknown)).asking(config);
         let left = Duration::from_millis(text(left)?.parse().map_err(|_| unknown())?);
