@@ -125,7 +125,7 @@ pub fn has_secrets(config: &Config) -> bool {
     let mut some = false;
     let mut look = |path: &Path| {
         passwd_file::read(path, |record| {
-            if let Some(password) = record.password.filter(|password| !scheme::is_locked(password)) {
+            if let Some(password) = record.password.filter(|password| scheme::is_of_use(password)) {
                 some = true;
                 all = all && scheme::plain(password).is_some();
             }
@@ -184,7 +184,10 @@ fn check_by(
         let stored = match stored(&method, user.as_ref().filter(|_| may_log_in && is_its_user), sample.as_deref()) {
             Ok(stored) => stored,
             Err(why) => {
-                trouble = Some(why);
+                // The file of others says nothing of this one.
+                if is_its_user || user.is_none() {
+                    trouble = Some(why);
+                }
                 continue;
             }
         };
@@ -284,14 +287,14 @@ fn in_file(path: &Path, user: Option<&User>) -> Result<Stored, String> {
         let password = record.password.filter(|password| !scheme::is_locked(password));
         if user.is_some_and(|user| user.name == record.name) {
             // The first line counts, also where it lets nobody in.
-            own.get_or_insert_with(|| password.map(str::to_owned));
+            own.get_or_insert_with(|| record.ban(path).map_or(Ok(password.map(str::to_owned)), Err));
         } else if sample.is_none() {
-            sample = password.map(str::to_owned);
+            sample = password.filter(|password| scheme::is_of_use(password)).map(str::to_owned);
         }
         Ok(())
     });
     match result {
-        Ok(()) => Ok(own.flatten().map_or(Stored::Nothing(sample), Stored::Password)),
+        Ok(()) => Ok(own.transpose()?.flatten().map_or(Stored::Nothing(sample), Stored::Password)),
         Err(trouble) => Err(trouble.with(path)),
     }
 }

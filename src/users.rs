@@ -120,14 +120,24 @@ enum Table<'a> {
     System,
     /// A large file, of which nothing is kept.
     File(&'a Config, &'a Path),
-    Users(Arc<Option<Vec<User>>>),
+    Users(Arc<Option<Vec<Entry>>>),
     Broken(String),
+}
+
+/// A user, or the name and what is wrong with the line.
+type Entry = Result<User, (String, String)>;
+
+fn name_of(entry: &Entry) -> &str {
+    match entry {
+        Ok(user) => &user.name,
+        Err((name, _)) => name,
+    }
 }
 
 impl<'a> Table<'a> {
     fn of(config: &'a Config, source: &'a UserSource) -> Table<'a> {
         // Whether lines without a home folder are right depends on `mailbox`.
-        static KEPT: [Kept<Option<Vec<User>>>; 2] = [Kept::new(), Kept::new()];
+        static KEPT: [Kept<Option<Vec<Entry>>>; 2] = [Kept::new(), Kept::new()];
         let UserSource::PasswdFile(path) = source else { return Table::System };
         let read = || {
             if path.metadata()?.len() > kept::LARGEST {
@@ -136,7 +146,11 @@ impl<'a> Table<'a> {
             kept::unless_just_emptied(path)?;
             let mut users = Vec::new();
             passwd_file::read(path, |record| {
-                users.push(User { password: None, ..user(config, record)? });
+                let name = record.name;
+                users.push(match user(config, path, record) {
+                    Ok(user) => Ok(User { password: None, ..user }),
+                    Err(why) => Err((name.to_owned(), why)),
+                });
                 Ok(())
             })?;
             Ok::<_, Trouble>(Some(users))
@@ -152,12 +166,15 @@ impl<'a> Table<'a> {
     fn find(&self, name: &str) -> Lookup<User> {
         match self {
             Table::System => in_system(name),
-            Table::File(config, path) => in_file(config, path, name).0,
+            Table::File(config, path) => in_file(config, path, name, false).0,
             Table::Users(users) => {
                 let users = users.as_deref().unwrap_or_default();
-                let alike = |user: &&User| user.name.eq_ignore_ascii_case(name);
-                let found = users.iter().find(|user| user.name == name).or_else(|| users.iter().find(alike));
-                found.cloned().map_or(Lookup::No, Lookup::Yes)
+                let alike = |entry: &&Entry| name_of(entry).eq_ignore_ascii_case(name);
+                match users.iter().find(|entry| name_of(entry) == name).or_else(|| users.iter().find(alike)) {
+                    Some(Ok(user)) => Lookup::Yes(user.clone()),
+                    Some(Err((_, why))) => Lookup::CannotTell(why.clone()),
+                    None => Lookup::No,
+                }
             }
             Table::Broken(why) => Lookup::CannotTell(why.clone()),
         }
@@ -183,7 +200,7 @@ pub(crate) fn find_with_sample(config: &Config, name: &[u8]) -> Found {
         // All are asked, whoever has the name: nobody is to be found faster.
         let (answer, other) = match source {
             UserSource::System => (in_system(name), None),
-            UserSource::PasswdFile(path) => in_file(config, path, name),
+            UserSource::PasswdFile(path) => in_file(config, path, name, true),
         };
         found.sample = found.sample.or(other);
         if found.user == Lookup::No {
@@ -198,28 +215,40 @@ pub fn system_user(name: &str) -> Lookup<User> {
     in_system(name)
 }
 
-/// Reads the whole files that `users` names, so that a wrong line or a missing file is told at the start.
+/// Reads the whole files that `users` names, so that a name that cannot be read or a missing file is told at the start, and
+/// so is what is wrong with one user's line.
 pub fn check_file(config: &Config) -> Result<(), Error> {
+    check_names(config, true)
+}
+
+/// The same; `tells`: also of what is wrong with one user's line.
+pub(crate) fn check_names(config: &Config, tells: bool) -> Result<(), Error> {
     config.users.files().try_for_each(|path| {
         let stamp = Stamp::of(path);
-        let mut level = None;
+        // Strangers make as many sessions as they like.
+        let level = || if kept::is_news(path, stamp) { Level::Warn } else { Level::Debug };
+        let (mut known, mut wrong) = (None, None);
+        let mut more = 0;
         let each = |record: Record<'_>| {
-            check(config, &record)?;
-            if record.mailbox.is_some() || record.name.contains(LOCK) {
-                let user = whole(record);
-                if user.has_a_lock_for_mailbox(config) {
-                    // Strangers make as many sessions as they like.
-                    let is_news = || kept::is_news(path, stamp);
-                    let level = *level.get_or_insert_with(|| if is_news() { Level::Warn } else { Level::Debug });
-                    log::log!(level, "event=no-user user={:?} reason=\"the mailbox would be a dot lock\"", user.name);
-                }
+            let (name, record) = (record.name, judged(config, record));
+            if let Some(error) = record.error(path) {
+                more += usize::from(wrong.is_some());
+                wrong.get_or_insert_with(|| format!("user={name:?} reason=\"{error}\""));
+            } else if (record.mailbox.is_some() || name.contains(LOCK)) && whole(record).has_a_lock_for_mailbox(config)
+            {
+                let level = *known.get_or_insert_with(level);
+                log::log!(level, "event=no-user user={name:?} reason=\"the mailbox would be a dot lock\"");
             }
             Ok(())
         };
         passwd_file::read(path, each).map_err(|trouble| match trouble {
             Trouble::Line(error) => Error::Config(error),
             Trouble::Io(error) => unreadable(config, "users", path, &error),
-        })
+        })?;
+        if let Some(wrong) = wrong.filter(|_| tells) {
+            log::log!(known.unwrap_or_else(level), "event=wrong-line {wrong} more={more}");
+        }
+        Ok(())
     })
 }
 
@@ -297,39 +326,43 @@ fn by_name(name: &str) -> Lookup<User> {
     })
 }
 
-fn in_file(config: &Config, path: &Path, name: &str) -> (Lookup<User>, Option<String>) {
+/// `to_log_in`: what keeps the user from that counts, too.
+fn in_file(config: &Config, path: &Path, name: &str, to_log_in: bool) -> (Lookup<User>, Option<String>) {
     let (mut exact, mut alike, mut sample) = (None, None, None);
     let result = passwd_file::read(path, |record| {
         if sample.is_none() {
-            sample = record.password.filter(|password| !scheme::is_locked(password)).map(str::to_owned);
+            sample = record.password.filter(|password| scheme::is_of_use(password)).map(str::to_owned);
         }
-        check(config, &record)?;
+        let found = |record: Record<'_>| match record.ban(path).filter(|_| to_log_in) {
+            Some(ban) => Lookup::CannotTell(ban),
+            None => user(config, path, record).map_or_else(Lookup::CannotTell, Lookup::Yes),
+        };
         if record.name == name {
-            exact.get_or_insert_with(|| whole(record));
+            exact.get_or_insert_with(|| found(record));
         } else if record.name.eq_ignore_ascii_case(name) {
-            alike.get_or_insert_with(|| whole(record));
+            alike.get_or_insert_with(|| found(record));
         }
         Ok(())
     });
     match result {
-        Ok(()) => (exact.or(alike).map_or(Lookup::No, Lookup::Yes), sample),
+        Ok(()) => (exact.or(alike).unwrap_or(Lookup::No), sample),
         Err(trouble) => (Lookup::CannotTell(trouble.with(path)), sample),
     }
 }
 
-/// The user of a line; the error is what was expected there.
-pub(crate) fn user(config: &Config, record: Record<'_>) -> Result<User, String> {
-    check(config, &record)?;
-    Ok(whole(record))
+/// The user of a line; the error is file, line and what was expected there.
+pub(crate) fn user(config: &Config, path: &Path, record: Record<'_>) -> Result<User, String> {
+    let record = judged(config, record);
+    record.error(path).map_or_else(|| Ok(whole(record)), |error| Err(error.to_string()))
 }
 
-/// Whether a line fits the rest of the configuration; the error is what was expected there.
-fn check(config: &Config, record: &Record<'_>) -> Result<(), String> {
+/// A line as the rest of the configuration has it.
+pub(crate) fn judged<'a>(config: &Config, mut record: Record<'a>) -> Record<'a> {
     let mailbox = record.mailbox.as_ref().unwrap_or(&config.mailbox);
-    if record.home.is_none() && mailbox.path.starts_with("~/") {
-        return Err("a home folder in the sixth field, for the mailbox is below it".to_owned());
+    if record.fault.is_none() && record.home.is_none() && mailbox.path.starts_with("~/") {
+        record.fault = Some("a home folder in the sixth field, for the mailbox is below it".to_owned());
     }
-    Ok(())
+    record
 }
 
 fn whole(record: Record<'_>) -> User {

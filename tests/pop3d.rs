@@ -247,14 +247,14 @@ fn with_the_client_on_standard_error_it_sees_protocol_only() {
 }
 
 #[test]
-fn a_wrong_line_of_the_passwd_file_is_named_in_the_log_alone() {
+fn a_wrong_line_of_the_passwd_file_is_named_in_the_log_and_stops_nobody_else() {
     let scratch = Scratch::new();
     scratch.write("passwd", "bob:{PLAIN}secret:::::\ncarol:sesame\n");
     let output = scratch.run("pop3d", &[], LOGIN.as_bytes());
-    assert_eq!(output.stdout, b"-ERR [SYS/PERM] This server is not set up properly\r\n");
-    assert_eq!(output.status.code(), Some(78));
+    assert!(output.stdout.starts_with(b"+OK doorpost POP3 ready"), "{output:?}");
+    assert_eq!(output.status.code(), Some(0));
     let log = String::from_utf8_lossy(&output.stderr);
-    assert!(log.contains("passwd:2: expected "), "{log}");
+    assert!(log.contains("event=wrong-line user=\"carol\" reason=") && log.contains("passwd:2: expected "), "{log}");
     assert!(!log.contains("sesame"), "{log}");
 }
 

@@ -312,7 +312,7 @@ fn what_becomes_of_the_passwd_file_is_seen_by_the_next_clients() {
     ask(&mut client, "USER carol");
     assert!(ask(&mut client, "PASS new").starts_with("+OK 1 messages"));
     quit(client);
-    pool.scratch.write("passwd", "bob:nonsense\n");
+    pool.scratch.write("passwd", "../bob:{PLAIN}x\n");
     until("a refusal", || {
         let mut client = TcpStream::connect(pool.address).expect("a connection");
         client.set_read_timeout(Some(PATIENCE)).expect("a time limit");

@@ -76,7 +76,7 @@ mod tests {
         assert!(files.known.is_none());
         fs::write(&path, "bob:{PLAIN}x::::/home/bob\nsue:$1$abc$x::::/home/sue\n").unwrap();
         assert!(matches!(files.check(&config), Ok(false)));
-        fs::write(&path, "bob:{PLAIN}x::::/home/bob\nsue:nonsense\n").unwrap();
+        fs::write(&path, "bob:{PLAIN}x::::/home/bob\n../sue:{PLAIN}x\n").unwrap();
         assert!(files.check(&config).is_err());
     }
 

@@ -4,6 +4,10 @@
 //! difference lies. A password that begins with `!` or `*` is locked: nothing matches it.
 
 use crate::sys;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use md5::{Digest as _, Md5};
+use ring::digest::{self, Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA512};
 use subtle::ConstantTimeEq;
 
 /// How a hash is checked.
@@ -12,10 +16,18 @@ enum Method {
     Plain,
     Crypt,
     Argon2,
+    /// SHA-1, -256 or -512 of the password and what stands behind the hash, in base64.
+    Sha(&'static Algorithm),
+    /// The same of MD5.
+    Md5,
+    /// MD5 of the password alone, in hexadecimal digits.
+    HexMd5,
+    /// Dovecot, or somebody, knows it.
+    Unknown,
 }
 
 /// Scheme names (Dovecot's, in any case), and what a hash of that scheme begins with.
-const SCHEMES: [(&str, Method, &str); 13] = [
+const SCHEMES: [(&str, Method, &str); 23] = [
     ("PLAIN", Method::Plain, ""),
     ("CLEAR", Method::Plain, ""),
     ("CLEARTEXT", Method::Plain, ""),
@@ -29,6 +41,16 @@ const SCHEMES: [(&str, Method, &str); 13] = [
     ("ARGON2ID", Method::Argon2, "$argon2id$"),
     ("ARGON2I", Method::Argon2, "$argon2i$"),
     ("ARGON2D", Method::Argon2, "$argon2d$"),
+    ("SHA", Method::Sha(&SHA1_FOR_LEGACY_USE_ONLY), ""),
+    ("SHA1", Method::Sha(&SHA1_FOR_LEGACY_USE_ONLY), ""),
+    ("SSHA", Method::Sha(&SHA1_FOR_LEGACY_USE_ONLY), ""),
+    ("SHA256", Method::Sha(&SHA256), ""),
+    ("SSHA256", Method::Sha(&SHA256), ""),
+    ("SHA512", Method::Sha(&SHA512), ""),
+    ("SSHA512", Method::Sha(&SHA512), ""),
+    ("LDAP-MD5", Method::Md5, ""),
+    ("SMD5", Method::Md5, ""),
+    ("PLAIN-MD5", Method::HexMd5, ""),
 ];
 
 /// libxcrypt hashes no longer password than this (CRYPT_MAX_PASSPHRASE_SIZE counts the NUL), and says of one that is longer
@@ -69,7 +91,40 @@ pub fn verify(stored: &str, password: &[u8]) -> Result<bool, String> {
             None => Err("crypt(3) does not know the method of a stored password".to_owned()),
         },
         (Method::Argon2, hash) => argon2id(hash, password),
+        (Method::Sha(algorithm), hash) => {
+            salted(hash, password, algorithm.output_len(), |octets| digest::digest(algorithm, octets).as_ref().to_vec())
+        }
+        (Method::Md5, hash) => salted(hash, password, MD5_LENGTH, |octets| Md5::digest(octets).to_vec()),
+        (Method::HexMd5, hash) => {
+            let own: String = Md5::digest(password).iter().map(|octet| format!("{octet:02x}")).collect();
+            Ok(own.as_bytes().ct_eq(hash.to_ascii_lowercase().as_bytes()).into())
+        }
+        (Method::Unknown, name) => Err(format!("the scheme {{{name}}} cannot be checked here")),
     }
+}
+
+const MD5_LENGTH: usize = 16;
+
+/// Whether a hash of this length, and a salt behind it, in base64, are of the password.
+fn salted(stored: &str, password: &[u8], length: usize, hash: impl Fn(&[u8]) -> Vec<u8>) -> Result<bool, String> {
+    let octets = STANDARD.decode(stored).ok();
+    let Some((expected, salt)) = octets.as_deref().and_then(|octets| octets.split_at_checked(length)) else {
+        return Err("a stored hash is no base64, or too short".to_owned());
+    };
+    Ok(hash(&[password, salt].concat()).ct_eq(expected).into())
+}
+
+/// The scheme of a password that can never be checked, if it is such a one.
+pub fn unknown(stored: &str) -> Option<&str> {
+    match split(stored) {
+        Ok((Method::Unknown, name)) if !is_locked(stored) => Some(name),
+        _ => None,
+    }
+}
+
+/// Whether the password may let somebody in.
+pub fn is_of_use(stored: &str) -> bool {
+    !is_locked(stored) && unknown(stored).is_none()
 }
 
 fn argon2id(hash: &str, password: &[u8]) -> Result<bool, String> {
@@ -96,8 +151,11 @@ fn split(stored: &str) -> Result<(Method, &str), String> {
     };
     let known = SCHEMES.iter().find(|(known, ..)| known.eq_ignore_ascii_case(name));
     let Some((_, method, prefix)) = known else {
-        let names: Vec<&str> = SCHEMES.iter().map(|(name, ..)| *name).collect();
-        return Err(format!("one of the schemes {}", names.join(", ")));
+        let is_name = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
+        return match !name.is_empty() && name.len() <= 40 && name.bytes().all(is_name) {
+            true => Ok((Method::Unknown, name)),
+            false => Err("the name of a scheme between { and }".to_owned()),
+        };
     };
     match hash.starts_with(prefix) {
         true if !hash.is_empty() => Ok((*method, hash)),
@@ -183,7 +241,7 @@ mod tests {
 
     #[test]
     fn unusable_passwords_are_refused_without_showing_them() {
-        for stored in ["sesame", "{PLAIN}", "{ROT13}sesame", "{PLAINsesame", "{SHA512-CRYPT}$5$sesame", "{}sesame"] {
+        for stored in ["sesame", "{PLAIN}", "{sesa me}x", "{PLAINsesame", "{SHA512-CRYPT}$5$sesame", "{}sesame"] {
             let expected = check_form(stored).expect_err(stored);
             assert!(!expected.contains("sesame"), "{expected}");
         }
@@ -193,6 +251,38 @@ mod tests {
     fn a_method_nobody_knows_is_trouble_and_not_a_no() {
         assert!(verify("$zz$abc$def", b"sesame").is_err());
         assert!(verify("{ARGON2ID}$argon2id$v=19$broken", b"sesame").is_err());
+    }
+
+    /// All made by doveadm pw.
+    #[test]
+    fn hashes_of_dovecots_are_checked() {
+        for stored in [
+            "{SHA}CEo1Ae3vaEXy8eQZjsOiuBz1xrw=",
+            "{SHA1}CEo1Ae3vaEXy8eQZjsOiuBz1xrw=",
+            "{SSHA}GL5ixnVcpd095dtH5nblsuEYWIRVvMCG",
+            "{SHA256}0MBPSxlR5K6q7IIj7SA55ULzqugFpvp/bXlOWv/10nI=",
+            "{SSHA256}eZWk1m4MKT6L/wXkeMO02eJAOBfcKirsTSf4Krzq3tM5tx4E",
+            "{SHA512}u5R+nJalYgxpa9F1obKO6mM3+oymw90Z77ZeLLGk3+4CVsyHwhWJNU8an1iHr10jzgXXKhQ64vHv6pxFW/PQVg==",
+            "{SSHA512}Tu5hVm448eEPl/VkRQYJE9o2wBxEDTHz9cZ0a2vnt+9yITTDUjTYuBlh/v/5b+BTqNgGrkdvvNS/lI/6AuarvNAh9dY=",
+            "{LDAP-MD5}yNrhxQ4JLz2HcZL8VVsdzw==",
+            "{SMD5}EtBPgsTUFHqyIFFGnyQHjGCgGjg=",
+            "{PLAIN-MD5}c8dae1c50e092f3d877192fc555b1dcf",
+        ] {
+            assert_eq!(check_form(stored), Ok(()), "{stored}");
+            assert_eq!(verify(stored, b"sesame"), Ok(true), "{stored}");
+            assert_eq!(verify(stored, b"sesamf"), Ok(false), "{stored}");
+            assert_eq!(verify(stored, b""), Ok(false), "{stored}");
+        }
+        assert!(verify("{SSHA512}c2hvcnQ=", b"sesame").is_err() && verify("{SHA}?", b"sesame").is_err());
+    }
+
+    #[test]
+    fn a_scheme_that_cannot_be_checked_is_named_and_lets_nobody_in() {
+        let stored = "{SCRAM-SHA-256}4096,sesame";
+        assert_eq!(check_form(stored), Ok(()));
+        let why = verify(stored, b"sesame").expect_err("checked");
+        assert!(why.contains("{SCRAM-SHA-256}") && !why.contains("sesame"), "{why}");
+        assert!(unknown(stored) == Some("SCRAM-SHA-256") && !is_of_use(stored) && plain(stored).is_none());
     }
 
     #[test]

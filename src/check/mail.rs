@@ -1,6 +1,7 @@
 //! What is read by who has become mail_owner, and by who speaks with clients.
 
 use super::{Findings, Level, aliases};
+use crate::auth::scheme;
 use crate::channel::{Channel, Channels, Transport};
 use crate::cli::Common;
 use crate::config::pattern::Matches;
@@ -12,7 +13,8 @@ use crate::lookup::Lookup;
 use crate::relay;
 use crate::relay::policy::Policies;
 use crate::relay::route::NextHop;
-use crate::users::{self, passwd_file};
+use crate::users;
+use crate::users::passwd_file::{self, Ids};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use std::collections::HashSet;
@@ -80,7 +82,7 @@ pub(super) fn look_as_parser(config: &Config, findings: &mut Findings) {
 }
 
 fn check_users(config: &Config, findings: &mut Findings) {
-    if let Err(error) = users::check_file(config) {
+    if let Err(error) = users::check_names(config, false) {
         let closed = config.users.files().find(|path| File::open(path).is_err()).unwrap_or(Path::new(""));
         match &error {
             Error::Config(error) => findings.add_of(closed, Level::Error, &error.origin, &error.problem, ""),
@@ -89,19 +91,42 @@ fn check_users(config: &Config, findings: &mut Findings) {
         return;
     }
     for path in config.users.files() {
-        check_lines(path, findings);
+        check_lines(config, path, findings);
         if !findings.is_strangers {
             check_mailboxes(config, path, findings);
         }
     }
 }
 
-/// What a file of users may say and hardly means.
-fn check_lines(path: &Path, findings: &mut Findings) {
-    let (mut seen, mut count) = (HashSet::new(), 0);
+/// Most lines of a file that are told to be wrong, one by one.
+const MOST_LINES: usize = 20;
+
+/// What a file of users says of single ones that cannot be, or is hardly meant.
+fn check_lines(config: &Config, path: &Path, findings: &mut Findings) {
+    let (mut seen, mut count, mut ids, mut faults) = (HashSet::new(), 0, Ids::default(), 0);
     let each = |number: usize, line: Option<&[u8]>| {
-        let Some(record) = line.and_then(|line| passwd_file::record(line).ok().flatten()) else { return Ok(()) };
+        let record = line.and_then(|line| passwd_file::record(line, &mut ids).ok().flatten());
+        let Some(record) = record.map(|record| users::judged(config, record)) else { return Ok(()) };
         let (name, at) = (record.name, Origin::File(path.into(), number));
+        if let Some(fault) = &record.fault {
+            faults += 1;
+            if faults <= MOST_LINES {
+                let problem = format!("{}: expected {fault}", shown(name));
+                findings.error(&at, &problem, "mail for this user waits, and the login fails, meanwhile");
+            }
+        } else if let Some(field) = record.kept_out {
+            let problem =
+                format!("{}: {field}= is not understood: this user gets mail, and cannot log in", shown(name));
+            findings.error(&at, &problem, "without that field a password lets in from anywhere");
+        }
+        if let Some(scheme) = record.password.and_then(scheme::unknown) {
+            let problem = format!(
+                "{}: the scheme {{{}}} cannot be checked: this user gets mail, and cannot log in",
+                shown(name),
+                shown(scheme)
+            );
+            findings.error(&at, &problem, "a hash for the second field is made by: openssl passwd -6");
+        }
         count += 1;
         let has_no_colon = !line.is_some_and(|line| line.contains(&b':'));
         if let (true, Some((word, _))) = (has_no_colon, name.split_once([' ', '\t', '{'])) {
@@ -114,11 +139,13 @@ fn check_lines(path: &Path, findings: &mut Findings) {
         Ok::<_, std::io::Error>(())
     };
     // What cannot be read is told already.
-    if let Ok(file) = File::open(path)
-        && passwd_file::lines(file, each).is_ok()
-        && count == 0
-    {
-        findings.warning(&Origin::File(path.into(), 0), "there is no user in this file: nobody has mail here", "");
+    let is_read = File::open(path).is_ok_and(|file| passwd_file::lines(file, each).is_ok());
+    let at = Origin::File(path.into(), 0);
+    if is_read && count == 0 {
+        findings.warning(&at, "there is no user in this file: nobody has mail here", "");
+    }
+    if let Some(more @ 1..) = faults.checked_sub(MOST_LINES) {
+        findings.error(&at, &format!("{more} more lines are wrong"), "");
     }
 }
 
@@ -126,8 +153,10 @@ fn check_lines(path: &Path, findings: &mut Findings) {
 fn check_mailboxes(config: &Config, path: &Path, findings: &mut Findings) {
     let mut told: Option<(String, PathBuf, Closed)> = None;
     let _ = passwd_file::read(path, |record| {
-        if record.owner.is_none() && told.is_none() {
-            let user = users::user(config, record)?;
+        if record.owner.is_none()
+            && told.is_none()
+            && let Ok(user) = users::user(config, path, record)
+        {
             let mailbox = user.mailbox_path(config);
             let path = Path::new(&mailbox.path);
             told = closed(path, mailbox.format).map(|closed| (user.name, path.to_owned(), closed));

@@ -5,8 +5,8 @@
 //! takes does not tell where a user stands. What passwords may look like is `auth::scheme`'s affair.
 
 use crate::auth::scheme;
-use crate::config;
 use crate::config::value::{MailboxSpec, Value};
+use crate::config::{self, shown};
 use crate::wire::line::{Line, LineEnd, LineReader};
 use std::fs::File;
 use std::io::{self, Read};
@@ -28,6 +28,34 @@ pub struct Record<'a> {
     pub home: Option<&'a Path>,
     /// `mailbox=` of the extra fields.
     pub mailbox: Option<MailboxSpec>,
+    /// A field that keeps others out than a password does: nobody logs in by this line.
+    pub kept_out: Option<&'a str>,
+    /// What was expected in this line instead, so that nothing can be told of this user; others have nothing to do with it.
+    pub fault: Option<String>,
+    /// The number of the line.
+    pub number: usize,
+}
+
+impl Record<'_> {
+    /// What is wrong with the line, if something is.
+    pub fn error(&self, path: &Path) -> Option<config::Error> {
+        self.fault.as_ref().map(|expected| config::Error::at(path, self.number, format!("expected {expected}")))
+    }
+
+    /// Why nobody may log in by this line, where that is not the password's affair.
+    pub fn ban(&self, path: &Path) -> Option<String> {
+        let of = |field| {
+            format!("{}:{}: {field}= is not understood, so {} cannot log in", path.display(), self.number, self.name)
+        };
+        self.error(path).map(|error| error.to_string()).or_else(|| self.kept_out.map(of))
+    }
+}
+
+/// The names of users and groups in the last line: the next has mostly the same.
+#[derive(Default)]
+pub struct Ids {
+    uid: Option<(String, u32)>,
+    gid: Option<(String, u32)>,
 }
 
 /// Why a file could not be read to its end.
@@ -52,11 +80,12 @@ impl Trouble {
 /// Gives every user of the file to `each`, which may find fault with a line by saying what was expected.
 pub fn read(path: &Path, mut each: impl FnMut(Record<'_>) -> Result<(), String>) -> Result<(), Trouble> {
     let file = File::open(path).map_err(Trouble::Io)?;
+    let mut ids = Ids::default();
     lines(file, |number, line| {
         let wrong = |expected| Trouble::Line(config::Error::at(path, number, format!("expected {expected}")));
         let line = line.ok_or_else(|| wrong(format!("a line of at most {LONGEST_LINE} octets")))?;
-        match record(line).map_err(wrong)? {
-            Some(record) => each(record).map_err(wrong),
+        match record(line, &mut ids).map_err(wrong)? {
+            Some(record) => each(Record { number, ..record }).map_err(wrong),
             None => Ok(()),
         }
     })
@@ -102,8 +131,8 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// Reads a line; nothing if it is blank or a comment. The error is what was expected.
-pub fn record(line: &[u8]) -> Result<Option<Record<'_>>, String> {
+/// Reads a line; nothing if it is blank or a comment. The error is what was expected where not even the name can be read.
+pub fn record<'a>(line: &'a [u8], ids: &mut Ids) -> Result<Option<Record<'a>>, String> {
     if line.first() == Some(&b'#') || line.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
@@ -114,19 +143,29 @@ pub fn record(line: &[u8]) -> Result<Option<Record<'_>>, String> {
     if !super::is_possible_name(name.as_bytes()) {
         return Err("a user name without '/' and control characters that does not begin with '.'".to_owned());
     }
-    let password = text(&fields, 1, "the password")?;
+    let none =
+        Record { name, password: None, owner: None, home: None, mailbox: None, kept_out: None, fault: None, number: 0 };
+    Ok(Some(behind_name(&fields, ids, none.clone()).unwrap_or_else(|fault| Record { fault: Some(fault), ..none })))
+}
+
+fn behind_name<'a>(fields: &[&'a [u8]], ids: &mut Ids, none: Record<'a>) -> Result<Record<'a>, String> {
+    let password = text(fields, 1, "the password")?;
     scheme::check_form(password)?;
-    let home = text(&fields, 5, "the home folder")?;
+    let extra = Extra::of(text(fields, 7, "the extra fields")?)?;
+    let home = extra.home.unwrap_or(text(fields, 5, "the home folder")?);
     if !home.is_empty() && !home.starts_with('/') {
         return Err("an absolute path as home folder".to_owned());
     }
-    Ok(Some(Record {
-        name,
+    let uid = extra.uid.unwrap_or(text(fields, 2, "the uid")?);
+    let gid = extra.gid.unwrap_or(text(fields, 3, "the gid")?);
+    Ok(Record {
         password: (!password.is_empty()).then_some(password),
-        owner: owner(text(&fields, 2, "the uid")?, text(&fields, 3, "the gid")?)?,
+        owner: owner(uid, gid, ids)?,
         home: (!home.is_empty()).then(|| Path::new(home)),
-        mailbox: mailbox(text(&fields, 7, "the extra fields")?)?,
-    }))
+        mailbox: extra.mailbox,
+        kept_out: extra.kept_out,
+        ..none
+    })
 }
 
 /// A field; the empty text where it is missing. (The name of a person in the fifth may be in any character set.)
@@ -139,36 +178,88 @@ fn text<'a>(fields: &[&'a [u8]], position: usize, what: &str) -> Result<&'a str,
     if is_control { Err(format!("no control characters in {what}")) } else { Ok(text) }
 }
 
-fn owner(uid: &str, gid: &str) -> Result<Option<(u32, u32)>, String> {
+fn owner(uid: &str, gid: &str, ids: &mut Ids) -> Result<Option<(u32, u32)>, String> {
+    use nix::unistd::{Group, User};
     if uid.is_empty() && gid.is_empty() {
         return Ok(None);
     }
-    let expected = || "numbers from 0 to 4294967294 as uid and gid, or both empty".to_owned();
-    let number = |text: &str| match u32::parse(text) {
-        // The last number means "do not change" to the system.
-        Ok(u32::MAX) | Err(_) => Err(expected()),
-        Ok(_) if text.is_empty() => Err(expected()),
-        Ok(number) => Ok(number),
-    };
-    Ok(Some((number(uid)?, number(gid)?)))
+    let user = |name: &str| User::from_name(name).map(|user| user.map(|user| user.uid.as_raw()));
+    let group = |name: &str| Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw()));
+    Ok(Some((id(uid, &mut ids.uid, user)?, id(gid, &mut ids.gid, group)?)))
 }
 
-/// `mailbox=` (Dovecot: `userdb_mail=`) of the extra fields, which are separated by blanks.
-///
-/// Other `userdb_` fields mean something to Dovecot only. Any other field is an error, because it may well be one that
-/// should keep somebody out, such as `allow_nets`.
-fn mailbox(extra: &str) -> Result<Option<MailboxSpec>, String> {
-    let mut found = None;
-    for field in extra.split_ascii_whitespace() {
-        let value = field.strip_prefix("mailbox=").or_else(|| field.strip_prefix("userdb_mail="));
-        match value {
-            Some(value) if found.is_none() => found = Some(MailboxSpec::parse(value)?),
-            Some(_) => return Err("one mailbox= only".to_owned()),
-            None if field.starts_with("userdb_") => {}
-            None => return Err("mailbox=FORMAT:PATH behind the shell".to_owned()),
-        }
+fn id(
+    text: &str,
+    known: &mut Option<(String, u32)>,
+    of_name: impl Fn(&str) -> nix::Result<Option<u32>>,
+) -> Result<u32, String> {
+    let expected = "numbers from 0 to 4294967294, or names of this system, as uid and gid, or both empty";
+    if text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_') {
+        return match known {
+            Some((name, id)) if name == text => Ok(*id),
+            known => match of_name(text) {
+                Ok(Some(id)) => Ok(known.insert((text.to_owned(), id)).1),
+                Ok(None) => Err(format!("{expected}, and not {}", shown(text))),
+                Err(errno) => Err(format!("{expected}, and {} cannot be looked up: {errno}", shown(text))),
+            },
+        };
     }
-    Ok(found)
+    match u32::parse(text) {
+        // The last number means "do not change" to the system.
+        Ok(u32::MAX) | Err(_) => Err(expected.to_owned()),
+        Ok(_) if text.is_empty() => Err(expected.to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+/// What of the extra fields counts here; they are separated by blanks.
+#[derive(Default)]
+struct Extra<'a> {
+    mailbox: Option<MailboxSpec>,
+    uid: Option<&'a str>,
+    gid: Option<&'a str>,
+    home: Option<&'a str>,
+    kept_out: Option<&'a str>,
+}
+
+/// Fields of Dovecot's passdb by which a password alone does not let in.
+const KEEPS_OUT: [&str; 7] =
+    ["allow_nets", "allow_real_nets", "nologin", "noauthenticate", "k5principals", "proxy", "proxy_maybe"];
+
+impl<'a> Extra<'a> {
+    /// Fields that mean something to Dovecot only are skipped where they begin with `userdb_`, but not what would have the
+    /// mail elsewhere; and `nopassword`, without which nobody gets in either. Any other is an error.
+    fn of(text: &'a str) -> Result<Extra<'a>, String> {
+        let mut extra = Extra::default();
+        for field in text.split_ascii_whitespace() {
+            let (name, value) = field.split_once('=').unwrap_or((field, ""));
+            match name {
+                "mailbox" | "userdb_mail" | "userdb_mail_location" if extra.mailbox.is_none() => {
+                    extra.mailbox = Some(MailboxSpec::of_one(value)?);
+                }
+                "mailbox" | "userdb_mail" | "userdb_mail_location" => return Err("one mailbox= only".to_owned()),
+                "userdb_uid" => extra.uid = Some(value),
+                "userdb_gid" => extra.gid = Some(value),
+                "userdb_home" => extra.home = Some(value),
+                _ if KEEPS_OUT.contains(&name) => extra.kept_out = Some(name),
+                "nopassword" => {}
+                "userdb_user" | "userdb_chroot" => {
+                    return Err(format!("no field {name}=, which cannot be followed here"));
+                }
+                // Since Dovecot 2.4 there are several of these.
+                _ if name.starts_with("userdb_mail_") => {
+                    return Err(format!("mailbox=FORMAT:PATH in place of {}=", shown(name)));
+                }
+                _ if name.starts_with("userdb_") => {}
+                _ if field.contains('=') => {
+                    return Err(format!("mailbox=FORMAT:PATH behind the shell, and not {}=", shown(name)));
+                }
+                // It may be part of a password.
+                _ => return Err("mailbox=FORMAT:PATH behind the shell".to_owned()),
+            }
+        }
+        Ok(extra)
+    }
 }
 
 /// Never shows the password.
@@ -186,7 +277,7 @@ mod tests {
     use std::io::Write as _;
 
     fn one(line: &str) -> Record<'_> {
-        record(line.as_bytes()).unwrap().unwrap()
+        record(line.as_bytes(), &mut Ids::default()).unwrap().unwrap()
     }
 
     #[test]
@@ -216,24 +307,47 @@ mod tests {
 
     #[test]
     fn what_may_be_an_access_rule_is_not_skipped() {
-        assert!(record(b"bob:{PLAIN}x::::::allow_nets=10.0.0.0/8").is_err());
+        for field in ["allow_nets=10.0.0.0/8", "nologin", "proxy=y"] {
+            let line = format!("bob:{{PLAIN}}x::::::userdb_mail=maildir:/mail/bob {field}");
+            let record = one(&line);
+            assert_eq!(record.kept_out, field.split('=').next());
+            let ban = record.ban(Path::new("/p")).unwrap();
+            assert!(ban.contains(record.kept_out.unwrap()) && record.fault.is_none(), "{ban}");
+        }
+        let fault = one("bob:{PLAIN}x::::::restricted=1").fault.unwrap();
+        assert!(fault.contains("restricted="), "{fault}");
+    }
+
+    #[test]
+    fn the_userdbs_owner_and_home_come_before_the_fields() {
+        let record = one("bob:{PLAIN}x:1:1::/a::userdb_uid=2 userdb_gid=3 userdb_home=/b nopassword");
+        assert_eq!((record.owner, record.home), (Some((2, 3)), Some(Path::new("/b"))));
+        for (field, named) in [("userdb_mail_path=~/x", "userdb_mail_path"), ("userdb_chroot=/c", "userdb_chroot")] {
+            let line = format!("bob:{{PLAIN}}x::::::{field}");
+            assert!(one(&line).fault.is_some_and(|fault| fault.contains(named)), "{field}");
+        }
+    }
+
+    #[test]
+    fn owners_may_be_names_of_this_system() {
+        assert_eq!(one("bob:{PLAIN}x:root:root").owner, Some((0, 0)));
+        assert!(one("bob:{PLAIN}x:no-such-user:root").fault.is_some_and(|fault| fault.contains("not no-such-user")));
     }
 
     #[test]
     fn comments_and_blank_lines_are_skipped() {
         for line in ["", "   ", "\t", "#bob:{PLAIN}x", "# "] {
-            assert_eq!(record(line.as_bytes()), Ok(None), "{line:?}");
+            assert_eq!(record(line.as_bytes(), &mut Ids::default()), Ok(None), "{line:?}");
         }
     }
 
     #[test]
-    fn wrong_fields_are_errors() {
+    fn wrong_fields_are_faults_of_the_line_and_wrong_names_of_the_file() {
+        for line in [":{PLAIN}x", "../bob:{PLAIN}x", "a/b:{PLAIN}x"] {
+            assert!(record(line.as_bytes(), &mut Ids::default()).is_err(), "{line:?}");
+        }
         for line in [
-            ":{PLAIN}x",
-            "../bob:{PLAIN}x",
-            "a/b:{PLAIN}x",
             "bob:secret",
-            "bob:{ROT13}x",
             "bob:{PLAIN}x:1000",
             "bob:{PLAIN}x::100",
             "bob:{PLAIN}x:+1:1",
@@ -244,17 +358,24 @@ mod tests {
             "bob:{PLAIN}x::::::mailbox=maildir:/a mailbox=maildir:/b",
             "bob:{PLAIN}\x07",
         ] {
-            assert!(record(line.as_bytes()).is_err(), "{line:?}");
+            let record = one(line);
+            assert!(record.fault.is_some() && record.password.is_none() && record.name == "bob", "{line:?}");
         }
-        assert!(record(b"b\xf6b:{PLAIN}x").is_err());
-        assert!(record(b"bob:{PLAIN}x:::B\xf6b:/home/bob").is_ok());
+        assert!(record(b"b\xf6b:{PLAIN}x", &mut Ids::default()).is_err());
+        assert!(record(b"bob:{PLAIN}x:::B\xf6b:/home/bob", &mut Ids::default()).unwrap().unwrap().fault.is_none());
     }
 
     #[test]
     fn a_wrong_line_is_named_by_file_and_number() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"# users\nbob:{PLAIN}x\ncarol:secret").unwrap();
-        let Err(Trouble::Line(error)) = read(file.path(), |_| Ok(())) else { panic!("the line was taken") };
+        let mut error = None;
+        read(file.path(), |record| {
+            error = record.error(file.path());
+            Ok(())
+        })
+        .unwrap();
+        let error = error.expect("a fault");
         assert_eq!(error.origin, Origin::File(file.path().into(), 3));
         assert!(!error.to_string().contains("secret"), "{error}");
     }

@@ -112,8 +112,24 @@ fn a_file_that_is_away_is_not_a_no() {
 }
 
 #[test]
-fn a_wrong_line_is_neither_a_no_nor_the_end_of_the_check() {
-    let file = file("bob:{PLAIN}1:::::\ncarol:plain\n");
+fn a_wrong_line_is_neither_a_no_nor_anybody_elses_affair() {
+    let file = file("bob:{PLAIN}1:::::\nCarol:plain\n");
+    let config = config(&file, "maildir:/mail/%u");
+    for name in [b"Carol", b"carol"] {
+        let Lookup::CannotTell(why) = find(&config, name) else { panic!("taken") };
+        assert!(why.starts_with(&format!("{}:2: expected ", file.path().display())), "{why}");
+        assert_eq!(find_with_sample(&config, name).user, Lookup::CannotTell(why));
+    }
+    assert!(matches!(find(&config, b"bob"), Lookup::Yes(_)));
+    assert_eq!(find(&config, b"dave"), Lookup::No);
+    assert!(check_file(&config).is_ok());
+    // Told.
+    assert!(!kept::is_news(file.path(), Stamp::of(file.path())));
+}
+
+#[test]
+fn a_line_without_a_name_is_neither_a_no_nor_the_end_of_the_check() {
+    let file = file("bob:{PLAIN}1:::::\n../carol:{PLAIN}1\n");
     let config = config(&file, "maildir:/mail/%u");
     let Lookup::CannotTell(why) = find(&config, b"dave") else { panic!("taken") };
     assert!(why.starts_with(&format!("{}:2: expected ", file.path().display())), "{why}");
@@ -121,11 +137,30 @@ fn a_wrong_line_is_neither_a_no_nor_the_end_of_the_check() {
     assert_eq!(error.origin, crate::config::Origin::File(file.path().into(), 2));
 }
 
+/// As mail is looked for: the whole address first, which nobody of the system has.
+#[test]
+fn users_of_the_system_do_not_wait_for_a_wrong_line() {
+    let file = file("bob:plain:::::\n");
+    let users = format!("system, passwd-file:{}", file.path().display());
+    let config = Config::with(&[("users", &users)]);
+    let found = find_first(&config, [b"root@example.net".as_slice(), b"root"]);
+    assert!(matches!(found, Lookup::Yes(user) if user.is_of_system));
+}
+
+#[test]
+fn who_is_kept_out_gets_mail_and_cannot_log_in() {
+    let file = file("bob:{PLAIN}x::::::allow_nets=192.0.2.0/24\n");
+    let config = config(&file, "maildir:/mail/%u");
+    assert!(matches!(find(&config, b"bob"), Lookup::Yes(_)));
+    let Lookup::CannotTell(why) = find_with_sample(&config, b"bob").user else { panic!("let in") };
+    assert!(why.contains("allow_nets="), "{why}");
+}
+
 #[test]
 fn a_mailbox_below_home_needs_a_home() {
     let file = file("bob:{PLAIN}1\n");
-    assert!(matches!(check_file(&config(&file, "maildir:~/Maildir")), Err(Error::Config(_))));
-    assert!(check_file(&config(&file, "maildir:/mail/%u")).is_ok());
+    assert!(matches!(find(&config(&file, "maildir:~/Maildir"), b"bob"), Lookup::CannotTell(_)));
+    assert!(matches!(find(&config(&file, "maildir:/mail/%u"), b"bob"), Lookup::Yes(_)));
 }
 
 #[test]
