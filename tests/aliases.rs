@@ -207,6 +207,56 @@ fn a_program_gets_the_line_of_an_mbox_in_front_and_may_be_written_as_procmails_m
     assert!(log.contains("status=deferred") && scratch.mail("alice").is_empty(), "{log}");
 }
 
+/// Mail that waits for a broken program goes where the mended file says, also to the user's mailbox; where somebody has a copy
+/// already it waits for that program.
+#[test]
+fn mail_for_a_program_that_is_named_no_more_goes_where_the_file_says_now() {
+    let scratch = Scratch::with("allow_mail_to_commands = forward, alias");
+    let (program, out) = program(&scratch);
+    let broken = format!("|{program}-broken\n");
+    let again = |expected: &str| {
+        scratch.run("doorpost-queue", &["flush", "ALL"], b"");
+        let log = scratch.deliver() + &scratch.deliver();
+        assert!(log.contains(expected), "{expected}: {log}");
+        log
+    };
+    forward(&scratch, "bob", &broken);
+    enqueue(&scratch, "x@elsewhere.example", "bob@mx.example");
+    let log = scratch.deliver() + &scratch.deliver();
+    assert!(log.contains("4.3.5 the program for this address cannot be run"), "{log}");
+    // Not changed, it waits on.
+    again("4.3.5 the program for this address cannot be run");
+    forward(&scratch, "bob", &broken.replace("-broken", "-other"));
+    again("event=expanded-anew name=bob");
+    forward(&scratch, "bob", &format!("|{program}, carol\n"));
+    let log = again("event=expanded-anew name=bob");
+    let text = fs::read_to_string(&out).unwrap_or_default();
+    assert_eq!((text.matches("to:bob@mx.example ").count(), counts(&scratch)), (1, [0, 0, 1]), "{text} {log}");
+    assert!(scratch.queued().is_empty());
+
+    // Without the file it is the mailbox, and by an alias whatever that says.
+    scratch.write("aliases", &format!("list: \"|{program}-broken\"\n"));
+    forward(&scratch, "bob", &broken);
+    enqueue(&scratch, "x@elsewhere.example", "bob@mx.example");
+    enqueue(&scratch, "x@elsewhere.example", "list@mx.example");
+    _ = scratch.deliver() + &scratch.deliver();
+    fs::remove_file(scratch.path().join("home/bob/.forward")).unwrap();
+    scratch.write("aliases", "list: alice\n");
+    scratch.run("doorpost-queue", &["requeue", "ALL"], b"");
+    let log = again("event=expanded-anew name=list");
+    assert_eq!((scratch.mail("bob").len(), scratch.mail("alice").len()), (1, 1), "{log}");
+
+    // Who has a copy gets no second one.
+    forward(&scratch, "bob", &format!("{} , \\bob\n", broken.trim()));
+    enqueue(&scratch, "x@elsewhere.example", "bob@mx.example");
+    _ = scratch.deliver() + &scratch.deliver();
+    assert_eq!(scratch.mail("bob").len(), 2);
+    forward(&scratch, "bob", "\\bob\n");
+    scratch.run("doorpost-queue", &["requeue", "ALL"], b"");
+    again("4.1.1 the address stands for something else now");
+    assert_eq!(scratch.mail("bob").len(), 2);
+}
+
 #[test]
 fn a_forward_file_sends_on_keeps_a_copy_and_never_circles() {
     let scratch = Scratch::new();

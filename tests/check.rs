@@ -22,7 +22,7 @@ fn good(main_cf: &str) -> Scratch {
     fs::create_dir(&folder).unwrap();
     scratch.hand_over(&folder);
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o1733)).unwrap();
-    scratch.write("aliases", "postmaster: alice\n");
+    scratch.write("aliases", "postmaster: alice\nroot: alice\n");
     scratch
 }
 
@@ -38,6 +38,36 @@ fn a_host_name_that_no_other_host_knows_is_warned_of() {
     let (status, said) = check(&scratch);
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("myhostname is vm, a name without a dot; set it, or mydomain, to what"), "{said}");
+}
+
+#[test]
+fn nobody_who_reads_what_cron_says_is_warned_of() {
+    let scratch = good("");
+    scratch.write("aliases", "postmaster: alice\n");
+    let (status, said) = check(&scratch);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains(": nobody gets mail for root") && said.contains("; add a line root: USER\n"), "{said}");
+}
+
+#[test]
+fn what_is_wrong_with_one_users_line_is_told_once_with_field_and_scheme() {
+    let scratch = good("");
+    scratch.write(
+        "passwd",
+        "alice:{PLAIN}x::::/home/alice\nbob:secret::::/home/bob\ncarol:{SCRAM-SHA-256}4096,s::::/home/carol\n\
+         dave:{PLAIN}x::::/home/dave::allow_nets=192.0.2.0/24\neve:{PLAIN}x::::/home/eve::userdb_mail_path=~/m\n",
+    );
+    let (status, said) = check(&scratch);
+    assert_eq!(status, Some(78), "{said}");
+    for expected in [
+        ":2: bob: expected {SCHEME} before the password",
+        ":3: carol: the scheme {SCRAM-SHA-256} cannot be checked",
+        ":4: dave: allow_nets= is not understood",
+        ":5: eve: expected mailbox=FORMAT:PATH in place of userdb_mail_path=",
+    ] {
+        assert_eq!(said.matches(expected).count(), 1, "{expected}: {said}");
+    }
+    assert!(said.ends_with("4 errors, 0 warnings\n") && !said.contains("secret"), "{said}");
 }
 
 /// The process of pop3d that hears strangers is then whose the mailboxes are.

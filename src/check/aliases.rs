@@ -36,6 +36,12 @@ pub(super) fn check(config: &Config, channels: &Channels, findings: &mut Finding
             );
             findings.warning(&place, &problem, "add a line postmaster: USER");
         }
+        if let Ok(root) = host("root")
+            && verify::local(config, &root) == Lookup::No
+        {
+            let problem = "nobody gets mail for root, as cron writes it: it is refused, and what reports that is lost";
+            findings.warning(&place, problem, "add a line root: USER");
+        }
     }
 }
 

@@ -28,6 +28,9 @@ use std::time::SystemTime;
 /// The attribute of a message that an alias or a `~/.forward` sent on.
 const EXPANDED: &str = "expanded";
 
+/// The attribute of one that was expanded to a single recipient: whoever it was for has it nowhere else.
+const ALONE: &str = "alone";
+
 /// Why what has the field Delivered-To of its own recipient is returned.
 pub const IN_A_CIRCLE: &str = "mail for this address goes in a circle";
 
@@ -81,6 +84,12 @@ impl Route {
         if self.is_alias { MailSource::Alias } else { MailSource::Forward }
     }
 
+    /// Whether a message has nothing but the only target that its alias or `~/.forward` had: that can be expanded anew, and
+    /// nobody gets it twice.
+    pub fn is_all_of(message: &Message) -> bool {
+        message.attribute(ALONE).is_some()
+    }
+
     /// Whether mail for postmaster came this way.
     pub fn is_postmaster(&self) -> bool {
         verify::is_of_postmaster(&self.address)
@@ -101,7 +110,9 @@ pub fn send_on(config: &Config, copy: &Copy<'_>, route: &Route, places: &[Place]
         Ok(on_its_way) => on_its_way,
         Err(error) => return trouble(message, &error),
     };
-    if on_its_way.was_here {
+    // What is expanded anew has our own field of the first time, and is counted by its hops.
+    let is_anew = Route::is_all_of(message) && Route::of(message).is_some_and(|route| route.address == *copy.address);
+    if on_its_way.was_here && !is_anew {
         return Outcome::Failed(format!("5.4.6 {IN_A_CIRCLE}"));
     }
     if on_its_way.hops.saturating_add(1) >= config.hopcount_limit {
@@ -184,6 +195,9 @@ impl Child<'_> {
         }
         draft.parameters(&mail)?;
         draft.attribute(EXPANDED, &self.route.to_text())?;
+        if self.places.len() == 1 {
+            draft.attribute(ALONE, "1")?;
+        }
         // A report stays one whoever stands for its recipient: else each that fails would make another, without end.
         if let Some(kind) = message.attribute(REPORT) {
             draft.attribute(REPORT, kind)?;

@@ -96,15 +96,31 @@ impl Delivery<'_, '_> {
                 };
                 // Not started as root there is only one user to be.
                 let user = if self.helper.is_some() { user } else { User { owner: None, ..user } };
-                self.task(&user, act).outcome()
+                self.named(route, &user, act)
             }
             MailSource::Forward => match verify::local_user(config, &route.user_address()) {
                 Lookup::Yes(user) => {
-                    self.task(&user, Act::ForwardTarget(route.extension.clone(), local.to_owned())).outcome()
+                    self.named(route, &user, Act::ForwardTarget(route.extension.clone(), local.to_owned()))
                 }
                 Lookup::No => no_such_user(),
                 Lookup::CannotTell(why) => self.cannot_tell(&why),
             },
+        }
+    }
+
+    /// A target that a file must still name. Where it names others instead, and this was the only one, the recipient that it
+    /// stood for is looked up anew, as if the message had just come; but somebody may be at work on the file, so that none is
+    /// returned for what it does not say.
+    fn named(&mut self, route: &Route, user: &User, act: Act) -> Outcome {
+        let copy = self.copy;
+        match self.task(user, act) {
+            Appended::NotListed if Route::is_all_of(copy.message) => {
+                log::info!("id={} event=expanded-anew name={}", copy.message.id, route.name);
+                let copy = Copy { address: &route.address, ..*copy };
+                let anew = Delivery { settings: self.settings, helper: self.helper.as_deref_mut(), copy: &copy }.run();
+                if matches!(anew, Outcome::Failed(_)) { Appended::NotListed.outcome() } else { anew }
+            }
+            appended => appended.outcome(),
         }
     }
 
