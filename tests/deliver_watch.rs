@@ -202,6 +202,24 @@ fn a_changed_configuration_holds_from_the_next_message_on() {
     watch.terminate();
 }
 
+/// It was accepted by what was written a moment ago, and by what was there before it would come back.
+#[test]
+fn mail_for_a_domain_that_was_added_just_now_waits_until_deliver_knows_it() {
+    let scratch = Scratch::with("queue_run_delay = 1h");
+    let channels = |domains: &str| format!("local * {domains} mailbox: *\nrest - * error:5.4.6_not_here -\n");
+    scratch.write("channels", &channels("mx.example"));
+    scratch.enqueue_from("", &["alice@mx.example"], b"before\n");
+    let watch = start_watching(&scratch);
+    until("the first sweep", || scratch.mail("alice").len() == 1);
+    // Whoever delivers next has it in memory, and knows that it has not changed.
+    scratch.write("channels", &channels("mx.example,added.example"));
+    scratch.enqueue_from("", &["alice@added.example"], b"after\n");
+    assert!(queue_of(&scratch).wake());
+    until("the message", || scratch.files().is_empty());
+    assert_eq!(scratch.mail("alice").len(), 2);
+    watch.terminate();
+}
+
 /// What is due and nobody told of: of before a restart, and what was held back.
 #[test]
 fn the_look_at_the_whole_queue_comes_in_time_while_a_host_takes_its_time() {

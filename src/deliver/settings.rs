@@ -2,7 +2,8 @@
 //!
 //! A file that is being written is empty or gone for a moment, and then half there; without main.cf or channels the defaults
 //! hold, by which mail for everybody here would be returned. So what changed in this moment is not read yet, and a file
-//! that was there and is gone is a mistake.
+//! that was there and is gone is a mistake. But a server may have read it, and accepted mail by it, which by an older one would
+//! be returned as well: such mail waits.
 
 use crate::channel::Channels;
 use crate::cli::Common;
@@ -11,7 +12,12 @@ use crate::exit::Error;
 use crate::kept::Stamp;
 use crate::relay::policy::Policies;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
+
+/// So long mail waits for files that somebody goes on writing; then they are read as they are.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at these.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// main.cf and channels, as they were read last.
 #[derive(Debug, Clone)]
@@ -25,6 +31,19 @@ pub struct Settings {
     files: Files,
     /// Those that had something in them when what holds now was read.
     had: Vec<PathBuf>,
+    /// When nothing else could be read: mail that came before was not accepted by anything newer.
+    as_of: SystemTime,
+}
+
+/// What a look at the files comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// What holds goes on holding.
+    Same,
+    /// They were read again.
+    New,
+    /// They changed, and somebody may still be writing.
+    Unsettled,
 }
 
 type Files = Vec<(PathBuf, Option<Stamp>)>;
@@ -53,7 +72,7 @@ impl Settings {
     fn of(common: &Common, config: Box<Config>, files: Files) -> Result<Settings, Error> {
         let channels = Channels::load(&config)?;
         let had = files.iter().filter(|file| !is_away(file)).map(|(path, _)| path.clone()).collect();
-        Ok(Settings { config, channels, common: common.clone(), files, had })
+        Ok(Settings { config, channels, common: common.clone(), files, had, as_of: SystemTime::UNIX_EPOCH })
     }
 
     /// The options that main.cf was read with.
@@ -64,14 +83,34 @@ impl Settings {
     /// Reads everything again if a file changed. What is wrong is logged once, and the old settings hold on. Gives
     /// whether there are new ones.
     pub fn refresh(&mut self) -> bool {
-        self.refresh_at(SystemTime::now())
+        self.look(SystemTime::now(), true) == Look::New
     }
 
-    fn refresh_at(&mut self, now: SystemTime) -> bool {
+    /// The same for mail that was accepted then: it is not routed by older files than it was accepted by, and waits where
+    /// these cannot be read yet.
+    pub fn refresh_for(&mut self, accepted: SystemTime) {
+        let begun = Instant::now();
+        loop {
+            let is_patient = begun.elapsed() < PATIENCE;
+            let look = self.look(SystemTime::now(), is_patient);
+            if look != Look::Unsettled || !is_patient || accepted < self.as_of {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// `is_patient`: what is being written is not read yet.
+    fn look(&mut self, now: SystemTime, is_patient: bool) -> Look {
         let found: Files = self.files.iter().map(|(path, _)| stamped(path.clone())).collect();
-        let is_fresh = |(_, stamp): &(PathBuf, Option<Stamp>)| stamp.is_some_and(|stamp| stamp.is_fresh(now));
-        if found == self.files || found.iter().any(is_fresh) {
-            return false;
+        let is_fresh =
+            |(_, stamp): &(PathBuf, Option<Stamp>)| is_patient && stamp.is_some_and(|stamp| stamp.is_fresh(now));
+        if found == self.files {
+            self.as_of = now;
+            return Look::Same;
+        }
+        if found.iter().any(is_fresh) {
+            return Look::Unsettled;
         }
         let main_cf = found.first().map_or(&[][..], std::slice::from_ref);
         let loaded = self.none_lost(main_cf).and_then(|()| Config::load(&self.common));
@@ -82,25 +121,25 @@ impl Settings {
             *main_cf = before;
         }
         if files.iter().any(is_fresh) {
-            return false;
+            return Look::Unsettled;
         }
         let read = loaded.and_then(|config| {
             self.none_lost(&files)?;
             Settings::read(&self.common, config, files.clone())
         });
-        if files.iter().any(|(path, before)| Stamp::of(path) != *before) {
-            return false;
+        if is_patient && files.iter().any(|(path, before)| Stamp::of(path) != *before) {
+            return Look::Unsettled;
         }
         match read {
             Ok(settings) => {
                 log::info!("configuration read again");
-                *self = settings;
-                true
+                *self = Settings { as_of: now, ..settings };
+                Look::New
             }
             Err(error) => {
                 log::error!("{error}; the old configuration holds on");
                 self.files = files;
-                false
+                Look::Same
             }
         }
     }
@@ -144,6 +183,11 @@ mod tests {
         SystemTime::now() + Duration::from_secs(10)
     }
 
+    /// Whether there is something new by then.
+    fn looks(settings: &mut Settings) -> bool {
+        settings.look(later(), true) == Look::New
+    }
+
     struct Site(tempfile::TempDir);
 
     impl Site {
@@ -176,19 +220,19 @@ mod tests {
     fn what_main_cf_names_is_looked_at_also_where_it_was_wrong() {
         let site = Site::new();
         let mut settings = site.settings();
-        assert!(!settings.refresh_at(later()));
+        assert!(!looks(&mut settings));
         site.write("policy", "partner.example nonsense\n");
         site.main_cf(&format!(
             "smtp_tls_security_level = encrypt\nsmtp_tls_policy_maps = {}\n",
             site.0.path().join("policy").display()
         ));
-        assert!(!settings.refresh_at(later()));
+        assert!(!looks(&mut settings));
         assert_eq!(settings.config.smtp_tls_security_level, TlsLevel::May);
-        assert!(!settings.refresh_at(later()), "told once");
+        assert!(!looks(&mut settings), "told once");
         site.write("policy", "partner.example verify\n");
-        assert!(settings.refresh_at(later()));
+        assert!(looks(&mut settings));
         assert_eq!(settings.config.smtp_tls_security_level, TlsLevel::Encrypt);
-        assert!(!settings.refresh_at(later()));
+        assert!(!looks(&mut settings));
     }
 
     #[test]
@@ -198,7 +242,7 @@ mod tests {
         site.main_cf(&format!("smtp_tls_policy_maps = {}\n", site.0.path().join("policy").display()));
         let mut settings = site.settings();
         site.write("policy", "partner.example verify\n");
-        assert!(settings.refresh_at(later()));
+        assert!(looks(&mut settings));
         site.write("policy", "partner.example nonsense\n");
         let common = settings.common().clone();
         assert!(matches!(Settings::new(&common, settings.config), Err(Error::Config(_))));
@@ -213,11 +257,41 @@ mod tests {
         assert!(!settings.refresh(), "half of it");
         site.write("channels", "local * mx.example,other.example mailbox: *\n");
         assert!(!settings.refresh(), "nobody knows that this is all");
-        assert!(settings.refresh_at(later()));
+        assert!(looks(&mut settings));
         assert!(settings.channels.0[0].domains.matches_domain(b"other.example"));
         // A clock that goes wrong holds nothing up.
         site.write("channels", "local * mx.example mailbox: *\n");
-        assert!(settings.refresh_at(SystemTime::now() - Duration::from_secs(3600)));
+        assert!(settings.look(SystemTime::now() - Duration::from_secs(3600), true) == Look::New);
+    }
+
+    #[test]
+    fn mail_that_came_after_a_change_waits_for_it_and_other_mail_does_not() {
+        let site = Site::new();
+        site.write("channels", "local * mx.example mailbox: *\n");
+        let mut settings = site.settings();
+        settings.refresh();
+        let before = SystemTime::now() - Duration::from_millis(100);
+        std::thread::sleep(Duration::from_millis(100));
+        settings.refresh();
+        site.write("channels", "local * mx.example,other.example mailbox: *\n");
+        let is_new = |settings: &Settings| settings.channels.0[0].domains.matches_domain(b"other.example");
+        let begun = Instant::now();
+        settings.refresh_for(before);
+        assert!(begun.elapsed() < Duration::from_secs(1) && !is_new(&settings), "it was accepted by the old one");
+        settings.refresh_for(SystemTime::now());
+        assert!(is_new(&settings) && begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn a_file_that_is_touched_all_the_time_is_read_in_the_end() {
+        let site = Site::new();
+        let mut settings = site.settings();
+        site.write("channels", "local * mx.example discard: -\n");
+        assert_eq!(settings.look(SystemTime::now(), true), Look::Unsettled);
+        assert_eq!(settings.look(SystemTime::now(), false), Look::New);
+        assert_eq!(settings.channels.0.len(), 1);
+        site.write("channels", "local");
+        assert_eq!((settings.look(SystemTime::now(), false), settings.channels.0.len()), (Look::Same, 1));
     }
 
     #[test]
@@ -234,16 +308,16 @@ mod tests {
                 } else {
                     std::fs::write(&path, "").unwrap()
                 }
-                assert!(!settings.refresh_at(later()), "{name}");
+                assert!(!looks(&mut settings), "{name}");
                 // Also where the other one changes meanwhile, and it is no news any more.
                 if name == "channels" {
                     site.main_cf("soft_bounce = yes\n");
                 }
-                assert!(!settings.refresh_at(later()), "{name}");
+                assert!(!looks(&mut settings), "{name}");
                 assert_eq!(settings.config.myhostname, "mx.example");
                 assert_eq!(settings.channels.0.len(), 1, "the built-in ones are two");
                 std::fs::write(&path, &text).unwrap();
-                assert!(settings.refresh_at(later()), "{name}");
+                assert!(looks(&mut settings), "{name}");
             }
         }
     }
@@ -254,11 +328,11 @@ mod tests {
         let mut settings = site.settings();
         assert_eq!(settings.channels.0.len(), 2);
         site.write("channels", "local * mx.example discard: -\n");
-        assert!(settings.refresh_at(later()));
+        assert!(looks(&mut settings));
         assert_eq!(settings.channels.0.len(), 1);
         std::fs::rename(site.0.path().join("channels"), site.0.path().join("others")).unwrap();
         site.main_cf("channels = $config_directory/others\n");
-        assert!(settings.refresh_at(later()));
+        assert!(looks(&mut settings));
         assert_eq!(settings.channels.0.len(), 1);
     }
 }

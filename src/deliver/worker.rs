@@ -20,7 +20,7 @@ pub fn serve(desk: &Desk, queue: &Queue, mut settings: Settings, mut helper: Opt
                 return 75;
             }
         };
-        settings.refresh();
+        settings.refresh_for(id.time());
         let mut tools = Tools { queue, settings: &settings, helper: helper.as_mut(), desk };
         let ended = attempt(&mut tools, &id).unwrap_or_else(|error| {
             log::error!("id={id}: {error}");
