@@ -243,6 +243,35 @@ fn hup_reads_again_and_keeps_sessions_and_their_count() {
     }
 }
 
+/// By the defaults it would be another host, and refuse mail for everybody here for good.
+#[test]
+fn hup_while_a_file_is_gone_that_was_there_changes_nothing() {
+    for options in [&["-o", "max_use=5", "--idle-children", "1"][..], &[]] {
+        for name in ["main.cf", "channels"] {
+            let scratch = Scratch::new();
+            scratch.write("channels", "local 127.0.0.0/8 hosted.example mailbox: *\n");
+            let mut server = pool(&scratch, options);
+            quit(greeted(&mut server));
+            fs::rename(scratch.path().join(name), scratch.path().join("away")).unwrap();
+            server.signal(Signal::SIGHUP);
+            record_of(&mut server, "smtpd", &format!("/{name}: this file, which was there, is gone"));
+            let own = child_named(&server, "smtpsrvr").expect("a pool");
+            kill(Pid::from_raw(own), Signal::SIGHUP).unwrap();
+            record_of(&mut server, "smtpsrvr", "is gone (start anew to do without it); everything stays as it was");
+            let mut client = greeted(&mut server);
+            assert!(ask(&mut client, "MAIL FROM:<a@client.example>").starts_with("250 "));
+            // A submit that is started for the session has read nothing before.
+            if !options.is_empty() {
+                assert!(ask(&mut client, "RCPT TO:<bob@hosted.example>").starts_with("250 "), "{name}");
+            }
+            quit(client);
+            fs::rename(scratch.path().join("away"), scratch.path().join(name)).unwrap();
+            server.signal(Signal::SIGHUP);
+            record_of(&mut server, "smtpsrvr", "the configuration was read again");
+        }
+    }
+}
+
 #[test]
 fn hup_with_another_command_for_the_pool_replaces_it_without_losing_anybody() {
     let scratch = Scratch::new();

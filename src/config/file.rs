@@ -4,7 +4,8 @@ use super::Error;
 use crate::kept::{self, A_MOMENT};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// Largest main.cf or table read, in octets.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -46,10 +47,21 @@ pub(crate) fn table(parameter: &str, path: &Path) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// The same of a file that may be missing. Where its folder has changed just now it is looked for once more, for an editor
-/// that moves the old one away writes the new one next.
+/// The same of a file that may be missing, but not where this process has read it before: the defaults of a server that goes
+/// on are not what is meant then, for by them this may be another host. Where its folder has changed just now it is looked for
+/// once more, for an editor that moves the old one away writes the new one next.
 pub(crate) fn contents_if_any(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    contents_after(path, || std::thread::sleep(A_MOMENT))
+    static READ: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    let found = contents_after(path, || std::thread::sleep(A_MOMENT))?;
+    let Ok(mut read) = READ.lock() else { return Ok(found) };
+    match (&found, read.iter().any(|known| known == path)) {
+        (None, true) => Err(Error::at(path, 0, "this file, which was there, is gone (start anew to do without it)")),
+        (Some(_), false) => {
+            read.push(path.to_owned());
+            Ok(found)
+        }
+        (None, false) | (Some(_), true) => Ok(found),
+    }
 }
 
 fn contents_after(path: &Path, pause: impl FnOnce()) -> Result<Option<Vec<u8>>, Error> {
@@ -83,5 +95,21 @@ mod tests {
         let found = contents_after(&path, || std::fs::write(&path, "soft_bounce = yes\n").unwrap());
         assert_eq!(found, Ok(Some(b"soft_bounce = yes\n".to_vec())));
         assert_eq!(contents_after(Path::new("/nonexistent/main.cf"), || panic!("nobody is at it")), Ok(None));
+    }
+
+    #[test]
+    fn a_file_that_was_read_once_is_not_missing_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("main.cf");
+        assert_eq!(contents_if_any(&path), Ok(None));
+        std::fs::write(&path, "#").unwrap();
+        assert_eq!(contents_if_any(&path), Ok(Some(b"#".to_vec())));
+        std::fs::remove_file(&path).unwrap();
+        for _ in 0..2 {
+            let error = contents_if_any(&path).unwrap_err().to_string();
+            assert!(error.ends_with("main.cf: this file, which was there, is gone (start anew to do without it)"));
+        }
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(contents_if_any(&path), Ok(Some(Vec::new())));
     }
 }
