@@ -14,8 +14,8 @@ use std::process::{Command, Stdio};
 fn with_mirror() -> (tempfile::TempDir, String) {
     let (folder, program) = with_a_strangers_mirror();
     let programs = folder.path().display().to_string();
-    fs::write(folder.path().join("main.cf"), format!("myhostname = mx.example\ndaemon_directory = {programs}\n"))
-        .unwrap();
+    let main_cf = format!("myhostname = mx.example\nmail_owner = nobody\ndaemon_directory = {programs}\n");
+    fs::write(folder.path().join("main.cf"), main_cf).unwrap();
     (folder, program)
 }
 
@@ -137,6 +137,12 @@ fn a_client_on_descriptor_0_hears_later_and_never_why() {
         let (said, status, _) = called_by_inetd(smtpd(folder.path()).args(wrong));
         assert!(said.starts_with("421 4.3.0 ") && said.lines().count() == 1, "{wrong:?}: {said}");
         assert_eq!(status, Some(64));
+    }
+    // A blank in a list of channels would open all, and a pop3d that listens would be started for each client.
+    let scratch = common::Scratch::new();
+    for wrong in [&["-f", "smtpsrvr", "local", "smtp"][..], &["smtpsrvr", "local", "smtp"], &["pop3d", "-d"]] {
+        let (said, status, _) = called_by_inetd(scratch.command("smtpd").args(wrong));
+        assert!(said.starts_with("421 4.3.0 ") && status == Some(64), "{wrong:?}: {said}");
     }
 }
 

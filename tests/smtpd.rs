@@ -589,6 +589,9 @@ fn what_a_server_would_refuse_ends_smtpd_at_the_start() {
         (&["smtpsrvr", "local", ",", "smtp"], 64, "expected a host name"),
         (&["smtpsrvr", "--finicky", "local,smtp"], 64, "or - in front of localhost and channels"),
         (&["smtpsrvr", "--finicky", "smtp"], 64, "expected channels alone"),
+        (&["-f", "smtpsrvr", "local", "smtp"], 64, "smtpsrvr: expected channels alone"),
+        (&["smtpsrvr", "local", "smtp"], 64, "expected channels alone"),
+        (&["--mode", "pool", "smtpsrvr", "local", "smtp"], 64, "expected channels alone"),
         (&["smtpsrvr", "local,", "smtp", "0", "4", "mx.example"], 64, "smtpsrvr: "),
         (&["smtpsrvr", "local", "0", "3", "mx.example", "extra"], 64, "smtpsrvr: "),
         (&["smtpsrvr", "--nosuch"], 64, "smtpsrvr: unexpected argument '--nosuch'"),
@@ -597,6 +600,8 @@ fn what_a_server_would_refuse_ends_smtpd_at_the_start() {
         (&["pop3d", "--nosuch"], 64, "pop3d: unexpected argument '--nosuch'"),
         (&["pop3d", "-d", "5"], 64, "pop3d: expected the number next to -d"),
         (&["pop3d", "--expire=soon"], 64, "pop3d: --expire soon"),
+        (&["pop3d", "-d"], 64, "without -d and -p"),
+        (&["pop3d", "--port=0"], 64, "without -d and -p"),
         (&["--mode", "pool", "pop3d", "--tls"], 78, "tls_cert_file"),
         (&["qmqpd", "-i", "soon"], 78, "max_idle"),
         (&["qmqpd", "-o", "qmqpd_timeout=xx"], 78, "qmqpd_timeout"),
@@ -615,6 +620,15 @@ fn what_a_server_would_refuse_ends_smtpd_at_the_start() {
     }
     for (line, said) in [
         ("smtpsrvr rsmtpsrvr local, smtp", "without a blank behind the comma"),
+        ("smtpsrvr smtpsrvr local smtp", "smtpsrvr: expected channels alone"),
+        (
+            "smtpsrvr local,smtp",
+            "expected argument 0, which is smtpsrvr or rsmtpsrvr or lmtpsrvr, in front of the others",
+        ),
+        ("smtpsrvr local", "local: expected argument 0"),
+        ("pop3d -t 60", "-t: expected argument 0, which is pop3d, "),
+        ("qmqpd smtpsrvr", "expected argument 0"),
+        ("pop3d pop3d -d", "pop3d: expected a server for the client it is given"),
         ("pop3d pop3d --nosuch", "unexpected argument '--nosuch'"),
         ("qmqpd qmtpd -o qmqpd_timeout=xx", "qmqpd_timeout"),
     ] {
@@ -626,6 +640,84 @@ fn what_a_server_would_refuse_ends_smtpd_at_the_start() {
     for words in [&["smtpsrvr", "-", "mx.example"][..], &["smtpsrvr", "-"], &["pop3d", "-t", "60"], &["qmqpd", "-v"]] {
         let mut server = Server::start(scratch.command("smtpd").args(ON_LOOPBACK).args(words));
         server.connect("0");
+    }
+    // Argument 0 may have a path, and be the name by which the program is found.
+    let link = scratch.path().join("in.smtpd");
+    std::os::unix::fs::symlink(folder.join("smtpsrvr"), &link).unwrap();
+    for line in [format!("{0}/smtpsrvr {0}/rsmtpsrvr", folder.display()), format!("{0} in.smtpd", link.display())] {
+        let line = format!("127.0.0.1:0 stream tcp nowait - {line} - mx.example local\n");
+        Server::start(&mut with_services(scratch.path(), &line)).connect("127.0.0.1:0");
+    }
+}
+
+/// Each client would be told to come later, and a pool would end as soon as it began.
+#[test]
+fn a_configuration_that_no_server_could_read_ends_smtpd_at_the_start_and_is_told_at_hup() {
+    use std::os::unix::process::CommandExt;
+    let scratch = common::Scratch::new();
+    scratch.write("channels", "# comment\nlocal 127.0.0.0/8 $myhostname\n");
+    let starts = [
+        ("smtpd", &["smtpsrvr"][..]),
+        ("smtpd", &["--mode", "pool", "smtpsrvr"]),
+        ("smtpd", &["qmqpd"]),
+        ("qpsmtpd-forkserver", &[]),
+        ("smtpd", &["pop3d"]),
+    ];
+    let command = |(name, words): (&str, &[&str])| {
+        let mut command = scratch.command("smtpd");
+        command.arg0(name).args(ON_LOOPBACK).args(words);
+        command
+    };
+    for start in &starts[..4] {
+        let (status, text) = refused(&mut command(*start));
+        assert!(status == Some(78) && text.contains("/channels:2: expected five columns"), "{start:?}: {text}");
+    }
+    assert!(line(&mut Server::start(&mut command(starts[4])).connect("0")).starts_with("+OK"), "it has no channels");
+    let program = script(scratch.path(), "smtpsrvr", "echo served");
+    assert_eq!(Server::start(&mut command(("smtpd", &[&program]))).listen_to("0"), "served\n");
+    // A mistake that comes later.
+    scratch.write("channels", "local 127.0.0.0/8 $myhostname mailbox: *\n");
+    let mut server = Server::start(&mut command(starts[0]));
+    assert!(line(&mut server.connect("0")).starts_with("220 "));
+    scratch.write("channels", "local\n");
+    server.signal(Signal::SIGHUP);
+    let told = server.record("everything stays as it was, but programs that are started for each client read");
+    assert!(told.contains("/channels:1: expected five columns"), "{told}");
+    assert!(line(&mut server.connect("0")).starts_with("421 "));
+    scratch.write("channels", "local 127.0.0.0/8 $myhostname mailbox: *\n");
+    let lines = fs::read_to_string(scratch.path().join("main.cf")).unwrap().lines().count();
+    scratch.configure("mail_owner = nosuch");
+    if common::needs::root() {
+        for start in starts {
+            let (status, text) = refused(&mut command(start));
+            let named = format!("/main.cf:{}: mail_owner = nosuch: expected a user of this system", lines + 1);
+            assert!(status == Some(78) && text.contains(&named), "{start:?}: {text}");
+        }
+    }
+}
+
+/// It would greet, and put each recipient off.
+#[test]
+fn a_user_column_without_the_queue_is_told_at_the_start() {
+    if !common::needs::root() {
+        return;
+    }
+    let scratch = common::Scratch::new();
+    let line = |user: &str, words: &str| format!("127.0.0.1:0 stream tcp nowait {user} {words}\n");
+    for mode in ["exec", "pool"] {
+        let services = line("root", "smtpsrvr") + &line("daemon", "smtpsrvr smtpsrvr - mx.example");
+        let (status, text) = refused(with_services(scratch.path(), &services).args(["--mode", mode]));
+        assert_eq!(status, Some(77), "{text}");
+        let named = "/services:2: user daemon may not use queue_directory ";
+        assert!(text.contains(named) && text.contains(": expected nobody or root, or mail_owner = daemon"), "{text}");
+    }
+    // Neither pop3d nor a stranger has to do with the queue.
+    let program = script(scratch.path(), "smtpsrvr", "echo served");
+    for (user, words, greeting) in
+        [("nobody", "smtpsrvr", "220 "), ("daemon", "pop3d", "+OK"), ("daemon", &program, "served")]
+    {
+        let mut server = Server::start(&mut with_services(scratch.path(), &line(user, words)));
+        assert!(common::connections::line(&mut server.connect("127.0.0.1:0")).starts_with(greeting), "{user} {words}");
     }
 }
 

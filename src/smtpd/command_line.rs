@@ -9,27 +9,20 @@ use super::personality::Personality;
 use super::pool::{self, Mode};
 use super::program::{self, Program};
 use super::warm::Warm;
-use super::{Plan, Service, services};
-use crate::channel::Channels;
+use super::{Plan, Service, check, services};
 use crate::cli::{self, Common};
 use crate::config::value::{List, Value};
-use crate::config::{self, Config, Origin, shown};
+use crate::config::{Config, Origin, shown};
 use crate::exit::Error;
 use crate::logging;
 use crate::net::acceptor::Kind;
 use crate::net::limits::Limits;
-use crate::net::peer::{self, Peer};
-use crate::net::tls::Offer;
-use crate::pop3::command_line as pop3d;
 use crate::privilege::{self, Owner};
-use crate::qmqp::command_line as qmqpd;
-use crate::smtp::command_line as smtpsrvr;
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 use nix::unistd::{Uid, User};
 use std::ffi::OsString;
 use std::num::NonZeroU32;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// Listen for connections and start a program for each, with the connection on its standard input and output
@@ -207,8 +200,9 @@ impl Args {
             logging::quiet();
         }
         if let Some((program, client)) = self.one_client(config)? {
+            check::words(&program, config)?;
             if self.user.is_some() && pool::submits(&program.path) {
-                self.check_queue()?;
+                check::queue(self.uid()?, None, &*self.seen_by_programs()?)?;
             }
             return Ok(Task::Become(self.configured(program, config)?, client));
         }
@@ -227,7 +221,7 @@ impl Args {
         let is_one = self.services.is_none();
         let (mut sessions, mut stands) = (0_usize, false);
         for service in &mut services {
-            self.check_program(service, config)?;
+            self.check(service, config)?;
             service.program = self.configured(service.program.clone(), config)?;
             if let Some(children) = self.most_children().filter(|_| service.kind == Kind::Session) {
                 service.limit = service.limit.min(children);
@@ -241,9 +235,6 @@ impl Args {
             service.limit = 1;
             stands |= submits && size.idle > 0;
             sessions = sessions.saturating_add(if submits { size.children } else { 0 });
-        }
-        if services.iter().any(|service| service.program.identity.is_none() && pool::submits(&service.program.path)) {
-            self.check_queue()?;
         }
         let warm = if sessions > 0 { self.warm(config, sessions, stands)? } else { None };
         let has_pool = services.iter().any(|service| !matches!(service.kind, Kind::Session | Kind::Wait));
@@ -310,92 +301,34 @@ impl Args {
         Ok(Some(Warm { path: seen.queue_directory.join("submit"), owner, net_owner, program, stands }))
     }
 
+    /// That its program will serve who comes.
+    fn check(&self, service: &Service, config: &Config) -> Result<(), Error> {
+        let program = &service.program;
+        let uid = program.identity.map_or_else(|| self.uid(), |(uid, _)| Ok(uid))?;
+        let seen = check::service(service, uid, config, &self.common)?;
+        if !pool::submits(&program.path) {
+            return Ok(());
+        }
+        match (seen, program.identity) {
+            (Some(seen), None) => check::queue(uid, None, &seen),
+            (Some(seen), Some(_)) => check::queue(uid, Some(&service.origin), &seen),
+            (None, None) => check::queue(uid, None, &*self.seen_by_programs()?),
+            // Somebody else's program, for whoever is named: it may know nothing of us.
+            (None, Some(_)) => Ok(()),
+        }
+    }
+
+    /// Who programs run as for which nobody else is named.
+    fn uid(&self) -> Result<Uid, Error> {
+        match &self.user {
+            Some(name) if privilege::is_root() => Ok(user(name)?.uid),
+            _ => Ok(nix::unistd::geteuid()),
+        }
+    }
+
     /// What is started does not see our own -o.
     fn seen_by_programs(&self) -> Result<Box<Config>, Error> {
         Ok(Config::read(&Common { overrides: Vec::new(), ..self.common.clone() })?.0)
-    }
-
-    /// Whoever is not to be root must have the queue, or each client would be greeted and each message put off.
-    fn check_queue(&self) -> Result<(), Error> {
-        let uid = match &self.user {
-            Some(name) if privilege::is_root() => user(name)?.uid,
-            _ => nix::unistd::geteuid(),
-        };
-        let queue = self.seen_by_programs()?.queue_directory;
-        match std::fs::metadata(&queue) {
-            Ok(folder) if !uid.is_root() && folder.uid() != uid.as_raw() => {
-                let name = |uid: Uid| User::from_uid(uid).ok().flatten().map_or(uid.to_string(), |user| user.name);
-                let (user, owner) = (name(uid), name(Uid::from_raw(folder.uid())));
-                Err(Error::Permission(format!(
-                    "user {user} may not use queue_directory {}, which belongs to {owner}: expected --user {owner}, no \
-                     --user, or mail_owner = {user} and a queue of that user",
-                    queue.display()
-                )))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// With an option or a channel that is not there, a program of ours would tell each client to come later, and only its
-    /// record would say why. smtpsrvr also warns of open relays. What another program of that name has for its words nobody
-    /// knows.
-    fn check_program(&self, service: &Service, config: &Config) -> Result<(), Error> {
-        let program = &service.program;
-        let is = |name: &str| program::is_ours(&program.path, name, config);
-        let (name, before) =
-            (program.name.clone(), program.localhost.iter().flat_map(|name| ["-".into(), name.into()]));
-        let words = std::iter::once(name).chain(before).chain(program.arguments.iter().cloned()).collect();
-        let checked = if is("smtpsrvr") {
-            self.check_smtpsrvr(words)
-        } else if is("pop3d") {
-            pop3d::Args::of_another(&words).and_then(|args| self.check_server(&args.common, args.tls).map(drop))
-        } else if is("qmqpd") {
-            cli::of_another(qmqpd::Args::command(), words).and_then(|mut args: qmqpd::Args| {
-                args.daemon.set(&mut args.common);
-                self.check_server(&args.common, false).map(drop)
-            })
-        } else {
-            Ok(())
-        };
-        let origin = || service.origin.clone();
-        checked.map_err(|error| match error {
-            Error::Config(config::Error { origin: Origin::Arguments | Origin::Option, problem }) => {
-                Error::Config(config::Error { origin: origin(), problem })
-            }
-            Error::Usage(problem) => {
-                let problem = format!("{}: {problem}", program.name.display());
-                match origin() {
-                    Origin::File(..) => Error::Config(config::Error { origin: origin(), problem }),
-                    _ => Error::Usage(problem),
-                }
-            }
-            error => error,
-        })
-    }
-
-    fn check_smtpsrvr(&self, words: Vec<OsString>) -> Result<(), Error> {
-        let args: smtpsrvr::Args = cli::of_another(smtpsrvr::Args::command(), words)?;
-        if let (Some(word), None) =
-            (args.remotehost.as_ref().filter(|word| !matches!(&***word, "" | "-")), &args.localhost)
-        {
-            // Who the client is we say, so that a list of channels was meant: without one all would be open.
-            let problem = "expected channels alone, or -, localhost and channels behind options, instead of";
-            return Err(Error::Usage(format!("{problem} {}", shown(word))));
-        }
-        let seen = self.check_server(&args.common, args.tls)?;
-        if args.channels.is_some() {
-            // Of a client without an address nothing is asked: the names alone are looked at.
-            Channels::read(&seen)?.incoming(&Peer::new(peer::Origin::Stdin), &args.only(), true)?;
-        }
-        Ok(())
-    }
-
-    /// The configuration of a server. Not what we were given by -o, but what it is given.
-    fn check_server(&self, common: &Common, tls: bool) -> Result<Box<Config>, Error> {
-        let folder = common.config.clone().or(self.common.config.clone());
-        let (seen, _) = Config::read(&Common { config: folder, ..common.clone() })?;
-        Offer::check(&seen, tls)?;
-        Ok(seen)
     }
 
     fn niceness(&self) -> i32 {

@@ -1,14 +1,16 @@
 //! The connection server: which sockets, which program for each, and what that program is started with.
 //!
 //! `command_line.rs` and `services.rs` say what is to be served, the one from the arguments, the other from a file in
-//! inetd.conf's format; `personality.rs` knows the names it stands in for; `address.rs` reads where, `program.rs` starts,
-//! `one_client.rs` becomes the program where the client is there already, `life.rs` and `pid_file.rs` are how it stays. The
-//! loop itself is `net::acceptor`. It knows no protocol and reads no octet of a client.
+//! inetd.conf's format; `check.rs` finds what each client would find wrong, before the first one comes; `personality.rs`
+//! knows the names it stands in for; `address.rs` reads where, `program.rs` starts, `one_client.rs` becomes the program
+//! where the client is there already, `life.rs` and `pid_file.rs` are how it stays. The loop itself is `net::acceptor`. It
+//! knows no protocol and reads no octet of a client.
 //!
 //! Two modes: `exec`, a program for each connection, or `pool` (`pool.rs`), a server program of ours that accepts by
 //! itself; beside pools the socket of submit is kept (`warm.rs`).
 
 pub mod address;
+mod check;
 pub mod command_line;
 pub mod life;
 pub mod one_client;
@@ -216,10 +218,17 @@ fn accept(
                 acceptor.replace(std::mem::take(&mut served.services));
                 acceptor.limit(plan.total, plan.limits).map_err(stuck)?;
             }
-            Err(error) => log::error!("{error}; everything stays as it was"),
+            Err(error) => {
+                let but = if served.reads_by_itself(&acceptor) { BUT } else { "" };
+                log::error!("{error}; everything stays as it was{but}");
+            }
         }
     }
 }
+
+/// What was not read again here is read by others.
+const BUT: &str = ", but programs that are started for each client read main.cf and channels themselves: they turn clients \
+                   away while one is wrong, and go by the defaults while one is missing";
 
 /// A socket with nobody behind it would keep sessions waiting, and so goes.
 fn change(door: &mut Option<Door>, other: Option<Door>) {
@@ -281,6 +290,13 @@ impl Served {
         self.services.push(open);
         self.parts.push(Part { name: service.name.clone(), program, places, door: None, owners });
         Ok(())
+    }
+
+    /// Whether a program of ours is started for each client.
+    fn reads_by_itself(&self, acceptor: &Acceptor) -> bool {
+        let is_started = |number| acceptor.service(number).is_some_and(|service| service.kind == Kind::Session);
+        let mut parts = self.parts.iter().enumerate();
+        parts.any(|(number, part)| is_started(number) && refusal::words(part.program.path.as_os_str()).is_some())
     }
 
     /// At HUP a pool goes on where nothing has changed but what it reads by itself.
