@@ -20,8 +20,8 @@ impl Config {
     /// `--show-config` (which ends the program). In a box, for it is 4 kB, and the stack would have as much more for each
     /// function that hands it on.
     ///
-    /// A missing main.cf is no error; one that cannot be read, or has nothing in it, is. A program that gained rights by
-    /// setgid ignores the options.
+    /// A missing main.cf is no error; one that cannot be read, has nothing in it, or was there when this process read it
+    /// before, is. A program that gained rights by setgid ignores the options.
     pub fn load(common: &Common) -> Result<Box<Config>, exit::Error> {
         let (config, warnings) = Config::read(common)?;
         crate::logging::configure(&config.syslog_name, config.syslog_facility.0);
