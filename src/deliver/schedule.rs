@@ -13,6 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// So much in the FIFO is taken for a FIFO that was full: it holds 64 KiB where nobody changed that.
@@ -113,6 +115,9 @@ pub struct Waker {
     drop: Option<File>,
     stop: UnixStream,
     hup: UnixStream,
+    /// The same without memory of the kernel's, which an octet in a socket needs: the signal interrupts the wait.
+    stop_flag: Arc<AtomicBool>,
+    hup_flag: Arc<AtomicBool>,
     /// Whether a signal to end, and whether anything else may have come: one poll says so, and four reads are dearer.
     has_come: (bool, bool),
 }
@@ -123,20 +128,27 @@ impl Waker {
         let trouble = |error: std::io::Error| Error::Temporary(format!("waiting for signals: {error}"));
         let (stop, stopped) = UnixStream::pair().map_err(trouble)?;
         let (hup, hung_up) = UnixStream::pair().map_err(trouble)?;
-        for (signal, end) in [(SIGTERM, &stopped), (SIGINT, &stopped), (SIGHUP, &hung_up)] {
+        let (stop_flag, hup_flag) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        for (signal, end, flag) in
+            [(SIGTERM, &stopped, &stop_flag), (SIGINT, &stopped, &stop_flag), (SIGHUP, &hung_up, &hup_flag)]
+        {
             let end = end.try_clone().map_err(trouble)?;
+            signal_hook::flag::register(signal, Arc::clone(flag)).map_err(trouble)?;
             signal_hook::low_level::pipe::register(signal, end).map_err(trouble)?;
         }
         for end in [&stop, &hup] {
             end.set_nonblocking(true).map_err(trouble)?;
         }
         let drop = drop.and_then(|path| open_fifo(&path));
-        Ok(Waker { fifo: open_fifo(&queue.path.join("trigger")), drop, stop, hup, has_come: (true, true) })
+        let fifo = open_fifo(&queue.path.join("trigger"));
+        Ok(Waker { fifo, drop, stop, hup, stop_flag, hup_flag, has_come: (true, true) })
     }
 
     /// Whether a signal came since the last call that asks us to end.
     pub fn is_told_to_stop(&mut self) -> bool {
-        std::mem::take(&mut self.has_come.0) && matches!(self.stop.read(&mut [0; 16]), Ok(1..))
+        let is_flagged = self.stop_flag.swap(false, Ordering::Relaxed);
+        let has_come = std::mem::take(&mut self.has_come.0) || is_flagged;
+        has_come && (matches!(self.stop.read(&mut [0; 16]), Ok(1..)) || is_flagged)
     }
 
     /// Takes the wakes so far. To be called before looking at the queue: what comes later wakes again.
@@ -145,7 +157,8 @@ impl Waker {
             return Woken::default();
         }
         let mut octets = vec![0; 4096];
-        let mut woken = Woken { all: matches!(self.hup.read(&mut octets), Ok(1..)), ..Woken::default() };
+        let is_hung_up = matches!(self.hup.read(&mut octets), Ok(1..));
+        let mut woken = Woken { all: self.hup_flag.swap(false, Ordering::Relaxed) || is_hung_up, ..Woken::default() };
         let mut text = Vec::new();
         if let Some(fifo) = &mut self.fifo {
             // A FIFO holds no more than 1 MiB; whoever writes faster than we read must not hold us here.
@@ -206,6 +219,7 @@ impl Waker {
         if let Ok((stop, hup)) = nothing {
             (self.stop, self.hup) = (stop, hup);
         }
+        (self.stop_flag, self.hup_flag) = Default::default();
     }
 
     /// Closes the FIFO: from now on `submit` relies on somebody else.

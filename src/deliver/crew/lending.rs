@@ -13,6 +13,7 @@ use super::processes::{Agent, Use};
 use super::{Crew, News, half};
 use crate::deliver::permits::{Lent, Permit};
 use crate::relay::route;
+use nix::sys::signal::{Signal, kill};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -175,9 +176,11 @@ impl Crew {
     /// Gives a worker its answer. Who waits for a next hop at which nobody is learns it at once: whoever was refused uses
     /// nothing, so that nobody would be called when he is done.
     pub(super) fn answer(&mut self, number: usize, key: &str, permit: &Permit) -> Vec<News> {
-        if let Some(worker) = self.workers.get(number) {
-            // One that does not take it is heard to be gone.
-            let _ = permit.send(&worker.socket);
+        if let Some(worker) = self.workers.get(number)
+            && permit.send(&worker.socket).is_err()
+        {
+            // It is gone, or the kernel has no memory for the packet: it would wait for ever. It is heard to be gone.
+            let _ = kill(worker.process, Signal::SIGKILL);
         }
         if matches!(permit, Permit::Dead(_)) { self.free_all(key) } else { Vec::new() }
     }
