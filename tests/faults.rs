@@ -1,10 +1,11 @@
-//! Nothing lost: SIGKILL at every instance of every system call, and errors injected into every file call.
+//! Nothing lost: SIGKILL at every instance of every system call, and errors injected into every call about files, sockets, new
+//! processes and rights.
 //!
 //! The calls of each process are counted in plain runs, then one run for each (process, call, instance) is killed or made to
 //! fail just there, before the call runs. After each run the same must hold: what was acknowledged is
 //! there, whole and once; what is there is whole; and one ordinary sweep later nothing is left over. In `faults/` is the
-//! same for mailboxes of one file, for pools and for the ways that mail takes more seldom; and limits and disks, and
-//! calls that do less than they were asked for.
+//! same for users with uids of their own, for mailboxes of one file, for pools and for the ways that mail takes more seldom;
+//! and limits and disks, and calls that do less than they were asked for.
 //!
 //! On x86-64 only: calls are made to fail by the registers of that processor.
 #![cfg(target_arch = "x86_64")]
@@ -23,10 +24,12 @@ mod faults {
     pub mod pools;
     pub mod short;
     pub mod tracer;
+    pub mod users;
+    pub mod watching;
 }
 
 use common::{Scratch, feed};
-use faults::matrix::{Case, Struck, Traced, Victim};
+use faults::matrix::{Case, Share, Struck, Traced, Victim};
 use faults::one_file::{MBOX_KEPT, mbox, old_or_new};
 use faults::tracer::{Blow, Call, Target};
 use std::collections::BTreeSet;
@@ -347,7 +350,33 @@ fn expanded_once(scratch: &Scratch, what: &str) {
 
 #[test]
 fn deliver_killed_anywhere_expands_an_alias_once() {
-    deliver(Traced::Family).kill_everywhere(&queued_for_an_alias, &|scratch, _, what| expanded_once(scratch, what));
+    let expanded = |scratch: &Scratch, _: &Output, what: &str| expanded_once(scratch, what);
+    assert!(deliver(Traced::Family).kill_everywhere(&queued_for_an_alias, &expanded) > 300);
+}
+
+#[test]
+fn an_error_of_any_file_call_of_deliver_expands_an_alias_once() {
+    deliver(Traced::Family).fail(Share::Part, &queued_for_an_alias, &|scratch, output, what| {
+        assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
+        expanded_once(scratch, what);
+    });
+}
+
+/// The same where who it stands for is in a file.
+fn queued_for_a_list() -> Scratch {
+    let scratch = queued_for_an_alias();
+    scratch.write("list", "bob\n");
+    scratch.write("aliases", &format!("all: :include:{}/list\n", scratch.path().display()));
+    scratch
+}
+
+#[test]
+fn deliver_killed_or_failing_anywhere_expands_a_list_once() {
+    deliver(Traced::Family).kill(Share::Part, &queued_for_a_list, &|scratch, _, what| expanded_once(scratch, what));
+    deliver(Traced::Family).fail(Share::Part, &queued_for_a_list, &|scratch, output, what| {
+        assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
+        expanded_once(scratch, what);
+    });
 }
 
 /// A message that fails, and one whose sender wants to hear that it arrived.
@@ -378,7 +407,16 @@ fn told_once(scratch: &Scratch, what: &str) {
 
 #[test]
 fn deliver_killed_anywhere_tells_a_sender_once() {
-    deliver(Traced::Family).kill_everywhere(&to_be_told_of, &|scratch, _, what| told_once(scratch, what));
+    let told = |scratch: &Scratch, _: &Output, what: &str| told_once(scratch, what);
+    assert!(deliver(Traced::Family).kill_everywhere(&to_be_told_of, &told) > 650);
+}
+
+#[test]
+fn an_error_of_any_file_call_of_deliver_tells_a_sender_once() {
+    deliver(Traced::Family).fail(Share::Part, &to_be_told_of, &|scratch, output, what| {
+        assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
+        told_once(scratch, what);
+    });
 }
 
 /// A message that a user has left in the drop folder.

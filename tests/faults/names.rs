@@ -1,18 +1,46 @@
-//! Names of system calls, and which of them are about files.
+//! Names of system calls, and what they are about.
 //!
-//! A call that is in neither list counts as one of a file, so that what a program begins to call is in the matrix without
+//! A call that is in no list counts as one of a file, so that what a program begins to call is in the matrix without
 //! anybody's thinking of it; its name is then its number.
 
 use nix::libc;
 
-/// The name, and whether it is about files or descriptors (as strace's classes file and desc have it).
-pub fn name(number: i64) -> (String, bool) {
+/// What a call is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Files or descriptors (as strace's classes file and desc have it).
+    File,
+    Socket,
+    Fork,
+    /// Whose rights a process has.
+    Rights,
+    Other,
+}
+
+/// openat that may make a file. No call of the kernel's has this number.
+const CREATING_OPENAT: i64 = 1 << 16;
+
+/// The number of a call that begins. One that may make a file is another than one that opens what is there, and is counted by
+/// itself.
+pub fn number(registers: &libc::user_regs_struct) -> i64 {
+    let number = registers.orig_rax.cast_signed();
+    let flags = libc::c_int::try_from(registers.rdx & 0x7fff_ffff).unwrap_or(0);
+    let may_create = flags & libc::O_CREAT != 0 || flags & libc::O_TMPFILE == libc::O_TMPFILE;
+    if number == libc::SYS_openat && may_create { CREATING_OPENAT } else { number }
+}
+
+/// The name of a call, and what it is about.
+pub fn name(number: i64) -> (String, Kind) {
+    let lists = [
+        (FILES, Kind::File),
+        (SOCKETS, Kind::Socket),
+        (FORKS, Kind::Fork),
+        (RIGHTS, Kind::Rights),
+        (OTHERS, Kind::Other),
+    ];
     let find = |list: &[(i64, &'static str)]| list.iter().find(|(known, _)| *known == number).map(|(_, name)| *name);
-    match (find(FILES), find(OTHERS)) {
-        (Some(name), _) => (name.to_owned(), true),
-        (_, Some(name)) => (name.to_owned(), false),
-        _ => (format!("call {number}"), true),
-    }
+    let found = lists.iter().find_map(|(list, kind)| Some((find(list)?.to_owned(), *kind)));
+    found.unwrap_or_else(|| (format!("call {number}"), Kind::File))
 }
 
 const FILES: &[(i64, &str)] = &[
@@ -70,6 +98,7 @@ const FILES: &[(i64, &str)] = &[
     (libc::SYS_utimensat, "utimensat"),
     (libc::SYS_fallocate, "fallocate"),
     (libc::SYS_openat, "openat"),
+    (CREATING_OPENAT, "creating openat"),
     (libc::SYS_mkdirat, "mkdirat"),
     (libc::SYS_mknodat, "mknodat"),
     (libc::SYS_fchownat, "fchownat"),
@@ -110,6 +139,40 @@ const FILES: &[(i64, &str)] = &[
     (libc::SYS_openat2, "openat2"),
 ];
 
+const SOCKETS: &[(i64, &str)] = &[
+    (libc::SYS_socket, "socket"),
+    (libc::SYS_connect, "connect"),
+    (libc::SYS_accept, "accept"),
+    (libc::SYS_accept4, "accept4"),
+    (libc::SYS_sendto, "sendto"),
+    (libc::SYS_recvfrom, "recvfrom"),
+    (libc::SYS_sendmsg, "sendmsg"),
+    (libc::SYS_recvmsg, "recvmsg"),
+    (libc::SYS_shutdown, "shutdown"),
+    (libc::SYS_bind, "bind"),
+    (libc::SYS_listen, "listen"),
+    (libc::SYS_getsockname, "getsockname"),
+    (libc::SYS_getpeername, "getpeername"),
+    (libc::SYS_socketpair, "socketpair"),
+    (libc::SYS_setsockopt, "setsockopt"),
+    (libc::SYS_getsockopt, "getsockopt"),
+    (libc::SYS_sendmmsg, "sendmmsg"),
+    (libc::SYS_recvmmsg, "recvmmsg"),
+];
+
+const FORKS: &[(i64, &str)] =
+    &[(libc::SYS_clone, "clone"), (libc::SYS_clone3, "clone3"), (libc::SYS_fork, "fork"), (libc::SYS_vfork, "vfork")];
+
+const RIGHTS: &[(i64, &str)] = &[
+    (libc::SYS_setgroups, "setgroups"),
+    (libc::SYS_setuid, "setuid"),
+    (libc::SYS_setgid, "setgid"),
+    (libc::SYS_setreuid, "setreuid"),
+    (libc::SYS_setregid, "setregid"),
+    (libc::SYS_setresuid, "setresuid"),
+    (libc::SYS_setresgid, "setresgid"),
+];
+
 const OTHERS: &[(i64, &str)] = &[
     (libc::SYS_mprotect, "mprotect"),
     (libc::SYS_munmap, "munmap"),
@@ -124,10 +187,6 @@ const OTHERS: &[(i64, &str)] = &[
     (libc::SYS_rt_sigsuspend, "rt_sigsuspend"),
     (libc::SYS_sigaltstack, "sigaltstack"),
     (libc::SYS_futex, "futex"),
-    (libc::SYS_clone, "clone"),
-    (libc::SYS_clone3, "clone3"),
-    (libc::SYS_fork, "fork"),
-    (libc::SYS_vfork, "vfork"),
     (libc::SYS_wait4, "wait4"),
     (libc::SYS_waitid, "waitid"),
     (libc::SYS_exit, "exit"),
@@ -140,13 +199,6 @@ const OTHERS: &[(i64, &str)] = &[
     (libc::SYS_getgid, "getgid"),
     (libc::SYS_getegid, "getegid"),
     (libc::SYS_getgroups, "getgroups"),
-    (libc::SYS_setgroups, "setgroups"),
-    (libc::SYS_setuid, "setuid"),
-    (libc::SYS_setgid, "setgid"),
-    (libc::SYS_setreuid, "setreuid"),
-    (libc::SYS_setregid, "setregid"),
-    (libc::SYS_setresuid, "setresuid"),
-    (libc::SYS_setresgid, "setresgid"),
     (libc::SYS_getresuid, "getresuid"),
     (libc::SYS_getresgid, "getresgid"),
     (libc::SYS_setsid, "setsid"),
@@ -183,22 +235,4 @@ const OTHERS: &[(i64, &str)] = &[
     (libc::SYS_times, "times"),
     (libc::SYS_restart_syscall, "restart_syscall"),
     (libc::SYS_pidfd_open, "pidfd_open"),
-    (libc::SYS_socket, "socket"),
-    (libc::SYS_connect, "connect"),
-    (libc::SYS_accept, "accept"),
-    (libc::SYS_accept4, "accept4"),
-    (libc::SYS_sendto, "sendto"),
-    (libc::SYS_recvfrom, "recvfrom"),
-    (libc::SYS_sendmsg, "sendmsg"),
-    (libc::SYS_recvmsg, "recvmsg"),
-    (libc::SYS_shutdown, "shutdown"),
-    (libc::SYS_bind, "bind"),
-    (libc::SYS_listen, "listen"),
-    (libc::SYS_getsockname, "getsockname"),
-    (libc::SYS_getpeername, "getpeername"),
-    (libc::SYS_socketpair, "socketpair"),
-    (libc::SYS_setsockopt, "setsockopt"),
-    (libc::SYS_getsockopt, "getsockopt"),
-    (libc::SYS_sendmmsg, "sendmmsg"),
-    (libc::SYS_recvmmsg, "recvmmsg"),
 ];

@@ -7,8 +7,8 @@ use super::super::*;
 use super::matrix::Share;
 
 /// A format, and two messages in it.
-struct Format {
-    name: &'static str,
+pub struct Format {
+    pub name: &'static str,
     share: Share,
     removed: &'static str,
     kept: &'static str,
@@ -16,7 +16,7 @@ struct Format {
 
 pub const MBOX_KEPT: &str = "From a Sun Nov 22 04:27:00 2026\nSubject: two\n\nto be kept\n\n";
 
-const MBOX: Format = Format {
+pub const MBOX: Format = Format {
     name: "mbox",
     share: Share::Whole,
     removed: "From a Sun Nov 22 04:27:00 2026\nSubject: one\n\nto be removed\n\n",
@@ -65,12 +65,12 @@ impl Format {
     }
 
     /// One message in the queue for bob, who has one already.
-    fn queued(&self) -> Scratch {
+    pub fn queued(&self) -> Scratch {
         self.holding(queued(), &[self.kept])
     }
 
     /// One ordinary sweep later the message is in the mailbox, whole and once, behind the other.
-    fn once(&self, scratch: &Scratch, what: &str) {
+    pub fn once(&self, scratch: &Scratch, what: &str) {
         due_again(scratch);
         scratch.deliver();
         let text = fs::read_to_string(scratch.maildir("bob")).expect("the mailbox");
@@ -86,6 +86,21 @@ impl Format {
         assert_eq!(delivered.matches(fields).count(), 1, "{what}: {text}");
         assert_eq!(delivered.matches(" whole  \nReceived: ").count(), 1, "{what}: {text}");
         assert_eq!(scratch.queued().len(), 0, "{what}: left in the queue");
+        self.is_left_alone(scratch, what);
+    }
+
+    /// Nothing is beside the mailbox. A lock that could not be removed may be: the next delivery does.
+    fn is_left_alone(&self, scratch: &Scratch, what: &str) {
+        let folder = scratch.path().join("mail");
+        let left = || files(&folder).into_iter().filter(|path| *path != scratch.maildir("bob")).collect::<Vec<_>>();
+        if left() == [folder.join("bob.lock")] && !what.contains("killed") {
+            let output = scratch.run("submit", &["-f", "alice@mx.example", "bob@mx.example"], BODY.as_bytes());
+            assert!(output.status.success(), "{what}: {output:?}");
+            scratch.deliver();
+            let text = fs::read_to_string(scratch.maildir("bob")).expect("the mailbox");
+            assert_eq!(text.matches(BODY).count(), 2, "{what}: the next delivery: {text}");
+        }
+        assert_eq!(left(), Vec::<PathBuf>::new(), "{what}: left behind");
     }
 
     fn kills_of_pop3d(&self) {

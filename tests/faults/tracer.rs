@@ -8,6 +8,7 @@
 //! A process that is about to end while others live is held for a moment, so that these come as far as they can: workers
 //! that are to die with who started them are else killed somewhere or other.
 
+use super::names;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
@@ -269,7 +270,7 @@ impl Tracer<'_> {
             }
             return go_on(pid, None);
         }
-        let number = registers.orig_rax.cast_signed();
+        let number = names::number(&registers);
         let count = process.calls.entry(number).or_insert(0);
         *count += 1;
         let is_it = |target: &&Target| {
