@@ -233,7 +233,7 @@ pub(crate) fn check_names(config: &Config, tells: bool) -> Result<(), Error> {
             let (name, record) = (record.name, judged(config, record));
             if let Some(error) = record.error(path) {
                 more += usize::from(wrong.is_some());
-                wrong.get_or_insert_with(|| format!("user={name:?} reason=\"{error}\""));
+                wrong.get_or_insert_with(|| format!("user={name:?} reason={:?}", error.to_string()));
             } else if (record.mailbox.is_some() || name.contains(LOCK)) && whole(record).has_a_lock_for_mailbox(config)
             {
                 let level = *known.get_or_insert_with(level);

@@ -107,8 +107,9 @@ impl Offer {
         }
     }
 
-    /// As [`Offer::open`] for a configuration that was read again: with the files as they are now. Where those of the same names
-    /// may not be opened any more, or are of no use, the open ones are kept, and the log told if others are in their place.
+    /// As [`Offer::open`] for a configuration that was read again: with the files as they are now. Where those of the same
+    /// names may not be opened any more, or are of no use, the open ones are kept, and the log told if others are in their
+    /// place.
     pub fn open_again(&self, config: &Config, at_once: bool) -> Result<Offer, Error> {
         let now = Offer::open(config, at_once);
         let (Offer::OnRequest(before) | Offer::AtOnce(before)) = self else { return now };
