@@ -57,7 +57,7 @@ struct Args {
     #[arg(long, value_name = "WORD", value_delimiter = ',')]
     servers: Vec<String>,
     /// Put the tables into bench/README.md and the plot into bench/figures.svg; takes half an hour, and needs the peers
-    #[arg(long, conflicts_with_all = ["quick", "only", "rows", "servers"])]
+    #[arg(long, conflicts_with_all = ["quick", "only", "rows", "servers", "programs"])]
     write: bool,
     /// Draw a plot
     #[arg(long, value_name = "FILE")]
@@ -125,7 +125,7 @@ fn run(args: &Args) -> io::Result<()> {
     let caption = format!(
         "{}; medians of {} runs of {} ms, of mail {}, of memory one; {} processors; load average before and after: \
          {load_before} / {}; in parentheses how many times the best peer.{cut}",
-        revision(),
+        args.programs.as_ref().map_or_else(revision, |folder| folder.display().to_string()),
         plan.runs,
         plan.time.as_millis(),
         plan.mail_runs,

@@ -30,7 +30,7 @@ use nix::unistd::Pid;
 use shared::{BUSY, FIRST_STATE, FREE, IDLE, Shared};
 use std::collections::BTreeMap;
 use std::io::{self, PipeWriter};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use worker::Worker;
 
@@ -231,7 +231,7 @@ impl Pool {
             if client && self.shared.count(IDLE) == 0 {
                 if self.may_grow() {
                     self.grow(work);
-                } else if !self.stopping {
+                } else if !self.stopping && self.shared.limits.refuses_when_full {
                     self.refuse();
                 }
             }
@@ -384,12 +384,26 @@ impl Pool {
     fn refuse(&mut self) {
         let excess = if self.is_full() { Excess::Full } else { Excess::NotServing };
         for listener in &self.shared.listeners {
-            if let Ok(Some(connection)) = listener.accept() {
-                self.shared.refuses(&self.name, &connection, excess);
-                self.refused.refuse(connection, self.refusal.as_deref());
+            match listener.accept() {
+                Ok(Some(connection)) => {
+                    self.shared.refuses(&self.name, &connection, excess);
+                    self.refused.refuse(connection, self.refusal.as_deref());
+                }
+                Ok(None) => {}
+                Err(error) => rest_after(&error, self.signals.as_ref().map(SignalFd::as_fd)),
             }
         }
     }
+}
+
+/// Tells why no client can be accepted, and rests, until something happens at a descriptor.
+fn rest_after(error: &io::Error, until: Option<BorrowedFd<'_>>) {
+    // Whose the socket is has stopped it, and ends us next.
+    if error.raw_os_error() != Some(Errno::EINVAL as i32) {
+        log::error!("cannot accept reason={:?}", error.to_string());
+    }
+    let mut until: Vec<PollFd<'_>> = until.into_iter().map(|until| PollFd::new(until, PollFlags::POLLIN)).collect();
+    let _ = poll(&mut until, PollTimeout::try_from(REST).unwrap_or(PollTimeout::ZERO));
 }
 
 fn bounded(size: Size) -> Size {

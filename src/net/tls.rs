@@ -95,8 +95,11 @@ impl Offer {
     /// wrong configuration. To be called before rights are given up: a key may be for root's eyes alone.
     pub fn open(config: &Config, at_once: bool) -> Result<Offer, Error> {
         Offer::check(config, at_once)?;
-        let files = Files::open(config)?.map(Arc::new);
-        Ok(files.map_or(Offer::None, if at_once { Offer::AtOnce } else { Offer::OnRequest }))
+        Ok(Offer::of(Files::open(config)?, at_once))
+    }
+
+    fn of(files: Option<Files>, at_once: bool) -> Offer {
+        files.map(Arc::new).map_or(Offer::None, if at_once { Offer::AtOnce } else { Offer::OnRequest })
     }
 
     /// Whether it could be opened at all, as far as that can be told without rights to the files.
@@ -111,15 +114,21 @@ impl Offer {
     /// names may not be opened any more, or are of no use, the open ones are kept, and the log told if others are in their
     /// place.
     pub fn open_again(&self, config: &Config, at_once: bool) -> Result<Offer, Error> {
-        let now = Offer::open(config, at_once);
-        let (Offer::OnRequest(before) | Offer::AtOnce(before)) = self else { return now };
-        let is_of_use = |offer: Offer| match &offer {
-            Offer::OnRequest(files) | Offer::AtOnce(files) => identity(&files.pairs, None).map(|_| offer),
-            Offer::None => Ok(offer),
+        let (Offer::OnRequest(before) | Offer::AtOnce(before)) = self else { return Offer::open(config, at_once) };
+        let of_use = |mut files: Files| {
+            identity(&files.pairs, None)?;
+            files.keep_tickets_of(before);
+            Ok(files)
         };
-        now.and_then(is_of_use).or_else(|error| {
-            before.are_those_of(config).then(|| before.tell_if_replaced(&error)).map(|()| self.clone()).ok_or(error)
-        })
+        let now = Offer::check(config, at_once).and_then(|()| Files::open(config)?.map(of_use).transpose());
+        match now {
+            Ok(files) => Ok(Offer::of(files, at_once)),
+            Err(error) if before.are_those_of(config) => {
+                before.tell_if_replaced(&error);
+                Ok(self.clone())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether a client may ask for it now.
@@ -160,6 +169,16 @@ impl Files {
         own.eq(config.tls_cert_file.0.iter().zip(&config.tls_key_file.0))
             && config.tls_cert_file.0.len() == config.tls_key_file.0.len()
             && config.tls_ticket_key_file.0 == self.tickets.as_ref().map(|keys| keys.path.clone())
+    }
+
+    /// Keys that may not be read any more are those of before, for as long as those are good.
+    fn keep_tickets_of(&mut self, before: &Files) {
+        if let (Some(now), Some(before)) = (&mut self.tickets, &before.tickets)
+            && now.read.is_none()
+            && now.path == before.path
+        {
+            now.read.clone_from(&before.read);
+        }
     }
 
     /// Tells the log that clients see certificates that are not those in the files, which may have run out.

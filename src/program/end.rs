@@ -38,7 +38,9 @@ pub fn wait<S>(
         }
         if Instant::now() >= end {
             if !in_time {
-                log::error!("pid={leader} event=program-not-ended: it took too long, was killed in vain, and runs on");
+                log::error!(
+                    "pid={leader} event=program-not-ended reason=\"it took too long, was killed in vain, and runs on\""
+                );
                 leave(Some(leader));
                 return Err(io::ErrorKind::TimedOut.into());
             }

@@ -2,11 +2,9 @@
 
 use super::super::limits;
 use super::super::refused::Refused;
-use super::super::starts::REST;
 use super::shared::{BUSY, IDLE, Shared};
-use super::{Size, Work};
+use super::{Size, Work, rest_after};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::geteuid;
 use std::io;
@@ -113,12 +111,7 @@ impl<'a> Worker<'a> {
         let connection = match listener.accept() {
             Ok(connection) => connection?,
             Err(error) => {
-                // Whose the socket is has stopped it, and ends us next.
-                if error.raw_os_error() != Some(Errno::EINVAL as i32) {
-                    log::error!("cannot accept reason={:?}", error.to_string());
-                }
-                let end = PollFd::new(self.shared.end.as_fd(), PollFlags::POLLIN);
-                let _ = poll(&mut [end], PollTimeout::try_from(REST).unwrap_or(PollTimeout::ZERO));
+                rest_after(&error, Some(self.shared.end.as_fd()));
                 return None;
             }
         };

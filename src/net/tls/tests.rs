@@ -283,6 +283,21 @@ fn files_that_were_replaced_are_opened_when_the_configuration_is_read_again_and_
 }
 
 #[test]
+fn keys_of_tickets_that_cannot_be_read_any_more_are_kept_when_the_configuration_is_read_again() {
+    let (folder, [certificate, key]) = copies();
+    let keys = folder.path().join("tickets");
+    let [certificate, key, name] = [&certificate, &key, &keys].map(|path| path.display().to_string());
+    let config =
+        Config::with(&[("tls_cert_file", &certificate), ("tls_key_file", &key), ("tls_ticket_key_file", &name)]);
+    let before = Offer::open(&config, false).unwrap();
+    // Neither root can read that.
+    std::fs::remove_file(&keys).unwrap();
+    std::fs::create_dir(&keys).unwrap();
+    let files = before.open_again(&config, false).unwrap().take().unwrap();
+    assert!(files.tickets.as_ref().unwrap().tickets().is_some());
+}
+
+#[test]
 fn files_that_cannot_be_opened_any_more_are_read_as_they_were() {
     let (_folder, [certificate, key]) = copies();
     let config = config(&certificate.display().to_string(), &key.display().to_string());
