@@ -118,7 +118,7 @@ pub fn find_first<'a>(config: &Config, names: impl IntoIterator<Item = &'a [u8]>
 /// One of `users`, ready to be asked.
 enum Table<'a> {
     System,
-    /// A large file, of which nothing is kept.
+    /// A large file, or one that names owners: nothing of it is kept.
     File(&'a Config, &'a Path),
     Users(Arc<Option<Vec<Entry>>>),
     Broken(String),
@@ -144,16 +144,18 @@ impl<'a> Table<'a> {
                 return Ok(None);
             }
             kept::unless_just_emptied(path)?;
-            let mut users = Vec::new();
+            let (mut users, mut asks_system) = (Vec::new(), false);
             passwd_file::read(path, |record| {
                 let name = record.name;
+                asks_system |= record.asks_system;
                 users.push(match user(config, path, record) {
                     Ok(user) => Ok(User { password: None, ..user }),
                     Err(why) => Err((name.to_owned(), why)),
                 });
                 Ok(())
             })?;
-            Ok::<_, Trouble>(Some(users))
+            // What the system says of names may change while the file stays as it is.
+            Ok::<_, Trouble>(Some(users).filter(|_| !asks_system))
         };
         let is_below_home = config.mailbox.path.starts_with("~/");
         match KEPT[usize::from(is_below_home)].get(path, read) {
@@ -303,15 +305,22 @@ fn in_system(name: &str) -> Lookup<User> {
     }
 }
 
-fn by_name(name: &str) -> Lookup<User> {
-    let entry = loop {
-        match nix::unistd::User::from_name(name) {
+/// Asks the system again where a signal came in between.
+fn again<T>(mut ask: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match ask() {
             Err(Errno::EINTR) => {}
-            // glibc gives an error only where a source of users did not answer; "not found" is no error.
-            Err(errno) => return Lookup::CannotTell(format!("getpwnam: {errno}")),
-            Ok(None) => return Lookup::No,
-            Ok(Some(entry)) => break entry,
+            answer => return answer,
         }
+    }
+}
+
+fn by_name(name: &str) -> Lookup<User> {
+    let entry = match again(|| nix::unistd::User::from_name(name)) {
+        // glibc gives an error only where a source of users did not answer; "not found" is no error.
+        Err(errno) => return Lookup::CannotTell(format!("getpwnam: {errno}")),
+        Ok(None) => return Lookup::No,
+        Ok(Some(entry)) => entry,
     };
     if !is_possible_name(entry.name.as_bytes()) || entry.dir.to_str().is_none_or(|home| !home.starts_with('/')) {
         return Lookup::CannotTell("the system gives a user a name or home that cannot be used".to_owned());

@@ -62,7 +62,6 @@ fn a_watching_deliver_comes_back_to_a_message_that_somebody_had_locked() {
     watch.terminate();
 }
 
-/// It must be read whole to see that, so not again whenever somebody wakes deliver.
 /// A worker that is killed between queueing a report and noting it: the report goes when its message was tried again.
 #[test]
 fn a_report_waits_with_a_message_whose_worker_is_gone_and_is_not_looked_at_again_and_again() {
@@ -95,6 +94,7 @@ fn a_report_waits_with_a_message_whose_worker_is_gone_and_is_not_looked_at_again
     assert_eq!((log().matches("event=passed-by").count(), scratch.mail("alice").len()), (1, 1), "{}", log());
 }
 
+/// It must be read whole to see that, so not again whenever somebody wakes deliver.
 #[test]
 fn a_watching_deliver_reads_a_damaged_file_once() {
     let scratch = Scratch::with("queue_run_delay = 1h");

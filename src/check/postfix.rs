@@ -85,7 +85,7 @@ const WENT: [(&[&str], &str); 21] = [
     (&["mail_spool_directory"], "that is mailbox = mbox:/var/mail/%u, with mail_privileged_group = mail"),
     (
         &["mailbox_command"],
-        "no program is run as each user: hand mail over by lmtp:unix: or pipe: in channels(5), or let users name it in ~/.forward",
+        "no program is run as each user: use lmtp:unix: or pipe: in channels(5), or let users name it in their ~/.forward",
     ),
     (&["smtpd_tls_cert_file", "smtpd_tls_chain_files"], "that is tls_cert_file"),
     (&["smtpd_tls_key_file"], "that is tls_key_file"),

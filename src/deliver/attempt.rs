@@ -303,7 +303,7 @@ impl Trial {
         let (config, desk) = (&tools.settings.config, tools.desk);
         let key = group.key();
         let permit = self.want_agent(tools, group)?;
-        let mut never = None;
+        let (mut never, mut told) = (None, Ok(()));
         let outcomes = match permit {
             Permit::Busy => {
                 self.busy = Some(key);
@@ -328,10 +328,8 @@ impl Trial {
                     );
                     Answer { carried: Carried::broken(to.len()), is_reusable: false, silent: Vec::new() }
                 });
-                for (address, why) in silent {
-                    desk.say(&Word::Silent { address, why }).map_err(broken)?;
-                }
-                let silent = match carried.site {
+                let silent = silent.into_iter().map(|(address, why)| Word::Silent { address, why });
+                let its_silence = match carried.site {
                     Site::Answers => None,
                     Site::Silent(why) => Some(why),
                     Site::Never(why) => {
@@ -339,11 +337,14 @@ impl Trial {
                         None
                     }
                 };
-                desk.say(&Word::Done { key, reusable: is_reusable, silent }).map_err(broken)?;
+                let done = Word::Done { key, reusable: is_reusable, silent: its_silence };
+                told = silent.chain([done]).try_for_each(|word| desk.say(&word));
                 carried.outcomes
             }
         };
         self.note_all(config, to, outcomes)?;
+        // Not before the note: a host that has the message must not get it again.
+        told.map_err(broken)?;
         Ok(never)
     }
 

@@ -168,6 +168,12 @@ impl Crew {
             // Those who use it now may have been done in between: then nobody would call.
             Attempt::Waits(key) if self.places.wait(lacks.as_ref().unwrap_or(&key), id) => {
                 news.push(News::Noted(id));
+                // Called for one share and refused for another it has left room there, and nobody else would call.
+                if lacks.is_some() {
+                    news.extend(
+                        [AGENTS, REPORTS].into_iter().filter_map(|share| self.next_if_room(share)).map(News::Free),
+                    );
+                }
             }
             Attempt::Waits(_) => news.push(News::Free(id)),
             ended => news.push(News::Over(id, ended)),
@@ -231,10 +237,11 @@ impl Crew {
     /// Everybody who waits for something that nobody uses: who was called before them did not come for it.
     pub fn stranded(&mut self) -> Vec<Id> {
         let mut stranded = self.places.stranded();
-        // Here there may be room though somebody is there.
-        for (share, most) in [(AGENTS, self.most_remote), (REPORTS, half(self.most_remote))] {
-            let room = most.saturating_sub(self.places.users(share));
-            stranded.extend((0..room).map_while(|_| self.places.next(share)));
+        // In a share there may be room though somebody is there.
+        let shares = self.places.waited_for().filter_map(|key| Some((key.to_owned(), self.most_of(key)?)));
+        for (share, most) in shares.collect::<Vec<_>>() {
+            let room = most.saturating_sub(self.places.users(&share));
+            stranded.extend((0..room).map_while(|_| self.places.next(&share)));
         }
         stranded
     }

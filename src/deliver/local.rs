@@ -114,7 +114,8 @@ impl Delivery<'_, '_> {
     fn named(&mut self, route: &Route, user: &User, act: Act) -> Outcome {
         let copy = self.copy;
         match self.task(user, act) {
-            Appended::NotListed if Route::is_all_of(copy.message) => {
+            // What was looked up anew once stands as it is: a name may begin with a mark.
+            Appended::NotListed if Route::is_all_of(copy.message) && route.address != *copy.address => {
                 log::info!("id={} event=expanded-anew name={}", copy.message.id, route.name);
                 let copy = Copy { address: &route.address, ..*copy };
                 let anew = Delivery { settings: self.settings, helper: self.helper.as_deref_mut(), copy: &copy }.run();

@@ -14,11 +14,11 @@ pub const ENDING: Duration = Duration::from_secs(10);
 /// Children that had not ended when they were left; a process that lives longer collects them later.
 static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// Collects the children that have ended since they were left, and leaves this one.
+/// Leaves a child, and collects those that have ended.
 pub fn leave(child: Option<Pid>) {
     if let Ok(mut left) = LEFT.lock() {
-        left.retain(|child| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_none()));
         left.extend(child);
+        left.retain(|child| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_none()));
     }
 }
 

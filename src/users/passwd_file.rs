@@ -24,6 +24,8 @@ pub struct Record<'a> {
     pub password: Option<&'a str>,
     /// uid and gid; none: whoever runs the program.
     pub owner: Option<(u32, u32)>,
+    /// uid or gid is a name, and what it stands for the system's affair.
+    pub asks_system: bool,
     /// The home folder, absolute.
     pub home: Option<&'a Path>,
     /// `mailbox=` of the extra fields.
@@ -56,6 +58,7 @@ impl Record<'_> {
 pub struct Ids {
     uid: Option<(String, u32)>,
     gid: Option<(String, u32)>,
+    asked: bool,
 }
 
 /// Why a file could not be read to its end.
@@ -143,9 +146,20 @@ pub fn record<'a>(line: &'a [u8], ids: &mut Ids) -> Result<Option<Record<'a>>, S
     if !super::is_possible_name(name.as_bytes()) {
         return Err("a user name without '/' and control characters that does not begin with '.'".to_owned());
     }
-    let none =
-        Record { name, password: None, owner: None, home: None, mailbox: None, kept_out: None, fault: None, number: 0 };
-    Ok(Some(behind_name(&fields, ids, none.clone()).unwrap_or_else(|fault| Record { fault: Some(fault), ..none })))
+    let none = Record {
+        name,
+        password: None,
+        owner: None,
+        asks_system: false,
+        home: None,
+        mailbox: None,
+        kept_out: None,
+        fault: None,
+        number: 0,
+    };
+    ids.asked = false;
+    let found = behind_name(&fields, ids, none.clone()).unwrap_or_else(|fault| Record { fault: Some(fault), ..none });
+    Ok(Some(Record { asks_system: ids.asked, ..found }))
 }
 
 fn behind_name<'a>(fields: &[&'a [u8]], ids: &mut Ids, none: Record<'a>) -> Result<Record<'a>, String> {
@@ -179,13 +193,19 @@ fn text<'a>(fields: &[&'a [u8]], position: usize, what: &str) -> Result<&'a str,
 }
 
 fn owner(uid: &str, gid: &str, ids: &mut Ids) -> Result<Option<(u32, u32)>, String> {
+    use super::again;
     use nix::unistd::{Group, User};
     if uid.is_empty() && gid.is_empty() {
         return Ok(None);
     }
-    let user = |name: &str| User::from_name(name).map(|user| user.map(|user| user.uid.as_raw()));
-    let group = |name: &str| Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw()));
+    ids.asked = is_name(uid) || is_name(gid);
+    let user = |name: &str| again(|| User::from_name(name)).map(|user| user.map(|user| user.uid.as_raw()));
+    let group = |name: &str| again(|| Group::from_name(name)).map(|group| group.map(|group| group.gid.as_raw()));
     Ok(Some((id(uid, &mut ids.uid, user)?, id(gid, &mut ids.gid, group)?)))
+}
+
+fn is_name(id: &str) -> bool {
+    id.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
 }
 
 fn id(
@@ -194,7 +214,7 @@ fn id(
     of_name: impl Fn(&str) -> nix::Result<Option<u32>>,
 ) -> Result<u32, String> {
     let expected = "numbers from 0 to 4294967294, or names of this system, as uid and gid, or both empty";
-    if text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_') {
+    if is_name(text) {
         return match known {
             Some((name, id)) if name == text => Ok(*id),
             known => match of_name(text) {

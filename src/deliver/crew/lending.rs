@@ -12,6 +12,7 @@ use super::places::{AGENTS, MAILBOX, REPORTS, at};
 use super::processes::{Agent, Use};
 use super::{Crew, News, half};
 use crate::deliver::permits::{Lent, Permit};
+use crate::queue::Id;
 use crate::relay::route;
 use nix::sys::signal::{Signal, kill};
 use std::collections::BTreeSet;
@@ -55,7 +56,7 @@ impl Crew {
         };
         let is_new = agent.is_some() && idle.is_none();
         let agent = if is_new { hire(self) } else { idle };
-        let shares: Vec<String> = shares.into_iter().filter(|_| agent.is_some()).map(|(share, _)| share).collect();
+        let shares = if agent.is_some() { shares } else { Vec::new() };
         shares.iter().map(String::as_str).chain([key]).for_each(|place| self.places.enter(place));
         let its = agent.as_ref().and_then(|agent| agent.socket.try_clone().ok());
         if let Some(worker) = self.workers.get_mut(number) {
@@ -64,30 +65,48 @@ impl Crew {
         Permit::Go(Lent { agent: its, is_new, silent })
     }
 
-    /// Of which agents this worker's is one, and how many there may be of them. Where a report goes somebody outside may have
-    /// chosen, and each host may take its time: so reports never have all agents.
-    fn kind(&self, number: usize) -> (&'static str, u32) {
-        let has_report = self.workers.get(number).is_some_and(|worker| worker.has_report);
-        if has_report { (REPORTS, half(self.most_remote)) } else { (AGENTS, self.most_remote) }
+    /// Of which agents this worker's is one. Where a report goes somebody outside may have chosen, and each host may take its
+    /// time: so reports never have all agents.
+    fn kind(&self, number: usize) -> &'static str {
+        if self.workers.get(number).is_some_and(|worker| worker.has_report) { REPORTS } else { AGENTS }
     }
 
     /// Nor has one host all of its kind, however many domains lead to it. It goes by the first address, for nobody knows yet
     /// with which one it will be connected.
-    fn share_of_host(&self, number: usize, hosts: &str) -> Option<(String, u32)> {
-        let (kind, most) = self.kind(number);
-        route::addresses(hosts).next().map(|first| (format!("{kind}\n{first}"), half(most)))
+    fn share_of_host(&self, number: usize, hosts: &str) -> Option<String> {
+        route::addresses(hosts).next().map(|first| format!("{}\n{first}", self.kind(number)))
     }
 
-    /// What an agent takes a part of, and how many may.
-    fn shares(&self, number: usize, hosts: &str) -> Vec<(String, u32)> {
-        let (kind, most) = self.kind(number);
-        let all = (kind != AGENTS).then(|| (AGENTS.to_owned(), self.most_remote));
-        self.share_of_host(number, hosts).into_iter().chain([(kind.to_owned(), most)]).chain(all).collect()
+    /// What an agent takes a part of.
+    fn shares(&self, number: usize, hosts: &str) -> Vec<String> {
+        let kind = self.kind(number);
+        let all = (kind != AGENTS).then(|| AGENTS.to_owned());
+        self.share_of_host(number, hosts).into_iter().chain([kind.to_owned()]).chain(all).collect()
+    }
+
+    /// How many may have a share, if this is the name of one.
+    pub(super) fn most_of(&self, share: &str) -> Option<u32> {
+        let (kind, of_host) = share.split_once('\n').map_or((share, false), |(kind, _)| (kind, true));
+        let most = match kind {
+            AGENTS => self.most_remote,
+            REPORTS => half(self.most_remote),
+            _ => return None,
+        };
+        Some(if of_host { half(most) } else { most })
+    }
+
+    fn has_room(&self, share: &str) -> bool {
+        self.most_of(share).is_none_or(|most| self.places.users(share) < most)
+    }
+
+    /// Who has waited longest for a share, if there is room.
+    pub(super) fn next_if_room(&mut self, share: &str) -> Option<Id> {
+        if self.has_room(share) { self.places.next(share) } else { None }
     }
 
     /// The first of these shares that has no room.
-    fn full(&self, shares: &[(String, u32)]) -> Option<String> {
-        shares.iter().find(|(share, most)| self.places.users(share) >= *most).map(|(share, _)| share.clone())
+    fn full(&self, shares: &[String]) -> Option<String> {
+        shares.iter().find(|share| !self.has_room(share)).cloned()
     }
 
     /// A refusal: its message waits for the place it asked for, or for this.
@@ -141,13 +160,13 @@ impl Crew {
         let is_kept = is_shared && self.homes.settle(&key, &hosts);
         let uses = self.workers.get(number).and_then(|worker| worker.uses.as_ref());
         // Where these hosts were known it came with the permit.
-        let is_more = |share: &(String, u32)| uses.is_some_and(|used| !used.shares.contains(&share.0));
+        let is_more = |share: &String| uses.is_some_and(|used| !used.shares.contains(share));
         let share = self.share_of_host(number, &hosts).filter(is_more);
         if let Some(full) = self.full(share.as_slice()) {
             return (key, self.refuse(number, Some(full)));
         }
         let used = self.workers.get_mut(number).and_then(|worker| worker.uses.as_mut());
-        if let (Some(used), Some((share, _))) = (used, share) {
+        if let (Some(used), Some(share)) = (used, share) {
             self.places.enter(&share);
             used.shares.push(share);
         }

@@ -77,6 +77,11 @@ impl Places {
         self.0.get(key).is_some_and(|place| !place.waiting.is_empty())
     }
 
+    /// What messages wait for.
+    pub fn waited_for(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|(_, place)| !place.waiting.is_empty()).map(|(key, _)| &**key)
+    }
+
     /// All messages that wait there.
     pub fn free_all(&mut self, key: &str) -> VecDeque<Id> {
         self.0.get_mut(key).map(|place| std::mem::take(&mut place.waiting)).unwrap_or_default()

@@ -172,8 +172,9 @@ fn reports_never_have_all_agents_and_one_host_never_all_of_a_kind() {
     assert!(matches!(permit(&mut crew, 4, "a", true), Permit::Busy), "of eight");
     // Who waits for the host is called, and who waits for any agent that may have a report.
     assert_eq!(crew.done(0, REUSE, None), [News::Free(ids[0])]);
-    assert_eq!(crew.stranded(), []);
-    assert_eq!(crew.done(1, Duration::ZERO, None), [News::Free(ids[1])]);
+    // That one does not come.
+    assert_eq!(crew.stranded(), [ids[1]]);
+    assert_eq!(crew.done(1, Duration::ZERO, None), []);
     // The idle one of a is at that host, and stays idle while there is no room.
     crew.workers[0].has_report = false;
     assert!(matches!(permit(&mut crew, 0, "a", true), Permit::Busy) && crew.has_idle_agents());
@@ -183,6 +184,36 @@ fn reports_never_have_all_agents_and_one_host_never_all_of_a_kind() {
     crew.tidy(REUSE);
     assert!(crew.places.users(AGENTS) == 0 && crew.places.users(REPORTS) == 0);
     assert!(matches!(permit(&mut crew, 0, "a", true), Permit::Go(Lent { is_new: false, .. })));
+}
+
+/// Reports that came while all agents were busy stand before other mail, which may go when they may not.
+#[test]
+fn who_stands_behind_a_report_that_is_refused_is_called_in_its_place() {
+    let hosts: Vec<String> = (1..8).map(|number| format!("0 h{number}.example 192.0.2.{number}:25")).collect();
+    let ((mut crew, _theirs), ids) = (crew(8), ids(4));
+    crew.most_remote = 4;
+    for (number, hosts) in hosts.iter().take(4).enumerate() {
+        assert!(matches!(come(&mut crew, number, &format!("m{number}"), hosts, true), Permit::Go(_)));
+    }
+    // Three reports, and then a message.
+    for (at, id) in ids.iter().enumerate() {
+        crew.workers[4].has_report = at < 3;
+        let key = format!("k{at}");
+        assert!(matches!(permit(&mut crew, 4, &key, true), Permit::Busy));
+        crew.workers[4].message = Some(*id);
+        assert_eq!(crew.end(4, Attempt::Waits(key)), [News::Noted(*id)]);
+    }
+    for number in 0..2 {
+        assert_eq!(crew.done(number, Duration::ZERO, None), [News::Free(ids[number])]);
+        crew.workers[number].has_report = true;
+        let came = come(&mut crew, number, &format!("k{number}"), &hosts[4 + number], true);
+        assert!(matches!(came, Permit::Go(_)));
+    }
+    assert_eq!(crew.done(2, Duration::ZERO, None), [News::Free(ids[2])]);
+    crew.workers[2].has_report = true;
+    assert!(matches!(permit(&mut crew, 2, "k2", true), Permit::Busy));
+    crew.workers[2].message = Some(ids[2]);
+    assert_eq!(crew.end(2, Attempt::Waits("k2".into())), [News::Noted(ids[2]), News::Free(ids[3])]);
 }
 
 #[test]
