@@ -133,7 +133,7 @@ fn run(args: &Args) -> io::Result<()> {
         load_average()
     );
     // One line below the plot's title, and two where a line has its limit.
-    let text = caption.replacen("; in parentheses", ";\nin parentheses", 1);
+    let text = caption.replacen("; load average", ";\nload average", 1);
     writeln!(io::stdout(), "{text}\n{}{costs}", table::markdown(&rows))?;
     if let Some(file) = &args.svg {
         fs::write(file, plot::svg(&rows, &caption))?;
@@ -147,7 +147,7 @@ fn run(args: &Args) -> io::Result<()> {
         }
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench");
         fs::write(folder.join("figures.svg"), plot::svg(&rows, &caption))?;
-        write_figures(&folder.join("README.md"), &format!("{caption}\n{}{costs}", table::markdown(&rows)))?;
+        write_figures(&folder.join("README.md"), &format!("{text}\n{}{costs}", table::markdown(&rows)))?;
     }
     if let Some(file) = &args.json {
         fs::write(file, table::json(&rows, &caption))?;
