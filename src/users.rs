@@ -6,6 +6,7 @@
 
 pub mod passwd_file;
 
+use crate::again::again;
 use crate::auth::scheme;
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec, UserSource};
@@ -13,7 +14,6 @@ use crate::exit::Error;
 use crate::kept::{self, Kept, Stamp};
 use crate::lookup::Lookup;
 use log::Level;
-use nix::errno::Errno;
 use passwd_file::{Record, Trouble};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -302,16 +302,6 @@ fn in_system(name: &str) -> Lookup<User> {
     match by_name(name) {
         Lookup::No if lower != name => by_name(&lower),
         found => found,
-    }
-}
-
-/// Asks the system again where a signal came in between.
-fn again<T>(mut ask: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
-    loop {
-        match ask() {
-            Err(Errno::EINTR) => {}
-            answer => return answer,
-        }
     }
 }
 

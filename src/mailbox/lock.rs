@@ -9,7 +9,8 @@ mod dot;
 mod holder;
 mod of_session;
 
-use super::place::{Place, again};
+use super::place::Place;
+use crate::again::again;
 use crate::config::Config;
 use crate::config::value::LockKind;
 use crate::flocked::{Flocked, whole_file};

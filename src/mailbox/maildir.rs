@@ -13,11 +13,12 @@ pub use append::deliver;
 
 use super::index::{self, Delta, Draft, Index, Item, Snapshot, Stamp};
 use super::{Entry, Error, Maildrop, beside::Beside, import};
+use crate::again::again;
 use crate::config::value::{MailboxFormat, MailboxSpec};
 use crate::flocked::Flocked;
 use crate::sys;
 use changes::{Known, changes};
-use folders::{Folders, again, each_message, open_message, sync};
+use folders::{Folders, each_message, open_message, sync};
 use name::{Count, hashed_unique_id, lasting, order, sizes, unique_id};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, RenameFlags, renameat2};

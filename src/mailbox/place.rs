@@ -2,6 +2,7 @@
 //! elsewhere by then. Who may use it is for `lock.rs` to say.
 
 use super::way;
+use crate::again::again;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
@@ -64,16 +65,6 @@ impl Place {
 /// Whether two are the same file.
 pub fn is_same(one: &FileStat, two: &FileStat) -> bool {
     (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
-}
-
-/// Calls again what a signal interrupted.
-pub fn again<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::EINTR) => {}
-            answer => return answer,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! mailbox, as everybody may /tmp and some may /var/mail, could otherwise make another's mail go where he likes. Each step
 //! is taken from the open folder before it, so that nothing that is exchanged meanwhile leads elsewhere.
 
-use super::place::again;
+use crate::again::again;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat};

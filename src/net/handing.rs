@@ -1,6 +1,7 @@
 //! Handing open descriptors to another process of ours, beside the octets that say what they are for (unix(7),
 //! SCM_RIGHTS), and keeping the others from it. What the octets say is left to whoever sends them.
 
+use crate::again::again;
 use crate::logging;
 use crate::sys;
 use nix::cmsg_space;
@@ -20,12 +21,8 @@ pub fn send(socket: impl AsFd, octets: &[&[u8]], descriptors: &[BorrowedFd<'_>])
     let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&numbers)];
     let rights = if numbers.is_empty() { &[][..] } else { &rights };
-    loop {
-        match sendmsg::<()>(socket.as_fd().as_raw_fd(), &octets, rights, MsgFlags::MSG_NOSIGNAL, None) {
-            Err(Errno::EINTR) => {}
-            answer => return answer.map(drop),
-        }
-    }
+    let socket = socket.as_fd().as_raw_fd();
+    again(|| sendmsg::<()>(socket, &octets, rights, MsgFlags::MSG_NOSIGNAL, None)).map(drop)
 }
 
 /// Waits for octets, as many as came in one piece, and the descriptors that came with them. 0: the other end is gone.

@@ -46,6 +46,7 @@ use super::dialogue::Dialogue;
 use super::reply::Reply;
 use super::server::{self, Access, Entered};
 use super::split;
+use crate::again::again;
 use crate::auth::gate::{self, Answer};
 use crate::config::Config;
 use crate::exit::{self, Ended, Error};
@@ -58,7 +59,6 @@ use crate::privilege::{self, Account};
 use crate::record::Recorder;
 use crate::sasl::Credentials;
 use crate::sys;
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -341,7 +341,7 @@ fn turn_away(relayed: BorrowedFd<'_>) {
 /// Waits for either; whether the first has something to say.
 fn is_first(one: &Packets, other: &Packets) -> bool {
     let mut both = [one, other].map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN));
-    while poll(&mut both, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    let _ = again(|| poll(&mut both, PollTimeout::NONE));
     both[0].any().unwrap_or(true)
 }
 

@@ -15,6 +15,7 @@ use super::login_delay::LastSession;
 use super::relay::relay;
 use super::reply::Reply;
 use super::server::{self, Entered};
+use crate::again::again;
 use crate::auth;
 use crate::auth::gate::{self, Answer, SLACK};
 use crate::config::{self, Config};
@@ -28,7 +29,6 @@ use crate::record::Recorder;
 use crate::sasl::MOST_FAILURES;
 use crate::sys;
 use crate::users::User as Mailboxed;
-use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid};
 use std::fs::File;
@@ -72,16 +72,13 @@ pub(super) fn parser(config: &Config) -> Result<Account, Error> {
 
 /// Gives its exit status, if it ended by itself.
 pub(super) fn reap(child: Pid) -> Option<i32> {
-    loop {
-        match waitpid(child, None) {
-            Err(Errno::EINTR) => {}
-            Ok(WaitStatus::Signaled(_, signal, _)) => {
-                log::error!("event=parser-died signal={signal}");
-                return None;
-            }
-            Ok(WaitStatus::Exited(_, status)) => return Some(status),
-            Ok(_) | Err(_) => return None,
+    match again(|| waitpid(child, None)) {
+        Ok(WaitStatus::Signaled(_, signal, _)) => {
+            log::error!("event=parser-died signal={signal}");
+            None
         }
+        Ok(WaitStatus::Exited(_, status)) => Some(status),
+        Ok(_) | Err(_) => None,
     }
 }
 

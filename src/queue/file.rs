@@ -3,7 +3,6 @@
 //! A file is created under its final name and written in place. Nought octets stand where its header will be until all
 //! else is written, so a crash leaves either an incomplete file, which nobody takes, or a whole one.
 
-use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 mod draft;
@@ -41,16 +40,6 @@ impl RecipientState {
     /// Whether nothing is left to do for the recipient.
     pub fn is_done(self) -> bool {
         matches!(self, RecipientState::Delivered | RecipientState::Returned)
-    }
-}
-
-/// Again, as often as a signal comes in between.
-fn uninterrupted<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match act() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! that the next one may have it. The name goes while the lock holds, so whoever finds a file there and has its lock has
 //! it for himself. What a server left that was killed locks nobody out, whoever may have its number now.
 
+use crate::again::again;
 use crate::exit::Error;
 use crate::flocked::whole_file;
 use nix::errno::Errno;
@@ -102,13 +103,10 @@ fn open(path: &Path) -> io::Result<File> {
 /// Whether we have it now. A lock of the process and not of the open file, which children would hold as well: those of
 /// pop3d are forked, and may outlive a parent that is killed. It ends when any descriptor of the file is closed.
 fn lock(file: &File) -> nix::Result<bool> {
-    loop {
-        match fcntl(file, FcntlArg::F_SETLK(&whole_file(libc::F_WRLCK))) {
-            Ok(_) => return Ok(true),
-            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(false),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
+    match again(|| fcntl(file, FcntlArg::F_SETLK(&whole_file(libc::F_WRLCK)))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno),
     }
 }
 

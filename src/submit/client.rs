@@ -6,6 +6,7 @@
 
 use super::frames::{self, FrameReader, LONGEST_CONTENT, Reply, Request};
 use super::{AllOrNothing, Introduction, Outcome, Submit, Verdict};
+use crate::again::again;
 use crate::cli::Common;
 use crate::clock;
 use crate::config::Config;
@@ -397,13 +398,10 @@ fn wait_and_exec(theirs: &OwnedFd, what: impl FnOnce() -> (PathBuf, Vec<OsString
     // Descriptor 2 stays: where it may be the client, logging has put /dev/null over it.
     let _ = null.into_raw_fd();
     sys::close_between(3, u32::MAX);
-    loop {
-        match recv(0, &mut [0], MsgFlags::MSG_PEEK) {
-            Ok(0) => return 0,
-            Ok(_) => break,
-            Err(Errno::EINTR) => {}
-            Err(_) => return 75,
-        }
+    match again(|| recv(0, &mut [0], MsgFlags::MSG_PEEK)) {
+        Ok(0) => return 0,
+        Ok(_) => {}
+        Err(_) => return 75,
     }
     let (program, arguments) = what();
     let mut command = Command::new(&program);

@@ -1,10 +1,10 @@
 //! Telling whoever delivers that there is something to deliver, and starting deliver where nobody is there to be told.
 
+use crate::again::again;
 use crate::cli::Common;
 use crate::config::Config;
 use crate::queue::{Id, Queue};
 use crate::{sys, users};
-use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, geteuid, setsid};
 use std::ffi::OsString;
@@ -32,7 +32,7 @@ pub fn wake(config: &Config, common: &Common, queue: &Queue, id: Option<&Id>) {
         }
     });
     match started {
-        Ok(child) => while waitpid(child, None) == Err(Errno::EINTR) {},
+        Ok(child) => drop(again(|| waitpid(child, None))),
         Err(errno) => log::warn!("deliver not started: {errno}"),
     }
 }

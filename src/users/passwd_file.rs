@@ -4,6 +4,7 @@
 //! in constant memory, and each reader sees each line, so that a mistake anywhere in it is found and the time a look-up
 //! takes does not tell where a user stands. What passwords may look like is `auth::scheme`'s affair.
 
+use crate::again::again;
 use crate::auth::scheme;
 use crate::config::value::{MailboxSpec, Value};
 use crate::config::{self, shown};
@@ -193,7 +194,6 @@ fn text<'a>(fields: &[&'a [u8]], position: usize, what: &str) -> Result<&'a str,
 }
 
 fn owner(uid: &str, gid: &str, ids: &mut Ids) -> Result<Option<(u32, u32)>, String> {
-    use super::again;
     use nix::unistd::{Group, User};
     if uid.is_empty() && gid.is_empty() {
         return Ok(None);

@@ -3,6 +3,7 @@
 
 use super::places::at;
 use super::{Base, Crew};
+use crate::again::again;
 use crate::config::Config;
 use crate::config::value::TlsLevel;
 use crate::deliver::permits::{Desk, Socket};
@@ -10,7 +11,6 @@ use crate::deliver::worker;
 use crate::queue::Id;
 use crate::relay::agent;
 use crate::sys;
-use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
@@ -189,15 +189,13 @@ impl Crew {
     /// Takes the statuses of children that have ended.
     pub(super) fn reap(&mut self) {
         loop {
-            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => return,
+            match again(|| waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG))) {
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(status) => {
                     let agents = self.agents.len();
                     self.agents.retain(|agent| Some(*agent) != status.pid());
                     agent::log_end(if self.agents.len() < agents { "agent" } else { "worker" }, status);
                 }
-                Err(Errno::EINTR) => {}
-                Err(_) => return,
             }
         }
     }

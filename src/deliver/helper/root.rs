@@ -5,6 +5,7 @@
 //! to send mail to somebody who has a mailbox here. Content is only passed through, and never looked at.
 
 use super::{ANOTHER, ENDING, HasFd, Request, longest_task, wait};
+use crate::again::again;
 use crate::config::Config;
 use crate::deliver::appended::Appended;
 use crate::deliver::settings::Settings;
@@ -14,7 +15,6 @@ use crate::net::handing;
 use crate::submit::verify::{self, may_receive};
 use crate::users::{self, User};
 use crate::{privilege, sys};
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -195,13 +195,7 @@ fn in_child(
             return Err(io::Error::other("the child for local delivery hangs, and cannot be ended"));
         }
     }
-    let status = loop {
-        match waitpid(child, None) {
-            Err(Errno::EINTR) => {}
-            status => break status?,
-        }
-    };
-    match (status, waited.as_deref()) {
+    match (again(|| waitpid(child, None))?, waited.as_deref()) {
         (WaitStatus::Exited(_, code), _) => Ok(Some(u8::try_from(code).map_or(Appended::Broken, Appended::from_code))),
         (_, Ok([false, true])) => Ok(None),
         (status, _) => Err(io::Error::other(format!("the child for local delivery: {status:?}"))),

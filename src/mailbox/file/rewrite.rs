@@ -14,11 +14,12 @@
 //! when somebody wants to.
 
 use super::{Identity, OneFile, identities, imap_base};
+use crate::again::again;
 use crate::config::value::MailboxFormat;
 use crate::mailbox::index::stamp;
 use crate::mailbox::lock::{Held, lease};
 use crate::mailbox::mmdf;
-use crate::mailbox::place::{Place, again};
+use crate::mailbox::place::Place;
 use crate::mailbox::scan::{Found, Scan, scan, scan_from};
 use crate::sys::Lease;
 use nix::errno::Errno;

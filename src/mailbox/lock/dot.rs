@@ -3,7 +3,8 @@
 
 use super::errno_of;
 use super::holder::{Holder, LONGEST, contents};
-use crate::mailbox::place::{Place, again, is_same};
+use crate::again::again;
+use crate::mailbox::place::{Place, is_same};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::libc;

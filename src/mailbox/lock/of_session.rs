@@ -8,8 +8,9 @@
 //! it is the flock again, or over NFS nothing: sessions at the same time lose no mail, for QUIT looks at it anew.
 
 use super::{Locking, errno_of, set_lock};
+use crate::again::again;
 use crate::flocked::Flocked;
-use crate::mailbox::place::{Place, again, is_same};
+use crate::mailbox::place::{Place, is_same};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::libc;

@@ -1,8 +1,9 @@
 //! Appending a message to a Maildir, so that neither a crash nor a repeat loses or doubles it.
 
-use super::folders::{Folders, again, each_message, open_regular, sync};
+use super::folders::{Folders, each_message, open_regular, sync};
 use super::name::{Count, base as base_of, is_base, with_sizes};
 use super::{SEARCHES, TICK, stamps};
+use crate::again::again;
 use crate::flocked::Flocked;
 use crate::mailbox::{index, way};
 use crate::write_out::WriteOut;

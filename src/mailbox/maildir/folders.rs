@@ -1,6 +1,7 @@
 //! The folders of a Maildir: opening, making and reading them, all relative to descriptors, so that nothing that is
 //! renamed or replaced by a symbolic link meanwhile leads elsewhere.
 
+use crate::again::again;
 use crate::mailbox::way;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -81,16 +82,6 @@ fn sync_above(path: &Path) -> nix::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Calls again what a signal interrupted.
-pub fn again<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::EINTR) => {}
-            answer => return answer,
-        }
-    }
 }
 
 /// Puts the entries of a folder on disk.

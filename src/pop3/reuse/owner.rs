@@ -9,6 +9,7 @@
 
 use super::packet::Said;
 use super::{LARGEST, end_with, turn_away};
+use crate::again::again;
 use crate::auth::gate;
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec};
@@ -133,7 +134,7 @@ impl Drop for Owner {
     fn drop(&mut self) {
         // It ends when it hears that we are gone, after the session that it may be serving.
         self.socket = None;
-        while waitpid(self.child, None) == Err(Errno::EINTR) {}
+        let _ = again(|| waitpid(self.child, None));
     }
 }
 

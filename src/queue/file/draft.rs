@@ -1,6 +1,7 @@
 //! A message being written, from its first octet to the moment when it may be called taken.
 
-use super::{BUFFER, LONGEST_CHANNEL, microseconds, uninterrupted};
+use super::{BUFFER, LONGEST_CHANNEL, microseconds};
+use crate::again::again;
 use crate::message::parameters::{self, MailParameters, RecipientParameters};
 use crate::message::path::{Address, LONGEST_ADDRESS};
 use crate::queue::layout::{self, CONTENT, HEADER, Header, Lines, Slot};
@@ -76,7 +77,7 @@ impl Draft {
             committed: false,
         };
         // A reader that looks at the new file holds its lock for a moment only.
-        uninterrupted(|| draft.file.lock())?;
+        again(|| draft.file.lock())?;
         Ok(draft)
     }
 

@@ -1,6 +1,7 @@
 //! A queued message: taken under its lock, read, and marked with what became of each recipient.
 
-use super::{Draft, HELD, RecipientState, microseconds, uninterrupted};
+use super::{Draft, HELD, RecipientState, microseconds};
+use crate::again::again;
 use crate::logging;
 use crate::message::parameters::MailParameters;
 use crate::message::path::ReversePath;
@@ -125,7 +126,7 @@ impl Message {
         if room == 0 {
             return Ok(0);
         }
-        match uninterrupted(|| self.file.read_at(&mut buffer[..room], self.start + offset)) {
+        match again(|| self.file.read_at(&mut buffer[..room], self.start + offset)) {
             // The length was checked: it was cut off by somebody since.
             Ok(0) => Err(Error::Io(format!("{}: the file has shrunk", self.id))),
             Ok(count) => Ok(count),
@@ -337,7 +338,7 @@ fn locked(path: &Path) -> io::Result<Result<(File, Metadata), Found>> {
         Err(error) if is_of_no_message(&error) => return Ok(Err(Found::Garbage(error.to_string()))),
         Err(error) => return Err(error),
     };
-    match uninterrupted(|| file.try_lock().map_err(io::Error::from)) {
+    match again(|| file.try_lock().map_err(io::Error::from)) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Err(Found::Locked)),
         Err(error) => return Err(error),

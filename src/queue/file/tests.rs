@@ -8,6 +8,7 @@ use crate::queue::{EARLY_ROOM, Error, Head, Id, Queue};
 use crc32fast::Hasher;
 use proptest::prelude::*;
 use std::fs::{self, File};
+use std::io;
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;

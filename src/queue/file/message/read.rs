@@ -2,9 +2,10 @@
 //! is taken for a number that was only announced.
 
 use super::Message;
+use crate::again::again;
 use crate::message::parameters::{self, MailParameters, RecipientParameters};
 use crate::message::path::{Address, LONGEST_ADDRESS, ReversePath};
-use crate::queue::file::{BUFFER, LONGEST_CHANNEL, uninterrupted};
+use crate::queue::file::{BUFFER, LONGEST_CHANNEL};
 use crate::queue::layout::{self, HEADER, Header, Kind, SLOT, Slot, take_counted};
 use crate::queue::{Id, Recipient};
 use crc32fast::Hasher;
@@ -100,7 +101,7 @@ pub(super) fn was_broken_off(id: Id, file: &File, header: &Header) -> io::Result
         let left = usize::try_from(header.length - at).unwrap_or(BUFFER);
         // So that the next piece begins with a sector.
         let room = (BUFFER - usize::try_from(at).unwrap_or_default() % 512).min(left);
-        let count = uninterrupted(|| file.read_at(&mut piece[..room], at))?;
+        let count = again(|| file.read_at(&mut piece[..room], at))?;
         if count == 0 || layout::has_blank_sector(&id, at, &piece[..count]) {
             return Ok(count > 0);
         }
@@ -225,7 +226,7 @@ impl Read for At<'_> {
         if room == 0 {
             return Ok(0);
         }
-        let count = uninterrupted(|| self.file.read_at(&mut buffer[..room], self.offset))?;
+        let count = again(|| self.file.read_at(&mut buffer[..room], self.offset))?;
         self.offset += count as u64;
         Ok(count)
     }
