@@ -1,14 +1,13 @@
 //! Name and password to user, by the ordered list `authentication`.
 //!
 //! An unknown user costs the same time as a wrong password: some other password of the same table is checked and the
-//! answer thrown away. Passwords are never logged, and are compared in constant time (`scheme`). They and names are prepared
+//! answer thrown away. Passwords are never logged, and are compared in constant time (`users::scheme`). They and names are prepared
 //! before (SASLprep, `sasl::prepare`); one that nobody may have is a wrong one, and takes as long.
 //! Nobody becomes root here: uid 0 has no mailbox that can be logged in to.
 
 pub mod external;
 pub mod files;
 pub mod gate;
-pub mod scheme;
 mod shadow;
 
 use crate::clock;
@@ -19,7 +18,7 @@ use crate::lookup::Lookup;
 use crate::sasl::prepare::{Prepared, prepare};
 use crate::sasl::{Credentials, Proof};
 use crate::users::passwd_file::{self, Trouble};
-use crate::users::{self, User};
+use crate::users::{self, User, scheme};
 use std::path::Path;
 use subtle::ConstantTimeEq;
 

@@ -10,7 +10,8 @@
 //! submit                                     puts mail into the queue, and says who may receive any
 //! relay  queue  mailbox  mailq               other hosts; what keeps the mail, and what shows it
 //! smtpd                                      the connection server, which knows no protocol but how each says "later"
-//! aliases  users  auth  channel  config  net tables, accounts, the connection
+//! auth                                       who a client is
+//! aliases  channel  config  net  users       tables, accounts, the connection
 //! smtp::session  pop3::session               state machines: no clock, file, socket or environment from here down
 //! */command  */reply  qmqp::request
 //! sasl                                       mechanisms by which clients show who they are
@@ -19,8 +20,9 @@
 //!
 //! Beside them: `exit` (outcome to exit status), `flocked` (a file under a lock), `logging`, `record` (a session as a
 //! transcript), `clock` (which can be made to stand), `cli`, `privilege`, `kept` (what was made of a file), `lookup` (an
-//! answer, or none for now), `again` (a call that a signal interrupted), `program` (a message on a program's standard input, its envelope for qmail-queue), `check` (all
-//! of the configuration), `write_out` (large files), and `sys`, the one room where `unsafe` may stand.
+//! answer, or none for now), `again` (a call that a signal interrupted), `program` (a message on a program's standard input,
+//! its envelope for qmail-queue), `check` (all of the configuration), `write_out` (large files), and `sys`, the one room where
+//! `unsafe` may stand.
 
 pub mod again;
 pub mod aliases;

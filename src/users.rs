@@ -5,9 +5,9 @@
 //! what goes into paths and logs is the name as the table spells it.
 
 pub mod passwd_file;
+pub mod scheme;
 
 use crate::again::again;
-use crate::auth::scheme;
 use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec, UserSource};
 use crate::exit::Error;

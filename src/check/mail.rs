@@ -1,7 +1,6 @@
 //! What is read by who has become mail_owner, and by who speaks with clients.
 
 use super::{Findings, Level, aliases};
-use crate::auth::scheme;
 use crate::channel::{Channel, Channels, Transport};
 use crate::cli::Common;
 use crate::config::pattern::Matches;
@@ -15,6 +14,7 @@ use crate::relay::policy::Policies;
 use crate::relay::route::NextHop;
 use crate::users;
 use crate::users::passwd_file::{self, Ids};
+use crate::users::scheme;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use std::collections::HashSet;

@@ -55,7 +55,7 @@ pub const ITERATIONS: u32 = 4096;
 impl Proof {
     /// Whether it fits the password, and what the server says to show that it, too, knows it (SCRAM; else nothing).
     /// Takes as long for a wrong one. For SCRAM the password is prepared, as clients do it; for the others, of which nothing of
-    /// the kind is said, it is taken as it is. A proof that is the password itself is for `auth::scheme` to check.
+    /// the kind is said, it is taken as it is. A proof that is the password itself is for `users::scheme` to check.
     pub fn fits(&self, password: &[u8]) -> Option<Vec<u8>> {
         match self {
             Proof::ForAnother => None,

@@ -2,12 +2,12 @@
 //!
 //! Trailing fields may be missing; blank lines and lines that begin with `#` are skipped. The file is read line by line
 //! in constant memory, and each reader sees each line, so that a mistake anywhere in it is found and the time a look-up
-//! takes does not tell where a user stands. What passwords may look like is `auth::scheme`'s affair.
+//! takes does not tell where a user stands. What passwords may look like is `users::scheme`'s affair.
 
 use crate::again::again;
-use crate::auth::scheme;
 use crate::config::value::{MailboxSpec, Value};
 use crate::config::{self, shown};
+use crate::users::scheme;
 use crate::wire::line::{Line, LineEnd, LineReader};
 use std::fs::File;
 use std::io::{self, Read};
