@@ -1,8 +1,8 @@
 //! Name and password to user, by the ordered list `authentication`.
 //!
 //! An unknown user costs the same time as a wrong password: some other password of the same table is checked and the
-//! answer thrown away. Passwords are never logged, and are compared in constant time (`users::scheme`). They and names are prepared
-//! before (SASLprep, `sasl::prepare`); one that nobody may have is a wrong one, and takes as long.
+//! answer thrown away. Passwords are never logged, and are compared in constant time (`users::scheme`). They and names are
+//! prepared before (SASLprep, `sasl::prepare`); one that nobody may have is a wrong one, and takes as long.
 //! Nobody becomes root here: uid 0 has no mailbox that can be logged in to.
 
 pub mod external;

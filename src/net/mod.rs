@@ -7,6 +7,7 @@ pub mod dns;
 mod ending;
 pub mod handing;
 pub mod limits;
+mod listed;
 pub mod listener;
 pub mod packets;
 pub mod peer;
