@@ -216,8 +216,17 @@ fn btrfs_loses_nothing_acknowledged() {
 }
 
 #[test]
-fn two_disks_cut_at_one_moment_lose_nothing_acknowledged() {
-    nothing_is_lost(Kind::Ext4, 2, 25);
+fn two_disks_of_ext4_cut_at_one_moment_lose_nothing_acknowledged() {
+    nothing_is_lost(Kind::Ext4, 2, 20);
+}
+
+#[test]
+fn two_disks_of_xfs_cut_at_one_moment_lose_nothing_acknowledged() {
+    nothing_is_lost(Kind::Xfs, 2, 5);
+}
+
+#[test]
+fn two_disks_of_btrfs_cut_at_one_moment_lose_nothing_acknowledged() {
     nothing_is_lost(Kind::Btrfs, 2, 10);
 }
 
