@@ -68,8 +68,12 @@ impl Stamp {
 /// An error where a file was emptied just now: whoever did that may be about to write it anew, and that it says nothing of
 /// somebody is no answer.
 pub fn unless_just_emptied(path: &Path) -> io::Result<()> {
+    unless_emptied_before(path, SystemTime::now())
+}
+
+fn unless_emptied_before(path: &Path, now: SystemTime) -> io::Result<()> {
     match Stamp::of(path) {
-        Some(stamp) if stamp.is_empty() && stamp.is_fresh(SystemTime::now()) => {
+        Some(stamp) if stamp.is_empty() && stamp.is_fresh(now) => {
             Err(io::Error::other("somebody has emptied it just now"))
         }
         _ => Ok(()),
@@ -184,10 +188,13 @@ mod tests {
         let path = folder.path().join("a");
         assert!(unless_just_emptied(&path).is_ok(), "whoever opens it learns that there is none");
         fs::write(&path, "").unwrap();
-        assert!(unless_just_emptied(&path).is_err());
         let stamp = Stamp::of(&path).unwrap();
-        let fresh = |seconds| stamp.is_fresh(SystemTime::now() + Duration::from_secs(seconds));
-        assert!(fresh(1) && !fresh(10) && !stamp.is_fresh(SystemTime::now() - Duration::from_secs(10)));
+        // By the clock of the file system: the machine may stand still behind it.
+        let emptied = path.metadata().unwrap().modified().unwrap();
+        let (soon, later) = (emptied + Duration::from_secs(1), emptied + Duration::from_secs(10));
+        assert!(unless_emptied_before(&path, soon).is_err() && unless_emptied_before(&path, later).is_ok());
+        assert!(stamp.is_fresh(soon) && !stamp.is_fresh(later));
+        assert!(!stamp.is_fresh(emptied - Duration::from_secs(10)));
         fs::write(&path, "#").unwrap();
         assert!(unless_just_emptied(&path).is_ok());
     }

@@ -139,26 +139,8 @@ impl<'a> Table<'a> {
         // Whether lines without a home folder are right depends on `mailbox`.
         static KEPT: [Kept<Option<Vec<Entry>>>; 2] = [Kept::new(), Kept::new()];
         let UserSource::PasswdFile(path) = source else { return Table::System };
-        let read = || {
-            if path.metadata()?.len() > kept::LARGEST {
-                return Ok(None);
-            }
-            kept::unless_just_emptied(path)?;
-            let (mut users, mut asks_system) = (Vec::new(), false);
-            passwd_file::read(path, |record| {
-                let name = record.name;
-                asks_system |= record.asks_system;
-                users.push(match user(config, path, record) {
-                    Ok(user) => Ok(User { password: None, ..user }),
-                    Err(why) => Err((name.to_owned(), why)),
-                });
-                Ok(())
-            })?;
-            // What the system says of names may change while the file stays as it is.
-            Ok::<_, Trouble>(Some(users).filter(|_| !asks_system))
-        };
         let is_below_home = config.mailbox.path.starts_with("~/");
-        match KEPT[usize::from(is_below_home)].get(path, read) {
+        match KEPT[usize::from(is_below_home)].get(path, || kept_of(config, path)) {
             Ok(users) if users.is_none() => Table::File(config, path),
             Ok(users) => Table::Users(users),
             Err(trouble) => Table::Broken(trouble.with(path)),
@@ -181,6 +163,26 @@ impl<'a> Table<'a> {
             Table::Broken(why) => Lookup::CannotTell(why.clone()),
         }
     }
+}
+
+/// What is kept of a file, if anything is.
+fn kept_of(config: &Config, path: &Path) -> Result<Option<Vec<Entry>>, Trouble> {
+    if path.metadata()?.len() > kept::LARGEST {
+        return Ok(None);
+    }
+    kept::unless_just_emptied(path)?;
+    let (mut users, mut asks_system) = (Vec::new(), false);
+    passwd_file::read(path, |record| {
+        let name = record.name;
+        asks_system |= record.asks_system;
+        users.push(match user(config, path, record) {
+            Ok(user) => Ok(User { password: None, ..user }),
+            Err(why) => Err((name.to_owned(), why)),
+        });
+        Ok(())
+    })?;
+    // What the system says of names may change while the file stays as it is.
+    Ok(Some(users).filter(|_| !asks_system))
 }
 
 /// A user, and what it takes to check a password.

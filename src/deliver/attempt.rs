@@ -444,3 +444,6 @@ impl Trial {
 fn broken(error: io::Error) -> Error {
     Error::Io(format!("the process that gives out work: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,13 +90,22 @@ impl Settings {
     /// these cannot be read yet.
     pub fn refresh_for(&mut self, accepted: SystemTime) {
         let begun = Instant::now();
+        let mut pause = Duration::ZERO;
+        self.look_until_settled(accepted, || {
+            std::thread::sleep(std::mem::replace(&mut pause, PAUSE));
+            (SystemTime::now(), begun.elapsed() < PATIENCE)
+        });
+    }
+
+    /// Looks for mail that was accepted then until nothing is unsettled that it waits for: each time when `next` says, patient
+    /// or not.
+    fn look_until_settled(&mut self, accepted: SystemTime, mut next: impl FnMut() -> (SystemTime, bool)) {
         loop {
-            let is_patient = begun.elapsed() < PATIENCE;
-            let look = self.look(SystemTime::now(), is_patient);
+            let (now, is_patient) = next();
+            let look = self.look(now, is_patient);
             if look != Look::Unsettled || !is_patient || accepted < self.as_of {
                 return;
             }
-            std::thread::sleep(PAUSE);
         }
     }
 
@@ -201,6 +210,12 @@ mod tests {
             std::fs::write(self.0.path().join(name), text).unwrap();
         }
 
+        /// Gives when that was by the clock of the file system: the machine may stand still behind it.
+        fn channels(&self, text: &str) -> SystemTime {
+            self.write("channels", text);
+            self.0.path().join("channels").metadata().unwrap().modified().unwrap()
+        }
+
         fn main_cf(&self, more: &str) {
             let own = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(65_534)).unwrap().unwrap().name;
             let queue = self.0.path().join("queue");
@@ -253,45 +268,50 @@ mod tests {
         let site = Site::new();
         site.write("channels", "local * mx.example mailbox: *\n");
         let mut settings = site.settings();
-        site.write("channels", "local * mx.example");
-        assert!(!settings.refresh(), "half of it");
-        site.write("channels", "local * mx.example,other.example mailbox: *\n");
-        assert!(!settings.refresh(), "nobody knows that this is all");
+        let written = site.channels("local * mx.example");
+        assert_eq!(settings.look(written, true), Look::Unsettled, "half of it");
+        let written = site.channels("local * mx.example,other.example mailbox: *\n");
+        assert_eq!(settings.look(written, true), Look::Unsettled, "nobody knows that this is all");
         assert!(looks(&mut settings));
         assert!(settings.channels.0[0].domains.matches_domain(b"other.example"));
         // A clock that goes wrong holds nothing up.
-        site.write("channels", "local * mx.example mailbox: *\n");
-        assert!(settings.look(SystemTime::now() - Duration::from_secs(3600), true) == Look::New);
+        let written = site.channels("local * mx.example mailbox: *\n");
+        assert_eq!(settings.look(written - Duration::from_secs(3600), true), Look::New);
     }
 
     #[test]
     fn mail_that_came_after_a_change_waits_for_it_and_other_mail_does_not() {
         let site = Site::new();
-        site.write("channels", "local * mx.example mailbox: *\n");
+        let before = site.channels("local * mx.example mailbox: *\n");
         let mut settings = site.settings();
-        settings.refresh();
-        let before = SystemTime::now() - Duration::from_millis(100);
-        std::thread::sleep(Duration::from_millis(100));
-        settings.refresh();
-        site.write("channels", "local * mx.example,other.example mailbox: *\n");
-        let is_new = |settings: &Settings| settings.channels.0[0].domains.matches_domain(b"other.example");
-        let begun = Instant::now();
-        settings.refresh_for(before);
-        assert!(begun.elapsed() < Duration::from_secs(1) && !is_new(&settings), "it was accepted by the old one");
-        settings.refresh_for(SystemTime::now());
-        assert!(is_new(&settings) && begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+        assert_eq!(settings.look(before, true), Look::Same);
+        let written = site.channels("local * mx.example,other.example mailbox: *\n");
+        // A look each second. Gives how many there were.
+        let wait = |settings: &mut Settings, accepted, patience| {
+            let mut looks = 0;
+            settings.look_until_settled(accepted, || {
+                looks += 1;
+                (written + Duration::from_secs(looks - 1), looks <= patience)
+            });
+            (looks, settings.channels.0[0].domains.matches_domain(b"other.example"))
+        };
+        let (old, never) = (before - Duration::from_millis(1), u64::MAX);
+        assert_eq!(wait(&mut settings, old, never), (1, false), "it was accepted by the old one");
+        assert_eq!(wait(&mut settings.clone(), written, 2), (3, true), "patience has an end");
+        let (looks, is_new) = wait(&mut settings, written, never);
+        assert!(is_new && (3..6).contains(&looks), "{looks}");
     }
 
     #[test]
     fn a_file_that_is_touched_all_the_time_is_read_in_the_end() {
         let site = Site::new();
         let mut settings = site.settings();
-        site.write("channels", "local * mx.example discard: -\n");
-        assert_eq!(settings.look(SystemTime::now(), true), Look::Unsettled);
-        assert_eq!(settings.look(SystemTime::now(), false), Look::New);
+        let written = site.channels("local * mx.example discard: -\n");
+        assert_eq!(settings.look(written, true), Look::Unsettled);
+        assert_eq!(settings.look(written, false), Look::New);
         assert_eq!(settings.channels.0.len(), 1);
-        site.write("channels", "local");
-        assert_eq!((settings.look(SystemTime::now(), false), settings.channels.0.len()), (Look::Same, 1));
+        let written = site.channels("local");
+        assert_eq!((settings.look(written, false), settings.channels.0.len()), (Look::Same, 1));
     }
 
     #[test]

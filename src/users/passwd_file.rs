@@ -355,6 +355,17 @@ mod tests {
     }
 
     #[test]
+    fn a_name_whose_look_up_failed_is_looked_up_again_for_the_next_line() {
+        let mut known = None;
+        let fault = id("bob", &mut known, |_| Err(nix::errno::Errno::EIO)).unwrap_err();
+        assert!(fault.contains("bob cannot be looked up"), "{fault}");
+        assert!(id("bob", &mut known, |_| Ok(None)).is_err());
+        assert_eq!(id("bob", &mut known, |_| Ok(Some(7))), Ok(7));
+        assert_eq!(id("bob", &mut known, |_| panic!("it is known")), Ok(7));
+        assert_eq!(id("carol", &mut known, |_| Ok(Some(8))), Ok(8));
+    }
+
+    #[test]
     fn comments_and_blank_lines_are_skipped() {
         for line in ["", "   ", "\t", "#bob:{PLAIN}x", "# "] {
             assert_eq!(record(line.as_bytes(), &mut Ids::default()), Ok(None), "{line:?}");

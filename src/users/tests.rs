@@ -138,6 +138,31 @@ fn a_line_without_a_name_is_neither_a_no_nor_the_end_of_the_check() {
 }
 
 /// As mail is looked for: the whole address first, which nobody of the system has.
+/// Else a look-up that failed once would count until the file changes, and so would an owner that the system has no more.
+#[test]
+fn of_a_file_that_names_owners_nothing_is_kept_whether_the_system_knew_them_or_not() {
+    let kept = |lines: &str| {
+        let file = file(lines);
+        kept_of(&config(&file, "maildir:/mail/%u"), file.path()).unwrap().map(|users| users.len())
+    };
+    assert_eq!(kept("alice:{PLAIN}x\nbob:{PLAIN}x:1:1\ncarol:{PLAIN}x:+1:1\n"), Some(3));
+    for owner in ["root:root", "0:root", "no-such-user:0", "0:no-such-group"] {
+        assert_eq!(kept(&format!("bob:{{PLAIN}}x:{owner}\nalice:{{PLAIN}}x:1:1\n")), None, "{owner}");
+    }
+}
+
+#[test]
+fn the_system_is_asked_again_where_a_signal_came_in_between_and_only_then() {
+    for (error, asked) in [(Errno::EINTR, 3), (Errno::EIO, 1)] {
+        let mut times = 0;
+        let answer = again(|| {
+            times += 1;
+            if times < 3 { Err(error) } else { Ok(()) }
+        });
+        assert_eq!((answer.is_ok(), times), (asked == 3, asked));
+    }
+}
+
 #[test]
 fn users_of_the_system_do_not_wait_for_a_wrong_line() {
     let file = file("bob:plain:::::\n");

@@ -313,6 +313,20 @@ fn who_has_a_pass_counts_as_a_user_of_every_mailbox_and_of_nothing_else() {
     assert!(matches!(crew.permit(4, "mailbox\nc@b.example", 1, None, &mut |_| None), Permit::Busy));
 }
 
+/// It lives, and would wait for its answer for ever.
+#[test]
+fn a_worker_that_cannot_be_answered_is_killed() {
+    use std::os::unix::process::ExitStatusExt;
+    let (mut crew, theirs) = crew(1);
+    let mut worker = std::process::Command::new("sleep").arg("20").spawn().unwrap();
+    crew.workers[0].process = Pid::from_raw(worker.id().cast_signed());
+    crew.answer(0, "k", &Permit::Busy);
+    assert!(worker.try_wait().unwrap().is_none(), "it was answered");
+    drop(theirs);
+    crew.answer(0, "k", &Permit::Busy);
+    assert_eq!(worker.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
+}
+
 /// Who is called is tried, and called on by whom he is in the way of.
 #[test]
 fn passes_leave_room_for_permits_and_are_not_given_while_a_message_waits() {
