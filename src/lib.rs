@@ -20,7 +20,7 @@
 //!
 //! Beside them: `exit` (outcome to exit status), `flocked` (a file under a lock), `logging`, `record` (a session as a
 //! transcript), `clock` (which can be made to stand), `cli`, `privilege`, `kept` (what was made of a file), `lookup` (an
-//! answer, or none for now), `again` (a call that a signal interrupted), `program` (a message on a program's standard input,
+//! answer, or none for now), `again` (a call that a signal interrupted), `port` (by number and name), `program` (a message on a program's standard input,
 //! its envelope for qmail-queue), `check` (all of the configuration), `write_out` (large files), and `sys`, the one room where
 //! `unsafe` may stand.
 
@@ -47,6 +47,7 @@ pub mod message;
 mod needs;
 pub mod net;
 pub mod pop3;
+pub mod port;
 pub mod privilege;
 pub mod program;
 pub mod qmqp;

@@ -130,6 +130,16 @@ pub fn verbose(level: u32) {
     log::set_max_level(wanted.max(log::max_level()));
 }
 
+/// From now on so much more than now is logged, as [`verbose`] counts, unless RUST_LOG says what is wanted.
+pub fn more(increment: u32) {
+    let now = match log::max_level() {
+        log::LevelFilter::Trace => 2,
+        log::LevelFilter::Debug => 1,
+        _ => 0,
+    };
+    verbose(increment.saturating_add(now));
+}
+
 /// From now on only warnings and errors, unless RUST_LOG says what is wanted.
 pub fn quiet() {
     if std::env::var_os("RUST_LOG").is_none() {

@@ -198,15 +198,17 @@ fn pretty_children_show_their_client() {
     for options in [&["--idle-children", "1", "--children", "1"][..], &["--idle-children", "0"]] {
         let mut command = command(&scratch, &["--pretty-child"]);
         let mut server = Server::start(command.args(options).arg0("qpsmtpd-prefork"));
+        // Without spares nobody waits.
+        let waiting = if options.contains(&"1") { vec!["child, idle"] } else { vec![] };
+        let names = |parent| children(parent).into_iter().map(name).collect::<Vec<_>>();
+        until("the name of one who waits for the first client", || {
+            child_named(&server, "smtpsrvr").is_some_and(|parent| names(parent) == waiting)
+        });
         let client = greeted(&mut server);
         let parent = child_named(&server, "smtpsrvr").unwrap();
         assert!(children(parent).iter().any(|pid| name(*pid) == "127.0.0.1"), "{options:?}");
         quit(client);
-        // Without spares nobody waits.
-        let names = if options.contains(&"1") { vec!["child, idle"] } else { vec![] };
-        until("the name of one who waits, or its end", || {
-            children(parent).into_iter().map(name).collect::<Vec<_>>() == names
-        });
+        until("the name of one who waits, or its end", || names(parent) == waiting);
     }
 }
 

@@ -197,11 +197,15 @@ fn netstring(text: &str) -> String {
 
 #[test]
 fn more_is_logged_of_listed_clients_only() {
-    for (list, level, steps, pieces) in
-        [("stdin", 1, true, false), ("10.0.0.0/8, stdin", 2, true, true), ("!stdin, *", 2, false, false)]
-    {
+    for (list, level, verbose, steps, pieces) in [
+        ("stdin", 1, &[][..], true, false),
+        ("10.0.0.0/8, stdin", 2, &[], true, true),
+        ("!stdin, *", 2, &[], false, false),
+        // More than the command line asks for already.
+        ("stdin", 1, &["-v"], true, true),
+    ] {
         let main_cf = format!("qmqpd_authorized_clients = stdin\ndebug_peer_list = {list}\ndebug_peer_level = {level}");
-        let log = sent(&Scratch::with(&main_cf), &[], "alice@client.example").1;
+        let log = sent(&Scratch::with(&main_cf), verbose, "alice@client.example").1;
         assert_eq!(log.contains("event=sender from=<alice@client.example>"), steps, "{list} {level}: {log}");
         assert_eq!(log.contains("event=recipient to=<bob@mx.example>"), steps, "{log}");
         assert_eq!(log.contains("event=content octets="), pieces, "{list} {level}: {log}");

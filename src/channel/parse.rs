@@ -5,6 +5,7 @@ use crate::config::expand::{self, Names};
 use crate::config::pattern::{Matches, PatternList};
 use crate::config::value::Value;
 use crate::config::{Config, Error, Origin, file, main_cf, names, shown};
+use crate::port;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -191,10 +192,8 @@ fn host_and_port(text: &str, transport: &str) -> Result<(), String> {
         Some(None) => return Err(wrong()),
         None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
     };
-    let is_port =
-        |port: &str| port.bytes().all(|octet| octet.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|n| n > 0);
     let is_host = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.' | b':');
-    if host.is_empty() || !host.bytes().all(is_host) || !port.is_none_or(is_port) {
+    if host.is_empty() || !host.bytes().all(is_host) || port.is_some_and(|port| port::of_next_hop(port).is_none()) {
         return Err(wrong());
     }
     Ok(())

@@ -6,6 +6,7 @@
 use super::pattern::unmapped;
 use super::shown;
 use super::table::Table;
+use crate::port;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -163,8 +164,8 @@ pub struct Port(pub u16);
 
 impl Value for Port {
     fn parse(text: &str) -> Result<Self, String> {
-        let port = digits(text).and_then(|number| u16::try_from(number).ok()).filter(|port| *port > 0);
-        port.map(Port).ok_or_else(|| "a port number".to_owned())
+        let port = port::of(text).ok().filter(|port| *port > 0);
+        port.map(Port).ok_or_else(|| "a port, or a service of /etc/services".to_owned())
     }
 }
 

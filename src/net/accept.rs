@@ -330,6 +330,9 @@ impl<S: Server> Work for Child<'_, S> {
 
     fn stay(&mut self, accept: &mut dyn FnMut(&mut dyn Work) -> u8) -> u8 {
         let null = self.null;
+        if self.server.config().pretty_child {
+            show(WAITS);
+        }
         self.server.stay(&mut |server| accept(&mut Child { server, null }))
     }
 }
@@ -352,10 +355,13 @@ fn serve_one(connection: OwnedFd, server: &mut impl Server, null: &OwnedFd) -> S
         let _ = (nix::unistd::close(0), nix::unistd::close(1));
     }
     if shows {
-        show("child, idle");
+        show(WAITS);
     }
     Served { status: exit::code(&result), goes_on: is_let_go && server.is_able() }
 }
+
+/// The name of a process that waits for a client (`pretty_child`).
+const WAITS: &str = "child, idle";
 
 /// Makes a text the name of this process, as far as it fits: 15 octets.
 fn show(text: &str) {

@@ -169,7 +169,7 @@ impl Peer {
     /// Logs more from now on if the client is in debug_peer_list.
     pub fn debug_if_listed(&self, config: &Config) {
         match config.debug_peer_list.matches_peer(self) {
-            Lookup::Yes(()) => logging::verbose(config.debug_peer_level),
+            Lookup::Yes(()) => logging::more(config.debug_peer_level),
             Lookup::No => {}
             Lookup::CannotTell(why) => log::warn!("client={self} debug_peer_list: {why}"),
         }

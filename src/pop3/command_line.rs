@@ -24,8 +24,8 @@ pub struct Args {
     #[arg(short, long, value_name = "NUMBER", num_args = 0..=1, default_missing_value = "10", overrides_with = "inetd",
           value_parser = cli::positive)]
     pub daemon: Option<NonZeroU32>,
-    /// Listen there: a port or service, perhaps with addresses before it and a colon (110); implies -d
-    #[arg(short, long, value_name = "PORT", conflicts_with = "inetd")]
+    /// Listen there: a port or service, perhaps with addresses before it and a colon (110); implies -d, and is nothing with -i
+    #[arg(short, long, value_name = "PORT")]
     pub port: Option<String>,
     /// With -d, go into the background when it listens
     #[arg(long, requires = "standalone", conflicts_with = "inetd")]
@@ -197,7 +197,7 @@ impl Args {
 
     /// How many children a server that listens by itself may have, if this is to be one.
     pub fn children(&self) -> Option<NonZeroU32> {
-        self.daemon.or(self.port.as_ref().and(NonZeroU32::new(CHILDREN)))
+        self.daemon.or(self.port.as_ref().filter(|_| !self.inetd).and(NonZeroU32::new(CHILDREN)))
     }
 
     /// Whose unique-ids are to be taken over.
@@ -224,15 +224,26 @@ fn is_daemon(argument: &str) -> bool {
 /// read: by the last option that says so, or not.
 pub fn listens(words: &[OsString]) -> bool {
     let is_cut = |whole: &str, name: &str, least: usize| name.len() >= least && whole.starts_with(name);
-    let mut listens = false;
+    // Nothing yet, or what was said last; a port says it only where nothing else does.
+    let mut said = None;
     for word in words.iter().skip(1).map(|word| word.to_string_lossy()).take_while(|word| word != "--") {
         if word.starts_with("--") {
             let name = word.split('=').next().unwrap_or_default();
-            listens |= is_daemon(name) || is_cut("--port", name, "--po".len());
-            listens &= !is_cut("--inetd", name, "--in".len());
+            if is_daemon(name) {
+                said = Some(true);
+            } else if is_cut("--inetd", name, "--in".len()) {
+                said = Some(false);
+            } else if is_cut("--port", name, "--po".len()) {
+                said = said.or(Some(true));
+            }
         } else if let Some(letters) = word.strip_prefix('-') {
             for letter in letters.chars() {
-                listens = matches!(letter, 'd' | 'p') || (listens && letter != 'i');
+                said = match letter {
+                    'd' => Some(true),
+                    'i' => Some(false),
+                    'p' => said.or(Some(true)),
+                    _ => said,
+                };
                 // The rest is its value.
                 if "dpPtmo".contains(letter) {
                     break;
@@ -240,7 +251,7 @@ pub fn listens(words: &[OsString]) -> bool {
             }
         }
     }
-    listens
+    said.unwrap_or(false)
 }
 
 /// A value as it was given, if it is one.
@@ -386,6 +397,8 @@ mod tests {
         // Of the two ways to serve the last one holds.
         let last = |words: [&str; 3]| Args::try_parse_from(words).unwrap().children().map(NonZeroU32::get);
         assert_eq!((last(["pop3d", "-i", "-d4"]), last(["pop3d", "-d4", "-i"])), (Some(4), None));
+        // A port means nothing to who does not listen.
+        assert_eq!((last(["pop3d", "-i", "-p110"]), last(["pop3d", "-p110", "-i"])), (None, None));
     }
 
     #[test]
@@ -405,6 +418,9 @@ mod tests {
             "--pidfile=/d",
             "-P /d",
             "-d -i",
+            "-i -p 110",
+            "--port=110 -i",
+            "-i --po 1",
             "-- -d",
             "--debug",
             "-od=1",

@@ -69,6 +69,15 @@ enum Framing {
 /// Most octets of a QMTP package's recipients: each verdict is kept until the package is whole.
 const RECIPIENTS: u64 = 1 << 20;
 
+/// More octets no package has whose content and addresses are within the limit: length and comma cost an address of one
+/// octet three more, and a longer one less.
+fn longest_package(largest: u64) -> u64 {
+    if largest == 0 { u64::MAX } else { largest.saturating_mul(4).saturating_add(FRAMES) }
+}
+
+/// What stands around the content, and a reverse-path that is empty, at most.
+const FRAMES: u64 = 32;
+
 /// Reads one package.
 #[derive(Debug)]
 pub struct Request {
@@ -93,7 +102,7 @@ impl Request {
         Request {
             framing: Framing::Qmqp,
             place: Place::PackageLength,
-            length: LengthReader::new(u64::MAX),
+            length: LengthReader::new(longest_package(largest)),
             inside: 0,
             payload: 0,
             room: if largest == 0 { u64::MAX } else { largest },

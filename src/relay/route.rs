@@ -5,6 +5,7 @@ use super::Outcome;
 use crate::config::Config;
 use crate::lookup::Lookup;
 use crate::net::dns::Resolver;
+use crate::port;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -79,10 +80,11 @@ impl<'a> NextHop<'a> {
         match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
             Some((host, rest)) => {
                 let host = host.strip_prefix("IPv6:").or_else(|| host.strip_prefix("ipv6:")).unwrap_or(host);
-                NextHop { host, is_host: true, port: rest.strip_prefix(':').and_then(|port| port.parse().ok()) }
+                NextHop { host, is_host: true, port: rest.strip_prefix(':').and_then(port::of_next_hop) }
             }
             None => {
-                let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, port.parse().ok()));
+                let (host, port) =
+                    text.split_once(':').map_or((text, None), |(host, port)| (host, port::of_next_hop(port)));
                 NextHop { host, is_host: false, port }
             }
         }

@@ -105,7 +105,9 @@ pub fn parse(text: &str, port: u16) -> Result<Vec<Address>, String> {
     }
     let is_bare_v6 = is_v6(text);
     match text.rsplit_once(':') {
-        Some((before, number)) if !is_bare_v6 && !text.ends_with(']') => host(before, self::port(number)?, Family::Any),
+        Some((before, number)) if !is_bare_v6 && !text.ends_with(']') => {
+            host(before, crate::port::of(number)?, Family::Any)
+        }
         _ => host(text, port, Family::Any),
     }
 }
@@ -113,7 +115,7 @@ pub fn parse(text: &str, port: u16) -> Result<Vec<Address>, String> {
 /// Reads `PORT` or `HOST[,HOST]:PORT`, the first column of a services file.
 pub fn parse_service(text: &str, family: Family) -> Result<Vec<Address>, String> {
     let (hosts, port) = text.rsplit_once(':').unwrap_or(("*", text));
-    let port = self::port(port)?;
+    let port = crate::port::of(port)?;
     let mut addresses = Vec::new();
     for host in hosts.split(',') {
         if host.is_empty() && hosts.contains(',') {
@@ -126,37 +128,6 @@ pub fn parse_service(text: &str, family: Family) -> Result<Vec<Address>, String>
         }
     }
     Ok(if family == Family::Any { together(addresses) } else { addresses })
-}
-
-/// A port by number or by name, from /etc/services, or where that is missing (containers) from what mail uses.
-pub fn port(text: &str) -> Result<u16, String> {
-    const MAIL: [(&str, u16); 9] = [
-        ("lmtp", 24),
-        ("smtp", 25),
-        ("pop3", 110),
-        ("qmtp", 209),
-        ("smtps", 465),
-        ("submissions", 465),
-        ("submission", 587),
-        ("qmqp", 628),
-        ("pop3s", 995),
-    ];
-    if !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit()) {
-        return text.parse().map_err(|_| format!("{text}: expected a port from 0 to 65535"));
-    }
-    let known = std::fs::read_to_string("/etc/services").ok().and_then(|table| look_up(&table, text));
-    let known = known.or_else(|| MAIL.iter().find(|(name, _)| *name == text).map(|(_, port)| *port));
-    known.ok_or_else(|| format!("{}: expected a port, or a service of /etc/services", shown(text)))
-}
-
-/// services(5): `name number/protocol alias...`.
-fn look_up(table: &str, wanted: &str) -> Option<u16> {
-    table.lines().find_map(|line| {
-        let mut words = line.split('#').next()?.split_whitespace();
-        let name = words.next()?;
-        let number = words.next()?.strip_suffix("/tcp")?;
-        if name == wanted || words.any(|alias| alias == wanted) { number.parse().ok() } else { None }
-    })
 }
 
 fn host(text: &str, port: u16, family: Family) -> Result<Vec<Address>, String> {
@@ -306,15 +277,5 @@ mod tests {
             assert!(parse_service(text, Family::Any).unwrap_err().contains("expected"), "{text}");
         }
         assert!(parse_service("127.0.0.1:25", Family::V6).unwrap_err().contains("family"));
-    }
-
-    #[test]
-    fn services_are_found_by_name_and_alias_and_only_for_tcp() {
-        let table = "# comment\nsmtp 25/tcp mail # sends\nonly 99/udp\nbad\nworse 99999/tcp\n";
-        assert_eq!(look_up(table, "smtp"), Some(25));
-        assert_eq!(look_up(table, "mail"), Some(25));
-        assert_eq!(look_up(table, "sends"), None);
-        assert_eq!(look_up(table, "only"), None);
-        assert_eq!(look_up(table, "worse"), None);
     }
 }

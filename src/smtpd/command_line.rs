@@ -456,7 +456,7 @@ impl Args {
     fn addresses(&self, ports: &[String]) -> Result<Vec<Address>, Error> {
         let mut addresses = Vec::new();
         for port in ports {
-            let port = address::port(port).map_err(|problem| Error::Usage(format!("--port: {problem}")))?;
+            let port = crate::port::of(port).map_err(|problem| Error::Usage(format!("--port: {problem}")))?;
             if self.listen_address.is_empty() {
                 addresses.push(Address::Everywhere(port));
             }

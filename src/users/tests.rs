@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::value::MailboxFormat;
+use nix::errno::Errno;
 use std::io::Write as _;
 
 fn file(lines: &str) -> tempfile::NamedTempFile {

@@ -38,7 +38,7 @@ pub enum UserSource {
 impl Value for UserSource {
     fn parse(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
-            None if text == "system" => Ok(UserSource::System),
+            None if text.eq_ignore_ascii_case("system") => Ok(UserSource::System),
             Some(("passwd-file", path)) if path.starts_with('/') => Ok(UserSource::PasswdFile(PathBuf::from(path))),
             _ => Err("system, or passwd-file: and an absolute path".to_owned()),
         }
@@ -64,7 +64,7 @@ impl Value for AuthMethod {
             None => (text, None),
             Some((kind, path)) => (kind, Some(PathBuf::from(path))),
         };
-        match (kind, path) {
+        match (kind.to_ascii_lowercase().as_str(), path) {
             ("pam", None) => Ok(AuthMethod::Pam),
             ("shadow" | "system" | "generic", None) => Ok(AuthMethod::Shadow),
             ("passwd-file", None) => Ok(AuthMethod::PasswdFile(None)),
@@ -180,7 +180,7 @@ pub enum LockKind {
 
 impl Value for LockKind {
     fn parse(text: &str) -> Result<Self, String> {
-        match text {
+        match text.to_ascii_lowercase().as_str() {
             "fcntl" => Ok(LockKind::Fcntl),
             "flock" => Ok(LockKind::Flock),
             "dotlock" => Ok(LockKind::Dotlock),
@@ -216,7 +216,7 @@ impl Value for Expire {
     fn parse(text: &str) -> Result<Self, String> {
         let is_number = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
         match text.parse() {
-            _ if text == "never" => Ok(Expire(None)),
+            _ if text.eq_ignore_ascii_case("never") => Ok(Expire(None)),
             // A century and more is more than any client can make of it.
             Ok(days) if is_number && days <= 65_535 => Ok(Expire(Some(days))),
             _ => Err("never, or a number of days up to 65535".to_owned()),

@@ -16,7 +16,7 @@ pub struct WhenFull {
 
 impl Value for WhenFull {
     fn parse(text: &str) -> Result<Self, String> {
-        match text {
+        match text.to_ascii_lowercase().as_str() {
             "defer" => Ok(WhenFull { refuses: false }),
             "refuse" => Ok(WhenFull { refuses: true }),
             _ => Err("defer or refuse".to_owned()),
@@ -57,7 +57,7 @@ impl Value for ClientRestrictions {
         let mut words = words(text);
         let mut restrictions = Vec::new();
         while let Some(word) = words.next() {
-            restrictions.push(match word {
+            restrictions.push(match word.to_ascii_lowercase().as_str() {
                 "permit_mynetworks" => ClientRestriction::PermitMynetworks,
                 // Who has logged in is never asked.
                 "permit_sasl_authenticated" => continue,
@@ -143,7 +143,7 @@ pub struct BareNewline {
 
 impl Value for BareNewline {
     fn parse(text: &str) -> Result<Self, String> {
-        match text {
+        match text.to_ascii_lowercase().as_str() {
             "yes" | "reject" => Ok(BareNewline { is_taken: false }),
             "no" | "normalize" => Ok(BareNewline { is_taken: true }),
             _ => Err("reject (or yes) or normalize (or no)".to_owned()),
@@ -260,7 +260,7 @@ pub enum TlsLevel {
 
 impl Value for TlsLevel {
     fn parse(text: &str) -> Result<Self, String> {
-        match text {
+        match text.to_ascii_lowercase().as_str() {
             "none" | "" => Ok(TlsLevel::None),
             "may" => Ok(TlsLevel::May),
             "encrypt" => Ok(TlsLevel::Encrypt),
@@ -274,6 +274,15 @@ impl Value for TlsLevel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_read_in_any_case() {
+        assert_eq!(BareNewline::parse("No"), BareNewline::parse("no"));
+        assert_eq!(TlsLevel::parse("Encrypt"), Ok(TlsLevel::Encrypt));
+        assert_eq!(WhenFull::parse("DEFER"), Ok(WhenFull { refuses: false }));
+        let restrictions = ClientRestrictions::parse("Permit_Mynetworks, REJECT_UNKNOWN_CLIENT_HOSTNAME").unwrap();
+        assert_eq!(restrictions.0, [ClientRestriction::PermitMynetworks, ClientRestriction::UnknownHostname]);
+    }
 
     #[test]
     fn of_a_long_list_the_word_is_named_that_is_wrong() {

@@ -63,10 +63,10 @@ pub struct Options {
 }
 
 /// Letters whose value is the rest of the word, or the next word.
-const WITH_VALUE: &str = "BCFLNORVXbfhopr";
+const WITH_VALUE: &str = "ABCFLMNORVXbefhopr";
 
 /// Letters whose value, if there is one, is the rest of the word.
-const WITH_REST: &str = "AMdeq";
+const WITH_REST: &str = "dq";
 
 /// Letters that stand alone.
 const ALONE: &str = "GITUimnstvwx";
@@ -230,6 +230,8 @@ mod tests {
         assert_eq!(mutt.recipients, ["bob", "-odd@x.example"]);
         assert_eq!(mutt.notify, Some(Notify { success: false, failure: true, delay: true }));
         assert_eq!((mutt.ret, mutt.keep_dots), (Some(Ret::Hdrs), true));
+        // Postfix's and sendmail's letters that take the next word.
+        assert_eq!(read("-e m -A c -M id -d0.1 -em x@y").unwrap().recipients, ["x@y"]);
         assert_eq!(read("-i -m -v x@y -r a@b -V id -O X=y -p 25 -h 3 -L tag -odq -ba").unwrap().recipients, ["x@y"]);
     }
 
