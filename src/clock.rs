@@ -63,9 +63,14 @@ pub fn now() -> SystemTime {
     FIXED.get().map_or_else(SystemTime::now, |seconds| UNIX_EPOCH + Duration::from_secs((*seconds).into()))
 }
 
+/// How long after the beginning of 1970 a time is; no time at all by a clock of before.
+pub fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// A time in seconds since 1970.
 pub fn seconds(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    i64::try_from(since_1970(time).as_secs()).unwrap_or(i64::MAX)
 }
 
 /// A time as header fields write it (RFC 5322 section 3.3), in the zone of this machine.

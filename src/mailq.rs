@@ -6,12 +6,13 @@ pub mod act;
 pub mod status;
 pub mod tool;
 
+use crate::clock::since_1970;
 use crate::logging::clean;
 use crate::message::path::Address;
 use crate::queue::{Id, Message, Name, Queue, Recipient};
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// How a list is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,7 +202,7 @@ impl Shown<'_> {
 
     fn json(&self, out: &mut dyn Write) -> io::Result<()> {
         let message = self.message;
-        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let seconds = |time: SystemTime| since_1970(time).as_secs();
         write!(
             out,
             "{{\"queue_name\": \"{}\", \"queue_id\": \"{}\", \"arrival_time\": {}, \"message_size\": {}, \"age\": {}, \

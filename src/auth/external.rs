@@ -6,6 +6,7 @@
 //! program that its arguments name. That is `pop3d --report-account`, which only says on its standard output who it
 //! is and where HOME is: the mailbox is opened by the process that asked, which knows what is to be done there.
 
+use crate::clock::since_1970;
 use crate::config::Config;
 use crate::config::value::AuthMethod;
 use crate::exit::{Ended, Error};
@@ -114,7 +115,7 @@ pub fn check(config: &Config, method: &AuthMethod, name: &[u8], password: &[u8],
 
 /// Asks about name and password, for so long at the most.
 fn ask(program: &Path, arguments: &[OsString], (name, password): (&[u8], &[u8]), longest: Duration) -> Lookup<Account> {
-    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let time = since_1970(SystemTime::now()).as_secs();
     let told = Secret([name, b"\0", password, b"\0", time.to_string().as_bytes(), b"\0"].concat());
     if password.contains(&0) || name.contains(&0) || told.0.len() > MOST_OCTETS {
         return Lookup::No;

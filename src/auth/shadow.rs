@@ -4,15 +4,15 @@
 //! and no other source that nsswitch.conf may name; for those there will be PAM.
 
 use super::Stored;
+use crate::clock::since_1970;
 use crate::users::{User, passwd_file};
 use std::fs::File;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// Days since 1970.
 pub fn today() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    now.as_secs() / 86_400
+    since_1970(SystemTime::now()).as_secs() / 86_400
 }
 
 /// The password of a user who may log in today; without such a user some other password of the file.

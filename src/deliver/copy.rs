@@ -1,13 +1,13 @@
 //! One recipient's copy of a message: how it is called in a Maildir, what is written, and the address that others may see.
 
 use super::expand::Route;
+use crate::clock::since_1970;
 use crate::message::parameters::Body;
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
 use crate::queue::{self, Error, Message};
 use crate::relay::Source;
 use std::io::{self, Read};
-use std::time::SystemTime;
 
 /// A message for one of its recipients.
 pub struct Copy<'a> {
@@ -26,7 +26,7 @@ impl<'a> Copy<'a> {
     /// has the same, also where a power cut brought back what the message was made of. Short, because it is a unique-id of
     /// POP3 with the sizes behind it: 70 octets in all.
     pub fn base(&self, host: &str) -> String {
-        let seconds = self.message.id.time().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let seconds = since_1970(self.message.id.time()).as_secs();
         let host = host.split('.').next().unwrap_or_default();
         let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(12).collect();
         let host = if host.is_empty() { "localhost" } else { &host };

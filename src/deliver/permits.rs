@@ -2,6 +2,7 @@
 //! used now, and what became of it.
 
 use super::attempt::Attempt;
+use crate::clock::since_1970;
 use crate::net::packets::Packets;
 use crate::queue::Id;
 use std::cell::Cell;
@@ -225,7 +226,7 @@ impl Word {
             Word::End(Attempt::Broken) => "end\nbroken".to_owned(),
             Word::End(Attempt::Waits(key)) => format!("end\nwaits\n{key}"),
             Word::End(Attempt::Deferred(time)) => {
-                format!("end\ndeferred\n{}", time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros())
+                format!("end\ndeferred\n{}", since_1970(*time).as_micros())
             }
         }
     }

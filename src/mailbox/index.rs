@@ -25,6 +25,7 @@ mod names;
 mod numbers;
 mod snapshot;
 
+use crate::clock::since_1970;
 pub use delta::Delta;
 pub use draft::Draft;
 use draft::put;
@@ -96,7 +97,7 @@ pub fn modified_at(stamp: &Stamp) -> u64 {
 
 /// Nanoseconds since 1970.
 pub fn now() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = since_1970(SystemTime::now());
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -5,6 +5,7 @@
 //! than [`ROTATION`], and may write the file, makes a new one; two that do so at once cost some client a full handshake.
 //! A key that is older than two rotations is not used any more, so that a stolen one opens little (forward secrecy).
 
+use crate::clock::since_1970;
 use crate::wire::secret::Secret;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use rustls::server::ProducesTickets;
@@ -12,7 +13,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// Age at which a key gets a successor.
 pub const ROTATION: Duration = Duration::from_secs(6 * 3600);
@@ -38,7 +39,7 @@ impl std::fmt::Debug for Tickets {
 impl Tickets {
     /// Reads the file, and rotates its keys if it is time for that.
     pub fn open(path: &Path, now: SystemTime) -> io::Result<Tickets> {
-        let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let now = since_1970(now).as_secs();
         let found = match read(path) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Secret::default(),
@@ -60,7 +61,7 @@ impl Tickets {
 
     /// Whether the present key may still be used, where the file cannot be read again: not for ever.
     pub fn are_recent(&self, now: SystemTime) -> bool {
-        let now = now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let now = since_1970(now).as_secs();
         self.0.first().is_some_and(|key| key.made <= now && now - key.made < 2 * ROTATION.as_secs())
     }
 }
@@ -142,7 +143,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn at(hours: u64) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(1_800_000_000 + hours * 3600)
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + hours * 3600)
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! What a crash does to it does not matter, so nothing waits for the disk: without a line a message stays longer, never
 //! shorter. A line that was torn has no time, or the unique-id of no message, and so has the one that follows it.
 
+use crate::clock::since_1970;
 use crate::config::Config;
 use crate::config::value::MailboxSpec;
 use crate::mailbox::{Maildrop, beside};
@@ -130,7 +131,7 @@ struct Known {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+    since_1970(SystemTime::now()).as_secs()
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! A file is created under its final name and written in place. Nought octets stand where its header will be until all
 //! else is written, so a crash leaves either an incomplete file, which nobody takes, or a whole one.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use crate::clock::since_1970;
+use std::time::SystemTime;
 
 mod draft;
 mod message;
@@ -45,7 +46,7 @@ impl RecipientState {
 
 /// Since 1970; 0 by a clock of before.
 pub(super) fn microseconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX))
+    u64::try_from(since_1970(time).as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

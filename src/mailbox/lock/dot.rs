@@ -4,6 +4,7 @@
 use super::errno_of;
 use super::holder::{Holder, LONGEST, contents};
 use crate::again::again;
+use crate::clock::since_1970;
 use crate::mailbox::place::{Place, is_same};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
@@ -56,7 +57,7 @@ impl DotLock {
     }
 
     fn of_draft(place: &Place, name: &OsStr, stale: Duration) -> nix::Result<(u64, u64)> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = since_1970(SystemTime::now());
         let draft = place.beside(".", &format!(".{}.{}", std::process::id(), now.as_nanos()));
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = again(|| openat(&place.folder, draft.as_os_str(), flags, MODE))?;
@@ -243,7 +244,7 @@ const FAR_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 /// A time far ahead tells no more of its age than one long ago: else whoever sets it locks for ever. Clocks of file servers,
 /// and our own before it was set back, may be ahead by less.
 fn is_old(lock: &FileStat, stale: Duration) -> bool {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = since_1970(SystemTime::now());
     let time = Duration::from_secs(u64::try_from(lock.st_mtime).unwrap_or(0));
     let (age, ahead) = (now.saturating_sub(time), time.saturating_sub(now));
     !stale.is_zero() && (age.as_secs() > stale.as_secs() || ahead > FAR_AHEAD)

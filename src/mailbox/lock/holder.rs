@@ -7,6 +7,7 @@
 //!
 //! The machine is a hash of its name and of /etc/machine-id, which machine-id(5) wants to stay on it.
 
+use crate::clock::since_1970;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::sys::stat::FileStat;
@@ -112,7 +113,7 @@ fn hash(parts: &[&[u8]]) -> String {
 /// A copy of this machine may be up, too, and share the folder: what it has locked since is not ours of before.
 fn is_older_than_this_boot(lock: &FileStat) -> bool {
     let made = u64::try_from(lock.st_mtime).unwrap_or(0);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = since_1970(SystemTime::now());
     let up = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from);
     now.checked_sub(up).is_some_and(|started| made < started.as_secs())
 }

@@ -11,7 +11,6 @@ use crate::message::path::Address;
 use crate::smtp::reply::Reply;
 use crate::smtp::session::Dialect;
 use std::collections::BTreeSet;
-use std::time::UNIX_EPOCH;
 
 /// Most addresses a login is held against in one header: for each a table is read.
 const MOST_SENDERS: usize = 100;
@@ -126,7 +125,7 @@ impl Server<'_> {
     fn message_id(&self) -> String {
         // Without chance the time must do: two messages of one microsecond would share a name.
         let chance = auth::nonce().unwrap_or_default();
-        let time = clock::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros());
+        let time = clock::since_1970(clock::now()).as_micros();
         format!("<{time:x}.{chance:.16}@{}>", self.settings.session.hostname)
     }
 }
