@@ -5,9 +5,10 @@
 //! is there.
 
 use super::pattern::unmapped;
-use super::{file, main_cf};
+use super::{Error, file, main_cf};
 use crate::lookup::Lookup;
 use ipnet::IpNet;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -87,13 +88,22 @@ impl Table {
     }
 }
 
-/// A line with its number, as key and value.
-type Line<'a> = (usize, &'a str, &'a str);
+/// A line with its number, as key and value; without blanks, or with nothing behind them, the value is empty.
+pub(crate) type Line<'a> = (usize, &'a str, &'a str);
+
+/// Logical lines ([`main_cf::all_lines`]) of a key, blanks and a value.
+pub(crate) fn entries<'a>(logical: &'a [(usize, Cow<'_, [u8]>)], path: &Path) -> Result<Vec<Line<'a>>, Error> {
+    let entry = |(number, line): &'a (usize, Cow<'_, [u8]>)| {
+        let text = std::str::from_utf8(line).map_err(|_| Error::at(path, *number, "expected text in UTF-8"))?;
+        let text = text.trim_ascii();
+        let (key, value) = text.split_once(|c: char| c.is_ascii_whitespace()).unwrap_or((text, ""));
+        Ok((*number, key, value.trim_ascii_start()))
+    };
+    logical.iter().map(entry).collect()
+}
 
 /// Reads a table and asks it; the error of `ask` is a line's number and what was expected there.
 fn read(path: &Path, ask: impl FnOnce(&[Line<'_>]) -> Result<bool, (usize, String)>) -> Lookup<()> {
-    let told =
-        |line: usize, expected: &str| Lookup::CannotTell(format!("{}:{line}: expected {expected}", path.display()));
     let octets = match file::contents(path) {
         Ok(Some(octets)) => octets,
         Ok(None) => return Lookup::CannotTell(format!("expected a file {}, and there is none", path.display())),
@@ -103,18 +113,14 @@ fn read(path: &Path, ask: impl FnOnce(&[Line<'_>]) -> Result<bool, (usize, Strin
         Ok(logical) => logical,
         Err(error) => return Lookup::CannotTell(error.to_string()),
     };
-    let mut lines = Vec::with_capacity(logical.len());
-    for (number, line) in &logical {
-        let Ok(text) = std::str::from_utf8(line) else { return told(*number, "text in UTF-8") };
-        match text.trim().split_once(|c: char| c.is_ascii_whitespace()) {
-            Some((key, value)) => lines.push((*number, key, value)),
-            None => lines.push((*number, text.trim(), "")),
-        }
-    }
+    let lines = match entries(&logical, path) {
+        Ok(lines) => lines,
+        Err(error) => return Lookup::CannotTell(error.to_string()),
+    };
     match ask(&lines) {
         Ok(true) => Lookup::Yes(()),
         Ok(false) => Lookup::No,
-        Err((line, expected)) => told(line, &expected),
+        Err((line, expected)) => Lookup::CannotTell(format!("{}:{line}: expected {expected}", path.display())),
     }
 }
 
@@ -126,7 +132,7 @@ fn cidr(lines: &[Line<'_>], address: IpAddr) -> Result<bool, (usize, String)> {
     for (number, key, value) in lines {
         let told = |expected: String| (*number, expected);
         let is_looked_at = open.last().is_none_or(|(_, holds)| *holds);
-        match (key.to_ascii_lowercase().as_str(), value.trim()) {
+        match (key.to_ascii_lowercase().as_str(), *value) {
             ("endif", "") => {
                 open.pop().ok_or_else(|| told("a line with \"if\" above this \"endif\"".to_owned()))?;
             }

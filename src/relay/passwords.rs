@@ -1,7 +1,7 @@
 //! `smtp_sasl_password_maps`: who we are to which next hop, a line each as in Postfix's text tables:
 //! `[gw.example.net]:587 user:password`.
 
-use crate::config::{self, Config, file, main_cf, shown};
+use crate::config::{self, Config, file, main_cf, shown, table};
 use crate::smtp::client::login::Login;
 use crate::wire::secret::Secret;
 use std::path::Path;
@@ -32,20 +32,17 @@ impl Passwords {
     }
 
     fn parse(octets: &[u8], path: &Path) -> Result<Passwords, config::Error> {
-        let entry = |line: &[u8]| {
-            let text = std::str::from_utf8(line).map_err(|_| "text in UTF-8".to_owned())?.trim();
-            let (key, value) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        let login = |(number, key, value): (usize, &str, &str)| {
             // Of a wrong line no more is shown: the rest may be a password.
-            let wrong = || format!("user:password behind the next hop {}", shown(key));
-            let (user, password) = value.trim().split_once(':').ok_or_else(wrong)?;
+            let expected =
+                || format!("smtp_sasl_password_maps: expected user:password behind the next hop {}", shown(key));
+            let (user, password) = value.split_once(':').ok_or_else(|| config::Error::at(path, number, expected()))?;
             let password = Secret(password.as_bytes().to_vec());
             Ok((key.to_owned(), Login { user: user.to_owned(), password }))
         };
-        let told = |expected: String| format!("smtp_sasl_password_maps: expected {expected}");
-        let lines = main_cf::all_lines(octets, path)?.into_iter();
-        let entries = lines
-            .map(|(number, line)| entry(&line).map_err(|expected| config::Error::at(path, number, told(expected))));
-        entries.collect::<Result<_, _>>().map(|entries| Passwords(Some(entries)))
+        let lines = main_cf::all_lines(octets, path)?;
+        let logins = table::entries(&lines, path)?.into_iter().map(login);
+        logins.collect::<Result<_, _>>().map(|logins| Passwords(Some(logins)))
     }
 }
 
@@ -62,7 +59,7 @@ mod tests {
         for (text, told) in [
             (&b"a x:1\n[gw.example] secret\n"[..], "pw:2: smtp_sasl_password_maps: expected user:password behind"),
             (b"gw.example\n", "behind the next hop gw.example"),
-            (b"a x:\xff\n", "pw:1: smtp_sasl_password_maps: expected text in UTF-8"),
+            (b"a x:\xff\n", "pw:1: expected text in UTF-8"),
             (b" a x:secret\n", "pw:1: expected no blank at the beginning"),
         ] {
             let error = parse(text).expect_err(told);

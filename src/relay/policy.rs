@@ -4,7 +4,7 @@
 //! What is not offered here is a mistake, and so is what would never come about: no line is taken for less than it says.
 
 use crate::config::value::{TlsLevel, Value};
-use crate::config::{self, Config, file, main_cf, shown};
+use crate::config::{self, Config, file, main_cf, shown, table};
 use crate::message::idna;
 use crate::message::path::is_host_name;
 use crate::net::trust::{Fingerprint, Name, Versions};
@@ -91,11 +91,12 @@ impl Policies {
 
     fn parse(octets: &[u8], path: &Path) -> Result<Policies, config::Error> {
         let mut policies = Vec::new();
-        for (number, line) in main_cf::all_lines(octets, path)? {
-            let wrong = |problem: String| config::Error::at(path, number, problem);
-            let text = std::str::from_utf8(&line).map_err(|_| wrong("expected text in UTF-8".to_owned()))?;
-            let (key, value) = text.trim().split_once(char::is_whitespace).unwrap_or((text.trim(), ""));
-            let told = |expected: String| wrong(format!("smtp_tls_policy_maps, {}: expected {expected}", shown(key)));
+        let lines = main_cf::all_lines(octets, path)?;
+        for (number, key, value) in table::entries(&lines, path)? {
+            let told = |expected: String| {
+                let problem = format!("smtp_tls_policy_maps, {}: expected {expected}", shown(key));
+                config::Error::at(path, number, problem)
+            };
             let policy = parse(value).map_err(told)?;
             if key.trim_start_matches("inet:").starts_with("unix:") && policy.level > TlsLevel::May {
                 return Err(told("none or may, for there is no TLS on a unix socket".to_owned()));
