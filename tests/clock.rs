@@ -30,6 +30,19 @@ fn library() -> PathBuf {
     file.expect("libfaketime of the package of that name")
 }
 
+/// libfaketime gives what it keeps in memory the names of the process that begins it, and who becomes another user, as a
+/// program of ours that root has started does, cannot remove these.
+fn tidy() {
+    let names = fs::read_dir("/dev/shm").into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in names {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let of = ["faketime_shm_", "sem.faketime_sem_"].into_iter().find_map(|begin| name.strip_prefix(begin));
+        if of.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
 /// The program sees the clock that the file says.
 fn by_clock<'a>(command: &'a mut Command, clock: &Path) -> &'a mut Command {
     command.env("LD_PRELOAD", library()).env("FAKETIME_TIMESTAMP_FILE", clock).env("FAKETIME_NO_CACHE", "1");
@@ -64,6 +77,12 @@ fn site() -> Site {
     let clock = scratch.path().join("clock");
     set(&clock, RIGHT);
     Site { scratch, hop, is_busy, clock }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        tidy();
+    }
 }
 
 impl Site {

@@ -25,6 +25,13 @@ pub use small::{maildir_names, netstrings, submit_frames};
 pub use smtp::smtp_session;
 pub use wire::Chance;
 
+/// A folder that goes with the thread that it is made for: nothing drops what is `static`.
+fn folder_in_memory() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    folder.expect("a folder")
+}
+
 /// A target: its name, which is also that of its folder in `corpus/`, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 

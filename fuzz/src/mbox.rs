@@ -7,17 +7,10 @@ use doorpost::mailbox::{Maildrop, file::OneFile, lock::Locking};
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
-use std::path::Path;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-fn folder() -> &'static tempfile::TempDir {
-    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let memory = Path::new("/dev/shm");
-        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        folder.expect("a folder")
-    })
+thread_local! {
+    static FOLDER: tempfile::TempDir = super::folder_in_memory();
 }
 
 /// Whatever a file holds, its messages lie one behind another and cover all of it; each is as long as was said, can be read
@@ -25,7 +18,7 @@ fn folder() -> &'static tempfile::TempDir {
 pub fn mbox_splitter(input: &[u8]) {
     let Some((first, text)) = input.split_first() else { return };
     let format = if first % 2 == 0 { MailboxFormat::Mbox } else { MailboxFormat::Mmdf };
-    let path = folder().path().join(format!("{:?}", std::thread::current().id()));
+    let path = FOLDER.with(|folder| folder.path().join("mailbox"));
     fs::write(&path, text).expect("a file");
     let file = File::open(&path).expect("a file");
     let (messages, internal) = match scan(&file, format) {

@@ -6,17 +6,18 @@ use doorpost::queue::file::RecipientState;
 use doorpost::queue::layout::{self, HEADER, Header, Kind};
 use doorpost::queue::{Head, Id, Message, Queue};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::rc::Rc;
 
-/// A queue in memory, for this process alone.
-fn queue() -> &'static (Queue, tempfile::TempDir) {
-    static QUEUE: OnceLock<(Queue, tempfile::TempDir)> = OnceLock::new();
-    QUEUE.get_or_init(|| {
-        let memory = std::path::Path::new("/dev/shm");
-        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        let folder = folder.expect("a folder");
-        (Queue::open(&folder.path().join("queue")).expect("a queue"), folder)
-    })
+thread_local! {
+    static QUEUE: Rc<(Queue, tempfile::TempDir)> = {
+        let folder = super::folder_in_memory();
+        Rc::new((Queue::open(&folder.path().join("queue")).expect("a queue"), folder))
+    };
+}
+
+/// A queue in memory, for this thread alone.
+fn queue() -> Rc<(Queue, tempfile::TempDir)> {
+    QUEUE.with(Rc::clone)
 }
 
 /// A message that is there. Who looks into /proc/PID/fdinfo keeps a file, and with it its lock, a moment longer than the
@@ -78,14 +79,13 @@ pub fn queue_file(input: &[u8]) {
 
 /// Puts octets where a message would be and takes it.
 fn read(file: &[u8]) -> Option<Message> {
-    static ID: OnceLock<Id> = OnceLock::new();
-    let id = ID.get_or_init(|| {
-        let draft = queue().0.begin().expect("a draft");
-        // Makes the folder.
-        *draft.id()
-    });
-    std::fs::write(path_of(id), file).expect("a file");
-    let message = queue().0.take(id).ok().flatten();
+    thread_local! {
+        // To begin it makes the folder.
+        static ID: Id = *queue().0.begin().expect("a draft").id();
+    }
+    let id = ID.with(|id| *id);
+    std::fs::write(path_of(&id), file).expect("a file");
+    let message = queue().0.take(&id).ok().flatten();
     if let Some(message) = &message {
         Read::of(message);
     }
