@@ -1,5 +1,6 @@
 //! Next hops of our own: SMTP and LMTP servers in threads, that answer what a test says, and keep what they take.
 
+use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -237,6 +238,8 @@ impl Session {
                     match (self.behaviour)("content", "", self.number) {
                         Some(Act::Drop | Act::Half(_) | Act::Leave(_)) => return None,
                         Some(Act::Silence) => {
+                            // A few octets more, and the other side has to wait.
+                            let _ = setsockopt(stream, sockopt::RcvBuf, &4096);
                             until_it_leaves(stream);
                             return None;
                         }
