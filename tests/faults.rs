@@ -15,6 +15,7 @@ mod faults {
     pub mod beside;
     pub mod commands;
     pub mod disks;
+    pub mod full;
     pub mod limits;
     pub mod matrix;
     pub mod names;

@@ -96,6 +96,10 @@ impl accept::Server for Submit {
         serve(&self.config, &self.common, &mut self.premises)
     }
 
+    fn rest(&mut self) {
+        self.premises.rest();
+    }
+
     fn stay(&mut self, accept: &mut dyn FnMut(&mut Submit) -> u8) -> u8 {
         self.premises.keep();
         let status = accept(self);

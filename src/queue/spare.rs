@@ -6,8 +6,8 @@
 //! So a message that gets one waits for one flush, of its content alone.
 //!
 //! Who prepares them is a process that takes one message after another, and only while they come fast and the disk takes
-//! its time. What is not used is removed when that process ends; what one leaves that was killed, an hour later, like every
-//! file without a message in it.
+//! its time. What is not used is removed when no message comes for a while, and when that process ends; what one leaves that
+//! was killed, an hour later, like every file without a message in it.
 
 use super::{Draft, Id, Queue, folder};
 use std::collections::VecDeque;
@@ -59,6 +59,13 @@ impl Queue {
                 }
                 spares.last = None;
             }
+        }
+    }
+
+    /// Removes what was prepared: no message has come for a while, and a disk of which no file is open can be made read-only.
+    pub fn unprepare(&self) {
+        if let Ok(mut spares) = self.spares.lock() {
+            spares.drafts.clear();
         }
     }
 

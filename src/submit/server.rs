@@ -44,6 +44,13 @@ impl Premises {
         self.is_kept = true;
     }
 
+    /// Nobody has come for a while.
+    pub fn rest(&mut self) {
+        if let Some(queue) = &self.queue {
+            queue.unprepare();
+        }
+    }
+
     fn queue(&mut self, config: &Config) -> Result<Arc<Queue>, Error> {
         if let Some(queue) = &self.queue {
             return Ok(queue.clone());

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 const SOON: Duration = Duration::from_secs(1);
 
 /// A file system of its own for a folder, small and soon full or read-only. Only root can mount one.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(pub PathBuf);
 
 impl SmallDisk {
-    fn on(scratch: &Scratch, folder: &Path, options: &str) -> SmallDisk {
+    pub fn on(scratch: &Scratch, folder: &Path, options: &str) -> SmallDisk {
         mount(&["-t", "tmpfs", "-o", options, "tmpfs"], folder);
         let disk = SmallDisk(folder.to_owned());
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).expect("mode of the folder");
@@ -24,8 +24,29 @@ impl SmallDisk {
         disk
     }
 
-    fn remount(&self, option: &str) {
+    /// One with a journal, so that a flush takes its time. Of 8 MB, and with so many inodes.
+    pub fn ext4(scratch: &Scratch, folder: &Path, inodes: u32) -> SmallDisk {
+        let image = scratch.path().join("image");
+        fs::File::create(&image).and_then(|file| file.set_len(8 << 20)).expect("an image");
+        let made = Command::new("mkfs.ext4").args(["-q", "-N", &inodes.to_string()]).arg(&image).status();
+        assert!(made.expect("mkfs.ext4").success());
+        // What is written takes its place at once.
+        mount(&["-o", "loop,nodelalloc", image.to_str().expect("a path")], folder);
+        let disk = SmallDisk(folder.to_owned());
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).expect("mode of the folder");
+        scratch.hand_over(folder);
+        disk
+    }
+
+    pub fn remount(&self, option: &str) {
         mount(&["-o", &format!("remount,{option}")], &self.0);
+    }
+
+    /// The same where somebody may be writing.
+    pub fn can_remount(&self, option: &str) -> bool {
+        let mut command = Command::new("mount");
+        command.args(["-o", &format!("remount,{option}")]).arg(&self.0);
+        command.stderr(Stdio::null()).status().expect("mount(8)").success()
     }
 }
 
@@ -209,7 +230,7 @@ fn a_full_disk_is_told_as_temporary_within_a_second_and_is_well_again_when_space
     }
 }
 
-fn hold_trigger(scratch: &Scratch) -> fs::File {
+pub fn hold_trigger(scratch: &Scratch) -> fs::File {
     use std::os::unix::fs::OpenOptionsExt;
     let path = scratch.queue().join("trigger");
     let _ = nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600));
@@ -218,7 +239,7 @@ fn hold_trigger(scratch: &Scratch) -> fs::File {
 }
 
 /// Files in a folder until there is room for nothing.
-fn fill(folder: &Path) -> Vec<PathBuf> {
+pub fn fill(folder: &Path) -> Vec<PathBuf> {
     let mut fillers = Vec::new();
     for number in 0.. {
         let path = folder.join(format!("filler{number}"));

@@ -150,6 +150,15 @@ fn a_message_that_did_not_reach_all_its_sectors_is_incomplete_and_a_damaged_one_
 }
 
 #[test]
+fn what_was_prepared_goes_when_no_message_comes() {
+    let (_folder, queue) = queue();
+    stock(&queue);
+    assert_eq!(queue.names().unwrap().len(), COUNT);
+    queue.unprepare();
+    assert_eq!(queue.names().unwrap(), []);
+}
+
+#[test]
 fn files_are_prepared_where_messages_come_fast() {
     let (_folder, queue) = queue();
     queue.prepare();
