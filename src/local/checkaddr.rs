@@ -44,8 +44,8 @@ pub fn ask(
     tell: &mut dyn FnMut(Arguments<'_>),
 ) -> Result<Answer, Error> {
     let (reply, answer) = match channels.incoming_traced(&question.peer, question.only, question.finicky, tell)? {
-        Lookup::No => (Reply::NOT_LISTED, Answer::Refused),
-        Lookup::CannotTell(_) => (Reply::CANNOT_TELL_CHANNEL, Answer::CannotTell),
+        Lookup::No => (Reply::not_listed(), Answer::Refused),
+        Lookup::CannotTell(_) => (Reply::cannot_tell_channel(), Answer::CannotTell),
         Lookup::Yes(found) => {
             let (from, policy) = (&found.channel.name, Policy::of(found));
             let address = command::lone_address(question.address.as_bytes());

@@ -23,147 +23,161 @@ pub struct Reply {
     pub text: Cow<'static, str>,
 }
 
-const fn fixed(code: u16, status: Status, text: &'static str) -> Reply {
+fn fixed(code: u16, status: Status, text: &'static str) -> Reply {
     Reply { code, status: Some(status), text: Cow::Borrowed(text) }
 }
 
-impl Reply {
+/// Replies whose words never change: functions and not constants, for each constant would hold an address, which the loader
+/// has to write down anew in each process.
+macro_rules! replies {
+    ($($(#[$doc:meta])* $name:ident = $code:literal $status:tt $text:literal;)*) => {
+        impl Reply {$(
+            $(#[$doc])*
+            pub fn $name() -> Reply {
+                fixed($code, $status, $text)
+            }
+        )*}
+    };
+}
+
+replies! {
     /// RSET and NOOP.
-    pub const OK: Reply = fixed(250, [2, 0, 0], "Ok");
+    ok = 250 [2, 0, 0] "Ok";
     /// The reverse-path is taken.
-    pub const SENDER: Reply = fixed(250, [2, 1, 0], "Ok");
+    sender = 250 [2, 1, 0] "Ok";
     /// The recipient is taken.
-    pub const RECIPIENT: Reply = fixed(250, [2, 1, 5], "Ok");
+    recipient = 250 [2, 1, 5] "Ok";
     /// VRFY: mail for it would be taken, and goes elsewhere (RFC 5321 section 3.5.3).
-    pub const CANNOT_VERIFY: Reply = fixed(252, [2, 0, 0], "Cannot verify that here, but mail for it is taken");
-    /// DATA: go on.
-    pub const START: Reply =
-        Reply { code: 354, status: None, text: Cow::Borrowed("End the message with <CR><LF>.<CR><LF>") };
+    cannot_verify = 252 [2, 0, 0] "Cannot verify that here, but mail for it is taken";
     /// QUIT.
-    pub const GOODBYE: Reply = fixed(221, [2, 0, 0], "Goodbye");
+    goodbye = 221 [2, 0, 0] "Goodbye";
     /// To whoever speaks HTTP, TLS or a message at us.
-    pub const STRANGER: Reply = fixed(221, [2, 7, 0], "This is SMTP, and you are not speaking it. Goodbye");
+    stranger = 221 [2, 7, 0] "This is SMTP, and you are not speaking it. Goodbye";
     /// STARTTLS: the handshake may begin (RFC 3207 section 4).
-    pub const START_TLS: Reply = fixed(220, [2, 0, 0], "Begin TLS now");
+    start_tls = 220 [2, 0, 0] "Begin TLS now";
     /// STARTTLS when certificate or key cannot be used.
-    pub const NO_TLS: Reply = fixed(454, [4, 7, 0], "TLS cannot be used now");
+    no_tls = 454 [4, 7, 0] "TLS cannot be used now";
     /// STARTTLS under TLS.
-    pub const UNDER_TLS: Reply = fixed(503, [5, 5, 1], "This is TLS already");
+    under_tls = 503 [5, 5, 1] "This is TLS already";
     /// SEND, TURN and others.
-    pub const NOT_IMPLEMENTED: Reply = fixed(502, [5, 5, 1], "That command is not implemented here");
+    not_implemented = 502 [5, 5, 1] "That command is not implemented here";
     /// BDAT whose size cannot be read: what follows might be commands or not; the connection is closed.
-    pub const UNREADABLE_BDAT: Reply = fixed(501, [5, 5, 4], "Expected BDAT size [LAST], closing the connection");
+    unreadable_bdat = 501 [5, 5, 4] "Expected BDAT size [LAST], closing the connection";
     /// EHLO or HELO where LMTP is spoken (RFC 2033 section 4.1).
-    pub const LHLO_FIRST: Reply = fixed(500, [5, 5, 1], "This is LMTP, say LHLO");
+    lhlo_first = 500 [5, 5, 1] "This is LMTP, say LHLO";
     /// AUTH: it is who it says.
-    pub const LOGGED_IN: Reply = fixed(235, [2, 7, 0], "Logged in");
+    logged_in = 235 [2, 7, 0] "Logged in";
     /// AUTH: it is not, and nothing tells whether there is such a user.
-    pub const WRONG_LOGIN: Reply = fixed(535, [5, 7, 8], "Name or password is wrong");
+    wrong_login = 535 [5, 7, 8] "Name or password is wrong";
     /// AUTH: nobody can say now.
-    pub const LOGIN_NOT_CHECKED: Reply = fixed(454, [4, 7, 0], "That cannot be checked now, try again later");
+    login_not_checked = 454 [4, 7, 0] "That cannot be checked now, try again later";
     /// AUTH: `*` instead of a response (RFC 4954 section 4).
-    pub const LOGIN_CANCELLED: Reply = fixed(501, [5, 7, 0], "Login cancelled");
+    login_cancelled = 501 [5, 7, 0] "Login cancelled";
     /// AUTH: a response that is no base64, or does not follow the mechanism.
-    pub const MALFORMED_RESPONSE: Reply = fixed(501, [5, 5, 2], "The response does not follow the mechanism");
+    malformed_response = 501 [5, 5, 2] "The response does not follow the mechanism";
     /// AUTH: a response longer than any may be.
-    pub const RESPONSE_TOO_LONG: Reply = fixed(500, [5, 5, 6], "The response is too long");
+    response_too_long = 500 [5, 5, 6] "The response is too long";
     /// AUTH with a mechanism that is not offered.
-    pub const UNKNOWN_MECHANISM: Reply = fixed(504, [5, 5, 4], "That mechanism is not offered");
+    unknown_mechanism = 504 [5, 5, 4] "That mechanism is not offered";
     /// A second AUTH.
-    pub const LOGGED_IN_ALREADY: Reply = fixed(503, [5, 5, 1], "You have logged in already");
+    logged_in_already = 503 [5, 5, 1] "You have logged in already";
     /// AUTH in a message (RFC 4954 section 4).
-    pub const AUTH_IN_MESSAGE: Reply = fixed(503, [5, 5, 1], "A message is begun already");
+    auth_in_message = 503 [5, 5, 1] "A message is begun already";
     /// MAIL where only users may send.
-    pub const LOGIN_FIRST: Reply = fixed(530, [5, 7, 0], "Log in first");
+    login_first = 530 [5, 7, 0] "Log in first";
     /// The same where that cannot be before TLS.
-    pub const TLS_FIRST: Reply = fixed(530, [5, 7, 0], "Begin TLS first");
+    tls_first = 530 [5, 7, 0] "Begin TLS first";
     /// MAIL with a reverse-path that is another's.
-    pub const NOT_YOUR_ADDRESS: Reply = fixed(553, [5, 7, 1], "That sender address is not yours");
+    not_your_address = 553 [5, 7, 1] "That sender address is not yours";
     /// The same of the From field.
-    pub const NOT_YOUR_FROM: Reply = fixed(550, [5, 7, 1], "The address in the From field is not yours");
+    not_your_from = 550 [5, 7, 1] "The address in the From field is not yours";
     /// More of them than anybody has.
-    pub const TOO_MANY_SENDERS: Reply = fixed(550, [5, 6, 0], "Too many addresses in fields that say who sends");
+    too_many_senders = 550 [5, 6, 0] "Too many addresses in fields that say who sends";
     /// A header without From field, or with one that cannot be read, or with several.
-    pub const BAD_FROM: Reply = fixed(550, [5, 6, 0], "Expected one From field with mail addresses");
+    bad_from = 550 [5, 6, 0] "Expected one From field with mail addresses";
     /// The same for Sender (RFC 5322 section 3.6.2) and for Resent-From and Resent-Sender (section 3.6.6).
-    pub const NOT_YOUR_SENDER: Reply = fixed(550, [5, 7, 1], "The address in the Sender field is not yours");
-    /// See [`Reply::NOT_YOUR_SENDER`].
-    pub const NOT_YOUR_RESENT: Reply = fixed(550, [5, 7, 1], "The address in a Resent field is not yours");
+    not_your_sender = 550 [5, 7, 1] "The address in the Sender field is not yours";
+    /// See [`Reply::not_your_sender`].
+    not_your_resent = 550 [5, 7, 1] "The address in a Resent field is not yours";
     /// Sender where it counts whose it is, and cannot be read, or there are several.
-    pub const BAD_SENDER: Reply = fixed(550, [5, 6, 0], "Expected one Sender field with one mail address");
+    bad_sender = 550 [5, 6, 0] "Expected one Sender field with one mail address";
     /// The same for Resent-From and Resent-Sender.
-    pub const BAD_RESENT: Reply =
-        fixed(550, [5, 6, 0], "Expected mail addresses in Resent-From, and one in Resent-Sender");
+    bad_resent = 550 [5, 6, 0] "Expected mail addresses in Resent-From, and one in Resent-Sender";
     /// A header that ends elsewhere for readers who take CR or LF alone for a line end.
-    pub const BARE_LINE_END_IN_HEADER: Reply = fixed(550, [5, 6, 0], "<CR> or <LF> alone in the header");
+    bare_line_end_in_header = 550 [5, 6, 0] "<CR> or <LF> alone in the header";
     /// Whose a sender address is cannot be told now.
-    pub const CANNOT_TELL_SENDER: Reply = fixed(451, [4, 3, 0], "Cannot check that sender now, try again later");
+    cannot_tell_sender = 451 [4, 3, 0] "Cannot check that sender now, try again later";
     /// RET, ENVID, NOTIFY or ORCPT where EHLO does not list DSN; Postfix has the same words.
-    pub const NO_DSN: Reply = fixed(501, [5, 7, 1], "DSN support is disabled");
+    no_dsn = 501 [5, 7, 1] "DSN support is disabled";
     /// REQUIRETLS without TLS (RFC 8689 section 4).
-    pub const REQUIRETLS_NEEDS_TLS: Reply = fixed(530, [5, 7, 10], "REQUIRETLS needs TLS");
+    requiretls_needs_tls = 530 [5, 7, 10] "REQUIRETLS needs TLS";
     /// MAIL where no more messages are taken; the connection is closed.
-    pub const TOO_MANY_MESSAGES: Reply = fixed(421, [4, 7, 0], "Enough messages for one session, connect again");
+    too_many_messages = 421 [4, 7, 0] "Enough messages for one session, connect again";
     /// DATA or RCPT behind BDAT.
-    pub const BDAT_HAS_BEGUN: Reply = fixed(503, [5, 5, 1], "BDAT has begun, and only BDAT or RSET may follow");
+    bdat_has_begun = 503 [5, 5, 1] "BDAT has begun, and only BDAT or RSET may follow";
     /// DATA for BODY=BINARYMIME (RFC 3030 section 3).
-    pub const BINARY_NEEDS_BDAT: Reply = fixed(503, [5, 5, 1], "BINARYMIME needs BDAT");
+    binary_needs_bdat = 503 [5, 5, 1] "BINARYMIME needs BDAT";
     /// A CR or LF alone in a chunk, all of which has been read.
-    pub const BARE_LINE_END_IN_CHUNK: Reply = fixed(550, [5, 6, 11], "<CR> or <LF> alone in the message");
+    bare_line_end_in_chunk = 550 [5, 6, 11] "<CR> or <LF> alone in the message";
     /// XCLIENT of who may not.
-    pub const NO_XCLIENT: Reply = fixed(550, [5, 7, 0], "You may not speak for others");
+    no_xclient = 550 [5, 7, 0] "You may not speak for others";
     /// XCLIENT in a message.
-    pub const XCLIENT_IN_MESSAGE: Reply = fixed(503, [5, 5, 1], "A message is begun already");
+    xclient_in_message = 503 [5, 5, 1] "A message is begun already";
     /// MAIL with a SIZE there is no room for, or without any room at all.
-    pub const NO_ROOM: Reply = fixed(452, [4, 3, 1], "No room for the message now, try again later");
+    no_room = 452 [4, 3, 1] "No room for the message now, try again later";
     /// A client without a name that leads back to it.
-    pub const NO_CLIENT_NAME: Reply = fixed(450, [4, 7, 25], "Your address has no name that leads back to it");
+    no_client_name = 450 [4, 7, 25] "Your address has no name that leads back to it";
     /// The same cannot be told now.
-    pub const CANNOT_TELL_NAME: Reply = fixed(450, [4, 7, 1], "The name of your address cannot be found now");
+    cannot_tell_name = 450 [4, 7, 1] "The name of your address cannot be found now";
     /// A list refuses the client, and whether another exempts it cannot be told now.
-    pub const CANNOT_TELL_CLIENT: Reply = fixed(450, [4, 7, 1], "Cannot tell now who you are, try again later");
+    cannot_tell_client = 450 [4, 7, 1] "Cannot tell now who you are, try again later";
     /// RCPT or DATA without MAIL.
-    pub const MAIL_FIRST: Reply = fixed(503, [5, 5, 1], "MAIL first");
+    mail_first = 503 [5, 5, 1] "MAIL first";
     /// A second MAIL.
-    pub const NESTED_MAIL: Reply = fixed(503, [5, 5, 1], "A message is begun already");
+    nested_mail = 503 [5, 5, 1] "A message is begun already";
     /// DATA without RCPT.
-    pub const RCPT_FIRST: Reply = fixed(503, [5, 5, 1], "RCPT first");
+    rcpt_first = 503 [5, 5, 1] "RCPT first";
     /// DATA after nothing but refused recipients.
-    pub const NO_RECIPIENTS: Reply = fixed(554, [5, 5, 1], "No recipient was taken");
+    no_recipients = 554 [5, 5, 1] "No recipient was taken";
     /// More recipients than a message may have.
-    pub const TOO_MANY_RECIPIENTS: Reply = fixed(452, [4, 5, 3], "Too many recipients, send again to the others");
+    too_many_recipients = 452 [4, 5, 3] "Too many recipients, send again to the others";
     /// A message, or what SIZE says of it, is too large.
-    pub const TOO_LARGE: Reply = fixed(552, [5, 3, 4], "The message is larger than what is taken here");
+    too_large = 552 [5, 3, 4] "The message is larger than what is taken here";
     /// A submitted message whose header does not end.
-    pub const HEADER_TOO_LARGE: Reply = fixed(552, [5, 3, 4], "The header is larger than what is taken here");
+    header_too_large = 552 [5, 3, 4] "The header is larger than what is taken here";
     /// A line over line_length_limit.
-    pub const LINE_TOO_LONG: Reply = fixed(500, [5, 5, 2], "The line is too long");
+    line_too_long = 500 [5, 5, 2] "The line is too long";
     /// A CR or LF alone in a command; the connection is closed.
-    pub const BARE_LINE_END: Reply =
-        fixed(500, [5, 5, 2], "A line ends with <CR><LF> and nothing else, closing the connection");
+    bare_line_end = 500 [5, 5, 2] "A line ends with <CR><LF> and nothing else, closing the connection";
     /// A CR or LF alone in a message; the connection is closed.
-    pub const BARE_LINE_END_IN_MESSAGE: Reply =
-        fixed(550, [5, 6, 11], "<CR> or <LF> alone in the message, closing the connection");
+    bare_line_end_in_message = 550 [5, 6, 11] "<CR> or <LF> alone in the message, closing the connection";
     /// The client sent more than it may before it had the reply; the connection is closed.
-    pub const EARLY: Reply = fixed(554, [5, 5, 0], "You did not wait for the reply, closing the connection");
+    early = 554 [5, 5, 0] "You did not wait for the reply, closing the connection";
     /// Our own trouble, whatever it is.
-    pub const TROUBLE: Reply = fixed(451, [4, 3, 0], "Trouble here, try again later");
+    trouble = 451 [4, 3, 0] "Trouble here, try again later";
     /// We cannot go on at all; the connection is closed.
-    pub const CLOSING: Reply = fixed(421, [4, 3, 0], "Trouble here, closing the connection, try again later");
+    closing = 421 [4, 3, 0] "Trouble here, closing the connection, try again later";
     /// More connections than there may be; the connection is closed before a word is said.
-    pub const TOO_MANY_CONNECTIONS: Reply = fixed(421, [4, 3, 2], "Too many connections, try again later");
+    too_many_connections = 421 [4, 3, 2] "Too many connections, try again later";
     /// The client took too long; the connection is closed.
-    pub const TIMED_OUT: Reply = fixed(421, [4, 4, 2], "Timed out, closing the connection");
+    timed_out = 421 [4, 4, 2] "Timed out, closing the connection";
     /// The client made too many mistakes; the connection is closed.
-    pub const TOO_MANY_ERRORS: Reply = fixed(421, [4, 7, 0], "Too many errors, closing the connection");
+    too_many_errors = 421 [4, 7, 0] "Too many errors, closing the connection";
     /// Whether and how the client may send mail cannot be told now.
-    pub const CANNOT_TELL_CHANNEL: Reply = fixed(451, [4, 4, 3], "Cannot tell now who you are, try again later");
+    cannot_tell_channel = 451 [4, 4, 3] "Cannot tell now who you are, try again later";
     /// The same before the greeting (finicky); the connection is closed.
-    pub const CANNOT_TELL_YET: Reply = fixed(421, [4, 4, 3], "Cannot tell now who you are, try again later");
+    cannot_tell_yet = 421 [4, 4, 3] "Cannot tell now who you are, try again later";
     /// A client that no channel lists (finicky); the connection is closed.
-    pub const NOT_LISTED: Reply = fixed(421, [4, 7, 1], "Your host is not listed here, closing the connection");
+    not_listed = 421 [4, 7, 1] "Your host is not listed here, closing the connection";
     /// The same at MAIL, where there is no channel at all.
-    pub const NO_CHANNEL: Reply = fixed(550, [5, 7, 1], "Your host may not send mail here");
+    no_channel = 550 [5, 7, 1] "Your host may not send mail here";
+}
+
+impl Reply {
+    /// DATA: go on.
+    pub fn start() -> Reply {
+        Reply { code: 354, status: None, text: Cow::Borrowed("End the message with <CR><LF>.<CR><LF>") }
+    }
 
     /// The first line of a session.
     pub fn greeting(hostname: &str, lmtp: bool) -> Reply {
@@ -198,7 +212,7 @@ impl Reply {
         const MOST: usize = 512 - "250 2.1.5 \r\n".len();
         let text = format!("<{address}>");
         if text.len() > MOST || !text.is_ascii() {
-            return Reply::CANNOT_VERIFY;
+            return Reply::cannot_verify();
         }
         Reply { code: 250, status: Some([2, 1, 5]), text: Cow::Owned(text) }
     }
@@ -232,7 +246,7 @@ impl Reply {
     /// RCPT: may this recipient?
     pub fn verdict(verdict: Verdict) -> Reply {
         match verdict {
-            Verdict::Accepted => Reply::RECIPIENT,
+            Verdict::Accepted => Reply::recipient(),
             Verdict::UnknownUser => fixed(550, [5, 1, 1], "No such user here"),
             Verdict::UnknownHost => fixed(550, [5, 1, 2], "No way to that domain from here"),
             Verdict::NotAllowed => fixed(550, [5, 7, 1], "You may not send mail there through this host"),
@@ -240,7 +254,7 @@ impl Reply {
             Verdict::Closed => fixed(550, [5, 3, 2], "No mail is taken for that domain"),
             Verdict::ClosedNow => fixed(450, [4, 3, 2], "No mail is taken for that domain now, try again later"),
             Verdict::CannotTell => fixed(451, [4, 4, 3], "Cannot check that address now, try again later"),
-            Verdict::TooMany => Reply::TOO_MANY_RECIPIENTS,
+            Verdict::TooMany => Reply::too_many_recipients(),
         }
     }
 
@@ -250,13 +264,13 @@ impl Reply {
             Outcome::Queued(id) => {
                 Reply { code: 250, status: Some([2, 0, 0]), text: Cow::Owned(format!("Ok: queued as {id}")) }
             }
-            Outcome::Refused(Refusal::TooLarge) => Reply::TOO_LARGE,
+            Outcome::Refused(Refusal::TooLarge) => Reply::too_large(),
             Outcome::Refused(Refusal::TooManyHops) => fixed(554, [5, 4, 6], "Too many hops, the message is in a loop"),
-            Outcome::Refused(Refusal::NoRoom) => Reply::NO_ROOM,
-            Outcome::Refused(Refusal::NoRecipients) => Reply::NO_RECIPIENTS,
+            Outcome::Refused(Refusal::NoRoom) => Reply::no_room(),
+            Outcome::Refused(Refusal::NoRecipients) => Reply::no_recipients(),
             Outcome::Refused(Refusal::Recipient(verdict)) => Reply::verdict(*verdict),
             Outcome::Refused(Refusal::Filtered) => fixed(554, [5, 7, 1], "Message refused by the filter here"),
-            Outcome::Refused(Refusal::Trouble) => Reply::TROUBLE,
+            Outcome::Refused(Refusal::Trouble) => Reply::trouble(),
         }
     }
 
@@ -337,7 +351,7 @@ mod tests {
         };
         let fits = 512 - "250 2.1.5 <@mx.example>\r\n".len();
         assert_eq!(length(fits).len(), 512);
-        assert_eq!(length(fits + 1), sent(&Reply::CANNOT_VERIFY, false));
+        assert_eq!(length(fits + 1), sent(&Reply::cannot_verify(), false));
     }
 
     #[test]
@@ -351,9 +365,11 @@ mod tests {
 
     #[test]
     fn our_own_trouble_is_no_mistake_of_the_client() {
-        assert!(Reply::fault(Fault::Unknown).is_mistake() && Reply::TOO_LARGE.is_mistake());
+        assert!(Reply::fault(Fault::Unknown).is_mistake() && Reply::too_large().is_mistake());
         assert!(Reply::verdict(Verdict::CannotTell).is_mistake());
-        for reply in [Reply::TROUBLE, Reply::TOO_MANY_RECIPIENTS, Reply::outcome(&Outcome::Refused(Refusal::NoRoom))] {
+        for reply in
+            [Reply::trouble(), Reply::too_many_recipients(), Reply::outcome(&Outcome::Refused(Refusal::NoRoom))]
+        {
             assert!(!reply.is_mistake(), "{reply:?}");
         }
     }
@@ -361,71 +377,71 @@ mod tests {
     fn every_reply() -> Vec<Reply> {
         use Reply as R;
         let mut all = vec![
-            R::OK,
-            R::SENDER,
-            R::RECIPIENT,
-            R::CANNOT_VERIFY,
-            R::START,
-            R::GOODBYE,
-            R::STRANGER,
-            R::NOT_IMPLEMENTED,
-            R::UNREADABLE_BDAT,
-            R::LHLO_FIRST,
-            R::LOGGED_IN,
-            R::WRONG_LOGIN,
-            R::LOGIN_NOT_CHECKED,
-            R::LOGIN_CANCELLED,
-            R::MALFORMED_RESPONSE,
-            R::RESPONSE_TOO_LONG,
-            R::UNKNOWN_MECHANISM,
-            R::LOGGED_IN_ALREADY,
-            R::AUTH_IN_MESSAGE,
-            R::LOGIN_FIRST,
-            R::TLS_FIRST,
-            R::NOT_YOUR_ADDRESS,
-            R::NOT_YOUR_FROM,
-            R::TOO_MANY_SENDERS,
-            R::BAD_FROM,
-            R::NOT_YOUR_SENDER,
-            R::NOT_YOUR_RESENT,
-            R::BAD_SENDER,
-            R::BAD_RESENT,
-            R::BARE_LINE_END_IN_HEADER,
-            R::CANNOT_TELL_SENDER,
-            R::NO_DSN,
-            R::REQUIRETLS_NEEDS_TLS,
-            R::TOO_MANY_MESSAGES,
-            R::BDAT_HAS_BEGUN,
-            R::BINARY_NEEDS_BDAT,
-            R::BARE_LINE_END_IN_CHUNK,
-            R::NO_XCLIENT,
-            R::XCLIENT_IN_MESSAGE,
-            R::NO_ROOM,
-            R::NO_CLIENT_NAME,
-            R::CANNOT_TELL_NAME,
-            R::CANNOT_TELL_CLIENT,
-            R::MAIL_FIRST,
-            R::NESTED_MAIL,
-            R::RCPT_FIRST,
-            R::NO_RECIPIENTS,
-            R::TOO_MANY_RECIPIENTS,
-            R::TOO_LARGE,
-            R::HEADER_TOO_LARGE,
-            R::LINE_TOO_LONG,
-            R::BARE_LINE_END,
-            R::BARE_LINE_END_IN_MESSAGE,
-            R::TROUBLE,
-            R::CLOSING,
-            R::TIMED_OUT,
-            R::TOO_MANY_ERRORS,
-            R::CANNOT_TELL_CHANNEL,
-            R::CANNOT_TELL_YET,
-            R::NOT_LISTED,
-            R::NO_CHANNEL,
-            R::EARLY,
-            R::START_TLS,
-            R::NO_TLS,
-            R::UNDER_TLS,
+            R::ok(),
+            R::sender(),
+            R::recipient(),
+            R::cannot_verify(),
+            R::start(),
+            R::goodbye(),
+            R::stranger(),
+            R::not_implemented(),
+            R::unreadable_bdat(),
+            R::lhlo_first(),
+            R::logged_in(),
+            R::wrong_login(),
+            R::login_not_checked(),
+            R::login_cancelled(),
+            R::malformed_response(),
+            R::response_too_long(),
+            R::unknown_mechanism(),
+            R::logged_in_already(),
+            R::auth_in_message(),
+            R::login_first(),
+            R::tls_first(),
+            R::not_your_address(),
+            R::not_your_from(),
+            R::too_many_senders(),
+            R::bad_from(),
+            R::not_your_sender(),
+            R::not_your_resent(),
+            R::bad_sender(),
+            R::bad_resent(),
+            R::bare_line_end_in_header(),
+            R::cannot_tell_sender(),
+            R::no_dsn(),
+            R::requiretls_needs_tls(),
+            R::too_many_messages(),
+            R::bdat_has_begun(),
+            R::binary_needs_bdat(),
+            R::bare_line_end_in_chunk(),
+            R::no_xclient(),
+            R::xclient_in_message(),
+            R::no_room(),
+            R::no_client_name(),
+            R::cannot_tell_name(),
+            R::cannot_tell_client(),
+            R::mail_first(),
+            R::nested_mail(),
+            R::rcpt_first(),
+            R::no_recipients(),
+            R::too_many_recipients(),
+            R::too_large(),
+            R::header_too_large(),
+            R::line_too_long(),
+            R::bare_line_end(),
+            R::bare_line_end_in_message(),
+            R::trouble(),
+            R::closing(),
+            R::timed_out(),
+            R::too_many_errors(),
+            R::cannot_tell_channel(),
+            R::cannot_tell_yet(),
+            R::not_listed(),
+            R::no_channel(),
+            R::early(),
+            R::start_tls(),
+            R::no_tls(),
+            R::under_tls(),
         ];
         all.push(R::greeting("mx.example", false));
         all.push(R::challenge(b"?"));

@@ -82,7 +82,7 @@ pub fn serve(
 /// Tells a client that we cannot serve it at all, and never why: that stands in the log.
 pub fn refuse(stream: &mut impl Stream) {
     let mut octets = Vec::new();
-    Reply::CLOSING.put(&mut octets, false);
+    Reply::closing().put(&mut octets, false);
     stream.allow_last_words(FAREWELL);
     let _ = stream.send(&octets);
     stream.finish();
@@ -124,13 +124,13 @@ impl Server<'_> {
         // Who begins before the greeting has not been told that this is SMTP. Under TLS there are no such octets.
         if self.settings.forbid_early && self.cipher_suite.is_none() && self.stream.is_waiting(self.settings.greet_wait)
         {
-            return Ok(self.refuse(Reply::EARLY));
+            return Ok(self.refuse(Reply::early()));
         }
         self.say(self.session.greeting());
         loop {
             let errors = self.session.errors();
             let step = match self.next_line()? {
-                Next::Command(Ok(command)) if self.is_early(&command) => Step::Refuse(Reply::EARLY),
+                Next::Command(Ok(command)) if self.is_early(&command) => Step::Refuse(Reply::early()),
                 Next::Command(Ok(command)) => {
                     if self.session.lists_mechanisms(&command) {
                         self.session.has_secrets(self.site.has_secrets());
@@ -138,8 +138,8 @@ impl Server<'_> {
                     self.session.command(command)
                 }
                 Next::Command(Err(fault)) => self.session.mistake(fault),
-                Next::TooLong => Step::Say(Reply::LINE_TOO_LONG),
-                Next::BareLineEnd => Step::Refuse(self.of_bare(Reply::BARE_LINE_END, Reply::CANNOT_TELL_YET)),
+                Next::TooLong => Step::Say(Reply::line_too_long()),
+                Next::BareLineEnd => Step::Refuse(self.of_bare(Reply::bare_line_end(), Reply::cannot_tell_yet())),
                 Next::End => return Err(Fault::HungUp),
             };
             if let Some(ended) = self.act(step)? {
@@ -149,7 +149,7 @@ impl Server<'_> {
                 std::thread::sleep(self.settings.soft_errors.1);
             }
             if self.session.is_worn_out() {
-                return Ok(self.refuse(Reply::TOO_MANY_ERRORS));
+                return Ok(self.refuse(Reply::too_many_errors()));
             }
             if self.out.len() >= MOST_REPLIES {
                 self.flush()?;
@@ -163,7 +163,7 @@ impl Server<'_> {
             return None;
         }
         let reply = self.find_channel().err()?;
-        Some(self.refuse(if reply == Reply::NO_CHANNEL { Reply::NOT_LISTED } else { Reply::CANNOT_TELL_YET }))
+        Some(self.refuse(if reply == Reply::no_channel() { Reply::not_listed() } else { Reply::cannot_tell_yet() }))
     }
 
     /// Takes the word of a proxy for who the client is; the session begins anew, as for a client of that address.
@@ -285,8 +285,8 @@ impl Server<'_> {
     /// Of what the session answers by itself the refusals that are no mistakes in a command. Who is to log in first is told so
     /// as often as he asks, and the log once.
     fn log_declined(&mut self, reply: &Reply) {
-        let wants_login = [Reply::LOGIN_FIRST, Reply::TLS_FIRST].contains(reply);
-        if wants_login && !std::mem::replace(&mut self.is_login_wanted, true) || *reply == Reply::TOO_LARGE {
+        let wants_login = [Reply::login_first(), Reply::tls_first()].contains(reply);
+        if wants_login && !std::mem::replace(&mut self.is_login_wanted, true) || *reply == Reply::too_large() {
             self.log_refusal(reply);
         }
     }
@@ -301,7 +301,7 @@ impl Server<'_> {
         );
         self.introduced = None;
         self.session.broken();
-        Reply::TROUBLE
+        Reply::trouble()
     }
 
     fn trouble_with_message(&mut self, error: &Error) -> Reply {
@@ -327,7 +327,7 @@ impl Server<'_> {
             Ok(ended) => (ended, "refused".to_owned()),
             Err(Fault::HungUp) => (Ended::HungUp, format!("lost connection while {phase}")),
             Err(Fault::TimedOut) => {
-                self.say(Reply::TIMED_OUT);
+                self.say(Reply::timed_out());
                 (Ended::TimedOut, format!("timed out while {phase}"))
             }
             Err(Fault::Io(error)) => {

@@ -132,17 +132,17 @@ impl<'a> Session<'a> {
             Command::Rcpt { forward_path, parameters } => self.rcpt(forward_path, parameters),
             Command::Data => self.data(),
             Command::Bdat { size, last } => self.bdat(size, last, owed),
-            Command::UnreadableBdat => Step::Refuse(Reply::UNREADABLE_BDAT),
+            Command::UnreadableBdat => Step::Refuse(Reply::unreadable_bdat()),
             Command::Rset => self.rset(),
             Command::Vrfy(address, utf8) => self.vrfy(address, utf8),
             Command::Help => Step::Say(self.extensions().help()),
-            Command::Noop => Step::Say(Reply::OK),
-            Command::Quit => Step::Quit(Reply::GOODBYE),
+            Command::Noop => Step::Say(Reply::ok()),
+            Command::Quit => Step::Quit(Reply::goodbye()),
             Command::StartTls => self.starttls(),
             Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
             Command::Xclient(said) => self.xclient(said),
-            Command::NotImplemented => Step::Say(Reply::NOT_IMPLEMENTED),
-            Command::Stranger => Step::Refuse(Reply::STRANGER),
+            Command::NotImplemented => Step::Say(Reply::not_implemented()),
+            Command::Stranger => Step::Refuse(Reply::stranger()),
         }
     }
 
@@ -222,7 +222,7 @@ impl<'a> Session<'a> {
     /// After [`Step::Authenticate`]: who the client is.
     pub fn logged_in(&mut self, login: Vec<u8>) -> Step {
         self.login = Some(login);
-        Step::Say(Reply::LOGGED_IN)
+        Step::Say(Reply::logged_in())
     }
 
     /// The same: it did not show who it is; `reply` says what was wrong, the last time too, for clients try later what is

@@ -153,8 +153,8 @@ impl<'a> Here<'a> {
                 }
                 ClientRestriction::UnknownHostname => match peer.name_by(resolver) {
                     Lookup::Yes(_) => {}
-                    Lookup::No => return Some(Reply::NO_CLIENT_NAME),
-                    Lookup::CannotTell(_) => return Some(Reply::CANNOT_TELL_NAME),
+                    Lookup::No => return Some(Reply::no_client_name()),
+                    Lookup::CannotTell(_) => return Some(Reply::cannot_tell_name()),
                 },
                 ClientRestriction::BlockList(domain, answers) => {
                     let name = format!("{}.{domain}", reversed(address));
@@ -166,7 +166,7 @@ impl<'a> Here<'a> {
                         Lookup::Yes(found) if found.iter().any(|answer| is_listing(*answer, answers.as_ref())) => {
                             let may_be_exempt = is_exempt == Listed::CannotTell;
                             return Some(if may_be_exempt {
-                                Reply::CANNOT_TELL_CLIENT
+                                Reply::cannot_tell_client()
                             } else {
                                 Reply::blocked(domain)
                             });

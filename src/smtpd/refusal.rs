@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 pub fn words(program: &OsStr) -> Option<Vec<u8>> {
     let mut words = Vec::new();
     match last_component(program).to_str()? {
-        "smtpsrvr" | "rsmtpsrvr" | "lmtpsrvr" => smtp::reply::Reply::TOO_MANY_CONNECTIONS.put(&mut words, false),
+        "smtpsrvr" | "rsmtpsrvr" | "lmtpsrvr" => smtp::reply::Reply::too_many_connections().put(&mut words, false),
         "pop3d" => pop3::reply::Reply::TOO_MANY_CONNECTIONS.put(&mut words),
         "qmqpd" | "qmtpd" => words = qmqp::reply::Reply::TOO_MANY_CONNECTIONS.octets(),
         _ => return None,

@@ -21,22 +21,22 @@ enum Response {
 impl Server<'_> {
     /// Lets the client show who it is; gives what is to be said of that.
     pub(super) fn authenticate(&mut self, mechanism: Mechanism, initial: Option<Secret>) -> Result<Step, Fault> {
-        let Some(nonce) = auth::nonce() else { return Ok(Step::Say(Reply::LOGIN_NOT_CHECKED)) };
+        let Some(nonce) = auth::nonce() else { return Ok(Step::Say(Reply::login_not_checked())) };
         let exchange = Exchange::new(mechanism, nonce, self.settings.session.hostname);
         let say = |server: &mut Self, challenge: &[u8]| server.say(Reply::challenge(challenge));
         // What is no response ends the exchange by a step of its own.
         let hear = |server: &mut Self| match server.response() {
             Ok(Response::Line(line)) => Ok(line),
-            Ok(Response::TooLong) => Err(Ok(Step::Say(Reply::RESPONSE_TOO_LONG))),
+            Ok(Response::TooLong) => Err(Ok(Step::Say(Reply::response_too_long()))),
             Ok(Response::BareLineEnd) => {
-                Err(Ok(Step::Refuse(server.of_bare(Reply::BARE_LINE_END, Reply::CANNOT_TELL_YET))))
+                Err(Ok(Step::Refuse(server.of_bare(Reply::bare_line_end(), Reply::cannot_tell_yet()))))
             }
             Err(fault) => Err(Err(fault)),
         };
         match sasl::converse(self, exchange, initial.as_ref().map(|word| word.0.as_slice()), say, hear) {
             Ok(Ok(credentials)) => self.check(mechanism, &credentials),
-            Ok(Err(GaveUp::Malformed)) => Ok(Step::Say(Reply::MALFORMED_RESPONSE)),
-            Ok(Err(GaveUp::Cancelled)) => Ok(Step::Say(Reply::LOGIN_CANCELLED)),
+            Ok(Err(GaveUp::Malformed)) => Ok(Step::Say(Reply::malformed_response())),
+            Ok(Err(GaveUp::Cancelled)) => Ok(Step::Say(Reply::login_cancelled())),
             Err(ended) => ended,
         }
     }
@@ -50,17 +50,17 @@ impl Server<'_> {
                 if !last_words.is_empty() {
                     self.say(Reply::challenge(&last_words));
                     if !matches!(self.response()?, Response::Line(line) if line.0 != b"*") {
-                        return Ok(Step::Say(Reply::LOGIN_CANCELLED));
+                        return Ok(Step::Say(Reply::login_cancelled()));
                     }
                 }
                 log::info!("client={client} event=login user={} mechanism={mechanism}", shown(&name));
                 Ok(self.session.logged_in(name))
             }
-            Lookup::No => Ok(self.session.not_logged_in(Reply::WRONG_LOGIN)),
+            Lookup::No => Ok(self.session.not_logged_in(Reply::wrong_login())),
             Lookup::CannotTell(why) => {
                 let name = shown(&credentials.name);
                 log::warn!("client={client} event=login-not-checked user={name} reason={why:?}");
-                Ok(self.session.not_logged_in(Reply::LOGIN_NOT_CHECKED))
+                Ok(self.session.not_logged_in(Reply::login_not_checked()))
             }
         }
     }

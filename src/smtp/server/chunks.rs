@@ -28,12 +28,12 @@ impl Server<'_> {
                 Chunks { lines, size: 0 }
             }
         };
-        let bare = self.of_bare(Reply::BARE_LINE_END_IN_CHUNK, Reply::CANNOT_TELL_CLIENT);
+        let bare = self.of_bare(Reply::bare_line_end_in_chunk(), Reply::cannot_tell_client());
         let mut piece = Vec::with_capacity(usize::try_from(size).unwrap_or(PIECE).min(2 * PIECE));
         chunks.size = chunks.size.saturating_add(size);
         // Told in front, so it is known before anything else can be found wrong, in whatever pieces that comes.
         let is_too_large = self.session.is_too_large(chunks.size);
-        let mut fate = if is_too_large { Fate::Refused(Reply::TOO_LARGE) } else { Fate::Submitted };
+        let mut fate = if is_too_large { Fate::Refused(Reply::too_large()) } else { Fate::Submitted };
         let (mut left, mut budget) = (size, 0);
         while left > 0 {
             let octets = self.available(left, &mut budget)?;

@@ -22,7 +22,7 @@ pub(super) enum Fate {
 
 impl Server<'_> {
     pub(super) fn take_message(&mut self) -> Result<Option<Ended>, Fault> {
-        self.say(Reply::START);
+        self.say(Reply::start());
         self.begin_content();
         let mut text = if self.bare_newline == Listed::Yes { Unstuffer::lenient() } else { Unstuffer::new() };
         // As much as is read at once at first; most messages are no larger.
@@ -41,7 +41,7 @@ impl Server<'_> {
             self.input.advance(taken);
             if fate == Fate::Submitted && self.session.is_too_large(text.size()) {
                 self.abandon();
-                fate = Fate::Refused(Reply::TOO_LARGE);
+                fate = Fate::Refused(Reply::too_large());
             }
             if piece.len() >= PIECE || found == Text::End {
                 fate = self.pass_on(&mut piece, fate, found == Text::End);
@@ -50,7 +50,7 @@ impl Server<'_> {
                 Text::More => {}
                 Text::End => break,
                 Text::BareLineEnd => {
-                    let reply = self.of_bare(Reply::BARE_LINE_END_IN_MESSAGE, Reply::CANNOT_TELL_YET);
+                    let reply = self.of_bare(Reply::bare_line_end_in_message(), Reply::cannot_tell_yet());
                     return Ok(Some(self.refuse_message(&reply)));
                 }
             }

@@ -17,11 +17,13 @@ const MOST_SENDERS: usize = 100;
 
 /// Fields besides From that say who sends, which of them hold one address alone, and what is said of wrong ones. A message has
 /// one Sender at the most, and Resent fields each time somebody sent it again (RFC 5322 sections 3.6.2 and 3.6.6).
-const SENDERS: [(&str, bool, Reply, Reply); 3] = [
-    ("Sender", true, Reply::BAD_SENDER, Reply::NOT_YOUR_SENDER),
-    ("Resent-From", false, Reply::BAD_RESENT, Reply::NOT_YOUR_RESENT),
-    ("Resent-Sender", true, Reply::BAD_RESENT, Reply::NOT_YOUR_RESENT),
-];
+fn senders() -> [(&'static str, bool, Reply, Reply); 3] {
+    [
+        ("Sender", true, Reply::bad_sender(), Reply::not_your_sender()),
+        ("Resent-From", false, Reply::bad_resent(), Reply::not_your_resent()),
+        ("Resent-Sender", true, Reply::bad_resent(), Reply::not_your_resent()),
+    ]
+}
 
 impl Server<'_> {
     /// Before the first octet of a message.
@@ -35,7 +37,7 @@ impl Server<'_> {
         if !coming.take(piece) && !last {
             // Who looked at the beginning alone would not have seen From.
             if coming.text.len() >= header::LARGEST {
-                return Err(Reply::HEADER_TOO_LARGE);
+                return Err(Reply::header_too_large());
             }
             self.header = Some(coming);
             return Ok(());
@@ -43,7 +45,7 @@ impl Server<'_> {
         let text = coming.text;
         let mut read = Header::read(&text);
         if self.session.is_binary() && header::has_bare_line_end(read.and_its_end(&text)) {
-            return Err(Reply::BARE_LINE_END_IN_HEADER);
+            return Err(Reply::bare_line_end_in_header());
         }
         read.take_out(self.settings.dropped);
         let mut seen = BTreeSet::new();
@@ -64,11 +66,11 @@ impl Server<'_> {
     fn check_from(&self, header: &Header<'_>, seen: &mut BTreeSet<Vec<u8>>) -> Result<Option<String>, Reply> {
         let sender = self.session.envelope().and_then(|(path, _)| path.0.as_ref());
         let addresses = match header.from() {
-            From::Wrong => return Err(Reply::BAD_FROM),
-            From::Missing => return sender.map(|address| Some(format!("<{address}>"))).ok_or(Reply::BAD_FROM),
+            From::Wrong => return Err(Reply::bad_from()),
+            From::Missing => return sender.map(|address| Some(format!("<{address}>"))).ok_or(Reply::bad_from()),
             From::Of(addresses) => addresses,
         };
-        self.check_addresses(addresses, seen, &Reply::BAD_FROM, &Reply::NOT_YOUR_FROM).map(|()| None)
+        self.check_addresses(addresses, seen, &Reply::bad_from(), &Reply::not_your_from()).map(|()| None)
     }
 
     /// A refusal of other fields that say who sends, where a login is bound to its addresses. All of them count: which Resent
@@ -77,12 +79,12 @@ impl Server<'_> {
         if !self.site.binds_senders() {
             return Ok(());
         }
-        for (name, is_one, bad, not_yours) in &SENDERS {
+        for (name, is_one, bad, not_yours) in senders() {
             for (number, addresses) in header.addresses_in(name).enumerate() {
                 let is_right =
-                    |found: &Addresses| (!is_one || found.own.len() == 1) && (number == 0 || *name != "Sender");
+                    |found: &Addresses| (!is_one || found.own.len() == 1) && (number == 0 || name != "Sender");
                 let addresses = addresses.filter(is_right).ok_or_else(|| bad.clone())?;
-                self.check_addresses(addresses, seen, bad, not_yours)?;
+                self.check_addresses(addresses, seen, &bad, &not_yours)?;
             }
         }
         Ok(())
@@ -107,7 +109,7 @@ impl Server<'_> {
                 continue;
             }
             if seen.len() > MOST_SENDERS && self.site.binds_senders() {
-                return Err(Reply::TOO_MANY_SENDERS);
+                return Err(Reply::too_many_senders());
             }
             let address = Address::from_internal(&address).map_err(|_| bad.clone())?;
             match self.site.may_send_as(login, &address) {
@@ -115,7 +117,7 @@ impl Server<'_> {
                 Lookup::No => return Err(not_yours.clone()),
                 Lookup::CannotTell(why) => {
                     log::warn!("client={} event=trouble with=smtpd_sender_login_maps reason={why:?}", self.client);
-                    return Err(Reply::CANNOT_TELL_SENDER);
+                    return Err(Reply::cannot_tell_sender());
                 }
             }
         }

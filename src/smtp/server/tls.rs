@@ -12,18 +12,18 @@ impl Server<'_> {
         match self.tls.take().map(|files| files.read()) {
             Some(Ok(identity)) => {
                 self.abandon();
-                self.say(Reply::START_TLS);
+                self.say(Reply::start_tls());
                 self.forget_input();
                 self.flush()?;
                 self.shake_hands(&identity)
             }
             Some(Err(error)) => {
                 log::error!("client={} event=no-tls reason={:?}", self.client, error.to_string());
-                self.say(Reply::NO_TLS);
+                self.say(Reply::no_tls());
                 Ok(())
             }
             None => {
-                self.say(Reply::NO_TLS);
+                self.say(Reply::no_tls());
                 Ok(())
             }
         }

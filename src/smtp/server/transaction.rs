@@ -19,7 +19,7 @@ impl Server<'_> {
         match begun {
             Ok(()) => {
                 self.session.begun(reverse_path, parameters);
-                Reply::SENDER
+                Reply::sender()
             }
             Err(reply) => {
                 self.log_refusal_of(&reply, Some(&reverse_path), None);
@@ -40,10 +40,10 @@ impl Server<'_> {
         let Some(address) = &reverse_path.0 else { return Ok(()) };
         match self.site.may_send_as(login, address) {
             Lookup::Yes(()) => Ok(()),
-            Lookup::No => Err(Reply::NOT_YOUR_ADDRESS),
+            Lookup::No => Err(Reply::not_your_address()),
             Lookup::CannotTell(why) => {
                 log::warn!("client={} event=trouble with=smtpd_sender_login_maps reason={why:?}", self.client);
-                Err(Reply::CANNOT_TELL_SENDER)
+                Err(Reply::cannot_tell_sender())
             }
         }
     }
@@ -53,7 +53,7 @@ impl Server<'_> {
         match self.site.room() {
             Some(room) if room == 0 || size.is_some_and(|size| size > room) => {
                 log::warn!("client={} event=trouble with=queue reason=\"room for {room} octets\"", self.client);
-                Err(Reply::NO_ROOM)
+                Err(Reply::no_room())
             }
             Some(_) | None => Ok(()),
         }
@@ -87,7 +87,7 @@ impl Server<'_> {
         match self.submit.verify(address) {
             // 250 is for what was really looked up (RFC 5321 section 3.5.3).
             Ok(Verdict::Accepted) => {
-                self.site.here(address).map_or(Reply::CANNOT_VERIFY, |mailbox| Reply::mailbox(&mailbox))
+                self.site.here(address).map_or(Reply::cannot_verify(), |mailbox| Reply::mailbox(&mailbox))
             }
             Ok(verdict) => Reply::verdict(verdict),
             Err(error) => self.trouble(&error),
@@ -117,10 +117,10 @@ impl Server<'_> {
         }
         match self.site.channel() {
             Lookup::Yes(channel) => Ok(self.channel.insert(channel).clone()),
-            Lookup::No => Err(Reply::NO_CHANNEL),
+            Lookup::No => Err(Reply::no_channel()),
             Lookup::CannotTell(why) => {
                 log::warn!("client={} event=trouble with=channels reason={why:?}", self.client);
-                Err(Reply::CANNOT_TELL_CHANNEL)
+                Err(Reply::cannot_tell_channel())
             }
         }
     }

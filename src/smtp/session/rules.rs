@@ -11,11 +11,11 @@ use crate::wire::secret::Secret;
 
 impl Session<'_> {
     pub(super) fn ehlo(&mut self, name: Vec<u8>) -> Step {
-        if self.is_lmtp() { Step::Say(Reply::LHLO_FIRST) } else { self.greeted(true, name) }
+        if self.is_lmtp() { Step::Say(Reply::lhlo_first()) } else { self.greeted(true, name) }
     }
 
     pub(super) fn helo(&mut self, name: Vec<u8>) -> Step {
-        if self.is_lmtp() { Step::Say(Reply::LHLO_FIRST) } else { self.greeted(false, name) }
+        if self.is_lmtp() { Step::Say(Reply::lhlo_first()) } else { self.greeted(false, name) }
     }
 
     pub(super) fn lhlo(&mut self, name: Vec<u8>) -> Step {
@@ -34,19 +34,19 @@ impl Session<'_> {
         let limit = self.settings.transaction_limit;
         let in_ascii = reverse_path.0.as_ref().is_none_or(Address::is_ascii);
         if self.transaction.is_some() {
-            Step::Say(Reply::NESTED_MAIL)
+            Step::Say(Reply::nested_mail())
         } else if self.must_log_in() {
             Step::Say(self.login_first())
         } else if limit > 0 && self.messages >= limit {
-            Step::Refuse(Reply::TOO_MANY_MESSAGES)
+            Step::Refuse(Reply::too_many_messages())
         } else if !in_ascii && !parameters.smtputf8 {
             Step::Say(not_ascii(Which::Reverse))
         } else if let Some(reply) = self.discarded(&parameters) {
             Step::Say(reply)
         } else if parameters.requiretls && self.settings.tls != Tls::On {
-            Step::Say(Reply::REQUIRETLS_NEEDS_TLS)
+            Step::Say(Reply::requiretls_needs_tls())
         } else if self.settings.is_too_large(size.unwrap_or(0)) {
-            Step::Say(Reply::TOO_LARGE)
+            Step::Say(Reply::too_large())
         } else {
             Step::Begin(reverse_path, parameters, size)
         }
@@ -59,7 +59,7 @@ impl Session<'_> {
         // Without CHUNKING there is no BDAT to send it by.
         let no_binary = discards("CHUNKING") || discards("BINARYMIME");
         if (said.ret.is_some() || said.envid.is_some()) && discards("DSN") {
-            Some(Reply::NO_DSN)
+            Some(Reply::no_dsn())
         } else if said.smtputf8 && discards("SMTPUTF8") || said.requiretls && discards("REQUIRETLS") {
             Some(Reply::fault(Fault::UnknownParameter))
         } else {
@@ -69,18 +69,18 @@ impl Session<'_> {
 
     pub(super) fn rcpt(&mut self, forward_path: Address, parameters: RecipientParameters) -> Step {
         let no_dsn = self.settings.discards("DSN");
-        let Some(transaction) = &mut self.transaction else { return Step::Say(Reply::MAIL_FIRST) };
+        let Some(transaction) = &mut self.transaction else { return Step::Say(Reply::mail_first()) };
         if let Some(reply) = transaction.closed() {
             Step::Say(reply)
         } else if transaction.accepted >= self.settings.recipient_limit {
             self.over_limit();
-            Step::Say(Reply::TOO_MANY_RECIPIENTS)
+            Step::Say(Reply::too_many_recipients())
         } else if !transaction.smtputf8 && !forward_path.is_ascii() {
             Step::Say(not_ascii(Which::Forward))
         } else if !transaction.smtputf8 && !parameters.is_ascii() {
             Step::Say(Reply::fault(Fault::BadParameter))
         } else if no_dsn && !parameters.is_empty() {
-            Step::Say(Reply::NO_DSN)
+            Step::Say(Reply::no_dsn())
         } else {
             transaction.asked = true;
             Step::Judge(forward_path, parameters)
@@ -88,13 +88,13 @@ impl Session<'_> {
     }
 
     pub(super) fn data(&mut self) -> Step {
-        let Some(transaction) = &self.transaction else { return Step::Say(Reply::MAIL_FIRST) };
+        let Some(transaction) = &self.transaction else { return Step::Say(Reply::mail_first()) };
         if let Some(reply) = transaction.closed() {
             Step::Say(reply)
         } else if transaction.accepted == 0 {
             Step::Say(transaction.no_recipients(self.is_lmtp()))
         } else if transaction.binary {
-            Step::Say(Reply::BINARY_NEEDS_BDAT)
+            Step::Say(Reply::binary_needs_bdat())
         } else {
             self.in_message = true;
             Step::TakeMessage
@@ -109,15 +109,15 @@ impl Session<'_> {
             if last {
                 self.transaction = None;
             }
-            return Step::SkipChunk(size, Reply::NOT_IMPLEMENTED, 1);
+            return Step::SkipChunk(size, Reply::not_implemented(), 1);
         }
         let Some(transaction) = &mut self.transaction else {
             self.owed = if last { 0 } else { owed };
-            return Step::SkipChunk(size, Reply::MAIL_FIRST, if last { owed.max(1) } else { 1 });
+            return Step::SkipChunk(size, Reply::mail_first(), if last { owed.max(1) } else { 1 });
         };
         transaction.in_chunks = true;
         let reply = if transaction.broken {
-            Reply::TROUBLE
+            Reply::trouble()
         } else if transaction.accepted == 0 {
             transaction.no_recipients(is_lmtp)
         } else {
@@ -135,13 +135,13 @@ impl Session<'_> {
 
     pub(super) fn rset(&mut self) -> Step {
         self.transaction = None;
-        Step::Reset(Reply::OK)
+        Step::Reset(Reply::ok())
     }
 
     /// `utf8`: the answer may have octets above 127.
     pub(super) fn vrfy(&self, address: Address, utf8: bool) -> Step {
         if !self.settings.vrfy {
-            Step::Say(Reply::NOT_IMPLEMENTED)
+            Step::Say(Reply::not_implemented())
         } else if self.must_log_in() {
             Step::Say(self.login_first())
         } else if utf8 && self.settings.discards("SMTPUTF8") {
@@ -156,29 +156,29 @@ impl Session<'_> {
     pub(super) fn starttls(&self) -> Step {
         match self.settings.tls {
             Tls::Offered if !self.settings.discards("STARTTLS") => Step::StartTls,
-            Tls::Offered | Tls::Never => Step::Say(Reply::NOT_IMPLEMENTED),
-            Tls::On => Step::Say(Reply::UNDER_TLS),
+            Tls::Offered | Tls::Never => Step::Say(Reply::not_implemented()),
+            Tls::On => Step::Say(Reply::under_tls()),
         }
     }
 
     pub(super) fn auth(&mut self, mechanism: Option<Mechanism>, initial: Option<Secret>) -> Step {
         match mechanism {
-            _ if self.transaction.is_some() => Step::Say(Reply::AUTH_IN_MESSAGE),
+            _ if self.transaction.is_some() => Step::Say(Reply::auth_in_message()),
             _ if self.settings.login == Login::Never || self.settings.discards("AUTH") => {
-                Step::Say(Reply::NOT_IMPLEMENTED)
+                Step::Say(Reply::not_implemented())
             }
-            _ if self.login.is_some() => Step::Say(Reply::LOGGED_IN_ALREADY),
-            _ if !self.may_log_in() => Step::Say(Reply::TLS_FIRST),
+            _ if self.login.is_some() => Step::Say(Reply::logged_in_already()),
+            _ if !self.may_log_in() => Step::Say(Reply::tls_first()),
             Some(mechanism) if self.offered().has(mechanism) => Step::Authenticate(mechanism, initial),
-            Some(_) | None => Step::Say(Reply::UNKNOWN_MECHANISM),
+            Some(_) | None => Step::Say(Reply::unknown_mechanism()),
         }
     }
 
     pub(super) fn xclient(&self, said: Box<Xclient>) -> Step {
         match self.settings.xclient {
-            Listed::No => Step::Say(Reply::NO_XCLIENT),
-            Listed::CannotTell => Step::Say(Reply::CANNOT_TELL_CLIENT),
-            Listed::Yes if self.transaction.is_some() => Step::Say(Reply::XCLIENT_IN_MESSAGE),
+            Listed::No => Step::Say(Reply::no_xclient()),
+            Listed::CannotTell => Step::Say(Reply::cannot_tell_client()),
+            Listed::Yes if self.transaction.is_some() => Step::Say(Reply::xclient_in_message()),
             Listed::Yes => Step::Become(said),
         }
     }
@@ -188,7 +188,7 @@ impl Session<'_> {
     }
 
     fn login_first(&self) -> Reply {
-        if self.may_log_in() || self.settings.tls == Tls::Never { Reply::LOGIN_FIRST } else { Reply::TLS_FIRST }
+        if self.may_log_in() || self.settings.tls == Tls::Never { Reply::login_first() } else { Reply::tls_first() }
     }
 
     fn is_lmtp(&self) -> bool {
@@ -199,12 +199,12 @@ impl Session<'_> {
 impl Transaction {
     /// What RCPT and DATA are answered where neither can be any more.
     fn closed(&self) -> Option<Reply> {
-        if self.in_chunks { Some(Reply::BDAT_HAS_BEGUN) } else { self.broken.then_some(Reply::TROUBLE) }
+        if self.in_chunks { Some(Reply::bdat_has_begun()) } else { self.broken.then_some(Reply::trouble()) }
     }
 
     /// LMTP has one answer only (RFC 2033 section 4.2).
     fn no_recipients(&self, lmtp: bool) -> Reply {
-        if self.asked && !lmtp { Reply::NO_RECIPIENTS } else { Reply::RCPT_FIRST }
+        if self.asked && !lmtp { Reply::no_recipients() } else { Reply::rcpt_first() }
     }
 }
 

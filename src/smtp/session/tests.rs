@@ -57,13 +57,13 @@ fn a_command_whose_keyword_is_discarded_is_not_there() {
     for line in ["EHLO c", "MAIL FROM:<a@b>", "RCPT TO:<bob@mx.example>"] {
         take(&mut session, line);
     }
-    assert_eq!(take(&mut session, "BDAT 5"), Step::SkipChunk(5, Reply::NOT_IMPLEMENTED, 1));
+    assert_eq!(take(&mut session, "BDAT 5"), Step::SkipChunk(5, Reply::not_implemented(), 1));
     assert!(session.envelope().is_some(), "DATA may follow");
     // Who had sent all of it goes on with the next message.
-    assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::NOT_IMPLEMENTED, 1));
+    assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::not_implemented(), 1));
     assert!(session.envelope().is_none());
     for line in ["STARTTLS", "AUTH PLAIN", "AUTH FOO"] {
-        assert_eq!(take(&mut session, line), Step::Say(Reply::NOT_IMPLEMENTED), "{line}");
+        assert_eq!(take(&mut session, line), Step::Say(Reply::not_implemented()), "{line}");
     }
 }
 
@@ -71,10 +71,10 @@ fn a_command_whose_keyword_is_discarded_is_not_there() {
 fn a_parameter_whose_keyword_is_discarded_is_not_there_unless_it_promises_nothing() {
     let unknown = Reply::fault(Fault::UnknownParameter);
     for (keyword, line, reply) in [
-        ("dsn", "MAIL FROM:<a@b> RET=HDRS", Reply::NO_DSN),
-        ("DSN", "MAIL FROM:<a@b> ENVID=1", Reply::NO_DSN),
-        ("dsn", "RCPT TO:<bob@mx> NOTIFY=SUCCESS", Reply::NO_DSN),
-        ("dsn", "RCPT TO:<bob@mx> ORCPT=rfc822;x@y", Reply::NO_DSN),
+        ("dsn", "MAIL FROM:<a@b> RET=HDRS", Reply::no_dsn()),
+        ("DSN", "MAIL FROM:<a@b> ENVID=1", Reply::no_dsn()),
+        ("dsn", "RCPT TO:<bob@mx> NOTIFY=SUCCESS", Reply::no_dsn()),
+        ("dsn", "RCPT TO:<bob@mx> ORCPT=rfc822;x@y", Reply::no_dsn()),
         ("smtputf8", "MAIL FROM:<a@b> SMTPUTF8", unknown.clone()),
         ("smtputf8", "MAIL FROM:<\u{fc}@b> SMTPUTF8", unknown.clone()),
         ("smtputf8", "VRFY bob SMTPUTF8", unknown.clone()),
@@ -110,30 +110,30 @@ fn vrfy_that_is_switched_off_is_not_there() {
     let Step::Say(help) = take(&mut session, "HELP") else { panic!() };
     for verb in ["VRFY", "EXPN"] {
         assert!(!extensions.text.contains(verb) && !help.text.contains(verb), "{extensions:?} {help:?}");
-        assert_eq!(take(&mut session, &format!("{verb} bob")), Step::Say(Reply::NOT_IMPLEMENTED));
+        assert_eq!(take(&mut session, &format!("{verb} bob")), Step::Say(Reply::not_implemented()));
     }
 }
 
 #[test]
 fn rcpt_and_data_before_mail_are_refused() {
-    assert_eq!(after(&["RCPT TO:<bob@mx>"]).1, Step::Say(Reply::MAIL_FIRST));
-    assert_eq!(after(&["EHLO a", "DATA"]).1, Step::Say(Reply::MAIL_FIRST));
+    assert_eq!(after(&["RCPT TO:<bob@mx>"]).1, Step::Say(Reply::mail_first()));
+    assert_eq!(after(&["EHLO a", "DATA"]).1, Step::Say(Reply::mail_first()));
 }
 
 #[test]
 fn data_before_an_accepted_recipient_is_refused() {
-    assert_eq!(after(&["MAIL FROM:<>", "DATA"]).1, Step::Say(Reply::RCPT_FIRST));
+    assert_eq!(after(&["MAIL FROM:<>", "DATA"]).1, Step::Say(Reply::rcpt_first()));
     let mut session = session();
     take(&mut session, "MAIL FROM:<>");
     session.command(parse(b"RCPT TO:<x@y>").unwrap());
     session.judged(false);
-    assert_eq!(take(&mut session, "DATA"), Step::Say(Reply::NO_RECIPIENTS));
+    assert_eq!(take(&mut session, "DATA"), Step::Say(Reply::no_recipients()));
 }
 
 #[test]
 fn mail_in_a_message_is_refused_and_the_message_stays() {
     let (mut session, step) = after(&["MAIL FROM:<a@b>", "RCPT TO:<bob@mx>", "MAIL FROM:<c@d>"]);
-    assert_eq!(step, Step::Say(Reply::NESTED_MAIL));
+    assert_eq!(step, Step::Say(Reply::nested_mail()));
     assert_eq!(session.envelope().map(|(path, count)| (path.to_string(), count)), Some(("<a@b>".to_owned(), 1)));
     assert_eq!(take(&mut session, "DATA"), Step::TakeMessage);
 }
@@ -143,7 +143,7 @@ fn helo_ehlo_and_rset_forget_the_message() {
     for line in ["HELO again", "EHLO again", "RSET"] {
         let (mut session, step) = after(&["EHLO a", "MAIL FROM:<a@b>", "RCPT TO:<bob@mx>", line]);
         assert!(matches!(step, Step::Reset(_)), "{line}");
-        assert_eq!(take(&mut session, "DATA"), Step::Say(Reply::MAIL_FIRST), "{line}");
+        assert_eq!(take(&mut session, "DATA"), Step::Say(Reply::mail_first()), "{line}");
     }
 }
 
@@ -162,7 +162,7 @@ fn vrfy_noop_and_help_leave_the_message_alone() {
 
 #[test]
 fn a_size_over_the_limit_is_refused_at_mail() {
-    assert_eq!(after(&["MAIL FROM:<> SIZE=1001"]).1, Step::Say(Reply::TOO_LARGE));
+    assert_eq!(after(&["MAIL FROM:<> SIZE=1001"]).1, Step::Say(Reply::too_large()));
     assert!(matches!(after(&["MAIL FROM:<> SIZE=1000"]).1, Step::Begin(..)));
 }
 
@@ -171,7 +171,7 @@ fn recipients_over_the_limit_are_put_off_and_after_a_thousand_they_are_mistakes(
     let mut lines = vec!["MAIL FROM:<>"];
     lines.extend(["RCPT TO:<bob@mx>"; 4]);
     let (mut session, step) = after(&lines);
-    assert_eq!(step, Step::Say(Reply::TOO_MANY_RECIPIENTS));
+    assert_eq!(step, Step::Say(Reply::too_many_recipients()));
     assert_eq!(session.envelope().map(|(_, count)| count), Some(3));
     for _ in 1..OVERSHOOT {
         take(&mut session, "RCPT TO:<bob@mx>");
@@ -187,8 +187,8 @@ fn recipients_over_the_limit_are_put_off_and_after_a_thousand_they_are_mistakes(
 fn when_submit_has_failed_all_of_the_message_is_put_off() {
     let (mut session, _) = after(&["MAIL FROM:<>", "RCPT TO:<bob@mx>"]);
     session.broken();
-    assert_eq!(take(&mut session, "RCPT TO:<bob@mx>"), Step::Say(Reply::TROUBLE));
-    assert_eq!(take(&mut session, "DATA"), Step::Say(Reply::TROUBLE));
+    assert_eq!(take(&mut session, "RCPT TO:<bob@mx>"), Step::Say(Reply::trouble()));
+    assert_eq!(take(&mut session, "DATA"), Step::Say(Reply::trouble()));
     assert!(matches!(take(&mut session, "RSET"), Step::Reset(_)));
     assert!(matches!(take(&mut session, "MAIL FROM:<>"), Step::Begin(..)));
 }
@@ -230,11 +230,11 @@ fn the_phase_says_what_was_waited_for() {
 #[test]
 fn a_message_is_over_with_its_last_chunk_also_where_that_is_refused() {
     let (session, step) = after(&["MAIL FROM:<a@b>", "BDAT 5 LAST"]);
-    assert_eq!((step, session.envelope()), (Step::SkipChunk(5, Reply::RCPT_FIRST, 1), None));
+    assert_eq!((step, session.envelope()), (Step::SkipChunk(5, Reply::rcpt_first(), 1), None));
     let (mut session, step) = after(&["MAIL FROM:<a@b>", "BDAT 5"]);
-    assert_eq!(step, Step::SkipChunk(5, Reply::RCPT_FIRST, 1));
-    assert_eq!(take(&mut session, "RCPT TO:<bob@mx>"), Step::Say(Reply::BDAT_HAS_BEGUN));
-    assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::RCPT_FIRST, 1));
+    assert_eq!(step, Step::SkipChunk(5, Reply::rcpt_first(), 1));
+    assert_eq!(take(&mut session, "RCPT TO:<bob@mx>"), Step::Say(Reply::bdat_has_begun()));
+    assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::rcpt_first(), 1));
     assert_eq!(session.envelope(), None);
 }
 
@@ -252,19 +252,19 @@ fn by_lmtp_the_last_chunk_is_answered_for_each_recipient_whatever_became_of_thos
         };
         let mut session = begun();
         session.broken();
-        assert_eq!(take(&mut session, "BDAT 5"), Step::SkipChunk(5, Reply::TROUBLE, 1));
-        assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::TROUBLE, each));
+        assert_eq!(take(&mut session, "BDAT 5"), Step::SkipChunk(5, Reply::trouble(), 1));
+        assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::trouble(), each));
         let mut session = begun();
         assert_eq!(take(&mut session, "BDAT 5"), Step::TakeChunk(5, false));
         session.chunk_refused();
-        assert_eq!(take(&mut session, "BDAT 5"), Step::SkipChunk(5, Reply::MAIL_FIRST, 1));
-        assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::MAIL_FIRST, each));
-        assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::MAIL_FIRST, 1));
+        assert_eq!(take(&mut session, "BDAT 5"), Step::SkipChunk(5, Reply::mail_first(), 1));
+        assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::mail_first(), each));
+        assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::mail_first(), 1));
         let mut session = begun();
         take(&mut session, "BDAT 5");
         session.chunk_refused();
         take(&mut session, "RSET");
-        assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::MAIL_FIRST, 1));
+        assert_eq!(take(&mut session, "BDAT 5 LAST"), Step::SkipChunk(5, Reply::mail_first(), 1));
     }
 }
 
@@ -281,14 +281,14 @@ fn chunks_of_nothing_become_mistakes() {
 
 #[test]
 fn strangers_and_chunks_end_the_session() {
-    assert_eq!(after(&["Subject: x"]).1, Step::Refuse(Reply::STRANGER));
-    assert_eq!(after(&["MAIL FROM:<>", "BDAT x"]).1, Step::Refuse(Reply::UNREADABLE_BDAT));
-    assert_eq!(after(&["QUIT"]).1, Step::Quit(Reply::GOODBYE));
+    assert_eq!(after(&["Subject: x"]).1, Step::Refuse(Reply::stranger()));
+    assert_eq!(after(&["MAIL FROM:<>", "BDAT x"]).1, Step::Refuse(Reply::unreadable_bdat()));
+    assert_eq!(after(&["QUIT"]).1, Step::Quit(Reply::goodbye()));
 }
 
 #[test]
 fn starttls_is_known_where_it_is_offered_and_once() {
-    assert_eq!(after(&["EHLO c", "STARTTLS"]).1, Step::Say(Reply::NOT_IMPLEMENTED));
+    assert_eq!(after(&["EHLO c", "STARTTLS"]).1, Step::Say(Reply::not_implemented()));
     let mut session = Session::new(Settings { tls: Tls::Offered, ..settings() });
     let Step::Reset(extensions) = take(&mut session, "EHLO c") else { panic!() };
     assert!(extensions.text.contains("\nSTARTTLS\n"), "{extensions:?}");
@@ -297,7 +297,7 @@ fn starttls_is_known_where_it_is_offered_and_once() {
     assert_eq!(take(&mut session, "STARTTLS"), Step::StartTls);
     session.under_tls();
     assert!(session.hello().1.is_none() && session.envelope().is_none(), "what was said in clear is forgotten");
-    assert_eq!(take(&mut session, "STARTTLS"), Step::Say(Reply::UNDER_TLS));
+    assert_eq!(take(&mut session, "STARTTLS"), Step::Say(Reply::under_tls()));
     let Step::Reset(extensions) = take(&mut session, "EHLO c") else { panic!() };
     assert!(!extensions.text.contains("STARTTLS"), "{extensions:?}");
     assert_eq!(session.hello().0, Protocol::Esmtps);
