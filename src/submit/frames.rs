@@ -272,7 +272,7 @@ fn letter<T: PartialEq>(table: &[(T, u8)], value: &T) -> u8 {
 }
 
 fn meaning<T: Copy>(table: &[(T, u8)], letter: u8) -> Option<T> {
-    table.iter().find(|(_, known)| *known == letter).map(|(value, _)| *value)
+    table.iter().copied().find(|(_, known)| *known == letter).map(|(value, _)| value)
 }
 
 fn introduction_octets(introduction: &Introduction) -> Vec<u8> {

@@ -26,32 +26,28 @@ enum Method {
     Unknown,
 }
 
-/// Scheme names (Dovecot's, in any case), and what a hash of that scheme begins with.
-const SCHEMES: [(&str, Method, &str); 23] = [
-    ("PLAIN", Method::Plain, ""),
-    ("CLEAR", Method::Plain, ""),
-    ("CLEARTEXT", Method::Plain, ""),
-    ("CRYPT", Method::Crypt, ""),
-    ("MD5-CRYPT", Method::Crypt, "$1$"),
-    ("SHA256-CRYPT", Method::Crypt, "$5$"),
-    ("SHA512-CRYPT", Method::Crypt, "$6$"),
-    ("BLF-CRYPT", Method::Crypt, "$2"),
-    ("BCRYPT", Method::Crypt, "$2"),
-    ("YESCRYPT", Method::Crypt, "$y$"),
-    ("ARGON2ID", Method::Argon2, "$argon2id$"),
-    ("ARGON2I", Method::Argon2, "$argon2i$"),
-    ("ARGON2D", Method::Argon2, "$argon2d$"),
-    ("SHA", Method::Sha(&SHA1_FOR_LEGACY_USE_ONLY), ""),
-    ("SHA1", Method::Sha(&SHA1_FOR_LEGACY_USE_ONLY), ""),
-    ("SSHA", Method::Sha(&SHA1_FOR_LEGACY_USE_ONLY), ""),
-    ("SHA256", Method::Sha(&SHA256), ""),
-    ("SSHA256", Method::Sha(&SHA256), ""),
-    ("SHA512", Method::Sha(&SHA512), ""),
-    ("SSHA512", Method::Sha(&SHA512), ""),
-    ("LDAP-MD5", Method::Md5, ""),
-    ("SMD5", Method::Md5, ""),
-    ("PLAIN-MD5", Method::HexMd5, ""),
-];
+/// How a scheme (a name of Dovecot's, in any case) is checked, and what a hash of it begins with. No table: that would hold
+/// three addresses in each line, which the loader has to write down anew in each process.
+fn method(scheme: &str) -> Option<(Method, &'static str)> {
+    Some(match scheme.to_ascii_uppercase().as_str() {
+        "PLAIN" | "CLEAR" | "CLEARTEXT" => (Method::Plain, ""),
+        "CRYPT" => (Method::Crypt, ""),
+        "MD5-CRYPT" => (Method::Crypt, "$1$"),
+        "SHA256-CRYPT" => (Method::Crypt, "$5$"),
+        "SHA512-CRYPT" => (Method::Crypt, "$6$"),
+        "BLF-CRYPT" | "BCRYPT" => (Method::Crypt, "$2"),
+        "YESCRYPT" => (Method::Crypt, "$y$"),
+        "ARGON2ID" => (Method::Argon2, "$argon2id$"),
+        "ARGON2I" => (Method::Argon2, "$argon2i$"),
+        "ARGON2D" => (Method::Argon2, "$argon2d$"),
+        "SHA" | "SHA1" | "SSHA" => (Method::Sha(&SHA1_FOR_LEGACY_USE_ONLY), ""),
+        "SHA256" | "SSHA256" => (Method::Sha(&SHA256), ""),
+        "SHA512" | "SSHA512" => (Method::Sha(&SHA512), ""),
+        "LDAP-MD5" | "SMD5" => (Method::Md5, ""),
+        "PLAIN-MD5" => (Method::HexMd5, ""),
+        _ => return None,
+    })
+}
 
 /// libxcrypt hashes no longer password than this (CRYPT_MAX_PASSPHRASE_SIZE counts the NUL), and says of one that is longer
 /// what it says of a method that it does not know.
@@ -149,8 +145,7 @@ fn split(stored: &str) -> Result<(Method, &str), String> {
             _ => Err("{SCHEME} before the password, or a hash of crypt(5) that begins with $".to_owned()),
         };
     };
-    let known = SCHEMES.iter().find(|(known, ..)| known.eq_ignore_ascii_case(name));
-    let Some((_, method, prefix)) = known else {
+    let Some((method, prefix)) = method(name) else {
         let is_name = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
         return match !name.is_empty() && name.len() <= 40 && name.bytes().all(is_name) {
             true => Ok((Method::Unknown, name)),
@@ -158,7 +153,7 @@ fn split(stored: &str) -> Result<(Method, &str), String> {
         };
     };
     match hash.starts_with(prefix) {
-        true if !hash.is_empty() => Ok((*method, hash)),
+        true if !hash.is_empty() => Ok((method, hash)),
         _ => Err(format!("a password that begins with {prefix} behind its scheme")),
     }
 }
