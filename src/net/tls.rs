@@ -11,7 +11,7 @@ use crate::config::{self, Config, Origin};
 use crate::exit::Error;
 use crate::wire::secret::Secret;
 use rustls::client::verify_server_name;
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert};
@@ -289,7 +289,10 @@ fn wrong(path: &Path, parameter: &str, expected: &str) -> Error {
 }
 
 fn identity(pairs: &[[Pem; 2]], tickets: Option<Arc<Tickets>>) -> Result<Identity, Error> {
-    let provider = Arc::new(ring::default_provider());
+    // No client is asked for a certificate. How one would be verified is not linked then, nor its tables of addresses, which the
+    // loader has to write down anew in each process.
+    let signature_verification_algorithms = WebPkiSupportedAlgorithms { all: &[], mapping: &[] };
+    let provider = Arc::new(CryptoProvider { signature_verification_algorithms, ..ring::default_provider() });
     let mut certified = Vec::new();
     for [certificate, key] in pairs {
         let read = CertifiedKey::from_der(certificate.certificates()?, key.key()?, &provider);
