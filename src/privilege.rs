@@ -6,7 +6,7 @@ use crate::exit::Error;
 use crate::mailbox::way;
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 /// Becomes `user` for good, with its group and no others, and makes sure that there is no way back.
@@ -16,7 +16,8 @@ pub fn become_user(uid: Uid, gid: Gid) -> Result<(), Error> {
 
 /// The same with these groups.
 pub fn become_user_with(uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), Error> {
-    let failed = |what: &str, errno: nix::Error| Error::Temporary(format!("{what} for uid {uid}: {errno}"));
+    let failed =
+        |what: &str, errno: nix::Error| Error::Temporary(format!("{what} for uid {uid}: {}", io::Error::from(errno)));
     setgroups(groups).map_err(|e| failed("setgroups", e))?;
     setgid(gid).map_err(|e| failed("setgid", e))?;
     setuid(uid).map_err(|e| failed("setuid", e))?;
@@ -57,7 +58,7 @@ pub fn privileged_group(config: &Config) -> Result<Option<Gid>, Error> {
         Ok(Some(group)) if group.gid.as_raw() != 0 => Ok(Some(group.gid)),
         Ok(Some(_)) => Err(Error::Config(config.wrong("mail_privileged_group", "a group without root's rights"))),
         Ok(None) => Err(Error::Config(config.wrong("mail_privileged_group", "a group of this system"))),
-        Err(errno) => Err(Error::Temporary(format!("mail_privileged_group = {name}: {errno}"))),
+        Err(errno) => Err(Error::Temporary(format!("mail_privileged_group = {name}: {}", io::Error::from(errno)))),
     }
 }
 
@@ -157,7 +158,7 @@ pub fn owner_of(config: &Config, owner: Owner) -> Result<Account, Error> {
         Ok(Some(user)) if !user.uid.is_root() => Ok(user),
         Ok(Some(_)) => Err(Error::Config(config.wrong(parameter, "a user without root's rights"))),
         Ok(None) => Err(Error::Config(config.wrong(parameter, "a user of this system"))),
-        Err(errno) => Err(Error::Temporary(format!("{parameter} = {name}: {errno}"))),
+        Err(errno) => Err(Error::Temporary(format!("{parameter} = {name}: {}", io::Error::from(errno)))),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::kept::{self, Kept, Stamp};
 use crate::lookup::Lookup;
 use log::Level;
 use passwd_file::{Record, Trouble};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -310,7 +311,7 @@ fn in_system(name: &str) -> Lookup<User> {
 fn by_name(name: &str) -> Lookup<User> {
     let entry = match again(|| nix::unistd::User::from_name(name)) {
         // glibc gives an error only where a source of users did not answer; "not found" is no error.
-        Err(errno) => return Lookup::CannotTell(format!("getpwnam: {errno}")),
+        Err(errno) => return Lookup::CannotTell(format!("getpwnam: {}", io::Error::from(errno))),
         Ok(None) => return Lookup::No,
         Ok(Some(entry)) => entry,
     };

@@ -95,7 +95,7 @@ pub fn is_for_others(config: &Config) -> bool {
 /// The two ends.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
     socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
-        .map_err(|errno| Error::Temporary(format!("socketpair: {errno}")))
+        .map_err(|errno| Error::Temporary(format!("socketpair: {}", io::Error::from(errno))))
 }
 
 /// One end as a stream.
@@ -128,7 +128,7 @@ pub fn start(config: &Config, peer: &Peer) -> Result<Connection, Error> {
         }
         crate::exit::code(&result)
     };
-    let child = sys::fork(checker).map_err(|errno| Error::Temporary(format!("fork: {errno}")))?;
+    let child = sys::fork(checker).map_err(|errno| Error::Temporary(format!("fork: {}", io::Error::from(errno))))?;
     // It may end later than the session.
     leave(Some(child));
     drop(theirs);

@@ -374,7 +374,7 @@ impl Pool {
             Ok(pid) => drop(self.children.insert(pid, (slot, Instant::now()))),
             Err(errno) => {
                 self.shared.set(slot, FREE);
-                log::error!("cannot start a child reason={:?}", errno.to_string());
+                log::error!("cannot start a child reason={:?}", io::Error::from(errno).to_string());
                 self.rests_until = Instant::now().checked_add(REST);
             }
         }

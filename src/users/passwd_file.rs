@@ -220,7 +220,10 @@ fn id(
             known => match of_name(text) {
                 Ok(Some(id)) => Ok(known.insert((text.to_owned(), id)).1),
                 Ok(None) => Err(format!("{expected}, and not {}", shown(text))),
-                Err(errno) => Err(format!("{expected}, and {} cannot be looked up: {errno}", shown(text))),
+                Err(errno) => {
+                    let why = io::Error::from(errno);
+                    Err(format!("{expected}, and {} cannot be looked up: {why}", shown(text)))
+                }
             },
         };
     }
