@@ -80,6 +80,8 @@ impl Peer {
     ///
     /// Nothing where the client of an inet socket has reset the connection already. What it sent can still be read then, and
     /// by QMQP that is a whole message; but from whom it came nobody knows any more, and `unknown` in a list means others.
+    // What it needs of the stack for a moment is not to lie under the session.
+    #[inline(never)]
     pub fn of_stdio(remotehost: Option<&str>, localhost: Option<&str>) -> Option<Peer> {
         let environment = |name: &str| (!accept::accepts()).then(|| std::env::var(name).ok()).flatten();
         let peer = Peer::of(sys::stdio()[0], remotehost, localhost, &environment);

@@ -23,6 +23,8 @@ type Ends = Option<(SocketAddr, SocketAddr)>;
 
 /// Whose connection it is: what a header says if one is expected, else who is there. Nothing: what came is no header,
 /// and the connection must be closed.
+// What it needs of the stack for a moment is not to lie under the session.
+#[inline(never)]
 pub fn meet(config: &Config, peer: Peer, stream: &mut impl Stream) -> Result<Option<Peer>, Error> {
     match config.smtpd_upstream_proxy_hosts.matches_peer(&peer) {
         Lookup::Yes(()) => {}

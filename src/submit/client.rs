@@ -126,6 +126,8 @@ impl<'a> Submitter<'a> {
     /// holds nothing of the client's, waits for the first octet, then execs submit, or exits at end of input. To be
     /// called as mail_owner, or by who will be net_owner before a byte of the client is read: that one cannot do any of
     /// this later, and it is done at once.
+    // What it needs of the stack for a moment is not to lie under the session.
+    #[inline(never)]
     pub fn start(config: &'a Config, common: &'a Common) -> Result<Submitter<'a>, Error> {
         let_go_of_old();
         let way = Way { config, common };
