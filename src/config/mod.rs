@@ -2,14 +2,15 @@
 //!
 //! `file.rs` reads any of the files, `main_cf.rs` the lines of main.cf, `expand.rs` does `$name`, `names.rs` knows the names,
 //! `value.rs` turns text into values, `parameters.rs` is the one table of what there is, `rules.rs` says what else must
-//! hold, `load.rs` brings them together, `pattern.rs` and `table.rs` are the lists of clients and domains, `show.rs` prints
-//! the outcome. Each wrong value is an `Error` with file, line and what was expected.
+//! hold, `load.rs` brings them together, `pattern.rs` and `table.rs` are the lists of clients and domains, `net.rs` the nets in
+//! them, `show.rs` prints the outcome. Each wrong value is an `Error` with file, line and what was expected.
 
 pub mod expand;
 pub(crate) mod file;
 pub mod load;
 pub mod main_cf;
 pub(crate) mod names;
+mod net;
 pub mod parameters;
 pub mod pattern;
 mod rules;

@@ -7,11 +7,11 @@
 
 use super::table::Table;
 use super::value::Value;
-use super::{file, main_cf};
+use super::{file, main_cf, net};
 use crate::message::idna;
 use crate::message::path;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -219,14 +219,8 @@ fn pattern(word: &str) -> Result<Pattern, String> {
         "*" => Matches::All,
         "stdin" => Matches::Stdin,
         "unknown" => Matches::Unknown,
-        text if text.starts_with('[') => Matches::Net(bracketed(text)?),
-        text if is_bare_ipv6(text) => {
-            let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
-            let length = length.map_or(String::new(), |length| format!("/{length}"));
-            return Err(format!("[{address}]{length} instead of {}: an IPv6 address stands in brackets", shown(text)));
-        }
+        text if let Some(net) = net::among_names(text) => Matches::Net(net?),
         text if text.contains(':') => Matches::Table(Table::parse(text)?, false),
-        text if is_numeric(text) => Matches::Net(ipv4(text)?),
         text => name(text)?,
     };
     Ok(Pattern { negated: is_negated(word), matches })
@@ -250,67 +244,6 @@ fn name(text: &str) -> Result<Matches, String> {
     }
     let text = format!("{dot}{labels}").to_ascii_lowercase();
     Ok(if text.starts_with('.') { Matches::Below(text) } else { Matches::Name(text) })
-}
-
-fn ipv4(text: &str) -> Result<IpNet, String> {
-    let (address, length) = text.split_once('/').unwrap_or((text, "32"));
-    let wrong =
-        || format!("an IPv4 address of four numbers, and no more than /32 behind it, instead of {}", shown(text));
-    let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
-    let net = Ipv4Net::new(address, digits(length).ok_or_else(wrong)?).map_err(|_| wrong())?;
-    exact(IpNet::V4(net), text)
-}
-
-/// `[IPv6]` or `[IPv6]/length`; as in Postfix an IPv4 address may stand in brackets too.
-fn bracketed(text: &str) -> Result<IpNet, String> {
-    let wrong = || format!("[IPv6 address], and no more than /128 behind it, instead of {}", shown(text));
-    let (address, rest) = text.strip_prefix('[').and_then(|text| text.split_once(']')).ok_or_else(wrong)?;
-    if address.parse::<Ipv4Addr>().is_ok() && (rest.is_empty() || rest.starts_with('/')) {
-        return ipv4(&format!("{address}{rest}"));
-    }
-    let address: Ipv6Addr = address.parse().map_err(|_| wrong())?;
-    let length = match rest.strip_prefix('/') {
-        Some(length) => digits(length).ok_or_else(wrong)?,
-        None if rest.is_empty() => 128,
-        None => return Err(wrong()),
-    };
-    let net = Ipv6Net::new(address, length).map_err(|_| wrong())?;
-    exact(unmapped(IpNet::V6(net)), text)
-}
-
-/// Peers are IPv4 where they come mapped into IPv6, so nets are too, or they would never match.
-pub(super) fn unmapped(net: IpNet) -> IpNet {
-    let IpNet::V6(mapped) = net else { return net };
-    match (mapped.addr().to_ipv4_mapped(), mapped.prefix_len().checked_sub(96)) {
-        (Some(address), Some(length)) => Ipv4Net::new(address, length).map_or(net, IpNet::V4),
-        _ => net,
-    }
-}
-
-/// Host bits are a slip: was the length wrong, or the address? Nobody but the administrator knows.
-fn exact(net: IpNet, text: &str) -> Result<IpNet, String> {
-    if net.addr() == net.network() {
-        return Ok(net);
-    }
-    let meant = match net.trunc() {
-        IpNet::V4(net) => net.to_string(),
-        IpNet::V6(net) => format!("[{}]/{}", net.addr(), net.prefix_len()),
-    };
-    Err(format!("{meant} instead of {}: there are host bits behind the length of the net", shown(text)))
-}
-
-fn is_bare_ipv6(text: &str) -> bool {
-    text.split('/').next().unwrap_or(text).parse::<Ipv6Addr>().is_ok()
-}
-
-/// Not a name: no top-level domain is a number (RFC 3696 section 2).
-fn is_numeric(text: &str) -> bool {
-    let numeric = |octet: u8| octet.is_ascii_digit() || octet == b'.' || octet == b'/';
-    text.starts_with(|c: char| c.is_ascii_digit()) && text.bytes().all(numeric)
-}
-
-fn digits(text: &str) -> Option<u8> {
-    if text.bytes().all(|octet| octet.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 /// The address in an address literal.

@@ -3,7 +3,7 @@
 //!
 //! Times are Postfix's: a whole number and at most one letter `s m h d w`; without it the parameter's own unit.
 
-use super::pattern::unmapped;
+use super::net;
 use super::shown;
 use super::table::Table;
 use crate::port;
@@ -151,10 +151,7 @@ impl Value for PrefixLength {
 /// An address or a net.
 impl Value for ipnet::IpNet {
     fn parse(text: &str) -> Result<Self, String> {
-        // As in all our tables an IPv6 address may stand in brackets: [2001:db8::]/32.
-        let bare: String = text.chars().filter(|letter| !matches!(letter, '[' | ']')).collect();
-        let net = bare.parse().ok().or_else(|| bare.parse::<IpAddr>().ok().map(ipnet::IpNet::from));
-        net.map(unmapped).ok_or_else(|| format!("addresses and nets, and not {}", shown(text)))
+        net::alone(text)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::net::Ipv4Addr;
 
 fn list(text: &str) -> PatternList {
     PatternList::parse(text).unwrap()
