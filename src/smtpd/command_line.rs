@@ -1,23 +1,19 @@
 //! The command line of smtpd: one program behind one or more ports, `--services FILE`, MMDF's forms, qpsmtpd's names.
 //!
-//! What is listened on and what is started comes out of here; which letters there are says `personality.rs`.
+//! Here are the options; which letters there are says `personality.rs`, what the operands are `operands.rs`, and what is
+//! listened on and started comes out of `task.rs`.
 
-use super::address::{self, Address};
+mod operands;
+mod task;
+
+pub use task::Task;
+
 use super::life::Life;
-use super::one_client::{self, Client};
 use super::personality::Personality;
-use super::pool::{self, Mode};
-use super::program::{self, Program};
-use super::warm::Warm;
-use super::{Plan, Service, check, services};
 use crate::cli::{self, Common};
+use crate::config::shown;
 use crate::config::value::{List, Value};
-use crate::config::{Config, Origin, shown};
 use crate::exit::Error;
-use crate::logging;
-use crate::net::acceptor::Kind;
-use crate::net::limits::Limits;
-use crate::privilege::{self, Owner};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 use nix::unistd::{Uid, User};
@@ -26,6 +22,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 /// Listen for connections and start a program for each, with the connection on its standard input and output
+//
+// What an option is without being given depends on the name we were started by: `personality.rs` adds it to the help.
 #[derive(Debug, Default, Parser)]
 #[command(name = "smtpd", version, after_help = FORMS)]
 pub struct Args {
@@ -38,11 +36,11 @@ pub struct Args {
     /// Start smtpsrvr as rsmtpsrvr, which refuses clients that no channel lists
     #[arg(long)]
     pub finicky: bool,
-    /// Most connections at once (default: 4)
+    /// Most connections at once
     #[arg(long, value_name = "NUMBER", conflicts_with = "limit_connections",
           value_parser = cli::positive, allow_negative_numbers = true)]
     pub maxconnects: Option<NonZeroU32>,
-    /// The same, also for all services together; 0: no limit (default: 15 as qpsmtpd-forkserver, else none)
+    /// The same, also for all services together; 0: no limit
     #[arg(long, value_name = "NUMBER", value_parser = cli::number, allow_negative_numbers = true)]
     pub limit_connections: Option<u32>,
     /// Most connections at once from one address: smtpd_client_connection_count_limit
@@ -60,19 +58,19 @@ pub struct Args {
     /// How a program runs: exec, started for each connection; pool, a server of ours that accepts by itself
     #[arg(long, value_name = "MODE", value_parser = ["exec", "pool"])]
     pub mode: Option<String>,
-    /// Most processes for connections (default: as many as connections; qpsmtpd-prefork: 15)
+    /// Most processes for connections
     #[arg(long, value_name = "NUMBER", value_parser = cli::positive, allow_negative_numbers = true)]
     pub children: Option<NonZeroU32>,
-    /// Processes of a pool that wait for a connection; 0: none (default: idle_children; qpsmtpd-prefork: 5)
+    /// Processes of a pool that wait for a connection; 0: none
     #[arg(long, value_name = "NUMBER", value_parser = cli::number, allow_negative_numbers = true)]
     pub idle_children: Option<u32>,
-    /// Be nicer to other processes by so much, or less nice (default: 0; qpsmtpd-prefork: 5)
+    /// Be nicer to other processes by so much, or less nice
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = niceness)]
     pub renice_parent: Option<i32>,
     /// Processes of a pool have the address of their client as name: pretty_child
     #[arg(long)]
     pub pretty_child: bool,
-    /// Port or service to listen on; 0: any that is free; may be repeated (default: smtp, under qpsmtpd's names 2525)
+    /// Port or service to listen on; 0: any that is free; may be repeated
     #[arg(long)]
     pub port: Vec<String>,
     /// Address to listen on, perhaps with a port of its own; may be repeated (default: all)
@@ -160,15 +158,6 @@ const fn listening(field: &'static str, is_given: fn(&Args) -> bool, says_where:
     Listening { field, is_given, says_where }
 }
 
-/// What a command line comes to.
-#[derive(Debug)]
-pub enum Task {
-    /// Listen and serve.
-    Listen(Plan),
-    /// Become the program for the one client that is there already.
-    Become(Program, Client),
-}
-
 impl Args {
     /// Reads the command line by the letters of the name we were started by.
     pub fn parse() -> Result<Args, Error> {
@@ -191,146 +180,6 @@ impl Args {
         [at_once, per_minute, exempt, when_full].into_iter().flatten().collect()
     }
 
-    /// What is to be done.
-    pub fn task(&self, config: &Config) -> Result<Task, Error> {
-        if self.debug {
-            logging::debug();
-        }
-        if self.quiet {
-            logging::quiet();
-        }
-        if let Some((program, client)) = self.one_client(config)? {
-            check::words(&program, config)?;
-            if self.user.is_some() && pool::submits(&program.path) {
-                check::queue(self.uid()?, None, &*self.seen_by_programs()?)?;
-            }
-            return Ok(Task::Become(self.configured(program, config)?, client));
-        }
-        let mut services = match &self.services {
-            Some(file) => services::read(file, config)?,
-            None => vec![self.service(config)?],
-        };
-        if let Some(user) = self.user.as_deref().map(user).transpose()? {
-            let is_another =
-                |service: &Service| service.program.identity.is_some_and(|who| who != (user.uid, user.gid));
-            if services.iter().any(is_another) {
-                let problem = "--user: the services file names other users, whom only root can become";
-                return Err(Error::Usage(problem.to_owned()));
-            }
-        }
-        let is_one = self.services.is_none();
-        let (mut sessions, mut stands) = (0_usize, false);
-        for service in &mut services {
-            self.check(service, config)?;
-            service.program = self.configured(service.program.clone(), config)?;
-            if let Some(children) = self.most_children().filter(|_| service.kind == Kind::Session) {
-                service.limit = service.limit.min(children);
-            }
-            if !self.is_pool(service, is_one)? {
-                continue;
-            }
-            let (size, submits) = (self.size(service.limit, config), pool::submits(&service.program.path));
-            service.program = pool::of(service.program.clone(), size, config);
-            service.kind = if size.idle > 0 { Kind::StandingPool } else { Kind::Pool };
-            service.limit = 1;
-            stands |= submits && size.idle > 0;
-            sessions = sessions.saturating_add(if submits { size.children } else { 0 });
-        }
-        let warm = if sessions > 0 { self.warm(config, sessions, stands)? } else { None };
-        let has_pool = services.iter().any(|service| !matches!(service.kind, Kind::Session | Kind::Wait));
-        if !is_one && has_pool && self.limit_connections.is_some_and(|limit| limit > 0) {
-            let problem = "--limit-connections: expected without pools, each of which counts by itself";
-            return Err(Error::Usage(problem.to_owned()));
-        }
-        // For one service this is the limit of that.
-        let total = self.limit_connections.filter(|limit| *limit > 0 && self.services.is_some());
-        let total = total.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        let (limits, any_address) = (Limits::of(config), !self.says_where());
-        let renews_pools = privilege::is_root() && !config.tls_cert_file.0.is_empty();
-        Ok(Task::Listen(Plan { services, total, limits, any_address, warm, renews_pools }))
-    }
-
-    /// Whether the program of a service is a pool: if that was asked for, or the name is one of qpsmtpd's, and it can be.
-    fn is_pool(&self, service: &Service, is_one: bool) -> Result<bool, Error> {
-        let wanted = match self.mode.as_deref() {
-            Some("pool") => Mode::Pool,
-            Some(_) => Mode::Exec,
-            None => self.personality.mode(),
-        };
-        if wanted == Mode::Exec || service.kind != Kind::Session {
-            return Ok(false);
-        }
-        let (program, can_be) = (&service.program.path, pool::can_be(&service.program.path));
-        if is_one && !can_be && self.mode.is_some() {
-            let program = shown(&program.to_string_lossy());
-            return Err(Error::Usage(format!("--mode pool: expected smtpsrvr, qmqpd or pop3d instead of {program}")));
-        }
-        Ok(can_be && service.addresses.len() <= program::MOST_SOCKETS)
-    }
-
-    /// Of each service, in either mode; nothing: no limit but that of connections.
-    fn most_children(&self) -> Option<usize> {
-        self.children.map(|given| number(given.get())).or(self.personality.pool().0)
-    }
-
-    /// That of a pool which serves so many connections at once.
-    fn size(&self, children: usize, config: &Config) -> pool::Size {
-        let (_, idle, max_use) = self.personality.pool();
-        let idle = self.idle_children.map(number).or(idle).unwrap_or_else(|| number(config.idle_children));
-        // Without spares nothing is reused, as prefork's page has it.
-        let max_use = if self.personality == Personality::Prefork && idle == 0 { Some(1) } else { max_use };
-        let is_set = config.origin("max_use") != Origin::Default;
-        let max_use = max_use.filter(|_| !is_set).unwrap_or(config.max_use);
-        let is_pretty = self.pretty_child || config.pretty_child;
-        pool::Size { children: children.min(pool::MOST), idle: idle.min(children), max_use, is_pretty }
-    }
-
-    fn warm(&self, config: &Config, sessions: usize, stands: bool) -> Result<Option<Warm>, Error> {
-        // The socket by which programs find submit must not lie elsewhere.
-        let seen = self.seen_by_programs()?;
-        // Who becomes another user at once has the queue of that one.
-        let is_root = privilege::is_root() && self.user.is_none();
-        let known = |owner| privilege::owner_of(&seen, owner).ok().map(|user| (user.uid, user.gid));
-        let owner = known(Owner::Mail).filter(|_| is_root);
-        if is_root && owner.is_none() {
-            // The programs say what is wrong.
-            return Ok(None);
-        }
-        let net_owner = known(Owner::Net).filter(|_| is_root && !seen.net_owner.is_empty());
-        let program = self.configured(pool::submit(config, sessions, stands), config)?;
-        Ok(Some(Warm { path: seen.queue_directory.join("submit"), owner, net_owner, program, stands }))
-    }
-
-    /// That its program will serve who comes.
-    fn check(&self, service: &Service, config: &Config) -> Result<(), Error> {
-        let program = &service.program;
-        let uid = program.identity.map_or_else(|| self.uid(), |(uid, _)| Ok(uid))?;
-        let seen = check::service(service, uid, config, &self.common)?;
-        if !pool::submits(&program.path) {
-            return Ok(());
-        }
-        match (seen, program.identity) {
-            (Some(seen), None) => check::queue(uid, None, &seen),
-            (Some(seen), Some(_)) => check::queue(uid, Some(&service.origin), &seen),
-            (None, None) => check::queue(uid, None, &*self.seen_by_programs()?),
-            // Somebody else's program, for whoever is named: it may know nothing of us.
-            (None, Some(_)) => Ok(()),
-        }
-    }
-
-    /// Who programs run as for which nobody else is named.
-    fn uid(&self) -> Result<Uid, Error> {
-        match &self.user {
-            Some(name) if privilege::is_root() => Ok(user(name)?.uid),
-            _ => Ok(nix::unistd::geteuid()),
-        }
-    }
-
-    /// What is started does not see our own -o.
-    fn seen_by_programs(&self) -> Result<Box<Config>, Error> {
-        Ok(Config::read(&Common { overrides: Vec::new(), ..self.common.clone() })?.0)
-    }
-
     fn niceness(&self) -> i32 {
         self.renice_parent.unwrap_or(self.personality.renice())
     }
@@ -346,7 +195,7 @@ impl Args {
     }
 
     fn has_five_operands(&self) -> bool {
-        five_operands(&self.program).is_some()
+        operands::five_operands(&self.program).is_some()
     }
 
     /// How this process is to live.
@@ -356,121 +205,6 @@ impl Args {
         let (status_file, renice) = (self.status_file.clone(), self.niceness());
         Ok(Life { pid_file, status_file, detach, user, renice, notification_fd })
     }
-
-    /// Programs that we start are to read what we read.
-    fn configured(&self, mut program: Program, config: &Config) -> Result<Program, Error> {
-        if self.common.config.is_some() {
-            let folder = std::path::absolute(&config.config_directory);
-            program.config_directory = Some(folder.map_err(|error| Error::Usage(format!("--config: {error}")))?);
-        }
-        Ok(program)
-    }
-
-    /// The forms for inetd: `smtpd HEX.PORT`, `smtpd - PROGRAM CHANNELS`, and `smtpd PROGRAM CHANNELS` where descriptor 0
-    /// is a client.
-    fn one_client(&self, config: &Config) -> Result<Option<(Program, Client)>, Error> {
-        if self.listens() || self.personality != Personality::Smtpd {
-            return Ok(None);
-        }
-        let (words, client): (&[OsString], Client) = match self.program.as_slice() {
-            [word] if let Some(client) = word.to_str().and_then(one_client::hexadecimal) => {
-                (&["smtpsrvr".into(), "smtp".into()], client)
-            }
-            [dash, rest @ ..] if dash == "-" => (rest, Client::of_stdin()),
-            rest => match Client::of_stdin() {
-                client @ Client::Socket { .. } if !rest.is_empty() => (rest, client),
-                _ => return Ok(None),
-            },
-        };
-        let (word, arguments) = words.split_first().ok_or_else(no_program)?;
-        Ok(Some((self.program(word, arguments, &config.myhostname, config)?, client)))
-    }
-
-    fn service(&self, config: &Config) -> Result<Service, Error> {
-        if let Some(operands) = five_operands(&self.program) {
-            return self.service_of_five(operands, config);
-        }
-        let program = match self.program.split_first() {
-            Some((word, arguments)) => self.program(word, arguments, &config.myhostname, config)?,
-            None if self.personality == Personality::Smtpd => return Err(no_program()),
-            None => self.program("smtpsrvr".as_ref(), &[], &config.myhostname, config)?,
-        };
-        let port = self.personality.port().to_owned();
-        let ports = if self.port.is_empty() { std::slice::from_ref(&port) } else { &self.port };
-        let addresses = self.addresses(ports)?;
-        let limit = self.maxconnects.map(NonZeroU32::get).or(self.limit_connections);
-        let limit = match limit.unwrap_or(self.personality.limit()) {
-            0 => usize::MAX,
-            limit => usize::try_from(limit).unwrap_or(usize::MAX),
-        };
-        let (name, origin) = (ports.join(","), Origin::Arguments);
-        Ok(Service { name, addresses, limit, kind: Kind::Session, program, origin })
-    }
-
-    /// The network was the name by which this host is known on it, and what smtpsrvr got as `localhost`.
-    fn service_of_five(&self, operands: &[OsString; 5], config: &Config) -> Result<Service, Error> {
-        let [word, channels, rest @ ..] = operands;
-        let [port, maxconnects, network] = rest.each_ref().map(|word| word.to_string_lossy());
-        if self.maxconnects.is_some() || self.limit_connections.is_some() || !self.port.is_empty() {
-            return Err(Error::Usage("expected port and maxconnects as options or as operands, not both".to_owned()));
-        }
-        let limit = maxconnects.parse::<NonZeroU32>().ok().filter(|_| !maxconnects.starts_with('+'));
-        let limit = limit
-            .ok_or_else(|| Error::Usage(format!("{}: expected maxconnects, a number above 0", shown(&maxconnects))))?;
-        let addresses = self.addresses(std::slice::from_ref(&port.clone().into_owned()))?;
-        let program = self.program(word, std::slice::from_ref(channels), &network, config)?;
-        let limit = usize::try_from(limit.get()).unwrap_or(usize::MAX);
-        let (name, origin) = (port.into_owned(), Origin::Arguments);
-        Ok(Service { name, addresses, limit, kind: Kind::Session, program, origin })
-    }
-
-    /// The program behind a word of the command line. `smtpsrvr channels` gets two operands before that one, as it wants.
-    fn program(
-        &self,
-        word: &std::ffi::OsStr,
-        arguments: &[OsString],
-        localhost: &str,
-        config: &Config,
-    ) -> Result<Program, Error> {
-        if word.to_string_lossy().starts_with('-') {
-            return Err(Error::Usage(format!("unexpected option {}", word.display())));
-        }
-        let path = program::find(word, config).map_err(Error::Usage)?;
-        let mut program = Program::new(path, program::last_component(word).to_owned(), arguments.to_vec());
-        if let [channels] = arguments
-            && is_smtpsrvr(word)
-            && !channels.as_encoded_bytes().starts_with(b"-")
-        {
-            program.localhost = Some(localhost.to_owned());
-        }
-        if self.finicky {
-            if !is_smtpsrvr(word) {
-                return Err(Error::Usage(format!("-f: expected smtpsrvr, not {}", word.display())));
-            }
-            program.name = "rsmtpsrvr".into();
-        }
-        Ok(program)
-    }
-
-    /// Every address on every port; an address with a port of its own on that alone.
-    fn addresses(&self, ports: &[String]) -> Result<Vec<Address>, Error> {
-        let mut addresses = Vec::new();
-        for port in ports {
-            let port = crate::port::of(port).map_err(|problem| Error::Usage(format!("--port: {problem}")))?;
-            if self.listen_address.is_empty() {
-                addresses.push(Address::Everywhere(port));
-            }
-            for text in &self.listen_address {
-                let wrong = |problem| Error::Usage(format!("--listen-address: {problem}"));
-                addresses.extend(address::parse(text, port).map_err(wrong)?);
-            }
-        }
-        Ok(address::together(addresses))
-    }
-}
-
-fn number(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 fn user(text: &str) -> Result<User, Error> {
@@ -501,25 +235,10 @@ fn nets(text: &str) -> Result<String, String> {
     if nets.0.is_empty() { Err("expected addresses and nets".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-/// MMDF on 4.1BSD: `smtpd smtpsrvr channels port maxconnects network`.
-fn five_operands(program: &[OsString]) -> Option<&[OsString; 5]> {
-    let operands: &[OsString; 5] = program.try_into().ok()?;
-    let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
-    (is_smtpsrvr(&operands[0]) && !operands.iter().any(is_option)).then_some(operands)
-}
-
-fn is_smtpsrvr(word: &std::ffi::OsStr) -> bool {
-    let name = program::last_component(word);
-    name == "smtpsrvr" || name == "rsmtpsrvr"
-}
-
-fn no_program() -> Error {
-    Error::Usage("expected a program to start, or --services FILE".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtpd::address::Address;
 
     /// So that none is taken and does nothing.
     #[test]
