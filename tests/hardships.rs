@@ -167,6 +167,32 @@ fn clients_of_one_ipv6_network_are_one_client() {
     }
 }
 
+/// As few as smtpd can live with: those who are turned away have no more than a part of them.
+#[test]
+fn with_few_descriptors_all_are_served_or_told() {
+    const FEW: &str = "--nofile=48";
+    let scratch = Scratch::new();
+    let pool = ["--mode", "pool"].as_slice();
+    let kept = ["--mode", "pool", "--idle-children", "2", "-o", "max_use=10"].as_slice();
+    for mode in [&["--mode", "exec"], pool, kept] {
+        let mut command = Command::new("prlimit");
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", scratch.path());
+        command.arg(FEW).arg(common::binary("smtpd"));
+        command.args(ON_LOOPBACK).args(mode).args(["-n", "100", "--max-from-ip", "6", "smtpsrvr"]);
+        let mut server = Server::start(&mut command);
+        // None of them leaves by itself.
+        let mut clients: Vec<TcpStream> = (0..40).map(|_| server.connect("0")).collect();
+        let served = clients.iter_mut().map(line).filter(|said| said.starts_with("220 ")).count();
+        assert_eq!(served, 6, "{mode:?}");
+        clients.clear();
+        until("a place", || line(&mut server.connect("0")).starts_with("220 "));
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.end().code(), Some(0), "{mode:?}");
+        server.seen.extend(server.records.iter());
+        assert_eq!(server.seen.iter().find(|record| record.contains("error: ")), None, "{mode:?}");
+    }
+}
+
 fn number(name: &str, usual: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }

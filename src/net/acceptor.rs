@@ -195,10 +195,12 @@ impl Acceptor {
         (service.rests_until.is_none() && (refuses || self.has_room(service))) || self.is_down(service)
     }
 
-    /// Whether it is a pool that ended when it should have begun. Who needs a helper does without when it is hung up on.
+    /// Whether it is a pool that ended when it should have begun. Who needs a helper does without when it is hung up on. While
+    /// nobody can be accepted to be told, that rests as well: the client would wake us again and again.
     fn is_down(&self, service: &Service) -> bool {
         let can_tell = service.refusal.is_some() || service.kind.is_helper();
-        service.kind.is_pool() && service.rests_until.is_some() && service.running == 0 && can_tell
+        let rests = service.rests_until.is_some() && service.rests_until != service.deaf_until;
+        service.kind.is_pool() && rests && service.running == 0 && can_tell
     }
 
     /// The service with this number, as given to [`Acceptor::new`].

@@ -4,14 +4,17 @@
 //! what it still sends is thrown away, and it is closed when it has ended too, or at a bound of time, octets and number.
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Most of them at a time; the oldest goes for a new one.
+/// Most of them at a time; the oldest goes for a new one. Where descriptors are few it is a part of those, or who is turned
+/// away would keep others out.
 const MOST: usize = 256;
+const PART: u64 = 4;
 /// How long one is listened to.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many octets of one are thrown away.
@@ -30,6 +33,7 @@ struct Client {
 pub struct Refused {
     ready: Epoll,
     clients: VecDeque<Client>,
+    most: usize,
     last: u64,
 }
 
@@ -37,7 +41,9 @@ impl Refused {
     /// Nobody yet.
     pub fn new() -> io::Result<Refused> {
         let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Refused { ready, clients: VecDeque::new(), last: 0 })
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        let most = usize::try_from(descriptors / PART).unwrap_or(MOST).clamp(1, MOST);
+        Ok(Refused { ready, clients: VecDeque::new(), most, last: 0 })
     }
 
     /// Says a few words to a client and half-closes; without words closes. Never waits.
@@ -50,7 +56,7 @@ impl Refused {
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, self.last);
         let Some(until) = Instant::now().checked_add(PATIENCE) else { return };
         if self.ready.add(&connection, event).is_ok() {
-            if self.clients.len() >= MOST {
+            if self.clients.len() >= self.most {
                 self.clients.pop_front();
             }
             self.clients.push_back(Client { number: self.last, connection, until, octets: 0 });

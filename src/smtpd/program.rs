@@ -6,6 +6,7 @@ use crate::net::acceptor::Given;
 use crate::net::peer;
 use crate::net::signals;
 use crate::sys;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
@@ -31,8 +32,8 @@ const UCSPI: [&str; 8] = [
     "TCPREMOTEINFO",
 ];
 
-/// No number below it is needed for the sockets of a pool.
-const ABOVE: i32 = 100;
+/// First descriptor that a service manager hands over.
+const FIRST: i32 = 3;
 /// The most sockets that a program of ours takes, and the leash.
 pub const MOST_SOCKETS: usize = 63;
 
@@ -178,15 +179,17 @@ fn is_unix(socket: &impl AsRawFd) -> bool {
     getsockname::<SockaddrStorage>(socket.as_raw_fd()).is_ok_and(|name| name.family() == Some(AddressFamily::Unix))
 }
 
-/// Puts sockets and leash on the descriptors from 3 on, to stay open over exec, and closes all others. For a child. Gives
-/// how many they are.
+/// Puts sockets and leash on the descriptors from 3 on, to stay open over exec; all others of ours are closed by that. For a
+/// child. Gives how many they are.
 fn hand_over(sockets: &[OwnedFd], leash: &PipeReader) -> nix::Result<usize> {
     let all = sockets.iter().map(AsFd::as_fd).chain([leash.as_fd()]);
-    let high = all.map(|fd| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(ABOVE)).map(sys::inherited));
+    // No higher than need be: there may be few descriptors.
+    let above = FIRST + i32::try_from(sockets.len() + 1).map_err(|_| Errno::EMFILE)?;
+    let high = all.map(|fd| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(above)).map(sys::inherited));
     let high = high.collect::<nix::Result<Vec<_>>>()?;
-    sys::close_between(3, ABOVE.unsigned_abs() - 1);
+    sys::close_between(FIRST.unsigned_abs(), above.unsigned_abs() - 1);
     // The lowest that is free, which so is the next one.
-    high.iter().flatten().try_for_each(|fd| fcntl(fd, FcntlArg::F_DUPFD(3)).map(drop))?;
+    high.iter().flatten().try_for_each(|fd| fcntl(fd, FcntlArg::F_DUPFD(FIRST)).map(drop))?;
     Ok(high.len())
 }
 

@@ -37,7 +37,7 @@ impl Acceptor {
             },
             Ok(Some(listener)) => self.start_or_hold(number, listener, None, start),
             Ok(None) => {}
-            Err(error) => self.rest(number, &error),
+            Err(error) => self.cannot_accept(number, &error),
         }
     }
 
@@ -148,6 +148,13 @@ impl Acceptor {
         if let Some(service) = self.services.get_mut(number) {
             log::error!("cannot serve service={} reason={:?}", service.name, error.to_string());
             service.rests_until = Instant::now().checked_add(REST);
+        }
+    }
+
+    pub(super) fn cannot_accept(&mut self, number: usize, error: &io::Error) {
+        self.rest(number, error);
+        if let Some(service) = self.services.get_mut(number) {
+            service.deaf_until = service.rests_until;
         }
     }
 

@@ -72,6 +72,8 @@ pub struct Service {
     pub keeps_child: bool,
     pub(super) running: usize,
     pub(super) rests_until: Option<Instant>,
+    /// The end of a rest in which nobody can be accepted either.
+    pub(super) deaf_until: Option<Instant>,
     pub(super) starts: Starts,
     /// The client for whom no child could be started, and who gets a second chance after the rest.
     pub(super) held: Option<(Given, Option<usize>)>,
@@ -81,9 +83,23 @@ impl Service {
     /// A service whose children get one connection each.
     pub fn new(name: impl Into<String>, listeners: Vec<Listener>, limit: usize) -> Service {
         let name = name.into();
-        let (running, rests_until, starts, held) = (0, None, Starts::default(), None);
+        let (running, starts, held) = (0, Starts::default(), None);
         let (kind, refusal, owns_sockets, keeps_child) = (Kind::Session, None, false, true);
-        Service { name, listeners, limit, kind, refusal, owns_sockets, keeps_child, running, rests_until, starts, held }
+        let (rests_until, deaf_until) = (None, None);
+        Service {
+            name,
+            listeners,
+            limit,
+            kind,
+            refusal,
+            owns_sockets,
+            keeps_child,
+            running,
+            rests_until,
+            deaf_until,
+            starts,
+            held,
+        }
     }
 
     pub(super) fn has_room(&self) -> bool {

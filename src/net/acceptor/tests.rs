@@ -36,6 +36,20 @@ fn a_child_that_cannot_be_started_is_tried_again_for_the_same_client_after_a_res
     assert_eq!(acceptor.services[0].running, 1);
 }
 
+/// Else the client would wake the loop again and again.
+#[test]
+fn who_cannot_be_accepted_to_be_told_that_the_pool_does_not_start_waits_for_the_end_of_its_rest() {
+    let mut acceptor = acceptor(loopback());
+    acceptor.services[0].kind = Kind::Pool;
+    acceptor.services[0].refusal = Some(b"later".to_vec());
+    acceptor.rest(0, &io::Error::other("the pool ended"));
+    assert!(acceptor.is_open(&acceptor.services[0]), "to tell");
+    acceptor.cannot_accept(0, &io::Error::other("out of descriptors"));
+    end_rest(&mut acceptor);
+    acceptor.retry(&mut |_: &mut Acceptor, _: usize, _: &Given| Ok(None));
+    assert!(acceptor.is_open(&acceptor.services[0]), "to start it");
+}
+
 #[test]
 fn a_second_failure_closes_the_connection() {
     use std::io::Read;
