@@ -96,7 +96,8 @@ fn the_state_is_in_a_file_too_and_that_goes_with_smtpd() {
     std::os::unix::fs::symlink("elsewhere", folder.path().join("link")).unwrap();
     for wrong in ["/nosuch/state", "/dev/null", folder.path().join("link").to_str().unwrap()] {
         let (status, text) = refused(on_loopback(folder.path()).args(["--status-file", wrong, "/bin/cat"]));
-        assert_eq!(status, Some(75), "{wrong}: {text}");
+        assert_eq!(status, Some(64), "{wrong}: {text}");
+        assert!(text.contains(": expected a file"), "{wrong}: {text}");
     }
 }
 
@@ -227,7 +228,8 @@ fn the_pid_file_is_locked_for_a_life_and_a_stale_one_locks_nobody_out() {
     std::os::unix::fs::symlink("elsewhere", folder.path().join("link")).unwrap();
     for wrong in ["/dev/null", folder.path().join("link").to_str().unwrap()] {
         let (status, text) = refused(on_loopback(folder.path()).args(["--pid-file", wrong, "/bin/cat"]));
-        assert_eq!(status, Some(75), "{wrong}: {text}");
+        assert_eq!(status, Some(64), "{wrong}: {text}");
+        assert!(text.contains(": expected a file"), "{wrong}: {text}");
     }
 }
 
@@ -385,7 +387,7 @@ fn who_cannot_begin_leaves_no_files() {
     assert_eq!(status, Some(64), "{text}");
     let mut command = on_loopback(folder.path());
     command.arg("--pid-file").arg(folder.path().join("pid")).args(["--status-file", "/nosuch/state", "/bin/cat"]);
-    assert_eq!(refused(&mut command).0, Some(75));
+    assert_eq!(refused(&mut command).0, Some(64));
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["services"]);
 }

@@ -40,13 +40,9 @@ impl PidFile {
         let path = std::path::absolute(path).map_err(|error| wrong(&error))?;
         let begun = Instant::now();
         loop {
-            let file = open(&path).map_err(|error| match error.kind() {
-                // These do not mend by themselves.
-                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => Error::Usage(format!(
-                    "pid file {}: expected a file in a folder that is there ({error})",
-                    path.display()
-                )),
-                _ => wrong(&error),
+            let file = open(&path).map_err(|error| match no_place(&error) {
+                Some(expected) => Error::Usage(format!("pid file {}: {expected}", path.display())),
+                None => wrong(&error),
             })?;
             if !lock(&file).map_err(|errno| wrong(&errno))? {
                 let mut text = String::new();
@@ -85,6 +81,18 @@ pub fn is_at(path: &Path, file: &File) -> bool {
     both.is_ok_and(|(there, ours)| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
 }
 
+/// What was expected where a file of ours can never be: that does not mend by itself.
+pub fn no_place(error: &io::Error) -> Option<String> {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+            Some(format!("expected a file in a folder that is there ({error})"))
+        }
+        ErrorKind::InvalidInput => Some("expected a file, which is no device and no pipe".to_owned()),
+        _ if error.raw_os_error() == Some(libc::ELOOP) => Some("expected a file, which is no symbolic link".to_owned()),
+        _ => None,
+    }
+}
+
 /// Never through a symbolic link that somebody put there: we may be root. Whoever may read it could lock it, too, for as long
 /// as he likes, and no server could be started: so nobody else may.
 fn open(path: &Path) -> io::Result<File> {
@@ -93,7 +101,7 @@ fn open(path: &Path) -> io::Result<File> {
     options.read(true).write(true).create(true).truncate(false).mode(MODE).custom_flags(flags);
     let file = options.open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("expected a file"));
+        return Err(ErrorKind::InvalidInput.into());
     }
     // One that was there. Another user's, which we may write, is his to keep from others.
     let _ = file.set_permissions(Permissions::from_mode(MODE));

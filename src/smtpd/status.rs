@@ -1,6 +1,6 @@
 //! A file that says what smtpd does, for whoever does not want to look for it in the log: the records of SIGUSR1.
 
-use super::pid_file::is_at;
+use super::pid_file::{is_at, no_place};
 use crate::exit::Error;
 use crate::flocked::Flocked;
 use std::fs::File;
@@ -32,10 +32,15 @@ impl StatusFile {
         options.write(true).mode(0o644).custom_flags(flags);
         let begun = Instant::now();
         loop {
-            let file = options.clone().create(true).truncate(false).open(&path).map_err(|error| wrong(&error))?;
-            if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-                return Err(wrong(&"expected a file"));
-            }
+            let open = options.clone().create(true).truncate(false).open(&path);
+            let file = open.and_then(|file| match file.metadata()?.is_file() {
+                true => Ok(file),
+                false => Err(ErrorKind::InvalidInput.into()),
+            });
+            let file = file.map_err(|error| match no_place(&error) {
+                Some(expected) => Error::Usage(format!("status file {}: {expected}", path.display())),
+                None => wrong(&error),
+            })?;
             // Of an smtpd whose place we take, and that lives on for its last sessions, the file is not ours. Under a lock,
             // or that one could find it to be its own just before, and remove ours.
             let held = Flocked::take(file.try_clone().map_err(|error| wrong(&error))?);
