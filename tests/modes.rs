@@ -714,6 +714,16 @@ fn what_cannot_be_a_pool_is_refused_or_started_for_each_connection() {
         let (status, text) = refused(command(&scratch, wrong).arg("smtpsrvr"));
         assert_eq!(status, Some(64), "{wrong:?}: {text}");
     }
+    for name in ["smtpd", "qpsmtpd-prefork"] {
+        for idle in [&["--idle-children", "2"][..], &["--pretty-child"]] {
+            let mut command = command(&scratch, idle);
+            let (status, text) = refused(command.args(["--mode", "exec", "smtpsrvr"]).arg0(name));
+            assert_eq!(status, Some(64), "{name} {idle:?}: {text}");
+            assert!(text.contains(&format!("{}: expected --mode pool and smtpsrvr, ", idle[0])), "{text}");
+        }
+    }
+    let (status, text) = refused(command(&scratch, &["--idle-children", "2"]).arg("smtpsrvr"));
+    assert_eq!(status, Some(64), "{text}");
     let services = scratch.path().join("services");
     let smtpsrvr = binary("smtpsrvr");
     let lines = format!(

@@ -99,6 +99,12 @@ impl Personality {
                 self.beginnings(long).fold(arg, clap::Arg::alias)
             })
         });
+        let command = self.defaults().into_iter().fold(command, |command, (id, default)| {
+            command.mut_arg(id, |arg| {
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                arg.help(format!("{help} (default: {default})"))
+            })
+        });
         match self {
             Personality::Smtpd => command,
             Personality::Forkserver => command.name("qpsmtpd-forkserver").infer_long_args(true),
@@ -183,6 +189,21 @@ impl Personality {
         }
     }
 
+    /// What holds for options that are not given, as the help says it.
+    fn defaults(self) -> Vec<(&'static str, String)> {
+        let of_main_cf = |number: Option<usize>, else_: &str| number.map_or(else_.to_owned(), |n| n.to_string());
+        let (children, idle, _) = self.pool();
+        let limit = if self == Personality::Smtpd { "maxconnects" } else { "limit_connections" };
+        vec![
+            (limit, self.limit().to_string()),
+            ("mode", if self.mode() == Mode::Pool { "pool" } else { "exec" }.to_owned()),
+            ("children", of_main_cf(children, "as many as connections")),
+            ("idle_children", of_main_cf(idle, "idle_children of main.cf")),
+            ("renice_parent", self.renice().to_string()),
+            ("port", self.port().to_owned()),
+        ]
+    }
+
     /// What is added to our niceness.
     pub fn renice(self) -> i32 {
         match self {
@@ -226,6 +247,29 @@ mod tests {
         assert_eq!(of("qpsmtpd-prefork"), Personality::Prefork);
         for name in ["smtpd", "", "qpsmtpd", "xqpsmtpd-prefork", "qpsmtpd-prefork.old", "qpsmtpd-prefork/smtpd"] {
             assert_eq!(of(name), Personality::Smtpd, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_help_of_each_name_has_its_own_defaults() {
+        let help = |personality: Personality| personality.dress(Args::command()).render_help().to_string();
+        for (personality, own, of_others) in [
+            (
+                Personality::Smtpd,
+                ["connections at once (default: 4)", "repeated (default: smtp)", "(default: exec)"],
+                "2525",
+            ),
+            (Personality::Forkserver, ["(default: 15)", "(default: 2525)", "(default: pool)"], "default: 4)"),
+            (Personality::Prefork, ["(default: 5)", "connections (default: 15)", "(default: 2525)"], "default: 4)"),
+        ] {
+            let help = help(personality).split_whitespace().collect::<Vec<_>>().join(" ");
+            for words in own {
+                assert!(help.contains(words), "{personality:?}: {words} in {help}");
+            }
+            assert!(
+                !help.split("Forms:").next().is_some_and(|help| help.contains(of_others)),
+                "{personality:?}: {help}"
+            );
         }
     }
 

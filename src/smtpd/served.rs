@@ -114,7 +114,7 @@ pub(super) fn open(plan: &Plan, sockets: Sockets, door: Option<&Door>) -> io::Re
         open.owns_sockets = true;
         served.services.push(open);
         let (name, door) = (SUBMIT.to_owned(), Some(warm.path.clone()));
-        let program = Program { owns_sockets: true, ..warm.program.clone() };
+        let program = Program { owns_sockets: true, service: Some(name.clone()), ..warm.program.clone() };
         served.parts.push(Part { name, program, places: Vec::new(), door, owners });
     }
     Ok(served)

@@ -73,6 +73,10 @@ impl Args {
         }
         let warm = if sessions > 0 { self.warm(config, sessions, stands)? } else { None };
         let has_pool = services.iter().any(|service| !matches!(service.kind, Kind::Session | Kind::Wait));
+        // In a services file there may be lines for pools tomorrow.
+        if !has_pool && (is_one || self.mode() == Mode::Exec) {
+            self.without_pools()?;
+        }
         if !is_one && has_pool && self.limit_connections.is_some_and(|limit| limit > 0) {
             let problem = "--limit-connections: expected without pools, each of which counts by itself";
             return Err(Error::Usage(problem.to_owned()));
@@ -104,6 +108,18 @@ impl Args {
             Some(_) => Mode::Exec,
             None => self.personality.mode(),
         }
+    }
+
+    /// Whoever asks for something that only a pool has is to hear that there is none.
+    fn without_pools(&self) -> Result<(), Error> {
+        let option = match (self.idle_children, self.pretty_child) {
+            (Some(_), _) => "--idle-children",
+            (None, true) => "--pretty-child",
+            (None, false) => return Ok(()),
+        };
+        let problem =
+            format!("{option}: expected --mode pool and smtpsrvr, qmqpd or pop3d; without a pool it is nothing");
+        Err(Error::Usage(problem))
     }
 
     /// Of each service, in either mode; nothing: no limit but that of connections.
