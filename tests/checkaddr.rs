@@ -2,8 +2,9 @@
 
 mod common;
 
+use common::login::{LOGIN, plain};
 use common::names::{Names, Table};
-use common::{Scratch, feed};
+use common::{PASSWORD, Scratch, feed};
 use std::fs;
 
 /// Channels, aliases and users with something of each kind in them.
@@ -112,6 +113,89 @@ fn rcpt_vrfy_and_checkaddr_agree_on_every_address_and_client() {
         }
     }
     assert!(seen[0] > 100 && seen[1] > 30, "refused and taken: {seen:?}");
+}
+
+/// On `authenticated` nobody else is, whether it has a line or not, and wherever the client comes from.
+#[test]
+fn they_agree_on_a_client_that_has_logged_in() {
+    let scratch = site();
+    scratch.configure(LOGIN);
+    let addresses = ["bob@mx.example", "nobody@mx.example", "x@example.net", "x@far.example", "x@[192.0.2.7]"];
+    let mut input = format!("EHLO client.example\r\n{}\r\nMAIL FROM:<a@client.example>\r\n", plain("bob", PASSWORD));
+    addresses.iter().for_each(|address| input.push_str(&format!("RCPT TO:<{address}>\r\nVRFY <{address}>\r\n")));
+    let compare = |line: &str, expected: [i32; 5]| {
+        let output = feed(scratch.command("smtpsrvr").args(["127.0.0.1", "mx.example"]), input.as_bytes());
+        let said = String::from_utf8(output.stdout).unwrap();
+        let (_, replies) = said.split_once("\r\n250 2.1.0 ").expect("a transaction");
+        let replies: Vec<&str> = replies.lines().skip(1).collect();
+        for ((address, expected), replies) in addresses.iter().zip(expected).zip(replies.chunks(2)) {
+            let output = scratch.run("checkaddr", &["--login", "--from", "192.0.2.1", address], b"");
+            let trace = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!((status(replies[0]), status(replies[1])), (expected, expected), "{line} {address}: {said}");
+            assert_eq!(output.status.code(), Some(expected), "{line} {address}: {trace}");
+            assert!(trace.trim_end().ends_with(replies[0]), "{address}: {trace}");
+            assert!(trace.starts_with("channel authenticated ("), "{trace}");
+        }
+    };
+    compare("none", [0, 1, 0, 1, 0]);
+    let channels = fs::read_to_string(scratch.path().join("channels")).unwrap();
+    scratch.write("channels", &format!("{channels}authenticated - - - local\n"));
+    compare("local", [0, 1, 1, 1, 1]);
+    // A finicky server wants the client to be listed before that.
+    let finicky = |from: &str| {
+        let options = ["--login", "--finicky", "--channels", "partner", "--from", from, "bob"];
+        scratch.run("checkaddr", &options, b"").status.code()
+    };
+    assert_eq!((finicky("198.51.100.9"), finicky("192.0.2.1")), (Some(0), Some(1)));
+}
+
+/// RCPT says only whether there is the alias; where its mail goes says deliver, and so does this.
+#[test]
+fn each_member_of_an_alias_is_told_with_what_becomes_of_its_copy() {
+    let scratch = site();
+    let folder = scratch.path().display().to_string();
+    scratch.write("names", "carol\nx@example.net\n");
+    let aliases = "sales: bob, nobody, staff, x@far.example, list\nstaff: :include:DIR/names, bob\n\
+                   list: alice\nowner-list: bob\nodd: \\carol, \"|/bin/x y\", /dev/null, /var/mail/x, :include:DIR/gone\n\
+                   run: \\carol, \"|/bin/x y\", /dev/null, /var/mail/x\nempty: :include:DIR/none\nloop: loop\n";
+    scratch.write("aliases", &aliases.replace("DIR", &folder));
+    scratch.write("none", "# nobody\n");
+    let addresses = ["sales", "run", "odd", "empty", "loop"].map(|local| format!("{local}@mx.example"));
+    let traces: Vec<String> = addresses
+        .iter()
+        .zip(by_smtp(&scratch, "192.0.2.1", &addresses))
+        .map(|(address, (rcpt, vrfy))| {
+            let output = scratch.run("checkaddr", &["--from", "192.0.2.1", address], b"");
+            let trace = String::from_utf8(output.stdout).unwrap().replace(&folder, "DIR");
+            assert_eq!(output.status.code(), Some(status(&rcpt)), "{trace}");
+            assert_eq!(status(&vrfy), status(&rcpt), "{address}");
+            let (_, members) = trace.split_once("\nalias ").expect("an alias");
+            members.lines().skip(1).take_while(|line| !line.starts_with("verdict: ")).collect::<Vec<_>>().join("\n")
+        })
+        .collect();
+    let returned = "no user and no alias has this local part: its mail is returned";
+    let expected = [
+        format!(
+            "member bob@mx.example: user bob\nmember nobody@mx.example: {returned}\n\
+             member carol@mx.example: user carol\nmember x@example.net: leaves by channel partner (DIR/channels:2)\n\
+             member x@far.example: mail for it leaves by no channel and is returned\n\
+             member list@mx.example: alias list, with mail of its own\nmember alice@mx.example: user alice"
+        ),
+        "member \\carol: user carol\n\
+         member |/bin/x y: main.cf does not allow this (allow_mail_to_commands): its mail waits\n\
+         member /dev/null: thrown away\n\
+         member /var/mail/x: main.cf does not allow this (allow_mail_to_files): its mail waits"
+            .to_owned(),
+        String::new(),
+        "alias empty leads to nobody: its mail is returned".to_owned(),
+        format!("member loop: {returned}"),
+    ];
+    for (which, (trace, expected)) in traces.iter().zip(&expected).enumerate() {
+        match which {
+            2 => assert!(trace.starts_with("alias odd cannot be followed: DIR/gone: "), "{trace}"),
+            _ => assert_eq!(trace, expected),
+        }
+    }
 }
 
 /// `partner`, the last one that it is looked up in, does not list it, and may send to itself.
@@ -226,6 +310,8 @@ fn each_step_is_told() {
              channel local (F:1): domain other.example is on it\n\
              mail from channel inet may go to channel local\n\
              alias sales: bob carol\n\
+             member bob@other.example: user bob\n\
+             member carol@other.example: user carol\n\
              verdict: taken: 250 2.1.5 Ok\n"
                 .to_owned(),
             Some(0)

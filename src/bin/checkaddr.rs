@@ -1,7 +1,8 @@
 //! checkaddr - what would become of mail for an address
 //!
 //! `checkaddr ADDRESS [--from HOST]` tells on standard output which channel the client would be on, by which channel mail
-//! would leave, whether it may, and who has the address, by the same code and with the same rights as RCPT and VRFY.
+//! would leave, whether it may, and who has the address, by the same code and with the same rights as RCPT and VRFY; and
+//! what becomes of each copy that an alias makes.
 //!
 //! EXIT STATUS  0 taken; 1 refused; 64 usage; 75 cannot tell; 78 configuration
 
@@ -32,6 +33,9 @@ struct Args {
     /// Refuse a client that no channel lists, as rsmtpsrvr does
     #[arg(long)]
     finicky: bool,
+    /// The client has logged in, and so is on the channel authenticated
+    #[arg(long)]
+    login: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -60,7 +64,7 @@ fn run() -> Result<u8, Error> {
     let peer = peer.asking(&config);
     let only: Vec<String> =
         args.channels.iter().flat_map(|list| list.split(',')).map(|n| n.trim().to_owned()).collect();
-    let question = Question { address, peer, only: &only, finicky: args.finicky };
+    let question = Question { address, peer, only: &only, finicky: args.finicky, login: args.login };
     // A server's operands belong to the configuration; who asks here has made a slip.
     let of_question = |error| match error {
         Error::Config(error) if error.origin == Origin::Arguments => Error::Usage(error.to_string()),

@@ -1,7 +1,9 @@
 //! What would become of an address, step by step: the questions that smtpsrvr asks of a client and of RCPT, by the same
-//! code, with each step told.
+//! code, with each step told. Behind an alias `members.rs` tells of everybody it leads to.
 
-use crate::channel::Channels;
+mod members;
+
+use crate::channel::{AUTHENTICATED, Channels};
 use crate::config::Config;
 use crate::exit::Error;
 use crate::lookup::Lookup;
@@ -23,6 +25,8 @@ pub struct Question<'a> {
     pub only: &'a [String],
     /// Whether a client on none of them is refused.
     pub finicky: bool,
+    /// Whether the client has logged in.
+    pub login: bool,
 }
 
 /// The answer.
@@ -43,14 +47,21 @@ pub fn ask(
     question: &Question<'_>,
     tell: &mut dyn FnMut(Arguments<'_>),
 ) -> Result<Answer, Error> {
-    let (reply, answer) = match channels.incoming_traced(&question.peer, question.only, question.finicky, tell)? {
+    let (reply, answer) = match incoming(channels, question, tell)? {
         Lookup::No => (Reply::not_listed(), Answer::Refused),
+        Lookup::CannotTell(_) if question.finicky => (Reply::cannot_tell_yet(), Answer::CannotTell),
         Lookup::CannotTell(_) => (Reply::cannot_tell_channel(), Answer::CannotTell),
-        Lookup::Yes(found) => {
-            let (from, policy) = (&found.channel.name, Policy::of(found));
+        Lookup::Yes((from, policy)) => {
             let address = command::lone_address(question.address.as_bytes());
             let verdict = match address {
-                Ok(address) => verify::judge_traced(config, channels, from, policy, &ReversePath::NULL, &address, tell),
+                Ok(address) => {
+                    let sender = ReversePath::NULL;
+                    let verdict = verify::judge_traced(config, channels, &from, policy, &sender, &address, tell);
+                    if verdict == Verdict::Accepted {
+                        members::follow(config, channels, &address, tell);
+                    }
+                    verdict
+                }
                 Err(_) => {
                     tell(format_args!("{}: no address", question.address.escape_debug()));
                     Verdict::BadAddress
@@ -68,6 +79,28 @@ pub fn ask(
     };
     tell(format_args!("verdict: {what}: {}", String::from_utf8_lossy(&octets).trim_end()));
     Ok(answer)
+}
+
+/// The channel that mail would come in on. Who logs in is asked for no other one, but by a finicky server, before the greeting.
+fn incoming(
+    channels: &Channels,
+    question: &Question<'_>,
+    tell: &mut dyn FnMut(Arguments<'_>),
+) -> Result<Lookup<(String, Policy)>, Error> {
+    let logged_in = (AUTHENTICATED.to_owned(), Policy::Channels);
+    let found = match question.login && !question.finicky {
+        true => Lookup::Yes(logged_in),
+        false => channels
+            .incoming_traced(&question.peer, question.only, question.finicky, tell)?
+            .map(|found| if question.login { logged_in } else { (found.channel.name.clone(), Policy::of(found)) }),
+    };
+    if question.login && matches!(found, Lookup::Yes(_)) {
+        match channels.by_name(AUTHENTICATED) {
+            Some(channel) => tell(format_args!("{channel}: who has logged in is on it")),
+            None => tell(format_args!("channel {AUTHENTICATED} (built in): who has logged in is on it")),
+        }
+    }
+    Ok(found)
 }
 
 fn answer(verdict: Verdict) -> Answer {

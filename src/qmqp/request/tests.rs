@@ -116,7 +116,7 @@ fn absurd_lengths_are_refused_at_the_digit_that_is_too_much() {
     let digits = "9".repeat(1000);
     assert_eq!(fault(digits.as_bytes()), (Fault::TooLarge, "receiving QMQP packet header"));
     // Recipients of one octet cost most beside what they say.
-    let input = package(b"1234567890", b"", &[b"a"; 90]);
+    let input = package(b"1234567890", b"", &[b"a".as_slice(); 90]);
     assert!(read(&input, 7, 100).unwrap().ended);
     assert_eq!(read(b"433:", 7, 100), Err((Fault::TooLarge, "receiving QMQP packet header")));
     assert_eq!(fault(format!("99999:{digits}").as_bytes()), (Fault::TooLarge, "receiving message content"));
