@@ -6,6 +6,7 @@ use crate::config::pattern::{Matches, PatternList};
 use crate::config::value::Value;
 use crate::config::{Config, Error, Origin, file, main_cf, names, shown};
 use crate::port;
+use std::net::Ipv6Addr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +15,9 @@ const BUILT_IN: &str = "local 127.0.0.0/8,[::1] $myhostname,localhost mailbox: *
 
 /// The columns, as errors name them.
 const COLUMNS: &str = "five columns: channel, clients, domains, how mail leaves, where its mail may go";
+/// Why there may be fewer, and why more.
+const TOO_FEW: &str = "an empty one is written as -, and behind a comma its column goes on";
+const TOO_MANY: &str = "a list is joined by commas, blanks stand in double quotes, and a comment on a line of its own";
 
 pub(super) fn load(config: &Config) -> Result<Channels, Error> {
     match file::contents_if_any(&config.channels)? {
@@ -44,12 +48,18 @@ pub(super) fn parse(octets: &[u8], config: &Config, built_in: bool) -> Result<Ch
         channels.push(channel);
     }
     if !channels.iter().any(|channel| channel.name != AUTHENTICATED) {
-        return Err(Error { origin: origin(0), problem: "expected at least one channel".to_owned() });
+        let besides = if channels.is_empty() { "" } else { " besides authenticated" };
+        return Err(Error { origin: origin(0), problem: format!("expected at least one channel{besides}") });
     }
     for channel in &channels {
         let MayGo::To(names) = &channel.may_go else { continue };
         if let Some(unknown) = names.iter().find(|name| channels.iter().all(|known| known.name != **name)) {
-            let problem = format!("expected the name of a channel in the last column instead of {}", shown(unknown));
+            let known: Vec<&str> = channels.iter().map(|known| known.name.as_str()).collect();
+            let expected = match unknown.as_str() {
+                "*" | "-" => format!("{unknown} alone in the last column, or names of channels"),
+                unknown => format!("the name of a channel in the last column instead of {}", shown(unknown)),
+            };
+            let problem = format!("expected {expected}: there are {}", shown(&known.join(", ")));
             return Err(Error { origin: channel.origin.clone(), problem });
         }
     }
@@ -60,11 +70,13 @@ fn channel(text: &str, config: &Config, origin: &Origin) -> Result<Channel, Erro
     let wrong = |expected: String| Error { origin: origin.clone(), problem: format!("expected {expected}") };
     let columns = columns(text).map_err(|expected| wrong(expected.to_owned()))?;
     let [name, clients, domains, leaves, may_go] = columns[..] else {
-        return Err(wrong(format!("{COLUMNS}; there are {}", columns.len())));
+        let hint = if columns.len() < 5 { TOO_FEW } else { TOO_MANY };
+        let found: Vec<String> = columns.iter().take(8).map(|column| quoted(column)).collect();
+        return Err(wrong(format!("{COLUMNS}; there are {}, {} ({hint})", columns.len(), found.join(" "))));
     };
     let is_name = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.');
     if name.len() > 64 || !name.bytes().all(is_name) || !name.bytes().any(|octet| octet.is_ascii_alphanumeric()) {
-        return Err(wrong(format!("a channel name of letters, digits, - _ and . instead of {}", shown(name))));
+        return Err(wrong(format!("a channel name of letters, digits, - _ and . instead of {}", quoted(name))));
     }
     let expanded = |column: &str| expand::expand(column, origin, &mut MainCf { config, origin });
     let patterns = |column: &str, what: &str| match expanded(column)?.as_str() {
@@ -75,11 +87,17 @@ fn channel(text: &str, config: &Config, origin: &Origin) -> Result<Channel, Erro
     let domains = patterns(domains, "domains")?;
     let is_of_clients = |matches: &Matches| matches!(matches, Matches::Stdin | Matches::Unknown | Matches::Table(..));
     if domains.0.iter().any(|pattern| is_of_clients(&pattern.matches)) {
-        return Err(wrong("domains; stdin and unknown are clients, and tables are of clients".to_owned()));
+        let expected = "in the column of domains: domains; stdin, unknown and tables are for the column of clients";
+        return Err(wrong(expected.to_owned()));
+    }
+    if name == AUTHENTICATED && !clients.0.is_empty() {
+        let expected = "- in the column of clients of this channel: who has logged in is on it, and nobody else";
+        return Err(wrong(expected.to_owned()));
     }
     let transport = transport(&expanded(leaves)?).map_err(wrong)?;
     if transport == Transport::None && !domains.0.is_empty() {
-        return Err(wrong("a way for mail to leave, since there are domains on this channel".to_owned()));
+        let expected = "a way for mail to leave, such as mailbox: or smtp:, since there are domains on this channel";
+        return Err(wrong(expected.to_owned()));
     }
     let may_go = match expanded(may_go)?.as_str() {
         "*" => MayGo::Anywhere,
@@ -127,12 +145,17 @@ fn columns(text: &str) -> Result<Vec<&str>, &'static str> {
         behind_comma = octet == b',' || (behind_comma && is_blank);
     }
     if quoted {
-        return Err("a second double quote");
+        return Err("a second double quote, at the end of the column");
     }
     if let Some(begin) = start {
         columns.extend(text.get(begin..));
     }
     if behind_comma { Err("something behind the last comma") } else { Ok(columns) }
+}
+
+/// As it can stand in a message, also where there is nothing.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", shown(text))
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
@@ -175,17 +198,23 @@ pub(super) fn transport(text: &str) -> Result<Transport, String> {
         Some(("discard", rest)) => other("discard", rest),
         Some(("error", text)) if text.len() <= 100 => other("error", text),
         Some(("error", _)) => Err("at most 100 octets behind error:".to_owned()),
+        None if matches!(text, "mailbox" | "smtp" | "discard") => Err(format!("{text}: instead of {}", quoted(text))),
         _ => Err(format!(
             "mailbox:, maildir:, mbox:, mmdf:, smtp:, lmtp:, qmqp:, qmtp:, pipe:, qmail-queue:, discard:, error: or - \
              instead of {}",
-            shown(text)
+            quoted(text)
         )),
     }
 }
 
 /// Postfix's forms of a next hop: `[host]`, `[host]:port`, `domain`, `domain:port`.
 fn host_and_port(text: &str, transport: &str) -> Result<(), String> {
-    let wrong = || format!("host, [host] or [host]:port behind {transport}: instead of {}", shown(text));
+    let wrong = || {
+        let one = if transport.starts_with('q') { "" } else { "one " };
+        let forms = format!("{one}host, host:port, [host] or [host]:port behind {transport}:");
+        let hint = if text.parse::<Ipv6Addr>().is_ok() { ", and IPv6 in brackets," } else { "" };
+        format!("{forms}{hint} instead of {}", quoted(text))
+    };
     let (host, port) = match text.strip_prefix('[').map(|text| text.split_once(']')) {
         Some(Some((host, ""))) => (host, None),
         Some(Some((host, rest))) => (host, Some(rest.strip_prefix(':').ok_or_else(wrong)?)),

@@ -47,6 +47,9 @@ fn ipv4(text: &str, written: &str) -> Result<IpNet, String> {
 /// `[IPv6]` or `[IPv6]/length`; as in Postfix an IPv4 address may stand in brackets too.
 fn bracketed(text: &str) -> Result<IpNet, String> {
     let wrong = || format!("[IPv6 address], and no more than /128 behind it, instead of {}", shown(text));
+    if let Some((address, length)) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')?.split_once('/')) {
+        return Err(format!("[{address}]/{length} instead of {}", shown(text)));
+    }
     let (address, rest) = text.strip_prefix('[').and_then(|text| text.split_once(']')).ok_or_else(wrong)?;
     if address.parse::<Ipv4Addr>().is_ok() && (rest.is_empty() || rest.starts_with('/')) {
         return ipv4(&format!("{address}{rest}"), text);

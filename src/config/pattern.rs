@@ -232,18 +232,34 @@ fn is_negated(word: &str) -> bool {
 }
 
 fn name(text: &str) -> Result<Matches, String> {
+    name_or_below(text).ok_or_else(|| {
+        let kinds = || "a name, .domain, an address, a net, [IPv6]/length, *, /file or type:table".to_owned();
+        format!("{} instead of {}", meant(text).unwrap_or_else(kinds), shown(text))
+    })
+}
+
+fn name_or_below(text: &str) -> Option<Matches> {
     let (dot, labels) = text.strip_prefix('.').map_or(("", text), |labels| (".", labels));
-    let labels = idna::to_ascii(labels.as_bytes()).map(|found| String::from_utf8_lossy(&found).into_owned());
-    let labels = labels.unwrap_or_default();
+    let labels = idna::to_ascii(labels.as_bytes()).map(|found| String::from_utf8_lossy(&found).into_owned())?;
     let is_label = |label: &str| {
-        !label.is_empty() && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_')
+        label.bytes().any(|octet| octet.is_ascii_alphanumeric())
+            && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_')
     };
     if text.len() > 254 || !labels.split('.').all(is_label) {
-        let kinds = "a name, .domain, an address, a net, [IPv6]/length, *, /file or type:table";
-        return Err(format!("{kinds} instead of {}", shown(text)));
+        return None;
     }
     let text = format!("{dot}{labels}").to_ascii_lowercase();
-    Ok(if text.starts_with('.') { Matches::Below(text) } else { Matches::Name(text) })
+    Some(if text.starts_with('.') { Matches::Below(text) } else { Matches::Name(text) })
+}
+
+/// What is meant by the forms of other programs.
+fn meant(text: &str) -> Option<String> {
+    let is_name = |text: &&str| name_or_below(text).is_some();
+    match text.strip_prefix('*').filter(|text| text.starts_with('.')).filter(is_name) {
+        Some(domain) => Some(domain.to_owned()),
+        None if text == "-" => Some("- alone in its column, and not in a list,".to_owned()),
+        None => text.strip_suffix('.').filter(is_name).map(|name| format!("{name} without a dot at its end")),
+    }
 }
 
 /// The address in an address literal.
