@@ -2,7 +2,6 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::net::Ipv4Addr;
 
 fn list(text: &str) -> PatternList {
     PatternList::parse(text).unwrap()
