@@ -120,6 +120,7 @@ fn a_pool_grows_at_once_and_shrinks_to_its_spares() {
     let scratch = Scratch::new();
     let mut server = pool(&scratch, &["-n", "30", "--idle-children", "2", "-o", "max_use=0", "-o", "max_idle=1"]);
     server.address("0");
+    record_of(&mut server, "submit", "ready service=submit ");
     let mut parent = None;
     until("the pool before anybody comes", || {
         parent = child_named(&server, "smtpsrvr");
