@@ -105,9 +105,14 @@ impl Channels {
         parse::load(config)
     }
 
+    /// The same, or all mistakes there are.
+    pub fn read_or_mistakes(config: &Config) -> Result<Channels, Vec<Error>> {
+        parse::load_all(config)
+    }
+
     /// Reads the text of a channels file; `config` is what `$name` expands from, and names the file in errors.
     pub fn parse(octets: &[u8], config: &Config) -> Result<Channels, Error> {
-        parse::parse(octets, config, false)
+        parse::parse(octets, config)
     }
 
     /// The channel a client's mail comes in on. `only` limits the search to these names, in this order

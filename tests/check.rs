@@ -107,6 +107,22 @@ fn all_wrong_values_of_main_cf_are_told_at_once() {
 }
 
 #[test]
+fn all_wrong_lines_are_told_at_once() {
+    let scratch = good("no setting\nnor this\nsoft_bounce = maybe\n");
+    let (status, said) = check(&scratch);
+    assert!(status == Some(78) && said.ends_with("3 errors, 0 warnings\n"), "{said}");
+    let scratch = good("");
+    scratch.write("channels", "a b\nlocal * $myhostname foo: *\nlocal * $myhostname mailbox: nosuch\n");
+    let (status, said) = check(&scratch);
+    let told = |line: u32| said.contains(&format!("channels:{line}: "));
+    // What a line leads to is no mistake while others are wrong.
+    assert!(status == Some(78) && told(1) && told(2) && said.ends_with("2 errors, 0 warnings\n"), "{said}");
+    scratch.write("channels", "local * $myhostname mailbox: nosuch\nother * * smtp: none,local\n");
+    let (status, said) = check(&scratch);
+    assert!(status == Some(78) && said.ends_with("2 errors, 0 warnings\n"), "{said}");
+}
+
+#[test]
 fn each_mistake_is_told_with_file_and_line_and_how_to_mend_it() {
     let scratch = good(
         "messge_size_limit = 5\ncontent_filter = scan:x\ntls_cert_file = /no/such/file\ndefault_privs = no-such-user\n\

@@ -20,36 +20,53 @@ const TOO_FEW: &str = "an empty one is written as -, and behind a comma its colu
 const TOO_MANY: &str = "a list is joined by commas, blanks stand in double quotes, and a comment on a line of its own";
 
 pub(super) fn load(config: &Config) -> Result<Channels, Error> {
-    match file::contents_if_any(&config.channels)? {
-        Some(octets) => parse(&octets, config, false),
+    load_all(config).map_err(|mut mistakes| mistakes.swap_remove(0))
+}
+
+pub(super) fn load_all(config: &Config) -> Result<Channels, Vec<Error>> {
+    match file::contents_if_any(&config.channels).map_err(|error| vec![error])? {
+        Some(octets) => parse_all(&octets, config, false),
         None => {
             let setting = config.setting("channels");
             if let Some(setting) = setting.filter(|setting| setting.origin != Origin::Default) {
                 log::warn!("{}: there is no file {}: the built-in channels hold", setting.origin, setting.expanded);
             }
-            parse(BUILT_IN.as_bytes(), config, true)
+            parse_all(BUILT_IN.as_bytes(), config, true)
         }
     }
 }
 
-pub(super) fn parse(octets: &[u8], config: &Config, built_in: bool) -> Result<Channels, Error> {
+pub(super) fn parse(octets: &[u8], config: &Config) -> Result<Channels, Error> {
+    parse_all(octets, config, false).map_err(|mut mistakes| mistakes.swap_remove(0))
+}
+
+/// The channels, or all mistakes: those of the lines, or where each line is right those of all together.
+fn parse_all(octets: &[u8], config: &Config, built_in: bool) -> Result<Channels, Vec<Error>> {
     let path: Arc<Path> = config.channels.as_path().into();
     let origin = |line| if built_in { Origin::Default } else { Origin::File(Arc::clone(&path), line) };
-    let lines = main_cf::all_lines(octets, &path)?;
+    let lines = main_cf::all_lines(octets, &path).map_err(|error| vec![error])?;
+    let mut mistakes = Vec::new();
     let mut channels: Vec<Channel> = Vec::with_capacity(lines.len());
     for (number, line) in lines {
         let origin = origin(number);
         let wrong = |expected: String| Error { origin: origin.clone(), problem: format!("expected {expected}") };
-        let text = std::str::from_utf8(&line).map_err(|_| wrong("text in UTF-8".to_owned()))?;
-        let channel = channel(text, config, &origin)?;
-        if let Some(earlier) = channels.iter().find(|earlier| earlier.name == channel.name) {
-            return Err(wrong(format!("another name than {}, which is that of {}", channel.name, earlier.origin)));
+        let text = std::str::from_utf8(&line).map_err(|_| wrong("text in UTF-8".to_owned()));
+        match text.and_then(|text| channel(text, config, &origin)) {
+            Ok(channel) => match channels.iter().find(|earlier| earlier.name == channel.name) {
+                Some(Channel { name, origin, .. }) => {
+                    mistakes.push(wrong(format!("another name than {name}, which is that of {origin}")));
+                }
+                None => channels.push(channel),
+            },
+            Err(mistake) => mistakes.push(mistake),
         }
-        channels.push(channel);
+    }
+    if !mistakes.is_empty() {
+        return Err(mistakes);
     }
     if !channels.iter().any(|channel| channel.name != AUTHENTICATED) {
         let besides = if channels.is_empty() { "" } else { " besides authenticated" };
-        return Err(Error { origin: origin(0), problem: format!("expected at least one channel{besides}") });
+        return Err(vec![Error { origin: origin(0), problem: format!("expected at least one channel{besides}") }]);
     }
     for channel in &channels {
         let MayGo::To(names) = &channel.may_go else { continue };
@@ -60,10 +77,10 @@ pub(super) fn parse(octets: &[u8], config: &Config, built_in: bool) -> Result<Ch
                 unknown => format!("the name of a channel in the last column instead of {}", shown(unknown)),
             };
             let problem = format!("expected {expected}: there are {}", shown(&known.join(", ")));
-            return Err(Error { origin: channel.origin.clone(), problem });
+            mistakes.push(Error { origin: channel.origin.clone(), problem });
         }
     }
-    Ok(Channels(channels))
+    if mistakes.is_empty() { Ok(Channels(channels)) } else { Err(mistakes) }
 }
 
 fn channel(text: &str, config: &Config, origin: &Origin) -> Result<Channel, Error> {

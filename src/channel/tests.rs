@@ -17,7 +17,7 @@ fn config() -> Config {
 }
 
 fn read(text: &str) -> Result<Channels, String> {
-    parse::parse(text.as_bytes(), &config(), false).map_err(|error| error.to_string())
+    parse::parse(text.as_bytes(), &config()).map_err(|error| error.to_string())
 }
 
 fn example() -> Channels {
@@ -150,7 +150,7 @@ fn who_has_logged_in_may_send_anywhere_unless_a_line_says_otherwise() {
 fn values_of_main_cf_may_be_lists_with_blanks() {
     let config = Config::with(&[("nets", "10.0.0.0/8 192.0.2.0/24"), ("channels", "/x/channels")]);
     let text = b"a $nets,[::1] - - -\nb ${nets?{127.0.0.1, 127.0.0.2}:{*}} - - *\n";
-    let channels = parse::parse(text, &config, false).unwrap();
+    let channels = parse::parse(text, &config).unwrap();
     assert_eq!(channels.0[0].clients.0.len(), 3);
     assert_eq!(channels.0[1].clients.0.len(), 2);
 }
@@ -283,7 +283,7 @@ fn wrong_lines_tell_file_line_and_expectation() {
         let error = read(text).unwrap_err();
         assert!(error.contains(told), "{text:?}: {error}");
     }
-    assert!(parse::parse(b"a - \xff - -", &config(), false).unwrap_err().to_string().contains("UTF-8"));
+    assert!(parse::parse(b"a - \xff - -", &config()).unwrap_err().to_string().contains("UTF-8"));
 }
 
 #[test]
@@ -295,11 +295,11 @@ fn a_line_that_begins_with_blanks_continues_the_one_before() {
 proptest! {
     #[test]
     fn any_octets_parse_or_are_an_error(octets in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = parse::parse(&octets, &config(), false);
+        let _ = parse::parse(&octets, &config());
     }
 
     #[test]
     fn any_columns_parse_or_are_an_error(text in "([a*$!{}(),.:\\[\\]1 -]{0,8} ){0,7}") {
-        let _ = parse::parse(text.as_bytes(), &config(), false);
+        let _ = parse::parse(text.as_bytes(), &config());
     }
 }

@@ -209,10 +209,10 @@ fn closed(mailbox: &Path, format: MailboxFormat) -> Option<Closed> {
 }
 
 fn check_channels(config: &Config, findings: &mut Findings) -> Option<Channels> {
-    let channels = match Channels::read(config) {
+    let channels = match Channels::read_or_mistakes(config) {
         Ok(channels) => channels,
-        Err(error) => {
-            findings.error(&error.origin, &error.problem, "");
+        Err(mistakes) => {
+            mistakes.iter().for_each(|mistake| findings.error(&mistake.origin, &mistake.problem, ""));
             return None;
         }
     };

@@ -15,6 +15,9 @@ pub const DEFAULT_FOLDER: &str = "/etc/doorpost";
 /// A configuration, and what an administrator should hear of it.
 pub type Loaded = (Box<Config>, Vec<Error>);
 
+/// More are told of no main.cf.
+const MOST_MISTAKES: usize = 100;
+
 impl Config {
     /// Reads main.cf as the options say, applies `-o`, expands and checks everything, sets up logging by it, and answers
     /// `--show-config` (which ends the program). In a box, for it is 4 kB, and the stack would have as much more for each
@@ -41,7 +44,7 @@ impl Config {
     }
 
     /// All mistakes that there are, each found when what those before it have set is taken for not set; and the rest, if
-    /// anything can be made of that.
+    /// anything can be made of that. Of a file that is no main.cf the first [`MOST_MISTAKES`].
     pub fn read_past_mistakes(common: &Common) -> (Vec<exit::Error>, Option<Loaded>) {
         let (mut mistakes, mut places) = (Vec::new(), Vec::new());
         loop {
@@ -52,6 +55,7 @@ impl Config {
             match &error {
                 // What no definition is to blame for would be found again.
                 exit::Error::Config(Error { origin, .. }) if places.contains(origin) => return (mistakes, None),
+                _ if mistakes.len() == MOST_MISTAKES => return (mistakes, None),
                 exit::Error::Config(Error { origin, .. }) => places.push(origin.clone()),
                 _ => {
                     mistakes.push(error);
@@ -142,7 +146,7 @@ fn read(folder: &Folder, options: Vec<Definition>, without: &[Origin]) -> Result
                 "expected a setting or a comment, and there is nothing in this file: is it still being written?";
             return Err(Error::at(path, 0, problem));
         }
-        Some(octets) => main_cf::parse(&octets, &path)?,
+        Some(octets) => main_cf::parse_without(&octets, &path, without)?,
         None => main_cf::Parsed::default(),
     };
     let text = |path: &Path| path.to_str().map(|text| text.replace('$', "$$"));

@@ -32,10 +32,18 @@ pub struct Parsed {
 
 /// Splits the text of a main.cf. `path` is for messages only.
 pub fn parse(octets: &[u8], path: &Path) -> Result<Parsed, Error> {
+    parse_without(octets, path, &[])
+}
+
+/// The same, as if the lines at these places were not there.
+pub(crate) fn parse_without(octets: &[u8], path: &Path, without: &[Origin]) -> Result<Parsed, Error> {
     let path: Arc<Path> = path.into();
     let wrong = |number, problem: &str| Error::at(Arc::clone(&path), number, problem);
     let mut parsed = Parsed::default();
-    let lines = logical_lines(octets, &path, &mut parsed.warnings);
+    let mut lines = logical_lines(octets, &path, &mut parsed.warnings);
+    if !without.is_empty() {
+        lines.retain(|(number, _)| !without.contains(&Origin::File(Arc::clone(&path), *number)));
+    }
     // One more: the folder of the file becomes a definition too.
     parsed.definitions.reserve_exact(lines.len().saturating_add(1));
     // By name, and of those the last one, where among all: a file may have tens of thousands.
