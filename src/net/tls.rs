@@ -289,8 +289,8 @@ fn wrong(path: &Path, parameter: &str, expected: &str) -> Error {
 }
 
 fn identity(pairs: &[[Pem; 2]], tickets: Option<Arc<Tickets>>) -> Result<Identity, Error> {
-    // No client is asked for a certificate. How one would be verified is not linked then, nor its tables of addresses, which the
-    // loader has to write down anew in each process.
+    // No client is asked for a certificate. How one would be verified is not linked then, nor its tables of addresses,
+    // which the loader has to write down anew in each process.
     let signature_verification_algorithms = WebPkiSupportedAlgorithms { all: &[], mapping: &[] };
     let provider = Arc::new(CryptoProvider { signature_verification_algorithms, ..ring::default_provider() });
     let mut certified = Vec::new();
