@@ -119,9 +119,9 @@ fn absurd_lengths_are_refused_at_the_digit_that_is_too_much() {
     let input = package(b"1234567890", b"", &[b"a".as_slice(); 90]);
     assert!(read(&input, 7, 100).unwrap().ended);
     assert_eq!(read(b"433:", 7, 100), Err((Fault::TooLarge, "receiving QMQP packet header")));
-    assert_eq!(fault(format!("99999:{digits}").as_bytes()), (Fault::TooLarge, "receiving message content"));
-    assert_eq!(fault(format!("99999:1:x,{digits}").as_bytes()), (Fault::AddressTooLong, "receiving sender address"));
-    let recipient = format!("99999:1:x,1:a,{digits}");
+    assert_eq!(fault(format!("999:{digits}").as_bytes()), (Fault::TooLarge, "receiving message content"));
+    assert_eq!(fault(format!("999:1:x,{digits}").as_bytes()), (Fault::AddressTooLong, "receiving sender address"));
+    let recipient = format!("999:1:x,1:a,{digits}");
     assert_eq!(fault(recipient.as_bytes()), (Fault::AddressTooLong, "receiving recipient address"));
 }
 
