@@ -4,14 +4,16 @@ mod common;
 
 use common::connections::*;
 use common::processes::children;
-use common::{Scratch, binary, until};
+use common::{NOBODY, Scratch, binary, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 struct Pool {
     server: Server,
@@ -141,6 +143,37 @@ fn limits_hold_in_the_pool_and_who_was_killed_has_no_place() {
         is_served
     });
     quit(client);
+}
+
+/// Clients wait for it, and it does not ask for them again and again meanwhile.
+#[test]
+fn a_child_that_cannot_accept_says_so_once_a_second_and_serves_when_it_can() {
+    let mut pool = Pool::start("idle_children = 1\nchildren = 1\nmax_use = 0");
+    quit(pool.greeted());
+    let child = pool.children();
+    let may_open = |descriptors: u32| {
+        let mut command = Command::new("prlimit");
+        command.args([format!("--nofile={descriptors}:"), format!("--pid={}", child[0])]);
+        if nix::unistd::geteuid().is_root() {
+            // Whose process it is: root may lack the capability for those of others.
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        assert!(command.status().expect("prlimit(1)").success());
+    };
+    let begun = Instant::now();
+    // Those that every process has: what it waits on with poll(2) may be no more than it may open.
+    may_open(3);
+    let mut client = pool.connect();
+    for _ in 0..2 {
+        let record = pool.server.record("cannot accept reason=");
+        assert!(record.contains("Too many open files"), "{record}");
+        pool.server.seen.clear();
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(1), "twice in {:?}", begun.elapsed());
+    may_open(500);
+    assert!(line(&mut client).starts_with("220 "));
+    quit(client);
+    assert_eq!(pool.children(), child);
 }
 
 #[test]
