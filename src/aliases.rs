@@ -184,10 +184,14 @@ pub enum Writer {
 /// A file of `:include:`, whole, and its writer if that is neither root nor we. It often is a user's own, who may name whatever
 /// we may read, as a file of passwords, and what is in it would come back to him in a report. So no symbolic link of another's
 /// leads to it, and what another's file names, `writer`'s, is that user's own, or may be read by everybody where nobody knows
-/// who that is.
+/// who that is. One that is being written is waited for.
 fn included_file(path: &Path, writer: Option<Writer>) -> io::Result<(Vec<u8>, Option<Writer>)> {
+    let read = kept::once_quiet(|| way::file(path).map(Some), |file| read_included(file, writer))?;
+    read.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+fn read_included(file: &File, writer: Option<Writer>) -> io::Result<(Vec<u8>, Option<Writer>)> {
     let not_to_be_read = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    let file = way::file(path)?;
     let metadata = file.metadata()?;
     let is_for_all = metadata.mode() & 0o004 != 0;
     match writer {
@@ -205,12 +209,12 @@ fn included_file(path: &Path, writer: Option<Writer>) -> io::Result<(Vec<u8>, Op
     if metadata.nlink() > 1 && !is_for_all {
         return not_to_be_read("it has other names, and not everybody may read it");
     }
-    let is_foreign = !way::is_trusted(&file)?;
+    let is_foreign = !way::is_trusted(file)?;
     let writer = match metadata.mode() & 0o022 {
         0 => is_foreign.then_some(Writer::Owner(metadata.uid())),
         _ => Some(Writer::Others),
     };
-    Ok((whole(&file)?, writer))
+    Ok((whole(file)?, writer))
 }
 
 /// What is in a file: regular, and of a bounded size.

@@ -1,11 +1,12 @@
 //! Files that are read often and change seldom: what was made of one is kept for as long as the file is the same one.
 
 use crate::clock;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What tells one state of a file from the next: device, inode, length and the times of content and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,18 +24,7 @@ const UNSETTLED: i64 = 2;
 impl Stamp {
     /// That of the file a name leads to, if there is one.
     pub fn of(path: &Path) -> Option<Stamp> {
-        let file = std::fs::metadata(path).ok()?;
-        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let (inode, length) = (number(file.ino()), number(file.size()));
-        Some(Stamp([
-            number(file.dev()),
-            inode,
-            length,
-            file.mtime(),
-            file.mtime_nsec(),
-            file.ctime(),
-            file.ctime_nsec(),
-        ]))
+        std::fs::metadata(path).ok().map(|file| Stamp::from(&file))
     }
 
     /// Whether whatever changes the file from now on changes this too.
@@ -62,6 +52,53 @@ impl Stamp {
     /// The same, and it is small.
     fn may_be_kept(&self, now: SystemTime) -> bool {
         u64::try_from(self.0[2]).is_ok_and(|length| length <= LARGEST) && self.is_settled(now)
+    }
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(file: &Metadata) -> Stamp {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let (device, inode, length) = (number(file.dev()), number(file.ino()), number(file.size()));
+        Stamp([device, inode, length, file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()])
+    }
+}
+
+/// So long nobody has written to a file that is whole: an editor that empties it first writes it at once.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// So long a file is waited for that somebody goes on writing.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What `read` makes of the file that `open` finds, if there is one, once nobody is writing it. One that was made elsewhere and
+/// moved here with an older time is whole at once. An error where somebody goes on writing.
+pub fn once_quiet<T>(
+    mut open: impl FnMut() -> io::Result<Option<File>>,
+    mut read: impl FnMut(&File) -> io::Result<T>,
+) -> io::Result<Option<T>> {
+    let begun = Instant::now();
+    loop {
+        let Some(file) = open()? else { return Ok(None) };
+        let before = file.metadata()?;
+        let pause = until_quiet(before.modified()?, SystemTime::now());
+        if pause.is_zero() {
+            let made = read(&file)?;
+            if Stamp::from(&file.metadata()?) == Stamp::from(&before) {
+                return Ok(Some(made));
+            }
+        }
+        if begun.elapsed() >= PATIENCE {
+            return Err(io::Error::other("somebody goes on writing it"));
+        }
+        std::thread::sleep(pause.max(A_MOMENT));
+    }
+}
+
+/// How long what was written then is to be left alone yet. What comes from the future is not: its clock is wrong.
+fn until_quiet(written: SystemTime, now: SystemTime) -> Duration {
+    match now.duration_since(written) {
+        Ok(age) => QUIET.saturating_sub(age),
+        Err(error) if error.duration() < QUIET => QUIET,
+        Err(_) => Duration::ZERO,
     }
 }
 
@@ -149,6 +186,14 @@ impl<T> Default for Kept<T> {
     }
 }
 
+/// For tests: writes a file that nobody has touched for a minute.
+#[cfg(test)]
+pub fn write_long_ago(path: &Path, text: impl AsRef<[u8]>) {
+    std::fs::write(path, text).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +242,39 @@ mod tests {
         assert!(!stamp.is_fresh(emptied - Duration::from_secs(10)));
         fs::write(&path, "#").unwrap();
         assert!(unless_just_emptied(&path).is_ok());
+    }
+
+    #[test]
+    fn what_is_being_written_is_read_when_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let open = || Ok(File::open(&path).ok());
+        let all = |file: &File| io::read_to_string(file);
+        assert_eq!(once_quiet(open, all).unwrap(), None);
+        write_long_ago(&path, "one");
+        assert_eq!(once_quiet(open, all).unwrap().as_deref(), Some("one"));
+        // Somebody begins while it is read, and has emptied it only.
+        let mut times = 0;
+        let read = |file: &File| {
+            times += 1;
+            if times == 1 {
+                fs::write(&path, "")?;
+            }
+            all(file)
+        };
+        let mut looks = 0;
+        let open = || {
+            looks += 1;
+            if looks == 3 {
+                write_long_ago(&path, "two");
+            }
+            File::open(&path).map(Some)
+        };
+        assert_eq!(once_quiet(open, read).unwrap().as_deref(), Some("two"));
+        let at = |milliseconds| SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds);
+        let waits = |written, now| until_quiet(at(written), at(now)).as_millis();
+        assert_eq!((waits(5000, 5000), waits(5000, 5600), waits(5000, 6000)), (1000, 400, 0));
+        assert_eq!((waits(5500, 5000), waits(9000, 5000)), (1000, 0));
     }
 
     #[test]

@@ -24,9 +24,8 @@ fn counts(scratch: &Scratch) -> [usize; 3] {
 
 /// Makes a home for a user of the passwd-file, and a `.forward` in it.
 fn forward(scratch: &Scratch, user: &str, text: &str) {
-    let home = scratch.path().join("home").join(user);
-    fs::create_dir_all(&home).unwrap();
-    fs::write(home.join(".forward"), text).unwrap();
+    fs::create_dir_all(scratch.path().join("home").join(user)).unwrap();
+    scratch.write_long_ago(&format!("home/{user}/.forward"), text);
     scratch.hand_over(&scratch.path().join("home"));
 }
 
@@ -40,6 +39,27 @@ fn program(scratch: &Scratch) -> (String, std::path::PathBuf) {
     common::write_program(&path, &script);
     scratch.hand_over(&path);
     (path.display().to_string(), out)
+}
+
+/// An editor empties the file, and writes it anew next.
+#[test]
+fn mail_waits_for_a_file_that_is_being_written() {
+    let scratch = Scratch::new();
+    scratch.write("aliases", &format!("list: :include:{}/members\n", scratch.path().display()));
+    scratch.write_long_ago("members", "bob\n");
+    forward(&scratch, "bob", "bob-before@mx.example\n");
+    for (name, text, to) in [("home/bob/.forward", "alice\n", "bob"), ("members", "carol\n", "list")] {
+        let path = scratch.path().join("log");
+        enqueue(&scratch, "", &format!("{to}@mx.example"));
+        scratch.settle();
+        let mut deliver = scratch.command("deliver");
+        scratch.write(name, if to == "bob" { "" } else { "bob-before\n" });
+        let mut deliver = deliver.arg("-w").stderr(fs::File::create(&path).unwrap()).spawn().unwrap();
+        until("deliver to be at it", || fs::read_to_string(&path).unwrap().contains(" way="));
+        scratch.write(name, text);
+        assert!(deliver.wait().unwrap().success());
+    }
+    assert_eq!((counts(&scratch), scratch.queued().len()), ([1, 0, 1], 0));
 }
 
 #[test]
@@ -92,7 +112,7 @@ fn an_extension_goes_to_the_user_and_finds_its_own_forward() {
     scratch.deliver();
     assert_eq!(counts(&scratch), [0, 1, 0]);
     forward(&scratch, "bob", "carol\n");
-    fs::write(scratch.path().join("home/bob/.forward+lists"), "alice\n").unwrap();
+    scratch.write_long_ago("home/bob/.forward+lists", "alice\n");
     scratch.hand_over(&scratch.path().join("home"));
     enqueue(&scratch, "", "bob+lists@mx.example");
     enqueue(&scratch, "", "bob+else@mx.example");
@@ -118,7 +138,7 @@ fn a_users_own_address_in_a_forward_file_is_the_mailbox_in_whatever_way_the_mail
     }
     // Another file of the user's is another way.
     forward(&scratch, "bob", "bob+lists@mx.example\n");
-    fs::write(scratch.path().join("home/bob/.forward+lists"), "alice\n").unwrap();
+    scratch.write_long_ago("home/bob/.forward+lists", "alice\n");
     scratch.hand_over(&scratch.path().join("home"));
     enqueue(&scratch, "", "bob@mx.example");
     scratch.deliver();
@@ -130,7 +150,7 @@ fn a_users_own_address_in_a_forward_file_is_the_mailbox_in_whatever_way_the_mail
     enqueue(&scratch, "", "bob@mx.example");
     let log = scratch.deliver();
     assert_eq!(counts(&scratch), [before[0], before[1] + 1, before[2] + 1], "{log}");
-    fs::write(scratch.path().join("home/bob/.forward+lists"), "bob@mx.example\n").unwrap();
+    scratch.write_long_ago("home/bob/.forward+lists", "bob@mx.example\n");
     forward(&scratch, "bob", "carol\n");
     let before = counts(&scratch);
     enqueue(&scratch, "", "bob+lists@mx.example");
@@ -170,7 +190,7 @@ fn what_an_alias_sends_on_is_told_by_its_name_and_the_whole_queue_is_not_looked_
 fn mail_for_a_list_without_members_comes_back() {
     let scratch = Scratch::new();
     let members = scratch.path().join("members");
-    scratch.write("members", "# nobody yet\n");
+    scratch.write_long_ago("members", "# nobody yet\n");
     scratch.write(
         "aliases",
         &format!("list: :include:{0}\nowner-list: carol\npostmaster: :include:{0}\n", members.display()),
@@ -415,7 +435,7 @@ fn an_included_file_that_names_an_alias_reaches_its_program() {
     let scratch = Scratch::with("allow_mail_to_commands = alias\ndefault_privs = nobody");
     let (program, out) = program(&scratch);
     let members = scratch.path().join("members");
-    scratch.write("members", &format!("alice\ntickets\n|{program} 0 included\n"));
+    scratch.write_long_ago("members", &format!("alice\ntickets\n|{program} 0 included\n"));
     scratch.write("aliases", &format!("staff: :include:{}\ntickets: |{program} 0 own\n", members.display()));
     enqueue(&scratch, "", "staff@mx.example");
     let log = scratch.deliver();

@@ -366,7 +366,7 @@ fn an_error_of_any_file_call_of_deliver_expands_an_alias_once() {
 /// The same where who it stands for is in a file.
 fn queued_for_a_list() -> Scratch {
     let scratch = queued_for_an_alias();
-    scratch.write("list", "bob\n");
+    scratch.write_long_ago("list", "bob\n");
     scratch.write("aliases", &format!("all: :include:{}/list\n", scratch.path().display()));
     scratch
 }

@@ -241,6 +241,7 @@ pub fn included(path: &Path, writer: Option<Writer>) -> Result<(Vec<Target>, Opt
 mod tests {
     use super::super::find_for;
     use super::*;
+    use crate::kept::write_long_ago;
 
     struct Site(tempfile::TempDir, Config);
 
@@ -320,7 +321,7 @@ mod tests {
         let site = site(
             "all: staff, admins\nstaff: alice, root\nadmins: root\nroot: bob, \"|/bin/run\"\nnames: :include:DIR/names, root\n",
         );
-        std::fs::write(site.0.path().join("names"), "root\nroot\n").unwrap();
+        write_long_ago(&site.0.path().join("names"), "root\nroot\n");
         assert_eq!(expanded(&site, "all").unwrap().0, ["alice@mx.example", "bob@mx.example", "|/bin/run"]);
         assert_eq!(expanded(&site, "names").unwrap().0, ["root@mx.example"]);
     }
@@ -343,17 +344,16 @@ mod tests {
     #[test]
     fn an_included_file_names_addresses_but_no_program() {
         let site = site("list: :include:DIR/members, |/bin/own\nlost: :include:DIR/none\n");
-        std::fs::write(site.0.path().join("members"), "# people\nalice, x@example.net\n|/bin/false\n/etc/x\nbob\n")
-            .unwrap();
+        write_long_ago(&site.0.path().join("members"), "# people\nalice, x@example.net\n|/bin/false\n/etc/x\nbob\n");
         let (targets, _) = expanded(&site, "list").unwrap();
         assert_eq!(targets, ["alice@mx.example", "x@example.net", "bob@mx.example", "|/bin/own"]);
         assert!(matches!(expanded(&site, "lost"), Err(Trouble::Later(_))));
         // An editor's byte order mark belongs to no name.
-        std::fs::write(site.0.path().join("members"), "\u{feff}# people\nalice\n").unwrap();
+        write_long_ago(&site.0.path().join("members"), "\u{feff}# people\nalice\n");
         assert_eq!(expanded(&site, "list").unwrap().0, ["alice@mx.example", "|/bin/own"]);
         // Whom these would miss, nobody knows.
         for text in [&b""[..], b"alice\nbob (Bob\n", b"alice\nj\xf6rg@x.example\n"] {
-            std::fs::write(site.0.path().join("members"), text).unwrap();
+            write_long_ago(&site.0.path().join("members"), text);
             assert!(matches!(expanded(&site, "list"), Err(Trouble::Later(_))), "{text:?}");
         }
     }
@@ -364,7 +364,7 @@ mod tests {
             "staff: :include:DIR/staff\ntickets: |/bin/own\nkeep: /var/mail/keep\nnull: /dev/null\nhelp: tickets, bob\n\
              both: tickets, :include:DIR/staff\n",
         );
-        std::fs::write(site.0.path().join("staff"), "alice\nTickets, tickets\nhelp\nkeep\nnull\n").unwrap();
+        write_long_ago(&site.0.path().join("staff"), "alice\nTickets, tickets\nhelp\nkeep\nnull\n");
         let by_itself = ["Tickets@mx.example", "bob@mx.example", "keep@mx.example", "File(\"/dev/null\")"];
         let (targets, _) = expanded(&site, "staff").unwrap();
         assert_eq!(targets, [&["alice@mx.example"][..], &by_itself].concat());
@@ -386,7 +386,7 @@ mod tests {
         );
         let path = |name: &str| site.0.path().join(name);
         let write = |name: &str, text: &str| {
-            std::fs::write(path(name), text.replace("DIR", site.0.path().to_str().unwrap())).unwrap();
+            write_long_ago(&path(name), text.replace("DIR", site.0.path().to_str().unwrap()));
         };
         write("secret", "bob:$6$hash\n");
         write("theirs", "carol, :include:DIR/theirs2\n");
@@ -461,7 +461,7 @@ mod tests {
             "a: b, x\nb: |/bin/own\nc: |/bin/other, :include:DIR/members\nd: e, a\ne: none\ne@mx.example: |/bin/own\n\
              f@mx.example: e@mx.example, d\nloop: loop@mx.example\n",
         );
-        std::fs::write(site.0.path().join("members"), "|/bin/included\n").unwrap();
+        write_long_ago(&site.0.path().join("members"), "|/bin/included\n");
         let listed = |name: &str, command: &str| {
             lists(&site.1, &format!("{name}@mx.example"), &Target::Program(command.to_owned()))
         };

@@ -1,9 +1,11 @@
 //! A user's `~/.forward`, read with the user's own rights: comments, addresses, `\user`, and what main.cf may allow.
 //!
 //! For `user+detail` `~/.forward+detail` comes before it. A file that the user did not write, or that anybody may write, is as
-//! good as none; so is a symbolic link of somebody else's.
+//! good as none; so is a symbolic link of somebody else's. One that is being written is waited for: half of it would send mail
+//! where nobody wants it.
 
 use crate::aliases::{self, Target};
+use crate::kept;
 use crate::users::User;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -23,10 +25,11 @@ pub fn is_there(user: &User, extension: &str) -> io::Result<bool> {
 
 /// What it holds; nothing where there is none.
 pub fn read(user: &User, extension: &str) -> io::Result<Vec<u8>> {
-    let mut octets = Vec::new();
-    if let Some(file) = open(user, extension)? {
-        file.take(LARGEST + 1).read_to_end(&mut octets)?;
-    }
+    let read = |file: &File| {
+        let mut octets = Vec::new();
+        file.take(LARGEST + 1).read_to_end(&mut octets).map(|_| octets)
+    };
+    let octets = kept::once_quiet(|| open(user, extension), read)?.unwrap_or_default();
     if octets.len() as u64 > LARGEST {
         return Err(io::Error::new(ErrorKind::FileTooLarge, format!("it has more than {LARGEST} octets")));
     }
@@ -107,6 +110,7 @@ fn open_one(user: &User, path: &PathBuf) -> io::Result<Option<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kept::write_long_ago;
     use std::os::unix::fs::PermissionsExt;
 
     fn user(home: &std::path::Path) -> User {
@@ -120,10 +124,10 @@ mod tests {
         let user = user(home.path());
         assert_eq!(read(&user, "x").unwrap(), b"");
         assert!(!is_there(&user, "").unwrap());
-        std::fs::write(home.path().join(".forward"), "a\n").unwrap();
-        std::fs::write(home.path().join(".forward+x"), "b\n").unwrap();
+        write_long_ago(&home.path().join(".forward"), "a\n");
+        write_long_ago(&home.path().join(".forward+x"), "b\n");
         let (longest, longer) = ("z".repeat(246), "z".repeat(247));
-        std::fs::write(home.path().join(format!(".forward+{longest}")), "b\n").unwrap();
+        write_long_ago(&home.path().join(format!(".forward+{longest}")), "b\n");
         let others = [("", b"a\n"), ("x", b"b\n"), ("y", b"a\n"), ("../x", b"a\n")];
         for (extension, text) in others.into_iter().chain([(longest.as_str(), b"b\n"), (&longer, b"a\n")]) {
             assert_eq!(read(&user, extension).unwrap(), text, "{extension}");
@@ -134,7 +138,7 @@ mod tests {
     fn a_file_anybody_may_write_counts_as_none_and_a_folder_too() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join(".forward");
-        std::fs::write(&path, "a\n").unwrap();
+        write_long_ago(&path, "a\n");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
         assert!(!is_there(&user(home.path()), "").unwrap());
         std::fs::remove_file(&path).unwrap();
@@ -145,7 +149,7 @@ mod tests {
     #[test]
     fn what_is_too_large_is_an_error_and_not_cut_off() {
         let home = tempfile::tempdir().unwrap();
-        std::fs::write(home.path().join(".forward"), "a,".repeat(40_000)).unwrap();
+        write_long_ago(&home.path().join(".forward"), "a,".repeat(40_000));
         assert!(read(&user(home.path()), "").is_err());
     }
 

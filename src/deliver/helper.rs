@@ -298,12 +298,14 @@ fn wait(ends: &[(&dyn HasFd, PollFlags)], patience: Duration) -> io::Result<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     #[test]
     fn a_request_comes_back_as_it_was_and_others_are_none() {
         let (user, base) = ("bob".to_owned(), "1.Q2R0.mx".to_owned());
         let (sender, recipient) = ("<>".to_owned(), "bob@mx.example".to_owned());
-        let task = Task { act: Act::Mailbox, user, base, search: true, sender, recipient };
+        let accepted = SystemTime::UNIX_EPOCH;
+        let task = Task { act: Act::Mailbox, user, base, search: true, accepted, sender, recipient };
         let request = Request { turn: 7, length: 12, task };
         let text = request.to_text();
         assert_eq!(Request::from_text(text.as_bytes()), Some(request));
@@ -317,7 +319,8 @@ mod tests {
         let config = Config::with(&[]);
         let longest = |act, length| {
             let (user, base) = ("bob".to_owned(), "1.Q2R0.mx".to_owned());
-            let task = Task { act, user, base, search: true, sender: String::new(), recipient: String::new() };
+            let (sender, recipient, accepted) = (String::new(), String::new(), SystemTime::UNIX_EPOCH);
+            let task = Task { act, user, base, search: true, accepted, sender, recipient };
             longest_task(&config, &task, length).as_secs()
         };
         let target = |text: &str| Act::ForwardTarget(String::new(), text.to_owned());

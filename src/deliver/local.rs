@@ -14,6 +14,7 @@ use super::task::{self, Act, Task};
 use crate::aliases::{self, Place, Target, Trouble};
 use crate::config::value::{MailSource, MailboxFormat, MailboxSpec};
 use crate::config::{Config, shown};
+use crate::kept;
 use crate::logging::{clean, field};
 use crate::lookup::Lookup;
 use crate::mailbox;
@@ -117,6 +118,8 @@ impl Delivery<'_, '_> {
             // What was looked up anew once stands as it is: a name may begin with a mark.
             Appended::NotListed if Route::is_all_of(copy.message) && route.address != *copy.address => {
                 log::info!("id={} event=expanded-anew name={}", copy.message.id, route.name);
+                // An editor that moves the old file away writes the new one next.
+                std::thread::sleep(kept::A_MOMENT);
                 let copy = Copy { address: &route.address, ..*copy };
                 let anew = Delivery { settings: self.settings, helper: self.helper.as_deref_mut(), copy: &copy }.run();
                 if matches!(anew, Outcome::Failed(_)) { Appended::NotListed.outcome() } else { anew }
@@ -292,6 +295,7 @@ impl Delivery<'_, '_> {
             user: user.name.clone(),
             base: copy.base(&self.settings.config.myhostname),
             search: copy.search,
+            accepted: copy.message.id.time(),
             sender: clean(sender.as_bytes(), 1000),
             recipient: clean(recipient.as_bytes(), 1000),
         }

@@ -15,6 +15,7 @@ use crate::mailbox;
 use crate::users::User;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::time::{Duration, SystemTime};
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Task {
     pub base: String,
     /// An earlier try may have come to its end.
     pub search: bool,
+    /// When the message was accepted: what it is judged by is no older.
+    pub accepted: SystemTime,
     /// The reverse-path, for programs; printable ASCII.
     pub sender: String,
     /// The recipient, for programs; printable ASCII.
@@ -62,14 +65,15 @@ impl Task {
             Act::AliasTarget(name, target) => ("alias-target", name.as_str(), target.as_str()),
         };
         let search = if self.search { "1" } else { "0" };
-        let fields = [kind, one, two, &self.user, &self.base, search, &self.sender, &self.recipient];
+        let accepted = self.accepted.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros().to_string();
+        let fields = [kind, one, two, &self.user, &self.base, search, &accepted, &self.sender, &self.recipient];
         fields.map(|field| field.replace(BETWEEN, " ")).join("\n")
     }
 
     /// From text; strict. What base and user may look like is checked where they are used.
     pub fn from_text(text: &str) -> Option<Task> {
         let fields: Vec<String> = text.split(BETWEEN).map(str::to_owned).collect();
-        let [kind, one, two, user, base, search, sender, recipient] = <[String; 8]>::try_from(fields).ok()?;
+        let [kind, one, two, user, base, search, accepted, sender, recipient] = <[String; 9]>::try_from(fields).ok()?;
         let act = match kind.as_str() {
             "mailbox" => Act::Mailbox,
             "mailbox-or-forward" => Act::MailboxOrForward(one),
@@ -83,7 +87,8 @@ impl Task {
             "1" => true,
             _ => return None,
         };
-        Some(Task { act, user, base, search, sender, recipient })
+        let accepted = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(accepted.parse().ok()?))?;
+        Some(Task { act, user, base, search, accepted, sender, recipient })
     }
 }
 
@@ -173,7 +178,9 @@ mod tests {
 
     fn task(act: Act) -> Task {
         let (user, base) = ("bob".to_owned(), "1.Q2R0.mx".to_owned());
-        Task { act, user, base, search: true, sender: "<a@b>".to_owned(), recipient: "bob@mx".to_owned() }
+        let (sender, recipient) = ("<a@b>".to_owned(), "bob@mx".to_owned());
+        let accepted = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_001);
+        Task { act, user, base, search: true, accepted, sender, recipient }
     }
 
     #[test]
@@ -189,9 +196,14 @@ mod tests {
             assert_eq!(Task::from_text(&task(act.clone()).to_text()), Some(task(act)));
         }
         let good = task(Act::Mailbox).to_text();
-        for wrong in
-            ["", "mailbox", &good.replace("mailbox", "other"), &good.replace("\n1\n", "\n2\n"), &format!("{good}\n")]
-        {
+        for wrong in [
+            "",
+            "mailbox",
+            &good.replace("mailbox", "other"),
+            &good.replace("\n1\n", "\n2\n"),
+            &format!("{good}\n"),
+            &good.replace("\n17", "\n-17"),
+        ] {
             assert_eq!(Task::from_text(wrong), None, "{wrong:?}");
         }
     }

@@ -41,7 +41,7 @@ fn matrix(prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &str)) {
 fn forwarded() -> Scratch {
     let scratch = receiving();
     fs::create_dir_all(scratch.path().join("home/bob")).expect("a home");
-    fs::write(scratch.path().join("home/bob/.forward"), "\\bob, carol\n").expect("a file");
+    scratch.write_long_ago("home/bob/.forward", "\\bob, carol\n");
     scratch.hand_over(&scratch.path().join("home"));
     with_message(scratch, "bob@mx.example")
 }

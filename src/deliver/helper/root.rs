@@ -24,7 +24,7 @@ use nix::unistd::{Gid, Pid, Uid, pipe2};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Longest request: the numbers and a task, two addresses and a target in it.
 const LONGEST: usize = 8192;
@@ -48,8 +48,8 @@ pub(super) fn serve(socket: &OwnedFd, mut settings: Settings) -> u8 {
                 return 75;
             }
         };
-        // Whoever asks may have read what was written since we did.
-        settings.refresh_for(SystemTime::now());
+        // Whoever asks may have read what was written since we did, and does so for this message by the same rule.
+        settings.refresh_for(request.task.accepted);
         let Some(appended) = handle(&settings.config, &request, pipe, socket, &mut lost) else { return 0 };
         let [a, b, c, d] = request.turn.to_be_bytes();
         if send(socket.as_raw_fd(), &[a, b, c, d, appended.code()], MsgFlags::MSG_NOSIGNAL).is_err() {
