@@ -6,22 +6,27 @@ use super::holder::{Holder, LONGEST, contents};
 use crate::again::again;
 use crate::clock::since_1970;
 use crate::mailbox::place::{Place, is_same};
+use crate::program::end;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, geteuid, linkat, unlinkat};
+use nix::unistd::{Pid, UnlinkatFlags, geteuid, linkat, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Of a dot lock: who may not remove it can see whose it is.
 const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IRGRP).union(Mode::S_IROTH);
+
+/// So long a program may take to make or remove one. It may try several times, as ours does.
+const LONGEST_LOCKING: Duration = Duration::from_secs(60);
 
 /// A dot lock; dropped, it is removed.
 #[derive(Debug)]
@@ -140,9 +145,18 @@ impl ExternalLock {
     }
 
     fn run(&self, options: &[&str]) -> Option<i32> {
+        self.run_for(options, LONGEST_LOCKING)
+    }
+
+    /// One that is too slow is ended; what it has made by then is for itself to find stale.
+    fn run_for(&self, options: &[&str], limit: Duration) -> Option<i32> {
         let mut command = Command::new(&self.program);
-        command.args(options).arg(&self.mailbox).stdin(Stdio::null()).stdout(Stdio::null());
-        command.status().ok().and_then(|status| status.code())
+        command.args(options).arg(&self.mailbox).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        end::leave(None);
+        let mut child = command.spawn().ok()?;
+        let leader = Pid::from_raw(i32::try_from(child.id()).ok()?);
+        let (status, _) = end::wait(leader, Instant::now() + limit, end::ENDING, || child.try_wait()).ok()?;
+        status.code()
     }
 }
 
@@ -268,6 +282,15 @@ mod tests {
         assert!(std::fs::read_to_string(&path).unwrap().starts_with(&format!("{}\n", std::process::id())));
         drop(lock.unwrap());
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_program_that_never_ends_is_ended() {
+        let lock = |program: &str| ExternalLock { program: program.into(), mailbox: "1000".into() };
+        let sleeping = std::mem::ManuallyDrop::new(lock("/bin/sleep"));
+        assert_eq!(sleeping.run_for(&[], Duration::from_millis(10)), None);
+        let done = std::mem::ManuallyDrop::new(lock("/bin/true"));
+        assert_eq!(done.run_for(&[], LONGEST_LOCKING), Some(0));
     }
 
     #[test]
