@@ -1,8 +1,9 @@
 //! The queue for people and programs: `mailq`, and `doorpost-queue`, which also holds, releases, deletes, requeues and
 //! flushes. Looking takes no lock and disturbs nobody; `act.rs` changes messages under their locks; `status.rs` answers
-//! users who ask where their own mail is; `tool.rs` is both programs.
+//! users who ask where their own mail is; `locks.rs` tells what is being tried; `tool.rs` is both programs.
 
 pub mod act;
+mod locks;
 pub mod status;
 pub mod tool;
 
@@ -97,7 +98,7 @@ fn waiting(message: &Message) -> impl Iterator<Item = &Recipient> {
 /// Writes the list, oldest first; gives how many files there were that could not be read, of which the log has one. One
 /// message at a time is in memory. A user is not told of those: nobody knows whose they are.
 pub fn list(queue: &Queue, out: &mut dyn Write, format: Format, selection: &Selection) -> io::Result<usize> {
-    let (now, locked) = (SystemTime::now(), locked());
+    let (now, locked) = (SystemTime::now(), locks::of(&queue.path.join("message")));
     let (mut count, mut octets, mut unread) = (0_usize, 0_u64, 0_usize);
     for name in names(queue, selection)? {
         let message = match queue.look(&name.id) {
@@ -149,13 +150,6 @@ fn names(queue: &Queue, selection: &Selection) -> io::Result<Vec<Name>> {
         names.retain(|name| ids.contains(&name.id));
     }
     Ok(names)
-}
-
-/// Inodes that somebody has locked; nothing where the system does not tell.
-fn locked() -> HashSet<u64> {
-    let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let inode = |line: &str| line.split_whitespace().find_map(|word| word.rsplit_once(':')?.1.parse().ok());
-    text.lines().filter(|line| line.contains("FLOCK")).filter_map(inode).collect()
 }
 
 fn state(message: &Message, name: Name, locked: &HashSet<u64>, now: SystemTime) -> &'static str {
