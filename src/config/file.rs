@@ -2,10 +2,12 @@
 
 use super::Error;
 use crate::kept::{self, A_MOMENT};
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
 /// Largest main.cf or table read, in octets.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -47,11 +49,28 @@ pub(crate) fn table(parameter: &str, path: &Path) -> Result<Vec<u8>, Error> {
     }
 }
 
+/// What tells a program of ours which files there were: in the environment, a line each.
+const WERE_THERE: &str = "DOORPOST_WERE_THERE";
+
+/// The files that this process has read and expects to find again; from the start those that whoever started it had read.
+static READ: LazyLock<Mutex<Vec<PathBuf>>> = LazyLock::new(|| {
+    let told = std::env::var_os(WERE_THERE).filter(|_| super::load::is_trusted()).unwrap_or_default();
+    let lines = told.as_bytes().split(|octet| *octet == b'\n').filter(|line| !line.is_empty());
+    Mutex::new(lines.map(|line| OsStr::from_bytes(line).into()).collect())
+});
+
+/// For the environment of a program of ours that is started by this one: it must not make do without what we have read, for a
+/// file that is gone now is mostly one that is being written.
+pub fn that_were_there() -> Option<(&'static str, OsString)> {
+    let read = READ.lock().ok()?;
+    let lines: Vec<&OsStr> = read.iter().map(|path| path.as_os_str()).collect();
+    (!lines.is_empty()).then(|| (WERE_THERE, lines.join(OsStr::new("\n"))))
+}
+
 /// The same of a file that may be missing, but not where this process has read it before: the defaults of a server that goes
 /// on are not what is meant then, for by them this may be another host. Where its folder has changed just now it is looked for
 /// once more, for an editor that moves the old one away writes the new one next.
 pub(crate) fn contents_if_any(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    static READ: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     let found = contents_after(path, || std::thread::sleep(A_MOMENT))?;
     let Ok(mut read) = READ.lock() else { return Ok(found) };
     match (&found, read.iter().any(|known| known == path)) {

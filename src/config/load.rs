@@ -108,7 +108,7 @@ impl Config {
 }
 
 /// Whether whoever started this program may choose its configuration: not if it gained rights by it.
-fn is_trusted() -> bool {
+pub(super) fn is_trusted() -> bool {
     use nix::unistd::{getegid, geteuid, getgid, getuid};
     getuid() == geteuid() && getgid() == getegid()
 }

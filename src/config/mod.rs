@@ -18,6 +18,7 @@ pub mod show;
 pub mod table;
 pub mod value;
 
+pub use file::that_were_there;
 pub use parameters::Config;
 
 use std::path::Path;

@@ -11,7 +11,8 @@ use crate::message::path::ReversePath;
 use crate::net::peer::Peer;
 use crate::smtp::command;
 use crate::smtp::reply::Reply;
-use crate::submit::{Policy, Verdict, verify};
+use crate::submit::verify::Judge;
+use crate::submit::{Policy, Verdict};
 use std::fmt::Arguments;
 
 /// What is asked.
@@ -56,7 +57,8 @@ pub fn ask(
             let verdict = match address {
                 Ok(address) => {
                     let sender = ReversePath::NULL;
-                    let verdict = verify::judge_traced(config, channels, &from, policy, &sender, &address, tell);
+                    let judge = Judge { config, channels, from: &from, policy, sender: &sender };
+                    let verdict = judge.traced(&address, tell);
                     if verdict == Verdict::Accepted {
                         members::follow(config, channels, &address, tell);
                     }

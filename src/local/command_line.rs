@@ -18,7 +18,8 @@ use crate::net::tls::Offer;
 use crate::privilege::{self, Owner};
 use crate::smtp::server::{self, Settings};
 use crate::smtp::site::Here;
-use crate::submit::{Policy, Verdict, verify};
+use crate::submit::verify::Judge;
+use crate::submit::{Policy, Verdict};
 use nix::unistd::{Uid, User, getuid};
 use std::fs::File;
 use std::io::{self, BufReader, Write};
@@ -125,10 +126,12 @@ fn speak_smtp(config: &Config, common: &Common) -> Result<Ended, Error> {
 /// `sendmail -bv ADDRESS ...`: what RCPT would say on the channel of this machine.
 fn verify_all(config: &Config, addresses: &[String]) -> Result<Ended, Error> {
     let channels = Channels::load(config)?;
+    let (from, policy, sender) = ("local", Policy::Channels, &ReversePath::NULL);
+    let judge = Judge { config, channels: &channels, from, policy, sender };
     let mut all = true;
     for text in addresses {
         for address in header::addresses(text.as_bytes())? {
-            let verdict = verify::judge(config, &channels, "local", Policy::Channels, &ReversePath::NULL, &address);
+            let verdict = judge.of(&address);
             let words = match verdict {
                 Verdict::Accepted => "deliverable",
                 Verdict::UnknownUser => "nobody here has that name",

@@ -1,6 +1,6 @@
 //! The program behind a service, and how it is started: connection on 0 and 1, our standard error on 2.
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::net::accept;
 use crate::net::acceptor::Given;
 use crate::net::peer;
@@ -155,7 +155,7 @@ impl Program {
     /// As it is started, but for the arguments.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
-        command.arg0(&self.name);
+        command.arg0(&self.name).envs(config::that_were_there());
         if let Some(folder) = &self.config_directory {
             command.env("MAIL_CONFIG", folder);
         }

@@ -1,65 +1,29 @@
-//! The servers' end: the way to `submit`, by its unix socket where there is one, else by a child of our own.
+//! The servers' end: what they say to `submit`; `client/way.rs` is how that is reached.
 //!
 //! A process that serves one client after another keeps the connection to the socket for a while, if a session left nothing
 //! on it that is not done. submit makes nothing of what came before an introduction, so each session begins there as on a
 //! new one.
 
+mod way;
+
 use super::frames::{self, FrameReader, LONGEST_CONTENT, Reply, Request};
 use super::{AllOrNothing, Introduction, Outcome, Submit, Verdict};
-use crate::again::again;
 use crate::cli::Common;
-use crate::clock;
 use crate::config::Config;
 use crate::exit::Error;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::privilege;
 use crate::program::end::leave;
-use crate::sys;
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, socket};
-use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
-use std::ffi::OsString;
-use std::fs::File;
+use nix::unistd::Pid;
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+pub use way::let_go;
+use way::{Way, let_go_of_old};
 
 /// A piece of content of this size is sent as it is, and smaller ones are collected.
 const LARGE: usize = 16 * 1024;
-
-/// The connection that the session before left, and since when it is there.
-static KEPT: Mutex<Option<(UnixStream, Instant)>> = Mutex::new(None);
-
-/// An older one is not used again: behind the socket may be another submit by now, with another configuration.
-const OLDEST: Duration = Duration::from_secs(10);
-
-/// Lets go of the connection that is kept for the next session, if there is one.
-pub fn let_go() {
-    if let Ok(mut kept) = KEPT.lock() {
-        *kept = None;
-    }
-}
-
-/// Lets go of it where it is too old. Sessions without mail ask for none, and where they follow each other nobody waits.
-fn let_go_of_old() {
-    if let Ok(mut kept) = KEPT.lock() {
-        kept.take_if(|(_, since)| since.elapsed() >= OLDEST);
-    }
-}
-
-/// The connection that is kept, if it is not too old and submit has neither ended nor said anything that nobody asked for.
-fn kept() -> Option<(UnixStream, Instant)> {
-    let (stream, since) = KEPT.lock().ok()?.take().filter(|(_, since)| since.elapsed() < OLDEST)?;
-    let is_quiet =
-        recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Err(Errno::EAGAIN);
-    is_quiet.then_some((stream, since))
-}
 
 /// The connection to `submit`.
 #[derive(Debug)]
@@ -84,40 +48,6 @@ pub struct Submitter<'a> {
     begun: bool,
     /// An answer failed to come; a late one must not be taken for that to the next question.
     broken: bool,
-}
-
-/// How submit is reached.
-#[derive(Debug, Clone, Copy)]
-struct Way<'a> {
-    config: &'a Config,
-    common: &'a Common,
-}
-
-impl Way<'_> {
-    fn socket(&self) -> PathBuf {
-        self.config.queue_directory.join("submit")
-    }
-
-    /// By the socket, if it is there and somebody answers, else by a child of our own. Gives also whose connection it is: a
-    /// child's, or since when there is one of the socket.
-    fn open(&self) -> Result<(UnixStream, Option<Pid>, Option<Instant>), Error> {
-        if let Some((stream, since)) = kept() {
-            return Ok((stream, None, Some(since)));
-        }
-        // Behind the socket is a submit whose clock goes, for others too.
-        let there = if clock::stands() { None } else { connect_to(&self.socket()) };
-        let arguments = || [self.common.arguments(), clock::arguments()].concat();
-        let (stream, child) = match there {
-            Some(stream) => (stream, None),
-            None => start_child(|| (self.config.program("submit"), arguments()))?,
-        };
-        // Nor longer than the whole session may last.
-        let (ipc, daemon) = (self.config.ipc_timeout.0, self.config.daemon_timeout.0);
-        let limit = Some(ipc.min(daemon)).filter(|time| !time.is_zero());
-        let limited = stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit));
-        limited.map_err(|e| Error::Temporary(format!("way to submit: {e}")))?;
-        Ok((stream, child, child.is_none().then(Instant::now)))
-    }
 }
 
 impl<'a> Submitter<'a> {
@@ -176,10 +106,10 @@ impl<'a> Submitter<'a> {
         if self.begun || self.broken {
             return;
         }
-        if let (Some(since), Ok(mut kept)) = (self.since, KEPT.lock())
+        if let Some(since) = self.since
             && let Some(stream) = self.stream.take()
         {
-            *kept = Some((stream, since));
+            way::keep(stream, since);
         }
     }
 
@@ -371,210 +301,5 @@ fn not_an_answer() -> Error {
     Error::Temporary("submit said something else than an answer".to_owned())
 }
 
-/// Connects without waiting: where nobody accepts, a child of our own is as good.
-fn connect_to(path: &Path) -> Option<UnixStream> {
-    let address = UnixAddr::new(path).ok()?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let ours = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;
-    connect(std::os::fd::AsRawFd::as_raw_fd(&ours), &address).ok()?;
-    let stream = UnixStream::from(ours);
-    stream.set_nonblocking(false).ok()?;
-    Some(stream)
-}
-
-/// `what`: program and arguments, asked for when there is mail, which many sessions have none of.
-fn start_child(what: impl FnOnce() -> (PathBuf, Vec<OsString>)) -> Result<(UnixStream, Option<Pid>), Error> {
-    let trouble = |what: &str, error: io::Error| Error::Temporary(format!("{what} for submit: {error}"));
-    let (ours, theirs) = UnixStream::pair().map_err(|e| trouble("socketpair", e))?;
-    let theirs = OwnedFd::from(theirs);
-    let child = sys::fork(|| wait_and_exec(&theirs, what)).map_err(|e| trouble("fork", e.into()))?;
-    Ok((ours, Some(child)))
-}
-
-/// What the child does: lets go of everything of the client's, waits for the first octet, becomes submit.
-fn wait_and_exec(theirs: &OwnedFd, what: impl FnOnce() -> (PathBuf, Vec<OsString>)) -> u8 {
-    let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return 75 };
-    if dup2_stdin(theirs).is_err() || dup2_stdout(&null).is_err() {
-        return 75;
-    }
-    // Descriptor 2 stays: where it may be the client, logging has put /dev/null over it.
-    let _ = null.into_raw_fd();
-    sys::close_between(3, u32::MAX);
-    match again(|| recv(0, &mut [0], MsgFlags::MSG_PEEK)) {
-        Ok(0) => return 0,
-        Ok(_) => {}
-        Err(_) => return 75,
-    }
-    let (program, arguments) = what();
-    let mut command = Command::new(&program);
-    for ours in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"] {
-        command.env_remove(ours);
-    }
-    let error = command.args(arguments).exec();
-    log::error!("{}: {error}", program.display());
-    75
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::message::trace::{Client, Protocol};
-    use crate::submit::Policy;
-
-    fn pair() -> (Submitter<'static>, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        theirs.set_nonblocking(true).unwrap();
-        (Submitter::over(Some(ours), None), theirs)
-    }
-
-    fn introduction() -> Introduction {
-        let client = Client { helo: None, name: None, address: "192.0.2.1".to_owned(), tls: None };
-        Introduction { channel: "local".to_owned(), policy: Policy::Anywhere, protocol: Protocol::Qmqp, client }
-    }
-
-    /// The kinds of the frames that have arrived.
-    fn kinds(stream: &mut UnixStream) -> String {
-        let (mut reader, mut kinds, mut octets) = (FrameReader::default(), String::new(), Vec::new());
-        let _ = stream.read_to_end(&mut octets);
-        let mut rest = &octets[..];
-        while !rest.is_empty() {
-            let (taken, payload) = reader.push(rest).unwrap();
-            kinds.extend(payload.map(|payload| char::from(payload[0])));
-            rest = &rest[taken..];
-        }
-        kinds
-    }
-
-    fn answer(stream: &mut UnixStream, reply: &Reply) {
-        let mut octets = Vec::new();
-        reply.put(&mut octets);
-        stream.write_all(&octets).unwrap();
-    }
-
-    #[test]
-    fn nothing_is_sent_before_an_answer_is_needed() {
-        let (mut submitter, mut far) = pair();
-        submitter.introduce(&introduction()).unwrap();
-        submitter.reverse_path(&ReversePath::NULL).unwrap();
-        submitter.content(b"x\n").unwrap();
-        submitter.reset().unwrap();
-        assert_eq!(kinds(&mut far), "");
-        submitter.reverse_path(&ReversePath::NULL).unwrap();
-        submitter.content(b"x\n").unwrap();
-        submitter.content(b"y\n").unwrap();
-        answer(&mut far, &Reply::Outcome(Outcome::Queued("1".to_owned())));
-        assert_eq!(submitter.commit().unwrap(), Outcome::Queued("1".to_owned()));
-        assert_eq!(kinds(&mut far), "IFCE");
-        submitter.reset().unwrap();
-        assert_eq!(kinds(&mut far), "");
-    }
-
-    #[test]
-    fn attributes_follow_the_introduction() {
-        let (mut submitter, mut far) = pair();
-        submitter.attributes = vec![("content_filter".to_owned(), "scan:".to_owned())];
-        submitter.introduce(&introduction()).unwrap();
-        submitter.content(b"x\n").unwrap();
-        answer(&mut far, &Reply::Outcome(Outcome::Queued("1".to_owned())));
-        submitter.commit().unwrap();
-        assert_eq!(kinds(&mut far), "IACE");
-    }
-
-    #[test]
-    fn a_message_that_was_begun_is_abandoned_by_reset() {
-        let (mut submitter, mut far) = pair();
-        submitter.reverse_path(&ReversePath::NULL).unwrap();
-        answer(&mut far, &Reply::Verdict(Verdict::Accepted));
-        let address = Address::from_internal(b"bob").unwrap();
-        assert_eq!(submitter.recipient(&address).unwrap(), Verdict::Accepted);
-        submitter.reset().unwrap();
-        assert_eq!(kinds(&mut far), "FRX");
-    }
-
-    #[test]
-    fn a_whole_package_waits_for_one_answer() {
-        let (mut submitter, mut far) = pair();
-        submitter.content(b"x\n").unwrap();
-        submitter.reverse_path(&ReversePath::NULL).unwrap();
-        let address = Address::from_internal(b"bob").unwrap();
-        submitter.require(&address).unwrap();
-        submitter.require(&address).unwrap();
-        assert_eq!(kinds(&mut far), "");
-        let outcome = Outcome::Refused(super::super::Refusal::Recipient(Verdict::UnknownUser));
-        answer(&mut far, &Reply::Outcome(outcome.clone()));
-        assert_eq!(submitter.commit().unwrap(), outcome);
-        assert_eq!(kinds(&mut far), "CFNNE");
-    }
-
-    #[test]
-    fn large_content_goes_in_frames_the_other_end_takes() {
-        let (mut submitter, mut far) = pair();
-        let big = vec![b'x'; 3 * LONGEST_CONTENT / 2];
-        let reader = std::thread::spawn(move || {
-            far.set_nonblocking(false).unwrap();
-            kinds(&mut far)
-        });
-        submitter.content(&big).unwrap();
-        submitter.content(&big).unwrap();
-        submitter.reset().unwrap();
-        drop(submitter);
-        assert_eq!(reader.join().unwrap(), "CCCCX");
-    }
-
-    #[test]
-    fn after_a_lost_answer_nothing_is_believed() {
-        let (mut submitter, mut far) = pair();
-        submitter.stream().unwrap().set_read_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
-        let address = Address::from_internal(b"bob").unwrap();
-        assert!(submitter.recipient(&address).is_err());
-        answer(&mut far, &Reply::Verdict(Verdict::Accepted));
-        assert!(submitter.recipient(&address).is_err());
-        assert!(submitter.commit().is_err());
-    }
-
-    /// A session on a connection to the socket, with the other end; `age` is that of the connection.
-    fn session(age: Duration) -> (Submitter<'static>, UnixStream) {
-        let (mut submitter, far) = pair();
-        submitter.since = Instant::now().checked_sub(age);
-        (submitter, far)
-    }
-
-    #[test]
-    fn the_next_session_has_a_connection_on_which_everything_was_answered_and_no_other() {
-        let address = Address::from_internal(b"bob").unwrap();
-        let recipient = |submitter: &mut Submitter<'_>, far: &mut UnixStream| {
-            answer(far, &Reply::Verdict(Verdict::Accepted));
-            submitter.introduce(&introduction()).unwrap();
-            submitter.recipient(&address).unwrap();
-        };
-        // A message that is not done, and one of which nobody knows.
-        for is_reset in [false, true] {
-            let (mut submitter, mut far) = session(Duration::ZERO);
-            recipient(&mut submitter, &mut far);
-            if is_reset {
-                submitter.reset().unwrap();
-            }
-            drop(submitter);
-            assert_eq!(kept().is_some(), is_reset);
-        }
-        // One that was not used is as good; one that is too old, has ended, or said what nobody asked for is not.
-        drop(session(Duration::ZERO));
-        assert!(kept().is_none(), "its other end is gone");
-        for (age, said, is_good) in [(0, "", true), (0, "2:va,", false), (11, "", false)] {
-            let (submitter, mut far) = session(Duration::from_secs(age));
-            far.write_all(said.as_bytes()).unwrap();
-            drop(submitter);
-            assert_eq!(kept().is_some(), is_good, "{age} {said}");
-        }
-        for (age, is_left) in [(0, true), (11, false)] {
-            let (submitter, _far) = session(Duration::from_secs(age));
-            drop(submitter);
-            let_go_of_old();
-            assert_eq!(KEPT.lock().unwrap().is_some(), is_left, "{age}");
-        }
-        let (submitter, _far) = session(Duration::ZERO);
-        drop(submitter);
-        let_go();
-        assert!(kept().is_none());
-    }
-}
+mod tests;

@@ -23,91 +23,96 @@ use std::fmt::Arguments;
 /// System users below this run services and read no mail (login.defs(5), UID_MIN).
 const FIRST_PERSON: u32 = 1000;
 
-/// Judges an address whose mail came in on channel `from`.
-pub fn judge(
-    config: &Config,
-    channels: &Channels,
-    from: &str,
-    policy: Policy,
-    sender: &ReversePath,
-    address: &Address,
-) -> Verdict {
-    judge_traced(config, channels, from, policy, sender, address, &mut |_| {})
+/// Where mail comes from, and by what it is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Judge<'a> {
+    /// The parameters.
+    pub config: &'a Config,
+    /// The routes.
+    pub channels: &'a Channels,
+    /// The channel it came in on.
+    pub from: &'a str,
+    /// What else may be taken, or may not.
+    pub policy: Policy,
+    /// Who sends it.
+    pub sender: &'a ReversePath,
 }
 
-/// The same, telling each step: for checkaddr.
-pub fn judge_traced(
-    config: &Config,
-    channels: &Channels,
-    from: &str,
-    policy: Policy,
-    sender: &ReversePath,
-    address: &Address,
-    tell: &mut dyn FnMut(Arguments<'_>),
-) -> Verdict {
-    if !address.is_usable() {
-        tell(format_args!("{address}: mail can have no such address"));
-        return Verdict::BadAddress;
+impl Judge<'_> {
+    /// Judges an address.
+    pub fn of(&self, address: &Address) -> Verdict {
+        self.traced(address, &mut |_| {})
     }
-    let Ok(address) = address.completed(&config.myhostname) else {
-        tell(format_args!("{address}: too long with myhostname behind it"));
-        return Verdict::BadAddress;
-    };
-    if policy == Policy::Anywhere {
-        return Verdict::Accepted;
-    }
-    tell(format_args!("address {address}"));
-    let channel = match outgoing_traced(channels, &address, tell) {
-        Lookup::Yes(channel) => channel,
-        Lookup::No => {
-            tell(format_args!("mail for it leaves by no channel"));
-            return Verdict::UnknownHost;
+
+    /// The same, telling each step: for checkaddr.
+    pub fn traced(&self, address: &Address, tell: &mut dyn FnMut(Arguments<'_>)) -> Verdict {
+        let Judge { config, channels, from, policy, sender } = *self;
+        if !address.is_usable() {
+            tell(format_args!("{address}: mail can have no such address"));
+            return Verdict::BadAddress;
         }
-        Lookup::CannotTell(why) => return cannot_tell(&address, &why),
-    };
-    if !channels.may_go(from, channel) {
-        tell(format_args!("mail from channel {from} may not go to channel {}", channel.name));
-        return Verdict::NotAllowed;
-    }
-    if policy == Policy::Unlisted && !channel.ends_here() {
-        let name = &channel.name;
-        tell(format_args!("mail of a client that no channel lists may not leave this machine, as it does by {name}"));
-        return Verdict::NotAllowed;
-    }
-    tell(format_args!("mail from channel {from} may go to channel {}", channel.name));
-    match &channel.transport {
-        Transport::Mailbox => {}
-        Transport::Other(name, text) if name == "error" => {
-            tell(format_args!("channel {} takes no mail: {text}", channel.name));
-            return if class(text) == Some('4') { Verdict::ClosedNow } else { Verdict::Closed };
-        }
-        Transport::Other(name, line) if name == "pipe" => {
-            // No id begins with a hyphen, and none is empty.
-            let values = Values { sender: sender.as_bytes(), recipient: &address, id: "0" };
-            if values.put_into(line.split_ascii_whitespace().skip(1)).is_none() {
-                tell(format_args!("an argument of the program of channel {} would begin with -", channel.name));
-                return Verdict::BadAddress;
-            }
+        let Ok(address) = address.completed(&config.myhostname) else {
+            tell(format_args!("{address}: too long with myhostname behind it"));
+            return Verdict::BadAddress;
+        };
+        if policy == Policy::Anywhere {
             return Verdict::Accepted;
         }
-        Transport::Other(..) | Transport::Smtp(_) | Transport::None => return Verdict::Accepted,
-    }
-    if config.receive_override_options.0.contains(&ReceiveOverride::NoUnknownRecipientChecks) {
-        tell(format_args!("receive_override_options: nobody asks whether the user is known"));
-        return Verdict::Accepted;
-    }
-    match local(config, &address) {
-        Lookup::Yes(found) => {
-            tell(format_args!("{found}"));
-            Verdict::Accepted
+        tell(format_args!("address {address}"));
+        let channel = match outgoing_traced(channels, &address, tell) {
+            Lookup::Yes(channel) => channel,
+            Lookup::No => {
+                tell(format_args!("mail for it leaves by no channel"));
+                return Verdict::UnknownHost;
+            }
+            Lookup::CannotTell(why) => return cannot_tell(&address, &why),
+        };
+        if !channels.may_go(from, channel) {
+            tell(format_args!("mail from channel {from} may not go to channel {}", channel.name));
+            return Verdict::NotAllowed;
         }
-        Lookup::No => {
-            tell(format_args!("no user and no alias has this local part"));
-            Verdict::UnknownUser
+        if policy == Policy::Unlisted && !channel.ends_here() {
+            let name = &channel.name;
+            tell(format_args!(
+                "mail of a client that no channel lists may not leave this machine, as it does by {name}"
+            ));
+            return Verdict::NotAllowed;
         }
-        Lookup::CannotTell(why) => {
-            tell(format_args!("cannot tell who has this local part: {why}"));
-            cannot_tell(&address, &why)
+        tell(format_args!("mail from channel {from} may go to channel {}", channel.name));
+        match &channel.transport {
+            Transport::Mailbox => {}
+            Transport::Other(name, text) if name == "error" => {
+                tell(format_args!("channel {} takes no mail: {text}", channel.name));
+                return if class(text) == Some('4') { Verdict::ClosedNow } else { Verdict::Closed };
+            }
+            Transport::Other(name, line) if name == "pipe" => {
+                // No id begins with a hyphen, and none is empty.
+                let values = Values { sender: sender.as_bytes(), recipient: &address, id: "0" };
+                if values.put_into(line.split_ascii_whitespace().skip(1)).is_none() {
+                    tell(format_args!("an argument of the program of channel {} would begin with -", channel.name));
+                    return Verdict::BadAddress;
+                }
+                return Verdict::Accepted;
+            }
+            Transport::Other(..) | Transport::Smtp(_) | Transport::None => return Verdict::Accepted,
+        }
+        if config.receive_override_options.0.contains(&ReceiveOverride::NoUnknownRecipientChecks) {
+            tell(format_args!("receive_override_options: nobody asks whether the user is known"));
+            return Verdict::Accepted;
+        }
+        match local(config, &address) {
+            Lookup::Yes(found) => {
+                tell(format_args!("{found}"));
+                Verdict::Accepted
+            }
+            Lookup::No => {
+                tell(format_args!("no user and no alias has this local part"));
+                Verdict::UnknownUser
+            }
+            Lookup::CannotTell(why) => {
+                tell(format_args!("cannot tell who has this local part: {why}"));
+                cannot_tell(&address, &why)
+            }
         }
     }
 }
@@ -265,229 +270,4 @@ fn cannot_tell(address: &Address, why: &str) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::Path;
-
-    fn address(text: &str) -> Address {
-        Address::from_internal(text.as_bytes()).unwrap()
-    }
-
-    fn judged(folder: &Path, from: &str, to: &str) -> Verdict {
-        judged_by(folder, from, Policy::Channels, to)
-    }
-
-    /// Judges by a channels file of three lines and a passwd-file.
-    fn judged_by(folder: &Path, from: &str, policy: Policy, to: &str) -> Verdict {
-        let file = |name: &str| folder.join(name).display().to_string();
-        let (channels, users) = (file("channels"), format!("passwd-file:{}", file("passwd")));
-        let aliases = file("aliases");
-        let settings =
-            [("myhostname", "mx.example"), ("channels", &channels), ("users", &users), ("alias_maps", &aliases)];
-        let config = Config::with(&settings);
-        let channels = Channels::load(&config).unwrap();
-        judge(&config, &channels, from, policy, &ReversePath::NULL, &address(to))
-    }
-
-    fn site() -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        let channels = "local 127.0.0.0/8 $myhostname,other.example mailbox: *\n\
-                        partner 192.0.2.0/24 example.net smtp: local\n\
-                        inet * - - local\n";
-        std::fs::write(folder.path().join("channels"), channels).unwrap();
-        let users = "alice:{PLAIN}x::::/home/alice\npostmaster:{PLAIN}x::::/home/alice\n\
-                     carol@other.example:{PLAIN}x::::/home/carol\nroot:{PLAIN}x:0:0::/root\n";
-        std::fs::write(folder.path().join("passwd"), users).unwrap();
-        std::fs::write(folder.path().join("aliases"), "root: alice\nList: alice, x@example.net\n").unwrap();
-        folder
-    }
-
-    #[test]
-    fn an_alias_is_a_user_and_postmaster_needs_none() {
-        let site = site();
-        let verdict = |to| judged(site.path(), "inet", to);
-        assert_eq!(verdict("list@mx.example"), Verdict::Accepted);
-        assert_eq!(verdict("LIST@other.example"), Verdict::Accepted);
-        std::fs::write(site.path().join("passwd"), "# nobody\n").unwrap();
-        assert_eq!(verdict("Postmaster@other.example"), Verdict::Accepted);
-        assert_eq!(verdict("postmasters@other.example"), Verdict::UnknownUser);
-        std::fs::remove_file(site.path().join("aliases")).unwrap();
-        assert_eq!(verdict("list@mx.example"), Verdict::CannotTell);
-    }
-
-    /// Reports come from there, and people answer them.
-    #[test]
-    fn mailer_daemon_is_postmaster_where_nobody_else_is() {
-        let site = site();
-        let file = |name: &str| site.path().join(name).display().to_string();
-        let (users, map) = (format!("passwd-file:{}", file("passwd")), file("aliases"));
-        std::fs::write(site.path().join("passwd"), "# nobody\n").unwrap();
-        let config = Config::with(&[("myhostname", "mx.example"), ("users", &users), ("alias_maps", &map)]);
-        let whose = || local(&config, &address("MAILER-DAEMON@mx.example"));
-        let aliases = |text: &str| std::fs::write(site.path().join("aliases"), text).unwrap();
-        assert_eq!(whose(), Lookup::Yes(Local::Postmaster));
-        aliases("postmaster: carol\n");
-        assert!(matches!(whose(), Lookup::Yes(Local::Alias(name, _)) if name == "postmaster"));
-        aliases("postmaster: carol\nmailer-daemon: postmaster\n");
-        assert!(matches!(whose(), Lookup::Yes(Local::Alias(name, _)) if name == "mailer-daemon"));
-    }
-
-    #[test]
-    fn an_extension_is_taken_off_where_nobody_has_the_whole_name() {
-        let site = site();
-        let verdict = |to| judged(site.path(), "inet", to);
-        for taken in ["alice+x@mx.example", "alice+@mx.example", "alice+a+b", "list+x@mx.example"] {
-            assert_eq!(verdict(taken), Verdict::Accepted, "{taken}");
-        }
-        for unknown in ["+alice@mx.example", "bob+alice@mx.example", "alice-x@mx.example", "owner-list+x@mx.example"] {
-            assert_eq!(verdict(unknown), Verdict::UnknownUser, "{unknown}");
-        }
-    }
-
-    #[test]
-    fn users_are_taken_and_others_are_not() {
-        let site = site();
-        let verdict = |to| judged(site.path(), "inet", to);
-        assert_eq!(verdict("alice@mx.example"), Verdict::Accepted);
-        assert_eq!(verdict("Alice@MX.example"), Verdict::Accepted);
-        assert_eq!(verdict("bob@mx.example"), Verdict::UnknownUser);
-        assert_eq!(verdict("postmaster"), Verdict::Accepted);
-        assert_eq!(verdict("PostMaster@other.example"), Verdict::Accepted);
-        assert_eq!(verdict("carol@other.example"), Verdict::Accepted);
-        assert_eq!(verdict("carol@mx.example"), Verdict::UnknownUser);
-        assert_eq!(verdict("root@mx.example"), Verdict::Accepted, "by its alias");
-        std::fs::write(site.path().join("aliases"), "# none\n").unwrap();
-        assert_eq!(verdict("root@mx.example"), Verdict::UnknownUser);
-    }
-
-    #[test]
-    fn mail_goes_where_the_channel_it_came_in_on_allows() {
-        let site = site();
-        let verdict = |from, to| judged(site.path(), from, to);
-        assert_eq!(verdict("local", "x@example.net"), Verdict::Accepted);
-        assert_eq!(verdict("inet", "x@example.net"), Verdict::NotAllowed);
-        assert_eq!(verdict("partner", "alice@mx.example"), Verdict::Accepted);
-        assert_eq!(verdict("local", "x@unlisted.example"), Verdict::UnknownHost);
-    }
-
-    #[test]
-    fn mail_of_a_client_that_no_channel_lists_stays_here_and_goes_no_further_than_its_channel_allows() {
-        let site = site();
-        let verdict = |from, to| judged_by(site.path(), from, Policy::Unlisted, to);
-        assert_eq!(verdict("local", "x@example.net"), Verdict::NotAllowed);
-        assert_eq!(verdict("local", "alice@other.example"), Verdict::Accepted);
-        assert_eq!(verdict("local", "nobody@mx.example"), Verdict::UnknownUser);
-        assert_eq!(verdict("nosuch", "alice@mx.example"), Verdict::NotAllowed);
-        // A store or a program of this machine is where the way of mail ends.
-        for (way, expected) in [
-            ("lmtp:unix:/run/lmtp", Verdict::Accepted),
-            ("\"pipe:/bin/store %r\"", Verdict::Accepted),
-            ("lmtp:192.0.2.1:24", Verdict::NotAllowed),
-        ] {
-            std::fs::write(site.path().join("channels"), format!("local - shop.example {way} *\n")).unwrap();
-            assert_eq!(verdict("local", "x@shop.example"), expected, "{way}");
-        }
-    }
-
-    /// Else whoever was forged as its sender would get it back.
-    #[test]
-    fn what_could_only_be_returned_is_refused() {
-        let site = site();
-        let file = |way: &str| {
-            std::fs::write(site.path().join("channels"), format!("local - shop.example {way} *\n")).unwrap()
-        };
-        let verdict = |to| judged(site.path(), "local", to);
-        for (way, expected) in [
-            ("error:", Verdict::Closed),
-            ("\"error:5.7.1 no\"", Verdict::Closed),
-            ("\"error:44.7.1 no\"", Verdict::Closed),
-            ("\"error:4.3.2 moving\"", Verdict::ClosedNow),
-        ] {
-            file(way);
-            assert_eq!(verdict("x@shop.example"), expected, "{way}");
-        }
-        for (way, expected) in [
-            ("\"pipe:/bin/x %n\"", Verdict::BadAddress),
-            ("\"pipe:/bin/x -r %r\"", Verdict::BadAddress),
-            ("\"pipe:/bin/x -r%r +%n\"", Verdict::Accepted),
-            ("\"pipe:/bin/x %i%n\"", Verdict::Accepted),
-            ("\"pipe:/bin/x %d\"", Verdict::Accepted),
-        ] {
-            file(way);
-            assert_eq!((verdict("-x@shop.example"), verdict("x@shop.example")), (expected, Verdict::Accepted), "{way}");
-        }
-        file("\"pipe:/bin/x -f %s\"");
-        let config = Config::with(&[("channels", site.path().join("channels").to_str().unwrap())]);
-        let channels = Channels::load(&config).unwrap();
-        for (from, expected) in [("-x@a.example", Verdict::BadAddress), ("x@a.example", Verdict::Accepted)] {
-            let sender = ReversePath::from_internal(from.as_bytes()).unwrap();
-            let found = judge(&config, &channels, "local", Policy::Channels, &sender, &address("x@shop.example"));
-            assert_eq!(found, expected, "{from}");
-        }
-    }
-
-    /// RFC 5321 section 3.6.1: a route in a local part is no route of ours.
-    #[test]
-    fn relay_tricks_are_refused() {
-        let site = site();
-        for trick in
-            ["x%example.net@mx.example", "x@example.net@mx.example", "example.net!x@mx.example", "x%example.net"]
-        {
-            assert_eq!(judged(site.path(), "inet", trick), Verdict::UnknownUser, "{trick}");
-        }
-        assert_eq!(judged(site.path(), "inet", "alice@mx.example@example.net"), Verdict::NotAllowed);
-        assert_eq!(judged(site.path(), "inet", "x@[192.0.2.1]"), Verdict::UnknownHost);
-    }
-
-    #[test]
-    fn what_is_no_address_is_told_so() {
-        let site = site();
-        for wrong in [
-            "@mx.example",
-            "a@",
-            "a@b..c",
-            "a@mx.example.",
-            "a@[x]",
-            "a@[IPv6:1]",
-            "a\t@mx.example",
-            "a@b c",
-            "a@b\x7f",
-        ] {
-            assert_eq!(judged(site.path(), "inet", wrong), Verdict::BadAddress, "{wrong:?}");
-        }
-        let long = format!("a@{}", "x".repeat(256));
-        assert_eq!(judged(site.path(), "inet", &long), Verdict::BadAddress);
-    }
-
-    #[test]
-    fn a_table_that_cannot_be_read_is_no_refusal_for_good() {
-        let site = site();
-        std::fs::remove_file(site.path().join("passwd")).unwrap();
-        assert_eq!(judged(site.path(), "inet", "alice@mx.example"), Verdict::CannotTell);
-    }
-
-    #[test]
-    fn of_the_systems_users_only_people_receive() {
-        let settings = [("myhostname", "mx.example"), ("channels", "/nonexistent"), ("users", "system")];
-        let aliases = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(aliases.path(), "# none\n").unwrap();
-        let aliases = [("alias_maps", aliases.path().to_str().unwrap())];
-        let config = Config::with(&[&settings[..], &aliases].concat());
-        let channels = Channels::load(&config).unwrap();
-        for service in ["root", "daemon@mx.example"] {
-            let verdict = judge(&config, &channels, "smtp", Policy::Channels, &ReversePath::NULL, &address(service));
-            assert_eq!(verdict, Verdict::UnknownUser, "{service}");
-        }
-    }
-
-    #[test]
-    fn under_the_policy_anywhere_all_that_is_an_address_is_taken() {
-        let config = Config::with(&[("channels", "/nonexistent")]);
-        let channels = Channels(Vec::new());
-        let verdict = |to: &str| judge(&config, &channels, "x", Policy::Anywhere, &ReversePath::NULL, &address(to));
-        assert_eq!(verdict("nobody-knows@unlisted.example"), Verdict::Accepted);
-        assert_eq!(verdict("b c@[192.0.2.1]"), Verdict::Accepted);
-        assert_eq!(verdict("a@[IPv6:2001:db8::1]"), Verdict::Accepted);
-        assert_eq!(verdict("a@b\u{1}"), Verdict::BadAddress);
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use crate::again::again;
 use crate::cli::Common;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::queue::{Id, Queue};
 use crate::{sys, users};
 use nix::sys::wait::waitpid;
@@ -49,6 +49,6 @@ fn become_deliver(program: &Path, arguments: &[OsString]) -> u8 {
     if let Some(folder) = std::env::var_os("MAIL_CONFIG") {
         command.env("MAIL_CONFIG", std::path::absolute(&folder).unwrap_or_else(|_| folder.into()));
     }
-    let _ = command.args(arguments).current_dir("/").exec();
+    let _ = command.envs(config::that_were_there()).args(arguments).current_dir("/").exec();
     75
 }

@@ -9,7 +9,8 @@ use crate::message::path::{Address, ReversePath};
 use crate::message::trace::HopCounter;
 use crate::queue::{self, id, layout, size::Size};
 use crate::submit::frames::{self, Request};
-use crate::submit::{self, Introduction, Outcome, Policy, Refusal, Submit, Verdict, verify};
+use crate::submit::verify::Judge;
+use crate::submit::{self, Introduction, Outcome, Policy, Refusal, Submit, Verdict};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -223,7 +224,8 @@ impl Submit for Dropper<'_> {
 
     fn verify(&mut self, address: &Address) -> Result<Verdict, Error> {
         let nowhere = Channels(Vec::new());
-        Ok(verify::judge(self.config, &nowhere, CHANNEL, Policy::Anywhere, &ReversePath::NULL, address))
+        let (from, policy, sender) = (CHANNEL, Policy::Anywhere, &ReversePath::NULL);
+        Ok(Judge { config: self.config, channels: &nowhere, from, policy, sender }.of(address))
     }
 
     fn reverse_path_with(&mut self, path: &ReversePath, parameters: &MailParameters) -> Result<(), Error> {
