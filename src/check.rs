@@ -12,10 +12,12 @@ use crate::lookup::Lookup;
 use crate::net::tls::Offer;
 use crate::privilege::{self, Owner};
 use crate::submit::verify;
-use crate::users::passwd_file;
+use crate::users::{self, passwd_file};
+use nix::libc;
 use nix::unistd::{Gid, Group};
+use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 mod aliases;
@@ -86,6 +88,7 @@ pub fn check(common: &Common) -> Result<Vec<Finding>, Error> {
     check_owners(&config, &mut findings);
     check_parser(&config, &mut findings);
     check_folders(&config, &mut findings);
+    check_deliver(&config, &mut findings);
     check_spool(&config, &mut findings);
     check_files(&config, &mut findings);
     let eyes = |owner| Eyes::of(&config, owner);
@@ -230,6 +233,24 @@ fn check_parser(config: &Config, findings: &mut Findings) {
         );
         let mend = "net_owner = USER, one that owns nothing; useradd --system makes one";
         findings.warning(&config.origin("net_owner"), &problem, mend);
+    }
+}
+
+/// Mail that nobody is told of waits for the next deliver. Where all mailboxes are the user's who queues it submit starts one.
+fn check_deliver(config: &Config, findings: &mut Findings) {
+    let mail_owner = || privilege::owner_of(config, Owner::Mail).map_or(u32::MAX, |account| account.uid.as_raw());
+    let submit = if privilege::is_root() { mail_owner() } else { nix::unistd::geteuid().as_raw() };
+    // Whether there is a queue is told where folders are looked at.
+    if !config.queue_directory.is_dir() || users::all_belong_to(config, submit) {
+        return;
+    }
+    let trigger = config.queue_directory.join("trigger");
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let opened = File::options().write(true).custom_flags(flags).open(&trigger);
+    // There is no FIFO as long as nobody has used the queue.
+    if let Some(libc::ENXIO | libc::ENOENT) = opened.err().and_then(|error| error.raw_os_error()) {
+        let place = Origin::File(trigger.as_path().into(), 0);
+        findings.warning(&place, "no deliver is running that mail would wake", "start deliver --watch as root");
     }
 }
 

@@ -31,6 +31,20 @@ fn a_good_installation_has_no_findings() {
     assert_eq!(check(&good("")), (Some(0), "0 errors, 0 warnings\n".to_owned()));
 }
 
+/// submit starts none where mailboxes are others'.
+#[test]
+fn that_no_deliver_runs_is_told_where_mail_would_wait_for_one() {
+    let mut scratch = good("");
+    scratch.let_deliver_start();
+    assert_eq!(check(&scratch), (Some(0), "0 errors, 0 warnings\n".to_owned()));
+    scratch.configure("users = system");
+    let said = check(&scratch).1;
+    assert!(said.contains("/queue/trigger: no deliver is running that mail would wake; start deliver"), "{said}");
+    let _running = fs::OpenOptions::new().read(true).write(true).open(scratch.queue().join("trigger")).unwrap();
+    let said = check(&scratch).1;
+    assert!(!said.contains("no deliver"), "{said}");
+}
+
 #[test]
 fn a_host_name_that_no_other_host_knows_is_warned_of() {
     let scratch = good("");
