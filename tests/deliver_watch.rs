@@ -65,7 +65,18 @@ fn a_watching_deliver_comes_back_to_a_message_that_somebody_had_locked() {
 /// A worker that is killed between queueing a report and noting it: the report goes when its message was tried again.
 #[test]
 fn a_report_waits_with_a_message_whose_worker_is_gone_and_is_not_looked_at_again_and_again() {
-    let scratch = Scratch::with("queue_run_delay = 12s");
+    report_of_a_lost_worker("12s", |_, _| {});
+}
+
+#[test]
+fn a_report_goes_as_soon_as_the_message_whose_worker_is_gone_is_flushed() {
+    report_of_a_lost_worker("1h", |scratch, id| {
+        assert!(scratch.run("doorpost-queue", &["flush", id], b"").status.success());
+    });
+}
+
+fn report_of_a_lost_worker(queue_run_delay: &str, behind: impl FnOnce(&Scratch, &str)) {
+    let scratch = Scratch::with(&format!("queue_run_delay = {queue_run_delay}"));
     let (program, running) = (scratch.path().join("slow"), scratch.path().join("running"));
     let at = running.display();
     let text = format!(
@@ -89,6 +100,8 @@ fn a_report_waits_with_a_message_whose_worker_is_gone_and_is_not_looked_at_again
     let log = || fs::read_to_string(&path).unwrap();
     until("the end of the try", || log().contains("came-to=broken"));
     assert!(queue_of(&scratch).wake_for(&report));
+    until("a look at the report", || log().contains("event=passed-by"));
+    behind(&scratch, id.as_str());
     until("the report", || scratch.mail("alice").len() == 1);
     watch.terminate();
     assert_eq!((log().matches("event=passed-by").count(), scratch.mail("alice").len()), (1, 1), "{}", log());

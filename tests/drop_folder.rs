@@ -44,6 +44,26 @@ fn a_user_without_any_right_on_the_queue_leaves_mail_in_the_drop_folder() {
     assert_eq!(left(), 0, "what is refused leaves nothing");
 }
 
+/// As with Postfix it counts from the moment when the user was told that it is taken, also behind an alias.
+#[test]
+fn a_record_tells_how_long_mail_took_from_where_it_was_left() {
+    if !common::needs::root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.write("aliases", "list: bob\n");
+    drop_folder(&scratch);
+    let output = feed(&mut as_user(named(&scratch, "sendmail", &["list"])), b"Subject: x\n\nbody\n");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    std::thread::sleep(Duration::from_millis(300));
+    let log = scratch.deliver();
+    let delay = |to: &str| log.split_once(to).and_then(|(_, rest)| rest.split_once(" delay=")?.1.split_once(' '));
+    for to in ["to=<list@mx.example> status=expanded", "to=<bob@mx.example> status=delivered"] {
+        let delay = delay(to).and_then(|(delay, _)| delay.parse::<f64>().ok());
+        assert!(delay.is_some_and(|delay| delay >= 0.3), "{to}: {delay:?} {log}");
+    }
+}
+
 /// Who hears "accepted" here hears nothing more: deliver would only set the file aside.
 #[test]
 fn what_the_queue_would_refuse_is_not_left_in_the_drop_folder() {

@@ -9,7 +9,7 @@ use super::copy::Copy;
 use super::helper::Helper;
 use super::permits::{Desk, Errand, Lent, Permit, Word};
 use super::settings::Settings;
-use super::{Outcome, crew, origin, piped, report, schedule};
+use super::{Outcome, crew, expand, origin, piped, report, schedule};
 use crate::channel::Transport;
 use crate::config::Config;
 use crate::logging::field;
@@ -419,13 +419,13 @@ impl Trial {
                 (RecipientState::Delivered, "2.0.0 delivered".to_owned(), "delivered")
             }
             Outcome::Relayed(why) => (RecipientState::Delivered, format!("{}: {why}", report::RELAYED), "relayed"),
-            Outcome::PassedOn(why) => (RecipientState::Delivered, format!("{}: {why}", report::PASSED_ON), "relayed"),
+            Outcome::PassedOn(why) => (RecipientState::Delivered, format!("{}: {why}", report::PASSED_ON), "expanded"),
             Outcome::Expanded(why) => (RecipientState::Delivered, format!("{}: {why}", report::EXPANDED), "expanded"),
             Outcome::Deferred(why) => (RecipientState::Waiting, why, "deferred"),
             Outcome::Failed(why) => (RecipientState::Failed, why, "failed"),
         };
         self.message.mark(number, state, &why, false)?;
-        let delay = schedule::age(self.message.created, SystemTime::now()).as_secs_f64();
+        let delay = schedule::age(expand::arrived(&self.message), SystemTime::now()).as_secs_f64();
         let (id, from, to) = (&self.message.id, field(&self.message.reverse_path), field(address));
         log::info!("id={id} from={from} to=<{to}> status={status} delay={delay:.1} reason={why:?}");
         Ok(())

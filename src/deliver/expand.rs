@@ -21,15 +21,26 @@ use crate::message::parameters::{Body, MailParameters, Notify, Orcpt, RecipientP
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, HopCounter, Protocol, Received};
 use crate::message::verp;
-use crate::queue::{Error, Head, Message, Queue};
+use crate::queue::{Error, Head, Message, ORIGIN, Queue};
 use crate::submit::verify;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// The attribute of a message that an alias or a `~/.forward` sent on.
 const EXPANDED: &str = "expanded";
 
 /// The attribute of one that was expanded to a single recipient: whoever it was for has it nowhere else.
 const ALONE: &str = "alone";
+
+/// The attribute that says when the message came that was sent on, in microseconds since 1970.
+const ARRIVED: &str = "arrived";
+
+/// When mail came to this machine, for records. What lay in the drop folder has its id from that time.
+pub fn arrived(message: &Message) -> SystemTime {
+    let sent_on = message.attribute(ARRIVED).and_then(|text| text.parse().ok());
+    let sent_on = sent_on.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(since)));
+    let is_from_drop = || message.attribute(ORIGIN).is_some_and(|origin| origin.contains(" drop "));
+    sent_on.unwrap_or_else(|| if is_from_drop() { message.created.min(message.id.time()) } else { message.created })
+}
 
 /// Why what has the field Delivered-To of its own recipient is returned.
 pub const IN_A_CIRCLE: &str = "mail for this address goes in a circle";
@@ -195,6 +206,8 @@ impl Child<'_> {
         }
         draft.parameters(&mail)?;
         draft.attribute(EXPANDED, &self.route.to_text())?;
+        let arrived = arrived(message).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        draft.attribute(ARRIVED, &arrived.as_micros().to_string())?;
         if self.places.len() == 1 {
             draft.attribute(ALONE, "1")?;
         }

@@ -1,12 +1,13 @@
 //! Taking queued messages on: to mailboxes here, to programs, and to other hosts.
 //!
-//! This process gives out the work and touches no mail. `backlog.rs` says in which order, `schedule.rs` when, `looks.rs` when
-//! the whole queue is looked at, `crew.rs` has the processes and counts who uses what, `permits.rs` is what they say to each
-//! other. A `worker.rs` takes one message at a time and all its recipients (`attempt.rs`): `local.rs` finds whose it is here,
-//! `expand.rs` sends it on where an alias or a `~/.forward` says so, `task.rs` (as root by way of `helper.rs`) does what needs
-//! the recipient's rights, `piped.rs` gives it to a program of a channel, `crate::relay` to another host, in a process without
-//! any right on the queue; `report.rs` tells senders, `origin.rs` lets no report go before it is noted. Several delivers may
-//! run at once: a message is locked by whoever works on it, and others pass it by.
+//! This process gives out the work and touches no mail. `backlog.rs` says in which order, `schedule.rs` when, `tried.rs` what
+//! is not tried again, `looks.rs` when the whole queue is looked at, `crew.rs` has the processes and counts who uses what,
+//! `permits.rs` is what they say to each other. A `worker.rs` takes one message at a time and all its recipients
+//! (`attempt.rs`): `local.rs` finds whose it is here, `expand.rs` sends it on where an alias or a `~/.forward` says so,
+//! `task.rs` (as root by way of `helper.rs`) does what needs the recipient's rights, `piped.rs` gives it to a program of a
+//! channel, `crate::relay` to another host, in a process without any right on the queue; `report.rs` tells senders,
+//! `origin.rs` lets no report go before it is noted. Several delivers may run at once: a message is locked by whoever works
+//! on it, and others pass it by.
 
 mod appended;
 mod attempt;
@@ -26,6 +27,7 @@ mod report;
 mod schedule;
 mod settings;
 mod task;
+mod tried;
 mod worker;
 
 use crate::cli::Common;
@@ -42,9 +44,9 @@ use helper::Helper;
 use looks::{BREATH, Look, Looks};
 use schedule::{Alarms, Waker};
 use settings::Settings;
-use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime};
+use tried::Tried;
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +80,7 @@ pub fn run(common: &Common, config: Box<Config>, work: &Work) -> Result<Ended, E
         crew: Crew::default(),
         backlog: Backlog::default(),
         alarms: Alarms::default(),
-        tried: HashMap::new(),
+        tried: Tried::default(),
         watches: *work == Work::Watch,
         tells: false,
         looks: Looks::new(Instant::now()),
@@ -113,8 +115,7 @@ struct Deliver {
     crew: Crew,
     backlog: Backlog,
     alarms: Alarms,
-    /// Messages not to be tried again in this run, or before the next look at everything, and since when.
-    tried: HashMap<Id, Tried>,
+    tried: Tried,
     /// This is to stay.
     watches: bool,
     /// Whether a message that is not ours is worth a line.
@@ -213,7 +214,7 @@ impl Deliver {
         // What was tried when it was no message yet is one now.
         let woken = self.waker.take();
         for id in woken.ids {
-            self.tried.remove(&id);
+            self.tried.forget(&id);
         }
         if woken.drop {
             self.collector.call();
@@ -223,18 +224,16 @@ impl Deliver {
         self.collect();
         let due = self.queue.due(SystemTime::now());
         let mut due = due.map_err(|error| Error::Temporary(format!("looking at the queue: {error}")))?;
-        let is_flushed = |(time, id): &&(SystemTime, Id)| {
-            self.watches && self.tried.get(id).is_some_and(|tried| tried.is_before(*time))
-        };
+        let is_flushed = |(time, id): &&(SystemTime, Id)| self.watches && self.tried.is_flushed(id, *time);
         let flushed: Vec<Id> = due.iter().filter(is_flushed).map(|(_, id)| *id).collect();
         if !flushed.is_empty() {
             // Who asks for a try wants no answer from memory.
             self.crew.forget_silent();
         }
         for id in flushed {
-            self.tried.remove(&id);
+            self.tried.forget(&id);
         }
-        due.retain(|(_, id)| !self.tried.contains_key(id));
+        due.retain(|(_, id)| !self.tried.has(id));
         log::debug!("event=looked due={}", due.len());
         self.looks.has_more = !self.backlog.add(due, |id| origin::of(&self.queue, id));
         Ok(!self.backlog.is_empty())
@@ -258,7 +257,7 @@ impl Deliver {
                 ending = Ending::Stopped;
                 // These are not new: they wait for whoever comes after us.
                 let left = [self.backlog.clear(), self.crew.forget_waiting()].concat();
-                self.tried.extend(left.into_iter().map(|id| (id, Tried::now(None))));
+                left.into_iter().for_each(|id| self.tried.note(id, None));
             }
             self.give_out()?;
             if self.crew.busy() == 0 && self.backlog.is_empty() {
@@ -307,7 +306,7 @@ impl Deliver {
         let woken = self.waker.take();
         come.extend(woken.ids.iter().map(|id| (id.time(), *id)));
         for (_, id) in &come {
-            self.tried.remove(id);
+            self.tried.forget(id);
         }
         self.looks.has_more |= !self.backlog.add(come, |id| origin::of(&self.queue, id));
         self.looks.is_wanted |= woken.all;
@@ -390,54 +389,34 @@ impl Deliver {
         self.done = self.done.saturating_add(1);
         self.came_to_something |= !matches!(ended, Attempt::NotOurs | Attempt::Damaged);
         log::debug!("id={id} event=over came-to={} done={} left={}", ended.word(), self.done, self.backlog.len());
+        if matches!(ended, Attempt::Finished | Attempt::Deferred(_)) {
+            let now = SystemTime::now();
+            let orphans = self.tried.adopt(&id).into_iter().map(|orphan| (now, orphan)).collect();
+            self.looks.has_more |= !self.backlog.add(orphans, |_| None);
+        }
+        let parent = if ended == Attempt::NotOurs { self.broken_parent_of(&id) } else { None };
         match ended {
             // A submit may be writing it, and rely on us when it is done: it was not tried.
             Attempt::NotOurs if self.tells => log::warn!("id={id}: not in the queue, or another deliver has it"),
-            // Neither is tried before the next look at everything.
-            Attempt::NotOurs if self.comes_from_what_is_broken(&id) => {
-                self.tried.insert(id, Tried::now(None));
-            }
+            // Neither is tried before the next look at everything, unless somebody asks for it.
+            Attempt::NotOurs if let Some(parent) = parent => self.tried.note_orphan(id, parent),
             // Or somebody lists the queue just now: it must not wait for the next look at everything.
             Attempt::NotOurs if self.queue.has(&id) => self.alarms.set(SystemTime::now() + PASSED_BY, id),
             Attempt::NotOurs => {}
             Attempt::Deferred(next) => {
-                self.tried.insert(id, Tried::now(Some(next)));
+                self.tried.note(id, Some(next));
                 self.alarms.set(next, id);
             }
             // What is damaged was read whole to find that, and will be no better soon.
-            Attempt::Broken | Attempt::Waits(_) | Attempt::Damaged => {
-                self.tried.insert(id, Tried::now(None));
-            }
+            Attempt::Broken | Attempt::Waits(_) | Attempt::Damaged => self.tried.note(id, None),
             Attempt::Finished => {}
         }
     }
 
-    /// Whether the try of the message that gave rise to this one was broken off, perhaps before that was noted.
-    fn comes_from_what_is_broken(&self, id: &Id) -> bool {
-        let is_broken = |parent| self.tried.get(&parent).is_some_and(|tried| tried.next.is_none());
-        !self.tried.is_empty() && origin::of(&self.queue, id).is_some_and(is_broken)
-    }
-}
-
-/// A message that was tried.
-#[derive(Debug, Clone, Copy)]
-struct Tried {
-    /// When this process heard that it was over.
-    over: SystemTime,
-    /// When it is to be tried again, as the one who tried has written it.
-    next: Option<SystemTime>,
-}
-
-impl Tried {
-    fn now(next: Option<SystemTime>) -> Tried {
-        Tried { over: SystemTime::now(), next }
-    }
-
-    /// Whether somebody made it due at `time`, after the try and before the next: it was flushed, or released. A time before
-    /// the one that was written came behind that, and may have come before the news of it.
-    fn is_before(&self, time: SystemTime) -> bool {
-        let a_second = Duration::from_secs(1);
-        self.next.map_or(time > self.over, |next| time.checked_add(a_second).is_some_and(|time| time < next))
+    /// The message that gave rise to this one, if the try of that was broken off, perhaps before it was noted.
+    fn broken_parent_of(&self, id: &Id) -> Option<Id> {
+        let origin = || origin::of(&self.queue, id).filter(|parent| self.tried.is_broken(parent));
+        if self.tried.is_empty() { None } else { origin() }
     }
 }
 

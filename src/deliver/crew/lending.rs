@@ -16,6 +16,7 @@ use crate::queue::Id;
 use crate::relay::route;
 use nix::sys::signal::{Signal, kill};
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 impl Crew {
@@ -71,17 +72,17 @@ impl Crew {
         if self.workers.get(number).is_some_and(|worker| worker.has_report) { REPORTS } else { AGENTS }
     }
 
-    /// Nor has one host all of its kind, however many domains lead to it. It goes by the first address, for nobody knows yet
-    /// with which one it will be connected.
-    fn share_of_host(&self, number: usize, hosts: &str) -> Option<String> {
-        route::addresses(hosts).next().map(|first| format!("{}\n{first}", self.kind(number)))
+    /// Nor has one host all of its kind, however many domains lead to it. All its addresses count, for nobody knows yet with
+    /// which one it will be connected.
+    fn shares_of_hosts(&self, number: usize, hosts: &str) -> BTreeSet<String> {
+        route::addresses(hosts).map(|address| format!("{}\n{}", self.kind(number), host_of(address))).collect()
     }
 
     /// What an agent takes a part of.
     fn shares(&self, number: usize, hosts: &str) -> Vec<String> {
         let kind = self.kind(number);
         let all = (kind != AGENTS).then(|| AGENTS.to_owned());
-        self.share_of_host(number, hosts).into_iter().chain([kind.to_owned()]).chain(all).collect()
+        self.shares_of_hosts(number, hosts).into_iter().chain([kind.to_owned()]).chain(all).collect()
     }
 
     /// How many may have a share, if this is the name of one.
@@ -161,14 +162,13 @@ impl Crew {
         let uses = self.workers.get(number).and_then(|worker| worker.uses.as_ref());
         // Where these hosts were known it came with the permit.
         let is_more = |share: &String| uses.is_some_and(|used| !used.shares.contains(share));
-        let share = self.share_of_host(number, &hosts).filter(is_more);
-        if let Some(full) = self.full(share.as_slice()) {
+        let shares: Vec<String> = self.shares_of_hosts(number, &hosts).into_iter().filter(is_more).collect();
+        if let Some(full) = self.full(&shares) {
             return (key, self.refuse(number, Some(full)));
         }
-        let used = self.workers.get_mut(number).and_then(|worker| worker.uses.as_mut());
-        if let (Some(used), Some(share)) = (used, share) {
-            self.places.enter(&share);
-            used.shares.push(share);
+        if let Some(used) = self.workers.get_mut(number).and_then(|worker| worker.uses.as_mut()) {
+            shares.iter().for_each(|share| self.places.enter(share));
+            used.shares.extend(shares);
         }
         let idle = if is_shared { self.places.lend(&at(&hosts), reuse) } else { None };
         if let Some((its, idle)) = idle.and_then(|idle| Some((idle.socket.try_clone().ok()?, idle))) {
@@ -256,5 +256,14 @@ impl Crew {
             called.extend(self.places.next(&used.key).map(News::Free));
         }
         called
+    }
+}
+
+/// What an address counts as: one of IPv6 as its network, of which a single host may have all (RFC 4291 section 2.5.4).
+fn host_of(address: &str) -> String {
+    match address.parse::<SocketAddr>().map(|address| address.ip().to_canonical()) {
+        Ok(IpAddr::V4(ip)) => ip.to_string(),
+        Ok(IpAddr::V6(ip)) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).to_string(),
+        Err(_) => address.to_owned(),
     }
 }

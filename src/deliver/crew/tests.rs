@@ -186,6 +186,28 @@ fn reports_never_have_all_agents_and_one_host_never_all_of_a_kind() {
     assert!(matches!(permit(&mut crew, 0, "a", true), Permit::Go(Lent { is_new: false, .. })));
 }
 
+/// It may have many first addresses, as by a whole network of them, or stand behind others where nobody answers.
+#[test]
+fn one_host_never_has_all_agents_by_whichever_of_its_addresses() {
+    for hosts in [
+        ["0 a.example [2001:db8::1]:25", "0 b.example [2001:db8::2:1]:25", "0 c.example [2001:db8::3]:25"],
+        [
+            "0 a.example 192.0.2.1:25,1 x.example 192.0.2.9:25",
+            "0 b.example 192.0.2.2:25,1 x.example 192.0.2.9:25",
+            "0 c.example 192.0.2.9:25",
+        ],
+    ] {
+        let (mut crew, _theirs) = crew(4);
+        crew.most_remote = 8;
+        (0..4).for_each(|number| crew.workers[number].has_report = true);
+        for (number, key) in [(0, "a"), (1, "b")] {
+            assert!(matches!(come(&mut crew, number, key, hosts[number], true), Permit::Go(_)));
+        }
+        assert!(matches!(come(&mut crew, 2, "c", hosts[2], true), Permit::Busy), "{hosts:?}");
+        assert!(matches!(come(&mut crew, 3, "d", "0 d.example [2001:db8:1::1]:25", true), Permit::Go(_)));
+    }
+}
+
 /// Reports that came while all agents were busy stand before other mail, which may go when they may not.
 #[test]
 fn who_stands_behind_a_report_that_is_refused_is_called_in_its_place() {
