@@ -97,6 +97,18 @@ impl Drop for Leaving {
     }
 }
 
+/// A client's side of a session, which checks that the certificate is that of mx.example.
+pub fn client() -> ClientConnection {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(file("mx.crt.pem")).expect("a certificate")).expect("a root");
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    ClientConnection::new(Arc::new(config), ServerName::try_from("mx.example").expect("a name")).expect("a session")
+}
+
 /// The client.
 pub struct Client {
     wire: Wire,
@@ -190,21 +202,11 @@ impl Client {
     /// Shakes hands, and checks that the certificate is that of mx.example.
     pub fn start_tls(&mut self) {
         assert!(self.heard.is_empty(), "said in clear: {:?}", String::from_utf8_lossy(&self.heard));
-        let mut roots = RootCertStore::empty();
-        let certificate = std::fs::read(file("mx.crt.pem")).expect("a certificate");
-        roots.add(CertificateDer::from_pem_slice(&certificate).expect("a certificate")).expect("a root");
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = ServerName::try_from("mx.example").expect("a name");
-        let session = ClientConnection::new(Arc::new(config), name).expect("a session");
         let (placeholder, _) = UnixStream::pair().expect("a socketpair");
         let Wire::Clear(stream) = std::mem::replace(&mut self.wire, Wire::Clear(placeholder)) else {
             panic!("TLS in TLS")
         };
-        let mut stream = StreamOwned::new(session, stream);
+        let mut stream = StreamOwned::new(client(), stream);
         stream.conn.complete_io(&mut stream.sock).expect("a handshake");
         self.wire = Wire::Tls(Box::new(stream));
     }

@@ -3,6 +3,7 @@
 //! A limit of a file's size makes short writes too: the kernel takes what fits, and refuses the rest.
 
 use super::super::*;
+use super::{large, servers};
 
 /// One of our programs under a limit of prlimit(1), which its children inherit.
 fn limited(scratch: &Scratch, limit: &str, program: &str) -> Command {
@@ -47,6 +48,41 @@ fn a_limit_of_file_size_at_each_octet_of_a_message_is_a_full_disk() {
             assert_eq!(message.content(), BODY.as_bytes(), "{}: torn", case.program);
         }
         delivered_once(&scratch, taken, case.program);
+    }
+}
+
+/// Somewhere in its content, which is written piece by piece.
+#[test]
+fn a_limit_of_file_size_within_a_large_message_is_a_full_disk() {
+    for (protocol, program) in [(servers::SMTP, "smtpsrvr"), (servers::QMQP, "qmqpd")] {
+        let (scratch, input) = (receiving(), protocol.case(large::body()).input);
+        for size in (4000..large::body().len()).step_by(30_011) {
+            let what = format!("{program} with files of at most {size}");
+            let output = feed(&mut limited(&scratch, &format!("--fsize={size}"), program), &input);
+            assert_eq!(output.status.code(), Some(0), "{what}: {output:?}");
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(said.contains("\r\n452 4.3.1") || said.contains(":Z"), "{what}: {said}");
+            assert_eq!((scratch.queued(), queue_files(&scratch)), (Vec::new(), Vec::new()), "{what}: queued");
+        }
+        let output = feed(&mut scratch.command(program), &input);
+        assert_eq!((protocol.taken_for)(&String::from_utf8_lossy(&output.stdout)), servers::TO, "{output:?}");
+        scratch.deliver();
+        large::is_in_each("maildir", &scratch, program);
+    }
+}
+
+#[test]
+fn a_limit_of_file_size_within_a_large_delivery_defers_it() {
+    for format in large::FORMATS {
+        let scratch = large::queued(format);
+        for size in (4000..large::body().len()).step_by(30_011) {
+            let output = feed(&mut limited(&scratch, &format!("--fsize={size}"), "deliver"), b"");
+            assert!(output.status.code().is_some(), "{format}, files of at most {size}: {output:?}");
+            assert_eq!(scratch.queued().len(), 1, "{format}, files of at most {size}: not deferred");
+            due_again(&scratch);
+        }
+        scratch.deliver();
+        large::is_in_each(format, &scratch, format);
     }
 }
 

@@ -1,15 +1,15 @@
 //! Kills at every call and errors in every file call where a mailbox is one file, mbox and MMDF: QUIT leaves the old or
 //! the new one, and a delivery is in it whole and once, behind what was there.
 //!
-//! Of MMDF, which shares nearly all of it with mbox, a part is made in every run; see matrix.rs for the whole.
+//! Of MMDF, which shares nearly all of it with mbox, a part is made in every run; see plan.rs for the whole.
 
 use super::super::*;
-use super::matrix::Share;
+use super::plan::Share;
 
 /// A format, and two messages in it.
 pub struct Format {
     pub name: &'static str,
-    share: Share,
+    share: fn(usize) -> Share,
     removed: &'static str,
     kept: &'static str,
 }
@@ -103,28 +103,17 @@ impl Format {
         assert_eq!(left(), Vec::<PathBuf>::new(), "{what}: left behind");
     }
 
-    fn kills_of_pop3d(&self) {
-        pop3(Traced::Family).kill(self.share, &|| self.two(), &|scratch, output, what| {
+    fn strike_pop3d(&self) {
+        pop3(Traced::Family).kill_and_fail(self.share, [300, 200], &|| self.two(), &|scratch, output, what| {
             self.old_or_new(scratch, output, what);
         });
     }
 
-    fn errors_of_pop3d(&self) {
-        pop3(Traced::Family).fail(self.share, &|| self.two(), &|scratch, output, what| {
-            no_crash(output, what);
-            self.old_or_new(scratch, output, what);
-        });
-    }
-
-    fn kills_of_deliver(&self) {
-        deliver(Traced::Family).kill(self.share, &|| self.queued(), &|scratch, _, what| self.once(scratch, what));
-    }
-
-    fn errors_of_deliver(&self) {
-        deliver(Traced::Family).fail(self.share, &|| self.queued(), &|scratch, output, what| {
-            assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
-            self.once(scratch, what);
-        });
+    fn strike_deliver(&self) {
+        let once = |scratch: &Scratch, _: &Output, what: &str| self.once(scratch, what);
+        deliver(Traced::Family).kill((self.share)(340), &|| self.queued(), &once);
+        // Up to the mailbox they are those of a delivery into a Maildir.
+        deliver(Traced::Family).fail(Share::Part(220), &|| self.queued(), &once);
     }
 }
 
@@ -139,41 +128,21 @@ pub fn old_or_new(scratch: &Scratch, output: &Output, what: &str) {
 }
 
 #[test]
-fn pop3d_killed_anywhere_leaves_the_old_or_the_new_mbox() {
-    MBOX.kills_of_pop3d();
+fn pop3d_killed_or_failing_anywhere_leaves_the_old_or_the_new_mbox() {
+    MBOX.strike_pop3d();
 }
 
 #[test]
-fn pop3d_killed_anywhere_leaves_the_old_or_the_new_mmdf() {
-    MMDF.kills_of_pop3d();
+fn pop3d_killed_or_failing_anywhere_leaves_the_old_or_the_new_mmdf() {
+    MMDF.strike_pop3d();
 }
 
 #[test]
-fn an_error_of_any_file_call_of_pop3d_leaves_the_old_or_the_new_mbox() {
-    MBOX.errors_of_pop3d();
+fn deliver_killed_or_failing_anywhere_writes_an_mbox_once() {
+    MBOX.strike_deliver();
 }
 
 #[test]
-fn an_error_of_any_file_call_of_pop3d_leaves_the_old_or_the_new_mmdf() {
-    MMDF.errors_of_pop3d();
-}
-
-#[test]
-fn deliver_killed_anywhere_writes_an_mbox_once() {
-    MBOX.kills_of_deliver();
-}
-
-#[test]
-fn deliver_killed_anywhere_writes_an_mmdf_once() {
-    MMDF.kills_of_deliver();
-}
-
-#[test]
-fn an_error_of_any_file_call_of_deliver_writes_an_mbox_once() {
-    MBOX.errors_of_deliver();
-}
-
-#[test]
-fn an_error_of_any_file_call_of_deliver_writes_an_mmdf_once() {
-    MMDF.errors_of_deliver();
+fn deliver_killed_or_failing_anywhere_writes_an_mmdf_once() {
+    MMDF.strike_deliver();
 }

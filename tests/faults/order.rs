@@ -6,6 +6,7 @@
 //! no fsync of files, and none of folders, and must then find that missing.
 
 use super::super::*;
+use super::drop_folder::make_drop_folder;
 use crate::common::connections::{Server, smtp_one_by_one as send};
 use common::until;
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};

@@ -1,11 +1,14 @@
 //! The same matrix, kills at every call and errors in every file call, over the ways that the others do not take: `~/.forward`,
 //! programs, requeueing, notices of delay, SMTP and LMTP, the filter before the queue.
 //!
-//! Each takes a minute or so, so a part is made in every run; see matrix.rs for the whole.
+//! Each takes a minute or so, so a part is made in every run; see plan.rs for the whole.
 
 use crate::common::hops::{Act, Hop};
 use crate::common::{Scratch, binary, feed, until};
-use crate::faults::matrix::{Share, Struck};
+use crate::faults::large;
+use crate::faults::matrix::Struck;
+use crate::faults::plan::Share;
+use crate::faults::servers::accepted;
 use crate::{BODY, Case, Traced, acknowledged, deliver, due_again, far_off, nothing_left_over, receiving, smtp};
 use std::cell::RefCell;
 use std::fs;
@@ -30,12 +33,8 @@ fn sweep(scratch: &Scratch) -> String {
     log
 }
 
-fn matrix(prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &str)) {
-    deliver(Traced::Family).kill(Share::Part, prepare, &|scratch, _, what| check(scratch, what));
-    deliver(Traced::Family).fail(Share::Part, prepare, &|scratch, output, what| {
-        assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
-        check(scratch, what);
-    });
+fn matrix(least: [usize; 2], prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &str)) {
+    deliver(Traced::Family).kill_and_fail(Share::Part, least, prepare, &|scratch, _, what| check(scratch, what));
 }
 
 fn forwarded() -> Scratch {
@@ -48,7 +47,7 @@ fn forwarded() -> Scratch {
 
 #[test]
 fn a_forward_file_is_followed_once() {
-    matrix(&forwarded, &|scratch, what| {
+    matrix([550, 390], &forwarded, &|scratch, what| {
         sweep(scratch);
         for user in ["bob", "carol"] {
             assert_eq!(scratch.mail(user).len(), 1, "{what}: {user}");
@@ -73,7 +72,7 @@ fn piped() -> Scratch {
 /// Nobody can ask a program what it has done: the one message in flight may come to it again, and it gets it whole.
 #[test]
 fn a_program_gets_a_message_whole_and_at_most_twice() {
-    matrix(&piped, &|scratch, what| {
+    matrix([390, 250], &piped, &|scratch, what| {
         quiet(scratch);
         let log = sweep(scratch);
         let files: Vec<_> = crate::files(&scratch.path().join("out"));
@@ -120,7 +119,7 @@ fn delayed() -> Scratch {
 
 #[test]
 fn a_sender_is_told_of_delay_once() {
-    matrix(&delayed, &|scratch, what| {
+    matrix([440, 300], &delayed, &|scratch, what| {
         sweep(scratch);
         let reports = scratch.mail("alice");
         assert_eq!(reports.len(), 1, "{what}");
@@ -134,7 +133,7 @@ fn a_sender_is_told_of_delay_once() {
 
 #[test]
 fn requeueing_loses_and_doubles_nothing() {
-    let case = || Case { program: "doorpost-queue requeue ALL", traced: Traced::Itself, input: Vec::new() };
+    let case = Case { program: "doorpost-queue requeue ALL", traced: Traced::Itself, input: Vec::new() };
     let prepare = || with_message(receiving(), "bob@mx.example");
     // What is held is there to be seen, and goes on when it is released; by whoever is faster.
     let check = |deliver_first: bool| {
@@ -150,41 +149,55 @@ fn requeueing_loses_and_doubles_nothing() {
             nothing_left_over(scratch, what);
         }
     };
-    case().kill(Share::Part, &prepare, &check(true));
-    case().kill(Share::Part, &prepare, &check(false));
-    case().fail(Share::Part, &prepare, &check(false));
+    case.kill(Share::Part(125), &prepare, &check(true));
+    case.kill_and_fail(Share::Part, [125, 70], &prepare, &check(false));
 }
 
-fn through(hop: &Hop, protocol: &str) -> Scratch {
+fn through(hop: &Hop, protocol: &str, body: &str) -> Scratch {
     let scratch = receiving();
     scratch.configure("minimal_backoff_time = 1s");
     scratch.write("channels", &format!("local * mx.example mailbox: *\nout - * {protocol}:{} -\n", hop.name()));
-    let to = far_off(&scratch);
-    with_message(scratch, &to)
+    let output = scratch.run("submit", &["-f", "alice@mx.example", &far_off(&scratch)], body.as_bytes());
+    assert!(output.status.success(), "{output:?}");
+    scratch
+}
+
+/// It was handed on whole, and at most twice.
+fn is_handed_on(hop: &Hop, body: &str, scratch: &Scratch, what: &str) {
+    sweep(scratch);
+    // A next hop that seemed dead is asked again later.
+    until("an empty queue", || {
+        sweep(scratch);
+        scratch.queued().is_empty()
+    });
+    let to = format!("RCPT TO:<{}>", far_off(scratch));
+    let taken = hop.taken();
+    let copies: Vec<_> = taken.iter().filter(|taken| taken.rcpts.contains(&to)).collect();
+    assert!((1..=2).contains(&copies.len()), "{what}: {} copies", copies.len());
+    assert!(copies.iter().all(|copy| copy.content.ends_with(&body.replace('\n', "\r\n"))), "{what}: torn");
+    assert_eq!(scratch.mail("alice").len(), 0, "{what}: returned");
 }
 
 /// Killed or failing anywhere, LMTP; and failing anywhere, SMTP, whose kills are in every run.
 #[test]
 fn a_next_hop_gets_a_message_and_at_most_twice() {
     let hop = Hop::friendly();
-    let check = |scratch: &Scratch, what: &str| {
-        sweep(scratch);
-        // A next hop that seemed dead is asked again later.
-        until("an empty queue", || {
-            sweep(scratch);
-            scratch.queued().is_empty()
-        });
-        let to = format!("RCPT TO:<{}>", far_off(scratch));
-        let taken = hop.taken();
-        let copies: Vec<_> = taken.iter().filter(|taken| taken.rcpts.contains(&to)).collect();
-        assert!((1..=2).contains(&copies.len()), "{what}: {} copies", copies.len());
-        assert!(copies.iter().all(|copy| copy.content.ends_with(&BODY.replace('\n', "\r\n"))), "{what}: torn");
-        assert_eq!(scratch.mail("alice").len(), 0, "{what}: returned");
+    matrix([400, 205], &|| through(&hop, "lmtp", BODY), &|scratch, what| is_handed_on(&hop, BODY, scratch, what));
+    deliver(Traced::Family).fail(Share::Part(205), &|| through(&hop, "smtp", BODY), &|scratch, _, what| {
+        is_handed_on(&hop, BODY, scratch, what);
+    });
+}
+
+#[test]
+fn a_next_hop_gets_a_large_message_whole_and_at_most_twice() {
+    // One each: it keeps all that it takes.
+    let hop = RefCell::new(Hop::friendly());
+    let prepare = || {
+        *hop.borrow_mut() = Hop::friendly();
+        through(&hop.borrow(), "smtp", large::body())
     };
-    matrix(&|| through(&hop, "lmtp"), &check);
-    deliver(Traced::Family).fail(Share::Part, &|| through(&hop, "smtp"), &|scratch, output, what| {
-        assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
-        check(scratch, what);
+    deliver(Traced::Family).kill_and_fail(Share::Few, [400, 205], &prepare, &|scratch, _, what| {
+        is_handed_on(&hop.borrow(), large::body(), scratch, what);
     });
 }
 
@@ -204,16 +217,6 @@ fn quiet(scratch: &Scratch) {
         let processes = fs::read_dir("/proc").expect("/proc").flatten();
         !processes.filter_map(|entry| fs::read(entry.path().join("environ")).ok()).any(is_ours)
     });
-}
-
-/// Which of the recipients of one message were accepted.
-fn accepted(output: &Output, to: &[&str]) -> Vec<String> {
-    let said = String::from_utf8_lossy(&output.stdout);
-    let before = said.split("\r\n354 ").next().unwrap_or_default();
-    let replies: Vec<_> = before.split("\r\n").collect();
-    let of_recipients = &replies[replies.len() - to.len()..];
-    let is_accepted = |(_, reply): &(&&str, &&str)| reply.starts_with("250 2.1.5 ");
-    to.iter().zip(of_recipients).filter(is_accepted).map(|(user, _)| (*user).to_owned()).collect()
 }
 
 /// Through a server before the queue: what is acknowledged it has had once, and whom it does not take the message for waits
@@ -251,7 +254,7 @@ fn what_a_server_before_the_queue_has_taken_is_taken_once() {
                 let left: Vec<_> = queued.iter().flat_map(|message| message.recipients.clone()).collect();
                 // Whoever could not be looked up was refused, and is nobody's any more.
                 let (first, others): (Vec<_>, Vec<_>) =
-                    accepted(output, to).into_iter().partition(|user| user == "bob");
+                    accepted(&String::from_utf8_lossy(&output.stdout), to).into_iter().partition(|user| *user == "bob");
                 let others: Vec<_> = others.iter().map(|user| format!("{user}@mx.example").into_bytes()).collect();
                 assert_eq!((copies, left), (first.len(), others), "{what}: {output:?}");
             }
@@ -269,9 +272,9 @@ fn what_a_server_before_the_queue_has_taken_is_taken_once() {
         };
         // What differs between the two is who is left, and that is written when the message is taken.
         if protocol == "smtp" {
-            case.kill(Share::Part, &prepare, &check);
+            case.kill(Share::Part(215), &prepare, &check);
         } else {
-            case.fail(Share::Part, &prepare, &check);
+            case.fail(Share::Part(180), &prepare, &check);
         }
         let output = feed(&mut prepare().command("smtpsrvr"), &case.input);
         assert!(is_acknowledged(&output), "{protocol}: {output:?}");
@@ -291,7 +294,6 @@ fn what_a_filter_before_the_queue_has_taken_is_kept() {
         assert!(scratch.mail("bob").iter().all(|mail| mail.ends_with(BODY.as_bytes())), "{what}: torn");
         nothing_left_over(scratch, what);
     };
-    smtp(Traced::Submit).kill(Share::Part, &filtered, &check);
-    smtp(Traced::Submit).fail(Share::Part, &filtered, &check);
+    smtp(Traced::Submit).kill_and_fail(Share::Part, [270, 155], &filtered, &check);
     assert!(acknowledged(&feed(&mut filtered().command("smtpsrvr"), &smtp(Traced::Itself).input)));
 }

@@ -7,20 +7,21 @@
 //! Of POP3 it is the form whose processes stay, for one client after another.
 //!
 //! All that begins, waits and ends is in it. Which of some idle children takes a client is the kernel's choice, so these
-//! share a name. Of each matrix a part is made in every run; see matrix.rs for the whole.
+//! share a name. Of each matrix a part is made in every run; see plan.rs for the whole.
 
 use super::super::*;
-use super::matrix::Share;
-use super::tracer::{self, Followed};
+use super::client::{Client, Line};
+use super::plan::Share;
+use super::tracer::{self, Alias, Followed};
 use common::connections::Server;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// For so long a client waits for a word, and for so long at most it takes until one is served again.
@@ -29,10 +30,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Between what different clients were told.
 const BETWEEN: &str = "\u{1}";
 
+/// smtpd, and what it starts for its clients.
 struct Pool {
+    mode: &'static str,
     program: &'static str,
+    /// Of processes.
+    alias: Alias,
     /// What client number so and so says.
-    says: fn(usize) -> Vec<String>,
+    says: fn(usize) -> Vec<Line>,
     /// Whether that is all of what one hears who is served.
     is_served: fn(&str) -> bool,
 }
@@ -47,44 +52,19 @@ fn alias(process: &str) -> String {
 
 impl Pool {
     fn arguments(&self, port: u16) -> Vec<OsString> {
-        let place =
-            ["--mode", "pool", "--listen-address", "127.0.0.1", "--port", &port.to_string()].map(OsString::from);
+        let port = port.to_string();
+        let place = ["--mode", self.mode, "--listen-address", "127.0.0.1", "--port", &port].map(OsString::from);
         let rest = ["-n", "8", "-o", "idle_children=1", "-o", "max_use=10", self.program].map(OsString::from);
         [common::binary("smtpd").into()].into_iter().chain(place).chain(rest).collect()
     }
 
     /// One session: what was said, as far as it came.
     fn session(&self, address: SocketAddr, number: usize) -> String {
-        let Ok(client) = TcpStream::connect(address) else { return String::new() };
-        client.set_read_timeout(Some(PATIENCE)).expect("a time limit");
-        let mut reader = BufReader::new(&client);
-        let mut said = String::new();
-        let heard = self.talk(&mut reader, &client, number, &mut said);
-        let is_silent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
-        assert!(!heard.is_err_and(|error| is_silent(&error)), "silence behind {said}");
-        said
-    }
-
-    /// Each command behind the answer to the one before, the rest at once; what is refused ends it.
-    fn talk(
-        &self,
-        reader: &mut impl BufRead,
-        mut client: &TcpStream,
-        number: usize,
-        said: &mut String,
-    ) -> std::io::Result<()> {
-        let commands = (self.says)(number);
-        let (last, first) = commands.split_last().expect("commands");
-        let mut goes_on = hear(reader, said)?;
-        for command in first {
-            if !goes_on {
-                break;
-            }
-            client.write_all(command.as_bytes())?;
-            goes_on = hear(reader, said)?;
-        }
-        client.write_all(if goes_on { last.as_bytes() } else { b"QUIT\r\n" })?;
-        reader.read_to_string(said).map(drop)
+        let Ok(stream) = TcpStream::connect(address) else { return String::new() };
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        let mut client = Client::new(stream);
+        client.say(&(self.says)(number));
+        client.said
     }
 
     /// A client, and after him others until one is served, or smtpd has gone; that then is told to end.
@@ -104,33 +84,30 @@ impl Pool {
     }
 }
 
-/// One answer; whether the client can go on.
-fn hear(reader: &mut impl BufRead, said: &mut String) -> std::io::Result<bool> {
-    loop {
-        let begin = said.len();
-        reader.read_line(said)?;
-        let line = &said.as_bytes()[begin..];
-        if line.is_empty() || line.get(3) != Some(&b'-') || !line[0].is_ascii_digit() {
-            return Ok(line.first().is_some_and(|first| b"23+".contains(first)));
-        }
-    }
-}
-
 impl Victim for Pool {
     fn name(&self) -> String {
-        format!("pool of {}", self.program)
+        format!("smtpd --mode {} {}", self.mode, self.program)
     }
 
     fn is_meant(&self, _: &str) -> bool {
         true
     }
 
+    /// By recvfrom the standard library hears from smtpd's child whether the program has begun, over a pair of sockets that
+    /// nobody else has. At any error of it, and there is none, it panics.
+    fn can_fail(&self, call: &Call) -> bool {
+        call.process != "0 smtpd" || call.number != nix::libc::SYS_recvfrom
+    }
+
     fn run(&self, scratch: &Scratch, target: Option<&Target>) -> (Followed, Output) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("its address");
         // The socket is there already, so that nobody needs to wait for anything.
-        let mut program =
-            tracer::start(&self.arguments(address.port()), scratch.path(), OwnedFd::from(listener).into());
+        let mut program = tracer::start(
+            &self.arguments(address.port()),
+            scratch.path(),
+            [OwnedFd::from(listener).into(), Stdio::piped()],
+        );
         let main = Pid::from_raw(i32::try_from(program.0.id()).expect("a process id"));
         let mut stderr = program.0.stderr.take().expect("a pipe");
         let mut stdout = program.0.stdout.take().expect("a pipe");
@@ -139,7 +116,7 @@ impl Victim for Pool {
             let log = &mut log;
             scope.spawn(move || stderr.read_to_end(log));
             let clients = scope.spawn(move || self.clients(main, address));
-            let followed = tracer::follow(&program, target, alias);
+            let followed = tracer::follow(&program, target, self.alias);
             (followed, clients.join())
         });
         let log_text = String::from_utf8_lossy(&log);
@@ -172,17 +149,18 @@ impl Pool {
 }
 
 const SMTP: Pool = Pool {
+    mode: "pool",
     program: "smtpsrvr",
+    alias,
     says: |number| {
         let body = BODY.replace("\n.", "\n..").replace('\n', "\r\n");
-        let mut commands = vec!["EHLO client.example\r\n".to_owned()];
+        let mut lines = vec![Line::new("EHLO client.example")];
         for message in 0..messages(number) {
-            let envelope = ["MAIL FROM:<alice@mx.example>", "RCPT TO:<bob@mx.example>", "DATA"];
-            commands.extend(envelope.map(|command| format!("{command}\r\n")));
-            commands.push(format!("X-Number: {number}.{message}\r\n{body}.\r\n"));
+            lines.extend(["MAIL FROM:<alice@mx.example>", "RCPT TO:<bob@mx.example>", "DATA"].map(Line::new));
+            let quit = if message + 1 == messages(number) { "\r\nQUIT" } else { "" };
+            lines.push(Line::new(format!("X-Number: {number}.{message}\r\n{body}.{quit}")));
         }
-        commands.last_mut().expect("a message").push_str("QUIT\r\n");
-        commands
+        lines
     },
     is_served: |said| said.ends_with("221 2.0.0 Goodbye\r\n"),
 };
@@ -194,7 +172,6 @@ fn messages(client: usize) -> usize {
 
 /// Each message that was acknowledged is there once, each other one once or not.
 fn all_kept(scratch: &Scratch, output: &Output, what: &str) {
-    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "{what}: {output:?}");
     // What cannot write the FIFO starts deliver, which may not have ended yet.
     scratch.settle();
     scratch.deliver();
@@ -219,7 +196,7 @@ fn a_pool_killed_anywhere_loses_nothing_acknowledged_and_serves_the_next_client(
     let processes: BTreeSet<String> = SMTP.calls(&receiving).into_keys().map(|call| call.process).collect();
     let all = ["0 smtpd", "0.1 smtpsrvr", "0.1.* smtpsrvr", "0.2 submit", "0.2.* submit"];
     assert!(all.iter().all(|process| processes.contains(*process)), "{processes:?}");
-    SMTP.kill(Share::Part, &receiving, &all_kept);
+    SMTP.kill(Share::Part(900), &receiving, &all_kept);
 }
 
 /// Of the kernel's waiters one client wakes one, and it tells nobody else when that is killed.
@@ -239,16 +216,29 @@ fn a_client_that_has_woken_a_child_which_is_killed_is_served_by_another() {
 
 #[test]
 fn an_error_of_any_file_call_of_a_pool_loses_nothing_acknowledged_and_the_next_client_is_served() {
-    SMTP.fail(Share::Part, &receiving, &all_kept);
+    SMTP.fail(Share::Part(530), &receiving, &all_kept);
+}
+
+/// smtpd without a pool: it starts the program for each client, by whose number its processes are told apart.
+const EXEC: Pool = Pool { mode: "exec", alias: str::to_owned, ..SMTP };
+
+#[test]
+fn smtpd_that_starts_a_program_for_each_client_loses_nothing_acknowledged_and_serves_the_next_one() {
+    let processes: BTreeSet<String> = EXEC.calls(&receiving).into_keys().map(|call| call.process).collect();
+    let all = ["0 smtpd", "0.1 smtpsrvr", "0.1.1 submit", "0.2 smtpsrvr", "0.2.1 submit"];
+    assert!(all.iter().all(|process| processes.contains(*process)), "{processes:?}");
+    EXEC.kill_and_fail(Share::Few, [790, 460], &receiving, &all_kept);
 }
 
 /// Where root has started it its processes stay: one that checks passwords, one that parses, one that is the user.
 const POP3: Pool = Pool {
+    mode: "pool",
     program: "pop3d",
+    alias,
     says: |number| {
         let last = if number == 0 { "RETR 1\r\nDELE 1\r\nQUIT" } else { "QUIT" };
         let password = format!("PASS {}", common::PASSWORD);
-        ["USER bob", &password, last].map(|command| format!("{command}\r\n")).into()
+        ["USER bob", &password, last].map(Line::new).into()
     },
     is_served: |said| said.contains(" messages, ") && said.ends_with("+OK Goodbye\r\n"),
 };
@@ -268,10 +258,10 @@ fn a_pool_of_pop3d_killed_anywhere_removes_nothing_unmarked_and_serves_the_next_
         all.extend(["0.1.*.1 pop3d", "0.1.*.2 pop3d"]);
     }
     assert!(all.iter().all(|process| processes.contains(*process)), "{processes:?}");
-    POP3.kill(Share::Part, &mailbox, &nothing_unmarked_is_gone);
+    POP3.kill(Share::Part(500), &mailbox, &nothing_unmarked_is_gone);
 }
 
 #[test]
 fn an_error_of_any_file_call_of_a_pool_of_pop3d_removes_nothing_unmarked_and_the_next_client_is_served() {
-    POP3.fail(Share::Part, &mailbox, &nothing_unmarked_is_gone);
+    POP3.fail(Share::Part(290), &mailbox, &nothing_unmarked_is_gone);
 }

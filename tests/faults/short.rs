@@ -5,26 +5,28 @@
 //! the kernel then does a short read or write in earnest. Nothing has failed, so everything must go as it always does.
 
 use super::super::*;
-use super::tracer;
+use super::{large, servers, tracer};
+use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::process::Stdio;
+use std::io::Read;
 
-/// Numbers of calls on x86-64 whose third argument is a count of octets.
-const WRITES: [u64; 3] = [1, 18, 44];
-const READS: [u64; 3] = [0, 17, 45];
+/// Calls whose third argument is a count of octets, but for copy_file_range, of which it is the fifth.
+const WRITES: [i64; 4] = [libc::SYS_write, libc::SYS_pwrite64, libc::SYS_sendto, libc::SYS_copy_file_range];
+const READS: [i64; 4] = [libc::SYS_read, libc::SYS_pread64, libc::SYS_recvfrom, libc::SYS_copy_file_range];
 /// Rust's start-up code asks by it whether descriptors 0 to 2 are open: what comes before is ld.so, which cannot read on.
-const POLL: u64 = 7;
+const POLL: i64 = libc::SYS_poll;
 
 /// Which calls do less.
 #[derive(Debug, Clone, Copy)]
 struct Short {
-    calls: [u64; 3],
+    calls: [i64; 4],
     /// Octets that they do.
     most: u64,
+    /// Where they were to do as many or more.
+    least: u64,
     /// One call only, counted from 0 over all processes.
     only: Option<usize>,
 }
@@ -38,9 +40,8 @@ struct Seen {
 
 /// Runs a program to its end with `input` on standard input.
 fn run(scratch: &Scratch, case: &Case, short: Short) -> Seen {
-    let mut program = tracer::start(&[common::binary(case.program).into()], scratch.path(), Stdio::piped());
     // Pipes hold all of what goes in and comes out.
-    program.0.stdin.take().expect("a pipe").write_all(&case.input).expect("input");
+    let mut program = case.start(scratch);
     let (code, calls) = trace(tracer::seize(&program), short);
     let mut output = Vec::new();
     program.0.stdout.take().expect("a pipe").read_to_end(&mut output).expect("output");
@@ -63,7 +64,7 @@ fn trace(main: Pid, short: Short) -> (Option<i32>, usize) {
                 (pid, None)
             }
             WaitStatus::PtraceEvent(pid, _, event) => {
-                if event == nix::libc::PTRACE_EVENT_EXEC {
+                if event == libc::PTRACE_EVENT_EXEC {
                     in_rust.insert(pid, false);
                 }
                 (pid, None)
@@ -78,38 +79,53 @@ fn trace(main: Pid, short: Short) -> (Option<i32>, usize) {
 }
 
 fn enter(pid: Pid, short: Short, in_rust: &mut bool, calls: &mut usize) {
-    let is_entry = ptrace::syscall_info(pid).is_ok_and(|info| info.op == nix::libc::PTRACE_SYSCALL_INFO_ENTRY);
+    let is_entry = ptrace::syscall_info(pid).is_ok_and(|info| info.op == libc::PTRACE_SYSCALL_INFO_ENTRY);
     let Ok(mut registers) = ptrace::getregs(pid) else { return };
     if !is_entry {
         return;
     }
-    *in_rust |= registers.orig_rax == POLL;
-    if !*in_rust || !short.calls.contains(&registers.orig_rax) || registers.rdx < 2 {
+    let call = registers.orig_rax.cast_signed();
+    *in_rust |= call == POLL;
+    let octets = if call == libc::SYS_copy_file_range { &mut registers.r8 } else { &mut registers.rdx };
+    if !*in_rust || !short.calls.contains(&call) || *octets < short.least {
         return;
     }
     if short.only.is_none_or(|only| only == *calls) {
-        registers.rdx = registers.rdx.min(short.most);
+        *octets = short.most.min(*octets);
         ptrace::setregs(pid, registers).expect("registers");
     }
     *calls += 1;
 }
 
+/// What is little.
+struct Scale {
+    /// Octets that all calls do at once.
+    little: &'static [u64],
+    /// Calls that are for less are of no interest.
+    least: u64,
+}
+
+const SMALL: Scale = Scale { little: &[1, 2, 7, 100], least: 2 };
+
+/// For calls that move the content of a large message.
+const LARGE: Scale = Scale { little: &[997, 40_000], least: 4096 };
+
 /// All calls at once do little, then each call by itself does half of nothing.
-fn everywhere(prepare: &dyn Fn() -> Scratch, case: &Case, check: &dyn Fn(&Scratch, &Seen, &str)) {
+fn everywhere(prepare: &dyn Fn() -> Scratch, case: &Case, scale: &Scale, check: &dyn Fn(&Scratch, &Seen, &str)) {
     for calls in [WRITES, READS] {
         let mut most = 0;
-        for octets in [1, 2, 7, 100] {
+        for octets in scale.little.iter().copied() {
             let scratch = prepare();
-            let short = Short { calls, most: octets, only: None };
+            let short = Short { calls, most: octets, least: scale.least, only: None };
             let seen = run(&scratch, case, short);
             most = most.max(seen.calls);
             check(&scratch, &seen, &format!("{}: {short:?}", case.program));
         }
-        let plain = run(&prepare(), case, Short { calls, most: u64::MAX, only: None });
+        let plain = run(&prepare(), case, Short { calls, most: u64::MAX, least: scale.least, only: None });
         assert!(plain.calls > 2 && most > plain.calls, "{}: nothing was short", case.program);
         for only in 0..plain.calls {
             let scratch = prepare();
-            let short = Short { calls, most: 1, only: Some(only) };
+            let short = Short { calls, most: 1, least: scale.least, only: Some(only) };
             let seen = run(&scratch, case, short);
             check(&scratch, &seen, &format!("{}: {short:?}", case.program));
         }
@@ -119,7 +135,7 @@ fn everywhere(prepare: &dyn Fn() -> Scratch, case: &Case, check: &dyn Fn(&Scratc
 #[test]
 fn short_reads_and_writes_anywhere_take_a_message_all_the_same() {
     for case in [smtp(Traced::Family), qmqp(Traced::Family)] {
-        everywhere(&receiving, &case, &|scratch, seen, what| {
+        everywhere(&receiving, &case, &SMALL, &|scratch, seen, what| {
             assert_eq!(seen.code, Some(0), "{what}: {}", seen.output);
             let taken =
                 seen.output.contains("\r\n250 2.0.0 Ok: queued as ") || seen.output.contains(":KOk: queued as ");
@@ -134,7 +150,7 @@ fn short_reads_and_writes_anywhere_take_a_message_all_the_same() {
 
 #[test]
 fn short_reads_and_writes_anywhere_deliver_a_message_all_the_same() {
-    everywhere(&queued, &deliver(Traced::Family), &|scratch, seen, what| {
+    everywhere(&queued, &deliver(Traced::Family), &SMALL, &|scratch, seen, what| {
         assert_eq!(seen.code, Some(0), "{what}: {}", seen.output);
         assert_eq!(scratch.queued().len(), 0, "{what}: not delivered");
         delivered_once(scratch, 1, what);
@@ -144,7 +160,7 @@ fn short_reads_and_writes_anywhere_deliver_a_message_all_the_same() {
 #[test]
 fn short_reads_and_writes_anywhere_fetch_and_remove_mail_all_the_same() {
     for prepare in [mailbox, mbox] {
-        everywhere(&prepare, &pop3(Traced::Family), &|scratch, seen, what| {
+        everywhere(&prepare, &pop3(Traced::Family), &SMALL, &|scratch, seen, what| {
             assert_eq!(seen.code, Some(0), "{what}: {}", seen.output);
             assert!(seen.output.contains("\r\nSubject: one\r\n\r\nto be removed\r\n"), "{what}: {}", seen.output);
             assert!(seen.output.ends_with("+OK Goodbye\r\n"), "{what}: {}", seen.output);
@@ -153,6 +169,32 @@ fn short_reads_and_writes_anywhere_fetch_and_remove_mail_all_the_same() {
             } else {
                 assert_eq!(fs::read_to_string(scratch.maildir("bob")).expect("the mailbox"), MBOX_KEPT, "{what}");
             }
+        });
+    }
+}
+
+#[test]
+fn short_reads_and_writes_anywhere_take_a_large_message_all_the_same() {
+    for protocol in [servers::SMTP, servers::QMQP] {
+        let case = protocol.case(large::body());
+        everywhere(&servers::prepared, &case, &LARGE, &|scratch, seen, what| {
+            assert_eq!(seen.code, Some(0), "{what}: {}", seen.output);
+            assert_eq!((protocol.taken_for)(&seen.output), servers::TO, "{what}: {}", seen.output);
+            scratch.deliver();
+            servers::each_has_it_once(scratch, large::body(), what);
+            assert_eq!(servers::TO.map(|user| scratch.mail(user).len()), [1, 1], "{what}: lost");
+        });
+    }
+}
+
+#[test]
+fn short_reads_and_writes_anywhere_deliver_a_large_message_all_the_same() {
+    for format in large::FORMATS {
+        let prepare = || large::queued(format);
+        everywhere(&prepare, &deliver(Traced::Family), &LARGE, &|scratch, seen, what| {
+            assert_eq!(seen.code, Some(0), "{what}: {}", seen.output);
+            assert_eq!(scratch.queued().len(), 0, "{what}: not delivered");
+            large::is_in_each(format, scratch, what);
         });
     }
 }

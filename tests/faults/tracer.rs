@@ -65,16 +65,16 @@ pub struct Followed {
     pub calls: BTreeMap<Call, usize>,
 }
 
-/// A program that has not begun yet: a shell that has stopped and will become it. Its standard output and error are pipes.
+/// A program that has not begun yet: a shell that has stopped and will become it. Its standard error is a pipe.
 pub struct Stopped(pub Child);
 
-/// Starts one with this program and its arguments, and MAIL_CONFIG.
+/// Starts one with this program and its arguments, MAIL_CONFIG, and these as standard input and output.
 #[allow(clippy::zombie_processes, reason = "who traces it waits for it and all its kin")]
-pub fn start(arguments: &[OsString], configuration: &Path, stdin: Stdio) -> Stopped {
+pub fn start(arguments: &[OsString], configuration: &Path, [stdin, stdout]: [Stdio; 2]) -> Stopped {
     let mut command = Command::new("sh");
     command.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]).args(arguments);
     command.env_clear().env("PATH", "/usr/bin:/bin").env("MAIL_CONFIG", configuration).process_group(0);
-    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
     Stopped(command.spawn().expect("sh"))
 }
 

@@ -1,11 +1,11 @@
 //! The same matrix for users with uids of their own, as every install has them: root's helper, and the process that becomes
 //! the user and writes the mailbox. They are only where the tests run as root.
 //!
-//! Of each a part is made in every run; see matrix.rs for the whole.
+//! Of each a part is made in every run; see plan.rs for the whole.
 
 use super::super::*;
-use super::matrix::Share;
 use super::one_file::MBOX;
+use super::plan::Share;
 use std::os::unix::fs::{MetadataExt, chown};
 
 const BOB: u32 = 2002;
@@ -30,20 +30,14 @@ fn matrix(prepare: &dyn Fn() -> Scratch, check: &dyn Fn(&Scratch, &str)) {
     let processes: BTreeSet<String> = followed.calls.into_keys().map(|call| call.process).collect();
     let all = ["0 deliver", "0.1 deliver", "0.1.1 deliver", "0.1.1.1 deliver"];
     assert!(all.iter().all(|process| processes.contains(*process)), "{processes:?}: {output:?}");
-    let check = |scratch: &Scratch, what: &str| {
+    deliver(Traced::Family).kill_and_fail(Share::Part, [400, 240], prepare, &|scratch, _, what| {
         due_again(scratch);
         check(scratch, what);
         let mailbox = scratch.maildir("bob");
         let mail = if mailbox.is_dir() { files(&mailbox.join("new")) } else { vec![mailbox] };
         let owners: Vec<u32> = mail.iter().map(|path| fs::metadata(path).expect("a message").uid()).collect();
         assert_eq!(owners, [BOB], "{what}: whose it is");
-    };
-    let kills = deliver(Traced::Family).kill(Share::Part, prepare, &|scratch, _, what| check(scratch, what));
-    let errors = deliver(Traced::Family).fail(Share::Part, prepare, &|scratch, output, what| {
-        assert!(output.status.code().is_some(), "{what}: ended by a signal: {output:?}");
-        check(scratch, what);
     });
-    assert!(kills > 400 && errors > 240, "{kills} kills and {errors} errors");
 }
 
 #[test]
