@@ -1,7 +1,8 @@
 //! Sessions under TLS of a client who logs in: smtpsrvr with STARTTLS and AUTH, pop3d with STLS, USER and PASS, each killed and
 //! made to fail at its calls, from the first one to those about certificates and passwords to the last.
 //!
-//! The client is on a socket, as inetd gives it. First it has a wrong password, with which nobody may be let in, whatever fails.
+//! The client is on a socket, as inetd gives it. First it has a wrong password, with which nobody may be let in, whatever
+//! fails.
 
 use super::super::*;
 use super::client::{Client, Line};
