@@ -3,6 +3,8 @@
 //! An unknown user costs the same time as a wrong password: some other password of the same table is checked and the
 //! answer thrown away. Passwords are never logged, and are compared in constant time (`users::scheme`). They and names are
 //! prepared before (SASLprep, `sasl::prepare`); one that nobody may have is a wrong one, and takes as long.
+//! What is wrong with one user (a line, a hash, a restriction that is not understood) is logged and is a wrong password to the
+//! client, or it would tell who is there. What is wrong with a whole file is told to everybody alike.
 //! Nobody becomes root here: uid 0 has no mailbox that can be logged in to.
 
 pub mod external;
@@ -14,6 +16,7 @@ use crate::clock;
 use crate::config::value::{AuthMethod, UserSource};
 use crate::config::{Config, Origin};
 use crate::exit::Error;
+use crate::logging;
 use crate::lookup::Lookup;
 use crate::sasl::prepare::{Prepared, prepare};
 use crate::sasl::{Credentials, Proof};
@@ -35,11 +38,14 @@ pub struct Granted {
 }
 
 /// What one method says of a user.
-enum Stored {
-    /// Its password.
-    Password(String),
-    /// The user has none there or may not log in; this is another's password, to be hashed for the time it takes.
-    Nothing(Option<String>),
+#[derive(Default)]
+struct Stored {
+    /// Its password; none where the user has none there or may not log in.
+    own: Option<String>,
+    /// Another's password, to be hashed for the time it takes.
+    sample: Option<String>,
+    /// Why a password that is there lets nobody in.
+    kept_out: Option<String>,
 }
 
 /// A password in clear, as the client gave it and as it is prepared.
@@ -86,7 +92,9 @@ fn is_stored(stored: &str, password: &[u8]) -> Result<bool, String> {
 
 /// Checks a name and a password. `No` says neither which of the two was wrong.
 pub fn check(config: &Config, name: &[u8], password: &[u8]) -> Lookup<User> {
-    let password = Password { given: password, prepared: prepare(password) };
+    // Whatever is stored: who has no password does not log in.
+    let prepared = if password.is_empty() { Prepared::Never } else { prepare(password) };
+    let password = Password { given: password, prepared };
     let verify = |stored: &str| password.is(stored).map(|fits| fits.then(Vec::new));
     check_by(config, name, Some(&password), &verify).map(|granted| granted.user)
 }
@@ -157,20 +165,15 @@ fn check_by(
         // Nobody has the empty one either.
         Prepared::Never => b"",
     };
-    let users::Found { user, source, sample } = users::find_with_sample(config, name);
-    let user = match user {
-        Lookup::Yes(user) => Some(user),
-        Lookup::No => None,
-        Lookup::CannotTell(why) => return Lookup::CannotTell(why),
-    };
+    let users::Found { user, mut kept_out, mut trouble, source, sample } = users::find_with_sample(config, name);
+    let may_be_unknown = user.is_none() && kept_out.is_none() && trouble.is_none();
     let in_vain = |stored: &str| drop(std::hint::black_box(verify(stored)));
     let may_log_in = user.as_ref().is_some_and(|user| user.owner.is_none_or(|(uid, _)| uid != 0));
-    let mut trouble = None;
     for (place, method) in methods(config).into_iter().enumerate() {
         if let AuthMethod::Pam | AuthMethod::Checkpassword(_) = method {
             let Some(password) = password else { continue };
             match password.ask(|password| external::check(config, &method, name, password, user.as_ref())) {
-                Lookup::Yes(granted) if may_log_in || user.is_none() => {
+                Lookup::Yes(granted) if may_log_in || may_be_unknown => {
                     return Lookup::Yes(Granted { user: granted, last_words: Vec::new() });
                 }
                 Lookup::Yes(_) | Lookup::No => {}
@@ -180,25 +183,25 @@ fn check_by(
         }
         // The namesake in another source is somebody else, and his password is hashed for the time alone.
         let is_its_user = !is_by_source(config) || source == Some(place);
-        let stored = match stored(&method, user.as_ref().filter(|_| may_log_in && is_its_user), sample.as_deref()) {
+        let known = user.as_ref().filter(|_| may_log_in && is_its_user);
+        let stored = match stored(&method, known, sample.as_deref()) {
             Ok(stored) => stored,
             Err(why) => {
-                // The file of others says nothing of this one.
-                if is_its_user || user.is_none() {
-                    trouble = Some(why);
-                }
+                trouble = Some(why);
                 continue;
             }
         };
-        match (stored, &user) {
-            (Stored::Password(stored), Some(user)) => match verify(&stored) {
-                Ok(Some(last_words)) => return Lookup::Yes(Granted { user: user.clone(), last_words }),
-                Ok(None) => {}
-                Err(why) => trouble = Some(format!("password of {}: {why}", user.name)),
-            },
-            (Stored::Password(sample) | Stored::Nothing(Some(sample)), _) => in_vain(&sample),
-            (Stored::Nothing(None), _) => in_vain(scheme::DUMMY),
+        kept_out = kept_out.or(stored.kept_out);
+        match (stored.own.as_deref().map(verify), known) {
+            (Some(Ok(Some(last_words))), Some(user)) => return Lookup::Yes(Granted { user: user.clone(), last_words }),
+            (Some(Ok(_)), _) => continue,
+            (Some(Err(why)), Some(user)) => kept_out = Some(format!("password of {}: {why}", user.name)),
+            (Some(Err(_)) | None, _) => {}
         }
+        in_vain(stored.sample.as_deref().unwrap_or(scheme::DUMMY));
+    }
+    if let Some(why) = kept_out {
+        log::warn!("event=cannot-log-in user={:?} reason={why:?}", logging::clean(name, 100));
     }
     trouble.map_or(Lookup::No, Lookup::CannotTell)
 }
@@ -272,11 +275,11 @@ fn stored(method: &AuthMethod, user: Option<&User>, sample: Option<&str>) -> Res
     match method {
         AuthMethod::Shadow => shadow::stored(Path::new(SHADOW), user, shadow::today()),
         AuthMethod::PasswdFile(Some(path)) => in_file(path, user),
-        AuthMethod::PasswdFile(None) => match user.and_then(|user| user.password.as_deref()) {
-            Some(password) if !scheme::is_locked(password) => Ok(Stored::Password(password.to_owned())),
-            _ => Ok(Stored::Nothing(sample.map(str::to_owned))),
-        },
-        AuthMethod::Pam | AuthMethod::Checkpassword(_) => Ok(Stored::Nothing(None)),
+        AuthMethod::PasswdFile(None) => {
+            let own = user.and_then(|user| user.password.clone()).filter(|password| !scheme::is_locked(password));
+            Ok(Stored { own, sample: sample.map(str::to_owned), kept_out: None })
+        }
+        AuthMethod::Pam | AuthMethod::Checkpassword(_) => Ok(Stored::default()),
     }
 }
 
@@ -293,7 +296,14 @@ fn in_file(path: &Path, user: Option<&User>) -> Result<Stored, String> {
         Ok(())
     });
     match result {
-        Ok(()) => Ok(own.transpose()?.flatten().map_or(Stored::Nothing(sample), Stored::Password)),
+        Ok(()) => {
+            let (own, kept_out) = match own {
+                Some(Ok(own)) => (own, None),
+                Some(Err(ban)) => (None, Some(ban)),
+                None => (None, None),
+            };
+            Ok(Stored { own, sample, kept_out })
+        }
         Err(trouble) => Err(trouble.with(path)),
     }
 }

@@ -150,8 +150,8 @@ impl<'a> Table<'a> {
 
     fn find(&self, name: &str) -> Lookup<User> {
         match self {
-            Table::System => in_system(name),
-            Table::File(config, path) => in_file(config, path, name, false).0,
+            Table::System => in_system(name).for_mail(),
+            Table::File(config, path) => in_file(config, path, name, false).0.for_mail(),
             Table::Users(users) => {
                 let users = users.as_deref().unwrap_or_default();
                 let alike = |entry: &&Entry| name_of(entry).eq_ignore_ascii_case(name);
@@ -186,30 +186,63 @@ fn kept_of(config: &Config, path: &Path) -> Result<Option<Vec<Entry>>, Trouble> 
     Ok(Some(users).filter(|_| !asks_system))
 }
 
+/// What a source says of a name.
+enum Said {
+    User(User),
+    Nothing,
+    /// Somebody has it, and what is said of him cannot be used, or keeps him out.
+    Unusable(String),
+    /// It cannot be asked, by this name or any.
+    Trouble(String),
+}
+
+impl Said {
+    /// Mail waits for what is not certain.
+    fn for_mail(self) -> Lookup<User> {
+        match self {
+            Said::User(user) => Lookup::Yes(user),
+            Said::Nothing => Lookup::No,
+            Said::Unusable(why) | Said::Trouble(why) => Lookup::CannotTell(why),
+        }
+    }
+}
+
 /// A user, and what it takes to check a password.
 pub(crate) struct Found {
     /// With the password that stands beside the name.
-    pub(crate) user: Lookup<User>,
+    pub(crate) user: Option<User>,
+    /// Why there is none that may log in, though the name is somebody's.
+    pub(crate) kept_out: Option<String>,
+    /// Why some source could not be asked.
+    pub(crate) trouble: Option<String>,
     /// The place in `users` of the source that knows the user.
     pub(crate) source: Option<usize>,
     /// Some password of the first source that has any, for hashing when there is no such user.
     pub(crate) sample: Option<String>,
 }
 
-/// Like [`find`], with the password and never from memory.
+/// Like [`find`], with the password and never from memory. What is wrong with one user is no trouble: that may be told to
+/// everybody, and this would tell who is there.
 pub(crate) fn find_with_sample(config: &Config, name: &[u8]) -> Found {
     // A name that cannot be is looked up all the same, as one that nobody has: it must not be answered faster.
     let name = std::str::from_utf8(name).ok().filter(|name| is_possible_name(name.as_bytes())).unwrap_or("");
-    let mut found = Found { user: Lookup::No, source: None, sample: None };
+    let mut found = Found { user: None, kept_out: None, trouble: None, source: None, sample: None };
     for (place, source) in config.users.0.iter().enumerate() {
         // All are asked, whoever has the name: nobody is to be found faster.
-        let (answer, other) = match source {
+        let (said, other) = match source {
             UserSource::System => (in_system(name), None),
             UserSource::PasswdFile(path) => in_file(config, path, name, true),
         };
         found.sample = found.sample.or(other);
-        if found.user == Lookup::No {
-            (found.user, found.source) = (possible(config, answer), Some(place));
+        // Behind a source that cannot be asked it may be another's namesake.
+        let is_open = found.user.is_none() && found.kept_out.is_none() && found.trouble.is_none();
+        match said {
+            Said::User(user) if is_open && !user.has_a_lock_for_mailbox(config) => {
+                (found.user, found.source) = (Some(user), Some(place));
+            }
+            Said::Unusable(why) if is_open => (found.kept_out, found.source) = (Some(why), Some(place)),
+            Said::Trouble(why) => drop(found.trouble.get_or_insert(why)),
+            Said::User(_) | Said::Unusable(_) | Said::Nothing => {}
         }
     }
     found
@@ -217,7 +250,7 @@ pub(crate) fn find_with_sample(config: &Config, name: &[u8]) -> Found {
 
 /// A user of this system, whoever has the mailboxes.
 pub fn system_user(name: &str) -> Lookup<User> {
-    in_system(name)
+    in_system(name).for_mail()
 }
 
 /// Reads the whole files that `users` names, so that a name that cannot be read or a missing file is told at the start, and
@@ -297,28 +330,28 @@ pub(crate) fn is_possible_name(name: &[u8]) -> bool {
         && domain.is_none_or(part)
 }
 
-fn in_system(name: &str) -> Lookup<User> {
+fn in_system(name: &str) -> Said {
     if name.is_empty() {
-        return Lookup::No;
+        return Said::Nothing;
     }
     let lower = name.to_ascii_lowercase();
     match by_name(name) {
-        Lookup::No if lower != name => by_name(&lower),
-        found => found,
+        Said::Nothing if lower != name => by_name(&lower),
+        said => said,
     }
 }
 
-fn by_name(name: &str) -> Lookup<User> {
+fn by_name(name: &str) -> Said {
     let entry = match again(|| nix::unistd::User::from_name(name)) {
         // glibc gives an error only where a source of users did not answer; "not found" is no error.
-        Err(errno) => return Lookup::CannotTell(format!("getpwnam: {}", io::Error::from(errno))),
-        Ok(None) => return Lookup::No,
+        Err(errno) => return Said::Trouble(format!("getpwnam: {}", io::Error::from(errno))),
+        Ok(None) => return Said::Nothing,
         Ok(Some(entry)) => entry,
     };
     if !is_possible_name(entry.name.as_bytes()) || entry.dir.to_str().is_none_or(|home| !home.starts_with('/')) {
-        return Lookup::CannotTell("the system gives a user a name or home that cannot be used".to_owned());
+        return Said::Unusable("the system gives a user a name or home that cannot be used".to_owned());
     }
-    Lookup::Yes(User {
+    Said::User(User {
         name: entry.name,
         owner: Some((entry.uid.as_raw(), entry.gid.as_raw())),
         home: entry.dir,
@@ -329,15 +362,15 @@ fn by_name(name: &str) -> Lookup<User> {
 }
 
 /// `to_log_in`: what keeps the user from that counts, too.
-fn in_file(config: &Config, path: &Path, name: &str, to_log_in: bool) -> (Lookup<User>, Option<String>) {
+fn in_file(config: &Config, path: &Path, name: &str, to_log_in: bool) -> (Said, Option<String>) {
     let (mut exact, mut alike, mut sample) = (None, None, None);
     let result = passwd_file::read(path, |record| {
         if sample.is_none() {
             sample = record.password.filter(|password| scheme::is_of_use(password)).map(str::to_owned);
         }
         let found = |record: Record<'_>| match record.ban(path).filter(|_| to_log_in) {
-            Some(ban) => Lookup::CannotTell(ban),
-            None => user(config, path, record).map_or_else(Lookup::CannotTell, Lookup::Yes),
+            Some(ban) => Said::Unusable(ban),
+            None => user(config, path, record).map_or_else(Said::Unusable, Said::User),
         };
         if record.name == name {
             exact.get_or_insert_with(|| found(record));
@@ -347,8 +380,8 @@ fn in_file(config: &Config, path: &Path, name: &str, to_log_in: bool) -> (Lookup
         Ok(())
     });
     match result {
-        Ok(()) => (exact.or(alike).unwrap_or(Lookup::No), sample),
-        Err(trouble) => (Lookup::CannotTell(trouble.with(path)), sample),
+        Ok(()) => (exact.or(alike).unwrap_or(Said::Nothing), sample),
+        Err(trouble) => (Said::Trouble(trouble.with(path)), sample),
     }
 }
 

@@ -148,6 +148,44 @@ fn wrong_logins_are_answered_alike_and_end_the_session_at_the_third() {
     assert_eq!(log.matches("event=login-failed").count(), 3, "{log}");
 }
 
+/// Another answer would tell who is there, and whoever guesses there could not be seen.
+#[test]
+fn who_cannot_log_in_is_answered_and_logged_like_a_wrong_password() {
+    let scratch = Scratch::with(LOGIN);
+    let users = scratch.path().join("users");
+    fs::write(
+        &users,
+        "nets:{PLAIN}sesame::::/tmp::allow_nets=192.0.2.0/24\nscheme:{NOSUCH}sesame:::::\nempty:{PLAIN}:::::\n",
+    )
+    .expect("users");
+    scratch.configure(&format!("users = passwd-file:{}", users.display()));
+    for (name, reason) in [("nets", "allow_nets= is not"), ("scheme", "{NOSUCH} cannot"), ("empty", ""), ("nobody", "")]
+    {
+        let mut client = greeted(Client::from_here(&mut scratch.command("smtpsrvr")));
+        assert_eq!(client.ask(&plain(name, "sesame")), "535 5.7.8 Name or password is wrong", "{name}");
+        client.ask("QUIT");
+        let (_, log, _) = client.end();
+        assert_eq!(log.matches(&format!("event=login-failed user=\"{name}\"")).count(), 1, "{log}");
+        assert_eq!(log.matches("event=cannot-log-in").count(), usize::from(!reason.is_empty()), "{log}");
+        assert!(log.contains(reason) && !log.contains("event=login-not-checked"), "{log}");
+    }
+}
+
+#[test]
+fn a_login_that_nobody_can_check_is_recorded_once() {
+    let scratch = Scratch::with(LOGIN);
+    let users = scratch.path().join("users");
+    fs::write(&users, "bob:{PLAIN}sesame:::::\n").expect("users");
+    scratch.configure(&format!("users = passwd-file:{}", users.display()));
+    let mut client = greeted(Client::from_here(&mut scratch.command("smtpsrvr")));
+    assert!(extensions(&mut client).contains("AUTH "));
+    fs::remove_file(&users).expect("removed");
+    assert!(client.ask(&plain("bob", "sesame")).starts_with("454 4.7.0 "));
+    client.ask("QUIT");
+    let (_, log, _) = client.end();
+    assert_eq!(log.matches("event=login-not-checked").count(), 1, "{log}");
+}
+
 #[test]
 fn wrong_logins_are_logged_with_the_client_that_a_balancer_or_proxy_names() {
     let wrong = plain("bob", "wrong");

@@ -72,19 +72,25 @@ pub fn judge(config: &Config, peer: &Peer, credentials: &Credentials, failures: 
 /// The same; of a client that is not known here, whoever asks knows and logs it.
 fn judge_of(config: &Config, peer: Option<&Peer>, credentials: &Credentials, failures: u32) -> Lookup<Granted> {
     let found = auth::check_credentials(config, credentials);
-    if found == Lookup::No {
-        peer.into_iter().for_each(|peer| log_failure(peer, credentials));
+    if !matches!(found, Lookup::Yes(_)) {
+        log_failure(peer, credentials, &found);
+        // Also where nobody can say: a guess is to cost no less then.
         std::thread::sleep(config.auth_failure_delay.0.saturating_mul(failures.saturating_add(1)));
-    } else if let Lookup::CannotTell(why) = &found {
-        let client = peer.map_or_else(String::new, |peer| format!("client={peer} "));
-        warn!("{client}event=login-not-checked user={:?} reason={why:?}", logging::clean(&credentials.name, 100));
     }
     found
 }
 
-/// The line by which others find out who guesses passwords.
-pub fn log_failure(peer: &Peer, credentials: &Credentials) {
-    warn!("client={peer} event=login-failed user={:?}", logging::clean(&credentials.name, 100));
+/// The one record of a login that failed. By it others find out who guesses passwords, so that one of which it is not known
+/// here who made it says nothing where it was wrong: whoever asked knows.
+pub fn log_failure<T>(peer: Option<&Peer>, credentials: &Credentials, found: &Lookup<T>) {
+    let client = peer.map_or_else(String::new, |peer| format!("client={peer} "));
+    let user = logging::clean(&credentials.name, 100);
+    match found {
+        Lookup::Yes(_) => {}
+        Lookup::No if peer.is_none() => {}
+        Lookup::No => warn!("{client}event=login-failed user={user:?}"),
+        Lookup::CannotTell(why) => warn!("{client}event=login-not-checked user={user:?} reason={why:?}"),
+    }
 }
 
 /// Whether a client of SMTP may speak for another, so that only who talks to it knows whose passwords these are.

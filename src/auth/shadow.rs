@@ -37,7 +37,7 @@ pub fn stored(path: &Path, user: Option<&User>, today: u64) -> Result<Stored, St
         Ok(())
     })
     .map_err(failed)?;
-    Ok(own.flatten().map_or(Stored::Nothing(sample), Stored::Password))
+    Ok(Stored { own: own.flatten(), sample, kept_out: None })
 }
 
 /// Whether account or password ran out. The fields are: day of the last change (0: must be changed at the next login,
@@ -66,9 +66,10 @@ mod tests {
             password: None,
             is_of_system: true,
         };
-        match stored(file.path(), Some(&user), 1000).unwrap() {
-            Stored::Password(password) => Some(password),
-            Stored::Nothing(sample) => {
+        let Stored { own, sample, .. } = stored(file.path(), Some(&user), 1000).unwrap();
+        match own {
+            Some(password) => Some(password),
+            None => {
                 assert_eq!(sample.as_deref(), Some("$6$root"));
                 None
             }

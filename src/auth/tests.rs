@@ -49,6 +49,51 @@ fn whatever_is_wrong_the_answer_is_the_same() {
     }
 }
 
+/// A line that is wrong, a field that keeps out, a hash that cannot be checked: each is a wrong password, and costs as much.
+#[test]
+fn what_is_wrong_with_one_user_looks_to_the_client_like_a_wrong_password() {
+    let users = "bob:{SHA512-CRYPT}$6$b$x\nnets:{PLAIN}sesame::::::allow_nets=192.0.2.0/24\nscheme:{NOSUCH}sesame\n\
+                 broken:{SHA}?\nline:sesame\nmethod:$zz$abc$def\n";
+    let own = file(users);
+    let other = format!("passwd-file:{}", own.path().display());
+    for list in ["passwd-file", &other, "checkpassword:/bin/false"] {
+        let (_file, config) = config(users, &[("authentication", list)]);
+        for name in ["nets", "scheme", "broken", "line", "method", "nobody"] {
+            for password in ["sesame", "wrong", ""] {
+                assert_eq!(check(&config, name.as_bytes(), password.as_bytes()), Lookup::No, "{list} {name}");
+            }
+            if !list.starts_with("check") {
+                let hashed = hashed_by(&config, name, &|stored| scheme::verify(stored, b"x").map(|_| None));
+                assert_eq!(hashed.last().map(String::as_str), Some("{SHA512-CRYPT}$6$b$x"), "{list} {name}");
+            }
+        }
+    }
+}
+
+/// What is told of a known name and not of others would tell who is there.
+#[test]
+fn a_source_that_cannot_be_read_is_told_whoever_is_asked_for() {
+    let (one, two, of_two) = two("bob:{PLAIN}one:1:1\n", "sue:{PLAIN}two:2:2\n");
+    drop(two);
+    for (name, password) in [("bob", "wrong"), ("sue", "two"), ("nobody", "wrong")] {
+        let found = check(&of_two, name.as_bytes(), password.as_bytes());
+        assert!(matches!(found, Lookup::CannotTell(_)), "{name}: {found:?}");
+    }
+    assert!(matches!(check(&of_two, b"bob", b"one"), Lookup::Yes(_)));
+    drop(one);
+    assert!(matches!(check(&of_two, b"bob", b"one"), Lookup::CannotTell(_)));
+}
+
+#[test]
+fn nobody_logs_in_without_a_password() {
+    let hash = String::from_utf8(crate::sys::crypt(b"", "$6$rounds=1000$abcd$").unwrap()).unwrap();
+    let (_file, config) = config(&format!("plain:{{PLAIN}}\ncrypt:{{CRYPT}}\nhash:{hash}\nnone:\n"), &[]);
+    for name in ["plain", "crypt", "hash", "none"] {
+        assert_eq!(check(&config, name.as_bytes(), b""), Lookup::No, "{name}");
+        assert_eq!(check(&config, name.as_bytes(), b"x"), Lookup::No, "{name}");
+    }
+}
+
 #[test]
 fn names_and_passwords_are_the_same_however_their_letters_are_composed() {
     let hash = |password: &str| {
@@ -131,7 +176,7 @@ fn a_password_of_the_system_lets_nobody_in_as_the_user_of_a_file() {
     let user = |users: &str| {
         let config = Config::with(&[("users", users), ("mailbox", "maildir:/mail/%u")]);
         let found = users::find_with_sample(&config, b"root");
-        let Lookup::Yes(user) = found.user else { panic!("{users}") };
+        let Some(user) = found.user else { panic!("{users}") };
         (is_by_source(&config), found.source, user.is_of_system)
     };
     let path = own.path().display();
@@ -160,10 +205,14 @@ fn methods_that_are_not_there_are_a_configuration_error() {
 
 /// How often a password is hashed for a login, and against which stored passwords.
 fn hashed(config: &Config, name: &str) -> Vec<String> {
+    hashed_by(config, name, &|_| Ok(None))
+}
+
+fn hashed_by(config: &Config, name: &str, answer: &dyn Fn(&str) -> Verified) -> Vec<String> {
     let hashed = std::cell::RefCell::new(Vec::new());
     let verify = |stored: &str| {
         hashed.borrow_mut().push(stored.to_owned());
-        Ok(None)
+        answer(stored)
     };
     let guess = Password { given: b"guess", prepared: Prepared::AsItIs };
     assert_eq!(check_by(config, name.as_bytes(), Some(&guess), &verify), Lookup::No, "{name}");

@@ -316,23 +316,23 @@ impl Site for Here<'_> {
 
     fn check(&self, credentials: &Credentials) -> Lookup<Right> {
         let mut checker = self.ready();
-        let Checker::Ready(connection, _) = &mut *checker else {
-            return Lookup::CannotTell("nobody checks passwords".to_owned());
-        };
-        match gate::ask(self.config, connection, credentials) {
-            Ok(Answer::Right(right)) => Lookup::Yes(right),
-            Ok(Answer::Wrong) => {
-                if gate::is_for_others(self.config) {
-                    gate::log_failure(&self.peer.borrow(), credentials);
+        // What is told by the other process stands in its record.
+        let (found, is_told) = match &mut *checker {
+            Checker::Ready(connection, _) => match gate::ask(self.config, connection, credentials) {
+                Ok(Answer::Right(right)) => return Lookup::Yes(right),
+                Ok(Answer::Wrong) => (Lookup::No, !gate::is_for_others(self.config)),
+                Ok(_) => (Lookup::CannotTell("the process that checks passwords cannot tell".to_owned()), true),
+                Err(error) => {
+                    *checker = Checker::Gone;
+                    (Lookup::CannotTell(error.to_string()), false)
                 }
-                Lookup::No
-            }
-            Ok(_) => Lookup::CannotTell("the process that checks passwords cannot tell".to_owned()),
-            Err(error) => {
-                *checker = Checker::Gone;
-                Lookup::CannotTell(error.to_string())
-            }
+            },
+            _ => (Lookup::CannotTell("nobody checks passwords".to_owned()), false),
+        };
+        if !is_told {
+            gate::log_failure(Some(&self.peer.borrow()), credentials, &found);
         }
+        found
     }
 
     fn binds_senders(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Stored passwords: `{SCHEME}hash`, or a hash of crypt(5) by itself, and how a password is checked against one.
 //!
 //! What libxcrypt knows is asked of libxcrypt; Argon2 comes from a crate. Comparisons take the same time wherever the
-//! difference lies. A password that begins with `!` or `*` is locked: nothing matches it.
+//! difference lies. A password that begins with `!` or `*` is locked: nothing matches it, nor a scheme with nothing behind.
 
 use crate::sys;
 use base64::Engine as _;
@@ -63,7 +63,8 @@ pub fn check_form(stored: &str) -> Result<(), String> {
 
 /// Whether no password can match.
 pub fn is_locked(stored: &str) -> bool {
-    stored.starts_with(['!', '*'])
+    let is_name_alone = |rest: &str| rest.split_once('}').is_some_and(|(name, hash)| is_name(name) && hash.is_empty());
+    stored.starts_with(['!', '*']) || stored.strip_prefix('{').is_some_and(is_name_alone)
 }
 
 /// The password, if it is stored in clear.
@@ -141,13 +142,12 @@ fn split(stored: &str) -> Result<(Method, &str), String> {
     let Some((name, hash)) = stored.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
         return match stored {
             _ if stored.starts_with("$argon2") => Ok((Method::Argon2, stored)),
-            _ if stored.starts_with('$') => Ok((Method::Crypt, stored)),
-            _ => Err("{SCHEME} before the password, or a hash of crypt(5) that begins with $".to_owned()),
+            _ if stored.starts_with('$') || is_des(stored) => Ok((Method::Crypt, stored)),
+            _ => Err("{SCHEME} before the password, or a hash of crypt(5)".to_owned()),
         };
     };
     let Some((method, prefix)) = method(name) else {
-        let is_name = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
-        return match !name.is_empty() && name.len() <= 40 && name.bytes().all(is_name) {
+        return match is_name(name) {
             true => Ok((Method::Unknown, name)),
             false => Err("the name of a scheme between { and }".to_owned()),
         };
@@ -156,6 +156,19 @@ fn split(stored: &str) -> Result<(Method, &str), String> {
         true if !hash.is_empty() => Ok((method, hash)),
         _ => Err(format!("a password that begins with {prefix} behind its scheme")),
     }
+}
+
+/// Whether the name of a scheme may stand between `{` and `}`.
+fn is_name(name: &str) -> bool {
+    let fits = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
+    !name.is_empty() && name.len() <= 40 && name.bytes().all(fits)
+}
+
+/// Whether it looks like what crypt(3) made by DES, the traditional way or BSDi's: the only hashes without a `$`.
+fn is_des(stored: &str) -> bool {
+    let is_digit = |octet: u8| octet.is_ascii_alphanumeric() || b"./".contains(&octet);
+    let length = if stored.starts_with('_') { 20 } else { 13 };
+    stored.len() == length && stored.strip_prefix('_').unwrap_or(stored).bytes().all(is_digit)
 }
 
 #[cfg(test)]
@@ -204,6 +217,15 @@ mod tests {
         }
     }
 
+    /// As crypt(3) made them before there was a method in front; Dovecot takes them so.
+    #[test]
+    fn hashes_of_des_need_no_scheme() {
+        for stored in [crypt("ab"), crypt("_J9..abcd")] {
+            assert_eq!(check_form(&stored), Ok(()), "{stored}");
+            assert_eq!((verify(&stored, b"sesame"), verify(&stored, b"sesamf")), (Ok(true), Ok(false)), "{stored}");
+        }
+    }
+
     #[test]
     fn a_password_too_long_for_crypt_is_a_wrong_one() {
         let longest = "x".repeat(LONGEST_CRYPT);
@@ -226,7 +248,7 @@ mod tests {
 
     #[test]
     fn locked_and_empty_passwords_match_nothing() {
-        for stored in ["", "!", "*", "!!", "!{PLAIN}sesame", "*{PLAIN}sesame"] {
+        for stored in ["", "!", "*", "!!", "!{PLAIN}sesame", "*{PLAIN}sesame", "{PLAIN}", "{CRYPT}", "{ARGON2ID}"] {
             assert_eq!(check_form(stored), Ok(()));
             assert_eq!(verify(stored, b"sesame"), Ok(false));
             assert_eq!(verify(stored, b""), Ok(false));
@@ -236,7 +258,16 @@ mod tests {
 
     #[test]
     fn unusable_passwords_are_refused_without_showing_them() {
-        for stored in ["sesame", "{PLAIN}", "{sesa me}x", "{PLAINsesame", "{SHA512-CRYPT}$5$sesame", "{}sesame"] {
+        for stored in [
+            "sesame",
+            "sesamesesame",
+            "sesame-sesame",
+            "{sesa me}",
+            "{sesa me}x",
+            "{PLAINsesame",
+            "{SHA512-CRYPT}$5$sesame",
+            "{}sesame",
+        ] {
             let expected = check_form(stored).expect_err(stored);
             assert!(!expected.contains("sesame"), "{expected}");
         }
