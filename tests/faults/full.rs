@@ -1,6 +1,6 @@
-//! Disks that have no room, no inodes or take no writes under what runs for long: a deliver that watches the queue, and a pool
-//! of servers with the submit that is kept beside it. Nothing is lost, nothing comes twice, and when the disk takes writes again
-//! all goes on with the processes that are there.
+//! Disks that have no room, no inodes or take no writes under what runs for long: a deliver that watches the queue, and a
+//! pool of servers with the submit that is kept beside it. Nothing is lost, nothing comes twice, and when the disk takes
+//! writes again all goes on with the processes that are there.
 
 use super::super::*;
 use super::disks::{SmallDisk, fill};
