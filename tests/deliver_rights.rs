@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const DAVE: u32 = 4242;
@@ -185,24 +185,33 @@ fn nobody_becomes_root_to_deliver() {
     assert!(!scratch.path().join("dave/Maildir").exists());
 }
 
-/// Where the accounts are as usual: uid 1 is no person, and nobody is not below 1000.
+/// Where the accounts are as usual: uid 1 is no person, and neither is nobody, who is not below 1000.
 #[test]
 fn users_of_the_system_get_mail_and_its_accounts_do_not() {
     if !common::needs::root() {
         return;
     }
     let name = |uid| nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).unwrap().map(|user| user.name);
-    let (Some(owner), Some(account), Some(person)) = (name(1), name(2), name(NOBODY)) else { return };
+    let (Some(owner), Some(account), Some(nobody)) = (name(1), name(2), name(NOBODY)) else { return };
     let scratch = Scratch::with(&format!("users = system\nmail_owner = {owner}"));
+    let accounts = fs::read_to_string("/etc/passwd").unwrap();
+    scratch.write("accounts", &format!("dave:x:{DAVE}:{DAVE}::/nonexistent:/bin/sh\n{accounts}"));
+    fs::set_permissions(scratch.path().join("accounts"), fs::Permissions::from_mode(0o644)).unwrap();
     give(&scratch.queue(), 1);
-    let to = [person.as_str(), account.as_str(), "root"];
-    scratch.enqueue_from("", &to, b"text\n");
+    fs::create_dir(scratch.maildir("dave")).unwrap();
+    give(&scratch.maildir("dave"), DAVE);
+    scratch.enqueue_from("", &["dave", &account, &nobody, "root"], b"text\n");
     give(&scratch.queue(), 1);
-    let log = scratch.deliver();
-    assert_eq!(scratch.mail(&person).len(), 1);
-    let file = fs::read_dir(scratch.maildir(&person).join("new")).unwrap().next().unwrap().unwrap();
-    assert_eq!(file.metadata().unwrap().uid(), NOBODY);
-    for account in [account.as_str(), "root"] {
+    scratch.settle();
+    // The accounts are those of a machine that only this deliver sees.
+    let mut deliver = Command::new("unshare");
+    deliver.args(["--mount", "sh", "-c", "mount --bind \"$1\" /etc/passwd && exec \"$2\" --config \"$3\"", "sh"]);
+    deliver.arg(scratch.path().join("accounts")).arg(binary("deliver")).arg(scratch.path());
+    let log = String::from_utf8(deliver.output().unwrap().stderr).unwrap();
+    assert_eq!(scratch.mail("dave").len(), 1, "{log}");
+    let file = fs::read_dir(scratch.maildir("dave").join("new")).unwrap().next().unwrap().unwrap();
+    assert_eq!(file.metadata().unwrap().uid(), DAVE);
+    for account in [account.as_str(), &nobody, "root"] {
         assert!(log.contains(&format!("to=<{account}@mx.example> status=failed")), "{log}");
         assert!(!scratch.maildir(account).exists());
     }

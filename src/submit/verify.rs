@@ -19,9 +19,16 @@ use crate::message::path::{Address, ReversePath};
 use crate::program::arguments::Values;
 use crate::users::{self, User};
 use std::fmt::Arguments;
+use std::path::Path;
 
 /// System users below this run services and read no mail (login.defs(5), UID_MIN).
 const FIRST_PERSON: u32 = 1000;
+
+/// The uid of nobody, who is no person.
+const NOBODY: u32 = 65_534;
+
+/// The home of users who have none, and that nobody can make.
+const NO_HOME: &str = "/nonexistent";
 
 /// Where mail comes from, and by what it is judged.
 #[derive(Debug, Clone, Copy)]
@@ -240,7 +247,7 @@ pub fn local_user(config: &Config, address: &Address) -> Lookup<User> {
     let names = whole.into_iter().chain(others.into_iter().map(other)).chain([address.local_part().to_vec()]);
     let names: Vec<Vec<u8>> = names.collect();
     match users::find_first(config, names.iter().map(Vec::as_slice)) {
-        Lookup::Yes(user) if !may_receive(&user) => Lookup::No,
+        Lookup::Yes(user) if !may_receive(config, &user) => Lookup::No,
         found => found,
     }
 }
@@ -253,12 +260,15 @@ pub fn privileged(config: &Config) -> Lookup<User> {
     }
 }
 
-/// root never receives mail, for no process of ours writes as root; nor do the system's service users. deliver's helper
-/// asks this too, before a process becomes the user.
-pub fn may_receive(user: &User) -> bool {
+/// root never receives mail, for no process of ours writes as root; nor do the system's service users, nobody, and those
+/// whose mailbox would be below the home that users have who have none: it would wait there until it is returned. deliver's
+/// helper asks this too, before a process becomes the user.
+pub fn may_receive(config: &Config, user: &User) -> bool {
     match (user.is_of_system, user.owner) {
         (_, Some((0, _))) => false,
-        (true, Some((uid, _))) => uid >= FIRST_PERSON,
+        (true, Some((uid, _))) => {
+            uid >= FIRST_PERSON && uid != NOBODY && !Path::new(&user.mailbox_path(config).path).starts_with(NO_HOME)
+        }
         (true, None) => false,
         (false, _) => true,
     }

@@ -125,7 +125,7 @@ fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd, lost
         }
     };
     let Some((uid, gid)) = user.owner else { return Some(Appended::NotOurs) };
-    if !is_alias && !may_receive(&user) {
+    if !is_alias && !may_receive(config, &user) {
         log::warn!("user={} uid={uid}: mail for accounts of the system is not delivered", user.name);
         return Some(Appended::SystemAccount);
     }

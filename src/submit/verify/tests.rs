@@ -1,5 +1,4 @@
 use super::*;
-use std::path::Path;
 
 fn address(text: &str) -> Address {
     Address::from_internal(text.as_bytes()).unwrap()
@@ -196,7 +195,7 @@ fn of_the_systems_users_only_people_receive() {
     let aliases = [("alias_maps", aliases.path().to_str().unwrap())];
     let config = Config::with(&[&settings[..], &aliases].concat());
     let channels = Channels::load(&config).unwrap();
-    for service in ["root", "daemon@mx.example"] {
+    for service in ["root", "daemon@mx.example", "nobody"] {
         let (policy, sender) = (Policy::Channels, &ReversePath::NULL);
         let verdict =
             Judge { config: &config, channels: &channels, from: "smtp", policy, sender }.of(&address(service));
@@ -215,4 +214,32 @@ fn under_the_policy_anywhere_all_that_is_an_address_is_taken() {
     assert_eq!(verdict("b c@[192.0.2.1]"), Verdict::Accepted);
     assert_eq!(verdict("a@[IPv6:2001:db8::1]"), Verdict::Accepted);
     assert_eq!(verdict("a@b\u{1}"), Verdict::BadAddress);
+}
+
+/// Debian's nobody has a uid that is not below 1000.
+#[test]
+fn of_the_users_of_the_system_only_persons_with_a_place_for_mail_receive_any() {
+    let in_spool = [("mailbox", "mbox:/var/mail/%u")];
+    for (uid, home, mailbox, expected) in [
+        (1000, "/home/bob", &[][..], true),
+        (999, "/home/bob", &[], false),
+        (0, "/root", &[], false),
+        (NOBODY, "/home/bob", &[], false),
+        (NOBODY, "/nonexistent", &in_spool, false),
+        (1000, "/nonexistent", &[], false),
+        (1000, "/nonexistent", &in_spool, true),
+        (1000, "/nonexistent-yet", &[], true),
+    ] {
+        let user = User {
+            name: "bob".to_owned(),
+            owner: Some((uid, uid)),
+            home: home.into(),
+            mailbox: None,
+            password: None,
+            is_of_system: true,
+        };
+        assert_eq!(may_receive(&Config::with(mailbox), &user), expected, "{uid} {home} {mailbox:?}");
+        let of_file = User { is_of_system: false, ..user };
+        assert_eq!(may_receive(&Config::with(mailbox), &of_file), uid != 0, "{uid} {home} {mailbox:?}");
+    }
 }
