@@ -186,6 +186,21 @@ fn what_an_alias_sends_on_is_told_by_its_name_and_the_whole_queue_is_not_looked_
     assert!(looks <= 2 + seconds, "{looks} looks in {seconds} seconds");
 }
 
+/// Whoever looks at the queue is told where to look.
+#[test]
+fn mail_that_waits_for_a_list_says_which_file_and_line() {
+    let scratch = Scratch::new();
+    let members = scratch.path().join("members").display().to_string();
+    scratch.write("aliases", &format!("list: :include:{members}\n"));
+    enqueue(&scratch, "alice@mx.example", "list@mx.example");
+    for (text, place) in [(None, members.clone()), (Some("bob\ncarol (Carol\n"), format!("{members}:2"))] {
+        text.into_iter().for_each(|text| scratch.write("members", text));
+        let id = &scratch.queued()[0].id;
+        let log = String::from_utf8(scratch.run("deliver", &[id], b"").stderr).expect("records");
+        assert!(log.contains(&format!("reason=\"4.3.0 cannot be read now, or is wrong: {place}\"")), "{log}");
+    }
+}
+
 #[test]
 fn mail_for_a_list_without_members_comes_back() {
     let scratch = Scratch::new();
@@ -469,16 +484,28 @@ fn a_program_that_its_alias_names_no_more_is_waited_for() {
 fn what_a_program_says_counts_and_its_command_is_nobodys_affair() {
     let scratch = Scratch::with("allow_mail_to_commands = alias, forward");
     let (program, out) = program(&scratch);
-    scratch.write("aliases", &format!("refuse: |{program} 77\nlater: |{program} 75\n"));
+    let says = scratch.path().join("program-that-says");
+    common::write_program(&says, "#!/bin/sh\nprintf 'no\\033[2J \"room\"\\n'; echo today >&2; exit $1\n");
+    let says = says.display();
+    scratch.write("aliases", &format!("refuse: |{says} 77\nlater: |{says} 75\n"));
     forward(&scratch, "bob", &format!("\"|{program} 0\"\n"));
     for to in ["refuse", "later", "bob"] {
         enqueue(&scratch, "alice@mx.example", &format!("{to}@mx.example"));
     }
-    scratch.deliver();
+    let log = scratch.deliver();
     let report = &scratch.texts("alice")[0];
-    assert!(report.contains("Final-Recipient: rfc822; refuse@mx.example\nAction: failed\nStatus: 5.3.0\n"), "{report}");
+    assert!(report.contains("Final-Recipient: rfc822; refuse@mx.example\nAction: failed\nStatus: 5.7.0\n"), "{report}");
+    let said = "no\\x1b[2J \"room\" / today";
+    assert!(report.contains(&format!("the program for this address: {said}\n")), "{report}");
     assert!(!report.contains("/program"), "{report}");
-    assert_eq!(scratch.queued().len(), 1, "what may be better later waits");
+    let waiting = scratch.queued();
+    assert_eq!(waiting.len(), 1, "what may be better later waits");
+    let record = format!(" event=program-failed status=\"exit status: 75\" said={said:?}\n");
+    let whose = format!("id={} to=<later@mx.example> user=", waiting[0].id);
+    assert!(log.lines().any(|line| line.contains(&whose) && format!("{line}\n").ends_with(&record)), "{log}");
+    assert!(
+        log.contains(&format!(" reason={:?}", format!("4.3.0 the program for this address did not end well: {said}")))
+    );
     let ran = fs::read_to_string(out).unwrap();
     assert!(ran.contains("to:bob@mx.example") && scratch.mail("bob").is_empty(), "{ran}");
 }

@@ -134,6 +134,26 @@ fn a_temporary_failure_waits_for_its_next_try() {
 }
 
 #[test]
+fn a_message_that_is_named_and_not_tried_is_told_with_the_reason() {
+    let scratch = Scratch::new();
+    let (held, locked) = (scratch.enqueue(&["bob@mx.example"], b"1\n"), scratch.enqueue(&["bob@mx.example"], b"2\n"));
+    let fine = scratch.enqueue(&["carol@mx.example"], b"3\n");
+    take(&scratch, &held).hold(true).unwrap();
+    let message = take(&scratch, &locked);
+    let of_held = (&held, 65, "is held");
+    let of_locked = (&locked, 75, "is at work in another process");
+    for (id, status, words) in [of_held, of_locked, (&fine, 65, "is not in the queue")] {
+        // The last one of these is delivered by the first, for the others are no reason not to try it.
+        let ids = if id == &held { vec![id.as_str(), fine.as_str()] } else { vec![id.as_str()] };
+        let output = scratch.run("deliver", &ids, b"");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(log.contains(&format!("error: {id} {words}")) && output.status.code() == Some(status), "{output:?}");
+    }
+    drop(message);
+    assert_eq!((scratch.mail("carol").len(), scratch.mail("bob").len()), (1, 0));
+}
+
+#[test]
 fn with_soft_bounce_an_unknown_user_waits() {
     let scratch = Scratch::with("soft_bounce = yes");
     let id = scratch.enqueue(&["nobody-here@mx.example"], b"text\n");

@@ -4,8 +4,9 @@
 //! ids name messages to be tried now. Started as root it becomes mail_owner, and a small helper keeps root to deliver
 //! to the users of the system.
 //!
-//! EXIT STATUS  0 done, whatever became of the messages; 64 usage; 75 the queue cannot be used now; 77 the queue is
-//! somebody else's; 78 configuration
+//! EXIT STATUS  0 done, whatever became of the messages; 64 usage; 65 a message that was named is held, or not there; 75 the
+//! queue cannot be used now, or another process has a message that was named; 77 the queue is somebody else's; 78
+//! configuration
 
 use clap::Parser;
 use doorpost::cli::{self, Common};

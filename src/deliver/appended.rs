@@ -2,6 +2,7 @@
 //! became the user, as an [`Outcome`] to everybody else.
 
 use super::Outcome;
+use crate::program::{NEVER, with_words};
 use std::io;
 
 /// What came of a task. It must fit an exit status: the child that becomes the user has no
@@ -42,6 +43,8 @@ pub enum Appended {
     ProgramTemporary,
     /// The program refused the message.
     ProgramFailed,
+    /// The same, with the status of this place in [`NEVER`].
+    ProgramNever(u8),
 }
 
 impl Appended {
@@ -65,14 +68,31 @@ impl Appended {
         Appended::ProgramFailed,
     ];
 
-    /// As an exit status.
+    /// As an exit status. That of a program is behind all others.
     pub fn code(self) -> u8 {
+        if let Appended::ProgramNever(place) = self {
+            return place.saturating_add(Self::ALL.len() as u8);
+        }
         Self::ALL.iter().position(|known| *known == self).and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
     }
 
     /// From an exit status; whatever we never give is a breakdown.
     pub fn from_code(code: u8) -> Appended {
-        Self::ALL.get(usize::from(code)).copied().unwrap_or(Appended::Broken)
+        match code.checked_sub(Self::ALL.len() as u8) {
+            Some(place) if usize::from(place) < NEVER.len() => Appended::ProgramNever(place),
+            _ => Self::ALL.get(usize::from(code)).copied().unwrap_or(Appended::Broken),
+        }
+    }
+
+    /// [`Appended::outcome`], with what a program said that failed.
+    pub fn outcome_with(self, said: &str) -> Outcome {
+        match self.outcome() {
+            Outcome::Deferred(why) if self == Appended::ProgramTemporary => Outcome::Deferred(with_words(&why, said)),
+            Outcome::Failed(why) if matches!(self, Appended::ProgramFailed | Appended::ProgramNever(_)) => {
+                Outcome::Failed(with_words(&why, said))
+            }
+            outcome => outcome,
+        }
     }
 
     /// What the recipient's slot and the sender are told.
@@ -105,6 +125,10 @@ impl Appended {
             Appended::ProgramFailed => {
                 Outcome::Failed("5.3.0 the program for this address refused the message".to_owned())
             }
+            Appended::ProgramNever(place) => {
+                let meaning = NEVER.get(usize::from(place)).map_or("5.3.0 failure", |(_, meaning)| meaning);
+                Outcome::Failed(format!("{meaning}, says the program for this address"))
+            }
         }
     }
 
@@ -130,18 +154,24 @@ pub fn no_such_user() -> Outcome {
 mod tests {
     use super::*;
 
+    fn all() -> impl Iterator<Item = Appended> {
+        Appended::ALL.into_iter().chain((0..10).map(Appended::ProgramNever))
+    }
+
     #[test]
     fn every_result_survives_the_exit_status() {
-        for result in Appended::ALL {
+        for result in all() {
             assert_eq!(Appended::from_code(result.code()), result);
         }
+        let behind = Appended::ALL.len() + NEVER.len();
+        assert_eq!(Appended::from_code(u8::try_from(behind).unwrap()), Appended::Broken);
         assert_eq!(Appended::Done.code(), 0);
         assert_eq!(Appended::from_code(200), Appended::Broken);
     }
 
     #[test]
     fn every_reason_fits_the_queue_file_and_begins_with_its_status() {
-        for result in Appended::ALL {
+        for result in all() {
             match result.outcome() {
                 Outcome::Delivered => assert_eq!(result, Appended::Done),
                 Outcome::Deferred(why) => assert!(why.starts_with("4.") && why.len() <= 120, "{why}"),

@@ -10,8 +10,10 @@ use super::settings::Settings;
 use super::task::{Act, Task};
 use crate::config::Config;
 use crate::exit::Error;
+use crate::logging::clean;
 use crate::mailbox::lock::Locking;
 use crate::net::handing;
+use crate::program::LONGEST_SAID;
 use crate::program::end::ENDING;
 use crate::sys;
 use nix::errno::Errno;
@@ -112,11 +114,26 @@ impl Helper {
         matches!(poll(&mut socket, PollTimeout::ZERO), Ok(0) | Err(_))
     }
 
-    /// Has a task done with `length` octets of content.
-    pub fn perform(&mut self, config: &Config, task: &Task, length: u64, content: &mut dyn Read) -> Appended {
+    /// Has a task done with `length` octets of content. What a program said that failed is put into `said`.
+    pub fn perform(
+        &mut self,
+        config: &Config,
+        task: &Task,
+        length: u64,
+        content: &mut dyn Read,
+        said: &mut String,
+    ) -> Appended {
         let request = self.request(config, task, length);
-        let started = self.start_if_need_be();
-        let result = started.and_then(|()| self.pass(&request, content)).and_then(|()| self.answer());
+        let started = self.start_if_need_be().and_then(|()| Ok(pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?));
+        let result = started.and_then(|(words, end)| {
+            self.pass(&request, content, end)?;
+            let appended = self.answer()?;
+            // It has said all, in one piece, and is the user's: nobody waits for more, and nothing of it is believed.
+            let mut octets = [0; LONGEST_SAID];
+            let count = File::from(words).read(&mut octets).unwrap_or(0);
+            *said = clean(octets.get(..count).unwrap_or_default(), LONGEST_SAID);
+            Ok(appended)
+        });
         self.or_broken(result)
     }
 
@@ -147,14 +164,15 @@ impl Helper {
         })
     }
 
-    /// Hands over one end of a pipe with the request.
-    fn send(&self, request: &Request, end: OwnedFd) -> io::Result<()> {
-        Ok(handing::send(&self.socket, &[request.to_text().as_bytes()], &[end.as_fd()])?)
+    /// Hands over one end of a pipe with the request, or of two.
+    fn send(&self, request: &Request, ends: &[OwnedFd]) -> io::Result<()> {
+        let ends: Vec<BorrowedFd<'_>> = ends.iter().map(AsFd::as_fd).collect();
+        Ok(handing::send(&self.socket, &[request.to_text().as_bytes()], &ends)?)
     }
 
     fn receive(&self, request: &Request, most: u64, octets: &mut Vec<u8>) -> io::Result<()> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-        self.send(request, writer)?;
+        self.send(request, &[writer])?;
         let end = Instant::now() + self.patience;
         let mut reader = File::from(reader);
         let mut piece = [0; 4096];
@@ -171,9 +189,9 @@ impl Helper {
         }
     }
 
-    fn pass(&self, request: &Request, content: &mut dyn Read) -> io::Result<()> {
+    fn pass(&self, request: &Request, content: &mut dyn Read, words: OwnedFd) -> io::Result<()> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        self.send(request, reader)?;
+        self.send(request, &[reader, words])?;
         let mut writer = File::from(writer);
         let mut buffer = [0; 32 * 1024];
         loop {

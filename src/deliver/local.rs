@@ -27,13 +27,15 @@ use std::io::Read;
 
 /// Delivers a copy whose recipient's domain is ours.
 pub fn deliver(settings: &Settings, helper: Option<&mut Helper>, copy: &Copy<'_>) -> Outcome {
-    Delivery { settings, helper, copy }.run()
+    Delivery { settings, helper, copy, said: String::new() }.run()
 }
 
 struct Delivery<'a, 'b> {
     settings: &'a Settings,
     helper: Option<&'a mut Helper>,
     copy: &'a Copy<'b>,
+    /// What a program said that failed.
+    said: String,
 }
 
 impl Delivery<'_, '_> {
@@ -121,10 +123,10 @@ impl Delivery<'_, '_> {
                 // An editor that moves the old file away writes the new one next.
                 std::thread::sleep(kept::A_MOMENT);
                 let copy = Copy { address: &route.address, ..*copy };
-                let anew = Delivery { settings: self.settings, helper: self.helper.as_deref_mut(), copy: &copy }.run();
+                let anew = deliver(self.settings, self.helper.as_deref_mut(), &copy);
                 if matches!(anew, Outcome::Failed(_)) { Appended::NotListed.outcome() } else { anew }
             }
-            appended => appended.outcome(),
+            appended => appended.outcome_with(&self.said),
         }
     }
 
@@ -275,8 +277,8 @@ impl Delivery<'_, '_> {
             Err(error) => return unreadable(copy, &error),
         };
         match (self.is_ours(user), self.helper.as_deref_mut()) {
-            (true, _) => task::perform(config, &task, user, &mut content),
-            (false, Some(helper)) => helper.perform(config, &task, content.size(), &mut content),
+            (true, _) => task::perform(config, &task, user, &mut content, &mut self.said),
+            (false, Some(helper)) => helper.perform(config, &task, content.size(), &mut content, &mut self.said),
             (false, None) => Appended::NotOurs,
         }
     }
@@ -320,9 +322,13 @@ impl Delivery<'_, '_> {
         }
     }
 
+    /// The reason names the file, and the line; what is wrong there is for the log, for senders hear the reason in the end.
     fn cannot_tell(&self, why: &str) -> Outcome {
         log::warn!("id={} to=<{}>: {why}", self.copy.message.id, field(self.copy.address));
-        Appended::CannotTell.outcome()
+        match why.split(": ").next().filter(|place| place.starts_with('/')) {
+            Some(place) => Outcome::Deferred(format!("4.3.0 cannot be read now, or is wrong: {place:.400}")),
+            None => Appended::CannotTell.outcome(),
+        }
     }
 }
 

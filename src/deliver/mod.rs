@@ -83,6 +83,7 @@ pub fn run(common: &Common, config: Box<Config>, work: &Work) -> Result<Ended, E
         tried: Tried::default(),
         watches: *work == Work::Watch,
         tells: false,
+        not_tried: None,
         looks: Looks::new(Instant::now()),
         done: 0,
         came_to_something: false,
@@ -120,6 +121,8 @@ struct Deliver {
     watches: bool,
     /// Whether a message that is not ours is worth a line.
     tells: bool,
+    /// Why the last one of those that were named was not tried.
+    not_tried: Option<Error>,
     /// When the whole queue is looked at.
     looks: Looks,
     /// Messages that were tried in this run, for who watches.
@@ -137,7 +140,7 @@ impl Deliver {
         let now = SystemTime::now();
         self.backlog.add(ids.iter().map(|id| (now, *id)).collect(), |id| origin::of(&self.queue, id));
         self.work_off()?;
-        Ok(Ended::Done)
+        self.not_tried.take().map_or(Ok(Ended::Done), Err)
     }
 
     fn until_nothing_is_new(&mut self) -> Result<Ended, Error> {
@@ -397,7 +400,7 @@ impl Deliver {
         let parent = if ended == Attempt::NotOurs { self.broken_parent_of(&id) } else { None };
         match ended {
             // A submit may be writing it, and rely on us when it is done: it was not tried.
-            Attempt::NotOurs if self.tells => log::warn!("id={id}: not in the queue, or another deliver has it"),
+            Attempt::NotOurs if self.tells => self.tell_why_not(&id),
             // Neither is tried before the next look at everything, unless somebody asks for it.
             Attempt::NotOurs if let Some(parent) = parent => self.tried.note_orphan(id, parent),
             // Or somebody lists the queue just now: it must not wait for the next look at everything.
@@ -410,6 +413,18 @@ impl Deliver {
             // What is damaged was read whole to find that, and will be no better soon.
             Attempt::Broken | Attempt::Waits(_) | Attempt::Damaged => self.tried.note(id, None),
             Attempt::Finished => {}
+        }
+    }
+
+    /// A message that was named is not tried.
+    fn tell_why_not(&mut self, id: &Id) {
+        let trouble = match self.queue.look(id) {
+            Ok(Some(message)) if message.is_held => Error::Data(format!("{id} is held (doorpost-queue release)")),
+            Ok(None) => Error::Data(format!("{id} is not in the queue")),
+            Ok(Some(_)) | Err(_) => Error::Temporary(format!("{id} is at work in another process, or cannot be read")),
+        };
+        if let Some(before) = self.not_tried.replace(trouble) {
+            log::error!("{before}");
         }
     }
 

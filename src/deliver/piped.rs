@@ -4,28 +4,15 @@
 use super::Outcome;
 use super::copy::{Content, Copy};
 use crate::config::Config;
+use crate::logging::field;
 use crate::message::path::{Address, ReversePath};
 use crate::message::verp;
 use crate::program::arguments::Values;
-use crate::program::{self, envelope};
+use crate::program::{self, NEVER, Over, envelope, with_words};
 use crate::queue::{Error, Message};
 use crate::submit::before_queue;
 use std::io;
-use std::process::{Command, ExitStatus, Stdio};
-
-/// Exit statuses of sysexits.h that mean never, with what they mean.
-const NEVER: [(i32, &str); 10] = [
-    (64, "5.3.5 usage error"),
-    (65, "5.6.0 data format error"),
-    (66, "5.3.0 no input"),
-    (67, "5.1.1 no such user"),
-    (68, "5.1.2 no such host"),
-    (69, "5.3.0 service unavailable"),
-    (70, "5.3.0 internal software error"),
-    (76, "5.5.0 protocol error"),
-    (77, "5.7.0 permission denied"),
-    (78, "5.3.5 configuration error"),
-];
+use std::process::{Command, Stdio};
 
 /// `pipe:/path/of/program argument ...`: the message on standard input, with `Return-Path` in front; the exit status is
 /// one of sysexits.h. In an argument `%s` is the sender, `%r` the recipient, `%n` its local part, `%d` its domain, `%i`
@@ -39,14 +26,19 @@ pub fn pipe(config: &Config, line: &str, copy: &Copy<'_>) -> Outcome {
         Some(arguments) => command.args(arguments),
         None => return Outcome::Failed("5.1.3 a program cannot be given an address like this".to_owned()),
     };
-    match run(config, command.stdout(Stdio::null()), copy.message, copy.content()).map(|status| status.code()) {
-        Ok(Some(0)) => Outcome::Delivered,
-        Ok(Some(code)) => match NEVER.iter().find(|(known, _)| *known == code) {
-            Some((_, why)) => Outcome::Failed(format!("{why}, says the program of this channel")),
-            None => Outcome::Deferred(format!("4.3.0 the program of this channel ended with status {code}")),
+    let (message, whose) = (copy.message, format!(" to=<{}>", field(copy.address)));
+    let over = match run(config, &mut command, None, message, (line, &whose), copy.content()) {
+        Ok(over) => over,
+        Err(error) => return not_run(message, line, &error),
+    };
+    let why = |why: &str| with_words(why, &over.said);
+    match over.status.code() {
+        Some(0) => Outcome::Delivered,
+        Some(code) => match NEVER.iter().find(|(known, _)| *known == code) {
+            Some((_, meaning)) => Outcome::Failed(why(&format!("{meaning}, says the program of this channel"))),
+            None => Outcome::Deferred(why(&format!("4.3.0 the program of this channel ended with status {code}"))),
         },
-        Ok(None) => Outcome::Deferred("4.3.0 the program of this channel was ended by a signal".to_owned()),
-        Err(error) => not_run(copy.message, line, &error),
+        None => Outcome::Deferred(why("4.3.0 the program of this channel was ended by a signal")),
     }
 }
 
@@ -62,17 +54,19 @@ pub fn qmail_queue(
     let ran = envelope::written(sender, to.iter().copied()).and_then(|envelope| {
         let mut words = line.split_ascii_whitespace();
         let mut command = Command::new(words.next().unwrap_or_default());
-        run(config, command.args(words).stdout(Stdio::from(envelope)), message, Content::alone(message))
+        run(config, command.args(words), Some(Stdio::from(envelope)), message, (line, ""), Content::alone(message))
     });
-    let outcome = match ran.map(|status| status.code()) {
+    let said = ran.as_ref().map_or_else(|_| String::new(), |over| over.said.clone());
+    let why = |why: &str| with_words(why, &said);
+    let outcome = match ran.map(|over| over.status.code()) {
         Ok(Some(0)) => Outcome::Relayed("2.0.0 qmail-queue took it".to_owned()),
         // It does not say which.
         Ok(Some(11)) if to.len() > 1 => {
             return to.iter().flat_map(|one| qmail_queue(config, line, message, sender, &[one])).collect();
         }
         Ok(Some(11)) => Outcome::Failed("5.1.3 qmail-queue: the address is too long".to_owned()),
-        Ok(Some(code @ 12..=40)) => Outcome::Failed(format!("5.3.0 qmail-queue refused it with status {code}")),
-        Ok(Some(code)) => Outcome::Deferred(format!("4.3.0 qmail-queue cannot now: status {code}")),
+        Ok(Some(code @ 12..=40)) => Outcome::Failed(why(&format!("5.3.0 qmail-queue refused it with status {code}"))),
+        Ok(Some(code)) => Outcome::Deferred(why(&format!("4.3.0 qmail-queue cannot now: status {code}"))),
         Ok(None) => Outcome::Deferred("4.3.0 qmail-queue was ended by a signal".to_owned()),
         Err(error) => not_run(message, line, &error),
     };
@@ -82,12 +76,15 @@ pub fn qmail_queue(
 fn run(
     config: &Config,
     command: &mut Command,
+    output: Option<Stdio>,
     message: &Message,
+    (line, whose): (&str, &str),
     content: Result<Content<'_>, Error>,
-) -> io::Result<ExitStatus> {
+) -> io::Result<Over> {
     let mut content = content.map_err(|error| io::Error::other(error.to_string()))?;
     before_queue::surroundings(config, command, &message.id, &message.parameters);
-    program::finish(program::start(command, &mut content)?, config.command_time_limit.0)
+    let whose = format!("id={}{whose} program={line:?}", message.id);
+    program::finish(program::start(command, output, &mut content)?, config.command_time_limit.0, &whose)
 }
 
 fn not_run(message: &Message, line: &str, error: &io::Error) -> Outcome {
@@ -147,8 +144,10 @@ mod tests {
         for (script, expected) in
             [("exit 67", "5.1.1 "), ("exit 77", "5.7.0 "), ("exit 75", "4.3.0 "), ("exit 1", "4.3.0 ")]
         {
-            match run_by(pipe, script, "", "bob@mx.example", &[]).0 {
-                Outcome::Failed(why) | Outcome::Deferred(why) => assert!(why.starts_with(expected), "{script}: {why}"),
+            match run_by(pipe, &format!("echo no; {script}"), "", "bob@mx.example", &[]).0 {
+                Outcome::Failed(why) | Outcome::Deferred(why) => {
+                    assert!(why.starts_with(expected) && why.ends_with(": no"), "{script}: {why}");
+                }
                 other => panic!("{script}: {other:?}"),
             }
         }

@@ -70,6 +70,12 @@ impl Task {
         fields.map(|field| field.replace(BETWEEN, " ")).join("\n")
     }
 
+    /// The queue id, for the log; a part of the file name (`Copy::base`).
+    pub fn id(&self) -> &str {
+        let behind = self.base.split_once(".Q").and_then(|(_, behind)| behind.split_once('R'));
+        behind.map_or("-", |(id, _)| id)
+    }
+
     /// From text; strict. What base and user may look like is checked where they are used.
     pub fn from_text(text: &str) -> Option<Task> {
         let fields: Vec<String> = text.split(BETWEEN).map(str::to_owned).collect();
@@ -93,8 +99,8 @@ impl Task {
 }
 
 /// Does it, with the rights this process has. `user` is that of the task, or for a target of the alias file whoever it
-/// is done as.
-pub fn perform(config: &Config, task: &Task, user: &User, content: &mut dyn Read) -> Appended {
+/// is done as. What a program said that failed is put into `said`.
+pub fn perform(config: &Config, task: &Task, user: &User, content: &mut dyn Read, said: &mut String) -> Appended {
     match &task.act {
         Act::Mailbox => local::append(config, user, &task.base, task.search, content),
         Act::MailboxOrForward(extension) => match forward::is_there(user, extension) {
@@ -109,7 +115,7 @@ pub fn perform(config: &Config, task: &Task, user: &User, content: &mut dyn Read
         Act::ReadForward(_) => Appended::Broken,
         Act::ForwardTarget(extension, target) => match forward::read(user, extension) {
             Ok(text) if forward::targets(&user.name, &text).targets.iter().any(|known| as_text(known) == *target) => {
-                serve(config, task, target, user, content)
+                serve(config, task, target, user, content, said)
             }
             Ok(_) => Appended::NotListed,
             Err(error) => {
@@ -123,7 +129,7 @@ pub fn perform(config: &Config, task: &Task, user: &User, content: &mut dyn Read
                 None => Target::File(target.clone()),
             };
             match aliases::lists(config, name, &wanted) {
-                Lookup::Yes(()) => serve(config, task, target, user, content),
+                Lookup::Yes(()) => serve(config, task, target, user, content, said),
                 Lookup::No => Appended::NotListed,
                 Lookup::CannotTell(why) => {
                     log::warn!("alias={name}: {why}");
@@ -157,9 +163,16 @@ pub fn as_text(target: &Target) -> String {
     }
 }
 
-fn serve(config: &Config, task: &Task, target: &str, user: &User, content: &mut dyn Read) -> Appended {
+fn serve(
+    config: &Config,
+    task: &Task,
+    target: &str,
+    user: &User,
+    content: &mut dyn Read,
+    said: &mut String,
+) -> Appended {
     if let Some(command) = target.strip_prefix('|') {
-        return program::run(config, task, command, user, content);
+        return program::run(config, task, command, user, content, said);
     }
     let (format, path) = match target.strip_suffix('/') {
         Some(folder) => (MailboxFormat::Maildir, folder),

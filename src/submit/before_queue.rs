@@ -111,8 +111,9 @@ fn run(config: &Config, line: &str, handed: &Handed<'_>, content: &mut dyn Read)
     }
     let recipients = handed.recipients.list.iter().map(|(address, _)| address);
     let envelope = envelope::written(handed.reverse_path, recipients)?;
-    let started = program::start(command.stdout(Stdio::from(envelope)), content)?;
-    program::finish(started, config.before_queue_filter_timeout.0).map(|status| status.code())
+    let started = program::start(&mut command, Some(Stdio::from(envelope)), content)?;
+    let whose = format!("id={} program={line:?}", handed.id);
+    program::finish(started, config.before_queue_filter_timeout.0, &whose).map(|over| over.status.code())
 }
 
 /// What a program that may hand the message back to our `qmail-queue` finds around it.

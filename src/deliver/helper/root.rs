@@ -22,7 +22,7 @@ use nix::sys::socket::{MsgFlags, send};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, pipe2};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -35,8 +35,8 @@ pub(super) fn serve(socket: &OwnedFd, mut settings: Settings) -> u8 {
     let _ = SigSet::all().thread_block();
     let mut lost = Lost::default();
     loop {
-        let (request, pipe) = match receive(socket) {
-            Ok(Some(Asked::Task(request, pipe))) => (request, pipe),
+        let (request, pipes) = match receive(socket) {
+            Ok(Some(Asked::Task(request, pipe, words))) => (request, (pipe, words)),
             Ok(Some(Asked::Another(more))) => {
                 start_another(socket, &more, &settings);
                 lost.reap();
@@ -50,7 +50,7 @@ pub(super) fn serve(socket: &OwnedFd, mut settings: Settings) -> u8 {
         };
         // Whoever asks may have read what was written since we did, and does so for this message by the same rule.
         settings.refresh_for(request.task.accepted);
-        let Some(appended) = handle(&settings.config, &request, pipe, socket, &mut lost) else { return 0 };
+        let Some(appended) = handle(&settings.config, &request, pipes, socket, &mut lost) else { return 0 };
         let [a, b, c, d] = request.turn.to_be_bytes();
         if send(socket.as_raw_fd(), &[a, b, c, d, appended.code()], MsgFlags::MSG_NOSIGNAL).is_err() {
             return 0;
@@ -93,7 +93,8 @@ impl Lost {
 
 /// What may be asked for.
 enum Asked {
-    Task(Request, File),
+    /// With the content, or where to put what is read, and where to put what a program says.
+    Task(Request, File, Option<File>),
     Another(OwnedFd),
 }
 
@@ -104,15 +105,21 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<Asked>> {
         return Ok(None);
     }
     let text = octets.get(..length).unwrap_or_default();
-    match (Request::from_text(text), descriptors.into_iter().next()) {
-        (Some(request), Some(pipe)) => Ok(Some(Asked::Task(request, File::from(pipe)))),
+    let mut descriptors = descriptors.into_iter();
+    match (Request::from_text(text), descriptors.next()) {
+        (Some(request), Some(pipe)) => {
+            Ok(Some(Asked::Task(request, File::from(pipe), descriptors.next().map(File::from))))
+        }
         (None, Some(socket)) if text == ANOTHER.as_bytes() => Ok(Some(Asked::Another(socket))),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a request that is none")),
     }
 }
 
+/// The pipe with the content, or for what is read, and the one for what a program says.
+type Pipes = (File, Option<File>);
+
 /// One recipient. Nothing if deliver is gone meanwhile: then nobody wants the answer, and the child is ended.
-fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd, lost: &mut Lost) -> Option<Appended> {
+fn handle(config: &Config, request: &Request, pipes: Pipes, socket: &OwnedFd, lost: &mut Lost) -> Option<Appended> {
     let task = &request.task;
     let is_alias = matches!(task.act, Act::AliasTarget(..));
     let found = if is_alias { verify::privileged(config) } else { users::find(config, task.user.as_bytes()) };
@@ -136,7 +143,7 @@ fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd, lost
     let work = || {
         // The user's process has no business with deliver.
         let _ = nix::unistd::close(socket.as_raw_fd());
-        as_user(config, &user, uid, gid, request, pipe).code()
+        as_user(config, &user, uid, gid, request, pipes).code()
     };
     let patience = longest_task(config, task, request.length);
     match in_child(work, socket, patience, &mut |child| lost.0.push((child, user.name.clone()))) {
@@ -149,7 +156,8 @@ fn handle(config: &Config, request: &Request, pipe: File, socket: &OwnedFd, lost
 }
 
 /// The child: becomes the user for good, then opens the mailbox for the first time.
-fn as_user(config: &Config, user: &User, uid: u32, gid: u32, request: &Request, pipe: File) -> Appended {
+fn as_user(config: &Config, user: &User, uid: u32, gid: u32, request: &Request, pipes: Pipes) -> Appended {
+    let (pipe, words) = pipes;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     let became = match &request.task.act {
         Act::Mailbox | Act::MailboxOrForward(_) => {
@@ -170,7 +178,11 @@ fn as_user(config: &Config, user: &User, uid: u32, gid: u32, request: &Request, 
         return task::read_forward(user, extension, &mut out);
     }
     let mut content = Exactly { pipe, left: request.length, patience: config.ipc_timeout.0 };
-    task::perform(config, &request.task, user, &mut content)
+    let mut said = String::new();
+    let appended = task::perform(config, &request.task, user, &mut content, &mut said);
+    // It has room for that.
+    words.into_iter().for_each(|mut words| _ = words.write_all(said.as_bytes()));
+    appended
 }
 
 /// Runs `work` in a child and gives its result. Nothing if the other end of `socket` is closed before; the child is
