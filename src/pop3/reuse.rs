@@ -298,9 +298,10 @@ impl Parser {
         }
     }
 
-    /// Whether another client can be served.
+    /// Whether another client can be served: not with certificates that others have replaced, whose keys may be for the
+    /// eyes of root alone, as who starts the next one of us is.
     pub fn is_able(&self) -> bool {
-        !self.is_lost
+        !self.is_lost && !self.tls.is_outdated()
     }
 
     fn say(&mut self, octets: &[&[u8]], descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
