@@ -95,12 +95,13 @@ fn waiting(message: &Message) -> impl Iterator<Item = &Recipient> {
     message.recipients.iter().filter(|recipient| !recipient.state.is_done())
 }
 
-/// Writes the list, oldest first; gives how many files there were that could not be read, of which the log has one. One
-/// message at a time is in memory. A user is not told of those: nobody knows whose they are.
+/// Writes the list, oldest first; gives how many files and folders there were that could not be read, of which the log has
+/// one. One message at a time is in memory. A user is not told of those: nobody knows whose they are.
 pub fn list(queue: &Queue, out: &mut dyn Write, format: Format, selection: &Selection) -> io::Result<usize> {
     let (now, locked) = (SystemTime::now(), locks::of(&queue.path.join("message")));
     let (mut count, mut octets, mut unread) = (0_usize, 0_u64, 0_usize);
-    for name in names(queue, selection)? {
+    let (names, closed) = names(queue, selection)?;
+    for name in names {
         let message = match queue.look(&name.id) {
             Ok(Some(message)) => message,
             Ok(None) => continue,
@@ -128,7 +129,7 @@ pub fn list(queue: &Queue, out: &mut dyn Write, format: Format, selection: &Sele
     }
     if format == Format::Text {
         match count {
-            0 if unread > 0 => {}
+            0 if unread > 0 || closed > 0 => {}
             0 if matches!(selection, Selection::Matching(_)) => writeln!(out, "No message is like that")?,
             0 => writeln!(out, "Mail queue is empty")?,
             1 => writeln!(out, "-- 1 message, {octets} octets")?,
@@ -139,17 +140,24 @@ pub fn list(queue: &Queue, out: &mut dyn Write, format: Format, selection: &Sele
             1 => writeln!(out, "-- 1 file that cannot be read")?,
             _ => writeln!(out, "-- {unread} files that cannot be read")?,
         }
+        match closed {
+            0 => {}
+            1 => writeln!(out, "-- 1 folder of messages that cannot be read")?,
+            _ => writeln!(out, "-- {closed} folders of messages that cannot be read")?,
+        }
     }
-    Ok(unread)
+    Ok(unread.saturating_add(closed))
 }
 
-fn names(queue: &Queue, selection: &Selection) -> io::Result<Vec<Name>> {
-    let ids = selection.ids();
-    let mut names = queue.names()?;
-    if let Some(ids) = ids {
+/// The messages that may be meant, and in how many folders there may be more that this process cannot look into.
+fn names(queue: &Queue, selection: &Selection) -> io::Result<(Vec<Name>, usize)> {
+    let (mut names, mut closed) = queue.names_and_closed()?;
+    if let Some(ids) = selection.ids() {
         names.retain(|name| ids.contains(&name.id));
+        closed.retain(|folder| ids.iter().any(|id| id.folder() == folder));
     }
-    Ok(names)
+    let closed = if matches!(selection, Selection::OfUser(_)) { 0 } else { closed.len() };
+    Ok((names, closed))
 }
 
 fn state(message: &Message, name: Name, locked: &HashSet<u64>, now: SystemTime) -> &'static str {

@@ -329,6 +329,50 @@ fn a_queue_that_cannot_be_read_is_not_called_empty() {
     assert!(status == Some(75) && text.contains("not of all messages"), "{text}");
 }
 
+/// As a queue that root has put back in part.
+#[test]
+fn a_folder_that_cannot_be_read_is_told_and_keeps_the_tool_from_no_other() {
+    let scratch = Scratch::new();
+    let first = scratch.enqueue(&["bob@mx.example"], b"x\n");
+    let other = loop {
+        let id = scratch.enqueue(&["bob@mx.example"], b"x\n");
+        if id.folder() != first.folder() {
+            break id;
+        }
+        tool(&scratch, &["delete", id.as_str()]);
+    };
+    let folder = scratch.queue().join("message").join(first.folder());
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(&folder, Some(0), Some(0)).expect("another's");
+    } else {
+        fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o000)).expect("its mode");
+    }
+    let (status, text) = tool(&scratch, &["list"]);
+    assert!(status == Some(75) && text.contains("-- 1 message, "), "{text}");
+    assert!(text.contains("-- 1 folder of messages that cannot be read\n"), "{text}");
+    let (status, text) = tool(&scratch, &["hold", first.as_str()]);
+    assert!(status == Some(75) && text.contains("other messages: 1 folder that cannot be read"), "{text}");
+    // What is asked for by its id is elsewhere.
+    assert_eq!(tool(&scratch, &["list", other.as_str()]).0, Some(0));
+    let (status, text) = tool(&scratch, &["delete", "ALL"]);
+    assert!(status == Some(75) && text.starts_with("1 message\n"), "{text}");
+    let (status, text) = tool(&scratch, &["list"]);
+    assert!(status == Some(75) && !text.contains("empty"), "{text}");
+    fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("its mode");
+}
+
+#[test]
+fn without_an_action_the_first_word_may_be_a_pattern_and_no_misspelt_action() {
+    let scratch = Scratch::new();
+    let id = scratch.enqueue(&["bob@mx.example"], b"x\n");
+    for (pattern, is_found) in [("bob@*", true), (id.as_str(), true), ("ALL", true), ("carol@*", false)] {
+        let (status, text) = tool(&scratch, &[pattern]);
+        assert!(status == Some(0) && text.contains(id.as_str()) == is_found, "{pattern}: {text}");
+    }
+    let (status, text) = tool(&scratch, &["delet", "ALL"]);
+    assert!(status == Some(64) && text.contains("'delet'") && text.contains("requeue"), "{text}");
+}
+
 #[test]
 fn mailq_lists_text_and_json_and_the_tool_holds_releases_requeues_and_deletes() {
     let scratch = Scratch::new();

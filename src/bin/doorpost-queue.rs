@@ -11,7 +11,7 @@ use doorpost::cli::{self, Common};
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::mailq::Format;
-use doorpost::mailq::tool::{self, Action};
+use doorpost::mailq::tool::{self, Action, First};
 use std::process::ExitCode;
 
 /// Look at the queue, and hold, release, delete, requeue or flush messages.
@@ -24,8 +24,8 @@ struct Args {
     #[arg(long)]
     json: bool,
     /// What to do; without it the queue is listed
-    #[arg(value_enum)]
-    action: Option<Action>,
+    #[arg(value_name = "ACTION", value_parser = tool::FirstWord)]
+    first: Option<tool::First>,
     /// A queue id, an address with * for any part, or ALL
     #[arg(value_name = "PATTERN")]
     patterns: Vec<String>,
@@ -40,7 +40,15 @@ fn run() -> Result<Ended, Error> {
     if cli::started_as("mailq") {
         return doorpost::local::command_line::mailq();
     }
-    let args: Args = cli::parse()?;
+    let mut args: Args = cli::parse()?;
     let format = if args.json { Format::Json } else { Format::Text };
-    tool::run(&args.common, args.action.unwrap_or(Action::List), &args.patterns, format)
+    let action = match args.first {
+        Some(First::Action(action)) => action,
+        Some(First::Pattern(pattern)) => {
+            args.patterns.insert(0, pattern);
+            Action::List
+        }
+        None => Action::List,
+    };
+    tool::run(&args.common, action, &args.patterns, format)
 }

@@ -32,12 +32,15 @@ pub struct Done {
     pub failed: usize,
     /// So many files are no messages any more, and are left alone.
     pub damaged: usize,
+    /// So many folders could not be looked into.
+    pub closed: usize,
 }
 
 /// Does it to every message of a selection. One that makes trouble keeps none of the others from it.
 pub fn act(queue: &Queue, act: Act, selection: &Selection) -> io::Result<Done> {
-    let mut done = Done::default();
-    for name in names(queue, selection)? {
+    let (names, closed) = names(queue, selection)?;
+    let mut done = Done { closed, ..Done::default() };
+    for name in names {
         match try_one(queue, act, selection, &name.id) {
             Ok(Some(count)) => *count(&mut done) += 1,
             Ok(None) => {}

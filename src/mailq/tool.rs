@@ -5,8 +5,10 @@ use crate::cli::Common;
 use crate::config::Config;
 use crate::exit::{Ended, Error};
 use crate::privilege::{self, Owner};
-use crate::queue::Queue;
+use crate::queue::{Id, Queue};
 use clap::ValueEnum;
+use clap::builder::{EnumValueParser, PossibleValue, TypedValueParser};
+use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 
 /// What is asked for; `--help` shows these lines.
@@ -27,6 +29,35 @@ pub enum Action {
     /// The same; that there is nothing to flush is no error.
     #[value(skip)]
     FlushIfAny,
+}
+
+/// The first operand: what to do, or already what is to be listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum First {
+    /// What to do.
+    Action(Action),
+    /// A pattern.
+    Pattern(String),
+}
+
+/// Reads a [`First`]. No action looks like a pattern, and a misspelt one is not taken for such.
+#[derive(Debug, Clone, Copy)]
+pub struct FirstWord;
+
+impl TypedValueParser for FirstWord {
+    type Value = First;
+
+    fn parse_ref(&self, command: &clap::Command, arg: Option<&clap::Arg>, value: &OsStr) -> Result<First, clap::Error> {
+        let is_pattern = |word: &&str| word.contains(['@', '*', '<']) || *word == "ALL" || word.parse::<Id>().is_ok();
+        match value.to_str().filter(is_pattern) {
+            Some(pattern) => Ok(First::Pattern(pattern.to_owned())),
+            None => EnumValueParser::new().parse_ref(command, arg, value).map(First::Action),
+        }
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Action::value_variants().iter().filter_map(ValueEnum::to_possible_value)))
+    }
 }
 
 /// Does it. Users who may not read the queue are shown their own mail.
@@ -51,12 +82,14 @@ pub fn run(common: &Common, action: Action, patterns: &[String], format: Format)
         let plural = if done.done == 1 { "" } else { "s" };
         let _ = writeln!(io::stdout(), "{} message{plural}", done.done);
     }
-    let act::Done { done, busy, failed, damaged } = done;
-    let troubles: Vec<String> = [(busy, "being delivered now"), (failed, "in trouble"), (damaged, "damaged")]
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
+    let act::Done { done, busy, failed, damaged, closed } = done;
+    let folders = if closed == 1 { "folder that cannot be read" } else { "folders that cannot be read" };
+    let troubles: Vec<String> =
+        [(busy, "being delivered now"), (failed, "in trouble"), (damaged, "damaged"), (closed, folders)]
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
     match (done, troubles.join(", ")) {
         (0, trouble) if trouble.is_empty() && action != Action::FlushIfAny => {
             Err(Error::Data("no message in the queue is like that".to_owned()))

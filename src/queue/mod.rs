@@ -222,12 +222,17 @@ impl Queue {
         }
     }
 
-    /// Every message by its name alone, oldest first, held ones too.
+    /// Every message by its name alone, oldest first, held ones too, but for those in folders that are closed to this process.
     pub fn names(&self) -> io::Result<Vec<Name>> {
+        self.names_and_closed().map(|(names, _)| names)
+    }
+
+    /// The same, and those folders.
+    pub fn names_and_closed(&self) -> io::Result<(Vec<Name>, Vec<OsString>)> {
         let mut names = Vec::new();
-        self.each_name(|name| names.push(name))?;
+        let closed = self.each_name(|name| names.push(name))?;
         names.sort_unstable_by_key(|name| name.id);
-        Ok(names)
+        Ok((names, closed))
     }
 
     /// Wakes a waiting `deliver --watch`, so that it looks at the whole queue. False: nobody reads the FIFO.
@@ -273,13 +278,20 @@ impl Queue {
         Ok(due)
     }
 
-    fn each_name(&self, mut found: impl FnMut(Name)) -> io::Result<()> {
+    /// Gives the names of folders that are closed to this process.
+    fn each_name(&self, mut found: impl FnMut(Name)) -> io::Result<Vec<OsString>> {
+        let mut closed = Vec::new();
         for folder in std::fs::read_dir(self.path.join("message"))? {
             let folder = folder?;
             let entries = match std::fs::read_dir(folder.path()) {
                 Ok(entries) => entries,
-                Err(error) if matches!(error.kind(), ErrorKind::NotADirectory | ErrorKind::PermissionDenied) => {
+                Err(error) if error.kind() == ErrorKind::NotADirectory => {
                     self.complain(&folder.file_name(), "it is no folder of ours");
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    self.complain(&folder.file_name(), "this folder must belong to mail_owner, as all in it");
+                    closed.push(folder.file_name());
                     continue;
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -299,7 +311,7 @@ impl Queue {
                 found(Name { id, next_try, is_held: metadata.mode() & file::HELD != 0, inode: metadata.ino() });
             }
         }
-        Ok(())
+        Ok(closed)
     }
 
     /// Locks and opens a message. `None`: gone, locked by another, or incomplete (removed if an hour old).
