@@ -341,6 +341,17 @@ fn a_forward_file_with_too_many_targets_leaves_nobody_out() {
     assert_eq!((counts(&scratch), scratch.queued().len()), ([0, 0, 0], 1));
 }
 
+#[test]
+fn what_goes_from_one_alias_to_the_other_and_back_is_returned_as_a_circle() {
+    let scratch = Scratch::new();
+    scratch.write("aliases", "one: two\ntwo: one, carol\n");
+    enqueue(&scratch, "alice@mx.example", "one@mx.example");
+    let log = scratch.deliver();
+    assert_eq!((counts(&scratch), scratch.queued().len()), ([1, 0, 1], 0), "{log}");
+    let report = &scratch.texts("alice")[0];
+    assert!(report.contains("5.4.6 mail for this address goes in a circle"), "{report}");
+}
+
 /// What an alias sends away may come back by another host; then its field Delivered-To is there.
 #[test]
 fn mail_that_left_by_an_alias_and_comes_back_to_it_goes_round_once() {
@@ -457,6 +468,8 @@ fn an_included_file_that_names_an_alias_reaches_its_program() {
     let ran = fs::read_to_string(&out).unwrap_or_default();
     assert!(ran.matches("args:").count() == 1 && ran.starts_with("args:0 own\nto:tickets@mx.example "), "{ran}{log}");
     assert_eq!((counts(&scratch), scratch.queued().len()), ([1, 0, 0], 0), "{log}");
+    let ignored = format!("event=alias-target-ignored alias=staff file={} reason=", members.display());
+    assert!(log.lines().any(|line| line.contains("id=") && line.contains(&ignored)), "{log}");
 }
 
 /// The file may be in the middle of an edit.

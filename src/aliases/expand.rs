@@ -11,6 +11,7 @@ use crate::lookup::Lookup;
 use crate::message::path::Address;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// Most targets of an alias, all that it leads to counted.
 const MOST: usize = 20_000;
@@ -25,6 +26,8 @@ pub struct Expansion {
     pub targets: Vec<Place>,
     /// The local part of `owner-NAME`, where there is such an alias.
     pub owner: Option<String>,
+    /// Files of `:include:` with a program or file, which only the alias file itself may name, and so was passed over.
+    pub ignored: Vec<Rc<Path>>,
 }
 
 /// The end of the way.
@@ -60,14 +63,14 @@ pub fn expand(
 ) -> Result<Expansion, Trouble> {
     let aliases = &Aliases::read(config).map_err(Trouble::Later)?;
     let (inside, entered) = (HashSet::from([name.to_ascii_lowercase()]), HashSet::new());
-    let (files, seen, found) = (HashSet::new(), HashSet::new(), Vec::new());
-    let mut walk = Walk { aliases, domain, is_here, inside, entered, files, seen, found };
+    let (files, seen, found, ignored) = (HashSet::new(), HashSet::new(), Vec::new(), Vec::new());
+    let mut walk = Walk { aliases, domain, is_here, inside, entered, files, seen, found, ignored };
     for target in first {
         walk.follow(target)?;
     }
     let local = name.split('@').next().unwrap_or(name);
     let owner = if local.starts_with("owner-") { None } else { owner_of(aliases, local)? };
-    Ok(Expansion { targets: walk.found, owner })
+    Ok(Expansion { targets: walk.found, owner, ignored: walk.ignored })
 }
 
 /// Whether the alias file says by itself, not by a file of `:include:`, that mail for this address goes to a program or
@@ -126,6 +129,7 @@ struct Walk<'a> {
     files: HashSet<PathBuf>,
     seen: HashSet<Place>,
     found: Vec<Place>,
+    ignored: Vec<Rc<Path>>,
 }
 
 /// What is next on the way.
@@ -134,6 +138,8 @@ enum Step {
         target: Target,
         /// It stands in the alias file, so it may be a program or a file.
         own: bool,
+        /// The file of `:include:` that it stands in.
+        file: Option<Rc<Path>>,
         /// Who wrote it, where that is a file of `:include:` of somebody who is neither root nor we.
         writer: Option<Writer>,
     },
@@ -143,10 +149,10 @@ enum Step {
 
 impl Walk<'_> {
     fn follow(&mut self, target: Target) -> Result<(), Trouble> {
-        let mut waiting = vec![Step::To { target, own: true, writer: None }];
+        let mut waiting = vec![Step::To { target, own: true, file: None, writer: None }];
         while let Some(step) = waiting.pop() {
-            let (target, own, writer) = match step {
-                Step::To { target, own, writer } => (target, own, writer),
+            let (target, own, file, writer) = match step {
+                Step::To { target, own, file, writer } => (target, own, file, writer),
                 Step::OutOf(name) => {
                     self.inside.remove(&name);
                     continue;
@@ -159,7 +165,7 @@ impl Walk<'_> {
                     self.arrive(Place::Own(target))?
                 }
                 Target::Program(_) | Target::File(_) => {
-                    log::warn!("event=alias-target-ignored reason=\"a program or file in a file of :include:\"");
+                    self.ignored.extend(file.filter(|file| !self.ignored.contains(file)));
                     Vec::new()
                 }
                 // What is in it is there already, or on its way.
@@ -169,8 +175,10 @@ impl Walk<'_> {
                 }
                 Target::Include(path) => {
                     let (targets, writer) = included(&path, writer)?;
+                    let file = Some(Rc::from(path.as_path()));
                     self.files.insert(path);
-                    targets.into_iter().map(|target| Step::To { target, own: false, writer }).collect()
+                    let to = |target| Step::To { target, own: false, file: file.clone(), writer };
+                    targets.into_iter().map(to).collect()
                 }
             };
             if waiting.len() + more.len() > MOST {
@@ -206,7 +214,8 @@ impl Walk<'_> {
                     return self.arrive(Place::Address(address));
                 }
                 self.inside.insert(name.clone());
-                let targets = targets.iter().map(|target| Step::To { target: target.clone(), own, writer: None });
+                let to = |target: &Target| Step::To { target: target.clone(), own, file: None, writer: None };
+                let targets = targets.iter().map(to);
                 Ok(targets.chain([Step::OutOf(name)]).collect())
             }
         }
@@ -347,6 +356,9 @@ mod tests {
         write_long_ago(&site.0.path().join("members"), "# people\nalice, x@example.net\n|/bin/false\n/etc/x\nbob\n");
         let (targets, _) = expanded(&site, "list").unwrap();
         assert_eq!(targets, ["alice@mx.example", "x@example.net", "bob@mx.example", "|/bin/own"]);
+        let Lookup::Yes((name, first)) = find_for(&site.1, "list", "mx.example") else { panic!("no alias") };
+        let expansion = expand(&site.1, &name, first, "mx.example", &|_| true).unwrap();
+        assert_eq!(expansion.ignored, [Rc::from(site.0.path().join("members"))], "once for two");
         assert!(matches!(expanded(&site, "lost"), Err(Trouble::Later(_))));
         // An editor's byte order mark belongs to no name.
         write_long_ago(&site.0.path().join("members"), "\u{feff}# people\nalice\n");

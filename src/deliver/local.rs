@@ -24,6 +24,7 @@ use crate::queue::Error;
 use crate::submit::verify::{self, Local};
 use crate::users::User;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 
 /// Delivers a copy whose recipient's domain is ours.
 pub fn deliver(settings: &Settings, helper: Option<&mut Helper>, copy: &Copy<'_>) -> Outcome {
@@ -70,6 +71,8 @@ impl Delivery<'_, '_> {
             return match verify::local_user(config, &address) {
                 Lookup::Yes(user) => self.user(&user, "", local.starts_with('~')),
                 Lookup::No if route.is_postmaster() => self.keep(),
+                // Marked so where an alias leads back to itself, and no user has its name.
+                Lookup::No if local.starts_with('~') => Outcome::Failed(format!("5.4.6 {}", expand::IN_A_CIRCLE)),
                 Lookup::No => no_such_user(),
                 Lookup::CannotTell(why) => self.cannot_tell(&why),
             };
@@ -142,6 +145,11 @@ impl Delivery<'_, '_> {
                 return Outcome::Deferred("4.3.5 the alias of this address is wrong".to_owned());
             }
         };
+        for file in &expansion.ignored {
+            let (id, file) = (copy.message.id, clean(file.as_os_str().as_bytes(), 320));
+            let reason = "a program or file in a file of :include:";
+            log::warn!("id={id} event=alias-target-ignored alias={name} file={file} reason={reason:?}");
+        }
         if expansion.targets.is_empty() {
             return self.nobody(name);
         }
