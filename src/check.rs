@@ -24,6 +24,7 @@ mod aliases;
 mod eyes;
 mod mail;
 mod postfix;
+mod queue;
 
 use eyes::{Eyes, look_with};
 
@@ -75,9 +76,9 @@ pub fn check(common: &Common) -> Result<Vec<Finding>, Error> {
     let Some((config, warnings)) = read else { return Ok(findings.all) };
     for warning in warnings {
         let unknown = warning.problem.strip_prefix("unknown parameter ");
-        let misspelt = |name| postfix::went(name).unwrap_or("mend its spelling; --show-config lists all there are");
-        let mend = unknown.map_or("", misspelt);
-        findings.warning(&warning.origin, &warning.problem, mend);
+        let misspelt = || "mend its spelling; --show-config lists all there are".to_owned();
+        let mend = unknown.map_or_else(String::new, |name| postfix::went(name).unwrap_or_else(misspelt));
+        findings.warning(&warning.origin, &warning.problem, &mend);
     }
     if told {
         // By the defaults in their place much else would look wrong that is not.
@@ -89,6 +90,7 @@ pub fn check(common: &Common) -> Result<Vec<Finding>, Error> {
     check_parser(&config, &mut findings);
     check_folders(&config, &mut findings);
     check_deliver(&config, &mut findings);
+    queue::check(&config, &owners(&config), &mut findings);
     check_spool(&config, &mut findings);
     check_files(&config, &mut findings);
     let eyes = |owner| Eyes::of(&config, owner);
@@ -254,12 +256,18 @@ fn check_deliver(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn check_folders(config: &Config, findings: &mut Findings) {
+/// Who may have the queue; nobody where that cannot be told.
+fn owners(config: &Config) -> Vec<u32> {
     let mut owners: Vec<u32> = privilege::owner_of(config, Owner::Mail).iter().map(|user| user.uid.as_raw()).collect();
     if !privilege::is_root() {
         // Nothing may ever start as root here.
         owners.push(nix::unistd::geteuid().as_raw());
     }
+    owners
+}
+
+fn check_folders(config: &Config, findings: &mut Findings) {
+    let owners = owners(config);
     let is_others = |uid: u32| !owners.is_empty() && !owners.contains(&uid);
     let (queue, drop) = (&config.queue_directory, &config.drop_directory);
     let (at_queue, at_drop) = (Origin::File(queue.as_path().into(), 0), Origin::File(drop.as_path().into(), 0));

@@ -195,6 +195,14 @@ fn of_a_main_cf_of_postfix_it_is_told_where_each_parameter_went() {
     told(&scratch, 0, ": unknown parameter relayhost; that is lines of channels(5)\n");
     told(&scratch, 0, ": unknown parameter virtual_alias_maps; those are lines name@domain: target in the alias file");
     told(&scratch, 0, ": unknown parameter relayhots; mend its spelling");
+    let scratch = good("mailbox_size_limit = 5\nstrict_rfc821_envelopes = yes\nslow_destination_concurrency_limit = 2");
+    told(&scratch, 0, ": unknown parameter mailbox_size_limit; mailboxes have no limit of size here");
+    told(&scratch, 0, ": unknown parameter strict_rfc821_envelopes; a parameter of Postfix's that does nothing here\n");
+    told(
+        &scratch,
+        0,
+        ": unknown parameter slow_destination_concurrency_limit; that is default_destination_concurrency",
+    );
     let warning = ": mynetworks: mail of clients in 10.1.0.0/16 does not go to other hosts from here; ";
     let scratch = good("mynetworks = 127.0.0.0/8 [::1]/128 10.1.0.0/16");
     told(&scratch, 0, warning);
@@ -404,6 +412,59 @@ fn tables_that_are_wrong_and_mailboxes_that_cannot_be_are_told() {
         scratch.configure("mail_privileged_group = mail");
         assert_eq!(check(&scratch).0, Some(0), "{}", check(&scratch).1);
     }
+}
+
+#[test]
+fn lines_that_no_mail_comes_by_are_told() {
+    let scratch = good("");
+    let folder = scratch.path().display();
+    scratch.write("channels", "local 127.0.0.0/8 $myhostname mailbox: *\nout - out.example smtp:[192.0.2.1] -\n");
+    scratch.write("members", "bob\n|/bin/false\n");
+    scratch.write(
+        "aliases",
+        &format!(
+            "postmaster: alice\nroot: alice\ninfo@out.example: alice\ninfo@no.example: alice\nx@mx.example: alice\n\
+             all: one, x\none: two\ntwo: one, bob\nlist: :include:{folder}/members\nlists: list\nalice: alice, bob\n"
+        ),
+    );
+    scratch.write(
+        "passwd",
+        "alice:{PLAIN}x::::/home/alice\nbob:{PLAIN}x::::/home/bob\ncarol@out.example:{PLAIN}x::::/home/carol\n",
+    );
+    let mend = "; let a channel with mailbox: list the domain";
+    let circle = "it leads back to itself, and nobody here is";
+    for expected in [
+        format!(
+            "{folder}/aliases:3: info@out.example: this line has no effect: mail for out.example leaves by channel out{mend}"
+        ),
+        format!(
+            "{folder}/aliases:4: info@no.example: this line has no effect: no channel takes mail for no.example{mend}"
+        ),
+        format!("{folder}/aliases:7: one: {circle} one; what goes in this circle is returned\n"),
+        format!("{folder}/aliases:8: two: {circle} two; what"),
+        format!("{folder}/aliases:9: list: a program or file in {folder}/members is passed over; only the alias file"),
+        format!("{folder}/passwd:3: carol@out.example: this user can log in, and gets no mail: mail for out.example"),
+        "0 errors, 6 warnings\n".to_owned(),
+    ] {
+        told(&scratch, 0, &expected);
+    }
+}
+
+#[test]
+fn what_root_has_put_back_into_the_queue_is_told() {
+    if !common::needs::root() {
+        return;
+    }
+    let scratch = good("");
+    let folder = scratch.queue().join("message/b");
+    fs::create_dir_all(&folder).unwrap();
+    scratch.hand_over(&scratch.queue());
+    assert_eq!(check(&scratch), (Some(0), "0 errors, 0 warnings\n".to_owned()));
+    fs::write(folder.join("x"), "").unwrap();
+    std::os::unix::fs::chown(&folder, Some(0), Some(0)).unwrap();
+    let said = "message/b: it belongs to uid 0, and not to mail_owner, and so do 1 more of the queue: mail waits, or";
+    told(&scratch, 78, said);
+    told(&scratch, 78, &format!("; chown -R nobody {}/message\n", scratch.queue().display()));
 }
 
 #[test]

@@ -1,21 +1,22 @@
 //! The alias files: wrong lines, names that occur twice, targets that do not exist or are not allowed, and the postmaster.
 
 use super::{Findings, Level};
-use crate::aliases::{self, Target, Trouble};
+use crate::aliases::{self, Entry, Place, Target, Trouble};
 use crate::channel::{Channels, Transport};
 use crate::config::value::MailSource;
-use crate::config::{Config, Origin};
+use crate::config::{Config, Origin, shown};
 use crate::lookup::Lookup;
 use crate::message::path::Address;
 use crate::submit::verify::{self, Local};
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 pub(super) fn check(config: &Config, channels: &Channels, findings: &mut Findings) {
     let host = |name: &str| Address::from_internal(format!("{name}@{}", config.myhostname).as_bytes());
     let paths = aliases::paths(config);
-    let mut seen = HashSet::new();
+    let mut seen = Seen::default();
     for path in &paths {
         check_file(config, channels, path, &mut seen, findings);
     }
@@ -54,8 +55,15 @@ fn is_unread(config: &Config, target: &Target) -> bool {
     is_ours && matches!(verify::local(config, &address), Lookup::No)
 }
 
-/// `seen`: the names that there are in the files before.
-fn check_file(config: &Config, channels: &Channels, path: &Path, seen: &mut HashSet<String>, findings: &mut Findings) {
+/// What there was in lines before.
+#[derive(Default)]
+struct Seen {
+    names: HashSet<String>,
+    /// Files of `:include:` with a target that is passed over.
+    files: HashSet<Rc<Path>>,
+}
+
+fn check_file(config: &Config, channels: &Channels, path: &Path, seen: &mut Seen, findings: &mut Findings) {
     let entries = match aliases::read(path) {
         Ok(entries) => entries,
         Err(error) => {
@@ -73,12 +81,14 @@ fn check_file(config: &Config, channels: &Channels, path: &Path, seen: &mut Hash
                 continue;
             }
         };
-        if !seen.insert(entry.name.to_ascii_lowercase()) {
+        if !seen.names.insert(entry.name.to_ascii_lowercase()) {
             findings.warning(
                 &at(entry.line),
                 &format!("{}: it was there before, and the first counts", entry.name),
                 "",
             );
+        } else {
+            check_way(config, channels, &entry, &at(entry.line), (seen, findings));
         }
         for target in &entry.targets {
             if let Target::Include(file) = target
@@ -91,6 +101,56 @@ fn check_file(config: &Config, channels: &Channels, path: &Path, seen: &mut Hash
                 findings.add(level, &at(entry.line), &format!("{}: {problem}", entry.name), "");
             }
         }
+    }
+}
+
+/// Where a line leads as a whole, and whether mail comes by it at all.
+fn check_way(
+    config: &Config,
+    channels: &Channels,
+    entry: &Entry,
+    at: &Origin,
+    (seen, findings): (&mut Seen, &mut Findings),
+) {
+    let (local, domain) = entry.name.rsplit_once('@').unwrap_or((&entry.name, &config.myhostname));
+    if entry.name.contains('@')
+        && let Some(why) = elsewhere(channels, domain)
+    {
+        let problem = format!("{}: this line has no effect: {why}", entry.name);
+        return findings.warning(at, &problem, "let a channel with mailbox: list the domain, or take the line out");
+    }
+    let is_here = |domain: &[u8]| elsewhere(channels, &String::from_utf8_lossy(domain)).is_none();
+    // What cannot be followed is told with its target.
+    let Ok(way) = aliases::expand(config, &entry.name, entry.targets.clone(), domain, &is_here) else { return };
+    for file in way.ignored {
+        if seen.files.insert(file.clone()) {
+            let problem = format!("{}: a program or file in {} is passed over", entry.name, file.display());
+            findings.warning(at, &problem, "only the alias file itself may name one");
+        }
+    }
+    // Of a line that names itself that is told as of any target.
+    let is_itself = |target: &Target| matches!(target, Target::Address(name) if name.eq_ignore_ascii_case(local));
+    let is_back = |place: &Place| matches!(place, Place::User(user) if user.eq_ignore_ascii_case(local));
+    let user = Address::from_internal(format!("{local}@{domain}").as_bytes());
+    if way.targets.iter().any(is_back)
+        && !entry.targets.iter().any(is_itself)
+        && user.is_ok_and(|user| verify::local_user(config, &user).map(drop) == Lookup::No)
+    {
+        let problem = format!("{}: it leads back to itself, and nobody here is {local}", entry.name);
+        findings.warning(at, &problem, "what goes in this circle is returned");
+    }
+}
+
+/// Why mail for this domain looks for no aliases and users here, where that is so.
+pub(super) fn elsewhere(channels: &Channels, domain: &str) -> Option<String> {
+    match channels.outgoing(domain.as_bytes()) {
+        Lookup::Yes(channel) if channel.transport == Transport::Mailbox => None,
+        Lookup::Yes(channel) if channel.transport != Transport::None => {
+            Some(format!("mail for {} leaves by channel {}", shown(domain), channel.name))
+        }
+        Lookup::Yes(_) | Lookup::No => Some(format!("no channel takes mail for {}", shown(domain))),
+        // It is told of the channels.
+        Lookup::CannotTell(_) => None,
     }
 }
 

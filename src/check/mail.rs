@@ -17,7 +17,7 @@ use crate::users::passwd_file::{self, Ids};
 use crate::users::scheme;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -50,6 +50,9 @@ pub(super) fn look(common: &Common, config: &Config, findings: &mut Findings) {
         check_networks(config, &channels, findings);
         check_filter(config, &channels, findings);
         aliases::check(config, &channels, findings);
+        for path in config.users.files() {
+            check_domains(&channels, path, findings);
+        }
     }
 }
 
@@ -146,6 +149,34 @@ fn check_lines(config: &Config, path: &Path, findings: &mut Findings) {
     }
     if let Some(more @ 1..) = faults.checked_sub(MOST_LINES) {
         findings.error(&at, &format!("{more} more lines are wrong"), "");
+    }
+}
+
+/// Users at a domain of which no mail comes to mailboxes.
+fn check_domains(channels: &Channels, path: &Path, findings: &mut Findings) {
+    let (mut judged, mut count, mut ids) = (HashMap::new(), 0_usize, Ids::default());
+    let each = |number: usize, line: Option<&[u8]>| {
+        let record = line.and_then(|line| passwd_file::record(line, &mut ids).ok().flatten());
+        let Some((name, domain)) =
+            record.and_then(|record| record.name.rsplit_once('@').map(|(_, at)| (record.name, at)))
+        else {
+            return Ok(());
+        };
+        let why = judged.entry(domain.to_ascii_lowercase()).or_insert_with(|| aliases::elsewhere(channels, domain));
+        if let Some(why) = why {
+            count += 1;
+            if count <= MOST_LINES {
+                let problem = format!("{}: this user can log in, and gets no mail: {why}", shown(name));
+                let mend = "let a channel with mailbox: list the domain";
+                findings.warning(&Origin::File(path.into(), number), &problem, mend);
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    // What cannot be read is told already.
+    let _ = File::open(path).map(|file| passwd_file::lines(file, each));
+    if let Some(more @ 1..) = count.checked_sub(MOST_LINES) {
+        findings.warning(&Origin::File(path.into(), 0), &format!("{more} more users get no mail"), "");
     }
 }
 
