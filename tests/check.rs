@@ -84,6 +84,15 @@ fn what_is_wrong_with_one_users_line_is_told_once_with_field_and_scheme() {
     assert!(said.ends_with("4 errors, 0 warnings\n") && !said.contains("secret"), "{said}");
 }
 
+#[test]
+fn passwords_for_next_hops_that_are_not_used_are_warned_of() {
+    let told = "smtp_sasl_password_maps: nobody logs in by it, for smtp_sasl_auth_enable is no";
+    for (more, expected) in [("", true), ("smtp_sasl_auth_enable = no", true), ("smtp_sasl_auth_enable = yes", false)] {
+        let scratch = good(&format!("smtp_sasl_password_maps = hash:/etc/doorpost/sasl_passwd\n{more}"));
+        assert_eq!(check(&scratch).1.contains(told), expected, "{more}");
+    }
+}
+
 /// The process of pop3d that hears strangers is then whose the mailboxes are.
 #[test]
 fn mailboxes_of_who_speaks_with_clients_are_warned_of() {

@@ -48,6 +48,7 @@ pub(super) fn look(common: &Common, config: &Config, findings: &mut Findings) {
     if let Some(channels) = check_channels(config, findings) {
         check_wrapping(config, &channels, findings);
         check_networks(config, &channels, findings);
+        check_logins(config, findings);
         check_filter(config, &channels, findings);
         aliases::check(config, &channels, findings);
         for path in config.users.files() {
@@ -307,6 +308,14 @@ fn check_wrapping(config: &Config, channels: &Channels, findings: &mut Findings)
         let problem = format!("{name} = yes: expected encrypt, verify or secure in smtp_tls_security_level beside it");
         let mend = "mail for next hops that smtp_tls_policy_maps does not name waits meanwhile";
         findings.error(&config.origin(name), &problem, mend);
+    }
+}
+
+/// In Postfix smtp_sasl_auth_enable is needed as well, and a table without it does nothing there either.
+fn check_logins(config: &Config, findings: &mut Findings) {
+    if config.smtp_sasl_password_maps.0.is_some() && !config.smtp_sasl_auth_enable {
+        let problem = "smtp_sasl_password_maps: nobody logs in by it, for smtp_sasl_auth_enable is no";
+        findings.warning(&config.origin("smtp_sasl_password_maps"), problem, "smtp_sasl_auth_enable = yes");
     }
 }
 
