@@ -20,9 +20,9 @@
 //!
 //! Beside them: `exit` (outcome to exit status), `flocked` (a file under a lock), `logging`, `record` (a session as a
 //! transcript), `clock` (which can be made to stand), `cli`, `privilege`, `kept` (what was made of a file), `lookup` (an
-//! answer, or none for now), `again` (a call that a signal interrupted), `port` (by number and name), `program` (a message on a program's standard input,
-//! its envelope for qmail-queue), `check` (all of the configuration), `write_out` (large files), and `sys`, the one room where
-//! `unsafe` may stand.
+//! answer, or none for now), `again` (a call that a signal interrupted), `port` (by number and name), `program` (a message on
+//! a program's standard input, its envelope for qmail-queue), `check` (all of the configuration), `write_out` (large files),
+//! and `sys`, the one room where `unsafe` may stand.
 
 pub mod again;
 pub mod aliases;

@@ -419,7 +419,8 @@ impl Trial {
                 (RecipientState::Delivered, "2.0.0 delivered".to_owned(), "delivered")
             }
             Outcome::Relayed(why) => (RecipientState::Delivered, format!("{}: {why}", report::RELAYED), "relayed"),
-            Outcome::PassedOn(why) => (RecipientState::Delivered, format!("{}: {why}", report::PASSED_ON), "expanded"),
+            Outcome::PassedOn(why) => (RecipientState::Delivered, format!("{}: {why}", report::PASSED_ON), "relayed"),
+            Outcome::Replaced(why) => (RecipientState::Delivered, format!("{}: {why}", report::PASSED_ON), "expanded"),
             Outcome::Expanded(why) => (RecipientState::Delivered, format!("{}: {why}", report::EXPANDED), "expanded"),
             Outcome::Deferred(why) => (RecipientState::Waiting, why, "deferred"),
             Outcome::Failed(why) => (RecipientState::Failed, why, "failed"),

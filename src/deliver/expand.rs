@@ -149,7 +149,7 @@ pub fn send_on(config: &Config, copy: &Copy<'_>, route: &Route, places: &[Place]
     match (&child.owner, places) {
         // A list is where mail for it ends (RFC 3461 section 5.2.7.1).
         (Some(_), _) => Outcome::Listed,
-        (None, [_]) => Outcome::PassedOn(format!("as {}", route.name)),
+        (None, [_]) => Outcome::Replaced(format!("as {}", route.name)),
         (None, _) => Outcome::Expanded(format!("into {} recipients", places.len())),
     }
 }

@@ -34,8 +34,10 @@ pub enum Outcome {
     Listed,
     /// Another host has it, and will not report success; what that host said.
     Relayed(String),
-    /// Another host has it, or another message of ours, and with it what the sender wants to hear.
+    /// Another host has it, and with it what the sender wants to hear.
     PassedOn(String),
+    /// One other stands for this recipient, and has the message, and with it what the sender wants to hear.
+    Replaced(String),
     /// Others stand for this recipient, and have the message.
     Expanded(String),
     /// It may be better later.

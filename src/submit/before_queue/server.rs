@@ -54,7 +54,9 @@ pub fn hand_over(
         let (word, why) = match outcome {
             Outcome::Failed(why) => ("refused", why.as_str()),
             Outcome::Deferred(why) => ("not-handed-over", why.as_str()),
-            Outcome::Relayed(why) | Outcome::PassedOn(why) | Outcome::Expanded(why) => ("handed-over", why.as_str()),
+            Outcome::Relayed(why) | Outcome::PassedOn(why) | Outcome::Replaced(why) | Outcome::Expanded(why) => {
+                ("handed-over", why.as_str())
+            }
             Outcome::Delivered | Outcome::Listed => ("handed-over", ""),
         };
         log::info!("id={id} to=<{}> event={word} filter={host} reason={why:?}", field(address));
