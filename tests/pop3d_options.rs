@@ -272,7 +272,6 @@ fn nonsense_is_64_and_the_client_hears_that_something_is_wrong() {
         &["-d0"],
         &["-dmany"],
         &["--daemon="],
-        &["-i", "-p", "110"],
         &["-i", "--detach"],
         &["-t", "0"],
         &["--log-tag="],

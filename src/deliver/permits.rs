@@ -96,6 +96,13 @@ impl Socket {
         Ok((Socket(one), Socket(other)))
     }
 
+    /// As if nobody had this end any more: children of other tests may have it too, for a moment.
+    #[cfg(test)]
+    pub fn shut(&self) {
+        nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&self.as_fd()), nix::sys::socket::Shutdown::Both)
+            .unwrap();
+    }
+
     /// Sends one packet.
     pub fn send(&self, text: &str, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
         Ok(self.0.send(&[text.as_bytes()], with.as_slice())?)

@@ -64,7 +64,7 @@ fn what_a_host_has_taken_is_noted_though_the_master_is_gone_when_it_is_told() {
             let mut length = [0; 4];
             its.read_exact(&mut length).unwrap();
             its.read_exact(&mut vec![0; u32::from_be_bytes(length) as usize]).unwrap();
-            drop(master);
+            master.shut();
             its.write_all(&taken()).unwrap();
         });
         let mut tools = Tools { queue: &bench.queue, settings: &bench.settings, helper: None, desk: &desk };

@@ -344,7 +344,7 @@ fn a_worker_that_cannot_be_answered_is_killed() {
     crew.workers[0].process = Pid::from_raw(worker.id().cast_signed());
     crew.answer(0, "k", &Permit::Busy);
     assert!(worker.try_wait().unwrap().is_none(), "it was answered");
-    drop(theirs);
+    theirs[0].shut();
     crew.answer(0, "k", &Permit::Busy);
     assert_eq!(worker.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
 }
