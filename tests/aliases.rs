@@ -425,15 +425,18 @@ fn programs_and_files_are_targets_only_where_main_cf_allows_them() {
     for to in ["tell", "keep", "null", "run"] {
         enqueue(&scratch, "alice@mx.example", &format!("{to}@mx.example"));
     }
-    scratch.deliver();
+    let mut log = scratch.deliver();
     assert!(!out.exists() && !file.exists());
     let waiting = scratch.queued();
     // A command that needs a shell makes its whole line wrong, and nobody unknown.
     assert_eq!((waiting.len(), scratch.mail("alice").len(), scratch.mail("bob").len()), (3, 0, 0), "{waiting:?}");
     scratch.configure("allow_mail_to_commands = alias\nallow_mail_to_files = alias\ndefault_privs = nobody");
-    let mut log = String::new();
     for message in &waiting {
         log += &String::from_utf8_lossy(&scratch.run("deliver", &[&message.id], b"").stderr);
+    }
+    for (to, how) in [("\"|", "delivered to command"), ("/dev/null@", "discarded"), ("/", "delivered to file")] {
+        let record = |line: &str| line.contains(&format!(" to=<{to}")) && line.contains(&format!("=\"2.0.0 {how}\""));
+        assert!(log.lines().any(record), "{to}: {log}");
     }
     let ran = fs::read_to_string(&out).unwrap_or_else(|error| panic!("{error}: {log}"));
     assert!(ran.starts_with("args:0 a b\nto:tell@mx.example from:alice@mx.example\nFrom alice@mx.example "), "{ran}");

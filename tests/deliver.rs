@@ -212,7 +212,7 @@ fn wrong_arguments_and_a_queue_of_somebody_else_are_told_by_the_status() {
     let scratch = Scratch::new();
     assert_eq!(scratch.run("deliver", &["no-id"], b"").status.code(), Some(64));
     assert_eq!(scratch.run("deliver", &["--watch", "0123456789abcde"], b"").status.code(), Some(64));
-    assert_eq!(scratch.run("deliver", &["0123456789abcde"], b"").status.code(), Some(0));
+    assert_eq!(scratch.run("deliver", &["0123456789abcde"], b"").status.code(), Some(65));
     scratch.configure("mail_owner = there-is-no-such-user");
     if nix::unistd::geteuid().is_root() {
         assert_eq!(scratch.run("deliver", &[], b"").status.code(), Some(78));
@@ -260,12 +260,22 @@ fn channels_can_discard_refuse_store_and_pipe() {
     );
     scratch.enqueue(&["a@hole.example", "b@no.example", "c@all.example", "piped@prog.example"], TEXT);
     let log = scratch.deliver();
+    for (to, how) in
+        [("a@hole", "discarded"), ("c@all", "delivered to maildir"), ("piped@prog", "delivered to command")]
+    {
+        let record = |line: &str| line.contains(to) && line.ends_with(&format!(" reason=\"2.0.0 {how}\""));
+        assert!(log.lines().any(record), "{to}: {log}");
+    }
     assert_eq!(log.matches("status=delivered").count(), 4, "three, and the report: {log}");
     assert!(log.contains("to=<b@no.example> status=failed") && log.contains("5.7.1 not here"), "{log}");
     assert!(String::from_utf8_lossy(&scratch.mail("all").concat()).ends_with("\n\n.dot\nhello\n"));
     let piped = fs::read_to_string(scratch.path().join("mail/piped")).expect("what was piped");
     assert!(piped.starts_with("Return-Path: <alice@mx.example>\nReceived: by mx.example\n"), "{piped}");
     assert_eq!((scratch.queued().len(), scratch.mail("alice").len()), (0, 1));
+    scratch.enqueue_with(("carol@mx.example", ""), &[("a@hole.example", "NOTIFY=SUCCESS")], TEXT);
+    scratch.deliver();
+    let report = scratch.texts("carol").concat();
+    assert!(report.contains("\n  <a@hole.example>\n    was discarded, as mail for this address is\n"), "{report}");
 }
 
 #[test]

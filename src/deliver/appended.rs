@@ -2,8 +2,23 @@
 //! became the user, as an [`Outcome`] to everybody else.
 
 use super::Outcome;
+use crate::config::value::MailboxFormat;
 use crate::program::{NEVER, with_words};
 use std::io;
+
+/// Where a message was delivered to, for the log: Postfix's words.
+pub const TO_MAILDIR: &str = "delivered to maildir";
+const TO_MAILBOX: &str = "delivered to mailbox";
+pub const TO_FILE: &str = "delivered to file";
+pub const TO_COMMAND: &str = "delivered to command";
+
+/// The words for a mailbox of this format.
+pub fn to(format: MailboxFormat) -> &'static str {
+    match format {
+        MailboxFormat::Maildir => TO_MAILDIR,
+        MailboxFormat::Mbox | MailboxFormat::Mmdf => TO_MAILBOX,
+    }
+}
 
 /// What came of a task. It must fit an exit status: the child that becomes the user has no
 /// other way to tell.
@@ -84,9 +99,10 @@ impl Appended {
         }
     }
 
-    /// [`Appended::outcome`], with what a program said that failed.
-    pub fn outcome_with(self, said: &str) -> Outcome {
+    /// The same, with where it is, or what a program said that failed.
+    pub fn outcome_with(self, place: &'static str, said: &str) -> Outcome {
         match self.outcome() {
+            Outcome::Delivered(_) => Outcome::Delivered(place),
             Outcome::Deferred(why) if self == Appended::ProgramTemporary => Outcome::Deferred(with_words(&why, said)),
             Outcome::Failed(why) if matches!(self, Appended::ProgramFailed | Appended::ProgramNever(_)) => {
                 Outcome::Failed(with_words(&why, said))
@@ -98,7 +114,7 @@ impl Appended {
     /// What the recipient's slot and the sender are told.
     pub fn outcome(self) -> Outcome {
         match self {
-            Appended::Done => Outcome::Delivered,
+            Appended::Done => Outcome::Delivered("delivered"),
             Appended::NoRoom => Outcome::Deferred("4.3.1 no room on the disk of the mailbox".to_owned()),
             Appended::OverQuota => Outcome::Deferred("4.2.2 the mailbox is full".to_owned()),
             Appended::Unusable => Outcome::Deferred("4.2.0 the mailbox cannot be written now".to_owned()),
@@ -173,7 +189,7 @@ mod tests {
     fn every_reason_fits_the_queue_file_and_begins_with_its_status() {
         for result in all() {
             match result.outcome() {
-                Outcome::Delivered => assert_eq!(result, Appended::Done),
+                Outcome::Delivered(_) => assert_eq!(result, Appended::Done),
                 Outcome::Deferred(why) => assert!(why.starts_with("4.") && why.len() <= 120, "{why}"),
                 Outcome::Failed(why) => assert!(why.starts_with("5.") && why.len() <= 120, "{why}"),
                 other => panic!("{result:?}: {other:?}"),

@@ -293,7 +293,7 @@ impl Trial {
     ) -> Result<bool, Error> {
         let search = self.begin(number)?;
         let outcome = act(&self.message, search)?;
-        let has_it = outcome == Outcome::Delivered;
+        let has_it = matches!(outcome, Outcome::Delivered(_));
         self.note(config, number, address, outcome)?;
         Ok(has_it)
     }
@@ -415,9 +415,8 @@ impl Trial {
         let attempts = self.message.recipients.get(number).map_or(0, |recipient| recipient.attempts);
         let outcome = judge(config, outcome, self.message.created, self.now, attempts);
         let (state, why, status) = match outcome {
-            Outcome::Delivered | Outcome::Listed => {
-                (RecipientState::Delivered, "2.0.0 delivered".to_owned(), "delivered")
-            }
+            Outcome::Delivered(how) => (RecipientState::Delivered, format!("2.0.0 {how}"), "delivered"),
+            Outcome::Listed => (RecipientState::Delivered, "2.0.0 delivered to list".to_owned(), "delivered"),
             Outcome::Relayed(why) => (RecipientState::Delivered, format!("{}: {why}", report::RELAYED), "relayed"),
             Outcome::PassedOn(why) => (RecipientState::Delivered, format!("{}: {why}", report::PASSED_ON), "relayed"),
             Outcome::Replaced(why) => (RecipientState::Delivered, format!("{}: {why}", report::PASSED_ON), "expanded"),

@@ -4,11 +4,12 @@
 //! the user whose it is (`task.rs`). What is written is in `copy.rs`, and what may come of it in `appended.rs`.
 
 use super::Outcome;
-use super::appended::{Appended, no_such_user};
+use super::appended::{Appended, TO_COMMAND, TO_FILE, TO_MAILDIR, no_such_user, to};
 use super::copy::{Content, Copy, public_address};
 use super::expand::{self, Route};
 use super::forward::{self, Said};
 use super::helper::Helper;
+use super::report;
 use super::settings::Settings;
 use super::task::{self, Act, Task};
 use crate::aliases::{self, Place, Target, Trouble};
@@ -78,7 +79,7 @@ impl Delivery<'_, '_> {
             };
         }
         if local == "/dev/null" {
-            return Outcome::Delivered;
+            return Outcome::Delivered(report::DISCARDED);
         }
         let (source, parameter, allowed) = match local.starts_with('|') {
             true => (route.source(), "allow_mail_to_commands", &config.allow_mail_to_commands),
@@ -119,6 +120,11 @@ impl Delivery<'_, '_> {
     /// returned for what it does not say.
     fn named(&mut self, route: &Route, user: &User, act: Act) -> Outcome {
         let copy = self.copy;
+        let place = match &act {
+            Act::ForwardTarget(_, target) | Act::AliasTarget(_, target) if target.starts_with('|') => TO_COMMAND,
+            Act::ForwardTarget(_, target) | Act::AliasTarget(_, target) if target.ends_with('/') => TO_MAILDIR,
+            _ => TO_FILE,
+        };
         match self.task(user, act) {
             // What was looked up anew once stands as it is: a name may begin with a mark.
             Appended::NotListed if Route::is_all_of(copy.message) && route.address != *copy.address => {
@@ -129,7 +135,7 @@ impl Delivery<'_, '_> {
                 let anew = deliver(self.settings, self.helper.as_deref_mut(), &copy);
                 if matches!(anew, Outcome::Failed(_)) { Appended::NotListed.outcome() } else { anew }
             }
-            appended => appended.outcome_with(&self.said),
+            appended => appended.outcome_with(place, &self.said),
         }
     }
 
@@ -180,11 +186,12 @@ impl Delivery<'_, '_> {
     /// A user's mailbox, or what the user's `~/.forward` says.
     fn user(&mut self, user: &User, extension: &str, may_forward: bool) -> Outcome {
         if !may_forward {
-            return self.task(user, Act::Mailbox).outcome();
+            let appended = self.task(user, Act::Mailbox);
+            return self.of_mailbox(user, appended);
         }
         match self.task(user, Act::MailboxOrForward(extension.to_owned())) {
             Appended::HasForward => {}
-            appended => return appended.outcome(),
+            appended => return self.of_mailbox(user, appended),
         }
         let text = match self.read_forward(user, extension) {
             Ok(text) => text,
@@ -200,10 +207,15 @@ impl Delivery<'_, '_> {
             Err(why) => return self.cannot_tell(&why),
         };
         if places.iter().all(|place| matches!(place, Place::Mailbox(name) if *name == user.name)) {
-            return self.task(user, Act::Mailbox).outcome();
+            let appended = self.task(user, Act::Mailbox);
+            return self.of_mailbox(user, appended);
         }
         let route = Route::forward(&user.name, extension, self.copy.address);
         expand::send_on(&self.settings.config, self.copy, &route, &places, None)
+    }
+
+    fn of_mailbox(&self, user: &User, appended: Appended) -> Outcome {
+        appended.outcome_with(to(user.mailbox_path(&self.settings.config).format), "")
     }
 
     /// Where the targets of a `~/.forward` lead, each once; an address of the user's own means the mailbox. So does whatever
@@ -325,7 +337,7 @@ impl Delivery<'_, '_> {
         let base = copy.base(&config.myhostname);
         log::warn!("id={} mailbox={}: nobody is postmaster here; an alias would help", copy.message.id, spec.path);
         match mailbox::deliver(config, &spec, &base, copy.search, &mut content) {
-            Ok(()) => Outcome::Delivered,
+            Ok(()) => Outcome::Delivered(to(spec.format)),
             Err(error) => Appended::of("postmaster", &spec.path, &error).outcome(),
         }
     }
@@ -362,7 +374,7 @@ pub fn store(config: &Config, mailbox: &MailboxSpec, copy: &Copy<'_>) -> Outcome
         Err(error) => return unreadable(copy, &error).outcome(),
     };
     match mailbox::deliver(config, mailbox, &base, copy.search, &mut content) {
-        Ok(()) => Outcome::Delivered,
+        Ok(()) => Outcome::Delivered(to(mailbox.format)),
         Err(error) => Appended::of("-", &mailbox.path, &error).outcome(),
     }
 }

@@ -2,6 +2,7 @@
 //! as deliver's own user, never through a shell; the message lies whole in a file before the program starts.
 
 use super::Outcome;
+use super::appended::TO_COMMAND;
 use super::copy::{Content, Copy};
 use crate::config::Config;
 use crate::logging::field;
@@ -33,7 +34,7 @@ pub fn pipe(config: &Config, line: &str, copy: &Copy<'_>) -> Outcome {
     };
     let why = |why: &str| with_words(why, &over.said);
     match over.status.code() {
-        Some(0) => Outcome::Delivered,
+        Some(0) => Outcome::Delivered(TO_COMMAND),
         Some(code) => match NEVER.iter().find(|(known, _)| *known == code) {
             Some((_, meaning)) => Outcome::Failed(why(&format!("{meaning}, says the program of this channel"))),
             None => Outcome::Deferred(why(&format!("4.3.0 the program of this channel ended with status {code}"))),
@@ -134,7 +135,7 @@ mod tests {
     fn a_program_gets_the_message_and_its_arguments() {
         let script = "{ echo \"$1|$2|$3|$4\"; cat; } >$out";
         let (outcome, out) = run_by(pipe, script, "%s to=%r %n%%%d %x", "a b;$(x)@mx.example", &[]);
-        assert_eq!(outcome, Outcome::Delivered);
+        assert_eq!(outcome, Outcome::Delivered("delivered to command"));
         let first = "alice@mx.example|to=a b;$(x)@mx.example|a b;$(x)%mx.example|%x\n";
         assert_eq!(out, format!("{first}Return-Path: <alice@mx.example>\nSubject: x\n\nhello\n"));
     }

@@ -44,6 +44,9 @@ pub const PASSED_ON: &str = "passed on";
 /// The same where the recipient was an alias: others stand for it now.
 pub const EXPANDED: &str = "expanded";
 
+/// What a recipient whose mail is thrown away is recorded with, behind the status.
+pub const DISCARDED: &str = "discarded";
+
 /// What is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {

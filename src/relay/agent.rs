@@ -296,7 +296,7 @@ fn answer(carried: &Carried, is_connected: bool) -> Vec<u8> {
     frame.put(&[u8::from(is_connected)]);
     for outcome in &carried.outcomes {
         let (kind, text) = match outcome {
-            Outcome::Delivered | Outcome::Listed => ('K', "2.0.0 delivered"),
+            Outcome::Delivered(_) | Outcome::Listed => ('K', "2.0.0 delivered"),
             Outcome::Relayed(text) | Outcome::Expanded(text) => ('K', text.as_str()),
             Outcome::PassedOn(text) | Outcome::Replaced(text) => ('P', text.as_str()),
             Outcome::Deferred(text) => ('Z', text.as_str()),

@@ -28,8 +28,8 @@ use policy::Policies;
 /// anybody: they name no path and repeat no error of the system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is in the mailbox, on disk.
-    Delivered,
+    /// It is where it was to go, on disk; where that is: "delivered to mailbox".
+    Delivered(&'static str),
     /// A list has it, which is where mail for it ends: it is queued for the members. That is not found again in any mailbox.
     Listed,
     /// Another host has it, and will not report success; what that host said.

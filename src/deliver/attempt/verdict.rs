@@ -46,7 +46,8 @@ mod tests {
         assert_eq!(judged(&[], deferred(), 4 * 86_400), deferred());
         let given_up = "5.4.7 given up after 5 days: 4.2.2 the mailbox is full";
         assert_eq!(judged(&[], deferred(), 5 * 86_400), Outcome::Failed(given_up.to_owned()));
-        assert_eq!(judged(&[], Outcome::Delivered, 9 * 86_400), Outcome::Delivered);
+        let delivered = || Outcome::Delivered("delivered to mailbox");
+        assert_eq!(judged(&[], delivered(), 9 * 86_400), delivered());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::deliver::copy::Copy;
 use crate::deliver::expand::Route;
 use crate::deliver::helper::Helper;
 use crate::deliver::settings::Settings;
-use crate::deliver::{Outcome, crew, local, piped};
+use crate::deliver::{Outcome, crew, local, piped, report};
 use crate::logging::field;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
@@ -149,7 +149,7 @@ pub(super) fn carry_here(
 /// The transports that do nothing.
 pub(super) fn carry_nowhere(transport: &Transport) -> Outcome {
     match transport {
-        Transport::Other(name, _) if name == "discard" => Outcome::Delivered,
+        Transport::Other(name, _) if name == "discard" => Outcome::Delivered(report::DISCARDED),
         Transport::Other(name, text) if name == "error" => refusal(text),
         _ => Outcome::Failed("5.1.2 no mail leaves by the channel of this domain".to_owned()),
     }

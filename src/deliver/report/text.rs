@@ -1,6 +1,6 @@
 //! The words and fields of a return message; no I/O.
 
-use super::{EXPANDED, Kind, RELAYED, Told, shown};
+use super::{DISCARDED, EXPANDED, Kind, RELAYED, Told, shown};
 use crate::clock::field_date;
 use crate::config::Config;
 use crate::message::path::{self, Address};
@@ -177,6 +177,7 @@ impl<'a> Report<'a> {
         match self.kind {
             Kind::Success if one.report.starts_with(RELAYED) => "is with another mail system, which tells no more",
             Kind::Success if one.report.starts_with(EXPANDED) => "stands for others, to whom it goes on",
+            Kind::Success if one.report.ends_with(DISCARDED) => "was discarded, as mail for this address is",
             Kind::Success => "was delivered",
             Kind::Failure | Kind::Delay | Kind::Double => &one.report,
         }

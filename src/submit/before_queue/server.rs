@@ -57,7 +57,7 @@ pub fn hand_over(
             Outcome::Relayed(why) | Outcome::PassedOn(why) | Outcome::Replaced(why) | Outcome::Expanded(why) => {
                 ("handed-over", why.as_str())
             }
-            Outcome::Delivered | Outcome::Listed => ("handed-over", ""),
+            Outcome::Delivered(_) | Outcome::Listed => ("handed-over", ""),
         };
         log::info!("id={id} to=<{}> event={word} filter={host} reason={why:?}", field(address));
     }
