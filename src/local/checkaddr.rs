@@ -108,9 +108,12 @@ fn incoming(
 fn answer(verdict: Verdict) -> Answer {
     match verdict {
         Verdict::Accepted => Answer::Taken,
-        Verdict::UnknownUser | Verdict::UnknownHost | Verdict::NotAllowed | Verdict::BadAddress | Verdict::Closed => {
-            Answer::Refused
-        }
-        Verdict::CannotTell | Verdict::ClosedNow | Verdict::TooMany => Answer::CannotTell,
+        Verdict::Closed(closed) if closed.is_for_now() => Answer::CannotTell,
+        Verdict::UnknownUser
+        | Verdict::UnknownHost
+        | Verdict::NotAllowed
+        | Verdict::BadAddress
+        | Verdict::Closed(_) => Answer::Refused,
+        Verdict::CannotTell | Verdict::TooMany => Answer::CannotTell,
     }
 }

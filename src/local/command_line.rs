@@ -138,8 +138,8 @@ fn verify_all(config: &Config, addresses: &[String]) -> Result<Ended, Error> {
                 Verdict::UnknownHost => "no channel leads to that domain",
                 Verdict::NotAllowed => "mail from here may not go there",
                 Verdict::BadAddress => "no address",
-                Verdict::Closed => "no mail is taken for that domain",
-                Verdict::ClosedNow => "no mail is taken for that domain now",
+                Verdict::Closed(closed) if closed.is_for_now() => "no mail is taken for that domain now",
+                Verdict::Closed(_) => "no mail is taken for that domain",
                 Verdict::CannotTell | Verdict::TooMany => "cannot tell now",
             };
             all &= verdict == Verdict::Accepted;

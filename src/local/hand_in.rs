@@ -24,7 +24,7 @@ pub enum Way<'a> {
     /// Into the queue.
     Queue(Box<Receiver<'a>>),
     /// Into the drop folder.
-    Drop(Dropper<'a>),
+    Drop(Box<Dropper<'a>>),
 }
 
 impl<'a> Way<'a> {
@@ -35,7 +35,7 @@ impl<'a> Way<'a> {
             // One that cannot be used now is as good as another's: what was handed in must not be lost.
             Err(error @ (Error::Permission(_) | Error::Temporary(_))) => {
                 log::debug!("{error}");
-                let way = Dropper::new(config).map(Way::Drop);
+                let way = Dropper::new(config).map(|dropper| Way::Drop(Box::new(dropper)));
                 way.map_err(|none| if matches!(error, Error::Temporary(_)) { error } else { none })
             }
             Err(error) => Err(error),
@@ -46,7 +46,7 @@ impl<'a> Way<'a> {
     pub fn submit(&mut self) -> &mut dyn Submit {
         match self {
             Way::Queue(receiver) => receiver.as_mut(),
-            Way::Drop(dropper) => dropper,
+            Way::Drop(dropper) => dropper.as_mut(),
         }
     }
 

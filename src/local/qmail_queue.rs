@@ -100,7 +100,8 @@ fn feed(
         recipient.completed(&config.myhostname).map_err(|_| Refused::AddressTooLong)?;
         match submit.recipient(&recipient).map_err(trouble)? {
             Verdict::Accepted => {}
-            Verdict::TooMany | Verdict::CannotTell | Verdict::ClosedNow => return Err(Refused::Temporarily),
+            Verdict::TooMany | Verdict::CannotTell => return Err(Refused::Temporarily),
+            Verdict::Closed(closed) if closed.is_for_now() => return Err(Refused::Temporarily),
             _ => return Err(Refused::Permanently),
         }
     }

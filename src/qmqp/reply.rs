@@ -98,8 +98,14 @@ impl Reply {
             Verdict::UnknownHost => Reply::new(Kind::Never, "Error: no way to that domain"),
             Verdict::NotAllowed => Reply::new(Kind::Never, "Error: mail may not go there"),
             Verdict::BadAddress => Reply::new(Kind::Never, "Error: not an address while receiving recipient address"),
-            Verdict::Closed => Reply::new(Kind::Never, "Error: no mail is taken for that domain"),
-            Verdict::ClosedNow => Reply::new(Kind::Later, "Error: no mail is taken for that domain now"),
+            Verdict::Closed(closed) => {
+                let kind = if closed.is_for_now() { Kind::Later } else { Kind::Never };
+                let words = match closed.as_str() {
+                    "" => "Error: no mail is taken for that domain".to_owned(),
+                    said => format!("Error: no mail is taken for that domain: {said}"),
+                };
+                Reply { kind, text: Cow::Owned(words) }
+            }
             Verdict::CannotTell => Reply::new(Kind::Later, "Error: cannot check a recipient now"),
             // "Later" would be for ever: the client cannot send the rest by itself.
             Verdict::TooMany => Reply::new(Kind::Never, "Error: too many recipients"),

@@ -251,8 +251,15 @@ impl Reply {
             Verdict::UnknownHost => fixed(550, [5, 1, 2], "No way to that domain from here"),
             Verdict::NotAllowed => fixed(550, [5, 7, 1], "You may not send mail there through this host"),
             Verdict::BadAddress => fixed(501, [5, 1, 3], "That address cannot be used"),
-            Verdict::Closed => fixed(550, [5, 3, 2], "No mail is taken for that domain"),
-            Verdict::ClosedNow => fixed(450, [4, 3, 2], "No mail is taken for that domain now, try again later"),
+            Verdict::Closed(closed) => {
+                let (status, words) = closed.parts();
+                let (code, usual) = match closed.is_for_now() {
+                    true => (450, "No mail is taken for that domain now, try again later"),
+                    false => (550, "No mail is taken for that domain"),
+                };
+                let words = if words.is_empty() { usual } else { words };
+                Reply { code, status: Some(status), text: Cow::Owned(words.to_owned()) }
+            }
             Verdict::CannotTell => fixed(451, [4, 4, 3], "Cannot check that address now, try again later"),
             Verdict::TooMany => Reply::too_many_recipients(),
         }
@@ -315,6 +322,7 @@ fn put_number(out: &mut Vec<u8>, number: u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::submit::closed::Closed;
 
     fn sent(reply: &Reply, soft_bounce: bool) -> String {
         let mut out = Vec::new();
@@ -468,6 +476,8 @@ mod tests {
         let verdicts =
             [Verdict::UnknownUser, Verdict::UnknownHost, Verdict::NotAllowed, Verdict::BadAddress, Verdict::CannotTell];
         all.extend(verdicts.map(R::verdict));
+        let closed = ["", "gone", "4.3.2", "5.1.2 gone \u{fc}", "5.255.255 x"].map(Closed::new);
+        all.extend(closed.map(Verdict::Closed).map(R::verdict));
         let refusals =
             [Refusal::TooLarge, Refusal::TooManyHops, Refusal::NoRoom, Refusal::NoRecipients, Refusal::Trouble];
         all.push(R::outcome(&Outcome::Refused(Refusal::Filtered)));

@@ -7,7 +7,8 @@
 //!
 //! `I` may come again on the same connection, for another client: it forgets all that came before it, a message that is not
 //! committed too. `A` (`name=value`) is written into the queue file of every message that follows.
-//! `N` is a recipient that must be taken: if it is not, the refusal brings the verdict. `q` brings the queue id, `n` a
+//! `N` is a recipient that must be taken: if it is not, the refusal brings the verdict. Behind the letter of a channel `error:`
+//! stand the administrator's words. `q` brings the queue id, `n` a
 //! refusal. `F` (no octets: the null one) begins a message, `E` asks for it to be committed, `X` abandons it, and so
 //! does the end of input. Recipients may come before the content or after it; the first `F`, `R` or `N` behind content
 //! ends that. Behind the path of `F` and `R` may stand an octet 0 and the parameters that came with it, in the text
@@ -17,6 +18,7 @@
 //! protocols are in the tables below; both ends are of one release, and yet letters are never used again for something
 //! else.
 
+use super::closed::Closed;
 use super::{Introduction, Outcome, Policy, Refusal, Verdict};
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
@@ -69,17 +71,18 @@ pub enum Reply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault;
 
-const VERDICTS: [(Verdict, u8); 9] = [
+const VERDICTS: [(Verdict, u8); 7] = [
     (Verdict::Accepted, b'a'),
     (Verdict::UnknownUser, b'u'),
     (Verdict::UnknownHost, b'h'),
     (Verdict::NotAllowed, b'p'),
     (Verdict::BadAddress, b'b'),
-    (Verdict::Closed, b'c'),
-    (Verdict::ClosedNow, b'n'),
     (Verdict::CannotTell, b't'),
     (Verdict::TooMany, b'm'),
 ];
+
+/// The verdict that has a text behind its letter.
+const CLOSED: u8 = b'c';
 
 const REFUSALS: [(Refusal, u8); 6] = [
     (Refusal::TooLarge, b'l'),
@@ -156,10 +159,10 @@ impl Reply {
     /// Appends it as a frame.
     pub fn put(&self, out: &mut Vec<u8>) {
         match self {
-            Reply::Verdict(verdict) => put_frame(out, b'v', &[letter(&VERDICTS, verdict)]),
+            Reply::Verdict(verdict) => put_frame(out, b'v', &verdict_octets(verdict)),
             Reply::Outcome(Outcome::Queued(id)) => put_frame(out, b'q', id.as_bytes()),
             Reply::Outcome(Outcome::Refused(Refusal::Recipient(verdict))) => {
-                put_frame(out, b'n', &[b'x', letter(&VERDICTS, verdict)]);
+                put_frame(out, b'n', &[b"x", verdict_octets(verdict).as_slice()].concat());
             }
             Reply::Outcome(Outcome::Refused(refusal)) => put_frame(out, b'n', &[letter(&REFUSALS, refusal)]),
         }
@@ -168,10 +171,10 @@ impl Reply {
     /// Reads the payload of a frame.
     pub fn decode(payload: &[u8]) -> Result<Reply, Fault> {
         match payload.split_first().ok_or(Fault)? {
-            (b'v', [octet]) => Ok(Reply::Verdict(meaning(&VERDICTS, *octet).ok_or(Fault)?)),
+            (b'v', octets) => Ok(Reply::Verdict(read_verdict(octets).ok_or(Fault)?)),
             (b'n', [octet]) => Ok(Reply::Outcome(Outcome::Refused(meaning(&REFUSALS, *octet).ok_or(Fault)?))),
-            (b'n', [b'x', octet]) => {
-                let verdict = meaning(&VERDICTS, *octet).ok_or(Fault)?;
+            (b'n', [b'x', octets @ ..]) => {
+                let verdict = read_verdict(octets).ok_or(Fault)?;
                 Ok(Reply::Outcome(Outcome::Refused(Refusal::Recipient(verdict))))
             }
             (b'q', id) if !id.is_empty() && id.iter().all(u8::is_ascii_alphanumeric) => {
@@ -264,6 +267,24 @@ fn apart(octets: &[u8]) -> (&[u8], &[u8]) {
     match octets.iter().position(|octet| *octet == 0) {
         Some(at) => (&octets[..at], &octets[at + 1..]),
         None => (octets, b""),
+    }
+}
+
+fn verdict_octets(verdict: &Verdict) -> Vec<u8> {
+    match verdict {
+        Verdict::Closed(closed) => [&[CLOSED], closed.as_str().as_bytes()].concat(),
+        verdict => vec![letter(&VERDICTS, verdict)],
+    }
+}
+
+fn read_verdict(octets: &[u8]) -> Option<Verdict> {
+    match octets {
+        [CLOSED, text @ ..] => {
+            let text = std::str::from_utf8(text).ok()?;
+            Some(Closed::new(text)).filter(|closed| closed.as_str() == text).map(Verdict::Closed)
+        }
+        [octet] => meaning(&VERDICTS, *octet),
+        _ => None,
     }
 }
 
@@ -444,14 +465,24 @@ mod tests {
     #[test]
     fn every_reply_is_decoded() {
         let refusals = REFUSALS.iter().map(|(refusal, _)| *refusal);
-        let of_recipients = VERDICTS.iter().map(|(verdict, _)| Refusal::Recipient(*verdict));
+        let closed = ["", "5.1.2 gone away"].map(|text| Verdict::Closed(Closed::new(text)));
+        let verdicts = || VERDICTS.iter().map(|(verdict, _)| *verdict).chain(closed);
+        let of_recipients = verdicts().map(Refusal::Recipient);
         let outcomes = refusals.chain(of_recipients).map(Outcome::Refused);
         let queued = Outcome::Queued("0123456789abcde".to_owned());
-        let replies = VERDICTS.iter().map(|(verdict, _)| Reply::Verdict(*verdict));
+        let replies = verdicts().map(Reply::Verdict);
         for reply in replies.chain(outcomes.chain([queued]).map(Reply::Outcome)) {
             let mut octets = Vec::new();
             reply.put(&mut octets);
             assert_eq!(Reply::decode(&payloads(&octets, 1).unwrap()[0]), Ok(reply));
+        }
+    }
+
+    #[test]
+    fn words_that_no_channel_has_are_a_fault() {
+        let long = [b"vc", [b'x'; 101].as_slice()].concat();
+        for payload in [&b"vc\r\n"[..], "vc\u{fc}".as_bytes(), b"vc\xff", b"vax", b"v", b"nxaa", &long] {
+            assert_eq!(Reply::decode(payload), Err(Fault), "{payload:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod before_queue;
 pub mod client;
+pub mod closed;
 pub mod drop_folder;
 pub mod frames;
 pub(crate) mod receiver;
@@ -10,6 +11,7 @@ pub mod server;
 pub mod verify;
 pub mod wake;
 
+use self::closed::Closed;
 use crate::channel::Incoming;
 use crate::config::Config;
 use crate::exit::Error;
@@ -30,10 +32,8 @@ pub enum Verdict {
     NotAllowed,
     /// It is not an address we can use (501 5.1.3).
     BadAddress,
-    /// The administrator has no mail taken for its domain (550 5.3.2).
-    Closed,
-    /// The same for now (450 4.3.2).
-    ClosedNow,
+    /// The administrator has no mail taken for its domain, in these words (550 5.3.2, 450 4.3.2, or as the words say).
+    Closed(Closed),
     /// Nobody can say now (451 4.4.3).
     CannotTell,
     /// The message has as many recipients as it may have (452 4.5.3).

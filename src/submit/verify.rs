@@ -7,6 +7,7 @@
 //! nobody has is looked for without its extension (`recipient_delimiter`). postmaster is always taken, and so is
 //! mailer-daemon, as postmaster.
 
+use super::closed::Closed;
 use super::{Policy, Verdict};
 use crate::aliases::{self, Target};
 use crate::channel::{Channel, Channels, Transport};
@@ -90,7 +91,7 @@ impl Judge<'_> {
             Transport::Mailbox => {}
             Transport::Other(name, text) if name == "error" => {
                 tell(format_args!("channel {} takes no mail: {text}", channel.name));
-                return if class(text) == Some('4') { Verdict::ClosedNow } else { Verdict::Closed };
+                return Verdict::Closed(Closed::new(text));
             }
             Transport::Other(name, line) if name == "pipe" => {
                 // No id begins with a hyphen, and none is empty.
