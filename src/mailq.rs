@@ -11,6 +11,7 @@ use crate::clock::since_1970;
 use crate::logging::clean;
 use crate::message::path::Address;
 use crate::queue::{Id, Message, Name, Queue, Recipient};
+use crate::submit::FILTER;
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -190,6 +191,9 @@ impl Shown<'_> {
         let age = short(self.now.duration_since(message.created).unwrap_or_default());
         let sender = clean(message.reverse_path.to_string().as_bytes(), 320);
         writeln!(out, "{:<16} {:>9} {age:>5}  {next:<10} {sender}", message.id.as_str(), message.size)?;
+        if let Some(filter) = message.attribute(FILTER) {
+            writeln!(out, "    by content_filter {}", clean(filter.as_bytes(), 320))?;
+        }
         let mut last = None;
         for recipient in waiting(message) {
             let reason = Some((recipient.report.as_str(), recipient.attempts)).filter(|(report, _)| !report.is_empty());
@@ -224,7 +228,11 @@ impl Shown<'_> {
             let attempts = recipient.attempts;
             write!(out, "{comma}{{\"address\": {address}, \"delay_reason\": {reason}, \"tries\": {attempts}}}")?;
         }
-        writeln!(out, "]}}")
+        write!(out, "]")?;
+        if let Some(filter) = message.attribute(FILTER) {
+            write!(out, ", \"content_filter\": {}", quoted(filter.as_bytes()))?;
+        }
+        writeln!(out, "}}")
     }
 }
 

@@ -330,3 +330,23 @@ fn filters_before_the_queue_work_behind_a_pool_too() {
     assert_eq!((by_program.queued().len(), runs(&by_program)), (2, 3));
     assert_eq!((by_server.queued().len(), hop.taken().len()), (0, 2));
 }
+
+/// In Postfix `content_filter =` and `postsuper -r ALL` are the way out where a filter is down.
+#[test]
+fn what_waits_for_a_filter_that_is_down_is_freed_by_queueing_it_anew_without() {
+    let scratch = Scratch::new();
+    let filter = format!("content_filter=smtp:[127.0.0.1]:{}", free_port());
+    scratch.run("submit", &["-o", &filter, "-f", "alice@mx.example", "bob@mx.example"], b"Subject: x\n\nbody\n");
+    let log = scratch.deliver();
+    assert!(log.contains("status=deferred") && scratch.mail("bob").is_empty(), "{log}");
+    let list = |arguments: &[&str]| String::from_utf8(scratch.run("doorpost-queue", arguments, b"").stdout).unwrap();
+    let (name, value) = filter.split_once('=').unwrap();
+    assert!(list(&[]).contains(&format!("\n    by {name} {value}\n")), "{}", list(&[]));
+    assert!(list(&["--json"]).contains(&format!("], \"{name}\": \"{value}\"}}\n")), "{}", list(&["--json"]));
+    assert_eq!(list(&["-o", &filter, "requeue", "ALL"]), "1 message\n");
+    assert!(scratch.deliver().contains("status=deferred"));
+    assert_eq!(list(&["requeue", "ALL"]), "1 message\n");
+    assert!(!list(&[]).contains(name));
+    let log = scratch.deliver();
+    assert_eq!((scratch.mail("bob").len(), scratch.queued().len()), (1, 0), "{log}");
+}

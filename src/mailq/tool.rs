@@ -77,7 +77,7 @@ pub fn run(common: &Common, action: Action, patterns: &[String], format: Format)
         return Err(Error::Usage("expected queue ids, addresses or ALL".to_owned()));
     }
     let queue = Queue::open(&config.queue_directory)?;
-    let done = act::act(&queue, act, &selection).map_err(|error| Error::Temporary(error.to_string()))?;
+    let done = act::act(&queue, &config, act, &selection).map_err(|error| Error::Temporary(error.to_string()))?;
     if action != Action::FlushIfAny {
         let plural = if done.done == 1 { "" } else { "s" };
         let _ = writeln!(io::stdout(), "{} message{plural}", done.done);

@@ -14,10 +14,12 @@ pub mod wake;
 use self::closed::Closed;
 use crate::channel::Incoming;
 use crate::config::Config;
+use crate::config::value::QueueFilter;
 use crate::exit::Error;
 use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::{Address, ReversePath};
 use crate::message::trace::{Client, Protocol};
+use crate::queue::Message;
 
 /// Whether an address is taken, and if not, why not. Each protocol's `reply.rs` finds the words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,10 +120,27 @@ pub struct Introduction {
 /// What a server has written into the queue file besides the envelope.
 pub fn attributes(config: &Config) -> Vec<(String, String)> {
     let filter = &config.content_filter.0;
-    if filter.is_empty() { Vec::new() } else { vec![("content_filter".to_owned(), filter.clone())] }
+    if filter.is_empty() { Vec::new() } else { vec![(FILTER.to_owned(), filter.clone())] }
 }
 
-/// The attribute by which a server has its messages handed to the filter before the queue; submit knows which that is.
+/// The attribute of a message that its server has been told to filter: where it goes first.
+pub const FILTER: &str = "content_filter";
+
+/// The filter of a message that is queued anew: the one in force now. What never had one, or came back from it, has none; and
+/// what `before_queue_filter` left goes to that, while it is a server.
+pub fn filter_now<'a>(config: &'a Config, message: &'a Message) -> Option<&'a str> {
+    let filter = message.attribute(FILTER)?;
+    let now = match (message.attribute(BEFORE_QUEUE), &config.before_queue_filter) {
+        (Some(_), QueueFilter::Host(host)) => host,
+        // No program takes it from the queue.
+        (Some(_), QueueFilter::Program(_)) => filter,
+        (Some(_), QueueFilter::None) | (None, _) => &config.content_filter.0,
+    };
+    Some(now).filter(|now| !now.is_empty())
+}
+
+/// The attribute by which a server has its messages handed to the filter before the queue; submit knows which that is. Also of
+/// one that is queued because that has taken it for others only.
 pub const BEFORE_QUEUE: &str = "before_queue_filter";
 
 /// What a server tells submit with each introduction.

@@ -5,7 +5,7 @@ use crate::message::parameters::{MailParameters, RecipientParameters};
 use crate::message::path::Address;
 use crate::queue::{self, Draft, Head};
 use crate::submit::frames::LONGEST_CONTENT;
-use crate::submit::{Refusal, before_queue};
+use crate::submit::{BEFORE_QUEUE, FILTER, Refusal, before_queue};
 use std::io::Read;
 
 impl Receiver<'_> {
@@ -59,7 +59,8 @@ impl Receiver<'_> {
             kept.recipient_with(address, said)?;
         }
         kept.parameters(parameters)?;
-        kept.attribute("content_filter", self.config.before_queue_filter.host())?;
+        kept.attribute(FILTER, self.config.before_queue_filter.host())?;
+        kept.attribute(BEFORE_QUEUE, "yes")?;
         let id = kept.commit(head)?;
         log::info!("id={} event=kept into={id} nrcpt={}", draft.id(), recipients.len());
         self.wake_for(id.as_str());
