@@ -1,6 +1,7 @@
 //! Files that are read often and change seldom: what was made of one is kept for as long as the file is the same one.
 
 use crate::clock;
+use std::cell::Cell;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -66,8 +67,27 @@ impl From<&Metadata> for Stamp {
 /// So long nobody has written to a file that is whole: an editor that empties it first writes it at once.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// So long a file is waited for that somebody goes on writing.
+/// So long this process waits, in each minute, for files that somebody goes on writing: for all together, or whoever has many
+/// would hold up the mail of others.
 const PATIENCE: Duration = Duration::from_secs(5);
+const MINUTE: Duration = Duration::from_secs(60);
+
+thread_local! {
+    /// When the minute began, and how long was waited in it.
+    static WAITED: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
+
+/// Waits, if it may; gives whether.
+fn wait_for(pause: Duration) -> bool {
+    let before = WAITED.get().filter(|(begun, _)| begun.elapsed() < MINUTE);
+    let (begun, so_far) = before.unwrap_or((Instant::now(), Duration::ZERO));
+    let may = so_far < PATIENCE;
+    if may {
+        WAITED.set(Some((begun, so_far.saturating_add(pause))));
+        std::thread::sleep(pause);
+    }
+    may
+}
 
 /// What `read` makes of the file that `open` finds, if there is one, once nobody is writing it. One that was made elsewhere and
 /// moved here with an older time is whole at once. An error where somebody goes on writing.
@@ -75,7 +95,6 @@ pub fn once_quiet<T>(
     mut open: impl FnMut() -> io::Result<Option<File>>,
     mut read: impl FnMut(&File) -> io::Result<T>,
 ) -> io::Result<Option<T>> {
-    let begun = Instant::now();
     loop {
         let Some(file) = open()? else { return Ok(None) };
         let before = file.metadata()?;
@@ -86,10 +105,9 @@ pub fn once_quiet<T>(
                 return Ok(Some(made));
             }
         }
-        if begun.elapsed() >= PATIENCE {
+        if !wait_for(pause.max(A_MOMENT)) {
             return Err(io::Error::other("somebody goes on writing it"));
         }
-        std::thread::sleep(pause.max(A_MOMENT));
     }
 }
 

@@ -53,9 +53,14 @@ fn mail_waits_for_a_file_that_is_being_written() {
         enqueue(&scratch, "", &format!("{to}@mx.example"));
         scratch.settle();
         let mut deliver = scratch.command("deliver");
-        scratch.write(name, if to == "bob" { "" } else { "bob-before\n" });
+        // Written to again and again, for however long deliver takes to begin.
+        let write_half = || scratch.write(name, if to == "bob" { "" } else { "bob-before\n" });
+        write_half();
         let mut deliver = deliver.arg("-w").stderr(fs::File::create(&path).unwrap()).spawn().unwrap();
-        until("deliver to be at it", || fs::read_to_string(&path).unwrap().contains(" way="));
+        until("deliver to be at it", || {
+            write_half();
+            fs::read_to_string(&path).unwrap().contains(" way=")
+        });
         scratch.write(name, text);
         assert!(deliver.wait().unwrap().success());
     }

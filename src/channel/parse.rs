@@ -107,7 +107,7 @@ fn channel(text: &str, config: &Config, origin: &Origin) -> Result<Channel, Erro
         let expected = "in the column of domains: domains; stdin, unknown and tables are for the column of clients";
         return Err(wrong(expected.to_owned()));
     }
-    if name == AUTHENTICATED && !clients.0.is_empty() {
+    if name == AUTHENTICATED && !clients.0.is_empty() && !clients.takes_all() {
         let expected = "- in the column of clients of this channel: who has logged in is on it, and nobody else";
         return Err(wrong(expected.to_owned()));
     }

@@ -139,7 +139,8 @@ fn the_last_column_is_the_relay_policy() {
 fn who_has_logged_in_may_send_anywhere_unless_a_line_says_otherwise() {
     let channels = example();
     assert!(channels.may_go("authenticated", channels.by_name("smtp").unwrap()));
-    let channels = read("local - here.example mailbox: -\nsmtp * * smtp: -\nauthenticated - - - local\n").unwrap();
+    // Nobody else comes in on it, whoever stands there.
+    let channels = read("local - here.example mailbox: -\nsmtp * * smtp: -\nauthenticated * - - local\n").unwrap();
     assert!(!channels.may_go("authenticated", channels.by_name("smtp").unwrap()));
     assert!(channels.may_go("authenticated", channels.by_name("local").unwrap()));
     // Though it is the last line, nobody falls on it.

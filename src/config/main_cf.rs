@@ -35,27 +35,33 @@ pub fn parse(octets: &[u8], path: &Path) -> Result<Parsed, Error> {
     parse_without(octets, path, &[])
 }
 
-/// The same, as if the lines at these places were not there.
+/// The same, where lines at these places need be none: what is set there counts, if anything is.
 pub(crate) fn parse_without(octets: &[u8], path: &Path, without: &[Origin]) -> Result<Parsed, Error> {
     let path: Arc<Path> = path.into();
     let wrong = |number, problem: &str| Error::at(Arc::clone(&path), number, problem);
     let mut parsed = Parsed::default();
-    let mut lines = logical_lines(octets, &path, &mut parsed.warnings);
-    if !without.is_empty() {
-        lines.retain(|(number, _)| !without.contains(&Origin::File(Arc::clone(&path), *number)));
-    }
+    let lines = logical_lines(octets, &path, &mut parsed.warnings);
+    let is_left_out = |number| !without.is_empty() && without.contains(&Origin::File(Arc::clone(&path), number));
     // One more: the folder of the file becomes a definition too.
     parsed.definitions.reserve_exact(lines.len().saturating_add(1));
     // By name, and of those the last one, where among all: a file may have tens of thousands.
     let mut last: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for (at, (number, logical)) in lines.iter().enumerate() {
+    for (number, logical) in &lines {
         let number = *number;
-        let text = std::str::from_utf8(logical).map_err(|_| wrong(number, "expected text in UTF-8"))?;
+        let read = std::str::from_utf8(logical).map_err(|_| wrong(number, "expected text in UTF-8"));
+        let read = read.and_then(|text| match name_and_value(text) {
+            Ok((name, raw)) => Ok((text, name, raw)),
+            Err(expected) => Err(wrong(number, &expected)),
+        });
+        let (text, name, raw) = match read {
+            Ok(read) => read,
+            Err(_) if is_left_out(number) => continue,
+            Err(error) => return Err(error),
+        };
         if text.contains('\0') {
             parsed.warnings.push(wrong(number, "there is a NUL in this line"));
         }
-        let (name, raw) = name_and_value(text).map_err(|expected| wrong(number, &expected))?;
-        if let Some((_, earlier)) = last.insert(name, (at, number)) {
+        if let Some((_, earlier)) = last.insert(name, (parsed.definitions.len(), number)) {
             let earlier = Origin::File(Arc::clone(&path), earlier);
             parsed.warnings.push(wrong(number, &format!("{name} is set again; {earlier} does not count")));
         }

@@ -23,7 +23,9 @@ pub(super) fn among_names(text: &str) -> Option<Result<IpNet, String>> {
 
 /// Takes one where only addresses and nets may stand, so that IPv6 needs no brackets.
 pub(super) fn alone(text: &str) -> Result<IpNet, String> {
-    let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    // As Postfix takes it: brackets around both or around the address.
+    let whole = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let (address, length) = whole.split_once('/').map_or((whole, None), |(address, length)| (address, Some(length)));
     let bare = address.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(address);
     let wrong = || format!("an address or a net instead of {}", shown(text));
     let address: IpAddr = bare.parse().map_err(|_| wrong())?;
@@ -48,7 +50,7 @@ fn ipv4(text: &str, written: &str) -> Result<IpNet, String> {
 fn bracketed(text: &str) -> Result<IpNet, String> {
     let wrong = || format!("[IPv6 address], and no more than /128 behind it, instead of {}", shown(text));
     if let Some((address, length)) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')?.split_once('/')) {
-        return Err(format!("[{address}]/{length} instead of {}", shown(text)));
+        return bracketed(&format!("[{address}]/{length}"));
     }
     let (address, rest) = text.strip_prefix('[').and_then(|text| text.split_once(']')).ok_or_else(wrong)?;
     if address.parse::<Ipv4Addr>().is_ok() && (rest.is_empty() || rest.starts_with('/')) {
@@ -140,9 +142,11 @@ mod tests {
             assert_eq!(alone(written), Err(expected));
         }
         assert_eq!(alone("2001:db8::1/32").unwrap_err().split(' ').next(), Some("[2001:db8::]/32"));
+        for [other, usual] in [["[10.0.0.0/8]", "10.0.0.0/8"], ["[2001:db8::/32]", "[2001:db8::]/32"]] {
+            assert_eq!((alone(other), among_names(other)), (alone(usual), among_names(usual)), "{other}");
+        }
         assert_eq!(alone("2001:db8::/32"), among_names("[2001:db8::]/32").unwrap());
-        for wrong in ["", "[10.0.0.0/8]", "10.0.0.0/+8", "10.0.0.0/", "10.0.0.0/33", "[::1", "a.example", "10.0.0.1-9"]
-        {
+        for wrong in ["", "10.0.0.0/+8", "10.0.0.0/", "10.0.0.0/33", "[::1", "a.example", "10.0.0.1-9"] {
             assert!(alone(wrong).is_err(), "{wrong}");
         }
     }

@@ -29,7 +29,7 @@ use std::os::unix::ffi::OsStrExt;
 
 /// Delivers a copy whose recipient's domain is ours.
 pub fn deliver(settings: &Settings, helper: Option<&mut Helper>, copy: &Copy<'_>) -> Outcome {
-    Delivery { settings, helper, copy, said: String::new() }.run()
+    Delivery { settings, helper, copy, said: String::new(), asks_others: true }.run()
 }
 
 struct Delivery<'a, 'b> {
@@ -38,6 +38,8 @@ struct Delivery<'a, 'b> {
     copy: &'a Copy<'b>,
     /// What a program said that failed.
     said: String,
+    /// Whether other files of the user's can be read: one that cannot may have been waited for, and a thousand may be named.
+    asks_others: bool,
 }
 
 impl Delivery<'_, '_> {
@@ -270,7 +272,12 @@ impl Delivery<'_, '_> {
             Lookup::Yes(Local::User(found, behind)) if found.name == user.name => {
                 let behind = behind.unwrap_or_default();
                 let is_same = behind.eq_ignore_ascii_case(extension);
-                Ok(is_same || self.read_forward(user, &behind).is_ok_and(|other| other == text))
+                if is_same || !self.asks_others {
+                    return Ok(is_same);
+                }
+                let other = self.read_forward(user, &behind);
+                self.asks_others = other.is_ok();
+                Ok(other.is_ok_and(|other| other == text))
             }
             Lookup::Yes(_) | Lookup::No => Ok(false),
             Lookup::CannotTell(why) => Err(why),

@@ -420,7 +420,8 @@ impl Deliver {
     fn tell_why_not(&mut self, id: &Id) {
         let trouble = match self.queue.look(id) {
             Ok(Some(message)) if message.is_held => Error::Data(format!("{id} is held (doorpost-queue release)")),
-            Ok(None) => Error::Data(format!("{id} is not in the queue")),
+            Ok(None) if !self.queue.has(id) => Error::Data(format!("{id} is not in the queue")),
+            Ok(None) => Error::Temporary(format!("{id} is incomplete or damaged")),
             Ok(Some(_)) | Err(_) => Error::Temporary(format!("{id} is at work in another process, or cannot be read")),
         };
         if let Some(before) = self.not_tried.replace(trouble) {

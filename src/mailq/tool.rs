@@ -76,7 +76,10 @@ pub fn run(common: &Common, action: Action, patterns: &[String], format: Format)
     if patterns.is_empty() {
         return Err(Error::Usage("expected queue ids, addresses or ALL".to_owned()));
     }
-    let queue = Queue::open(&config.queue_directory)?;
+    let queue = match open(&config) {
+        Err(Error::Temporary(_)) if action == Action::FlushIfAny && is_missing(&config) => return Ok(Ended::Done),
+        queue => queue?,
+    };
     let done = act::act(&queue, &config, act, &selection).map_err(|error| Error::Temporary(error.to_string()))?;
     if action != Action::FlushIfAny {
         let plural = if done.done == 1 { "" } else { "s" };
@@ -103,9 +106,21 @@ pub fn run(common: &Common, action: Action, patterns: &[String], format: Format)
     }
 }
 
+/// The queue, if there is one: who only looks makes none, at a place that may be a slip of the pen.
+fn open(config: &Config) -> Result<Queue, Error> {
+    if is_missing(config) {
+        return Err(Error::Temporary(format!("queue_directory {}: there is none", config.queue_directory.display())));
+    }
+    Queue::open(&config.queue_directory)
+}
+
+fn is_missing(config: &Config) -> bool {
+    config.queue_directory.metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 fn list(config: &Config, selection: &Selection, format: Format) -> Result<Ended, Error> {
     let mut out = BufWriter::new(io::stdout());
-    let result = match Queue::open(&config.queue_directory) {
+    let result = match open(config) {
         Ok(queue) => super::list(&queue, &mut out, format, selection),
         Err(Error::Permission(_)) => return status::ask(config, format, &mut out).map(|()| Ended::Done),
         Err(error) => return Err(error),

@@ -321,7 +321,10 @@ impl Site for Here<'_> {
             Checker::Ready(connection, _) => match gate::ask(self.config, connection, credentials) {
                 Ok(Answer::Right(right)) => return Lookup::Yes(right),
                 Ok(Answer::Wrong) => (Lookup::No, !gate::is_for_others(self.config)),
-                Ok(_) => (Lookup::CannotTell("the process that checks passwords cannot tell".to_owned()), true),
+                Ok(_) => {
+                    let why = "the process that checks passwords cannot tell".to_owned();
+                    (Lookup::CannotTell(why), !gate::is_for_others(self.config))
+                }
                 Err(error) => {
                     *checker = Checker::Gone;
                     (Lookup::CannotTell(error.to_string()), false)

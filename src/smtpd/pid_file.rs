@@ -88,8 +88,12 @@ pub fn no_place(error: &io::Error) -> Option<String> {
             Some(format!("expected a file in a folder that is there ({error})"))
         }
         ErrorKind::InvalidInput => Some("expected a file, which is no device and no pipe".to_owned()),
-        _ if error.raw_os_error() == Some(libc::ELOOP) => Some("expected a file, which is no symbolic link".to_owned()),
-        _ => None,
+        _ => match error.raw_os_error() {
+            Some(libc::ELOOP) => Some("expected a file, which is no symbolic link".to_owned()),
+            // A pipe that nobody reads, or a socket.
+            Some(libc::ENXIO) => Some("expected a file, which is no device and no pipe".to_owned()),
+            _ => None,
+        },
     }
 }
 

@@ -30,10 +30,9 @@ impl Closed {
     pub fn parts(&self) -> ([u8; 3], &str) {
         let text = self.as_str();
         let (first, rest) = text.split_once(' ').unwrap_or((text, ""));
-        let numbers: Option<Vec<u8>> = first.split('.').map(|number| number.parse().ok()).collect();
-        match numbers.map(<[u8; 3]>::try_from) {
-            Some(Ok(status @ [4 | 5, ..])) => (status, rest),
-            _ => ([5, 3, 2], text),
+        match status(first) {
+            Some(status) => (status, rest),
+            None => ([5, 3, 2], text),
         }
     }
 
@@ -41,6 +40,13 @@ impl Closed {
     pub fn is_for_now(&self) -> bool {
         self.parts().0.first() == Some(&4)
     }
+}
+
+/// A status code of failures, for now or for good.
+fn status(word: &str) -> Option<[u8; 3]> {
+    let number = |text: &str| text.bytes().all(|octet| octet.is_ascii_digit()).then(|| text.parse().ok())?;
+    let numbers: Option<Vec<u8>> = word.split('.').map(number).collect();
+    numbers?.try_into().ok().filter(|status: &[u8; 3]| matches!(status, [4 | 5, ..]))
 }
 
 impl std::fmt::Debug for Closed {
@@ -62,6 +68,8 @@ mod tests {
             ("4.3.2", [4, 3, 2], ""),
             ("5.7.1000 no", [5, 3, 2], "5.7.1000 no"),
             ("44.7.1 no", [5, 3, 2], "44.7.1 no"),
+            ("4.7.300 no", [5, 3, 2], "4.7.300 no"),
+            ("+4.7.1 no", [5, 3, 2], "+4.7.1 no"),
             ("2.0.0 fine", [5, 3, 2], "2.0.0 fine"),
             ("5.1 no", [5, 3, 2], "5.1 no"),
             ("gone \u{fc}\r\n", [5, 3, 2], "gone ???"),

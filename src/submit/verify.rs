@@ -125,13 +125,6 @@ impl Judge<'_> {
     }
 }
 
-/// The first digit of the status code that the text of a channel `error:` begins with; nothing if it begins with none.
-pub fn class(text: &str) -> Option<char> {
-    let status = text.split(' ').next().unwrap_or_default();
-    let is_status = status.split('.').count() == 3 && status.split('.').all(|number| number.parse::<u16>().is_ok());
-    status.chars().next().filter(|class| is_status && matches!(class, '4' | '5') && status.get(1..2) == Some("."))
-}
-
 /// The channel by which mail for an address, completed already, leaves.
 pub fn outgoing<'a>(channels: &'a Channels, address: &Address) -> Lookup<&'a Channel> {
     outgoing_traced(channels, address, &mut |_| {})

@@ -168,7 +168,9 @@ fn is_name(name: &str) -> bool {
 fn is_des(stored: &str) -> bool {
     let is_digit = |octet: u8| octet.is_ascii_alphanumeric() || b"./".contains(&octet);
     let length = if stored.starts_with('_') { 20 } else { 13 };
-    stored.len() == length && stored.strip_prefix('_').unwrap_or(stored).bytes().all(is_digit)
+    // 64 bits in 11 digits of 6 leave the last two bits nought, which most words of this length have not.
+    let is_whole = stored.bytes().last().is_some_and(|octet| b".26AEIMQUYcgkosw".contains(&octet));
+    is_whole && stored.len() == length && stored.strip_prefix('_').unwrap_or(stored).bytes().all(is_digit)
 }
 
 #[cfg(test)]

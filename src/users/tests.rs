@@ -139,7 +139,6 @@ fn a_line_without_a_name_is_neither_a_no_nor_the_end_of_the_check() {
     assert_eq!(error.origin, crate::config::Origin::File(file.path().into(), 2));
 }
 
-/// As mail is looked for: the whole address first, which nobody of the system has.
 /// Else a look-up that failed once would count until the file changes, and so would an owner that the system has no more.
 #[test]
 fn of_a_file_that_names_owners_nothing_is_kept_whether_the_system_knew_them_or_not() {
@@ -165,6 +164,7 @@ fn the_system_is_asked_again_where_a_signal_came_in_between_and_only_then() {
     }
 }
 
+/// As mail is looked for: the whole address first, which nobody of the system has.
 #[test]
 fn users_of_the_system_do_not_wait_for_a_wrong_line() {
     let file = file("bob:plain:::::\n");

@@ -78,6 +78,10 @@ fn read(path: &Path) -> String {
 }
 
 fn mailboxes_lack(lack: Lack) {
+    // Who mounts.
+    if !crate::common::needs::root() {
+        return;
+    }
     let scratch = site();
     let disk = lack.disk(&scratch, &scratch.path().join("mail"));
     let (watching, log) = watching(&scratch);
@@ -127,6 +131,10 @@ fn a_watching_deliver_delivers_once_when_mailboxes_are_read_only_no_more() {
 
 /// Half of the recipients are nobody, so that the sender has to hear of them, by a file that the queue has no room for.
 fn queue_lacks(lack: Lack) {
+    // Who mounts.
+    if !crate::common::needs::root() {
+        return;
+    }
     let scratch = site();
     let disk = lack.disk(&scratch, &scratch.queue());
     let (watching, log) = watching(&scratch);
@@ -198,6 +206,10 @@ fn answer(address: SocketAddr, number: usize, content: &str) -> String {
 }
 
 fn pool_on(kind: &str, lack: Lack) {
+    // Who mounts.
+    if !crate::common::needs::root() {
+        return;
+    }
     let scratch = receiving();
     let disk = match kind {
         "ext4" => SmallDisk::ext4(&scratch, &scratch.queue(), if lack == Lack::Inodes { 64 } else { 512 }),

@@ -133,7 +133,8 @@ impl Strike {
 impl Share {
     pub fn least(self) -> usize {
         let (Share::Whole(least) | Share::Part(least) | Share::Few(least)) = self;
-        if geteuid().is_root() { least } else { 4 }
+        // Another C library makes other calls before the program begins.
+        if geteuid().is_root() { least * 4 / 5 } else { 4 }
     }
 
     /// What is done in this run: at each place in all ways, or in one, another one every day; and of that all or a part.

@@ -13,6 +13,7 @@ use crate::logging::field;
 use crate::lookup::Lookup;
 use crate::message::path::Address;
 use crate::queue::Message;
+use crate::submit::closed::Closed;
 use crate::submit::verify::{self, Local};
 use crate::users::User;
 
@@ -157,12 +158,11 @@ pub(super) fn carry_nowhere(transport: &Transport) -> Outcome {
 
 /// `error:` with a text of the administrator's, that may begin with a status code.
 fn refusal(text: &str) -> Outcome {
-    match (text, verify::class(text)) {
-        ("", _) => Outcome::Failed("5.0.0 mail for this domain is not taken".to_owned()),
-        (_, Some('4')) => Outcome::Deferred(text.to_owned()),
-        (_, Some(_)) => Outcome::Failed(text.to_owned()),
-        (_, None) => Outcome::Failed(format!("5.0.0 {text}")),
-    }
+    let closed = Closed::new(text);
+    let ([class, subject, detail], words) = closed.parts();
+    let words = if words.is_empty() { "mail for this domain is not taken" } else { words };
+    let why = format!("{class}.{subject}.{detail} {words}");
+    if closed.is_for_now() { Outcome::Deferred(why) } else { Outcome::Failed(why) }
 }
 
 /// The way a recipient's mail takes, for who watches.

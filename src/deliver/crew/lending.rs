@@ -72,17 +72,17 @@ impl Crew {
         if self.workers.get(number).is_some_and(|worker| worker.has_report) { REPORTS } else { AGENTS }
     }
 
-    /// Nor has one host all of its kind, however many domains lead to it. All its addresses count, for nobody knows yet with
-    /// which one it will be connected.
-    fn shares_of_hosts(&self, number: usize, hosts: &str) -> BTreeSet<String> {
-        route::addresses(hosts).map(|address| format!("{}\n{}", self.kind(number), host_of(address))).collect()
+    /// Nor has one host all of its kind, however many domains lead to it. Which one that is the first address says: who names
+    /// others behind it may not use up their shares.
+    fn share_of_host(&self, number: usize, hosts: &str) -> Option<String> {
+        route::addresses(hosts).next().map(|address| format!("{}\n{}", self.kind(number), host_of(address)))
     }
 
     /// What an agent takes a part of.
     fn shares(&self, number: usize, hosts: &str) -> Vec<String> {
         let kind = self.kind(number);
         let all = (kind != AGENTS).then(|| AGENTS.to_owned());
-        self.shares_of_hosts(number, hosts).into_iter().chain([kind.to_owned()]).chain(all).collect()
+        self.share_of_host(number, hosts).into_iter().chain([kind.to_owned()]).chain(all).collect()
     }
 
     /// How many may have a share, if this is the name of one.
@@ -263,6 +263,8 @@ impl Crew {
 fn host_of(address: &str) -> String {
     match address.parse::<SocketAddr>().map(|address| address.ip().to_canonical()) {
         Ok(IpAddr::V4(ip)) => ip.to_string(),
+        // Behind NAT64 (RFC 6052) are all hosts of IPv4.
+        Ok(IpAddr::V6(ip)) if ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => ip.to_string(),
         Ok(IpAddr::V6(ip)) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).to_string(),
         Err(_) => address.to_owned(),
     }

@@ -188,14 +188,10 @@ fn reports_never_have_all_agents_and_one_host_never_all_of_a_kind() {
 
 /// It may have many first addresses, as by a whole network of them, or stand behind others where nobody answers.
 #[test]
-fn one_host_never_has_all_agents_by_whichever_of_its_addresses() {
+fn one_host_never_has_all_agents_and_nobody_else_its_share() {
     for hosts in [
         ["0 a.example [2001:db8::1]:25", "0 b.example [2001:db8::2:1]:25", "0 c.example [2001:db8::3]:25"],
-        [
-            "0 a.example 192.0.2.1:25,1 x.example 192.0.2.9:25",
-            "0 b.example 192.0.2.2:25,1 x.example 192.0.2.9:25",
-            "0 c.example 192.0.2.9:25",
-        ],
+        ["0 a.example 192.0.2.9:25", "0 b.example 192.0.2.9:25", "0 c.example 192.0.2.9:26"],
     ] {
         let (mut crew, _theirs) = crew(4);
         crew.most_remote = 8;
@@ -205,6 +201,19 @@ fn one_host_never_has_all_agents_by_whichever_of_its_addresses() {
         }
         assert!(matches!(come(&mut crew, 2, "c", hosts[2], true), Permit::Busy), "{hosts:?}");
         assert!(matches!(come(&mut crew, 3, "d", "0 d.example [2001:db8:1::1]:25", true), Permit::Go(_)));
+    }
+    // Who says that another one stands in for him does not use that up, and NAT64 is no host.
+    for hosts in [
+        ["0 a.example 192.0.2.1:25,1 x.example 192.0.2.9:25", "0 b.example 192.0.2.2:25,1 x.example 192.0.2.9:25"],
+        ["0 a.example [64:ff9b::c000:201]:25", "0 b.example [64:ff9b::c000:202]:25"],
+    ] {
+        let (mut crew, _theirs) = crew(3);
+        crew.most_remote = 8;
+        (0..3).for_each(|number| crew.workers[number].has_report = true);
+        for (number, key) in [(0, "a"), (1, "b")] {
+            assert!(matches!(come(&mut crew, number, key, hosts[number], true), Permit::Go(_)));
+        }
+        assert!(matches!(come(&mut crew, 2, "c", "0 x.example 192.0.2.9:25", true), Permit::Go(_)), "{hosts:?}");
     }
 }
 

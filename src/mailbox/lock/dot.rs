@@ -133,9 +133,9 @@ impl ExternalLock {
     pub fn create(place: &Place, program: &Path) -> nix::Result<ExternalLock> {
         let folder = std::fs::read_link(format!("/proc/self/fd/{}", place.folder.as_raw_fd()));
         let mailbox = folder.map_err(|error| errno_of(&error))?.join(&place.name);
-        let lock = ExternalLock { program: program.to_owned(), mailbox };
-        match lock.run(&[]) {
-            Some(0) => Ok(lock),
+        // Only a lock that is ours may be given up: -u removes anybody's.
+        match run(program, &[], &mailbox, LONGEST_LOCKING) {
+            Some(0) => Ok(ExternalLock { program: program.to_owned(), mailbox }),
             Some(3) => Err(Errno::EWOULDBLOCK),
             status => {
                 log::error!("event=locker-failed program={:?} status={status:?}", program.display().to_string());
@@ -143,26 +143,22 @@ impl ExternalLock {
             }
         }
     }
+}
 
-    fn run(&self, options: &[&str]) -> Option<i32> {
-        self.run_for(options, LONGEST_LOCKING)
-    }
-
-    /// One that is too slow is ended; what it has made by then is for itself to find stale.
-    fn run_for(&self, options: &[&str], limit: Duration) -> Option<i32> {
-        let mut command = Command::new(&self.program);
-        command.args(options).arg(&self.mailbox).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
-        end::leave(None);
-        let mut child = command.spawn().ok()?;
-        let leader = Pid::from_raw(i32::try_from(child.id()).ok()?);
-        let (status, _) = end::wait(leader, Instant::now() + limit, end::ENDING, || child.try_wait()).ok()?;
-        status.code()
-    }
+/// One that is too slow is ended; what it has made by then is for itself to find stale.
+fn run(program: &Path, options: &[&str], mailbox: &Path, limit: Duration) -> Option<i32> {
+    let mut command = Command::new(program);
+    command.args(options).arg(mailbox).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    end::leave(None);
+    let mut child = command.spawn().ok()?;
+    let leader = Pid::from_raw(i32::try_from(child.id()).ok()?);
+    let (status, _) = end::wait(leader, Instant::now() + limit, end::ENDING, || child.try_wait()).ok()?;
+    status.code()
 }
 
 impl Drop for ExternalLock {
     fn drop(&mut self) {
-        match self.run(&["-u"]) {
+        match run(&self.program, &["-u"], &self.mailbox, LONGEST_LOCKING) {
             Some(0) => {}
             status => log::error!("event=lock-not-removed mailbox={:?} status={status:?}", self.mailbox.display()),
         }
