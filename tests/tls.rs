@@ -3,7 +3,7 @@
 mod common;
 
 use common::processes::children;
-use common::tls::{Client, configure, file};
+use common::tls::{Client, configure};
 use common::{NOBODY, Scratch, until};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -381,48 +381,6 @@ fn a_process_that_serves_many_clients_offers_tls_to_each() {
     assert!(children.iter().all(|child| *child == children[0]), "{children:?}");
 }
 
-/// As certbot renews them, in a pool whose children have become somebody who may not read the key.
-#[test]
-fn a_renewed_key_of_roots_alone_is_used_for_the_next_client_of_a_pool() {
-    if !common::needs::root() {
-        return;
-    }
-    let net_owner = "net_owner = news\nsmtpd_forbid_unauth_pipelining = no\n";
-    let settings = ["-o", "children=1", "-o", "idle_children=1", "-o", "max_use=0"];
-    for (program, main_cf, ask) in [
-        ("smtpsrvr", net_owner, "STARTTLS"),
-        ("smtpsrvr", "smtpd_sasl_auth_enable = yes\n", "STARTTLS"),
-        ("pop3d", net_owner, "STLS"),
-    ] {
-        let scratch = Scratch::with(main_cf);
-        configure(&scratch);
-        let put = |from: &str| {
-            for kind in ["crt", "key"] {
-                let draft = scratch.path().join("draft");
-                fs::copy(file(&format!("{from}.{kind}.pem")), &draft).expect("a copy");
-                fs::set_permissions(&draft, fs::Permissions::from_mode(0o600)).expect("chmod");
-                fs::rename(&draft, scratch.path().join(format!("mx.{kind}.pem"))).expect("its place");
-            }
-        };
-        put("other");
-        let (path, mut pool) = pool(&scratch, program, &settings);
-        // The certificate of before is another's: this one is not shown it.
-        let mut client = pooled(&path, false);
-        put("mx");
-        client.say("QUIT");
-        client.line();
-        let mut client = pooled(&path, false);
-        if program == "smtpsrvr" {
-            extensions(&mut client);
-        }
-        client.ask(ask);
-        client.start_tls();
-        client.ask("QUIT");
-        pool.kill().unwrap();
-        pool.wait().unwrap();
-    }
-}
-
 /// Else the service manager would start the program for the same client again, and again.
 #[test]
 fn where_nothing_can_be_served_a_client_that_waits_for_tls_is_met_and_sees_the_end() {
@@ -445,15 +403,11 @@ fn where_nothing_can_be_served_a_client_that_waits_for_tls_is_met_and_sees_the_e
 
 /// pop3d in a pool of one slot on a unix socket, where we connect.
 fn pool_of_pop3d(scratch: &Scratch, options: &[&str]) -> (std::path::PathBuf, std::process::Child) {
-    pool(scratch, "pop3d", &[&["-o", "children=1", "-o", "idle_children=1", "-o", "max_use=0"], options].concat())
-}
-
-fn pool(scratch: &Scratch, program: &str, options: &[&str]) -> (std::path::PathBuf, std::process::Child) {
     let path = scratch.path().join("socket");
     let _ = fs::remove_file(&path);
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let mut command = scratch.command(program);
-    command.args(options);
+    let mut command = scratch.command("pop3d");
+    command.args(["-o", "children=1", "-o", "idle_children=1", "-o", "max_use=0"]).args(options);
     let pool = command.stdin(std::os::fd::OwnedFd::from(listener)).stderr(std::process::Stdio::null()).spawn().unwrap();
     (path, pool)
 }

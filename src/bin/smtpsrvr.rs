@@ -86,10 +86,6 @@ impl accept::Server for Smtpsrvr {
     }
 
     fn session(&mut self) -> Result<Ended, Error> {
-        // Rights that this process gives up: once a client asks for TLS, a new key may be closed to it.
-        if !matches!(self.tls, Offer::None) && privilege::is_root() {
-            self.tls.follow(&self.config, self.args.tls);
-        }
         // A process that serves one client keeps nothing of the key.
         let tls = match self.tls {
             // Nothing is written where nothing is there: the page is the parent's too.

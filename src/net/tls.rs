@@ -131,24 +131,6 @@ impl Offer {
         }
     }
 
-    /// Opens the files anew where others have taken their names: for a process that was forked with rights to open them, and
-    /// gives those up before a client can ask for TLS.
-    pub fn follow(&mut self, config: &Config, at_once: bool) {
-        if self.is_outdated()
-            && let Ok(now) = self.open_again(config, at_once)
-        {
-            *self = now;
-        }
-    }
-
-    /// Whether other files have taken the names of the open ones, as far as that can be told.
-    pub fn is_outdated(&self) -> bool {
-        match self {
-            Offer::None => false,
-            Offer::OnRequest(files) | Offer::AtOnce(files) => files.are_replaced(),
-        }
-    }
-
     /// Whether a client may ask for it now.
     pub fn is_on_request(&self) -> bool {
         matches!(self, Offer::OnRequest(_))
@@ -199,13 +181,9 @@ impl Files {
         }
     }
 
-    fn are_replaced(&self) -> bool {
-        self.pairs.iter().flatten().any(Pem::is_replaced)
-    }
-
     /// Tells the log that clients see certificates that are not those in the files, which may have run out.
     fn tell_if_replaced(&self, why: &Error) {
-        if self.are_replaced() {
+        if self.pairs.iter().flatten().any(Pem::is_replaced) {
             log::error!("event=old-certificate reason={:?}", why.to_string());
         }
     }

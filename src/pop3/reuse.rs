@@ -298,10 +298,9 @@ impl Parser {
         }
     }
 
-    /// Whether another client can be served: not with certificates that others have replaced, whose keys may be for the
-    /// eyes of root alone, as who starts the next one of us is.
+    /// Whether another client can be served.
     pub fn is_able(&self) -> bool {
-        !self.is_lost && !self.tls.is_outdated()
+        !self.is_lost
     }
 
     fn say(&mut self, octets: &[&[u8]], descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
