@@ -458,11 +458,14 @@ fn dot_locks_are_made_by_another_program_if_that_is_wanted() {
     fs::write(&mailbox, text).expect("a mailbox");
     // Those of the real one: another error, locked by another program, and no right to lock.
     for (status, code) in [(1, "SYS/TEMP"), (3, "IN-USE"), (4, "SYS/PERM")] {
-        common::write_program(&refusing, &format!("#!/bin/sh\nexit {status}\n"));
+        let calls = scratch.path().join(format!("calls-{status}"));
+        common::write_program(&refusing, &format!("#!/bin/sh\necho $1 >>{}\nexit {status}\n", calls.display()));
         let option = format!("--external-locker={}", refusing.display());
         let output = scratch.run("pop3d", &["--lock-flags=E", &option], format!("{LOGIN}QUIT\r\n").as_bytes());
         let refused = String::from_utf8_lossy(&output.stdout);
         assert!(refused.contains(&format!("-ERR [{code}] ")), "{status}: {refused}");
+        // Who has not got the lock does not give up anybody's.
+        assert!(!fs::read_to_string(&calls).unwrap().contains("-u"), "{status}");
     }
 }
 

@@ -162,7 +162,7 @@ impl Crew {
         let uses = self.workers.get(number).and_then(|worker| worker.uses.as_ref());
         // Where these hosts were known it came with the permit.
         let is_more = |share: &String| uses.is_some_and(|used| !used.shares.contains(share));
-        let shares: Vec<String> = self.shares_of_hosts(number, &hosts).into_iter().filter(is_more).collect();
+        let shares: Vec<String> = self.share_of_host(number, &hosts).into_iter().filter(is_more).collect();
         if let Some(full) = self.full(&shares) {
             return (key, self.refuse(number, Some(full)));
         }

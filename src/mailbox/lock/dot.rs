@@ -282,11 +282,9 @@ mod tests {
 
     #[test]
     fn a_program_that_never_ends_is_ended() {
-        let lock = |program: &str| ExternalLock { program: program.into(), mailbox: "1000".into() };
-        let sleeping = std::mem::ManuallyDrop::new(lock("/bin/sleep"));
-        assert_eq!(sleeping.run_for(&[], Duration::from_millis(10)), None);
-        let done = std::mem::ManuallyDrop::new(lock("/bin/true"));
-        assert_eq!(done.run_for(&[], LONGEST_LOCKING), Some(0));
+        let run = |program: &str, limit| run(Path::new(program), &[], Path::new("1000"), limit);
+        assert_eq!(run("/bin/sleep", Duration::from_millis(10)), None);
+        assert_eq!(run("/bin/true", LONGEST_LOCKING), Some(0));
     }
 
     #[test]
