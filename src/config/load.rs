@@ -44,7 +44,7 @@ impl Config {
     }
 
     /// All mistakes that there are, each found when what those before it have set is taken for not set; and the rest, if
-    /// anything can be made of that. Of a file that is no main.cf the first [`MOST_MISTAKES`].
+    /// anything can be made of that. Of a file that is no main.cf the first hundred.
     pub fn read_past_mistakes(common: &Common) -> (Vec<exit::Error>, Option<Loaded>) {
         let (mut mistakes, mut places) = (Vec::new(), Vec::new());
         loop {
