@@ -283,7 +283,8 @@ fn pop3_sessions_go_as_with_dovecot_and_mailutils() {
             let here = pop3::play(connected(ours[0].address), &session);
             put_maildir(&theirs, &session);
             let there = pop3::play(connected(dovecots[0].address), &session);
-            compare_pop3("Dovecot", &session, &here, &there, (files_in(&mine), files_in(&theirs)), &mut count);
+            let left = [&mine, &theirs].map(|maildir| in_maildir(maildir));
+            compare_pop3("Dovecot", &session, &here, &there, [&left[0], &left[1]], &mut count);
             continue;
         }
         let mine = mboxes.maildir("bob");
@@ -292,16 +293,15 @@ fn pop3_sessions_go_as_with_dovecot_and_mailutils() {
         dovecots[1].forget();
         put_mbox((dovecots[1].mailbox(), common::NOBODY), &session);
         let there = pop3::play(connected(dovecots[1].address), &session);
-        let left = |mbox: &Path| froms_in(mbox);
-        let counts = (left(&mine), left(&dovecots[1].mailbox()));
-        compare_pop3("Dovecot", &session, &here, &there, counts, &mut count);
+        let left = [mine, dovecots[1].mailbox()].map(|mbox| in_mbox(&mbox));
+        compare_pop3("Dovecot", &session, &here, &there, [&left[0], &left[1]], &mut count);
         // Behind a header without an end, or one that ends in CR LF, Mailutils does not see the next "From " line.
         if session.messages.iter().any(|(shape, _)| ["crlf-stored", "header-only"].contains(shape)) {
             continue;
         }
         put_mbox(mailutils.mailbox(), &session);
         let there = mailutils.play(&session);
-        compare_pop3("Mailutils", &session, &here, &there, (counts.0, left(&mailutils.mailbox().0)), &mut count);
+        compare_pop3("Mailutils", &session, &here, &there, [&left[0], &in_mbox(&mailutils.mailbox().0)], &mut count);
     }
     count.report("POP3", sessions, seed);
 }
@@ -312,7 +312,7 @@ fn compare_pop3(
     session: &pop3::Session,
     here: &[Answer],
     there: &[Answer],
-    left: (usize, usize),
+    [ours, theirs]: [&[String]; 2],
     count: &mut known::Count,
 ) {
     let special = session.messages.iter().map(|(shape, _)| *shape).find(|shape| *shape != "plain").unwrap_or("plain");
@@ -354,8 +354,8 @@ fn compare_pop3(
             count.differs(server, shape, what, dialogue);
         }
     }
-    let dialogue = || format!("left: ours {}, theirs {}\n{:?}\n{here:?}\n", left.0, left.1, session.steps);
-    if left.0 != left.1 {
+    let dialogue = || format!("left: ours {ours:#?}, theirs {theirs:#?}\n{:?}\n{here:?}\n", session.steps);
+    if ours != theirs {
         let last = session.steps.last().map_or("", |step| step.shape);
         count.differs(server, last, "messages left", dialogue);
     }
@@ -396,11 +396,20 @@ fn put_mbox((path, owner): (PathBuf, u32), session: &pop3::Session) {
     chown(&path, Some(owner), Some(owner)).expect("chown");
 }
 
-fn froms_in(mbox: &Path) -> usize {
-    let text = fs::read(mbox).unwrap_or_default();
-    text.split(|octet| *octet == b'\n').filter(|line| line.starts_with(b"From alice@client.example Sun")).count()
+/// The messages that are left, each by the line that tells its number: a server may write into the header of an mbox.
+fn in_mbox(mbox: &Path) -> Vec<String> {
+    let text = format!("\n{}", String::from_utf8_lossy(&fs::read(mbox).unwrap_or_default()));
+    let messages = text.split("\nFrom alice@client.example Sun").skip(1);
+    let number =
+        |message: &str| message.lines().find(|line| line.starts_with("Subject: number ")).unwrap_or("").to_owned();
+    messages.map(number).collect()
 }
 
-fn files_in(maildir: &Path) -> usize {
-    ["new", "cur"].iter().map(|part| fs::read_dir(maildir.join(part)).expect("a folder").count()).sum()
+/// The messages that are left, octet by octet.
+fn in_maildir(maildir: &Path) -> Vec<String> {
+    let files = ["new", "cur"].map(|part| fs::read_dir(maildir.join(part)).expect("a folder"));
+    let text = |path: PathBuf| String::from_utf8_lossy(&fs::read(path).expect("a message")).into_owned();
+    let mut messages: Vec<_> = files.into_iter().flatten().map(|entry| text(entry.expect("an entry").path())).collect();
+    messages.sort();
+    messages
 }
