@@ -217,8 +217,8 @@ fn pattern(word: &str) -> Result<Pattern, String> {
     let matches = match word.trim_start_matches('!') {
         "" => return Err("a pattern behind !".to_owned()),
         "*" => Matches::All,
-        "stdin" => Matches::Stdin,
-        "unknown" => Matches::Unknown,
+        text if text.eq_ignore_ascii_case("stdin") => Matches::Stdin,
+        text if text.eq_ignore_ascii_case("unknown") => Matches::Unknown,
         text if let Some(net) = net::among_names(text) => Matches::Net(net?),
         text if text.contains(':') => Matches::Table(Table::parse(text)?, false),
         text => name(text)?,

@@ -8,6 +8,11 @@ fn list(text: &str) -> PatternList {
 }
 
 #[test]
+fn words_are_read_in_any_case() {
+    assert_eq!(list("STDIN, !Unknown"), list("stdin, !unknown"));
+}
+
+#[test]
 fn an_empty_list_means_no_domain() {
     assert!(!list("").matches_domain(b"example.net"));
 }

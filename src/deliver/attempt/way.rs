@@ -233,7 +233,7 @@ mod tests {
     fn an_error_channel_says_what_the_administrator_wrote() {
         assert_eq!(refusal("4.3.2 moving"), Outcome::Deferred("4.3.2 moving".to_owned()));
         assert_eq!(refusal("5.7.1 not here"), Outcome::Failed("5.7.1 not here".to_owned()));
-        assert_eq!(refusal("moved away"), Outcome::Failed("5.0.0 moved away".to_owned()));
-        assert_eq!(refusal(""), Outcome::Failed("5.0.0 mail for this domain is not taken".to_owned()));
+        assert_eq!(refusal("moved away"), Outcome::Failed("5.3.2 moved away".to_owned()));
+        assert_eq!(refusal(""), Outcome::Failed("5.3.2 mail for this domain is not taken".to_owned()));
     }
 }

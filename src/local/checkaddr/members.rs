@@ -80,8 +80,12 @@ fn becomes(config: &Config, channels: &Channels, place: &Place, domain: &str) ->
         Place::User(name) | Place::Mailbox(name) => {
             let whole = if name.contains('@') { name.clone() } else { format!("{name}@{domain}") };
             let user = Address::from_internal(whole.as_bytes());
-            let user = user.map_or(Lookup::No, |address| verify::local_user(config, &address));
-            found(user, |user| format!("user {}", user.name))
+            match (user.map_or(Lookup::No, |address| verify::local_user(config, &address)), place) {
+                (Lookup::No, Place::User(_)) => {
+                    "goes in a circle, and no user has this name: its mail is returned".to_owned()
+                }
+                (user, _) => found(user, |user| format!("user {}", user.name)),
+            }
         }
         Place::Own(Target::File(path)) if path == "/dev/null" => "thrown away".to_owned(),
         Place::Own(Target::Program(_)) => allowed(&config.allow_mail_to_commands, "allow_mail_to_commands", "is run"),
