@@ -26,7 +26,7 @@ pub fn send(socket: impl AsFd, octets: &[&[u8]], descriptors: &[BorrowedFd<'_>])
 }
 
 /// Waits for octets, as many as came in one piece, and the descriptors that came with them. 0: the other end is gone.
-/// EMSGSIZE where a packet has more than the buffer has room for, or there is no room for its descriptors: they are more than
+/// EMSGSIZE where a packet has more than the buffer has room for, or its descriptors cannot all be had: they are more than
 /// ever go together, or this process may not have so many. One of them may be open then, under a number that nobody knows: a
 /// process that gets this error must end.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> nix::Result<(usize, Vec<OwnedFd>)> {
@@ -45,11 +45,12 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> nix::Result<(usize, Vec<
     for message in messages {
         if let ControlMessageOwned::ScmRights(numbers) = message {
             for number in numbers {
-                match sys::inherited(number) {
-                    Some(descriptor) => descriptors.push(descriptor),
+                let Some(descriptor) = sys::inherited(number) else {
                     // Kept open by nobody, for somebody waits for its end.
-                    None => drop(close(number)),
-                }
+                    let _ = close(number);
+                    return Err(Errno::EMSGSIZE);
+                };
+                descriptors.push(descriptor);
             }
         }
     }

@@ -317,8 +317,12 @@ impl Parser {
         };
         let octets = buffer.get(..count).unwrap_or_default();
         if let [b'O', number] = octets {
-            let end = descriptors.into_iter().next().map(Packets::from_descriptor);
-            self.owner = end.map(|end| (end, *number));
+            let Some(end) = descriptors.into_iter().next() else {
+                // Nobody would ever hear that owner.
+                self.is_lost = true;
+                return Told::Gone;
+            };
+            self.owner = Some((Packets::from_descriptor(end), *number));
             return Told::Owner;
         }
         if let [b'!', answer @ ..] = octets {
