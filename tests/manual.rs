@@ -3,11 +3,12 @@
 
 mod common;
 
-use common::Scratch;
 use common::manual::{self, examples, page};
+use common::{Scratch, feed};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 const PROGRAMS: [&str; 9] =
     ["smtpsrvr", "qmqpd", "pop3d", "smtpd", "submit", "deliver", "doorpost-queue", "doorpost-check", "checkaddr"];
@@ -306,6 +307,30 @@ fn the_options_of_sendmail_are_those_of_its_page() {
     };
     let taken: BTreeSet<char> = ('A'..='z').filter(char::is_ascii_alphabetic).filter(is_one).collect();
     assert_eq!(letters_of("sendmail.1"), taken);
+}
+
+/// The others say which these are in main.cf(5).
+#[test]
+fn all_names_but_three_set_parameters_on_the_command_line_and_show_them() {
+    use std::os::unix::process::CommandExt;
+    let others = ["sendmail", "newaliases", "qmail-queue"];
+    assert!(
+        page("main.cf.5")
+            .contains("of all programs but\n.Xr sendmail 1 ,\n.Xr newaliases 1\nand\n.Xr qmail-queue 8 ,\n")
+    );
+    let scratch = Scratch::new();
+    let options = ["-o", "soft_bounce=yes", "--show-config=values"];
+    let shows = |command: &mut Command| {
+        String::from_utf8_lossy(&feed(command.args(options), b"").stdout).contains("\nsoft_bounce = yes\n")
+    };
+    for program in PROGRAMS {
+        assert!(shows(&mut scratch.command(program)), "{program}");
+    }
+    let script = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh")).expect("install.sh");
+    let links = script.lines().find_map(|line| line.strip_prefix("links='")).expect("the links").trim_end_matches('\'');
+    for (name, program) in links.split_whitespace().map(|link| link.split_once(':').expect("a program")) {
+        assert_eq!(shows(scratch.command(program).arg0(name)), !others.contains(&name), "{name}");
+    }
 }
 
 #[test]
