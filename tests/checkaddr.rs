@@ -330,6 +330,28 @@ fn each_step_is_told() {
     assert_eq!(status, Some(1));
 }
 
+/// A server says that it is taken, as it does of mail that somebody gets.
+#[test]
+fn that_mail_is_thrown_away_is_told() {
+    let scratch = site();
+    let channels = fs::read_to_string(scratch.path().join("channels")).unwrap();
+    scratch.write("channels", &format!("noreply - noreply.example discard: -\n{channels}"));
+    scratch.write("aliases", "sales: bob, x@noreply.example\n");
+    let ask = |address: &str| {
+        let output = scratch.run("checkaddr", &[address], b"");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = ask("x@noreply.example");
+    let end = "\nmail from channel local may go to channel noreply\nchannel noreply throws it away\n\
+               verdict: taken: 250 2.1.5 Ok\n";
+    assert!(said.ends_with(end), "{said}");
+    let said = ask("sales@mx.example");
+    let place = scratch.path().join("channels").display().to_string();
+    let member = format!("\nmember x@noreply.example: channel noreply ({place}:1) throws it away\n");
+    assert!(said.contains(&member) && said.contains("\nmember bob@mx.example: user bob\n"), "{said}");
+}
+
 #[test]
 fn wrong_questions_are_usage_and_wrong_configuration_names_file_and_line() {
     let scratch = site();

@@ -93,6 +93,10 @@ impl Judge<'_> {
                 tell(format_args!("channel {} takes no mail: {text}", channel.name));
                 return Verdict::Closed(Closed::new(text));
             }
+            Transport::Other(name, _) if name == "discard" => {
+                tell(format_args!("channel {} throws it away", channel.name));
+                return Verdict::Accepted;
+            }
             Transport::Other(name, line) if name == "pipe" => {
                 // No id begins with a hyphen, and none is empty.
                 let values = Values { sender: sender.as_bytes(), recipient: &address, id: "0" };

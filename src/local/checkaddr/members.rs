@@ -72,6 +72,7 @@ fn becomes(config: &Config, channels: &Channels, place: &Place, domain: &str) ->
         Place::Address(address) => match verify::outgoing(channels, address) {
             Lookup::Yes(channel) => match &channel.transport {
                 Transport::Other(name, text) if name == "error" => format!("{channel} takes no mail: {text}"),
+                Transport::Other(name, _) if name == "discard" => format!("{channel} throws it away"),
                 _ => format!("leaves by {channel}"),
             },
             Lookup::No => "mail for it leaves by no channel and is returned".to_owned(),
