@@ -94,10 +94,13 @@ fn the_state_is_in_a_file_too_and_that_goes_with_smtpd() {
     // In a folder of somebody else it can only be emptied.
     assert!(!file.exists() || read().is_empty());
     std::os::unix::fs::symlink("elsewhere", folder.path().join("link")).unwrap();
-    for wrong in ["/nosuch/state", "/dev/null", folder.path().join("link").to_str().unwrap()] {
+    for wrong in ["", &"x".repeat(256), "/nosuch/state", "/dev/null", folder.path().join("link").to_str().unwrap()] {
         let (status, text) = refused(on_loopback(folder.path()).args(["--status-file", wrong, "/bin/cat"]));
         assert_eq!(status, Some(64), "{wrong}: {text}");
-        assert!(text.contains(": expected a file"), "{wrong}: {text}");
+        assert!(
+            text.contains(if wrong.is_empty() { "a value is required" } else { ": expected a " }),
+            "{wrong}: {text}"
+        );
     }
 }
 
@@ -226,10 +229,13 @@ fn the_pid_file_is_locked_for_a_life_and_a_stale_one_locks_nobody_out() {
     assert!(file.exists());
     assert_eq!(Server::start(&mut command()).listen_to("0"), "served\n");
     std::os::unix::fs::symlink("elsewhere", folder.path().join("link")).unwrap();
-    for wrong in ["/dev/null", folder.path().join("link").to_str().unwrap()] {
+    for wrong in ["", &"x".repeat(256), "/dev/null", folder.path().join("link").to_str().unwrap()] {
         let (status, text) = refused(on_loopback(folder.path()).args(["--pid-file", wrong, "/bin/cat"]));
         assert_eq!(status, Some(64), "{wrong}: {text}");
-        assert!(text.contains(": expected a file"), "{wrong}: {text}");
+        assert!(
+            text.contains(if wrong.is_empty() { "a value is required" } else { ": expected a " }),
+            "{wrong}: {text}"
+        );
     }
 }
 

@@ -92,6 +92,7 @@ pub fn no_place(error: &io::Error) -> Option<String> {
             Some(libc::ELOOP) => Some("expected a file, which is no symbolic link".to_owned()),
             // A pipe that nobody reads, or a socket.
             Some(libc::ENXIO) => Some("expected a file, which is no device and no pipe".to_owned()),
+            Some(libc::ENAMETOOLONG) => Some(format!("expected a name as long as a file may have ({error})")),
             _ => None,
         },
     }
