@@ -445,6 +445,22 @@ fn flushing_makes_what_waits_due_now() {
 }
 
 #[test]
+fn a_queue_that_is_not_there_is_told_and_not_made() {
+    let scratch = Scratch::with("queue_directory = $config_directory/elsewhere");
+    let folder = scratch.path().join("elsewhere");
+    let told = format!("queue_directory {}: there is none\n", folder.display());
+    for arguments in [&["list"][..], &["--json"], &["hold", "ALL"], &["requeue", "ALL"], &["flush", "ALL"]] {
+        let (status, said) = tool(&scratch, arguments);
+        assert!(status == Some(75) && said.ends_with(&told), "{arguments:?}: {status:?} {said}");
+    }
+    let listed = sendmail(&scratch, &["-bp"], "");
+    assert!(listed.status.code() == Some(75) && said(&listed).ends_with(&told), "{listed:?}");
+    let flushed = sendmail(&scratch, &["-q"], "");
+    assert!(flushed.status.success() && !said(&flushed).contains("there is none"), "{flushed:?}");
+    assert!(!folder.exists());
+}
+
+#[test]
 fn a_flush_may_be_of_one_message_or_of_those_from_somebody() {
     let scratch = Scratch::with("minimal_backoff_time = 1h");
     fs::write(scratch.maildir("bob"), "in the way").unwrap();

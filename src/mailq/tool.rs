@@ -76,9 +76,9 @@ pub fn run(common: &Common, action: Action, patterns: &[String], format: Format)
     if patterns.is_empty() {
         return Err(Error::Usage("expected queue ids, addresses or ALL".to_owned()));
     }
-    let queue = match open(&config) {
-        Err(Error::Temporary(_)) if action == Action::FlushIfAny && is_missing(&config) => return Ok(Ended::Done),
-        queue => queue?,
+    let queue = match Queue::open_existing(&config.queue_directory)? {
+        None if action == Action::FlushIfAny => return Ok(Ended::Done),
+        queue => queue.ok_or_else(|| missing(&config))?,
     };
     let done = act::act(&queue, &config, act, &selection).map_err(|error| Error::Temporary(error.to_string()))?;
     if action != Action::FlushIfAny {
@@ -106,22 +106,15 @@ pub fn run(common: &Common, action: Action, patterns: &[String], format: Format)
     }
 }
 
-/// The queue, if there is one: who only looks makes none, at a place that may be a slip of the pen.
-fn open(config: &Config) -> Result<Queue, Error> {
-    if is_missing(config) {
-        return Err(Error::Temporary(format!("queue_directory {}: there is none", config.queue_directory.display())));
-    }
-    Queue::open(&config.queue_directory)
-}
-
-fn is_missing(config: &Config) -> bool {
-    config.queue_directory.metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+fn missing(config: &Config) -> Error {
+    Error::Temporary(format!("queue_directory {}: there is none", config.queue_directory.display()))
 }
 
 fn list(config: &Config, selection: &Selection, format: Format) -> Result<Ended, Error> {
     let mut out = BufWriter::new(io::stdout());
-    let result = match open(config) {
-        Ok(queue) => super::list(&queue, &mut out, format, selection),
+    let result = match Queue::open_existing(&config.queue_directory) {
+        Ok(Some(queue)) => super::list(&queue, &mut out, format, selection),
+        Ok(None) => return Err(missing(config)),
         Err(Error::Permission(_)) => return status::ask(config, format, &mut out).map(|()| Ended::Done),
         Err(error) => return Err(error),
     };

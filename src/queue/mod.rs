@@ -100,11 +100,23 @@ impl Queue {
     /// Opens the queue; makes its folders (0700) and the FIFO where they are missing. It must belong to this process's
     /// user (exit 77 otherwise: `crate::exit::Error::Permission`).
     pub fn open(path: &Path) -> Result<Queue, exit::Error> {
+        Queue::below(path, folder(path))
+    }
+
+    /// The same of one that is there: who only looks makes none, at a place that may be a slip of the pen.
+    pub fn open_existing(path: &Path) -> Result<Option<Queue>, exit::Error> {
+        match existing(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            top => Queue::below(path, top).map(Some),
+        }
+    }
+
+    fn below(path: &Path, top: io::Result<File>) -> Result<Queue, exit::Error> {
         let trouble = |e: io::Error| match e.kind() {
             ErrorKind::PermissionDenied => exit::Error::Permission(format!("queue_directory {}: {e}", path.display())),
             _ => exit::Error::Temporary(format!("queue_directory {}: {e}", path.display())),
         };
-        let top = folder(path).and_then(|folder| folder.metadata()).map_err(trouble)?;
+        let top = top.and_then(|folder| folder.metadata()).map_err(trouble)?;
         let us = nix::unistd::geteuid();
         if top.uid() != us.as_raw() || top.mode() & 0o002 != 0 {
             let owner = top.uid();
@@ -437,17 +449,21 @@ enum Begun {
 /// A new folder is without write permission until its name is on disk. So nobody can put a message into a folder that
 /// a power cut may take away, and a crash in between leaves a folder that whoever comes next sees to.
 fn folder(path: &Path) -> io::Result<File> {
-    let open = || OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC).open(path);
-    let folder = match open() {
+    match existing(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             match DirBuilder::new().mode(0o500).create(path) {
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
-            open()?
+            existing(path)
         }
-        other => other?,
-    };
+        other => other,
+    }
+}
+
+/// Opens a folder that is there, and sees to it.
+fn existing(path: &Path) -> io::Result<File> {
+    let folder = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC).open(path)?;
     if folder.metadata()?.mode() & 0o200 == 0 {
         File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
         folder.set_permissions(Permissions::from_mode(0o700))?;

@@ -61,6 +61,16 @@ fn a_queue_of_another_or_open_to_all_is_refused() {
     assert!(matches!(Queue::open(Path::new("/nonexistent/queue")), Err(exit::Error::Temporary(_))));
 }
 
+#[test]
+fn who_only_looks_makes_no_queue() {
+    let (folder, queue) = queue();
+    assert!(matches!(Queue::open_existing(&queue.path), Ok(Some(_))));
+    let elsewhere = folder.path().join("elsewhere");
+    assert!(matches!(Queue::open_existing(&elsewhere), Ok(None)) && !elsewhere.exists());
+    fs::write(&elsewhere, "").unwrap();
+    assert!(matches!(Queue::open_existing(&elsewhere), Err(exit::Error::Temporary(_))));
+}
+
 /// What a crash between mkdir and fsync leaves: a folder that nobody but root could write to.
 #[test]
 fn a_folder_whose_name_may_not_be_on_disk_is_seen_to() {
