@@ -85,6 +85,24 @@ fn what_is_wrong_with_one_users_line_is_told_once_with_field_and_scheme() {
 }
 
 #[test]
+fn hashes_of_des_are_warned_of() {
+    let scratch = good("");
+    let lines = |hashes: [&str; 3]| {
+        let line = |(name, hash)| format!("{name}:{hash}::::/home/{name}\n");
+        scratch.write("passwd", &["alice", "bob", "carol"].into_iter().zip(hashes).map(line).collect::<String>());
+    };
+    // DES, and BSDi's with more rounds of it.
+    for hash in ["{CRYPT}abnqrLigH.z/s", "abnqrLigH.z/s", "_J9..saltfTZGTNEwMRg"] {
+        lines(["{PLAIN}x", hash, "$6$salt$x"]);
+        told(&scratch, 0, "/passwd:2: bob: hashed by DES: whoever has the hash soon finds a password for it; a better");
+    }
+    lines(["abnqrLigH.z/s", "!abnqrLigH.z/s", "{CRYPT}abnqrLigH.z/s"]);
+    told(&scratch, 0, "/passwd:1: alice and 1 more: hashed by DES: ");
+    lines(["{PLAIN}abnqrLigH.z/s", "!abnqrLigH.z/s", "{CRYPT}$1$salt$x"]);
+    assert_eq!(check(&scratch), (Some(0), "0 errors, 0 warnings\n".to_owned()));
+}
+
+#[test]
 fn passwords_for_next_hops_that_are_not_used_are_warned_of() {
     let told = "smtp_sasl_password_maps: nobody logs in by it, for smtp_sasl_auth_enable is no";
     for (more, expected) in [("", true), ("smtp_sasl_auth_enable = no", true), ("smtp_sasl_auth_enable = yes", false)] {
@@ -256,6 +274,40 @@ fn a_next_hop_that_would_be_waited_for_in_vain_is_told() {
     told(&scratch, 78, "beside it; mail for next hops that smtp_tls_policy_maps does not name waits meanwhile\n");
     scratch.write("policy", "[127.0.0.1]:10025 none\n[smtp.isp.example]:465 encrypt\n");
     assert_eq!(check(&scratch).0, Some(0), "{}", check(&scratch).1);
+}
+
+/// A filter seldom offers any.
+#[test]
+fn a_server_of_this_machine_that_must_have_tls_is_told() {
+    let scratch = good("");
+    let channels = "local - mx.example mailbox: -\nout - * smtp:[smtp.isp.example] -\n";
+    scratch.write("channels", channels);
+    let with_filter = |filter: &str| {
+        let output = scratch.run("doorpost-check", &["-o", &format!("content_filter={filter}")], b"");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    const NOTHING: &str = "0 errors, 0 warnings\n";
+    assert_eq!(with_filter("smtp:[127.0.0.1]:10025"), NOTHING);
+    scratch.configure("smtp_tls_security_level = encrypt");
+    let warning = |who: &str, hop: &str| {
+        format!(
+            ": {who}: smtp_tls_security_level has mail for {hop} on this machine go by TLS, too; where it offers none \
+             mail waits; smtp_tls_policy_maps may say none or may of a next hop\n"
+        )
+    };
+    for hop in ["smtp:[127.0.0.1]:10025", "smtp:[IPv6:::1]:10025", "lmtp:inet:localhost:24"] {
+        let said = with_filter(hop);
+        assert!(said.contains(&warning("content_filter", hop.split_once(':').unwrap().1)), "{hop}: {said}");
+    }
+    for hop in ["lmtp:unix:/run/filter", "qmqp:127.0.0.1", "smtp:[filter.example]", ""] {
+        assert_eq!(with_filter(hop), NOTHING, "{hop}");
+    }
+    let more = "scan - a.example smtp:[127.0.0.2] -\nlists - b.example lmtp:inet:127.0.0.1:24 -\n";
+    scratch.write("channels", &format!("{more}{channels}"));
+    told(&scratch, 0, &warning("channel scan", "[127.0.0.2]"));
+    scratch.configure("smtp_tls_policy_maps = hash:$config_directory/policy");
+    scratch.write("policy", "[127.0.0.2] none\n");
+    assert_eq!(check(&scratch), (Some(0), NOTHING.to_owned()));
 }
 
 /// Whether there is a finding like this.

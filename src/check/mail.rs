@@ -20,6 +20,7 @@ use nix::unistd::{AccessFlags, access};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +48,7 @@ pub(super) fn look(common: &Common, config: &Config, findings: &mut Findings) {
     check_users(config, findings);
     if let Some(channels) = check_channels(config, findings) {
         check_wrapping(config, &channels, findings);
+        check_encryption(config, &channels, findings);
         check_networks(config, &channels, findings);
         check_logins(config, findings);
         check_filter(config, &channels, findings);
@@ -107,7 +109,7 @@ const MOST_LINES: usize = 20;
 
 /// What a file of users says of single ones that cannot be, or is hardly meant.
 fn check_lines(config: &Config, path: &Path, findings: &mut Findings) {
-    let (mut seen, mut count, mut ids, mut faults) = (HashSet::new(), 0, Ids::default(), 0);
+    let (mut seen, mut count, mut ids, mut faults, mut weak) = (HashSet::new(), 0, Ids::default(), 0, None);
     let each = |number: usize, line: Option<&[u8]>| {
         let record = line.and_then(|line| passwd_file::record(line, &mut ids).ok().flatten());
         let Some(record) = record.map(|record| users::judged(config, record)) else { return Ok(()) };
@@ -131,6 +133,9 @@ fn check_lines(config: &Config, path: &Path, findings: &mut Findings) {
             );
             findings.error(&at, &problem, "a hash for the second field is made by: openssl passwd -6");
         }
+        if record.password.is_some_and(scheme::is_of_des) {
+            weak.get_or_insert_with(|| (at.clone(), shown(name), 0)).2 += 1;
+        }
         count += 1;
         let has_no_colon = !line.is_some_and(|line| line.contains(&b':'));
         if let (true, Some((word, _))) = (has_no_colon, name.split_once([' ', '\t', '{'])) {
@@ -150,6 +155,11 @@ fn check_lines(config: &Config, path: &Path, findings: &mut Findings) {
     }
     if let Some(more @ 1..) = faults.checked_sub(MOST_LINES) {
         findings.error(&at, &format!("{more} more lines are wrong"), "");
+    }
+    if let Some((at, name, users)) = weak {
+        let others = if users > 1 { format!(" and {} more", users - 1) } else { String::new() };
+        let problem = format!("{name}{others}: hashed by DES: whoever has the hash soon finds a password for it");
+        findings.warning(&at, &problem, "a better one for the second field is made by: openssl passwd -6");
     }
 }
 
@@ -284,12 +294,8 @@ fn check_wrapping(config: &Config, channels: &Channels, findings: &mut Findings)
     // What is wrong with the table is told already.
     let policies = Policies::read(config).unwrap_or_default();
     let own = |hop: &str| policies.find(hop, "").map(|policy| policy.level);
-    let filter = Transport::parse(&config.content_filter.0).ok();
-    let of_filter = filter.map(|filter| ("content_filter".to_owned(), config.origin("content_filter"), filter));
-    let of_channel =
-        |channel: &Channel| (format!("channel {}", channel.name), channel.origin.clone(), channel.transport.clone());
     let mut are_named = true;
-    for (user, place, transport) in channels.0.iter().map(of_channel).chain(of_filter) {
+    for (user, place, transport) in ways_out(config, channels) {
         let Transport::Smtp(hop) = transport else { continue };
         let hop = hop.unwrap_or_default();
         are_named &= own(&hop).is_some();
@@ -309,6 +315,42 @@ fn check_wrapping(config: &Config, channels: &Channels, findings: &mut Findings)
         let mend = "mail for next hops that smtp_tls_policy_maps does not name waits meanwhile";
         findings.error(&config.origin(name), &problem, mend);
     }
+}
+
+/// A server of this machine, as a filter is one, seldom offers TLS, and what all next hops must have it must have, too.
+fn check_encryption(config: &Config, channels: &Channels, findings: &mut Findings) {
+    // Of those that must begin with it something is told already.
+    if config.smtp_tls_security_level < TlsLevel::Encrypt || config.smtp_tls_wrappermode {
+        return;
+    }
+    let policies = Policies::read(config).unwrap_or_default();
+    let is_here = |hop: &str| {
+        let host = NextHop::of(hop.strip_prefix("inet:").unwrap_or(hop)).host;
+        host.eq_ignore_ascii_case("localhost")
+            || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+    };
+    for (user, place, transport) in ways_out(config, channels) {
+        let hop = match transport {
+            Transport::Smtp(Some(hop)) => hop,
+            // Mail that is delivered there need not be hidden.
+            Transport::Other(name, hop) if name == "lmtp" && user == "content_filter" => hop,
+            Transport::Smtp(None) | Transport::Other(..) | Transport::Mailbox | Transport::None => continue,
+        };
+        if is_here(&hop) && policies.find(&hop, "").is_none() {
+            let problem = format!("{user}: smtp_tls_security_level has mail for {hop} on this machine go by TLS, too");
+            let mend = "where it offers none mail waits; smtp_tls_policy_maps may say none or may of a next hop";
+            findings.warning(&place, &problem, mend);
+        }
+    }
+}
+
+/// By what mail leaves first: channels and the content_filter, with the place of each.
+fn ways_out<'a>(config: &Config, channels: &'a Channels) -> impl Iterator<Item = (String, Origin, Transport)> + 'a {
+    let filter = Transport::parse(&config.content_filter.0).ok();
+    let of_filter = filter.map(|filter| ("content_filter".to_owned(), config.origin("content_filter"), filter));
+    let of_channel =
+        |channel: &Channel| (format!("channel {}", channel.name), channel.origin.clone(), channel.transport.clone());
+    channels.0.iter().map(of_channel).chain(of_filter)
 }
 
 /// In Postfix smtp_sasl_auth_enable is needed as well, and a table without it does nothing there either.

@@ -119,6 +119,11 @@ pub fn unknown(stored: &str) -> Option<&str> {
     }
 }
 
+/// Whether it is one of crypt(3) by DES, all passwords of which can be tried.
+pub fn is_of_des(stored: &str) -> bool {
+    matches!(split(stored), Ok((Method::Crypt, hash)) if is_des(hash))
+}
+
 /// Whether the password may let somebody in.
 pub fn is_of_use(stored: &str) -> bool {
     !is_locked(stored) && unknown(stored).is_none()
