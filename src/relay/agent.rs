@@ -128,7 +128,7 @@ pub fn ask(socket: &mut UnixStream, job: &Job) -> io::Result<Answer> {
 }
 
 /// Has a new agent find out which hosts take the mail of a domain, in a form in which the same hosts are the same text. Empty:
-/// there are none, or too many. From then on it connects to no others.
+/// there are none. From then on it connects to no others.
 pub fn home(socket: &mut UnixStream, domain: &str) -> io::Result<String> {
     let mut frame = Frame::default();
     frame.put(domain.as_bytes());

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::lookup::Lookup;
 use crate::net::dns::Resolver;
 use crate::port;
+use sha2::{Digest, Sha256};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ pub struct Hop {
     pub preference: u16,
 }
 
-/// Longest text of hosts; more of them are nobody else's, and none of them is remembered as silent.
+/// Longest text of hosts. What is more stands in it as a hash, and none of that is remembered as silent.
 pub const LONGEST_HOME: usize = 2000;
 
 /// The hosts of a domain as text, the same for all domains with the same names and addresses in the same order of preference:
@@ -55,7 +56,23 @@ pub fn home(hops: &[Hop]) -> String {
     hosts.sort();
     hosts.dedup();
     let text = hosts.join(",");
-    if text.len() <= LONGEST_HOME { text } else { String::new() }
+    if text.len() <= LONGEST_HOME { text } else { shortened(&hosts, &text) }
+}
+
+/// The first of these hosts, which says whose share of all agents it is, and as many others as there is room for. The hash
+/// is in the place of one more, of which nobody ever hears that it is silent: so they never all are.
+fn shortened(hosts: &[String], text: &str) -> String {
+    let hash: String = Sha256::digest(text).iter().map(|octet| format!("{octet:02x}")).collect();
+    let rest = format!("more {hash}");
+    let mut short = String::new();
+    for host in hosts {
+        if short.len() + host.len() + 1 + rest.len() > LONGEST_HOME {
+            break;
+        }
+        short += host;
+        short += ",";
+    }
+    short + &rest
 }
 
 /// The addresses in such a text.
@@ -338,7 +355,21 @@ mod tests {
             assert_ne!(home(&one), home(&other));
         }
         assert_eq!(home(&vec![at(1, "mx.example", "192.0.2.1"); 1]), "0 mx.example 192.0.2.1:25");
-        let many: Vec<Hop> = (0..=255).map(|last| at(1, "mx.example", &format!("192.0.2.{last}"))).collect();
-        assert_eq!((home(&many), addresses("").count()), (String::new(), 0));
+        assert_eq!(addresses("").count(), 0);
+    }
+
+    /// Else whoever has more would have no share, and could have all agents.
+    #[test]
+    fn of_too_many_hosts_the_first_are_told_and_no_others_are_the_same_home() {
+        let hop = |last| hop("mx.example", IpAddr::from([192, 0, 2, last]), 25);
+        let many: Vec<Hop> = (0..=255).map(hop).collect();
+        let text = home(&many);
+        assert!(text.len() <= LONGEST_HOME && text.len() > LONGEST_HOME - 100, "{text}");
+        let told: Vec<_> = addresses(&text).collect();
+        assert!(told[0] == "192.0.2.0:25" && told.len() > 40, "{text}");
+        let others = told.split_last().map(|(hash, others)| (hash.parse::<SocketAddr>().is_err(), others)).unwrap();
+        assert!(others.0 && others.1.iter().all(|address| address.parse::<SocketAddr>().is_ok()), "{text}");
+        assert_eq!(home(&many.iter().rev().cloned().collect::<Vec<_>>()), text);
+        assert_ne!(home(&many[..255]), text);
     }
 }
