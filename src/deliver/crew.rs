@@ -21,7 +21,7 @@ use crate::queue::{Id, Queue};
 use homes::{Homes, SILENCE};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use places::{AGENTS, Places, REPORTS};
+use places::Places;
 pub use processes::QUICK;
 use processes::Worker;
 use std::io;
@@ -158,6 +158,7 @@ impl Crew {
     fn end(&mut self, number: usize, ended: Attempt) -> Vec<News> {
         let mut news = self.done(number, Duration::ZERO, None);
         news.extend(self.pass_is_back(number));
+        let left = self.left_by(number, &ended);
         let Some(worker) = self.workers.get_mut(number) else { return news };
         let Some(id) = worker.message.take() else { return news };
         let lacks = worker.lacks.take();
@@ -168,12 +169,8 @@ impl Crew {
             // Those who use it now may have been done in between: then nobody would call.
             Attempt::Waits(key) if self.places.wait(lacks.as_ref().unwrap_or(&key), id) => {
                 news.push(News::Noted(id));
-                // Called for one share and refused for another it has left room there, and nobody else would call.
-                if lacks.is_some() {
-                    news.extend(
-                        [AGENTS, REPORTS].into_iter().filter_map(|share| self.next_if_room(share)).map(News::Free),
-                    );
-                }
+                // Nobody else would call who waits there.
+                news.extend(self.next_where_room(&left).into_iter().map(News::Free));
             }
             Attempt::Waits(_) => news.push(News::Free(id)),
             ended => news.push(News::Over(id, ended)),

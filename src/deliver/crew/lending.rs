@@ -11,6 +11,7 @@ use super::homes::Silence;
 use super::places::{AGENTS, MAILBOX, REPORTS, at};
 use super::processes::{Agent, Use};
 use super::{Crew, News, half};
+use crate::deliver::attempt::Attempt;
 use crate::deliver::permits::{Lent, Permit};
 use crate::queue::Id;
 use crate::relay::route;
@@ -100,9 +101,24 @@ impl Crew {
         self.most_of(share).is_none_or(|most| self.places.users(share) < most)
     }
 
-    /// Who has waited longest for a share, if there is room.
-    pub(super) fn next_if_room(&mut self, share: &str) -> Option<Id> {
-        if self.has_room(share) { self.places.next(share) } else { None }
+    /// The shares in which an attempt that has to wait may have left room: it was called for one, and lacks another, or a place
+    /// at its next hop.
+    pub(super) fn left_by(&self, number: usize, ended: &Attempt) -> Vec<String> {
+        let Attempt::Waits(key) = ended else { return Vec::new() };
+        let of_host = self.share_of_host(number, self.homes.of(key));
+        of_host.into_iter().chain([AGENTS, REPORTS].map(str::to_owned)).collect()
+    }
+
+    /// Who has waited longest for each of these shares that has room.
+    pub(super) fn next_where_room(&mut self, shares: &[String]) -> Vec<Id> {
+        // Whoever is called for a host's while all agents of the kind are busy would only go on to wait for those, and so would
+        // all behind him.
+        let is_open = |share: &&String| match share.split_once('\n') {
+            Some((kind, _)) => [share.as_str(), kind, AGENTS].iter().all(|share| self.has_room(share)),
+            None => self.has_room(share),
+        };
+        let open: Vec<&String> = shares.iter().filter(is_open).collect();
+        open.into_iter().filter_map(|share| self.places.next(share)).collect()
     }
 
     /// The first of these shares that has no room.

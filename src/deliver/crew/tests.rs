@@ -1,6 +1,7 @@
 //! Who gets what, and who learns what, without any process.
 
 use super::homes::Silence;
+use super::places::{AGENTS, REPORTS};
 use super::processes::Agent;
 use super::*;
 use crate::deliver::permits::{Lent, Permit, Socket};
@@ -245,6 +246,52 @@ fn who_stands_behind_a_report_that_is_refused_is_called_in_its_place() {
     assert!(matches!(permit(&mut crew, 2, "k2", true), Permit::Busy));
     crew.workers[2].message = Some(ids[2]);
     assert_eq!(crew.end(2, Attempt::Waits("k2".into())), [News::Noted(ids[2]), News::Free(ids[3])]);
+}
+
+/// For an agent, and for the share of its host.
+#[test]
+fn who_stands_behind_one_whose_next_hop_is_full_is_called_in_its_place() {
+    let ((mut crew, _theirs), ids) = (crew(4), ids(3));
+    crew.most_remote = 3;
+    for (number, key) in [(0, "k"), (1, "l"), (3, "m")] {
+        assert!(matches!(permit(&mut crew, number, key, true), Permit::Go(_)));
+    }
+    let come_to = |crew: &mut Crew, number: usize, key: &str, limit, id| {
+        crew.workers[number].message = Some(id);
+        crew.permit(number, key, limit, Some(REUSE), &mut |_| Some(agent(true)))
+    };
+    for (id, key) in ids.iter().zip(["k", "k", "n"]) {
+        assert!(matches!(come_to(&mut crew, 2, key, 2, *id), Permit::Busy));
+        assert_eq!(crew.end(2, Attempt::Waits(key.into())), [News::Noted(*id)]);
+    }
+    assert_eq!(crew.done(1, Duration::ZERO, None), [News::Free(ids[0])]);
+    assert_eq!(crew.done(3, Duration::ZERO, None), [News::Free(ids[1])]);
+    assert!(matches!(come_to(&mut crew, 1, "k", 2, ids[0]), Permit::Go(_)));
+    assert!(matches!(come_to(&mut crew, 3, "k", 2, ids[1]), Permit::Busy));
+    assert_eq!(crew.end(3, Attempt::Waits("k".into())), [News::Noted(ids[1]), News::Free(ids[2])]);
+
+    let (mut crew, _theirs) = self::crew(5);
+    crew.most_remote = 4;
+    for (number, key) in [(0, "a"), (1, "b")] {
+        assert!(matches!(come(&mut crew, number, key, ONE, true), Permit::Go(_)));
+    }
+    assert!(matches!(come(&mut crew, 2, "c", ONE, true), Permit::Busy));
+    crew.done(2, Duration::ZERO, None);
+    for (id, key) in ids.iter().zip(["a", "a", "c"]) {
+        assert!(matches!(come_to(&mut crew, 2, key, 2, *id), Permit::Busy));
+        assert_eq!(crew.end(2, Attempt::Waits(key.into())), [News::Noted(*id)]);
+    }
+    assert_eq!(crew.done(0, Duration::ZERO, None), [News::Free(ids[0])]);
+    assert_eq!(crew.done(1, Duration::ZERO, None), [News::Free(ids[1])]);
+    assert!(matches!(come_to(&mut crew, 0, "a", 1, ids[0]), Permit::Go(_)));
+    assert!(matches!(come_to(&mut crew, 1, "a", 1, ids[1]), Permit::Busy));
+    // While all agents are busy whoever would be called could only wait for one.
+    for (number, key) in [(2, "x"), (3, "y"), (4, "z")] {
+        assert!(matches!(permit(&mut crew, number, key, true), Permit::Go(_)));
+    }
+    assert!(crew.next_where_room(&crew.left_by(1, &Attempt::Waits("a".into()))).is_empty());
+    crew.done(4, Duration::ZERO, None);
+    assert_eq!(crew.end(1, Attempt::Waits("a".into())), [News::Noted(ids[1]), News::Free(ids[2])]);
 }
 
 #[test]
