@@ -9,6 +9,7 @@ use nix::unistd::geteuid;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
 const LOGIN: &str = "USER bob\r\nPASS secret\r\nQUIT\r\n";
@@ -113,6 +114,37 @@ fn methods_are_tried_in_their_order_until_one_says_yes() {
     }
     let (said, _) = run(&scratch, &["--authentication=checkpassword:/nonexistent"], "");
     assert_eq!(said, "-ERR [SYS/PERM] This server is not set up properly\r\n");
+}
+
+/// The shadow file is root's alone.
+#[test]
+fn who_is_not_root_lets_users_of_a_file_in_and_none_of_the_system() {
+    let lines = "auth_failure_delay = 0\nusers = passwd-file:$config_directory/passwd, system";
+    let scratch = Scratch::with(lines);
+    let run = |options: &[&str], user: &str| {
+        let mut command = scratch.command("pop3d");
+        if geteuid().is_root() {
+            command.uid(common::NOBODY).gid(common::NOBODY);
+        }
+        common::feed(command.args(options), LOGIN.replace("bob", user).as_bytes())
+    };
+    assert_eq!(run(&["-o", "users=system"], "daemon").status.code(), Some(78));
+    let log_in = |user: &str| {
+        let output = run(&[], user);
+        let log = String::from_utf8(output.stderr).expect("records");
+        let told = "authentication: expected to be started as root, who alone can read /etc/shadow: Permission denied";
+        assert!(log.contains(told), "{user}: {log}");
+        (String::from_utf8(output.stdout).expect("text"), log.contains("event=cannot-log-in"), log)
+    };
+    let (said, kept_out, log) = log_in("bob");
+    assert!(said.ends_with("+OK 0 messages, 0 octets\r\n+OK Goodbye\r\n") && !kept_out, "{said} {log}");
+    for (user, is_somebody) in [("daemon", true), ("nobody-here", false)] {
+        let (said, kept_out, log) = log_in(user);
+        assert!(said.ends_with("-ERR [AUTH] Wrong name or password\r\n+OK Goodbye\r\n"), "{user}: {said} {log}");
+        assert_eq!(kept_out, is_somebody, "{user}: {log}");
+        let why = "event=cannot-log-in user=\"daemon\" reason=\"/etc/shadow: Permission denied (os error 13)\"";
+        assert_eq!(log.contains(why), is_somebody, "{user}: {log}");
+    }
 }
 
 fn digest(stamp: &str, password: &str) -> String {
