@@ -77,7 +77,7 @@ fn verdict(address: &Address) -> Option<Verdict> {
 impl AllOrNothing for &mut Store {
     fn require(&mut self, address: &Address) -> Result<(), Error> {
         let verdict = self.recipient(address)?;
-        self.rejected = self.rejected.or(Some(verdict).filter(|verdict| *verdict != Verdict::Accepted));
+        self.rejected = self.rejected.take().or(Some(verdict).filter(|verdict| *verdict != Verdict::Accepted));
         Ok(())
     }
 }

@@ -69,7 +69,7 @@ pub fn ask(
                     Verdict::BadAddress
                 }
             };
-            (Reply::verdict(verdict), answer(verdict))
+            (Reply::verdict(&verdict), answer(&verdict))
         }
     };
     let mut octets = Vec::new();
@@ -105,7 +105,7 @@ fn incoming(
     Ok(found)
 }
 
-fn answer(verdict: Verdict) -> Answer {
+fn answer(verdict: &Verdict) -> Answer {
     match verdict {
         Verdict::Accepted => Answer::Taken,
         Verdict::Closed(closed) if closed.is_for_now() => Answer::CannotTell,

@@ -132,7 +132,7 @@ fn verify_all(config: &Config, addresses: &[String]) -> Result<Ended, Error> {
     for text in addresses {
         for address in header::addresses(text.as_bytes())? {
             let verdict = judge.of(&address);
-            let words = match verdict {
+            let words = match &verdict {
                 Verdict::Accepted => "deliverable",
                 Verdict::UnknownUser => "nobody here has that name",
                 Verdict::UnknownHost => "no channel leads to that domain",

@@ -162,7 +162,7 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
 
     fn note(&mut self, package: &mut Package, verdict: Verdict) {
         package.accepted = package.accepted.saturating_add(u32::from(verdict == Verdict::Accepted));
-        let is_never = own_reply(verdict).is_some_and(|reply| reply.kind == Kind::Never);
+        let is_never = own_reply(&verdict).is_some_and(|reply| reply.kind == Kind::Never);
         self.errors = self.errors.saturating_add(u32::from(is_never));
         package.verdicts.push(verdict);
     }
@@ -177,7 +177,7 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
         let is_refused = taken.kind == Kind::Never && package.verdicts.contains(&Verdict::Accepted);
         self.errors = self.errors.saturating_add(u32::from(is_refused));
         let reply_to = |verdict: &Verdict| {
-            let reply = own_reply(*verdict).unwrap_or_else(|| taken.clone());
+            let reply = own_reply(verdict).unwrap_or_else(|| taken.clone());
             if self.config.soft_bounce { reply.softened() } else { reply }
         };
         let mut counts = [(Kind::Queued, 0), (Kind::Later, 0), (Kind::Never, 0)];
@@ -214,7 +214,7 @@ impl<S: Stream, Q: Submit> Session<'_, S, Q> {
 }
 
 /// What is said of a recipient whatever becomes of the message; nothing for one that is taken.
-fn own_reply(verdict: Verdict) -> Option<Reply> {
+fn own_reply(verdict: &Verdict) -> Option<Reply> {
     match verdict {
         // The client sends those that are left over in a package of their own.
         Verdict::TooMany => Some(Reply::TOO_MANY_RECIPIENTS_NOW),

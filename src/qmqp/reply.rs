@@ -76,9 +76,9 @@ impl Reply {
             Fault::Format => Reply::while_in(Kind::Never, "netstring format error", phase),
             Fault::Lengths => Reply::while_in(Kind::Never, "netstring lengths do not match", phase),
             Fault::AddressTooLong => Reply::while_in(Kind::Never, "netstring length exceeds storage limit", phase),
-            Fault::TooLarge => Reply::refusal(Refusal::TooLarge),
+            Fault::TooLarge => Reply::refusal(&Refusal::TooLarge),
             Fault::BadAddress => Reply::while_in(Kind::Never, "Error: not an address", phase),
-            Fault::NoRecipients => Reply::refusal(Refusal::NoRecipients),
+            Fault::NoRecipients => Reply::refusal(&Refusal::NoRecipients),
         }
     }
 
@@ -91,7 +91,7 @@ impl Reply {
     }
 
     /// A recipient that is not taken, and with it the message; nothing for one that is.
-    pub fn verdict(verdict: Verdict) -> Option<Reply> {
+    pub fn verdict(verdict: &Verdict) -> Option<Reply> {
         let reply = match verdict {
             Verdict::Accepted => return None,
             Verdict::UnknownUser => Reply::new(Kind::Never, "Error: no such user"),
@@ -117,11 +117,11 @@ impl Reply {
     pub fn outcome(outcome: Outcome) -> Reply {
         match outcome {
             Outcome::Queued(id) => Reply { kind: Kind::Queued, text: Cow::Owned(format!("Ok: queued as {id}")) },
-            Outcome::Refused(refusal) => Reply::refusal(refusal),
+            Outcome::Refused(refusal) => Reply::refusal(&refusal),
         }
     }
 
-    fn refusal(refusal: Refusal) -> Reply {
+    fn refusal(refusal: &Refusal) -> Reply {
         match refusal {
             Refusal::TooLarge => Reply::new(Kind::Never, "Error: message too large"),
             Refusal::TooManyHops => Reply::new(Kind::Never, "Error: too many hops"),
@@ -171,9 +171,9 @@ mod tests {
         for never in [Refusal::TooLarge, Refusal::TooManyHops, Refusal::NoRecipients, Refusal::Filtered] {
             assert_eq!(kind(never), Kind::Never);
         }
-        assert_eq!(Reply::verdict(Verdict::Accepted), None);
-        assert_eq!(Reply::verdict(Verdict::CannotTell).map(|reply| reply.kind), Some(Kind::Later));
-        assert_eq!(Reply::verdict(Verdict::BadAddress).map(|reply| reply.kind), Some(Kind::Never));
+        assert_eq!(Reply::verdict(&Verdict::Accepted), None);
+        assert_eq!(Reply::verdict(&Verdict::CannotTell).map(|reply| reply.kind), Some(Kind::Later));
+        assert_eq!(Reply::verdict(&Verdict::BadAddress).map(|reply| reply.kind), Some(Kind::Never));
     }
 
     #[test]

@@ -244,7 +244,7 @@ impl Reply {
     }
 
     /// RCPT: may this recipient?
-    pub fn verdict(verdict: Verdict) -> Reply {
+    pub fn verdict(verdict: &Verdict) -> Reply {
         match verdict {
             Verdict::Accepted => Reply::recipient(),
             Verdict::UnknownUser => fixed(550, [5, 1, 1], "No such user here"),
@@ -275,7 +275,7 @@ impl Reply {
             Outcome::Refused(Refusal::TooManyHops) => fixed(554, [5, 4, 6], "Too many hops, the message is in a loop"),
             Outcome::Refused(Refusal::NoRoom) => Reply::no_room(),
             Outcome::Refused(Refusal::NoRecipients) => Reply::no_recipients(),
-            Outcome::Refused(Refusal::Recipient(verdict)) => Reply::verdict(*verdict),
+            Outcome::Refused(Refusal::Recipient(verdict)) => Reply::verdict(verdict),
             Outcome::Refused(Refusal::Filtered) => fixed(554, [5, 7, 1], "Message refused by the filter here"),
             Outcome::Refused(Refusal::Trouble) => Reply::trouble(),
         }
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn soft_bounce_makes_every_never_a_later() {
-        assert_eq!(sent(&Reply::verdict(Verdict::UnknownUser), true), "450 4.1.1 No such user here\r\n");
+        assert_eq!(sent(&Reply::verdict(&Verdict::UnknownUser), true), "450 4.1.1 No such user here\r\n");
         for reply in every_reply() {
             assert!(!sent(&reply, true).starts_with('5'), "{reply:?}");
             assert_eq!(sent(&reply, true) == sent(&reply, false), reply.code < 500, "{reply:?}");
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn our_own_trouble_is_no_mistake_of_the_client() {
         assert!(Reply::fault(Fault::Unknown).is_mistake() && Reply::too_large().is_mistake());
-        assert!(Reply::verdict(Verdict::CannotTell).is_mistake());
+        assert!(Reply::verdict(&Verdict::CannotTell).is_mistake());
         for reply in
             [Reply::trouble(), Reply::too_many_recipients(), Reply::outcome(&Outcome::Refused(Refusal::NoRoom))]
         {
@@ -475,9 +475,9 @@ mod tests {
         all.extend(faults.map(R::fault));
         let verdicts =
             [Verdict::UnknownUser, Verdict::UnknownHost, Verdict::NotAllowed, Verdict::BadAddress, Verdict::CannotTell];
-        all.extend(verdicts.map(R::verdict));
+        all.extend(verdicts.each_ref().map(R::verdict));
         let closed = ["", "gone", "4.3.2", "5.1.2 gone \u{fc}", "5.255.255 x"].map(Closed::new);
-        all.extend(closed.map(Verdict::Closed).map(R::verdict));
+        all.extend(closed.map(Verdict::Closed).each_ref().map(R::verdict));
         let refusals =
             [Refusal::TooLarge, Refusal::TooManyHops, Refusal::NoRoom, Refusal::NoRecipients, Refusal::Trouble];
         all.push(R::outcome(&Outcome::Refused(Refusal::Filtered)));

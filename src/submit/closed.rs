@@ -4,26 +4,19 @@
 pub const LONGEST: usize = 100;
 
 /// The text, as printable ASCII. It may begin with a status code, and be empty.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Closed {
-    octets: [u8; LONGEST],
-    length: usize,
-}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed(Box<str>);
 
 impl Closed {
     /// What is no printable ASCII becomes a question mark, and what is too long is cut.
     pub fn new(text: &str) -> Closed {
-        let mut closed = Closed { octets: [0; LONGEST], length: 0 };
-        for (octet, letter) in closed.octets.iter_mut().zip(text.chars()) {
-            *octet = u8::try_from(letter).ok().filter(|octet| matches!(octet, b' '..=b'~')).unwrap_or(b'?');
-            closed.length = closed.length.saturating_add(1);
-        }
-        closed
+        let printable = |letter: char| if matches!(letter, ' '..='~') { letter } else { '?' };
+        Closed(text.chars().take(LONGEST).map(printable).collect())
     }
 
     /// The whole text.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(self.octets.get(..self.length).unwrap_or_default()).unwrap_or_default()
+        &self.0
     }
 
     /// The status code it begins with, and what stands behind that; 5.3.2 where it begins with none.
@@ -47,12 +40,6 @@ fn status(word: &str) -> Option<[u8; 3]> {
     let number = |text: &str| text.bytes().all(|octet| octet.is_ascii_digit()).then(|| text.parse().ok())?;
     let numbers: Option<Vec<u8>> = word.split('.').map(number).collect();
     numbers?.try_into().ok().filter(|status: &[u8; 3]| matches!(status, [4 | 5, ..]))
-}
-
-impl std::fmt::Debug for Closed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.as_str().fmt(f)
-    }
 }
 
 #[cfg(test)]

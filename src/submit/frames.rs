@@ -292,8 +292,8 @@ fn letter<T: PartialEq>(table: &[(T, u8)], value: &T) -> u8 {
     table.iter().find(|(known, _)| known == value).map_or(b'?', |(_, letter)| *letter)
 }
 
-fn meaning<T: Copy>(table: &[(T, u8)], letter: u8) -> Option<T> {
-    table.iter().copied().find(|(_, known)| *known == letter).map(|(value, _)| value)
+fn meaning<T: Clone>(table: &[(T, u8)], letter: u8) -> Option<T> {
+    table.iter().find(|(_, known)| *known == letter).map(|(value, _)| value.clone())
 }
 
 fn introduction_octets(introduction: &Introduction) -> Vec<u8> {
@@ -464,9 +464,9 @@ mod tests {
 
     #[test]
     fn every_reply_is_decoded() {
-        let refusals = REFUSALS.iter().map(|(refusal, _)| *refusal);
+        let refusals = REFUSALS.iter().map(|(refusal, _)| refusal.clone());
         let closed = ["", "5.1.2 gone away"].map(|text| Verdict::Closed(Closed::new(text)));
-        let verdicts = || VERDICTS.iter().map(|(verdict, _)| *verdict).chain(closed);
+        let verdicts = || VERDICTS.iter().map(|(verdict, _)| verdict.clone()).chain(closed.clone());
         let of_recipients = verdicts().map(Refusal::Recipient);
         let outcomes = refusals.chain(of_recipients).map(Outcome::Refused);
         let queued = Outcome::Queued("0123456789abcde".to_owned());

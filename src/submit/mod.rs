@@ -22,7 +22,7 @@ use crate::message::trace::{Client, Protocol};
 use crate::queue::Message;
 
 /// Whether an address is taken, and if not, why not. Each protocol's `reply.rs` finds the words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It is taken; mail for it stays here or may go there.
     Accepted,
@@ -52,7 +52,7 @@ pub enum Outcome {
 }
 
 /// Why a message was not queued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// It is larger than message_size_limit, its envelope counted (552 5.3.4).
     TooLarge,

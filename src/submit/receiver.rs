@@ -132,7 +132,7 @@ impl<'a> Receiver<'a> {
 
     /// Why the message at hand will not be taken, if that is known already.
     pub fn refusal(&self) -> Option<Refusal> {
-        self.message.refusal
+        self.message.refusal.clone()
     }
 
     /// Makes the next message of this draft, which nothing has been written into.

@@ -93,9 +93,9 @@ impl Submit for Pretend {
     }
     fn commit(&mut self) -> Result<Outcome, Error> {
         self.said.borrow_mut().calls.push("commit");
-        Ok(match self.verdict {
+        Ok(match &self.verdict {
             Verdict::Accepted => self.outcome.clone(),
-            verdict => Outcome::Refused(Refusal::Recipient(verdict)),
+            verdict => Outcome::Refused(Refusal::Recipient(verdict.clone())),
         })
     }
     fn reset(&mut self) -> Result<(), Error> {

@@ -143,7 +143,7 @@ impl Submit for Queue {
     fn commit(&mut self) -> Result<Outcome, Error> {
         self.call()?;
         let message = self.draft.take().expect("a message");
-        if let Some(refusal) = self.outcome {
+        if let Some(refusal) = self.outcome.clone() {
             return Ok(Outcome::Refused(refusal));
         }
         self.queued.push(message);

@@ -68,7 +68,7 @@ impl Server<'_> {
         if verdict == Verdict::TooMany {
             self.session.over_limit();
         }
-        let reply = Reply::verdict(verdict);
+        let reply = Reply::verdict(&verdict);
         if verdict != Verdict::Accepted {
             self.log_refusal_of(&reply, self.session.envelope().map(|(path, _)| path), Some(address));
         }
@@ -89,7 +89,7 @@ impl Server<'_> {
             Ok(Verdict::Accepted) => {
                 self.site.here(address).map_or(Reply::cannot_verify(), |mailbox| Reply::mailbox(&mailbox))
             }
-            Ok(verdict) => Reply::verdict(verdict),
+            Ok(verdict) => Reply::verdict(&verdict),
             Err(error) => self.trouble(&error),
         }
     }

@@ -195,7 +195,7 @@ impl Message {
         {
             self.trouble(&why);
         }
-        self.refusal.map_or(Ok(()), Err)
+        self.refusal.take().map_or(Ok(()), Err)
     }
 
     fn make_durable(&self) -> Result<(), String> {
