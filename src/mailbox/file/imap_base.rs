@@ -24,18 +24,21 @@ pub fn inherited(old: &File, first: &Found, heir: &Found) -> io::Result<Option<V
     if base.is_none() && !fields(&header).any(is_base) {
         return Ok(None);
     }
-    let mut head = read(old, heir.start, heir.header)?;
-    let is_blank = |field: &&[u8]| matches!(*field, b"\n" | b"\r\n");
+    let mut head = Vec::new();
+    // A CR alone at the end of the mailbox would be one with a line end of ours.
+    let is_blank = |field: &&[u8]| matches!(*field, b"\n" | b"\r\n" | b"\r");
     let mut ended = |field: &[u8]| {
         head.extend_from_slice(field);
-        if !head.ends_with(b"\n") {
+        if !head.is_empty() && !head.ends_with(b"\n") {
             head.push(b'\n');
         }
     };
+    // A mailbox may end with a separator whose line does not end, and a field there would be none.
+    ended(&read(old, heir.start, heir.header)?);
     fields(&header).filter(|field| !is_base(field) && !is_blank(field)).for_each(&mut ended);
     // Not before the others: our mark must be the second line.
     base.into_iter().for_each(&mut ended);
-    fields(&header).filter(is_blank).for_each(ended);
+    fields(&header).filter(is_blank).for_each(|field| head.extend_from_slice(field));
     Ok(Some(head))
 }
 

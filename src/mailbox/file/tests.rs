@@ -395,6 +395,24 @@ fn a_header_without_an_end_gets_an_imap_base_all_the_same() {
     }
 }
 
+/// Found by fuzzing: the field stood on the line of the separator, and was lost.
+#[test]
+fn a_separator_without_a_line_end_gets_one_before_an_imap_base() {
+    let (_folder, path) = mailbox(&[]);
+    std::fs::write(&path, format!("{FROM}X-IMAPbase: 1 1\n\nx\n\n{}", FROM.trim_end())).unwrap();
+    assert_eq!(open(&path).remove(&[0]).unwrap(), 0);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{FROM}X-IMAPbase: 1 1\n"));
+}
+
+/// Found by fuzzing: with an LF behind it the CR was the end of the header, the field stood in the body, and QUIT failed.
+#[test]
+fn a_lone_cr_at_the_end_of_a_header_stays_behind_an_imap_base() {
+    let (_folder, path) = mailbox(&[]);
+    std::fs::write(&path, format!("{FROM}X-IMAPbase: 1 1\n\nx\n\n{FROM}A: 2\n\r")).unwrap();
+    assert_eq!(open(&path).remove(&[0]).unwrap(), 0);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{FROM}A: 2\nX-IMAPbase: 1 1\n\r"));
+}
+
 /// Behind a message they are one, which somebody put there; they become what they are when they come to stand at the begin.
 #[test]
 fn what_stands_before_internal_data_can_be_removed() {
