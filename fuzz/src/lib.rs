@@ -4,6 +4,7 @@
 //! that every `cargo test` checks what fuzzing found once. The functions depend on nothing but their input.
 
 mod config;
+mod follow;
 mod login;
 mod mbox;
 mod packets;
