@@ -48,6 +48,27 @@ fn varied(one: &[u8], other: &[u8], chance: &mut oracle::Chance) -> Vec<u8> {
     input
 }
 
+/// What fuzzing found stays found only as long as its test is there.
+#[test]
+fn every_test_that_the_readme_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("fuzz/README.md")).expect("a README");
+    let (_, found) = readme.split_once("## What was found").expect("what was found");
+    let words: Vec<&str> = found.split('`').skip(1).step_by(2).collect();
+    let sources: Vec<String> = words
+        .iter()
+        .filter(|word| word.ends_with(".rs"))
+        .map(|file| fs::read_to_string(root.join(file)).expect("a file of tests"))
+        .collect();
+    let tests: Vec<&&str> = words.iter().filter(|word| word.matches('_').count() > 2).collect();
+    assert!(tests.len() > 8, "{tests:?}");
+    for test in tests {
+        let begin = format!("#[test]\n    fn {test}() {{");
+        let is_there = |source: &String| source.contains(&begin) || source.contains(&begin.replace("    ", ""));
+        assert!(sources.iter().any(is_there), "there is no test {test}");
+    }
+}
+
 macro_rules! targets {
     ($( $name:ident )+) => {
         $( #[test] fn $name() { replay(stringify!($name)); } )+
