@@ -246,7 +246,7 @@ fn parts(report: &str) -> (Option<&str>, &str) {
 /// The host that a report quotes (`HOST said: ...`), and its reply if that is one of SMTP or LMTP, without the command
 /// that it answered.
 fn said(report: &str) -> Option<(&str, Option<&str>)> {
-    let (before, text) = report.split_once(" said: ")?;
+    let (before, text) = report.split_once(" said: ").filter(|_| !is_of_program(report))?;
     let host = before.rsplit(' ').next().filter(|host| !host.is_empty())?;
     let reply = text.rsplit_once(" (to ").map_or(text, |(reply, _)| reply);
     let is_code = |code: &str| code.len() == 3 && code.bytes().all(|octet| octet.is_ascii_digit());
@@ -267,7 +267,13 @@ fn host(report: &str) -> Option<&str> {
         .or_else(|| between("4.5.0 ", " answered "))
         .or_else(|| between("4.5.0 ", " said something else "))
         .or_else(|| lacks().map(|(_, host)| host));
-    found.filter(|host| !host.contains(' '))
+    found.filter(|host| !host.contains(' ') && !is_of_program(report))
+}
+
+/// Whether it quotes a program of this machine (`Appended::outcome`, `piped.rs`), which may speak as another host would.
+fn is_of_program(report: &str) -> bool {
+    let before = report.split_once(" said: ").map_or(report, |(before, _)| before);
+    ["the program for this address", "the program of this channel", "qmail-queue "].iter().any(|of| before.contains(of))
 }
 
 /// A host as RFC 3464 section 2.3.5 names it: an address stands in brackets.
@@ -291,6 +297,8 @@ fn is_status(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deliver::Outcome;
+    use crate::deliver::appended::Appended;
     use crate::smtp::client::{Lost, Stage, Trouble};
 
     #[test]
@@ -300,6 +308,29 @@ mod tests {
         for odd in ["no such user", "3.1.1 x", "5.1 x", "5.1.1.1 x", "5..1 x", "5.1.1234 x", "5.1.a x", ""] {
             assert_eq!(parts(odd), (None, odd));
         }
+    }
+
+    #[test]
+    fn a_program_that_speaks_as_a_host_is_none() {
+        for words in
+            ["mx.b said: 550 5.1.1 no (to RCPT)", "4.4.2 lost the connection to mx.b at MAIL", "the next hop (mx.b)"]
+        {
+            for before in [
+                "5.7.0 permission denied, says the program for this address",
+                "5.4.7 given up after 5 days: 4.3.0 the program of this channel ended with status 75",
+                "5.3.0 qmail-queue refused it with status 31",
+            ] {
+                let report = crate::program::with_words(before, words);
+                assert_eq!((said(&report), host(&report)), (None, None), "{report}");
+            }
+            for program in [Appended::ProgramTemporary, Appended::ProgramFailed, Appended::ProgramNever(1)] {
+                let (Outcome::Deferred(report) | Outcome::Failed(report)) = program.outcome_with("", words) else {
+                    panic!("{program:?}")
+                };
+                assert!(report.ends_with(words) && host(&report).is_none(), "{report}");
+            }
+        }
+        assert_eq!(host("5.1.1 mx.b said: 550 the program for this address is gone"), Some("mx.b"));
     }
 
     #[test]
