@@ -23,18 +23,43 @@ pub fn leave(child: Option<Pid>) {
 }
 
 /// Waits for a child that leads a group, by what `look` says of it; from `end` on it and all it started are killed. Gives how
-/// it ended, and whether it did so before. One that does not end for so long even so is left: an error.
+/// it ended, and whether it did so before. One that does not end for so long even so is left: an error. One that cannot be
+/// looked at is another, and is killed at once, for nobody would end it later.
 pub fn wait<S>(
+    leader: Pid,
+    end: Instant,
+    ending: Duration,
+    look: impl FnMut() -> io::Result<Option<S>>,
+) -> io::Result<(S, bool)> {
+    let sleep = |pause| {
+        std::thread::sleep(pause);
+        false
+    };
+    wait_and(leader, end, ending, look, sleep)
+}
+
+/// The same, with something to do meanwhile: `pause` takes so long at the most, and says whether something has happened, so
+/// that the end may be near.
+pub fn wait_and<S>(
     leader: Pid,
     mut end: Instant,
     ending: Duration,
     mut look: impl FnMut() -> io::Result<Option<S>>,
+    mut pause: impl FnMut(Duration) -> bool,
 ) -> io::Result<(S, bool)> {
-    let shortest = Duration::from_millis(1);
-    let (mut pause, mut in_time) = (shortest, true);
+    let (shortest, longest) = (Duration::from_millis(1), Duration::from_millis(50));
+    let (mut time, mut in_time) = (shortest, true);
+    // No error where one of the group could be killed, and perhaps not its leader.
+    let kill = || _ = killpg(leader, Signal::SIGKILL);
     loop {
-        if let Some(status) = look()? {
-            return Ok((status, in_time));
+        match look() {
+            Ok(Some(status)) => return Ok((status, in_time)),
+            Ok(None) => {}
+            Err(error) => {
+                kill();
+                leave(Some(leader));
+                return Err(error);
+            }
         }
         if Instant::now() >= end {
             if !in_time {
@@ -44,12 +69,10 @@ pub fn wait<S>(
                 leave(Some(leader));
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            // No error where one of the group could be killed, and perhaps not its leader.
-            let _ = killpg(leader, Signal::SIGKILL);
-            (in_time, end, pause) = (false, Instant::now() + ending, shortest);
+            kill();
+            (in_time, end, time) = (false, Instant::now() + ending, shortest);
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
+        time = if pause(time) { shortest } else { (time * 2).min(longest) };
     }
 }
 
@@ -70,6 +93,23 @@ mod tests {
         let nothing_seen = || Ok(None::<()>);
         let error = wait(child, Instant::now(), Duration::from_millis(10), nothing_seen).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        is_collected(child);
+    }
+
+    #[test]
+    #[expect(clippy::zombie_processes, reason = "who collects it is what is tested")]
+    fn a_child_that_cannot_be_looked_at_does_not_run_on() {
+        let child = Command::new("sleep").arg("100").process_group(0).spawn().unwrap();
+        let child = Pid::from_raw(child.id().try_into().unwrap());
+        let blind = || Err::<Option<()>, _>(io::ErrorKind::OutOfMemory.into());
+        let far = Instant::now() + Duration::from_secs(1000);
+        let error = wait(child, far, Duration::from_secs(1000), blind).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+        is_collected(child);
+    }
+
+    /// Before it would end by itself.
+    fn is_collected(child: Pid) {
         let begun = Instant::now();
         while kill(child, None) != Err(Errno::ESRCH) {
             assert!(begun.elapsed() < Duration::from_secs(20));
