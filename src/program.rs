@@ -1,26 +1,27 @@
 //! Running a program with a message on its standard input: by exec with a list of arguments, never through a shell.
 //!
 //! The content lies whole in a file without a name before the program starts, so that a message cut off is never taken for
-//! one. What the program's end means is for whoever ran it to say.
+//! one. What it says goes into a pipe (`output.rs`). What its end means is for whoever ran it to say.
 
 pub mod arguments;
 pub mod end;
 pub mod envelope;
+mod output;
 
 use crate::logging::clean;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::Pid;
+use output::Output;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// A program that runs, and the file that what it says goes to.
+/// A program that runs, and what it says.
 pub struct Started {
     child: Child,
-    said: File,
+    output: Output,
 }
 
 /// How a program ended.
@@ -35,10 +36,6 @@ pub struct Over {
 
 /// Octets of what a program says that are told.
 pub const LONGEST_SAID: usize = 300;
-
-/// Octets of it that are looked at, and that may lie on disk for longer than a moment.
-const KEPT: u64 = 2000;
-const ON_DISK: u64 = 64 * 1024;
 
 /// Exit statuses of sysexits.h that mean never, with what they mean: as Postfix's pipe(8) and local(8) have it.
 pub const NEVER: [(i32, &str); 10] = [
@@ -65,50 +62,42 @@ pub fn start(command: &mut Command, output: Option<Stdio>, content: &mut dyn Rea
     let mut spool = nameless()?;
     io::copy(content, &mut spool)?;
     spool.rewind()?;
-    let said = nameless()?;
-    // So that it can be cut while it is written.
-    fcntl(&said, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+    let (heard, said) = Output::new()?;
     let output = match output {
         Some(output) => output,
         None => said.try_clone()?.into(),
     };
-    command.stdin(spool).stdout(output).stderr(said.try_clone()?).process_group(0);
+    command.stdin(spool).stdout(output).stderr(said).process_group(0);
     // A signal that this process blocks or ignores is none of the program's affairs.
     crate::sys::start_as_we_were(command, nix::sys::signal::SigSet::empty(), 0);
     end::leave(None);
-    Ok(Started { child: command.spawn()?, said })
+    let child = command.spawn()?;
+    // It has them now; and only while nobody else has, its last words have an end.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(Started { child, output: heard })
 }
 
 /// Waits for its end; after `limit` it and all it started are killed, which is an error unless it has ended with 0 all the
-/// same: then it has the message. `whose` stands in the record of one that ends otherwise: fields that name the message and
-/// the program.
+/// same: then it has the message. Nobody hears what is said by those whom it leaves behind: they get SIGPIPE. `whose` stands
+/// in the record of one that ends otherwise: fields that name the message and the program.
 pub fn finish(mut started: Started, limit: Duration, whose: &str) -> io::Result<Over> {
     let leader = Pid::from_raw(i32::try_from(started.child.id()).map_err(io::Error::other)?);
-    let said = started.said;
-    let look = || {
-        // It may say as much as it likes, and nobody has a use for that.
-        if said.metadata().is_ok_and(|metadata| metadata.len() > ON_DISK) {
-            let _ = said.set_len(KEPT);
-        }
-        started.child.try_wait()
-    };
-    let (status, in_time) = end::wait(leader, Instant::now() + limit, end::ENDING, look)?;
+    let (look, hear) = (|| started.child.try_wait(), |time| started.output.hear(time));
+    let (status, in_time) = end::wait_and(leader, Instant::now() + limit, end::ENDING, look, hear)?;
     // Another status may be that of a shell whose command was killed.
     if !in_time && !status.success() {
         return Err(io::Error::new(io::ErrorKind::TimedOut, "it ran longer than command_time_limit"));
     }
-    let said = if status.success() { String::new() } else { first_lines(&said) };
+    let said = if status.success() { String::new() } else { first_lines(&started.output.beginning()) };
     if !status.success() {
         log::warn!("{whose} event=program-failed status=\"{status}\" said={said:?}");
     }
     Ok(Over { status, said })
 }
 
-/// What is in the file, as one line. Somebody may still be writing, so its position is left alone.
-fn first_lines(file: &File) -> String {
-    let mut octets = [0; KEPT as usize];
-    let count = file.read_at(&mut octets, 0).unwrap_or(0);
-    let lines = octets.get(..count).unwrap_or_default().split(|octet| *octet == b'\n').map(<[u8]>::trim_ascii);
+/// As one line.
+fn first_lines(octets: &[u8]) -> String {
+    let lines = octets.split(|octet| *octet == b'\n').map(<[u8]>::trim_ascii);
     let lines: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
     clean(&lines.join(&b" / "[..]), LONGEST_SAID)
 }
@@ -123,6 +112,8 @@ pub fn nameless() -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
 
     fn run(script: &str, limit: Duration) -> io::Result<Over> {
         let started = start(Command::new("/bin/sh").args(["-c", script]), None, &mut &b"text\n"[..])?;
@@ -144,8 +135,39 @@ mod tests {
 
     #[test]
     fn a_program_that_never_ends_is_ended_with_all_it_started() {
-        let error = run("sleep 1000 & sleep 1000", Duration::from_millis(10)).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        for script in ["sleep 1000 & sleep 1000", "yes"] {
+            let error = run(script, Duration::from_millis(10)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{script}");
+        }
+    }
+
+    /// However much it says, and whether it takes the message before, behind it or not at all.
+    #[test]
+    fn a_program_may_say_much_before_it_reads_and_need_not_say_anything_to_its_end() {
+        for (script, expected) in [
+            ("head -c 1000000 /dev/zero; test \"$(cat)\" = text", 0),
+            ("exec >&- 2>&-; test \"$(cat)\" = text && sleep 0.1 && exit 3", 3),
+            ("head -c 1000000 /dev/zero >&2; exit 3", 3),
+        ] {
+            let over = run(script, Duration::from_secs(20)).unwrap();
+            assert_eq!(over.status.code(), Some(expected), "{script}");
+        }
+    }
+
+    /// It would fill a disk, or a worker would wait for it.
+    #[test]
+    fn what_a_program_leaves_behind_is_neither_waited_for_nor_heard() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("alive");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // It has the other end as long as it lives.
+        let alive = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let chatter = "i=0; while test $((i += 1)) -lt 6000; do echo more; sleep 0.01; done";
+        let script = format!("echo said; exec 3>{}; ({chatter}) & exit 1", path.display());
+        let said = run(&script, Duration::from_secs(20)).unwrap().said;
+        assert!(said.starts_with("said"), "{said}");
+        let mut end = [PollFd::new(alive.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut end, PollTimeout::from(20_000_u16)), Ok(1), "it goes on");
     }
 
     /// As by set-uid or sudo: here it is we who become somebody else than root, in a process of its own.
