@@ -197,6 +197,12 @@ pub fn field(value: &impl std::fmt::Display) -> String {
     clean(value.to_string().as_bytes(), 300).replace(' ', "\\x20")
 }
 
+/// What [`clean`] has made, in quotation marks that it cannot leave: as by `{:?}`, but what is escaped there already is not
+/// escaped again.
+pub fn quoted(cleaned: &str) -> String {
+    format!("{cleaned:?}").replace(r"\\x", r"\x")
+}
+
 fn severity(level: log::Level) -> u8 {
     match level {
         log::Level::Error => 3,
@@ -323,6 +329,18 @@ mod tests {
             (b"\x01\x02\x03", 7, "\\x01..."),
         ] {
             assert_eq!(clean(octets, limit), expected, "{octets:?} {limit}");
+        }
+    }
+
+    #[test]
+    fn what_is_quoted_is_escaped_once_and_stays_in_its_marks() {
+        for (octets, expected) in [
+            (&b"plain"[..], r#""plain""#),
+            (b"\x1b[2J \"no\"", r#""\x1b[2J \"no\"""#),
+            (br#"\" reason="x\"#, r#""\\\" reason=\"x\\""#),
+            (b"\\\x1b\\", r#""\\\x1b\\""#),
+        ] {
+            assert_eq!(quoted(&clean(octets, 100)), expected, "{octets:?}");
         }
     }
 

@@ -8,7 +8,7 @@ pub mod end;
 pub mod envelope;
 mod output;
 
-use crate::logging::clean;
+use crate::logging::{clean, quoted};
 use nix::unistd::Pid;
 use output::Output;
 use std::fs::File;
@@ -90,7 +90,7 @@ pub fn finish(mut started: Started, limit: Duration, whose: &str) -> io::Result<
     }
     let said = if status.success() { String::new() } else { first_lines(&started.output.beginning()) };
     if !status.success() {
-        log::warn!("{whose} event=program-failed status=\"{status}\" said={said:?}");
+        log::warn!("{whose} event=program-failed status=\"{status}\" said={}", quoted(&said));
     }
     Ok(Over { status, said })
 }

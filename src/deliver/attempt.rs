@@ -12,7 +12,7 @@ use super::settings::Settings;
 use super::{Outcome, crew, expand, origin, piped, report, schedule};
 use crate::channel::Transport;
 use crate::config::Config;
-use crate::logging::field;
+use crate::logging::{field, quoted};
 use crate::message::parameters::RecipientParameters;
 use crate::message::path::Address;
 use crate::queue::{Error, Id, Message, NotTaken, Queue, Recipient, RecipientState};
@@ -427,7 +427,7 @@ impl Trial {
         self.message.mark(number, state, &why, false)?;
         let delay = schedule::age(expand::arrived(&self.message), SystemTime::now()).as_secs_f64();
         let (id, from, to) = (&self.message.id, field(&self.message.reverse_path), field(address));
-        log::info!("id={id} from={from} to=<{to}> status={status} delay={delay:.1} reason={why:?}");
+        log::info!("id={id} from={from} to=<{to}> status={status} delay={delay:.1} reason={}", quoted(&why));
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use super::tls::{End, Tls, next_hop, requiretls};
 use super::{Carried, Job, Site, agent};
 use crate::config::value::TlsLevel;
 use crate::config::{self, Config};
+use crate::logging::quoted;
 use crate::net::dns::Resolver;
 use crate::net::tls::Failure;
 use crate::smtp::client::login::Login;
@@ -190,8 +191,9 @@ impl Client {
                     if matches!(trouble, Trouble::Cannot(why) if LACKING.contains(&why)) {
                         unwilling.push(&hop.name);
                     }
-                    let report = trouble.report(&named(&hop.name));
-                    log::info!("id={} host={} place={:?} reason={report:?}", job.id, named(&hop.name), hop.place);
+                    let host = named(&hop.name);
+                    let report = trouble.report(&host);
+                    log::info!("id={} host={host} place={:?} reason={}", job.id, hop.place, quoted(&report));
                     if let (Trouble::Cannot(why), Place::Net(address), Some(herald)) =
                         (&trouble, &hop.place, &mut self.herald)
                         && is_silence(&trouble)

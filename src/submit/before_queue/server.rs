@@ -8,7 +8,7 @@
 use super::Handed;
 use crate::config::Config;
 use crate::config::value::TlsLevel;
-use crate::logging::field;
+use crate::logging::{field, quoted};
 use crate::program;
 use crate::queue::Lines;
 use crate::relay::{Job, Outcome, Source, agent};
@@ -59,7 +59,7 @@ pub fn hand_over(
             }
             Outcome::Delivered(_) | Outcome::Listed => ("handed-over", ""),
         };
-        log::info!("id={id} to=<{}> event={word} filter={host} reason={why:?}", field(address));
+        log::info!("id={id} to=<{}> event={word} filter={host} reason={}", field(address), quoted(why));
     }
     match left.len() {
         count if count < outcomes.len() => Ok(left),
