@@ -2,8 +2,9 @@
 
 mod common;
 
+use common::connections::Server;
 use common::processes::children;
-use common::tls::{Client, configure};
+use common::tls::{Client, configure, file};
 use common::{NOBODY, Scratch, until};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -470,4 +471,194 @@ fn who_cannot_be_served_behind_a_right_password_hears_so_in_a_pool_under_tls_and
         pool.kill().unwrap();
         pool.wait().unwrap();
     }
+}
+
+/// A server on a unix socket whose certificate and key lie in a folder that is for root alone, where it was started so.
+struct Renewing {
+    program: &'static str,
+    scratch: Scratch,
+    server: Server,
+}
+
+impl Renewing {
+    fn start(program: &'static str, main_cf: &str, options: &[&str]) -> Renewing {
+        let scratch = Scratch::with(&format!("smtpd_forbid_unauth_pipelining = no\nmax_idle = 0\n{main_cf}"));
+        let folder = scratch.path().join("certificates");
+        fs::create_dir(&folder).expect("a folder");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("its mode");
+        let path = folder.display();
+        scratch.configure(&format!("tls_cert_file = {path}/crt\ntls_key_file = {path}/key"));
+        let listener = std::os::unix::net::UnixListener::bind(scratch.path().join("socket")).expect("a socket");
+        let mut command = scratch.command(program);
+        command.args(options).stdin(std::os::fd::OwnedFd::from(listener));
+        for kind in ["crt", "key"] {
+            place(&folder.join(kind), "mx", kind);
+        }
+        let server = Server::start_as_it_is(&mut command);
+        Renewing { program, scratch, server }
+    }
+
+    fn file(&self, kind: &str) -> std::path::PathBuf {
+        self.scratch.path().join("certificates").join(kind)
+    }
+
+    /// As a hook of certbot's does it.
+    fn put(&self, name: &str, kind: &str) {
+        place(&self.file(kind), name, kind);
+    }
+
+    fn session(&self) -> Client {
+        pooled(&self.scratch.path().join("socket"), false)
+    }
+
+    /// Whose certificate the next client is shown.
+    fn shown(&self) -> &'static str {
+        let mut client = self.session();
+        let (ask, answer) = if self.program == "pop3d" { ("STLS", "+OK ") } else { ("STARTTLS", "220 ") };
+        if self.program == "smtpsrvr" {
+            extensions(&mut client);
+        }
+        let said = client.ask(ask);
+        assert!(said.starts_with(answer), "{said}");
+        match client.try_tls_with("mx") {
+            Ok(()) => {
+                client.ask("QUIT");
+                "mx"
+            }
+            Err(error) => {
+                assert!(error.to_string().contains("not valid for name"), "{error}");
+                "other"
+            }
+        }
+    }
+
+    /// What was recorded of certificates so far, up to one of this kind.
+    fn records(&mut self, last: &str) -> Vec<String> {
+        self.server.record(last);
+        self.server.seen.drain(..).filter_map(|record| kind_of(&record)).collect()
+    }
+
+    /// The same in one line, while one client after another is shown this certificate.
+    fn shown_until(&mut self, last: &str, name: &str) -> String {
+        let mut seen = Vec::new();
+        until(last, || {
+            assert_eq!(self.shown(), name, "after {seen:?}");
+            seen.extend(self.server.records.try_iter().filter_map(|record| kind_of(&record)));
+            seen.iter().any(|kind| kind == last)
+        });
+        seen.join(" ")
+    }
+}
+
+/// What a record says of certificates.
+fn kind_of(record: &str) -> Option<String> {
+    Some(record.split_once("-certificate")?.0.rsplit_once('=')?.1.to_owned())
+}
+
+fn place(path: &std::path::Path, name: &str, kind: &str) {
+    let draft = path.with_extension("new");
+    fs::copy(file(&format!("{name}.{kind}.pem")), &draft).expect("a copy");
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600)).expect("its mode");
+    fs::rename(&draft, path).expect("its place");
+}
+
+/// Of a server that starts a process for each client, which has not the rights to read what is there.
+#[test]
+fn who_comes_next_is_shown_a_renewed_certificate_whose_key_is_roots_and_never_half_of_it() {
+    let main_cf = if common::needs::root() { "net_owner = news" } else { "" };
+    for (program, main_cf) in
+        [("smtpsrvr", main_cf), ("smtpsrvr", "smtpd_sasl_auth_enable = yes"), ("pop3d", main_cf), ("pop3d", "")]
+    {
+        let mut server = Renewing::start(program, main_cf, &[]);
+        let what = format!("{program} {main_cf}");
+        assert_eq!(server.shown(), "mx", "{what}");
+        server.put("other", "crt");
+        assert_eq!([server.shown(), server.shown()], ["mx"; 2], "{what}: its key is not there yet");
+        server.put("other", "key");
+        assert_eq!(server.shown(), "other", "{what}");
+        assert_eq!(server.records("event=new-certificate"), ["old", "new"], "{what}");
+        // Written over, and not to its end.
+        let key = fs::read(file("mx.key.pem")).expect("a key");
+        fs::write(server.file("key"), &key[..key.len() / 2]).expect("half of it");
+        assert_eq!([server.shown(), server.shown()], ["other"; 2], "{what}: half a key");
+        fs::write(server.file("key"), &key).expect("the rest");
+        assert_eq!([server.shown(), server.shown()], ["other"; 2], "{what}: the key of another certificate");
+        server.put("mx", "crt");
+        assert_eq!(server.shown(), "mx", "{what}");
+        assert_eq!(server.records("event=new-certificate"), ["old", "old", "new"], "{what}");
+        fs::remove_file(server.file("key")).expect("its end");
+        assert_eq!([server.shown(), server.shown()], ["mx"; 2], "{what}: no key");
+        assert_eq!(server.records("event=old-certificate"), ["old"], "{what}");
+    }
+}
+
+/// Of children that wait: they are replaced when the process that listens has seen it.
+#[test]
+fn a_pool_comes_to_show_a_renewed_certificate_whose_key_is_roots_and_never_half_of_it() {
+    let main_cf = if common::needs::root() { "net_owner = news" } else { "" };
+    let options = ["-o", "children=1", "-o", "idle_children=1", "-o", "max_use=0"];
+    for (program, main_cf) in
+        [("smtpsrvr", main_cf), ("smtpsrvr", "smtpd_sasl_auth_enable = yes"), ("pop3d", main_cf), ("pop3d", "")]
+    {
+        let mut server = Renewing::start(program, main_cf, &options);
+        let what = format!("{program} {main_cf}");
+        assert_eq!(server.shown(), "mx", "{what}");
+        server.put("other", "crt");
+        assert_eq!(server.shown_until("old", "mx"), "old", "{what}: its key is not there yet");
+        server.put("other", "key");
+        until("the new one", || server.shown() == "other");
+        fs::write(server.file("key"), "-----BEGIN PRIVATE KEY-----\n").expect("half a key");
+        assert_eq!(server.shown_until("old", "other"), "new old", "{what}: half a key");
+        server.put("mx", "crt");
+        assert_eq!(server.shown_until("old", "other"), "old", "{what}: the certificate of another key");
+        server.put("mx", "key");
+        until("the next one", || server.shown() == "mx");
+    }
+}
+
+#[test]
+fn a_pool_that_nobody_calls_looks_for_renewed_certificates_all_the_same() {
+    let mut server = Renewing::start("pop3d", "", &["-o", "idle_children=1", "-o", "max_use=0"]);
+    server.server.record("ready ");
+    server.put("other", "crt");
+    server.put("other", "key");
+    server.server.record("event=new-certificate");
+    until("the new one", || server.shown() == "other");
+}
+
+/// As mail_owner, who may look into the folder.
+#[test]
+fn a_renewed_key_that_the_process_that_listens_may_not_read_is_told_of_once_and_used_as_soon_as_it_may() {
+    if !common::needs::root() {
+        return;
+    }
+    let mut server = Renewing::start("smtpsrvr", "", &[]);
+    let chmod = |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    assert_eq!(server.shown(), "mx");
+    chmod(&server.scratch.path().join("certificates"), 0o755).expect("its mode");
+    server.put("other", "crt");
+    server.put("other", "key");
+    chmod(&server.file("crt"), 0o644).expect("its mode");
+    assert_eq!([server.shown(), server.shown()], ["mx"; 2]);
+    chmod(&server.file("key"), 0o644).expect("its mode");
+    assert_eq!(server.shown(), "other");
+    assert_eq!(server.records("event=new-certificate"), ["old", "new"]);
+}
+
+/// The checker and the user's process are forked by the one that listens, and have its descriptors.
+#[test]
+fn in_a_pool_of_pop3d_nobody_has_the_key_but_who_listens_and_who_parses() {
+    if !common::needs::root() {
+        return;
+    }
+    let server = Renewing::start("pop3d", "tls_auth_only = no", &["-o", "children=1", "-o", "max_use=0"]);
+    let has_key = |pid: u32| open_files(pid).iter().any(|name| name.contains("tls_key_file") || name.contains("/key"));
+    let mut client = server.session();
+    client.ask("USER bob");
+    assert!(client.ask("PASS secret").starts_with("+OK"));
+    let pool = server.server.process.id();
+    let [checker] = children(pool)[..] else { panic!("one child") };
+    let mut behind: Vec<bool> = children(checker).into_iter().map(has_key).collect();
+    behind.sort_unstable();
+    assert_eq!((has_key(pool), has_key(checker), &behind[..]), (true, false, &[false, true][..]));
 }

@@ -14,9 +14,11 @@ use doorpost::config::Config;
 use doorpost::exit::{self, Ended, Error};
 use doorpost::logging::{self, Speaks};
 use doorpost::net::accept;
+use doorpost::net::tls::{Followed, Offer};
 use doorpost::pop3::command_line::{self, Args};
 use doorpost::pop3::reuse::{self, Parser};
 use doorpost::pop3::{self, import, standalone};
+use doorpost::privilege;
 use doorpost::smtpd::one_client::Client;
 use doorpost::smtpd::refusal;
 use std::process::ExitCode;
@@ -26,13 +28,31 @@ struct Pop3d {
     config: Box<Config>,
     files: Files,
     parser: Option<Parser>,
+    /// Of a process that listens, and what its children have of it.
+    tls: Option<Followed>,
 }
 
 fn prepare() -> Result<Pop3d, Error> {
     let args = Args::read()?;
     clock::stand(args.fixed)?;
     let config = Config::load(&args.common)?;
-    Ok(Pop3d { args, config, files: Files::default(), parser: None })
+    Ok(Pop3d { args, config, files: Files::default(), parser: None, tls: None })
+}
+
+impl Pop3d {
+    /// What the next client, or whoever parses for several, gets.
+    fn offer(&mut self, is_last: bool) -> Result<Offer, Error> {
+        // What root opens belongs to the process that parses, and to no other.
+        if privilege::is_root()
+            && let Some(mut tls) = self.tls.take()
+        {
+            return Ok(tls.offer(true).with_tickets_of_now());
+        }
+        match &mut self.tls {
+            Some(tls) => Ok(tls.offer(is_last)),
+            None => Offer::open(&self.config, self.args.tls),
+        }
+    }
 }
 
 impl accept::Server for Pop3d {
@@ -43,7 +63,10 @@ impl accept::Server for Pop3d {
     fn session(&mut self) -> Result<Ended, Error> {
         match &mut self.parser {
             Some(parser) => parser.session(&self.config),
-            None => pop3::serve(&self.config, self.args.record.as_deref(), self.args.tls, &mut self.files),
+            None => {
+                let tls = self.offer(self.config.max_use == 1).inspect_err(pop3::refuse)?;
+                pop3::serve(&self.config, self.args.record.as_deref(), tls, &mut self.files)
+            }
         }
     }
 
@@ -56,11 +79,10 @@ impl accept::Server for Pop3d {
         if self.args.record.is_some() {
             return accept(self);
         }
-        let tls_at_once = self.args.tls;
         reuse::stay(
             self,
             |pop3d| &pop3d.config,
-            tls_at_once,
+            |pop3d| pop3d.offer(true),
             |pop3d, parser| {
                 pop3d.parser = parser;
                 accept(pop3d)
@@ -68,8 +90,26 @@ impl accept::Server for Pop3d {
         )
     }
 
+    fn follows(&self) -> bool {
+        self.tls.as_ref().is_none_or(Followed::is_any)
+    }
+
+    fn follow(&mut self) -> bool {
+        let is_first = self.tls.is_none();
+        if is_first {
+            // Each client hears what is wrong.
+            self.tls = Followed::open(&self.config, self.args.tls).ok();
+        }
+        let is_new = self.tls.as_mut().is_some_and(|tls| tls.follow(&self.config, self.args.tls));
+        is_new || is_first && self.tls.is_some()
+    }
+
     fn read_again(&mut self) -> Result<(), Error> {
-        self.config = Config::load(&self.args.common)?;
+        let config = Config::load(&self.args.common)?;
+        if let Some(tls) = &mut self.tls {
+            tls.open_again(&config, self.args.tls)?;
+        }
+        self.config = config;
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use doorpost::net::accept;
 use doorpost::net::connection::{Connection, LastWords};
 use doorpost::net::peer::Peer;
 use doorpost::net::proxy;
-use doorpost::net::tls::Offer;
+use doorpost::net::tls::{Followed, Offer};
 use doorpost::privilege;
 use doorpost::record::{self, Recorder};
 use doorpost::smtp::command_line::Args;
@@ -46,7 +46,7 @@ struct Smtpsrvr {
     args: Args,
     config: Box<Config>,
     channels: Channels,
-    tls: Offer,
+    tls: Followed,
     /// Started by the name of a program that is finicky, or speaks LMTP.
     as_finicky: bool,
     as_lmtp: bool,
@@ -64,7 +64,7 @@ fn prepare() -> Result<Smtpsrvr, Error> {
     let mut config = Config::load(&args.common)?;
     let channels = Channels::load(&config)?;
     // The key may be a file that only root can open.
-    let tls = Offer::open(&config, args.tls)?;
+    let tls = Followed::open(&config, args.tls)?;
     if logins(&args, &config) {
         keep_rights(&mut config);
     } else {
@@ -86,13 +86,7 @@ impl accept::Server for Smtpsrvr {
     }
 
     fn session(&mut self) -> Result<Ended, Error> {
-        // A process that serves one client keeps nothing of the key.
-        let tls = match self.tls {
-            // Nothing is written where nothing is there: the page is the parent's too.
-            Offer::None => Offer::None,
-            _ if self.config.max_use == 1 => std::mem::take(&mut self.tls),
-            _ => self.tls.clone(),
-        };
+        let tls = self.tls.offer(self.config.max_use == 1);
         session(self, tls).inspect_err(|_| refuse()).flatten()
     }
 
@@ -100,10 +94,18 @@ impl accept::Server for Smtpsrvr {
         client::let_go();
     }
 
+    fn follows(&self) -> bool {
+        self.tls.is_any()
+    }
+
+    fn follow(&mut self) -> bool {
+        self.tls.follow(&self.config, self.args.tls)
+    }
+
     fn read_again(&mut self) -> Result<(), Error> {
         let mut config = Config::load(&self.args.common)?;
         let channels = Channels::load(&config)?;
-        self.tls = self.tls.open_again(&config, self.args.tls)?;
+        self.tls.open_again(&config, self.args.tls)?;
         if logins(&self.args, &config) {
             keep_rights(&mut config);
         }

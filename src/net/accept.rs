@@ -37,6 +37,15 @@ pub trait Server {
     }
     /// No client has come for a while, at most some seconds: what is kept for the next one may go.
     fn rest(&mut self) {}
+    /// Whether there are certificates and keys to follow.
+    fn follows(&self) -> bool {
+        false
+    }
+    /// In the process that listens, before it serves anybody and then now and again: looks whether certificates and keys are
+    /// others. Whether they are, so that children that wait are to be replaced.
+    fn follow(&mut self) -> bool {
+        false
+    }
     /// Reads the configuration again (HUP). After an error everything is as it was.
     fn read_again(&mut self) -> Result<(), Error>;
     /// Runs `accept`, in a child of a pool: it serves one client after another by [`Server::session`]. A program that
@@ -125,6 +134,7 @@ impl Loop<'_> {
         busy: Option<Vec<u8>>,
     ) -> Result<Ended, Error> {
         let size = self.bounds.size(server.config());
+        server.follow();
         ACCEPTS.store(true, Ordering::Relaxed);
         // Before children are forked: what the first record costs, and the first look for a line end, which writes down how it
         // is best done, is then not paid in each of them.
@@ -328,6 +338,14 @@ impl<S: Server> Work for Child<'_, S> {
         self.server.rest();
     }
 
+    fn follows(&self) -> bool {
+        self.server.follows()
+    }
+
+    fn follow(&mut self) -> bool {
+        self.server.follow()
+    }
+
     fn stay(&mut self, accept: &mut dyn FnMut(&mut dyn Work) -> u8) -> u8 {
         let null = self.null;
         if self.server.config().pretty_child {
@@ -372,6 +390,7 @@ fn show(text: &str) {
 
 fn fork(acceptor: &mut Acceptor, given: &Given, server: &mut impl Server) -> io::Result<Option<Pid>> {
     let Given::Connection(connection) = given else { return Ok(None) };
+    server.follow();
     let child = || {
         signals::leave_group();
         acceptor.close();

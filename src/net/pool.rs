@@ -7,7 +7,7 @@
 //! The parent looks at the sockets only while nobody is idle: then it starts a child, or, when there are as many as may
 //! be, tells clients so if it is to. A child rings when it takes a connection and leaves fewer idle than there should be,
 //! so a burst is met at once. All children hold the end of a pipe; when the other end is closed, by a parent that stops,
-//! that has read its configuration again or that was killed, the idle ones end, and the busy ones after their session.
+//! that has something new for them or that was killed, the idle ones end, and the busy ones after their session.
 
 mod shared;
 mod worker;
@@ -36,6 +36,10 @@ use worker::Worker;
 
 /// How long a child waits that is one more than should be idle, if `max_idle` is not less.
 const LINGER: Duration = Duration::from_secs(10);
+/// The parent looks for what is new when it is awake, but not sooner after the last time than this;
+const SOONEST_LOOK: Duration = Duration::from_secs(1);
+/// and after so long it wakes up to look.
+const LATEST_LOOK: Duration = Duration::from_secs(10);
 
 /// What a child comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,14 @@ pub trait Work {
     fn serve(&mut self, connection: OwnedFd) -> Served;
     /// No client has come for a while.
     fn rest(&mut self) {}
+    /// Whether the parent is to look now and again for what children have of it.
+    fn follows(&self) -> bool {
+        false
+    }
+    /// Does so. Whether something is new, so that children that have the old are to be replaced.
+    fn follow(&mut self) -> bool {
+        false
+    }
     /// Runs `accept`, which serves one client after another, in this process or in a child of it whose end this one waits
     /// for. Gives the status to end with.
     fn stay(&mut self, accept: &mut dyn FnMut(&mut dyn Work) -> u8) -> u8;
@@ -99,6 +111,8 @@ pub struct Pool {
     owns_sockets: bool,
     idle_since: Instant,
     rests_until: Option<Instant>,
+    /// When it last looked for what is new.
+    looked: Instant,
     /// How those began that were there when somebody was to come.
     starts: Starts,
     stopping: bool,
@@ -168,6 +182,7 @@ impl Pool {
             owns_sockets: false,
             idle_since: Instant::now(),
             rests_until: None,
+            looked: Instant::now(),
             starts: Starts::default(),
             stopping: false,
             has_said_so: false,
@@ -191,9 +206,14 @@ impl Pool {
     /// Other numbers from now on, and other children: those that wait end, those that are busy after their session. What
     /// they serve counts as before.
     pub fn change(&mut self, size: Size, limits: Limits) -> io::Result<()> {
+        self.replace_children()?;
+        (self.size, self.shared.limits) = (bounded(size), limits);
+        Ok(())
+    }
+
+    fn replace_children(&mut self) -> io::Result<()> {
         let (end, alive) = io::pipe()?;
         (self.shared.end, self.alive) = (end, Some(alive));
-        (self.size, self.shared.limits) = (bounded(size), limits);
         Ok(())
     }
 
@@ -219,13 +239,23 @@ impl Pool {
                 self.killed_idle = self.killed_idle.saturating_sub(1);
                 self.grow(work);
             }
-            let (signalled, client) = self.wait()?;
+            let follows = work.follows() && !self.stopping;
+            let (signalled, client) = self.wait(follows)?;
             let _ = self.shared.bell.read();
             self.refused.tend();
             if signalled && self.take_signals() {
                 let children = self.children.keys().map(|pid| (*pid, Signal::SIGTERM));
                 ending::end(children, self.signals.as_ref(), ending::OF_SESSIONS);
                 return Ok(Left::Ended);
+            }
+            // Before a child is started for somebody.
+            if follows && self.looked.elapsed() >= SOONEST_LOOK {
+                self.looked = Instant::now();
+                if work.follow()
+                    && let Err(error) = self.replace_children()
+                {
+                    log::error!("cannot replace children reason={:?}", error.to_string());
+                }
             }
             // Looked at again: somebody may have become idle, and will take it.
             if client && self.shared.count(IDLE) == 0 {
@@ -247,11 +277,12 @@ impl Pool {
     }
 
     /// Whether there are signals, and whether there is a client that no child is there for.
-    fn wait(&mut self) -> io::Result<(bool, bool)> {
+    fn wait(&mut self, follows: bool) -> io::Result<(bool, bool)> {
         // While somebody is still let go there is no end that could be waited for: it may have passed already.
         let ends = self.size.max_idle.filter(|_| self.children.is_empty() && self.refused.is_empty());
         let ends = ends.and_then(|time| self.idle_since.checked_add(time));
-        let next = [ends, self.rests_until, self.refused.next_end()].into_iter().flatten().min();
+        let looks_at = self.looked.checked_add(LATEST_LOOK).filter(|_| follows);
+        let next = [ends, self.rests_until, self.refused.next_end(), looks_at].into_iter().flatten().min();
         let timeout = next.map_or(PollTimeout::NONE, |until| {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)

@@ -2,7 +2,12 @@
 //!
 //! Reading, writing and waiting are left to `connection`. Nothing is kept here for a client that comes again; it may get a
 //! ticket, if there is a file of keys for that (`tickets.rs`). Files are opened at the start, with the rights of that moment,
-//! and read only when a client asks for TLS, so that the others do not pay for it.
+//! and read only when a client asks for TLS, so that the others do not pay for it. A process that listens follows them
+//! (`followed.rs`).
+
+mod followed;
+
+pub use followed::Followed;
 
 use super::connection::Fault;
 use super::tickets::Tickets;
@@ -10,6 +15,7 @@ use super::trust::Trust;
 use crate::config::{self, Config, Origin};
 use crate::exit::Error;
 use crate::wire::secret::Secret;
+use nix::libc::O_NONBLOCK;
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::pem::PemObject;
@@ -17,9 +23,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConnection, Connection, ServerConfig, ServerConnection};
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -110,25 +116,15 @@ impl Offer {
         }
     }
 
-    /// As [`Offer::open`] for a configuration that was read again: with the files as they are now. Where those of the same
-    /// names may not be opened any more, or are of no use, the open ones are kept, and the log told if others are in their
-    /// place.
-    pub fn open_again(&self, config: &Config, at_once: bool) -> Result<Offer, Error> {
-        let (Offer::OnRequest(before) | Offer::AtOnce(before)) = self else { return Offer::open(config, at_once) };
-        let of_use = |mut files: Files| {
-            identity(&files.pairs, None)?;
-            files.keep_tickets_of(before);
-            Ok(files)
-        };
-        let now = Offer::check(config, at_once).and_then(|()| Files::open(config)?.map(of_use).transpose());
-        match now {
-            Ok(files) => Ok(Offer::of(files, at_once)),
-            Err(error) if before.are_those_of(config) => {
-                before.tell_if_replaced(&error);
-                Ok(self.clone())
-            }
-            Err(error) => Err(error),
+    /// With the keys of tickets as they are now, as far as they can be read: before rights are given up.
+    pub fn with_tickets_of_now(mut self) -> Offer {
+        if let Offer::OnRequest(files) | Offer::AtOnce(files) = &mut self
+            && let Some(keys) = Arc::get_mut(files).and_then(|files| files.tickets.as_mut())
+        {
+            let now = Keys::open(&keys.path);
+            keys.read = now.read.or(keys.read.take());
         }
+        self
     }
 
     /// Whether a client may ask for it now.
@@ -164,48 +160,15 @@ impl Files {
         Ok(Some(Files { pairs, tickets }))
     }
 
-    fn are_those_of(&self, config: &Config) -> bool {
-        let own = self.pairs.iter().map(|[certificate, key]| (&certificate.path, &key.path));
-        own.eq(config.tls_cert_file.0.iter().zip(&config.tls_key_file.0))
-            && config.tls_cert_file.0.len() == config.tls_key_file.0.len()
-            && config.tls_ticket_key_file.0 == self.tickets.as_ref().map(|keys| keys.path.clone())
-    }
-
-    /// Keys that may not be read any more are those of before, for as long as those are good.
-    fn keep_tickets_of(&mut self, before: &Files) {
-        if let (Some(now), Some(before)) = (&mut self.tickets, &before.tickets)
-            && now.read.is_none()
-            && now.path == before.path
-        {
-            now.read.clone_from(&before.read);
-        }
-    }
-
-    /// Tells the log that clients see certificates that are not those in the files, which may have run out.
-    fn tell_if_replaced(&self, why: &Error) {
-        if self.pairs.iter().flatten().any(Pem::is_replaced) {
-            log::error!("event=old-certificate reason={:?}", why.to_string());
-        }
-    }
-
-    /// Reads them. A process that has served others before sees them as they are now, as far as it
-    /// may open them again and they are of use, and else as they were at its start; never some of each.
+    /// Reads them. Where they are of no use they may have been opened while they were being replaced: then as they are now, as
+    /// far as this process may open them again.
     pub fn read(&self) -> Result<Identity, Error> {
-        let again = |pem: &Pem| Pem::open(pem.parameter, &pem.path);
-        let now: Result<Vec<[Pem; 2]>, Error> =
-            self.pairs.iter().map(|[certificate, key]| Ok([again(certificate)?, again(key)?])).collect();
         let tickets = self.tickets.as_ref().and_then(Keys::tickets);
-        let now = match now {
-            Ok(now) => now,
-            Err(error) => {
-                self.tell_if_replaced(&error);
-                return identity(&self.pairs, tickets);
-            }
-        };
-        identity(&now, tickets.clone()).or_else(|error| {
-            // Half replaced, or of no use: the old ones are still open, unless somebody wrote over them.
-            let before = identity(&self.pairs, tickets).ok();
-            before.inspect(|_| log::error!("event=old-certificate reason={:?}", error.to_string())).ok_or(error)
+        identity(&self.pairs, tickets.clone()).or_else(|error| {
+            let again = |pem: &Pem| Pem::open(pem.parameter, &pem.path);
+            let now = self.pairs.iter().map(|[certificate, key]| Ok([again(certificate)?, again(key)?]));
+            let now = now.collect::<Result<Vec<_>, Error>>();
+            now.and_then(|now| identity(&now, tickets)).map_err(|_| error)
         })
     }
 }
@@ -228,17 +191,11 @@ impl Keys {
 
 impl Pem {
     fn open(parameter: &'static str, path: &Path) -> Result<Pem, Error> {
-        match File::open(path) {
+        // Or a FIFO in its place would be waited for.
+        match File::options().read(true).custom_flags(O_NONBLOCK).open(path) {
             Ok(file) => Ok(Pem { parameter, path: path.to_owned(), file }),
             Err(error) => Err(wrong(path, parameter, &format!("a PEM file that can be read: {error}"))),
         }
-    }
-
-    /// Whether another file has its name now, as far as that can be told.
-    fn is_replaced(&self) -> bool {
-        let id = |status: Metadata| (status.dev(), status.ino());
-        let now = std::fs::metadata(&self.path).map(id);
-        now.is_ok_and(|now| self.file.metadata().map(id).is_ok_and(|before| before != now))
     }
 
     /// Not by the file's own position, which other processes share.

@@ -88,11 +88,12 @@ pub struct Parser {
 }
 
 /// Runs `accept` in a parser whose parent is the checker, where `config` says of `server` that processes are to stay and
-/// this one could become anybody; else, or where that fails, in this process and without a parser.
+/// this one could become anybody; else, or where that fails, in this process and without a parser. Who parses has what
+/// `offer` gives, and nobody else.
 pub fn stay<S>(
     server: &mut S,
     config: impl Fn(&S) -> &Config,
-    tls_at_once: bool,
+    offer: impl FnOnce(&mut S) -> Result<Offer, Error>,
     mut accept: impl FnMut(&mut S, Option<Parser>) -> u8,
 ) -> u8 {
     if !privilege::is_root() || config(server).max_use == 1 {
@@ -100,7 +101,7 @@ pub fn stay<S>(
     }
     // Keys may be for root's eyes alone.
     let begun = split::parser(config(server)).and_then(|account| {
-        let tls = Offer::open(config(server), tls_at_once)?;
+        let tls = offer(server)?;
         let ends = Packets::pair().map_err(|errno| Error::Temporary(format!("socketpair: {errno}")))?;
         Ok((account, tls, ends))
     });

@@ -48,10 +48,8 @@ const SPOOL: &str = "/var/mail";
 pub(super) const HEAD: Head = Head { program: "pop3d", arguments: Vec::new(), varying: &["+OK doorpost POP3 ready"] };
 
 /// Serves the client on standard input and output: in two processes where we could become anybody, else in this one.
-/// The session is written down in the new file `record`; `tls_at_once` begins it with TLS. `files` is what was found out for
-/// the clients before.
-pub fn serve(config: &Config, record: Option<&Path>, tls_at_once: bool, files: &mut Files) -> Result<Ended, Error> {
-    let tls = Offer::open(config, tls_at_once).inspect_err(refuse)?;
+/// The session is written down in the new file `record`. `files` is what was found out for the clients before.
+pub fn serve(config: &Config, record: Option<&Path>, tls: Offer, files: &mut Files) -> Result<Ended, Error> {
     let Some(peer) = Peer::of_stdio(None, None) else { return Ok(Ended::HungUp) };
     let peer = peer.asking(config);
     peer.debug_if_listed(config);

@@ -99,14 +99,23 @@ impl Drop for Leaving {
 
 /// A client's side of a session, which checks that the certificate is that of mx.example.
 pub fn client() -> ClientConnection {
+    client_of("mx")
+}
+
+/// The same for mx.example or other.example, whichever is asked for: the server may have the certificate of either.
+fn client_of(name: &str) -> ClientConnection {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(file("mx.crt.pem")).expect("a certificate")).expect("a root");
+    for name in ["mx", "other"] {
+        let certificate = CertificateDer::from_pem_file(file(&format!("{name}.crt.pem"))).expect("a certificate");
+        roots.add(certificate).expect("a root");
+    }
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    ClientConnection::new(Arc::new(config), ServerName::try_from("mx.example").expect("a name")).expect("a session")
+    let name = ServerName::try_from(format!("{name}.example")).expect("a name");
+    ClientConnection::new(Arc::new(config), name).expect("a session")
 }
 
 /// The client.
@@ -201,14 +210,26 @@ impl Client {
 
     /// Shakes hands, and checks that the certificate is that of mx.example.
     pub fn start_tls(&mut self) {
+        self.start_tls_with("mx");
+    }
+
+    /// The same for mx.example or other.example.
+    pub fn start_tls_with(&mut self, name: &str) {
+        let shaken = self.try_tls_with(name);
+        assert!(shaken.is_ok(), "{shaken:?}");
+    }
+
+    /// The same, which fails with InvalidData where the certificate is that of another.
+    pub fn try_tls_with(&mut self, name: &str) -> std::io::Result<()> {
         assert!(self.heard.is_empty(), "said in clear: {:?}", String::from_utf8_lossy(&self.heard));
         let (placeholder, _) = UnixStream::pair().expect("a socketpair");
         let Wire::Clear(stream) = std::mem::replace(&mut self.wire, Wire::Clear(placeholder)) else {
             panic!("TLS in TLS")
         };
-        let mut stream = StreamOwned::new(client(), stream);
-        stream.conn.complete_io(&mut stream.sock).expect("a handshake");
+        let mut stream = StreamOwned::new(client_of(name), stream);
+        stream.conn.complete_io(&mut stream.sock)?;
         self.wire = Wire::Tls(Box::new(stream));
+        Ok(())
     }
 
     /// The process that was started.

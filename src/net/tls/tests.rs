@@ -246,40 +246,98 @@ fn copies() -> (tempfile::TempDir, [PathBuf; 2]) {
     (folder, both)
 }
 
+/// Puts another file in the place of one, at once.
+fn put(name: &str, path: &Path) {
+    let draft = path.with_extension("new");
+    std::fs::copy(test_file(name), &draft).unwrap();
+    std::fs::rename(draft, path).unwrap();
+}
+
+/// As a process has it that listens.
+fn followed(config: &Config) -> Followed {
+    let mut followed = Followed::open(config, false).unwrap();
+    assert!(followed.is_any() && !followed.follow(config, false));
+    followed
+}
+
+/// The certificate that a client of it is shown, by what was read of it without opening a file.
+fn shown(followed: &mut Followed) -> Vec<u8> {
+    let files = followed.offer(false).take().unwrap();
+    identity(&files.pairs, None).expect("a pair");
+    files.pairs[0][0].certificates().unwrap()[0].to_vec()
+}
+
 #[test]
 fn a_key_that_may_not_be_opened_any_more_is_kept_when_the_configuration_is_read_again() {
     let (_folder, [certificate, key]) = copies();
     let config = config(&certificate.display().to_string(), &key.display().to_string());
-    let offer = Offer::open(&config, false).unwrap();
+    let mut followed = followed(&config);
     std::fs::remove_file(&key).unwrap();
     assert!(Offer::open(&config, false).is_err());
-    assert!(offer.open_again(&config, false).unwrap().take().unwrap().read().is_ok());
-    assert!(matches!(offer.open_again(&Config::with(&[]), false), Ok(Offer::None)));
-}
-
-/// The certificates that a server has for its clients.
-fn first_certificate(offer: &Offer) -> Vec<u8> {
-    let mut offer = offer.clone();
-    offer.take().unwrap().pairs[0][0].certificates().unwrap()[0].to_vec()
+    assert!(matches!(followed.open_again(&config, false), Ok(false)));
+    shown(&mut followed);
+    let without = Config::with(&[]);
+    assert!(followed.open_again(&without, false).is_ok() && !followed.is_any());
+    assert!(!followed.follow(&without, false));
+    // As there is nothing to go on with, what is of no use is wrong.
+    assert!(followed.open_again(&config, false).is_err() && !followed.is_any());
+    put("other.key.pem", &key);
+    assert!(followed.open_again(&config, false).is_err() && !followed.is_any());
+    put("mx.key.pem", &key);
+    assert!(followed.open_again(&config, false).is_ok() && followed.is_any());
 }
 
 #[test]
-fn files_that_were_replaced_are_opened_when_the_configuration_is_read_again_and_never_half_of_them() {
+fn files_that_were_replaced_are_followed_and_never_half_of_them() {
     let (_folder, [certificate, key]) = copies();
     let config = config(&certificate.display().to_string(), &key.display().to_string());
-    let before = Offer::open(&config, false).unwrap();
-    let put = |name: &str, path: &Path| {
-        let draft = path.with_extension("new");
-        std::fs::copy(test_file(name), &draft).unwrap();
-        std::fs::rename(draft, path).unwrap();
-    };
-    put("other.crt.pem", &certificate);
-    let half = before.open_again(&config, false).unwrap();
-    assert_eq!(first_certificate(&half), first_certificate(&before));
-    put("other.key.pem", &key);
-    let whole = half.open_again(&config, false).unwrap();
-    assert_ne!(first_certificate(&whole), first_certificate(&before));
-    assert!(whole.clone().take().unwrap().read().is_ok());
+    for read_again in [true, false] {
+        put("mx.crt.pem", &certificate);
+        put("mx.key.pem", &key);
+        let mut followed = followed(&config);
+        let before = shown(&mut followed);
+        let look = |followed: &mut Followed| {
+            if read_again { followed.open_again(&config, false).unwrap() } else { followed.follow(&config, false) }
+        };
+        put("other.crt.pem", &certificate);
+        assert!(!look(&mut followed) && shown(&mut followed) == before);
+        put("other.key.pem", &key);
+        assert!(look(&mut followed) && shown(&mut followed) != before);
+    }
+}
+
+/// As by cp, which empties a file first and writes it then.
+#[test]
+fn what_is_written_over_open_files_takes_nothing_from_those_who_have_them() {
+    let (_folder, [certificate, key]) = copies();
+    let config = config(&certificate.display().to_string(), &key.display().to_string());
+    let mut followed = followed(&config);
+    let before = shown(&mut followed);
+    let new = std::fs::read(test_file("other.key.pem")).unwrap();
+    std::fs::copy(test_file("other.crt.pem"), &certificate).unwrap();
+    for length in [0, 1, 100, new.len() / 2] {
+        std::fs::write(&key, &new[..length]).unwrap();
+        assert!(!followed.follow(&config, false) && shown(&mut followed) == before, "{length} octets");
+    }
+    std::fs::write(&key, &new).unwrap();
+    assert!(followed.follow(&config, false) && shown(&mut followed) != before);
+    // What children have open they cannot change for others.
+    let files = followed.offer(false).take().unwrap();
+    for pem in files.pairs.iter().flatten() {
+        let written = pem.file.write_at(b"x", 0).and(pem.file.set_len(1)).map_err(|error| error.kind());
+        assert_eq!(written, Err(ErrorKind::PermissionDenied), "{pem:?}");
+    }
+}
+
+#[test]
+fn a_fifo_in_the_place_of_a_key_is_not_waited_for() {
+    let (_folder, [certificate, key]) = copies();
+    let config = config(&certificate.display().to_string(), &key.display().to_string());
+    let mut followed = followed(&config);
+    std::fs::remove_file(&key).unwrap();
+    nix::unistd::mkfifo(&key, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    assert!(!followed.follow(&config, false));
+    shown(&mut followed);
 }
 
 #[test]
@@ -289,11 +347,12 @@ fn keys_of_tickets_that_cannot_be_read_any_more_are_kept_when_the_configuration_
     let [certificate, key, name] = [&certificate, &key, &keys].map(|path| path.display().to_string());
     let config =
         Config::with(&[("tls_cert_file", &certificate), ("tls_key_file", &key), ("tls_ticket_key_file", &name)]);
-    let before = Offer::open(&config, false).unwrap();
+    let mut followed = followed(&config);
     // Neither root can read that.
     std::fs::remove_file(&keys).unwrap();
     std::fs::create_dir(&keys).unwrap();
-    let files = before.open_again(&config, false).unwrap().take().unwrap();
+    followed.open_again(&config, false).unwrap();
+    let files = followed.offer(true).with_tickets_of_now().take().unwrap();
     assert!(files.tickets.as_ref().unwrap().tickets().is_some());
 }
 
@@ -316,6 +375,17 @@ fn files_that_cannot_be_opened_any_more_are_read_as_they_were() {
     std::fs::copy(test_file("other.crt.pem"), &certificate).unwrap();
     std::fs::copy(test_file("other.key.pem"), &key).unwrap();
     assert!(second.read().is_ok());
+}
+
+#[test]
+fn files_that_were_opened_while_they_were_replaced_are_opened_again() {
+    let (_folder, [certificate, key]) = copies();
+    let config = config(&certificate.display().to_string(), &key.display().to_string());
+    put("other.crt.pem", &certificate);
+    let half = Offer::open(&config, false).unwrap().take().unwrap();
+    assert!(half.read().is_err());
+    put("other.key.pem", &key);
+    assert!(half.read().is_ok());
 }
 
 #[test]
