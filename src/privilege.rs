@@ -4,7 +4,9 @@ use crate::config::Config;
 use crate::config::value::{MailboxFormat, MailboxSpec};
 use crate::exit::Error;
 use crate::mailbox::way;
-use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgid, getuid, setgid, setgroups, setuid};
+use nix::sys::prctl::{get_pdeathsig, set_pdeathsig};
+use nix::sys::signal::raise;
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgid, getppid, getuid, setgid, setgroups, setuid};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -14,16 +16,24 @@ pub fn become_user(uid: Uid, gid: Gid) -> Result<(), Error> {
     become_user_with(uid, gid, &[gid])
 }
 
-/// The same with these groups.
+/// The same with these groups. Who was to end with its parent still does.
 pub fn become_user_with(uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), Error> {
     let failed =
         |what: &str, errno: nix::Error| Error::Temporary(format!("{what} for uid {uid}: {}", io::Error::from(errno)));
+    let (parent, parents_death) = (getppid(), get_pdeathsig());
     setgroups(groups).map_err(|e| failed("setgroups", e))?;
     setgid(gid).map_err(|e| failed("setgid", e))?;
     setuid(uid).map_err(|e| failed("setuid", e))?;
     let changed = getuid() == uid && geteuid() == uid && getgid() == gid && getegid() == gid;
     if !changed || (!uid.is_root() && setuid(Uid::from_raw(0)).is_ok()) {
         return Err(Error::Temporary(format!("the system did not let go of root for uid {uid}")));
+    }
+    // Who becomes another user is not told of it any more (prctl(2), PR_SET_PDEATHSIG).
+    if let Ok(Some(signal)) = parents_death {
+        set_pdeathsig(signal).map_err(|e| failed("prctl", e))?;
+        if getppid() != parent {
+            let _ = raise(signal);
+        }
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use std::fs;
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -568,6 +568,50 @@ fn pools_end_with_an_smtpd_that_was_killed() {
     assert!(ask(&mut client, "NOOP").starts_with("250 "), "who is served is served to the end");
     quit(client);
     until("their end", || all_of_them.iter().all(|pid| !Path::new(&format!("/proc/{pid}/fd/0")).exists()));
+}
+
+/// It would be counted by nobody, and the pool that is started next would let in one too many for it.
+#[test]
+fn no_session_outlives_a_pool_that_was_killed_and_the_next_one_keeps_the_same_limits() {
+    let scratch = Scratch::new();
+    let smtp = |_: &str| ["HELO client.example".to_owned(), "MAIL FROM:<a@client.example>".to_owned()];
+    let pop3 = |user: &str| [format!("USER {user}"), "PASS secret".to_owned()];
+    for (program, well, begin) in [("smtpsrvr", "2", smtp as fn(&str) -> [String; 2]), ("pop3d", "+OK ", pop3)] {
+        // A process for each client, which of pop3d becomes the user where root has started it, and processes that stay.
+        for stay in [&[][..], &["--idle-children", "1", "-o", "max_use=9"]] {
+            let limits = ["--mode", "pool", "-n", "3", "--max-from-ip", "2", "--when-full", "refuse"];
+            let mut server = Server::start(command(&scratch, &limits).args(stay).arg(program));
+            let SocketAddr::V4(address) = server.address("0") else { panic!("IPv6") };
+            let connect = |host| from_address(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, host), 0), address);
+            let is_served = |client: &mut TcpStream| line(client).starts_with(well);
+            let fill = || {
+                let mut first = connect(1);
+                // One that has ended too soon rests.
+                until("the pool", || {
+                    let is_there = is_served(&mut first);
+                    if !is_there {
+                        first = connect(1);
+                    }
+                    is_there
+                });
+                let mut second = connect(1);
+                assert!(is_served(&mut second), "{program} {stay:?}: the second of an address");
+                assert!(!is_served(&mut connect(1)), "{program} {stay:?}: the third of an address");
+                let mut third = connect(2);
+                assert!(is_served(&mut third), "{program} {stay:?}: the last place");
+                assert!(!is_served(&mut connect(3)), "{program} {stay:?}: one more than there are places");
+                [first, second, third]
+            };
+            let mut held = fill();
+            // The last one has said nothing yet.
+            for (client, user) in held.iter_mut().zip(["alice", "bob"]) {
+                begin(user).iter().for_each(|command| assert!(ask(client, command).starts_with(well), "{command}"));
+            }
+            kill(Pid::from_raw(child_named(&server, program).unwrap()), Signal::SIGKILL).unwrap();
+            held.iter_mut().for_each(|client| assert_eq!(all(client), "", "{program} {stay:?}: served to the end"));
+            fill();
+        }
+    }
 }
 
 #[test]

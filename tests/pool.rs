@@ -267,11 +267,13 @@ fn a_loop_that_forks_for_each_becomes_a_pool_at_hup_and_back_and_everybody_count
 #[test]
 fn no_child_outlives_a_parent_that_was_killed() {
     let mut pool = Pool::start("idle_children = 3\nmax_use = 10\nchildren = 4");
-    until("three to wait", || pool.children().len() == 3);
+    let mut client = pool.greeted();
+    until("three to wait beside the one who serves", || pool.children().len() == 4);
     let children = pool.children();
     pool.server.signal(Signal::SIGKILL);
     pool.server.end();
     until("their end", || children.iter().all(|pid| kill(Pid::from_raw(*pid), None).is_err()));
+    assert_eq!(all(&mut client), "");
 }
 
 #[test]

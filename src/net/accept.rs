@@ -391,8 +391,9 @@ fn show(text: &str) {
 fn fork(acceptor: &mut Acceptor, given: &Given, server: &mut impl Server) -> io::Result<Option<Pid>> {
     let Given::Connection(connection) = given else { return Ok(None) };
     server.follow();
+    let parent = Pid::this();
     let child = || {
-        signals::leave_group();
+        signals::begin_child(parent);
         acceptor.close();
         let shows = server.config().pretty_child;
         if let Some(address) = shows.then(|| limits::address_of(connection)).flatten() {

@@ -6,8 +6,9 @@
 //!
 //! The parent looks at the sockets only while nobody is idle: then it starts a child, or, when there are as many as may
 //! be, tells clients so if it is to. A child rings when it takes a connection and leaves fewer idle than there should be,
-//! so a burst is met at once. All children hold the end of a pipe; when the other end is closed, by a parent that stops,
-//! that has something new for them or that was killed, the idle ones end, and the busy ones after their session.
+//! so a burst is met at once. All children hold the end of a pipe; when the other end is closed, by a parent that stops or
+//! that has something new for them, the idle ones end, and the busy ones after their session. A parent that is killed takes
+//! them all along, for the memory in which they count goes with it (`signals::end_with`).
 
 mod shared;
 mod worker;
@@ -379,11 +380,11 @@ impl Pool {
     }
 
     fn grow(&mut self, work: &mut impl Work) {
-        let slot = self.shared.free_slot();
+        let (parent, slot) = (Pid::this(), self.shared.free_slot());
         // From before it runs, or the next look would start another one.
         self.shared.set(slot, IDLE);
         let child = || {
-            signals::leave_group();
+            signals::begin_child(parent);
             self.signals = None;
             self.alive = None;
             self.leash = None;

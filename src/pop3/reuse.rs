@@ -54,16 +54,15 @@ use crate::lookup::Lookup;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::packets::Packets;
 use crate::net::peer::Peer;
+use crate::net::signals;
 use crate::net::tls::Offer;
 use crate::privilege::{self, Account};
 use crate::record::Recorder;
 use crate::sasl::Credentials;
 use crate::sys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, send};
-use nix::unistd::{Pid, getpid, getppid};
+use nix::unistd::{Pid, getpid};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -124,14 +123,9 @@ pub fn stay<S>(
     }
 }
 
-/// Ends this process with its parent, which is to be this one. What a change of user undoes must be done after it.
-fn end_with(parent: Pid) -> Result<(), Error> {
-    set_pdeathsig(Signal::SIGTERM).map_err(|errno| Error::Temporary(format!("prctl: {errno}")))?;
-    if getppid() == parent {
-        Ok(())
-    } else {
-        Err(Error::Temporary("the process that checks passwords is gone".to_owned()))
-    }
+/// Ends this process with the checker.
+fn end_with(checker: Pid) -> Result<(), Error> {
+    signals::end_with(checker).map_err(|errno| Error::Temporary(format!("prctl: {errno}")))
 }
 
 impl Parser {

@@ -23,6 +23,7 @@ use crate::exit::{self, Ended, Error};
 use crate::lookup::Lookup;
 use crate::net::connection::{Connection, Fault, Stream};
 use crate::net::peer::Peer;
+use crate::net::signals;
 use crate::net::tls::Offer;
 use crate::privilege::{self, Account, Owner};
 use crate::record::Recorder;
@@ -41,8 +42,10 @@ pub fn serve(config: &Config, peer: &Peer, record: Option<File>, tls: Offer) -> 
     let (owner, (ours, theirs)) =
         parser(config).and_then(|owner| Ok((owner, gate::pair()?))).inspect_err(server::refuse)?;
     // Each process must hold one end only, or neither would hear that the other is gone.
-    let mut ours = Some(ours);
+    let (mut ours, parent) = (Some(ours), Pid::this());
     let child = sys::fork(|| {
+        // While it waits for the client it would not hear that we are gone.
+        let _ = signals::end_with(parent);
         drop(ours.take());
         recorded(config, record, |stream| parse(config, peer, &owner, theirs, stream, tls))
     });

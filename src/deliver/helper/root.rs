@@ -170,7 +170,7 @@ fn as_user(config: &Config, user: &User, uid: u32, gid: u32, request: &Request, 
         log::error!("user={}: {error}", user.name);
         return Appended::Broken;
     }
-    // After becoming the user, for that clears it. Whoever killed the helper wants no mail written behind its back.
+    // Whoever killed the helper wants no mail written behind its back.
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     if let Act::ReadForward(extension) = &request.task.act {
