@@ -168,7 +168,7 @@ impl Loop<'_> {
                 Left::Stopping => (self.at_stop)(),
                 Left::ToReadAgain if read_again(child.server) => {
                     let config = child.server.config();
-                    pool.change(self.bounds.size(config), Limits::of(config)).map_err(broken)?;
+                    pool.change(self.bounds.size(config), Limits::of(config));
                     log::info!("{READ_AGAIN}");
                 }
                 Left::ToReadAgain => {}

@@ -206,16 +206,17 @@ impl Pool {
 
     /// Other numbers from now on, and other children: those that wait end, those that are busy after their session. What
     /// they serve counts as before.
-    pub fn change(&mut self, size: Size, limits: Limits) -> io::Result<()> {
-        self.replace_children()?;
+    pub fn change(&mut self, size: Size, limits: Limits) {
         (self.size, self.shared.limits) = (bounded(size), limits);
-        Ok(())
+        self.replace_children();
     }
 
-    fn replace_children(&mut self) -> io::Result<()> {
-        let (end, alive) = io::pipe()?;
-        (self.shared.end, self.alive) = (end, Some(alive));
-        Ok(())
+    /// Where that cannot be, for want of descriptors, those that are there go on with what they have.
+    fn replace_children(&mut self) {
+        match io::pipe() {
+            Ok((end, alive)) => (self.shared.end, self.alive) = (end, Some(alive)),
+            Err(error) => log::error!("event=children-not-replaced reason={:?}", error.to_string()),
+        }
     }
 
     /// Serves until TERM or INT, or until there was no child for `max_idle`; comes back at HUP to be run again. `work` is
@@ -252,10 +253,8 @@ impl Pool {
             // Before a child is started for somebody.
             if follows && self.looked.elapsed() >= SOONEST_LOOK {
                 self.looked = Instant::now();
-                if work.follow()
-                    && let Err(error) = self.replace_children()
-                {
-                    log::error!("cannot replace children reason={:?}", error.to_string());
+                if work.follow() {
+                    self.replace_children();
                 }
             }
             // Looked at again: somebody may have become idle, and will take it.
