@@ -142,6 +142,12 @@ pub fn shared_words(count: usize) -> nix::Result<&'static [AtomicU64]> {
     }
 }
 
+/// Has the disk begin with so many octets of a file, and does not wait for it. Where that cannot be, nothing is done.
+pub fn begin_writing(file: BorrowedFd<'_>, from: i64, length: i64) {
+    // SAFETY: a system call that gets numbers; the descriptor is open.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), from, length, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// Gives memory back to the system that was used for a while only, and lies between what is used still.
 pub fn give_memory_back() {
     // SAFETY: a function of the C library's allocator, which is ours, without conditions.

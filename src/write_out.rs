@@ -1,7 +1,8 @@
 //! Large files: the disk begins with them before all is written.
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use crate::sys;
 use std::fs::File;
+use std::os::fd::AsFd;
 
 /// Has the disk begin with what is written of a large file, so that fsync finds little left to do. Nothing is certain
 /// before that.
@@ -32,8 +33,9 @@ impl WriteOut {
 
 /// Has the disk begin with so many octets of a file.
 pub fn begin(file: &File, from: u64, length: u64) {
-    // What is dirty is not let go of, though it is what this advice is about: its writing is begun.
+    // POSIX_FADV_DONTNEED begins it, too, but it lets go of pages that whoever delivers will read, and where that does not
+    // succeed, as with all that is only on its way, it waits until every processor has emptied its list of new pages.
     if let (Ok(from), Ok(length)) = (i64::try_from(from), i64::try_from(length)) {
-        let _ = posix_fadvise(file, from, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        sys::begin_writing(file.as_fd(), from, length);
     }
 }
