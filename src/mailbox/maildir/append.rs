@@ -115,7 +115,8 @@ impl<'a> Draft<'a> {
                 break;
             }
             written_out.note(&self.file, count.octets);
-            buffer.resize(LARGE_ROOM, 0);
+            // So that a piece ends where one of the file of that size does, which the page cache has in one part then.
+            buffer.resize(if buffer.len() == ROOM { LARGE_ROOM - ROOM } else { LARGE_ROOM }, 0);
         }
         self.file.sync_all()?;
         // Programs do not agree how much a last line without its end counts, so they had better count themselves.

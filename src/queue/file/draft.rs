@@ -282,16 +282,17 @@ impl Draft {
         self.plain(octets)
     }
 
-    fn plain(&mut self, octets: &[u8]) -> Result<(), Error> {
-        let is_large = octets.len() > BUFFER / 2;
-        if self.buffer.len() + octets.len() > BUFFER || (is_large && !self.buffer.is_empty()) {
+    /// Pieces are written that end where those of the file do: the page cache has such a one in one part then, and writes to
+    /// no page twice.
+    fn plain(&mut self, mut octets: &[u8]) -> Result<(), Error> {
+        let room = |position: u64| BUFFER - usize::try_from(position % BUFFER as u64).unwrap_or_default();
+        while let Some((now, rest)) = octets.split_at_checked(room(self.position())) {
+            self.buffer.extend_from_slice(now);
             let buffer = std::mem::take(&mut self.buffer);
             self.write_through(&buffer)?;
             self.buffer = buffer;
             self.buffer.clear();
-        }
-        if is_large {
-            return self.write_through(octets);
+            octets = rest;
         }
         self.buffer.extend_from_slice(octets);
         Ok(())

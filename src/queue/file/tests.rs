@@ -188,6 +188,21 @@ fn recipients_before_and_after_the_content_give_the_same_file() {
 }
 
 #[test]
+fn content_in_pieces_of_any_size_is_the_same_content() {
+    let (_folder, queue) = queue();
+    let first = BUFFER - CONTENT as usize;
+    let whole: Vec<u8> = (0..5 * BUFFER as u32).map(|number| (number % 251) as u8).collect();
+    for size in [1000, first - 1, first, first + 1, BUFFER, BUFFER + 1, 3 * BUFFER, whole.len()] {
+        let mut draft = queue.begin().unwrap();
+        draft.recipient(&address("bob@mx.example")).unwrap();
+        whole.chunks(size).for_each(|piece| draft.content(piece).unwrap());
+        let id = draft.commit(&head()).unwrap();
+        let content = content_of(&queue.take_at_last(&id));
+        assert!(content.strip_prefix(&head().trace[..]) == Some(&whole[..]), "pieces of {size}");
+    }
+}
+
+#[test]
 fn a_draft_that_is_dropped_leaves_nothing() {
     let (_folder, queue) = queue();
     let mut draft = queue.begin().unwrap();
