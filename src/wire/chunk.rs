@@ -36,7 +36,7 @@ impl ChunkLines {
                 (true, _) | (false, b'\n') => return Err(BareLineEnd),
                 (false, b'\r') => (self.cr, octets) = (true, rest),
                 (false, _) => {
-                    let run = octets.iter().position(|octet| matches!(octet, b'\r' | b'\n')).unwrap_or(octets.len());
+                    let run = memchr::memchr2(b'\r', b'\n', octets).unwrap_or(octets.len());
                     out.extend_from_slice(&octets[..run]);
                     (self.in_line, octets) = (true, &octets[run..]);
                 }
