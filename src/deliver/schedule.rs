@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// So much in the FIFO is taken for a FIFO that was full: it holds 64 KiB where nobody changed that.
 const FULL: usize = 60_000;
@@ -107,6 +107,10 @@ pub struct Woken {
     pub drop: bool,
 }
 
+/// Of mail that comes so soon behind other mail is heard when that time is over: in a flood one wake is for several messages,
+/// and those who bring them do not share their processors with us at each.
+const GATHERED: Duration = Duration::from_millis(5);
+
 /// The FIFO by which `submit` wakes us, and the signals.
 #[derive(Debug)]
 pub struct Waker {
@@ -120,6 +124,8 @@ pub struct Waker {
     hup_flag: Arc<AtomicBool>,
     /// Whether a signal to end, and whether anything else may have come: one poll says so, and four reads are dearer.
     has_come: (bool, bool),
+    /// When the FIFO was read last and had something to say.
+    heard: Option<Instant>,
 }
 
 impl Waker {
@@ -141,7 +147,7 @@ impl Waker {
         }
         let drop = drop.and_then(|path| open_fifo(&path));
         let fifo = open_fifo(&queue.path.join("trigger"));
-        Ok(Waker { fifo, drop, stop, hup, stop_flag, hup_flag, has_come: (true, true) })
+        Ok(Waker { fifo, drop, stop, hup, stop_flag, hup_flag, has_come: (true, true), heard: None })
     }
 
     /// Whether a signal came since the last call that asks us to end.
@@ -178,6 +184,9 @@ impl Waker {
                 }
             }
         }
+        if !text.is_empty() {
+            self.heard = Some(Instant::now());
+        }
         for line in text.split(|octet| *octet == b'\n').filter(|line| !line.is_empty()) {
             match std::str::from_utf8(line).ok().and_then(|line| line.parse().ok()) {
                 Some(id) => woken.ids.push(id),
@@ -191,7 +200,9 @@ impl Waker {
 
     /// Waits until woken, told to stop, one of the others has something, or the time is over. Gives which of the others.
     pub fn wait<'a>(&mut self, others: impl Iterator<Item = BorrowedFd<'a>>, limit: Duration) -> Vec<usize> {
-        let fifos = [&self.fifo, &self.drop].map(|fifo| fifo.as_ref().map(AsFd::as_fd));
+        let held = self.heard.and_then(|heard| GATHERED.checked_sub(heard.elapsed())).filter(|left| !left.is_zero());
+        let fifos = [&self.fifo, &self.drop].map(|fifo| fifo.as_ref().map(AsFd::as_fd).filter(|_| held.is_none()));
+        let limit = held.map_or(limit, |held| held.min(limit));
         let own = [Some(self.stop.as_fd()), Some(self.hup.as_fd()), fifos[0], fifos[1]];
         let mut ends: Vec<PollFd> = own.into_iter().flatten().map(|end| PollFd::new(end, PollFlags::POLLIN)).collect();
         let first = ends.len();
@@ -315,5 +326,31 @@ mod tests {
         alarms.set(at(5), ids[0]);
         alarms.set(at(7), ids[0]);
         assert_eq!(alarms.take(at(8)), [(at(7), ids[0])], "one for each message");
+    }
+
+    #[test]
+    fn what_comes_closely_behind_a_message_is_heard_with_what_comes_behind_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = Queue::open(folder.path()).unwrap();
+        let mut waker = Waker::open(&queue, None).unwrap();
+        let mut fifo = OpenOptions::new().write(true).open(folder.path().join("trigger")).unwrap();
+        let mut heard = Vec::new();
+        for number in 0..3 {
+            let id = Id::new(at(number));
+            std::io::Write::write_all(&mut fifo, format!("{id}\n").as_bytes()).unwrap();
+            if number == 1 {
+                // However long that takes, it is not heard by a wait that began too soon.
+                waker.heard = Some(Instant::now() + Duration::from_secs(60));
+                waker.wait(std::iter::empty(), Duration::ZERO);
+                assert!(waker.take().ids.is_empty());
+                waker.heard = Some(Instant::now());
+                continue;
+            }
+            while heard.last() != Some(&id) {
+                waker.wait(std::iter::empty(), Duration::from_secs(1));
+                heard.extend(waker.take().ids);
+            }
+        }
+        assert_eq!(heard, [0, 1, 2].map(|number| Id::new(at(number))));
     }
 }

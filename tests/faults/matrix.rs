@@ -46,11 +46,6 @@ pub trait Victim {
     /// Whether the calls of processes that run this program of ours are gone through.
     fn is_meant(&self, program: &str) -> bool;
 
-    /// Whether it is for our programs to deal with an error of this call.
-    fn can_fail(&self, _: &Call) -> bool {
-        true
-    }
-
     /// One run, in which this is done.
     fn run(&self, scratch: &Scratch, target: Option<&Target>) -> (Followed, Output);
 }
@@ -183,8 +178,7 @@ pub trait Struck: Victim {
         prepare: &dyn Fn() -> Scratch,
         check: &Check<'_>,
     ) {
-        let mut places = strike.places(calls);
-        places.retain(|place| strike == Strike::Kills || self.can_fail(&place.call));
+        let places = strike.places(calls);
         let (found, least) = (places.len(), share.least());
         assert!(found >= least, "{}: {strike:?} at {found} calls, and there were {least}", self.name());
         let plan = share.plan(&places);
@@ -217,6 +211,9 @@ pub trait Struck: Victim {
         }
         assert!(unmade.len() * 20 <= plan.len(), "{} of {} calls were never made", unmade.len(), plan.len());
         assert!(missed.is_empty(), "{} of {} calls were never hit: {missed:#?}", missed.len(), plan.len());
+        if plan::whole().is_some() {
+            tell(&format!("{}: {strike:?}: {} at {found} calls", self.name(), plan.len()));
+        }
     }
 }
 

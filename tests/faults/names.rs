@@ -20,13 +20,22 @@ pub enum Kind {
 /// openat that may make a file. No call of the kernel's has this number.
 const CREATING_OPENAT: i64 = 1 << 16;
 
+/// By which the standard library hears of a child, over a pair of sockets that nobody else has, whether its program has begun.
+/// At any error of it, and there is none, it panics.
+const SPAWN_RECVFROM: i64 = 2 << 16;
+const SPAWN_ANSWER: u64 = 8;
+
 /// The number of a call that begins. One that may make a file is another than one that opens what is there, and is counted by
-/// itself.
+/// itself; so is the standard library's own.
 pub fn number(registers: &libc::user_regs_struct) -> i64 {
     let number = registers.orig_rax.cast_signed();
     let flags = libc::c_int::try_from(registers.rdx & 0x7fff_ffff).unwrap_or(0);
     let may_create = flags & libc::O_CREAT != 0 || flags & libc::O_TMPFILE == libc::O_TMPFILE;
-    if number == libc::SYS_openat && may_create { CREATING_OPENAT } else { number }
+    match number {
+        libc::SYS_openat if may_create => CREATING_OPENAT,
+        libc::SYS_recvfrom if registers.rdx == SPAWN_ANSWER => SPAWN_RECVFROM,
+        number => number,
+    }
 }
 
 /// The name of a call, and what it is about.
@@ -174,6 +183,7 @@ const RIGHTS: &[(i64, &str)] = &[
 ];
 
 const OTHERS: &[(i64, &str)] = &[
+    (SPAWN_RECVFROM, "recvfrom of a new process"),
     (libc::SYS_mprotect, "mprotect"),
     (libc::SYS_munmap, "munmap"),
     (libc::SYS_brk, "brk"),

@@ -164,7 +164,7 @@ impl Share {
 }
 
 /// Of the whole, if that is asked for: which part, and of how many.
-fn whole() -> Option<(usize, usize)> {
+pub fn whole() -> Option<(usize, usize)> {
     let share = std::env::var("FAULTS").ok()?;
     if share == "all" {
         return Some((1, 1));
