@@ -335,8 +335,8 @@ mod tests {
         let mut waker = Waker::open(&queue, None).unwrap();
         let mut fifo = OpenOptions::new().write(true).open(folder.path().join("trigger")).unwrap();
         let mut heard = Vec::new();
-        for number in 0..3 {
-            let id = Id::new(at(number));
+        let ids = [0, 1, 2].map(|seconds| Id::new(at(seconds)));
+        for (number, id) in ids.iter().enumerate() {
             std::io::Write::write_all(&mut fifo, format!("{id}\n").as_bytes()).unwrap();
             if number == 1 {
                 // However long that takes, it is not heard by a wait that began too soon.
@@ -346,11 +346,11 @@ mod tests {
                 waker.heard = Some(Instant::now());
                 continue;
             }
-            while heard.last() != Some(&id) {
+            while heard.last() != Some(id) {
                 waker.wait(std::iter::empty(), Duration::from_secs(1));
                 heard.extend(waker.take().ids);
             }
         }
-        assert_eq!(heard, [0, 1, 2].map(|number| Id::new(at(number))));
+        assert_eq!(heard, ids);
     }
 }
