@@ -2,6 +2,7 @@
 
 use doorpost::config::value::MailboxFormat;
 use doorpost::mailbox::maildir::name::Count;
+use doorpost::mailbox::mbox::is_separator;
 use doorpost::mailbox::scan::scan;
 use doorpost::mailbox::{Maildrop, file::OneFile, lock::Locking};
 use std::collections::HashSet;
@@ -45,6 +46,11 @@ pub fn mbox_splitter(input: &[u8]) {
         assert_eq!(internal, text.len() as u64, "something lies behind internal data");
     }
     assert!(messages.first().is_none_or(|first| internal <= first.header), "internal data within a message");
+    let hidden = &text[..usize::try_from(internal).expect("a place in the input")];
+    // Their own separator may be none of other programs, but then the next one ends them.
+    let separators =
+        hidden.split_inclusive(|octet| *octet == b'\n').skip_while(|line| !line.starts_with(b"From ")).skip(1);
+    assert!(!separators.into_iter().any(is_separator), "a message hides in internal data");
     let locking = Locking {
         dot: false,
         fcntl: true,
@@ -68,14 +74,11 @@ pub fn mbox_splitter(input: &[u8]) {
     let Ok(maildrop) = OneFile::open(&path, format, locking) else { panic!("what stayed is no mailbox") };
     // Of equal messages the last number goes, whichever was removed.
     let mut now: Vec<Vec<u8>> = contents(&maildrop).into_iter().map(|message| message.1).collect();
-    if removed == 0 && internal == 0 && !kept.is_empty() {
-        if format == MailboxFormat::Mbox && is_internal(&kept[0]) {
-            kept.remove(0);
-        } else if !now.is_empty() {
-            let (was, is) = (Split::of(&kept[0]), Split::of(&now[0]));
-            assert_eq!(is.base, Split::of(&gone).base, "what counts for all of the mailbox");
-            (kept[0], now[0]) = (was.rest, is.rest);
-        }
+    if removed == 0 && internal == 0 && !kept.is_empty() && !now.is_empty() {
+        let (was, is) = (Split::of(&kept[0]), Split::of(&now[0]));
+        assert_eq!(is.base, Split::of(&gone).base, "what counts for all of the mailbox");
+        assert!(!is.is_pseudo, "c-client would hide it");
+        (kept[0], now[0]) = (was.rest, is.rest);
     }
     // A wrong Content-Length that would be right now is kept wrong by an empty line at the end of its message.
     let shown = |messages: &[Vec<u8>]| -> Vec<String> {
@@ -84,21 +87,25 @@ pub fn mbox_splitter(input: &[u8]) {
     assert_eq!(shown(&now), shown(&kept), "without {}", gone.escape_ascii());
 }
 
-/// A message, and the `X-IMAPbase` field that its mailbox has in it, which another message takes over.
+/// A message, the `X-IMAPbase` field that its mailbox has in it, which another message takes over, and whether it has a field
+/// `X-IMAP`, with which it would be c-client's own data, were it the first.
 struct Split {
     base: Option<Vec<u8>>,
+    is_pseudo: bool,
     rest: Vec<u8>,
 }
 
 impl Split {
     fn of(message: &[u8]) -> Split {
         let (fields, body) = fields(message);
-        let (bases, others): (Vec<_>, Vec<_>) = fields.into_iter().partition(|field| {
+        let has_name = |field: &Vec<u8>, known: &str| {
             let name = field.split(|octet| *octet == b':').next().filter(|name| name.len() < field.len());
-            name.is_some_and(|name| name.trim_ascii_end().eq_ignore_ascii_case(b"x-imapbase"))
-        });
+            name.is_some_and(|name| name.trim_ascii_end().eq_ignore_ascii_case(known.as_bytes()))
+        };
+        let (bases, others): (Vec<_>, Vec<_>) = fields.into_iter().partition(|field| has_name(field, "x-imapbase"));
+        let (pseudo, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|field| has_name(field, "x-imap"));
         let base = bases.first().map(|base| base.trim_ascii_end().to_vec());
-        Split { base, rest: [&others.concat()[..], body].concat() }
+        Split { base, is_pseudo: !pseudo.is_empty(), rest: [&others.concat()[..], body].concat() }
     }
 }
 
@@ -114,24 +121,6 @@ fn fields(message: &[u8]) -> (Vec<Vec<u8>>, &[u8]) {
         rest = &rest[line.len()..];
     }
     (fields, rest)
-}
-
-/// Whether c-client would take it for its own data, were it the first.
-fn is_internal(message: &[u8]) -> bool {
-    let fields = fields(message).0;
-    let values = |name: &str| -> Vec<Vec<u8>> {
-        let name = format!("{name}:");
-        let begins =
-            |field: &&Vec<u8>| field.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name.as_bytes()));
-        fields.iter().filter(begins).map(|field| field[name.len()..].to_vec()).collect()
-    };
-    // Only the first line of it counts.
-    let first_line =
-        |value: &[u8]| value.split(|octet| *octet == b'\n').next().unwrap_or_default().trim_ascii().to_vec();
-    let subject = b"DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA";
-    let is_named = values("subject").iter().any(|value| first_line(value) == subject);
-    let is_mail = ["return-path", "received", "delivered-to"].iter().any(|name| !values(name).is_empty());
-    is_named && !values("x-imap").is_empty() && !is_mail
 }
 
 /// Unique-id and text of each message.

@@ -194,9 +194,9 @@ fn index_name(place: &Place) -> OsString {
 }
 
 fn index_place<'a>(place: &'a Place, name: &'a OsStr, format: MailboxFormat) -> index::Place<'a> {
-    // 2, 4 and 5 were mbox where a Content-Length could end a message within a line, where internal data were one, and where
-    // a Content-Length made our own quotes the sender's.
-    index::Place { folder: &place.folder, name, kind: if format == MailboxFormat::Mmdf { 3 } else { 6 } }
+    // 2, 4, 5 and 6 were mbox where a Content-Length could end a message within a line, where internal data were one, where
+    // a Content-Length made our own quotes the sender's, and where internal data went on to an empty line.
+    index::Place { folder: &place.folder, name, kind: if format == MailboxFormat::Mmdf { 3 } else { 7 } }
 }
 
 /// What a session works on that began at a time, out of the index or found anew; and the stamp of the file. Under the

@@ -1,7 +1,8 @@
 //! `X-IMAPbase: UIDVALIDITY LAST-UID KEYWORDS`, where Dovecot and c-client keep what counts for all of a mailbox: in the header
 //! of its first message. When that one goes the next takes it over, or their clients would see other mail under old numbers.
 //!
-//! (c-client's `X-IMAP` is the same where no message stands first, but internal data: `scan/scanner.rs`.)
+//! c-client's `X-IMAP` is the same where no message stands first, but internal data (`scan/scanner.rs`). A message that comes
+//! to stand first loses it: it would be such data, and shown to nobody. Dovecot takes it out of all but the first, too.
 
 use crate::mailbox::scan::Found;
 use crate::mailbox::torn::read;
@@ -13,15 +14,17 @@ use std::io;
 const LONGEST: u64 = 1 << 20;
 
 /// All before the body of the message that comes to stand first, with the field of the one that goes, if it has one, and
-/// without its own, which did not count; nothing if neither has such a field.
+/// without its own and `X-IMAP`, which did not count; nothing if that is what it is already.
 pub fn inherited(old: &File, first: &Found, heir: &Found) -> io::Result<Option<Vec<u8>>> {
-    if [first, heir].into_iter().any(|found| found.body - found.start > LONGEST) {
+    let is_long = |found: &Found| found.body - found.start > LONGEST;
+    if is_long(heir) {
         return Ok(None);
     }
-    let left = read(old, first.header, first.body)?;
-    let base = fields(&left).find(|field| is_base(field));
+    let left = if is_long(first) { Vec::new() } else { read(old, first.header, first.body)? };
+    let base = fields(&left).find(|field| is_named(field, &[b"x-imapbase"]));
+    let is_void = |field: &&[u8]| is_named(field, &[b"x-imapbase", b"x-imap"]);
     let header = read(old, heir.header, heir.body)?;
-    if base.is_none() && !fields(&header).any(is_base) {
+    if base.is_none() && !fields(&header).any(|field| is_void(&field)) {
         return Ok(None);
     }
     let mut head = Vec::new();
@@ -35,16 +38,16 @@ pub fn inherited(old: &File, first: &Found, heir: &Found) -> io::Result<Option<V
     };
     // A mailbox may end with a separator whose line does not end, and a field there would be none.
     ended(&read(old, heir.start, heir.header)?);
-    fields(&header).filter(|field| !is_base(field) && !is_blank(field)).for_each(&mut ended);
+    fields(&header).filter(|field| !is_void(field) && !is_blank(field)).for_each(&mut ended);
     // Not before the others: our mark must be the second line.
     base.into_iter().for_each(&mut ended);
     fields(&header).filter(is_blank).for_each(|field| head.extend_from_slice(field));
     Ok(Some(head))
 }
 
-fn is_base(field: &[u8]) -> bool {
+fn is_named(field: &[u8], names: &[&[u8]]) -> bool {
     let name = memchr(b':', field).and_then(|at| field.get(..at)).unwrap_or_default();
-    name.trim_ascii_end().eq_ignore_ascii_case(b"x-imapbase")
+    names.iter().any(|known| known.eq_ignore_ascii_case(name.trim_ascii_end()))
 }
 
 /// The fields of a header, each with the lines that go on with it; and the empty line.

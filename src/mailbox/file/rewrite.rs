@@ -159,7 +159,7 @@ fn write(
     for _ in 0..MOST_WRITES {
         let mut new = create(old, place, draft)?;
         let starts = fill(&mut new, (old, internal), begins, (stays, head), &longer)?;
-        let wrong = misread(&new, format, stays, (&starts, internal))?;
+        let wrong = misread(&new, format, stays, &starts)?;
         if wrong.is_empty() {
             new.sync_all()?;
             return Ok(new);
@@ -229,23 +229,12 @@ fn fill(
     Ok(starts)
 }
 
-/// The messages that do not come out as they were, because they end in another place. Before them stand `internal` octets that
-/// are nobody's message.
-fn misread(
-    new: &File,
-    format: MailboxFormat,
-    stays: &[Found],
-    (starts, internal): (&[u64], u64),
-) -> io::Result<Vec<usize>> {
+/// The messages that do not come out as they were, because they end in another place.
+fn misread(new: &File, format: MailboxFormat, stays: &[Found], starts: &[u64]) -> io::Result<Vec<usize>> {
     let mut wrong = Vec::new();
     let mut next = 0;
     while let (Some(start), Some(rest)) = (starts.get(next), stays.get(next..)) {
-        let Scan { messages, internal: found, .. } = scan_from(new, format, *start, next == 0)?;
-        // Internal data that stood behind a message were one, and are none when they come to stand at the begin.
-        if next == 0 && internal == 0 && found > 0 {
-            next = 1;
-            continue;
-        }
+        let messages = scan_from(new, format, *start, next == 0)?.messages;
         let is_same = |(is, was): &(&Found, &Found)| (is.fields, is.body_sum) == (was.fields, was.body_sum);
         let same = messages.iter().zip(rest).take_while(is_same).count();
         if same == rest.len() && same == messages.len() {

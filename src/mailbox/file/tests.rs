@@ -413,31 +413,62 @@ fn a_lone_cr_at_the_end_of_a_header_stays_behind_an_imap_base() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{FROM}A: 2\nX-IMAPbase: 1 1\n\r"));
 }
 
-/// Behind a message they are one, which somebody put there; they become what they are when they come to stand at the begin.
+/// Found by fuzzing, with a Content-Length: nobody was shown them any more, nor the message behind them.
 #[test]
-fn what_stands_before_internal_data_can_be_removed() {
-    let internal = "From MAILER-DAEMON Sun Nov 22 04:27:00 2026\nX-IMAP: 1795317577 0000000003\n\
-        Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA\n\nThis text is part of the internal format.\n\n";
-    for (removed, stays) in [(&[0][..], message(2)), (&[0, 2], String::new())] {
-        let (_folder, path) = mailbox(&[1]);
-        std::fs::write(&path, [&message(1), internal, &message(2)].concat()).unwrap();
-        let mut maildrop = open(&path);
-        assert_eq!(maildrop.count(), 3);
-        assert_eq!(maildrop.remove(removed).unwrap(), 0);
-        drop(maildrop);
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{internal}{stays}"), "{removed:?}");
+fn no_message_becomes_internal_data_by_the_removal_of_those_before_it() {
+    let field = "X-IMAP: 1795317577 0000000003 $Forwarded\n\tJunk\n";
+    let internal = |more: &str, body: &str| {
+        let subject = "DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA";
+        format!("From MAILER-DAEMON Sun Nov 22 04:27:00 2026\n{field}Subject: {subject}\n{more}\n{body}")
+    };
+    let base = "X-IMAPbase: 1 1\n";
+    let has_base = message(1).replace("\n\nbody", &format!("\n{base}\nbody"));
+    // Its fields are not looked at, and it has none that would go over.
+    let long = message(1).replace("\n\nbody", &format!("\nA: {}\n\nbody", "x".repeat(1 << 20)));
+    for (first, inherited) in [(message(1), ""), (has_base, base), (long, "")] {
+        for (more, body) in [
+            ("", "This text is part of the internal format.\n\n"),
+            ("Content-Length: 3\n", "x y\n"),
+            // UW imapd and Dovecot go by nothing but the field.
+            ("Received: from mx.example\n", "x\n\n"),
+        ] {
+            for (removed, behind) in [(&[0][..], message(2)), (&[0, 2], String::new())] {
+                let (_folder, path) = mailbox(&[]);
+                std::fs::write(&path, [first.clone(), internal(more, body), message(2)].concat()).unwrap();
+                let mut maildrop = open(&path);
+                let mut ids = maildrop.native().unwrap();
+                assert_eq!(ids.len(), 3);
+                assert_eq!(maildrop.remove(removed).unwrap(), 0);
+                drop(maildrop);
+                let stays = internal(&format!("{more}{inherited}"), body).replace(field, "") + &behind;
+                assert_eq!(std::fs::read_to_string(&path).unwrap(), stays, "{more:?} {removed:?}");
+                removed.iter().rev().for_each(|number| drop(ids.remove(*number)));
+                assert_eq!(open(&path).native().unwrap(), ids, "the same messages");
+            }
+        }
     }
+    let (_folder, path) = mailbox(&[]);
+    let endless = internal(&format!("A: {}\n", "x".repeat(1 << 20)), "x\n\n");
+    let text = [message(1), endless, message(2)].concat();
+    std::fs::write(&path, &text).unwrap();
+    assert_eq!(open(&path).remove(&[0]).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert!(std::fs::read_to_string(&path).unwrap() == text, "nothing is removed");
+    assert_eq!(open(&path).remove(&[0, 1]).unwrap(), 0);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), message(2));
 }
 
 /// Found by fuzzing: the length reached the end of the mailbox only when the message between was gone.
 #[test]
 fn a_length_that_comes_true_by_a_removal_swallows_no_message() {
-    for (wrong, behind) in [(message(3).len(), 1), (message(3).len(), 2), (message(3).len() + message(4).len(), 2)] {
+    let internal = "From MAILER-DAEMON Sun Nov 22 04:27:00 2026\nX-IMAP: 1795317577 0000000003\n\
+        Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA\n\nThis text is part of the internal format.\n\n";
+    let lengths = [(message(3).len(), 1), (message(3).len(), 2), (message(3).len() + message(4).len(), 2)];
+    for (begin, (wrong, behind)) in ["", internal].into_iter().flat_map(|begin| lengths.map(|length| (begin, length))) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bob");
         let liar = format!("{FROM}Content-Length: {}\n\nx\n\n", wrong + 3);
         let rest: String = (3..3 + behind).map(message).collect();
-        std::fs::write(&path, format!("{liar}{FROM}Subject: 2\n\nlonger than nothing\n\n{rest}")).unwrap();
+        std::fs::write(&path, format!("{begin}{liar}{FROM}Subject: 2\n\nlonger than nothing\n\n{rest}")).unwrap();
         let mut maildrop = open(&path);
         assert_eq!(maildrop.count(), 2 + behind);
         assert_eq!(maildrop.remove(&[1]).unwrap(), 0);

@@ -367,7 +367,9 @@ impl<'a> Scanner<'a> {
             }
             if starts {
                 let blank = if before.is_empty() { self.blank } else { blank_at_end(before, self.at_line_start) };
-                if blank > 0 && self.proven_end.is_none() && mbox::is_separator(line_of(rest)) {
+                // Nobody would see what is taken for a part of internal data, and c-client asks for no empty line.
+                let is_behind = blank > 0 || self.is_internal();
+                if is_behind && self.proven_end.is_none() && mbox::is_separator(line_of(rest)) {
                     self.take(before);
                     self.end(self.offset + at as u64, blank);
                     return at;

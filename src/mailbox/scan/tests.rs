@@ -179,6 +179,7 @@ fn internal_data_of_c_client_are_no_message_where_they_stand_first_and_never_cam
     assert_eq!(internal(INTERNAL), INTERNAL.len() as u64);
     assert_eq!(internal(&format!("{INTERNAL}\n{message}")), INTERNAL.len() as u64 + 1);
     assert_eq!(internal(&message), 0);
+    assert_eq!(mbox(&format!("{}{message}", INTERNAL.trim_end_matches('\n').to_owned() + "\n")).len(), 1, "nor a body");
     assert_eq!(mbox(&format!("{message}{INTERNAL}")).len(), 2);
     for (from, to) in [
         ("X-IMAP:", "X-IMAPbase:"),
