@@ -145,7 +145,8 @@ impl Orcpt {
     /// section 4.2). The type `rfc822` is all of ASCII, and clients (Postfix 3.7) give it to every recipient; what is more
     /// becomes `utf-8`, in the form that may go anywhere (RFC 6533 section 3, `utf-8-addr-xtext`).
     fn of(kind: &str, address: &[u8]) -> Option<Orcpt> {
-        let address = std::str::from_utf8(address).ok().filter(|text| !text.contains(char::is_control))?;
+        let is_shown = |text: &&str| !text.is_empty() && !text.contains(char::is_control);
+        let address = std::str::from_utf8(address).ok().filter(is_shown)?;
         let text = if address.is_ascii() {
             format!("{kind};{}", Xtext::encode(address.as_bytes()).as_str())
         } else if kind.eq_ignore_ascii_case("rfc822") {
@@ -415,6 +416,7 @@ mod tests {
         let long = format!("ORCPT=rfc822;+C3+B6{}", "+2B".repeat(160));
         assert_eq!(rcpt(&long).as_deref(), Ok(""));
         assert_eq!(rcpt(&format!("{long} NOTIFY=NEVER")).as_deref(), Ok("NOTIFY=NEVER"));
+        assert_eq!(Orcpt::of_address(b""), None, "no reader takes it");
         assert_eq!(Orcpt::of_address("b\u{f6}b@d".as_bytes()).unwrap().as_str(), "utf-8;b\\x{F6}b@d");
     }
 
