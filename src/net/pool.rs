@@ -114,6 +114,8 @@ pub struct Pool {
     rests_until: Option<Instant>,
     /// When it last looked for what is new.
     looked: Instant,
+    /// There was something new, and those who have the old could not be told.
+    is_to_replace: bool,
     /// How those began that were there when somebody was to come.
     starts: Starts,
     stopping: bool,
@@ -184,6 +186,7 @@ impl Pool {
             idle_since: Instant::now(),
             rests_until: None,
             looked: Instant::now(),
+            is_to_replace: false,
             starts: Starts::default(),
             stopping: false,
             has_said_so: false,
@@ -211,11 +214,15 @@ impl Pool {
         self.replace_children();
     }
 
-    /// Where that cannot be, for want of descriptors, those that are there go on with what they have.
+    /// Where that cannot be, for want of descriptors, those that are there go on with what they have until it can.
     fn replace_children(&mut self) {
         match io::pipe() {
-            Ok((end, alive)) => (self.shared.end, self.alive) = (end, Some(alive)),
-            Err(error) => log::error!("event=children-not-replaced reason={:?}", error.to_string()),
+            Ok((end, alive)) => (self.shared.end, self.alive, self.is_to_replace) = (end, Some(alive), false),
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_to_replace, true) {
+                    log::error!("event=children-not-replaced reason={:?}", error.to_string());
+                }
+            }
         }
     }
 
@@ -245,6 +252,9 @@ impl Pool {
             let (signalled, client) = self.wait(follows)?;
             let _ = self.shared.bell.read();
             self.refused.tend();
+            if self.is_to_replace {
+                self.replace_children();
+            }
             if signalled && self.take_signals() {
                 let children = self.children.keys().map(|pid| (*pid, Signal::SIGTERM));
                 ending::end(children, self.signals.as_ref(), ending::OF_SESSIONS);

@@ -408,15 +408,18 @@ fn complain(complained: &Mutex<HashSet<OsString>>, place: &str, name: &std::ffi:
 
 #[cfg(test)]
 impl Queue {
-    /// A message that nobody means to hold: the child of another test may have a copy of its lock until it has begun its
-    /// program.
+    /// A message that nobody means to hold.
     pub fn take_at_last(&self, id: &Id) -> Message {
+        self.try_take_at_last(id).unwrap_or_else(|why| panic!("{id}: {why:?}"))
+    }
+
+    /// Whether it can be had: the child of another test may have a copy of its lock until it has begun its program.
+    pub fn try_take_at_last(&self, id: &Id) -> Result<Message, NotTaken> {
         let begun = std::time::Instant::now();
         loop {
             match self.try_take(id).unwrap() {
-                Ok(message) => return message,
                 Err(NotTaken::Locked) if begun.elapsed().as_secs() < 20 => std::thread::yield_now(),
-                Err(why) => panic!("{id}: {why:?}"),
+                taken => return taken,
             }
         }
     }

@@ -2,20 +2,30 @@
 //! that it forks.
 //!
 //! It has the rights to read them, if it was started with these and keeps them; its children mostly have not. It looks at
-//! the names, and where other files are there, or others' octets in them, it tries the new pairs once: a key must be that of
-//! its certificate. Pairs that are of no use, as while they are being replaced, are told of once, and the ones before are
+//! the names, and where other files are there, or others' octets in them, it has the new pairs tried once: a key must be that
+//! of its certificate. Pairs that are of no use, as while they are being replaced, are told of once, and the ones before are
 //! kept. These lie in memory, so that writing over their files takes nothing from them, and read-only, as they are open in
 //! all children, which speak with clients.
 
 use super::{Files, Offer, Pem, identity};
+use crate::again::again;
 use crate::config::Config;
 use crate::exit::Error;
 use crate::kept::Stamp;
+use crate::sys;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::wait::{WaitStatus, waitpid};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What could not be taken is tried again after so long: that it was of no use may have been want of descriptors.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Of what is wrong with a pair so much is told, in octets.
+const MOST_WORDS: u64 = 4096;
 
 /// An offer, and what its files looked like when they were last tried.
 #[derive(Debug, Default)]
@@ -23,12 +33,14 @@ pub struct Followed {
     offer: Offer,
     /// Of certificates and keys by turns; none of what cannot be looked at. Empty until somebody follows them.
     seen: Vec<Option<Stamp>>,
+    /// When they are tried though they look as they did: the last try failed.
+    again: Option<Instant>,
 }
 
 impl Followed {
     /// As [`Offer::open`]. Nothing is followed yet.
     pub fn open(config: &Config, at_once: bool) -> Result<Followed, Error> {
-        Ok(Followed { offer: Offer::open(config, at_once)?, seen: Vec::new() })
+        Ok(Followed { offer: Offer::open(config, at_once)?, ..Followed::default() })
     }
 
     /// Whether there are files to follow.
@@ -56,7 +68,7 @@ impl Followed {
             }
             return false;
         }
-        if files.look().eq(self.seen.iter().copied()) {
+        if files.look().eq(self.seen.iter().copied()) && self.again.is_none_or(|at| Instant::now() < at) {
             return false;
         }
         let is_new = self.open_again(config, at_once).unwrap_or(false);
@@ -79,14 +91,14 @@ impl Followed {
         match now {
             Ok(now) => {
                 let (files, opened) = now.unzip();
-                *self = Followed { offer: Offer::of(files, at_once), seen: opened.unwrap_or_default() };
+                *self = Followed { offer: Offer::of(files, at_once), seen: opened.unwrap_or_default(), again: None };
                 Ok(true)
             }
             Err(error) if before.is_some_and(|before| before.are_those_of(config)) => {
                 if seen != self.seen {
                     log::error!("event=old-certificate reason={:?}", error.to_string());
                 }
-                self.seen = seen;
+                (self.seen, self.again) = (seen, Some(Instant::now() + AGAIN));
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -120,11 +132,31 @@ impl Files {
     fn tried(mut self, before: Option<&Files>) -> Result<(Files, Vec<Option<Stamp>>), Error> {
         let opened = self.opened();
         self.hold();
-        identity(&self.pairs, None)?;
+        self.are_of_use()?;
         if let Some(before) = before {
             self.keep_tickets_of(before);
         }
         Ok((self, opened))
+    }
+
+    /// Found out by a process that ends with it: whoever reads a key leaves parts of it in the memory that was given back, and
+    /// what this process forks, with a copy of all of that, becomes users.
+    fn are_of_use(&self) -> Result<(), Error> {
+        let failed = |error: io::Error| Error::Temporary(format!("trying certificates and keys: {error}"));
+        let (answer, mut to_us) = io::pipe().map_err(failed)?;
+        let child = sys::fork(|| match identity(&self.pairs, None) {
+            Ok(_) => 0,
+            Err(error) => to_us.write_all(error.to_string().as_bytes()).map_or(2, |()| 1),
+        });
+        let child = child.map_err(|errno| failed(errno.into()))?;
+        drop(to_us);
+        let mut why = String::new();
+        let heard = answer.take(MOST_WORDS).read_to_string(&mut why);
+        match (again(|| waitpid(child, None)), heard) {
+            (Ok(WaitStatus::Exited(_, 0)), _) => Ok(()),
+            (Ok(WaitStatus::Exited(_, 1)), Ok(_)) => Err(Error::Temporary(why)),
+            (ended, _) => Err(Error::Temporary(format!("trying certificates and keys: {ended:?}"))),
+        }
     }
 
     fn are_those_of(&self, config: &Config) -> bool {

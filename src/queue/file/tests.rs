@@ -234,7 +234,7 @@ fn an_incomplete_file_is_removed_when_an_hour_old_and_not_before() {
         let path = path_of(&queue, &id);
         let blank = if octets.starts_with(b"\0\0\0\0b") { [&[0; 2112][..], octets].concat() } else { octets.to_vec() };
         fs::write(&path, blank).unwrap();
-        assert!(queue.take(&id).unwrap().is_none());
+        assert!(queue.try_take_at_last(&id).is_err());
         assert!(path.exists());
         let file = File::options().write(true).open(&path).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(3601)).unwrap();
@@ -242,7 +242,7 @@ fn an_incomplete_file_is_removed_when_an_hour_old_and_not_before() {
         assert!(queue.take(&id).unwrap().is_none());
         assert!(path.exists(), "somebody still writes it");
         drop(file);
-        assert!(queue.take(&id).unwrap().is_none());
+        assert!(queue.try_take_at_last(&id).is_err());
         assert!(!path.exists());
     }
 }
@@ -264,11 +264,11 @@ fn every_truncation_is_refused() {
     let whole = fs::read(&path).unwrap();
     for length in (0..whole.len()).rev() {
         File::options().write(true).open(&path).unwrap().set_len(length as u64).unwrap();
-        assert!(queue.take(&id).unwrap().is_none(), "{length}");
+        assert!(queue.try_take_at_last(&id).is_err(), "{length}");
         assert!(path.exists());
     }
     fs::write(&path, [&whole[..], b"x"].concat()).unwrap();
-    assert!(queue.take(&id).unwrap().is_none());
+    assert!(queue.try_take_at_last(&id).is_err());
     fs::write(&path, &whole).unwrap();
     drop(queue.take_at_last(&id));
 }
@@ -286,7 +286,7 @@ fn every_flipped_bit_is_refused() {
         for bit in 0..8 {
             octets[at] ^= 1 << bit;
             fs::write(&path, &octets).unwrap();
-            assert!(queue.take(&id).unwrap().is_none(), "bit {bit} of octet {at}");
+            assert!(queue.try_take_at_last(&id).is_err(), "bit {bit} of octet {at}");
             octets[at] ^= 1 << bit;
         }
     }
@@ -300,19 +300,19 @@ fn links_folders_and_foreign_files_are_left_alone() {
     let id = put(&queue, b"x\n", &["bob"]);
     let path = path_of(&queue, &id);
     fs::hard_link(&path, folder.path().join("second")).unwrap();
-    assert!(queue.take(&id).unwrap().is_none(), "a second name");
+    assert!(queue.try_take_at_last(&id).is_err(), "a second name");
     fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink(folder.path().join("second"), &path).unwrap();
-    assert!(queue.take(&id).unwrap().is_none(), "a symbolic link");
+    assert!(queue.try_take_at_last(&id).is_err(), "a symbolic link");
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    assert!(queue.take(&id).unwrap().is_none(), "a folder");
+    assert!(queue.try_take_at_last(&id).is_err(), "a folder");
     fs::remove_dir(&path).unwrap();
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert!(queue.take(&id).unwrap().is_none(), "a FIFO");
+    assert!(queue.try_take_at_last(&id).is_err(), "a FIFO");
     fs::remove_file(&path).unwrap();
     fs::write(&path, vec![b'x'; 5000]).unwrap();
-    assert!(queue.take(&id).unwrap().is_none(), "something else");
+    assert!(queue.try_take_at_last(&id).is_err(), "something else");
     assert_eq!(fs::metadata(&path).unwrap().len(), 5000);
 }
 
@@ -331,7 +331,7 @@ fn marks_survive_and_count_tries() {
     assert_eq!(carol.report, "5.1.1 no such\\x0auser");
     assert_eq!(message.recipients[0].state, RecipientState::Waiting);
     message.remove().unwrap();
-    assert!(queue.take(&id).unwrap().is_none());
+    assert!(queue.try_take_at_last(&id).is_err());
 }
 
 #[test]
